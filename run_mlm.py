@@ -1,0 +1,32 @@
+#!/usr/bin/env python
+"""Train a masked language model, masking tokens.
+
+    python run_mlm.py --model_name_or_path bert-base-uncased --train_file train.txt --validation_file valid.txt \\
+        --output_dir out
+
+    python run_mlm.py configs/demo.yaml --learning_rate 1e-4
+
+`--help` lists the flags, README.md and docs/ say more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wordmask.errors import reports_input_errors
+from wordmask.training import run
+
+
+@reports_input_errors
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Run with these arguments (`sys.argv[1:]` if `None`) and return the metrics."""
+    return run("run_mlm.py", argv, masking_strategy="token", line_by_line=False)
+
+
+def _mp_fn(index: int) -> None:
+    """The entry point of spawn launchers (TPU)."""
+    main()
+
+
+if __name__ == "__main__":
+    main()

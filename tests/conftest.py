@@ -1,0 +1,91 @@
+"""Tokenizers and tiny models that the tests build themselves: no network, nothing to download."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, AutoModelForMaskedLM, BertTokenizer  # noqa: E402
+
+torch.set_num_threads(1)
+
+SAMPLES = Path(__file__).parent.parent / "wordmask" / "samples"
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 70,
+}
+
+
+def sample_lines(language: str, count: int = 200) -> list[str]:
+    """The first lines of text of a bundled sample, `english` or `chinese`."""
+    lines = (SAMPLES / f"{language}.txt").read_text(encoding="utf-8").split("\n")
+    return [line for line in lines if line][:count]
+
+
+def train_tokenizer(model_type: str, vocab_size: int = 600, language: str = "english"):
+    """A tokenizer of the kind that goes with a model type: WordPiece, byte-level BPE, Unigram or Metaspace."""
+    tokenizer = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]()
+    return tokenizer.train_new_from_iterator(sample_lines(language), vocab_size)
+
+
+def character_tokenizer(texts: list[str]) -> BertTokenizer:
+    """A tokenizer like bert-base-chinese: one token to a Chinese character, WordPiece for the rest."""
+    characters = sorted({character for text in texts for character in text if not character.isspace()})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{piece}" for piece in characters)]
+    return BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
+
+
+def save_model(directory: Path, tokenizer, model_type: str = "bert", dtype: torch.dtype = torch.float32, **settings):
+    """Save a tiny random model of a type with its tokenizer, and return the directory's name."""
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[model_type](vocab_size=len(tokenizer), **{**SMALL, **settings})
+    config.pad_token_id = tokenizer.pad_token_id
+    AutoModelForMaskedLM.from_config(config, dtype=dtype).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def caches(tmp_path_factory):
+    """Keep what datasets caches away from the user's own."""
+    import datasets
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def english_model(tmp_path_factory) -> str:
+    """A tiny BERT with an English WordPiece tokenizer."""
+    return save_model(tmp_path_factory.mktemp("english"), train_tokenizer("bert"))
+
+
+@pytest.fixture(scope="session")
+def chinese_model(tmp_path_factory) -> str:
+    """A tiny BERT with a Chinese character tokenizer."""
+    return save_model(tmp_path_factory.mktemp("chinese"), character_tokenizer(sample_lines("chinese")))
+
+
+@pytest.fixture
+def english_file(tmp_path) -> str:
+    """Forty lines of English."""
+    path = tmp_path / "english.txt"
+    path.write_text("\n".join(sample_lines("english", 40)) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def chinese_file(tmp_path) -> str:
+    """Forty lines of Chinese."""
+    path = tmp_path / "chinese.txt"
+    path.write_text("\n".join(sample_lines("chinese", 40)) + "\n", encoding="utf-8")
+    return str(path)

@@ -1,0 +1,130 @@
+"""From rows to a masked batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wordmask.errors import InputError
+from wordmask.masking import Replacement, Strategy, choose, hash64, replace, word_starts
+
+
+class Example(NamedTuple):
+    """A row of tokens, and what its mask depends on.
+
+    Attributes:
+        tokens: (length,) each token's id times two, plus one where it continues the word of the token before it.
+        identity: what tells this row from others: its index, or a digest when streaming.
+        epoch: the epoch in which it is seen.
+        rate: the share of its tokens to mask.
+    """
+
+    tokens: NDArray[np.integer]
+    identity: int
+    epoch: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What masking needs to know of a tokenizer.
+
+    Attributes:
+        pad_token_id, mask_token_id: ids.
+        maskable: (ids,) whether a token may be masked: all but special ones. The unknown token stands for text, so
+            it belongs to a word and is masked with it.
+        random_ids: the tokens that may stand in for another: neither special nor unknown.
+    """
+
+    pad_token_id: int
+    mask_token_id: int
+    maskable: NDArray[np.bool_]
+    random_ids: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tokenizer) -> Vocabulary:
+        """The vocabulary of a tokenizer of transformers.
+
+        Raises:
+            InputError: where it has no mask token.
+        """
+        if tokenizer.mask_token_id is None:
+            raise InputError(
+                f"--tokenizer_name: {tokenizer.name_or_path or type(tokenizer).__name__} has no mask token, and masked "
+                "language modelling needs one; choose the tokenizer of a masked language model"
+            )
+        ids = np.fromiter(tokenizer.get_vocab().values(), np.int64)
+        added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+        special = np.zeros(max(ids.max(), *tokenizer.all_special_ids) + 1, bool)
+        special[[*tokenizer.all_special_ids, *added]] = True
+        random_ids = np.sort(ids[~special[ids]])
+        if tokenizer.unk_token_id is not None:
+            special[tokenizer.unk_token_id] = False
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        return cls(pad, tokenizer.mask_token_id, ~special, random_ids)
+
+
+class MaskingCollator:
+    """Pad a batch of rows and mask it.
+
+    With `[CLS]` 101, `[SEP]` 102, `[MASK]` 103 and a word of two tokens, 7 ##8, whole word masking that chooses this
+    word gives:
+
+        tokens      [101*2, 7*2, 8*2+1, 9*2, 102*2]
+        input_ids   [101, 103, 103, 9, 102]
+        labels      [-100, 7, 8, -100, -100]
+
+    The result also holds `attention_mask`; with `words`, the number of each token's word in the batch as well.
+
+    Args:
+        vocabulary: see `Vocabulary`.
+        strategy: what is masked as one.
+        seed: the seed of all masks.
+        mask_prob, random_prob: the shares of chosen tokens that become the mask token and a random one.
+        length: the length of every batch, in tokens; as long as the longest row where it is `None`.
+        multiple_of: batches are padded to a multiple of this.
+        words: whether to return `words`.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        strategy: Strategy,
+        seed: int,
+        mask_prob: float = 0.8,
+        random_prob: float = 0.1,
+        length: int | None = None,
+        multiple_of: int = 1,
+        words: bool = False,
+    ):
+        self.vocabulary, self.strategy, self.seed = vocabulary, strategy, seed
+        self.replacement = Replacement(vocabulary.mask_token_id, vocabulary.random_ids, mask_prob, random_prob)
+        self.length, self.multiple_of, self.words = length, multiple_of, words
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        lengths = np.array([len(example.tokens) for example in examples])
+        width = self.length or -(-int(lengths.max()) // self.multiple_of) * self.multiple_of
+        filled = np.arange(width) < lengths[:, None]
+        tokens = np.zeros(filled.shape, np.int64)
+        tokens[filled] = np.concatenate([example.tokens for example in examples])
+        input_ids = np.where(filled, tokens >> 1, self.vocabulary.pad_token_id)
+        continues = (tokens & 1).astype(bool)
+        maskable = self.vocabulary.maskable[input_ids] & filled
+
+        keys = hash64(
+            self.seed,
+            np.array([example.epoch for example in examples]),
+            np.array([example.identity for example in examples], np.uint64),
+        )
+        rates = np.array([example.rate for example in examples])
+        chosen = choose(maskable, continues, rates, keys, self.strategy)
+        masked, labels = replace(input_ids, chosen, keys, self.replacement)
+        batch = {"input_ids": masked, "attention_mask": filled.astype(np.int64), "labels": labels}
+        if self.words:
+            batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(filled.shape)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}

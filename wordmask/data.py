@@ -1,0 +1,512 @@
+"""From files and datasets to rows of tokens."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from wordmask.arguments import DataArguments
+from wordmask.collators import Example
+from wordmask.errors import InputError
+from wordmask.references import (
+    Provenance,
+    check_tokenizer,
+    continuations,
+    pair_with_text,
+    read_provenance,
+    tokenizer_digest,
+)
+from wordmask.sampling import Draw
+from wordmask.textfiles import COMPRESSED, expand_files, is_blank, read_lines
+from wordmask.words import special_affixes, tokenize
+
+logger = logging.getLogger(__name__)
+
+FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
+
+
+@dataclass
+class Texts:
+    """The text of one split before it is tokenized.
+
+    Attributes:
+        rows: a `datasets.Dataset` or, when streaming, `IterableDataset`, with the columns `text`, where there are
+            references `chinese_ref`, and where they come from a file `line`.
+        flag: the flag that names the text, for error messages.
+        reference_flag: the flag that names the references.
+        references: the reference files.
+    """
+
+    rows: Any
+    flag: str
+    reference_flag: str = ""
+    references: Sequence[str] = ()
+
+    @cached_property
+    def provenance(self) -> list[Provenance]:
+        """What the reference files say that they were made from, where they say it."""
+        found = (read_provenance(path, self.reference_flag) for path in self.references)
+        return [provenance for provenance in found if provenance]
+
+
+def load_texts(arguments: DataArguments, cache_dir: str | None, token: str | None, evaluate: bool) -> dict[str, Texts]:
+    """The text of the splits `train` and `validation`, as far as there are any.
+
+    Args:
+        arguments: where the text is.
+        cache_dir: where what is read is kept.
+        token: the hub's access token.
+        evaluate: whether validation data is wanted, so that a part of the training text stands in for it.
+
+    Raises:
+        InputError: naming the flag, where text is missing or cannot be read.
+    """
+    if arguments.dataset_name:
+        texts = _from_dataset(arguments, cache_dir, token)
+    else:
+        texts = {
+            split: _from_files(arguments, split, cache_dir)
+            for split in ("train", "validation")
+            if getattr(arguments, f"{split}_file")
+        }
+    percentage = arguments.validation_split_percentage
+    if evaluate and "train" in texts and "validation" not in texts and percentage and not arguments.streaming:
+        texts |= _split(texts["train"], percentage)
+    return texts
+
+
+def _split(texts: Texts, percentage: int) -> dict[str, Texts]:
+    """Set the first part of a text apart for evaluation."""
+    count = len(texts.rows)
+    part = max(1, round(count * percentage / 100))
+    if part >= count:
+        raise InputError(
+            f"{texts.flag}: {count} text is too few to set {percentage} % apart for evaluation; give --validation_file, "
+            "or --validation_split_percentage 0"
+        )
+
+    def cut(start: int, stop: int) -> Texts:
+        return Texts(texts.rows.select(range(start, stop)), texts.flag, texts.reference_flag, texts.references)
+
+    return {"train": cut(part, count), "validation": cut(0, part)}
+
+
+def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts]:
+    """The splits of a dataset of the hub, or of one saved on disk."""
+    name = str(arguments.dataset_name)
+    try:
+        if os.path.isdir(name) and any(Path(name, mark).exists() for mark in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(name)
+        else:
+            loaded = datasets.load_dataset(
+                name, arguments.dataset_config_name, cache_dir=cache_dir, token=token, streaming=arguments.streaming
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--dataset_name: {name} cannot be loaded ({_one_line(error)}); give a dataset of the hub, with the network "
+            "or the cache to reach it, or a directory that save_to_disk wrote"
+        ) from None
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    texts = {
+        split: Texts(_text_columns(splits[split], arguments.text_column_name, "--dataset_name", name), "--dataset_name")
+        for split in ("train", "validation")
+        if split in splits
+    }
+    if not texts:
+        raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
+    return texts
+
+
+def _from_files(arguments: DataArguments, split: str, cache_dir: str | None) -> Texts:
+    """The text of local files, with their references where there are any."""
+    flag, reference_flag = f"--{split}_file", f"--{split}_ref_file"
+    files = expand_files(getattr(arguments, f"{split}_file"), flag)
+    references = expand_files(getattr(arguments, f"{split}_ref_file") or [], reference_flag)
+    kinds = {_format(file, flag) for file in files}
+    if len(kinds) > 1:
+        raise InputError(f"{flag}: files of one kind are needed, found {', '.join(sorted(kinds))}")
+    if references and kinds != {"txt"}:
+        raise InputError(
+            f"{reference_flag}: goes with .txt files; a {kinds.pop()} file holds its references in a column chinese_ref"
+        )
+    if references and len(references) != len(files):
+        raise InputError(
+            f"{reference_flag}: {len(references)} reference files for {len(files)} text files; give one for each"
+        )
+    if kinds == {"txt"}:
+        rows = _read_text(files, references, flag, reference_flag, arguments, cache_dir)
+    else:
+        rows = _read_table(kinds.pop(), files, flag, arguments, cache_dir)
+    return Texts(rows, flag, reference_flag, references)
+
+
+def _format(file: str, flag: str) -> str:
+    """The kind of a file by its name."""
+    name = Path(file)
+    suffix = Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+    if suffix[1:] not in FORMATS:
+        raise InputError(
+            f"{flag}: {file} is of no known kind; its name must end in {', '.join('.' + known for known in FORMATS)}, "
+            f"plain or with {', '.join(COMPRESSED)} behind"
+        )
+    return FORMATS[suffix[1:]]
+
+
+def _read_text(
+    files: Sequence[str],
+    references: Sequence[str],
+    flag: str,
+    reference_flag: str,
+    arguments: DataArguments,
+    cache_dir: str | None,
+) -> Any:
+    """Text files, a text to a line."""
+    features = datasets.Features({"text": datasets.Value("string")})
+    if references:
+        features["chinese_ref"] = datasets.List(datasets.Value("int32"))
+        features["line"] = datasets.Value("int64")
+    # Tuples, since lists would be taken for shards; the stamps tell the cache when a file has changed.
+    keywords = {"files": tuple(files), "references": tuple(references), "flags": (flag, reference_flag)}
+    if arguments.streaming:
+        return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=keywords)
+    sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
+    stamps = tuple((path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in [*files, *references, *sidecars])
+    if arguments.overwrite_cache:
+        stamps += (("", 0, time.time_ns()),)
+    keywords["stamps"] = stamps
+    rows = datasets.Dataset.from_generator(_text_rows, features=features, gen_kwargs=keywords, cache_dir=cache_dir)
+    if not len(rows):
+        raise InputError(f"{flag}: {', '.join(files)} has no text in it; give a file with one text to a line")
+    return rows
+
+
+def _text_rows(
+    files: Sequence[str], references: Sequence[str], flags: tuple[str, str], stamps: Any = None
+) -> Iterator[dict[str, Any]]:
+    """The lines of text files, blank ones passed over, with their references where there are any."""
+    flag, reference_flag = flags
+    for position, file in enumerate(files):
+        if references:
+            for line, text, reference in pair_with_text(file, references[position], flag, reference_flag):
+                yield {"text": text, "chinese_ref": reference, "line": line}
+        else:
+            yield from ({"text": text} for text in read_lines(file, flag) if not is_blank(text))
+
+
+def _read_table(kind: str, files: Sequence[str], flag: str, arguments: DataArguments, cache_dir: str | None) -> Any:
+    """CSV, JSON or Parquet files."""
+    options: dict[str, Any] = {}
+    if kind == "csv":
+        tabs = Path(files[0]).name.removesuffix(Path(files[0]).suffix * (Path(files[0]).suffix in COMPRESSED))
+        options = {"sep": "\t" if tabs.endswith(".tsv") else ",", "keep_default_na": False}
+    try:
+        rows = datasets.load_dataset(
+            kind,
+            data_files={"train": [glob.escape(os.path.abspath(file)) for file in files]},
+            split="train",
+            cache_dir=cache_dir,
+            streaming=arguments.streaming,
+            download_mode="force_redownload" if arguments.overwrite_cache else None,
+            **options,
+        )
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        raise InputError(
+            f"{flag}: {', '.join(files)} cannot be read as {kind} ({_one_line(error.__cause__ or error)})"
+        ) from None
+    return _text_columns(rows, arguments.text_column_name, flag, ", ".join(files))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _text_columns(rows: Any, name: str | None, flag: str, source: str) -> Any:
+    """A dataset with the column `text` and, where there is one, `chinese_ref`."""
+    columns = rows.column_names or list(next(iter(rows), {}))
+    if not columns:
+        raise InputError(f"{flag}: {source} has no text in it")
+    if name is None:
+        name = "text" if "text" in columns else columns[0]
+    elif name not in columns:
+        raise InputError(f"--text_column_name: {source} has no column {name}, but {', '.join(columns)}")
+    kind = rows.features[name].dtype if rows.features else "string"
+    if kind not in ("string", "large_string"):
+        raise InputError(f"--text_column_name: column {name} of {source} holds {kind}, not text; name another column")
+    kept = [name, *(column for column in ("chinese_ref",) if column in columns)]
+    rows = rows.select_columns(kept)
+    return rows if name == "text" else rows.rename_column(name, "text")
+
+
+class Preparation:
+    """Turns a batch of texts into tokens: the same for datasets in memory and for streams.
+
+    Args:
+        tokenizer: the tokenizer; one that is not fast knows no words, and then each token is one.
+        texts: where the text and its references come from.
+        separator: the token to put behind each text, if any.
+        needs_words: whether a tokenizer that knows no words will not do.
+    """
+
+    def __init__(self, tokenizer, texts: Texts, separator: int | None, needs_words: bool):
+        self.tokenizer, self.separator, self.needs_words = tokenizer, separator, needs_words
+        self.mixed = any(provenance.mixed_words for provenance in texts.provenance)
+        self.where = texts.reference_flag or f"{texts.flag}, column chinese_ref"
+        self.prefix = len(special_affixes(tokenizer)[0])
+        special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+        self.special_ids = np.setdiff1d([*tokenizer.all_special_ids, *special], [tokenizer.unk_token_id or 0])
+        self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
+        for path in texts.references:
+            provenance = read_provenance(path, texts.reference_flag)
+            if provenance:
+                check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
+
+    def identity(self) -> list[Any]:
+        """What the result depends on besides the text, for a cache's fingerprint."""
+        digest = tokenizer_digest(self.tokenizer) if self.tokenizer.is_fast else self.tokenizer.name_or_path
+        return ["wordmask.data.Preparation:1", digest, self.prefix, self.separator, self.mixed, self.needs_words]
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Tokens, as `wordmask.collators.Example` has them, for a table of texts."""
+        lines = [text or "" for text in batch["text"].to_pylist()]
+        if self.tokenizer.is_fast or self.needs_words:
+            tokens = tokenize(self.tokenizer, lines)
+            codes, lengths = tokens.ids << 1, tokens.lengths
+            continues = tokens.continues
+            if "chinese_ref" in batch.column_names:
+                references = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
+                numbers = batch["line"].to_pylist() if "line" in batch.column_names else range(1, len(lines) + 1)
+                continues = continues | continuations(
+                    tokens, references, self.prefix, self.special_ids, self.mixed, self.where, numbers
+                )
+            codes |= continues
+        else:
+            ids = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+            codes = np.fromiter((token for line in ids for token in line), np.int64, lengths.sum()) << 1
+        if self.separator is not None:
+            ends = np.cumsum(lengths)[lengths > 0]
+            codes = np.insert(codes, ends, self.separator << 1)
+            lengths = lengths + (lengths > 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return pa.table({"tokens": pa.ListArray.from_arrays(offsets, codes.astype(self.dtype))})
+
+    @property
+    def features(self) -> datasets.Features:
+        return datasets.Features({"tokens": datasets.List(datasets.Value(np.dtype(self.dtype).name))})
+
+
+class TokenStream:
+    """All tokens of a prepared dataset, one text behind the other, read where they lie on disk."""
+
+    def __init__(self, dataset: datasets.Dataset):
+        self.dataset = dataset
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"dataset": self.dataset}  # what is cached is mapped anew in each worker
+
+    @cached_property
+    def _chunks(self) -> list[tuple[NDArray[np.int32], NDArray[np.integer]]]:
+        chunks = self.dataset.data.table.column("tokens").chunks
+        return [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
+
+    @cached_property
+    def _edges(self) -> NDArray[np.int64]:
+        """Where each chunk begins in the stream, and where the last one ends."""
+        return np.cumsum([0, *(int(offsets[-1] - offsets[0]) for offsets, _ in self._chunks)])
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(texts,) The number of tokens of each text."""
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets, _ in self._chunks)])
+
+    def read(self, start: int, stop: int) -> NDArray[np.integer]:
+        """The tokens from `start` to `stop`."""
+        parts, chunk = [], int(np.searchsorted(self._edges, start, "right")) - 1
+        while start < stop:
+            offsets, values = self._chunks[chunk]
+            shift = int(offsets[0]) - int(self._edges[chunk])
+            end = min(stop, int(self._edges[chunk + 1]))
+            parts.append(values[start + shift : end + shift])
+            start, chunk = end, chunk + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows of tokens: slices of a stream, each wrapped in special tokens.
+
+    Args:
+        stream: the tokens.
+        starts, stops: (rows,) where each row lies in the stream.
+        affixes: the special tokens before and after each row.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        affixes: tuple[Sequence[int], Sequence[int]],
+    ):
+        self.stream, self.starts, self.stops = stream, starts, stops
+        self.prefix, self.suffix = (np.array(ids, np.int64) << 1 for ids in affixes)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(rows,) The number of tokens of each row, special ones included."""
+        return self.stops - self.starts + len(self.prefix) + len(self.suffix)
+
+    def __getitem__(self, draw: Draw) -> Example:
+        tokens = self.stream.read(self.starts[draw.index], self.stops[draw.index])
+        return Example(np.concatenate([self.prefix, tokens, self.suffix]), *draw)
+
+
+def prepare(
+    texts: Texts, tokenizer, arguments: DataArguments, length: int, needs_words: bool, limit: int | None
+) -> Rows:
+    """Tokenize a text, on as many processes as asked for and once for all runs, and divide it into rows.
+
+    Args:
+        texts: the text.
+        tokenizer: the tokenizer.
+        arguments: how rows are made.
+        length: the most tokens in a row, special ones included.
+        needs_words: whether a tokenizer that knows no words will not do.
+        limit: the most rows, all if `None`.
+    """
+    prepared = Preparation(tokenizer, texts, _separator(tokenizer, arguments), needs_words)
+    dataset = texts.rows.with_format("arrow").map(
+        prepared,
+        batched=True,
+        num_proc=_processes(arguments.preprocessing_num_workers, len(texts.rows)),
+        remove_columns=texts.rows.column_names,
+        features=prepared.features,
+        load_from_cache_file=not arguments.overwrite_cache,
+        new_fingerprint=datasets.fingerprint.Hasher.hash([texts.rows._fingerprint, prepared.identity()]),
+        desc="Tokenizing",
+    )
+    stream, affixes = TokenStream(dataset), special_affixes(tokenizer)
+    room = length - len(affixes[0]) - len(affixes[1])
+    if arguments.line_by_line:
+        starts, stops = _lines(stream.lengths, room, arguments)
+    else:
+        starts, stops = _blocks(int(stream.lengths.sum()) - (prepared.separator is not None), room)
+    if not len(starts):
+        raise InputError(f"{texts.flag}: the tokenizer finds no token in this text; give text that it was made for")
+    return Rows(stream, starts[:limit], stops[:limit], affixes)
+
+
+def _separator(tokenizer, arguments: DataArguments) -> int | None:
+    """The token between two texts of a block."""
+    if arguments.line_by_line:
+        return None
+    return tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+
+
+def _processes(asked: int | None, rows: int) -> int | None:
+    """As many processes as asked for, but none without a row."""
+    return min(asked, rows) if asked and asked > 1 else None
+
+
+def _lines(
+    lengths: NDArray[np.int64], room: int, arguments: DataArguments
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the rows of a line-by-line dataset lie: empty lines left out, long ones cut or split."""
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    long = int((lengths > room).sum())
+    if long:
+        logger.warning(
+            "%d of %d lines are longer than %d tokens and are %s (--long_lines %s)",
+            long,
+            len(lengths),
+            room,
+            "cut" if arguments.long_lines == "truncate" else "split",
+            arguments.long_lines,
+        )
+    if arguments.long_lines == "split":
+        parts = -(-lengths // room)
+        part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        starts, stops = np.repeat(starts, parts) + part * room, np.repeat(stops, parts)
+    stops = np.minimum(stops, starts + room)
+    return starts[stops > starts], stops[stops > starts]
+
+
+def _blocks(total: int, room: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the blocks of a joined text lie; the last one is as short as it is."""
+    starts = np.arange(0, total, room)
+    return starts, np.minimum(starts + room, total)
+
+
+class StreamedRows(torch.utils.data.IterableDataset):
+    """Rows made while training, from a stream of texts.
+
+    A row's mask depends on a digest of its tokens instead of an index, so that it is the same whichever worker or
+    process makes the row.
+    """
+
+    def __init__(
+        self,
+        texts: Texts,
+        tokenizer,
+        arguments: DataArguments,
+        length: int,
+        needs_words: bool,
+        rate: float,
+    ):
+        self.rows, self.flag = texts.rows, texts.flag
+        self.preparation = Preparation(tokenizer, texts, _separator(tokenizer, arguments), needs_words)
+        self.prefix, self.suffix = (np.array(ids, np.int64) << 1 for ids in special_affixes(tokenizer))
+        self.room = length - len(self.prefix) - len(self.suffix)
+        self.arguments, self.rate, self.epoch = arguments, rate, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; the Trainer calls this."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Example]:
+        pieces = self._pieces_of_lines() if self.arguments.line_by_line else self._pieces_of_blocks()
+        for number, piece in enumerate(pieces):
+            tokens = np.concatenate([self.prefix, piece, self.suffix])
+            identity = int.from_bytes(hashlib.blake2b(tokens.tobytes(), digest_size=8).digest(), "little")
+            yield Example(tokens, identity, self.epoch, self.rate)
+            if number + 1 == self.arguments.max_train_samples:
+                return
+
+    def _tokenized(self) -> Iterator[NDArray[np.integer]]:
+        for batch in self.rows.iter(batch_size=1000):
+            columns = {name: batch[name] for name in ("text", "chinese_ref", "line") if name in batch}
+            for tokens in self.preparation(pa.table(columns))["tokens"]:
+                yield tokens.values.to_numpy()
+
+    def _pieces_of_lines(self) -> Iterator[NDArray[np.integer]]:
+        split = self.arguments.long_lines == "split"
+        for tokens in self._tokenized():
+            for start in range(0, len(tokens) if split else min(1, len(tokens)), self.room):
+                yield tokens[start : start + self.room]
+
+    def _pieces_of_blocks(self) -> Iterator[NDArray[np.integer]]:
+        rest = np.zeros(0, self.preparation.dtype)
+        for tokens in self._tokenized():
+            rest = np.concatenate([rest, tokens])
+            while len(rest) >= self.room:
+                yield rest[: self.room]
+                rest = rest[self.room :]
+        if len(rest) > (self.preparation.separator is not None):
+            yield rest

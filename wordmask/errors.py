@@ -1,0 +1,42 @@
+"""The one kind of error that is a user's to mend, and how a script reports it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one sentence that names the flag, what was found and what to do."""
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """The `InputError` in a chain of exceptions (`datasets` wraps what a generator raises), or `None`."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
+    """Make a script's `main` end with one line on stderr and exit status 2 where the mistake is the user's.
+
+    Anything else is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return main(*args, **kwargs)
+        except Exception as error:
+            mistake = find_input_error(error)
+            if mistake is None:
+                raise
+            print(f"error: {mistake}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return wrapper

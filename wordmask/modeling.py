@@ -1,0 +1,183 @@
+"""The tokenizer and the model: from a directory, from the hub, or from scratch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    TOKENIZER_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from wordmask.arguments import ModelArguments
+from wordmask.errors import InputError
+
+LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@contextlib.contextmanager
+def _loading(flag: str, name: str, what: str) -> Iterator[None]:
+    """Turn what goes wrong while something is loaded into one sentence that names the flag."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+        found = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        where = "is a directory without" if os.path.isdir(name) else "is neither a directory nor in reach on the hub as"
+        raise InputError(f"{flag}: {name} {where} {what} ({found[:200]}); check the name, or the network") from None
+
+
+def _hub_options(arguments: ModelArguments) -> dict[str, Any]:
+    return {
+        "cache_dir": arguments.cache_dir,
+        "revision": arguments.model_revision,
+        "token": arguments.token,
+        "trust_remote_code": arguments.trust_remote_code,
+    }
+
+
+def load_tokenizer(
+    arguments: ModelArguments, texts: Iterable[str] | None, directory: str, start_over: bool = False
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer, or train one on the spot.
+
+    Args:
+        arguments: which tokenizer.
+        texts: the training text, for a tokenizer of its own; `None` where there is none.
+        directory: where a tokenizer trained on the spot is saved, and found again by other processes and by a resume.
+        start_over: whether one that lies there is trained again.
+
+    Raises:
+        InputError: where there is no tokenizer of that name, or none can be trained.
+    """
+    name = arguments.tokenizer_name or arguments.model_name_or_path or arguments.config_name
+    flag = "--tokenizer_name" if arguments.tokenizer_name else "--model_name_or_path"
+    if arguments.vocab_size and not arguments.tokenizer_name and not arguments.model_name_or_path:
+        saved = all(os.path.exists(os.path.join(directory, file)) for file in TOKENIZER_FILES)
+        if start_over or not saved:
+            _train_tokenizer(arguments, texts).save_pretrained(directory)
+        return AutoTokenizer.from_pretrained(directory)
+    if not name:
+        raise InputError(
+            "--tokenizer_name is missing; give a tokenizer, or --vocab_size to train one on the training text"
+        )
+    with _loading(flag, name, "a tokenizer"):
+        return AutoTokenizer.from_pretrained(name, use_fast=arguments.use_fast_tokenizer, **_hub_options(arguments))
+
+
+def _train_tokenizer(arguments: ModelArguments, texts: Iterable[str] | None) -> PreTrainedTokenizerBase:
+    """Train the kind of tokenizer that goes with a model type."""
+    if texts is None:
+        raise InputError("--vocab_size trains a tokenizer on the training text; give --train_file or --tokenizer_name")
+    kind = arguments.model_type or AutoConfig.from_pretrained(arguments.config_name).model_type
+    try:
+        untrained = TOKENIZER_MAPPING[CONFIG_MAPPING[kind]]()
+        trained = untrained.train_new_from_iterator(texts, arguments.vocab_size)
+    except (KeyError, ValueError, TypeError, NotImplementedError):
+        raise InputError(
+            f"--vocab_size: the type {kind} brings no tokenizer that can be trained here; give --tokenizer_name"
+        ) from None
+    trained.name_or_path = ""
+    return trained
+
+
+def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Load the model in the type asked for, or make one from scratch; its vocabulary covers the tokenizer's.
+
+    Raises:
+        InputError: where there is no such model, or the settings are not its own.
+    """
+    source = arguments.config_name or arguments.model_name_or_path
+    options = _hub_options(arguments)
+    if source:
+        with _loading("--config_name" if arguments.config_name else "--model_name_or_path", source, "a configuration"):
+            config = AutoConfig.from_pretrained(source, **options)
+    else:
+        config = CONFIG_MAPPING[arguments.model_type]()
+    if arguments.attn_implementation:
+        options["attn_implementation"] = arguments.attn_implementation
+
+    if arguments.model_name_or_path:
+        with _loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"):
+            model = AutoModelForMaskedLM.from_pretrained(
+                arguments.model_name_or_path, config=config, dtype=arguments.dtype, **options
+            )
+    else:
+        _adopt_vocabulary(config, tokenizer)
+        _override(config, arguments.config_overrides)
+        with _loading("--model_type", str(source or arguments.model_type), "a masked language model"):
+            dtype = torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+            attention = {name: options[name] for name in ("attn_implementation",) if name in options}
+            model = AutoModelForMaskedLM.from_config(
+                config, dtype=dtype, trust_remote_code=arguments.trust_remote_code, **attention
+            )
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    return model
+
+
+def _adopt_vocabulary(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a configuration the tokenizer's size and special tokens."""
+    config.vocab_size = len(tokenizer)
+    for name in ("pad", "bos", "eos", "cls", "sep", "mask", "unk"):
+        index, attribute = getattr(tokenizer, f"{name}_token_id"), f"{name}_token_id"
+        if hasattr(config, attribute):
+            setattr(config, attribute, index)
+
+
+def _override(config: Any, overrides: str | None) -> None:
+    """Apply `name=value,name=value`."""
+    if overrides:
+        try:
+            config.update_from_string(overrides)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"--config_overrides: {overrides} does not fit {type(config).__name__} ({error}); write "
+                "name=value,name=value with names of that configuration"
+            ) from None
+
+
+def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The most tokens in a row that a model can place, special ones included; `None` where nothing limits it.
+
+    RoBERTa and its kin count positions from padding_idx + 1, so that 514 positions place 512 tokens. Relative and
+    rotary positions set no limit.
+    """
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
+    for name, module in model.base_model.named_modules():
+        if isinstance(module, nn.Embedding) and name.split(".")[-1] in ("position_embeddings", "embed_positions"):
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - first)
+    return min(limits, default=None)
+
+
+def choose_length(asked: int | None, limit: int | None, specials: int) -> int:
+    """The most tokens in a row.
+
+    Raises:
+        InputError: where more is asked for than the model can place, or too little for any text.
+    """
+    if asked is None:
+        return min(limit or LONGEST, LONGEST)
+    if limit is not None and asked > limit:
+        raise InputError(
+            f"--max_seq_length: {asked} tokens are more than the {limit} that this model and its tokenizer can place; "
+            f"give {limit} or less"
+        )
+    if asked <= specials:
+        raise InputError(
+            f"--max_seq_length: {asked} leaves no room for text beside {specials} special tokens; give more"
+        )
+    return asked

@@ -1,0 +1,108 @@
+"""The output directory: whose it is, where a run goes on, and what a run leaves there."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
+
+import wordmask
+from wordmask.arguments import RunArguments
+from wordmask.errors import InputError
+from wordmask.textfiles import write_atomically
+
+RECORD = "wordmask_run.json"
+SECRET = ("token", "hub_token")
+_STALE = ("checkpoint-*", "*_results.json", "trainer_state.json")  # what a new run must not find
+_WRITTEN = (*_STALE, "config.json", "*.safetensors", "tokenizer*", "vocab*", "training_args.bin", "README.md")
+_LOGS = {"runs", "logs", "log", "wandb", "mlruns", "tensorboard", "trackio", "aim", "swanlog", "codecarbon"}
+
+
+def find_checkpoint(training: RunArguments) -> str | None:
+    """Check that a run may write to its output directory, and find the checkpoint that it goes on from.
+
+    Raises:
+        InputError: where the directory holds what this suite did not write, or a finished model without checkpoints.
+    """
+    directory = training.output_dir
+    if os.path.exists(directory) and not os.path.isdir(directory):
+        raise InputError(f"--output_dir: {directory} is a file; give a directory")
+    asked = training.resume_from_checkpoint
+    if asked and str(asked).lower() not in ("true", "false"):
+        if not os.path.isfile(os.path.join(asked, "trainer_state.json")):
+            raise InputError(f"--resume_from_checkpoint: {asked} is not a checkpoint; give a checkpoint-* directory")
+        return asked
+
+    found = [name for name in _entries(directory) if not _is_log(name)]
+    if found and RECORD not in found:
+        ours = _matching(directory, _WRITTEN)
+        if ours or not training.overwrite_output_dir:
+            raise InputError(
+                f"--output_dir: {directory} holds {(ours or sorted(found))[0]} and no record of a run of this suite; "
+                "give an empty or a new directory"
+            )
+    if training.overwrite_output_dir:
+        return None
+    checkpoint = get_last_checkpoint(directory) if found else None
+    if asked and str(asked).lower() == "true" and checkpoint is None:
+        raise InputError(f"--resume_from_checkpoint: {directory} holds no checkpoint; give the path of one")
+    if training.do_train and checkpoint is None and _matching(directory, ["train_results.json"]):
+        raise InputError(
+            f"--output_dir: {directory} holds a finished run without checkpoints; give another directory, or "
+            "--overwrite_output_dir to train it again"
+        )
+    return checkpoint
+
+
+def _entries(directory: str) -> list[str]:
+    return os.listdir(directory) if os.path.isdir(directory) else []
+
+
+def _is_log(name: str) -> bool:
+    return name.startswith(".") or name in _LOGS or name.endswith((".log", ".out", ".err"))
+
+
+def _matching(directory: str, patterns: Any) -> list[str]:
+    root = glob.escape(directory)
+    return sorted(os.path.basename(path) for pattern in patterns for path in glob.glob(os.path.join(root, pattern)))
+
+
+def claim(training: RunArguments) -> None:
+    """Make the output directory this suite's; with `--overwrite_output_dir`, remove an older run's checkpoints and
+    results from it, and nothing else."""
+    directory = Path(training.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    record = directory / RECORD
+    if training.overwrite_output_dir and record.exists():
+        for name in _matching(training.output_dir, _STALE):
+            path = directory / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not record.exists():
+        record.write_text("{}\n")
+
+
+def write_record(script: str, given: Mapping[str, Any], directory: str) -> None:
+    """Write down what a run was started with; the file can be given to the script again as its argument file."""
+    packages = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "evaluate")
+    record = {
+        "script": script,
+        "versions": {"wordmask": wordmask.__version__, "python": platform.python_version()}
+        | {name: version(name) for name in packages},
+        "arguments": {name: _plain(value) for name, value in sorted(given.items()) if name not in SECRET},
+    }
+    with write_atomically(Path(directory) / RECORD) as file:
+        json.dump(record, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value

@@ -1,0 +1,288 @@
+"""Chinese reference files: which tokens of a line continue the word of the token before them.
+
+A reference file has one line for each line of its text: a JSON list of the positions, special tokens counted, of the
+tokens that would carry `##` if Chinese words were split like English ones. With words 我 / 喜欢 / 你, the line 我喜欢你
+has the reference `[3]`. A blank line of text has a blank line of reference.
+
+Beside it lies `<name>.meta.json`, which says what the file was made from; a file without one is read all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordmask.errors import InputError
+from wordmask.segmenters import Segmenter
+from wordmask.textfiles import is_blank, read_lines, write_atomically
+from wordmask.words import CHINESE, EXTEND, TokenizedLines, segmented, special_affixes, tokenize
+
+BATCH = 1000  # lines
+
+
+@dataclass
+class Provenance:
+    """What a reference file was made from.
+
+    Attributes:
+        lines: the number of lines of the text, blank ones included.
+        text_sha256: the digest of its lines, whatever their ends and the file's compression.
+        tokenizer_sha256: the digest of what decides where tokens lie, see `tokenizer_digest`.
+        tokenizer, segmenter: names and versions, for people.
+        mixed_words: whether words of mixed script count.
+    """
+
+    lines: int = 0
+    text_sha256: str = ""
+    tokenizer_sha256: str = ""
+    tokenizer: str = ""
+    segmenter: dict[str, str] = field(default_factory=dict)
+    mixed_words: bool = False
+
+
+def sidecar(path: str | Path) -> Path:
+    """Where the provenance of a reference file lies."""
+    return Path(f"{path}.meta.json")
+
+
+def read_provenance(path: str | Path, flag: str) -> Provenance | None:
+    """The provenance of a reference file, `None` for a classic file without one."""
+    try:
+        return Provenance(**json.loads(sidecar(path).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(
+            f"{flag}: {sidecar(path)} is not a provenance file ({error}); make the references again, or remove it"
+        ) from None
+
+
+def tokenizer_digest(tokenizer) -> str:
+    """The digest of a fast tokenizer's vocabulary, added tokens, normalizer and pre-tokenizer."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    decisive = {name: state.get(name) for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+class TextDigest:
+    """A running digest of lines."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.lines = 0
+
+    def follow(self, lines: Iterable[str]) -> Iterator[str]:
+        """The same lines, taken into account as they pass."""
+        for line in lines:
+            self._hash.update(line.encode("utf-8", "surrogatepass") + b"\n")
+            self.lines += 1
+            yield line
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def batches(items: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def line_positions(
+    tokenizer, segmenter: Segmenter, lines: Sequence[str], mixed: bool = False, first_line: int = 1
+) -> list[list[int]]:
+    """The reference of each line, for tokens that a tokenizer and words that a segmenter gives.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        segmenter: the source of the words.
+        lines: text, taken as it stands.
+        mixed: whether words of mixed script (T恤) count, see `wordmask.words.segmented`.
+        first_line: the number of the first line, for an error message.
+    """
+    tokens = tokenize(tokenizer, lines)
+    joined = tokens.joined(segmented(tokens.characters, segmenter.segment(lines), mixed, first_line))
+    line_of_token = np.repeat(np.arange(len(lines)), tokens.lengths)[joined]
+    positions = np.flatnonzero(joined) - tokens.line_first[line_of_token] + len(special_affixes(tokenizer)[0])
+    return [part.tolist() for part in np.split(positions, np.searchsorted(line_of_token, np.arange(1, len(lines))))]
+
+
+def write_references(
+    text_path: str, save_path: str, tokenizer, segmenter: Segmenter, mixed: bool = False, track=lambda lines: lines
+) -> Provenance:
+    """Make the reference file of a text, and its provenance beside it. Memory does not grow with the text.
+
+    Args:
+        text_path: the text, plain or compressed.
+        save_path: appears when it is whole; an existing file is replaced.
+        tokenizer: a fast tokenizer.
+        segmenter: the source of the words.
+        mixed: whether words of mixed script count.
+        track: wraps the iterator of lines, for a progress bar.
+    """
+    digest = TextDigest()
+    lines = digest.follow(track(read_lines(text_path, "--file_name")))
+    some_text = False
+    with write_atomically(save_path) as file:
+        for batch in batches(lines):
+            first_line = digest.lines - len(batch) + 1
+            positions = iter(
+                line_positions(
+                    tokenizer, segmenter, [line for line in batch if not is_blank(line)], mixed, first_line
+                )
+            )
+            for line in batch:
+                some_text |= not is_blank(line)
+                file.write("\n" if is_blank(line) else json.dumps(next(positions)) + "\n")
+        if not some_text:
+            raise InputError(f"--file_name: {text_path} has no text in it; give a file with one text to a line")
+    provenance = Provenance(
+        lines=digest.lines,
+        text_sha256=digest.hexdigest(),
+        tokenizer_sha256=tokenizer_digest(tokenizer),
+        tokenizer=tokenizer.name_or_path,
+        segmenter=segmenter.identity,
+        mixed_words=mixed,
+    )
+    with write_atomically(sidecar(save_path)) as file:
+        json.dump(asdict(provenance), file, ensure_ascii=False, indent=2)
+        file.write("\n")
+    return provenance
+
+
+def read_positions(path: str, flag: str) -> Iterator[list[int]]:
+    """The references of a file's lines, blank lines passed over.
+
+    Raises:
+        InputError: naming the line that is not a JSON list of integers.
+    """
+    numbered = ((number, line) for number, line in enumerate(read_lines(path, flag), 1) if not is_blank(line))
+    for batch in batches(numbered):
+        try:
+            parsed = json.loads("[" + ",".join(line for _, line in batch) + "]")
+            whole = len(parsed) == len(batch) and all(map(_is_reference, parsed))
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            number, line = next((number, line) for number, line in batch if not _parses(line))
+            raise InputError(
+                f"{flag}: {path}, line {number}: {line[:40]!r} is not a JSON list of integers such as [2, 5]; "
+                "make the file with run_chinese_ref.py"
+            )
+        yield from parsed
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, list) and all(type(position) is int for position in value)
+
+
+def _parses(line: str) -> bool:
+    try:
+        return _is_reference(json.loads(line))
+    except (ValueError, RecursionError):
+        return False
+
+
+def pair_with_text(
+    text_path: str, reference_path: str, text_flag: str, flag: str
+) -> Iterator[tuple[int, str, list[int]]]:
+    """The lines of a text, each with its number and its reference, blank lines passed over on both sides.
+
+    Raises:
+        InputError: where there are too few or too many references, or where the provenance beside the reference file
+            says that it was made from another text.
+    """
+    digest, pairs = TextDigest(), 0
+    lines = (line for line in digest.follow(read_lines(text_path, text_flag)) if not is_blank(line))
+    positions = read_positions(reference_path, flag)
+    for line, reference in zip_longest(lines, positions):
+        if line is None or reference is None:
+            more_lines, more_references = sum(1 for _ in lines), sum(1 for _ in positions)
+            raise InputError(
+                f"{flag}: {reference_path} has {pairs + (reference is not None) + more_references} references and "
+                f"{text_path} has {pairs + (line is not None) + more_lines} lines of text; "
+                "make the references again with run_chinese_ref.py from this text"
+            )
+        pairs += 1
+        yield digest.lines, line, reference
+    provenance = read_provenance(reference_path, flag)
+    if provenance and provenance.text_sha256 != digest.hexdigest():
+        raise InputError(
+            f"{flag}: {reference_path} was made from another text than {text_path} ({provenance.lines} lines where "
+            f"this one has {digest.lines}, or other words in them); make the references again with run_chinese_ref.py"
+        )
+
+
+def check_tokenizer(provenance: Provenance, tokenizer, path: str, flag: str) -> None:
+    """Raise an `InputError` where a reference file was made with a tokenizer that divides text differently."""
+    if provenance.tokenizer_sha256 != tokenizer_digest(tokenizer):
+        raise InputError(
+            f"{flag}: {path} was made with another tokenizer ({provenance.tokenizer}) than the one given "
+            f"({tokenizer.name_or_path}); make the references again with --bert {tokenizer.name_or_path}"
+        )
+
+
+def continuations(
+    tokens: TokenizedLines,
+    references: Sequence[Sequence[int]],
+    prefix: int,
+    special_ids: NDArray[np.int64],
+    mixed: bool,
+    where: str,
+    numbers: Sequence[int],
+) -> NDArray[np.bool_]:
+    """(tokens,) Which tokens continue a word by the references of their lines.
+
+    Args:
+        tokens: the tokenized lines.
+        references: for each line its positions.
+        prefix: the number of special tokens before a text, which positions count.
+        special_ids: the ids of special tokens, which belong to no word.
+        mixed: whether words may be other than Chinese.
+        where: the flag and the file, for an error message.
+        numbers: the number of each line in its text, for an error message.
+
+    Raises:
+        InputError: naming the line and the position that cannot be: out of range, special, the first of its line or
+            behind white space (not joined to the token before it), or not Chinese where `mixed` does not hold.
+    """
+    counts = np.fromiter(map(len, references), np.int64, len(references))
+    positions = np.fromiter((position for reference in references for position in reference), np.int64, counts.sum())
+    line = np.repeat(np.arange(len(references)), counts)
+
+    def refuse(wrong: NDArray[np.bool_], why: str) -> None:
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise InputError(
+                f"{where}: position {positions[at]} of the reference for line {numbers[line[at]]} of the text {why}; "
+                "make the references again with run_chinese_ref.py and the tokenizer given here"
+            )
+
+    index = positions - prefix
+    refuse((positions < 0) | (index > tokens.lengths[line]), "is out of range")
+    refuse((index < 0) | (index == tokens.lengths[line]), "is a special token")
+    token = tokens.line_first[line] + index
+    refuse(np.isin(tokens.ids[token], special_ids), "is a special token")
+    refuse(index == 0, "is the first token of its line, so not joined to a token before it")
+    spaces_before = np.cumsum(tokens.characters.classes == 0)
+    gap = spaces_before[tokens.first[token]] != spaces_before[tokens.last[token - 1]]
+    refuse(gap | np.isin(tokens.ids[token - 1], special_ids), "is not joined to the token before it")
+    if not mixed:
+        other = ~np.isin(tokens.characters.classes, (CHINESE, EXTEND))
+        others = np.concatenate([[0], np.cumsum(other)])
+        refuse(
+            others[tokens.last[token] + 1] != others[tokens.first[token - 1]],
+            "joins text that is not Chinese in a file that does not say that it holds mixed words",
+        )
+    continues = np.zeros(len(tokens.ids), bool)
+    continues[token] = True
+    return continues

@@ -1,0 +1,196 @@
+"""The Trainer of transformers with the loss, the batches and the evaluation that masked language modelling needs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from wordmask.arguments import RunArguments
+from wordmask.collators import MaskingCollator
+from wordmask.data import Rows, StreamedRows
+from wordmask.masking import IGNORED
+from wordmask.metrics import MaskedLM
+from wordmask.sampling import EVALUATION, EpochBatches, Layout, RateSchedule, shuffled
+
+
+class MlmTrainer(Trainer):
+    """A `Trainer` whose loss belongs to the whole effective batch.
+
+    Most masked-LM heads accept `num_items_in_batch` and ignore it, so that transformers' own scaling multiplies loss
+    and gradients by the number of accumulation steps and of processes. Here it goes to no model: each part's mean is
+    scaled by its share of the labels of the effective batch, and evaluation sums losses and counts.
+
+    Args:
+        model: any masked language model.
+        args: the run's arguments.
+        train_rows, eval_rows: what to train and to evaluate on.
+        tokenizer: saved with the model.
+        collator, eval_collator: make batches; the latter also gives `words`.
+        rates: the first and the last masking rate.
+        fill: whether every batch must have the same number of rows.
+    """
+
+    def __init__(
+        self,
+        model,
+        args: RunArguments,
+        train_rows: Rows | StreamedRows | None,
+        eval_rows: Rows | None,
+        tokenizer,
+        collator: MaskingCollator,
+        eval_collator: MaskingCollator,
+        rates: tuple[float, float],
+        fill: bool = False,
+    ):
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            processing_class=tokenizer,
+        )
+        self.model_accepts_loss_kwargs = True  # makes the Trainer count labels over the effective batch
+        self.loss_is_scaled_for_ga = True
+        self.eval_collator, self.rates, self.fill = eval_collator, rates, fill
+        self.metric = MaskedLM()
+        parameters = inspect.signature(model.forward).parameters
+        self._unwanted = {"attention_mask"} - set(parameters)
+
+    # Batches
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order and of the masks."""
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _loader(self, dataset: Rows | StreamedRows, collator: MaskingCollator, **batches: Any) -> DataLoader:
+        args = self.args
+        loader = DataLoader(
+            dataset,
+            collate_fn=collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers and args.dataloader_num_workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            **batches,
+        )
+        # Our batches already are this process's own, so accelerate is to place them on the device and no more.
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _layout(self, batch_size: int, accumulation: int) -> Layout:
+        return Layout(batch_size, accumulation, self.args.world_size, self.args.process_index)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in an order, and with masks, that depend on the seed and the epoch alone."""
+        rows = self.train_dataset
+        if isinstance(rows, IterableDataset):
+            return self._loader(rows, self.data_collator, batch_size=self._train_batch_size, drop_last=self.fill)
+        args, seed = self.args, self.seed
+        layout = self._layout(self._train_batch_size, args.gradient_accumulation_steps)
+        planned = args.max_steps * layout.step if args.max_steps > 0 else int(args.num_train_epochs * len(rows))
+        batches = EpochBatches(
+            len(rows),
+            (lambda epoch: np.arange(len(rows)))
+            if args.train_sampling_strategy == "sequential"
+            else (lambda epoch: shuffled(seed, epoch, len(rows))),
+            layout,
+            RateSchedule(*self.rates, rows=max(planned, 1)),
+            fill=self.fill,
+            drop_last=args.dataloader_drop_last,
+        )
+        return self._loader(rows, self.data_collator, batch_sampler=batches)
+
+    def get_eval_dataloader(self, eval_dataset: Rows | None = None) -> DataLoader:
+        """All rows once, masked the same at every evaluation, at the last rate."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        batches = EpochBatches(
+            len(rows),
+            lambda epoch: np.arange(len(rows)),
+            self._layout(self.args.eval_batch_size, 1),
+            RateSchedule(self.rates[1], self.rates[1]),
+            fill=self.fill,
+            epoch=EVALUATION,
+        )
+        return self._loader(rows, self.eval_collator, batch_sampler=batches)
+
+    # Loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
+        """The labels of the effective batch, over accumulated parts and processes."""
+        if not batch_samples:
+            return None
+        count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum().to(device)
+        return self.accelerator.reduce(count, "sum")
+
+    def compute_loss(
+        self,
+        model,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """This part's share of the mean loss over the masked tokens of the effective batch.
+
+        Processes average gradients, so the share is multiplied by their number. Without `num_items_in_batch`, the
+        mean over this part.
+        """
+        count = inputs["labels"].ne(IGNORED).sum()
+        loss, outputs = self._mean_loss(model, inputs, count)
+        if num_items_in_batch is not None:
+            loss = loss * count * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
+        return (loss, outputs) if return_outputs else loss
+
+    def _mean_loss(self, model, inputs: dict[str, torch.Tensor], count: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """The model's own mean over the labels; 0, with a gradient of 0, where there is none."""
+        inputs = {name: value for name, value in inputs.items() if name not in self._unwanted}
+        # A mean over no label is NaN, which no weight of 0 undoes: such a part is given one label, then weight 0.
+        labels = inputs["labels"].clone()
+        labels[0, 0] = torch.where(count == 0, inputs["input_ids"][0, 0], labels[0, 0])
+        if self.label_smoother is not None:
+            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+            loss = self.label_smoother(outputs, labels)
+        else:
+            outputs = model(**{**inputs, "labels": labels})
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+        return loss * (count > 0), outputs
+
+    # Evaluation
+
+    def evaluation_loop(self, dataloader, description, *args: Any, metric_key_prefix="eval", **kwargs: Any):
+        """The Trainer's loop, with our metric instead of its storage: sums over the exact rows, on all processes."""
+        self.metric.compute()
+        output = super().evaluation_loop(
+            dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
+        )
+        sums = torch.from_numpy(self.metric.pack()).to(self.args.device)
+        self.metric.unpack(self.accelerator.reduce(sums, "sum").cpu().numpy())
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.metric.compute().items()}
+        return EvalLoopOutput(output.predictions, output.label_ids, {**output.metrics, **metrics}, output.num_samples)
+
+    def prediction_step(self, model, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any):
+        """Give a batch to the metric; nothing is kept of it."""
+        inputs = self._prepare_inputs(inputs)
+        words = inputs.pop("words")
+        masked = inputs["labels"].ne(IGNORED)
+        count = masked.sum()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self._mean_loss(model, inputs, count)
+        found: dict[str, Any] = {}
+        if not self.args.prediction_loss_only:
+            logits = outputs["logits"] if isinstance(outputs, dict) else outputs[-1]
+            found = {
+                "predictions": logits[masked].argmax(-1),
+                "references": inputs["labels"][masked],
+                "words": words[masked],
+            }
+        self.metric.add_batch(loss=float(loss.double() * count), tokens=int(count), **found)
+        return None, None, None

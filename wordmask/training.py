@@ -1,0 +1,242 @@
+"""One run, from arguments to results."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from rich.console import Console
+from rich.table import Table
+from transformers import set_seed
+
+from wordmask.arguments import Arguments, RunArguments, parse_arguments
+from wordmask.collators import MaskingCollator, Vocabulary
+from wordmask.data import Rows, StreamedRows, Texts, load_texts, prepare
+from wordmask.errors import InputError
+from wordmask.masking import Strategy
+from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
+from wordmask.output import claim, find_checkpoint, write_record
+from wordmask.preview import preview
+from wordmask.trainer import MlmTrainer
+from wordmask.words import special_affixes
+
+logger = logging.getLogger(__name__)
+
+
+def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
+    """Train and evaluate a masked language model as a command line says.
+
+    Args:
+        script: the name of the script, for the record.
+        argv: its arguments, `sys.argv[1:]` if `None`.
+        defaults: what the script does differently from others.
+
+    Returns:
+        The metrics of training and evaluation.
+
+    Raises:
+        InputError: for a user's mistake, before anything is trained.
+    """
+    arguments = parse_arguments(argv, **defaults)
+    training = arguments.training
+    _set_up_logging(training)
+    _refuse_data_parallel(training, script)
+    checkpoint = None if arguments.masking.preview_masking else find_checkpoint(training)
+    set_seed(training.seed)
+
+    texts = _load_texts(arguments)
+    if not arguments.masking.preview_masking:
+        with training.main_process_first(local=False, desc="claiming the output directory"):
+            claim(training)
+    with training.main_process_first(desc="loading the tokenizer"):
+        start_over = checkpoint is None and training.process_index == 0
+        tokenizer = load_tokenizer(arguments.model, _lines(texts), training.output_dir, start_over)
+    vocabulary = Vocabulary.of(tokenizer)
+    model = load_model(arguments.model, tokenizer)
+    affixes = special_affixes(tokenizer)
+    limit = longest_row(model, tokenizer)
+    length = choose_length(arguments.data.max_seq_length, limit, len(affixes[0]) + len(affixes[1]))
+    rows = _prepare(texts, tokenizer, arguments, length)
+
+    if arguments.masking.preview_masking:
+        collator = _collator(arguments, vocabulary, length, words=True)
+        preview(rows.get("train") or rows["validation"], collator, tokenizer, arguments)
+        return {}
+    trainer = MlmTrainer(
+        model,
+        training,
+        rows.get("train"),
+        rows.get("validation"),
+        tokenizer,
+        _collator(arguments, vocabulary, length),
+        _collator(arguments, vocabulary, length, words=True),
+        arguments.masking.rates,
+        fill=arguments.data.pad_to_max_length,
+    )
+    if trainer.is_world_process_zero():
+        write_record(script, arguments.given, training.output_dir)
+
+    metrics = {}
+    if training.do_train:
+        metrics |= _train(trainer, checkpoint)
+    if training.do_eval:
+        metrics |= _evaluate(trainer)
+    _write_card(trainer, arguments)
+    if trainer.is_world_process_zero():
+        _report(metrics, trainer, training)
+    return metrics
+
+
+def _set_up_logging(training: RunArguments) -> None:
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S", handlers=[logging.StreamHandler()]
+    )
+    level = training.get_process_log_level()
+    logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
+    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
+    datasets.utils.logging.set_verbosity(logging.ERROR)
+    if not training.should_log or not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+
+
+def _refuse_data_parallel(training: RunArguments, script: str) -> None:
+    """`DataParallel`, which the Trainer would use, is slow and gives another loss."""
+    if training.n_gpu > 1:
+        raise InputError(
+            f"{training.n_gpu} GPUs under plain python; start with torchrun --nproc_per_node {training.n_gpu} {script}, "
+            "or choose one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def _load_texts(arguments: Arguments) -> dict[str, Texts]:
+    """The texts that this run needs; without --do_train and --do_eval, it does both as far as there is data."""
+    training, data = arguments.training, arguments.data
+    with training.main_process_first(desc="reading the text"):
+        texts = load_texts(data, arguments.model.cache_dir, arguments.model.token, training.neither or training.do_eval)
+    if training.neither:
+        training.do_train = "train" in texts
+        training.do_eval = "validation" in texts
+    if training.do_train and "train" not in texts:
+        raise InputError("--do_train needs training text; give --train_file or a --dataset_name with a split train")
+    if training.do_eval and "validation" not in texts:
+        raise InputError(
+            "--do_eval needs validation text; give --validation_file, or --validation_split_percentage above 0 "
+            "without --streaming"
+        )
+    if data.streaming and training.do_train:
+        if training.max_steps <= 0:
+            raise InputError("--streaming needs --max_steps, since the length of a stream is not known")
+        if training.world_size > 1:
+            raise InputError("--streaming works on one process; prepare the text without it for several")
+    return texts
+
+
+def _lines(texts: dict[str, Texts]) -> Iterator[str] | None:
+    """The text for a tokenizer to be trained on."""
+    return (row["text"] or "" for row in texts["train"].rows) if "train" in texts else None
+
+
+def _prepare(texts: dict[str, Texts], tokenizer, arguments: Arguments, length: int) -> dict[str, Any]:
+    """Rows for the splits that are used."""
+    training, data = arguments.training, arguments.data
+    needs_words = arguments.masking.masking_strategy is not Strategy.TOKEN
+    rows: dict[str, Rows | StreamedRows] = {}
+    with training.main_process_first(desc="tokenizing"):
+        if "train" in texts and (training.do_train or arguments.masking.preview_masking):
+            rows["train"] = (
+                StreamedRows(texts["train"], tokenizer, data, length, needs_words, arguments.masking.rates[0])
+                if data.streaming
+                else prepare(texts["train"], tokenizer, data, length, needs_words, data.max_train_samples)
+            )
+        if "validation" in texts and (training.do_eval or not rows):
+            rows["validation"] = prepare(
+                texts["validation"], tokenizer, data, length, needs_words, data.max_eval_samples
+            )
+    return rows
+
+
+def _collator(arguments: Arguments, vocabulary: Vocabulary, length: int, words: bool = False) -> MaskingCollator:
+    training, masking = arguments.training, arguments.masking
+    return MaskingCollator(
+        vocabulary,
+        masking.masking_strategy,
+        training.seed if training.data_seed is None else training.data_seed,
+        masking.mask_replace_prob,
+        masking.random_replace_prob,
+        length=length if arguments.data.pad_to_max_length else None,
+        multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores take whole tiles
+        words=words,
+    )
+
+
+def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
+    if checkpoint:
+        logger.warning("going on from %s", checkpoint)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if not isinstance(trainer.train_dataset, StreamedRows):
+        metrics["train_samples"] = len(trainer.train_dataset)
+    trainer.save_model()
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    return metrics
+
+
+def _evaluate(trainer: MlmTrainer) -> dict[str, float]:
+    metrics = trainer.evaluate()
+    metrics["eval_samples"] = len(trainer.eval_dataset)
+    if "eval_perplexity" in metrics:
+        metrics["perplexity"] = metrics.pop("eval_perplexity")  # the name that readers of eval_results.json know
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+    return metrics
+
+
+def _write_card(trainer: MlmTrainer, arguments: Arguments) -> None:
+    """The model card, and the model's way to the hub."""
+    model, data = arguments.model, arguments.data
+    if not (arguments.training.do_train or arguments.training.push_to_hub):
+        return
+    card: dict[str, Any] = {"tasks": "fill-mask", "tags": ["masked-lm", arguments.masking.masking_strategy.value]}
+    if model.model_name_or_path:
+        card["finetuned_from"] = model.model_name_or_path
+    else:
+        card["model_name"] = Path(arguments.training.output_dir).resolve().name
+    if data.dataset_name:
+        card |= {"dataset_tags": data.dataset_name, "dataset": data.dataset_name}
+        if data.dataset_config_name:
+            card["dataset_args"] = data.dataset_config_name
+    if arguments.training.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.create_model_card(**card)
+
+
+def _report(metrics: dict[str, float], trainer: MlmTrainer, training: RunArguments) -> None:
+    """Say what was done, and where to look."""
+    table = Table(title=f"wordmask: {trainer.model.config.model_type}, {trainer.data_collator.strategy.value} masking")
+    table.add_column("")
+    table.add_column("", justify="right")
+    names = {
+        "train_samples": "rows trained on",
+        "train_loss": "training loss",
+        "eval_samples": "rows evaluated on",
+        "eval_loss": "evaluation loss",
+        "perplexity": "perplexity",
+        "eval_accuracy": "masked tokens right",
+        "eval_whole_word_accuracy": "masked words right",
+    }
+    for name, label in names.items():
+        if name in metrics:
+            value = metrics[name]
+            share = name.endswith("accuracy")
+            whole = isinstance(value, int) or not math.isfinite(value)
+            table.add_row(label, f"{value:.1%}" if share else f"{value:,}" if whole else f"{value:.4f}")
+    table.add_row("model and results", training.output_dir)
+    Console(stderr=True).print(table)
