@@ -1,56 +1,45 @@
-"""The command line: dataclasses, argument files, and the flags that people know from ten years of scripts."""
+"""The flags of the training scripts, and what became of those that people know from ten years of scripts."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import json
-import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, HfArgumentParser, TrainingArguments
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, TrainingArguments
 
+from wordmask.commandline import Gone, OldFlag, Parser, argument, is_true, suggest
 from wordmask.errors import InputError
 from wordmask.masking import Strategy
 
-logger = logging.getLogger(__name__)
-
 MODEL_TYPES = tuple(sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING}))
-
-
-def _help(text: str, **default: Any) -> Any:
-    """A dataclass field with its help text."""
-    return field(metadata={"help": text}, **default)
 
 
 @dataclass
 class ModelArguments:
     """Which model and which tokenizer, and where they come from."""
 
-    model_name_or_path: str | None = _help("The model to go on from: a directory or a hub id.", default=None)
-    model_type: str | None = _help("Train from scratch a model of this type, for example bert.", default=None)
-    config_overrides: str | None = _help(
+    model_name_or_path: str | None = argument("The model to go on from: a directory or a hub id.", default=None)
+    model_type: str | None = argument("Train from scratch a model of this type, for example bert.", default=None)
+    config_overrides: str | None = argument(
         "From scratch: settings other than the type's own, as in hidden_size=256,num_hidden_layers=4.", default=None
     )
-    config_name: str | None = _help("A configuration other than the model's: a directory or a hub id.", default=None)
-    tokenizer_name: str | None = _help("A tokenizer other than the model's: a directory or a hub id.", default=None)
-    vocab_size: int | None = _help(
+    config_name: str | None = argument("A configuration other than the model's: a directory or a hub id.", default=None)
+    tokenizer_name: str | None = argument("A tokenizer other than the model's: a directory or a hub id.", default=None)
+    vocab_size: int | None = argument(
         "From scratch: train a tokenizer with this many entries on the training text.", default=None
     )
-    cache_dir: str | None = _help("Where what comes from the hub and what is prepared is kept.", default=None)
-    use_fast_tokenizer: bool = _help("Use a fast tokenizer; only one of these can tell words apart.", default=True)
-    model_revision: str = _help("The branch, tag or commit of a model on the hub.", default="main")
-    token: str | None = _help("The hub's access token, instead of the one stored by hf auth login.", default=None)
-    trust_remote_code: bool = _help("Run the code that a model on the hub brings along.", default=False)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _help(
+    cache_dir: str | None = argument("Where what comes from the hub and what is prepared is kept.", default=None)
+    use_fast_tokenizer: bool = argument("Use a fast tokenizer; only one of these can tell words apart.", default=True)
+    model_revision: str = argument("The branch, tag or commit of a model on the hub.", default="main")
+    token: str | None = argument("The hub's access token, instead of the one stored by hf auth login.", default=None)
+    trust_remote_code: bool = argument("Run the code that a model on the hub brings along.", default=False)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
         "The type of the weights; auto takes the checkpoint's own.", default="float32"
     )
-    attn_implementation: str | None = _help(
+    attn_implementation: str | None = argument(
         "The attention to use, for example sdpa, eager, flash_attention_2; the model's own choice if not given.",
         default=None,
     )
@@ -67,7 +56,7 @@ class ModelArguments:
             raise InputError("--model_name_or_path is missing; give a model, or --model_type to train from scratch")
         if self.model_type and self.model_type not in MODEL_TYPES:
             raise InputError(
-                f"--model_type: {self.model_type} has no masked language model{_suggest(self.model_type, MODEL_TYPES)}; "
+                f"--model_type: {self.model_type} has no masked language model{suggest(self.model_type, MODEL_TYPES)}; "
                 f"known types are {', '.join(MODEL_TYPES)}"
             )
         if self.vocab_size is not None and self.vocab_size < 10:
@@ -78,39 +67,39 @@ class ModelArguments:
 class DataArguments:
     """Which text, and how it is made into rows."""
 
-    dataset_name: str | None = _help("A dataset of the hub, or a directory that save_to_disk wrote.", default=None)
-    dataset_config_name: str | None = _help("The configuration of the hub's dataset.", default=None)
-    train_file: list[str] | None = _help(
+    dataset_name: str | None = argument("A dataset of the hub, or a directory that save_to_disk wrote.", default=None)
+    dataset_config_name: str | None = argument("The configuration of the hub's dataset.", default=None)
+    train_file: list[str] | None = argument(
         "Files or globs to train on: txt, csv, tsv, json, jsonl or parquet, also as .gz, .xz or .zst.", default=None
     )
-    validation_file: list[str] | None = _help("Files or globs to evaluate on.", default=None)
-    text_column_name: str | None = _help(
+    validation_file: list[str] | None = argument("Files or globs to evaluate on.", default=None)
+    text_column_name: str | None = argument(
         "The column with the text; text, or the first one, if not given.", default=None
     )
-    train_ref_file: list[str] | None = _help(
+    train_ref_file: list[str] | None = argument(
         "Chinese reference files of --train_file, one for each, made by run_chinese_ref.py.", default=None
     )
-    validation_ref_file: list[str] | None = _help("Chinese reference files of --validation_file.", default=None)
-    overwrite_cache: bool = _help("Prepare the text again, whatever the cache holds.", default=False)
-    validation_split_percentage: int = _help(
+    validation_ref_file: list[str] | None = argument("Chinese reference files of --validation_file.", default=None)
+    overwrite_cache: bool = argument("Prepare the text again, whatever the cache holds.", default=False)
+    validation_split_percentage: int = argument(
         "Without validation data: the share of the training text, its first part, to evaluate on; 0 for none.",
         default=5,
     )
-    max_seq_length: int | None = _help(
+    max_seq_length: int | None = argument(
         "The most tokens in a row, special ones included; as much as the model takes, at most 1024, if not given.",
         default=None,
     )
-    preprocessing_num_workers: int | None = _help("Processes that tokenize.", default=None)
-    line_by_line: bool = _help("Make each line a row, instead of blocks of the joined text.", default=False)
-    long_lines: Literal["truncate", "split"] = _help(
+    preprocessing_num_workers: int | None = argument("Processes that tokenize.", default=None)
+    line_by_line: bool = argument("Make each line a row, instead of blocks of the joined text.", default=False)
+    long_lines: Literal["truncate", "split"] = argument(
         "What --line_by_line does with a line longer than --max_seq_length.", default="truncate"
     )
-    pad_to_max_length: bool = _help(
+    pad_to_max_length: bool = argument(
         "Pad every row to --max_seq_length, so that shapes never change (TPU).", default=False
     )
-    max_train_samples: int | None = _help("Train on no more than the first so many rows.", default=None)
-    max_eval_samples: int | None = _help("Evaluate on no more than the first so many rows.", default=None)
-    streaming: bool = _help("Read and tokenize the training text while training; needs --max_steps.", default=False)
+    max_train_samples: int | None = argument("Train on no more than the first so many rows.", default=None)
+    max_eval_samples: int | None = argument("Evaluate on no more than the first so many rows.", default=None)
+    streaming: bool = argument("Read and tokenize the training text while training; needs --max_steps.", default=False)
 
     def __post_init__(self) -> None:
         if not (self.dataset_name or self.train_file or self.validation_file):
@@ -135,17 +124,17 @@ class DataArguments:
 class MaskingArguments:
     """What is masked, how much, and what stands in its place."""
 
-    masking_strategy: Strategy = _help(
+    masking_strategy: Strategy = argument(
         "What is masked as one: token, whole_word, ngram (runs of 1 to 4 words, MacBERT) or span (runs of 1 to 10 "
         "words of geometric length, SpanBERT).",
         default=Strategy.TOKEN,
     )
-    mlm_probability: str = _help(
+    mlm_probability: str = argument(
         "The share of tokens to mask, or a schedule, linear over training, such as 0.30:0.15.", default="0.15"
     )
-    mask_replace_prob: float = _help("The share of the chosen tokens that become the mask token.", default=0.8)
-    random_replace_prob: float = _help("The share of the chosen tokens that become a random token.", default=0.1)
-    preview_masking: int = _help("Print so many masked examples and exit without training.", default=0)
+    mask_replace_prob: float = argument("The share of the chosen tokens that become the mask token.", default=0.8)
+    random_replace_prob: float = argument("The share of the chosen tokens that become a random token.", default=0.1)
+    preview_masking: int = argument("Print so many masked examples and exit without training.", default=0)
 
     def __post_init__(self) -> None:
         self.masking_strategy = Strategy(self.masking_strategy)
@@ -180,7 +169,7 @@ def _parse_rates(text: str) -> tuple[float, float]:
 class RunArguments(TrainingArguments):
     """All of transformers' `TrainingArguments`, and the flag that it lost."""
 
-    overwrite_output_dir: bool = _help(
+    overwrite_output_dir: bool = argument(
         "Start over in an --output_dir that holds a run; without it, the run goes on from its last checkpoint.",
         default=False,
     )
@@ -209,22 +198,9 @@ class Arguments:
     given: dict[str, Any]
 
 
-# Old flags. A string is the new flag, which takes the same value; a function makes new arguments of the value (None
-# where there is none); an InputError it raises, or a `Gone`, says in a sentence what to do instead.
-@dataclass(frozen=True)
-class Gone:
-    """An old flag that has no translation: what to do instead."""
-
-    advice: str
-
-
 def _boolean(then: Sequence[str]) -> Callable[[str | None], list[str]]:
     """An old switch: new arguments where it was on, none where it was off."""
-    return lambda value: list(then) if value is None or _is_true(value) else []
-
-
-def _is_true(value: str) -> bool:
-    return value.lower() in ("true", "yes", "y", "t", "1")
+    return lambda value: list(then) if is_true(value) else []
 
 
 def _token(value: str | None) -> list[str]:
@@ -238,12 +214,12 @@ def _logging_dir(value: str | None) -> list[str]:
 
 
 def _safetensors(value: str | None) -> list[str]:
-    if value is not None and not _is_true(value):
+    if not is_true(value):
         raise InputError("--save_safetensors false is gone: weights are always saved as safetensors; drop the flag")
     return []
 
 
-OLD_FLAGS: Mapping[str, tuple[str, Callable[[str | None], list[str]]] | str | Gone] = {
+OLD_FLAGS: dict[str, OldFlag] = {
     "evaluation_strategy": "eval_strategy",
     "warmup_ratio": "warmup_steps",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
@@ -294,131 +270,6 @@ OLD_FLAGS: Mapping[str, tuple[str, Callable[[str | None], list[str]]] | str | Go
     "push_to_hub_organization": Gone("use --hub_model_id ORGANIZATION/NAME instead"),
 }
 
-FILE_SUFFIXES = (".yaml", ".yml", ".json")
-
-
-class Parser(HfArgumentParser):
-    """The parser of `transformers`, with one sentence for an error and `--no_x` for every switch."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print below the usage of two hundred flags."""
-        raise InputError(message.removeprefix("argument "))
-
-    @property
-    def flags(self) -> dict[str, argparse.Action]:
-        """Each flag's name, without dashes, and its action."""
-        return {
-            option.lstrip("-"): action
-            for action in self._actions
-            for option in action.option_strings
-            if option.startswith("--") and "-" not in option[2:]
-        }
-
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse a command line that may begin with an argument file; later values win."""
-        arguments = list(argv)
-        if arguments and not arguments[0].startswith("-") and arguments[0].endswith(FILE_SUFFIXES):
-            arguments = [*self._from_file(arguments[0]), *arguments[1:]]
-        namespace, unknown = self.parse_known_args(self._modernize(arguments))
-        if unknown:
-            name = unknown[0].split("=")[0]
-            what = "is not a flag" if name.startswith("-") else "belongs to no flag"
-            raise InputError(f"{name} {what} of this script{_suggest(name.lstrip('-'), self.flags)}")
-        return namespace
-
-    def _from_file(self, path: str) -> list[str]:
-        """The arguments of a YAML or JSON file as a command line, so that they are checked like one."""
-        arguments = []
-        for name, value in _read_mapping(path).items():
-            if name not in self.flags and name not in OLD_FLAGS:
-                raise InputError(f"{path}: {name} is not a flag of this script{_suggest(name, self.flags)}")
-            if value is None or value == []:
-                continue
-            if isinstance(value, dict):
-                value = json.dumps(value)
-            elif isinstance(value, list):
-                arguments += [f"--{name}", *map(str, value)]
-                continue
-            # One word, so that a value may begin with a dash.
-            arguments.append(f"--{name}={value}")
-        return arguments
-
-    def _modernize(self, arguments: list[str]) -> list[str]:
-        """Translate old flags, with one warning for each, and `--no_x` into `--x false`."""
-        flags, result, position = self.flags, [], 0
-        while position < len(arguments):
-            argument, position = arguments[position], position + 1
-            name, equals, value = argument[2:].partition("=")
-            name = name.replace("-", "_")
-            if not argument.startswith("--") or name in flags:
-                result.append(argument)
-            elif name.startswith("no_") and _is_switch(flags.get(name[3:])):
-                result += [f"--{name[3:]}", "false"]
-            elif name in OLD_FLAGS:
-                follows = position < len(arguments) and not arguments[position].startswith("--")
-                given = value if equals else arguments[position] if follows else None
-                translation = _translate(name, given)
-                if translation is None:  # the new flag takes the same values
-                    result.append(f"--{OLD_FLAGS[name]}{equals}{value}")
-                else:
-                    result += translation
-                    position += follows and not equals
-            else:
-                result.append(argument)
-        return result
-
-
-def _translate(name: str, value: str | None) -> list[str] | None:
-    """New arguments for an old flag and its value, `None` where only the name is new."""
-    new = OLD_FLAGS[name]
-    if isinstance(new, Gone):
-        raise InputError(f"--{name} is gone: {new.advice}")
-    if isinstance(new, str):
-        logger.warning("--%s is now --%s", name, new)
-        return None
-    description, translate = new
-    logger.warning("--%s is now %s", name, description)
-    return translate(value)
-
-
-def _is_switch(action: argparse.Action | None) -> bool:
-    return action is not None and getattr(action.type, "__name__", "") == "string_to_bool"
-
-
-def _suggest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """The nearest known name, as the tail of a sentence."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def _read_mapping(path: str) -> dict[str, Any]:
-    """The names and values in an argument file, or those of the run whose record it is."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        if path.endswith(".json"):
-            values = json.loads(text)
-        else:
-            import yaml
-
-            values = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise InputError(f"the argument file {path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"the argument file {path} cannot be read: {' '.join(str(error).split())}") from None
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "yaml":
-            raise
-        raise InputError(f"the argument file {path} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(values, dict) and isinstance(values.get("arguments"), dict):
-        values = values["arguments"]
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"the argument file {path} does not hold names with values, such as learning_rate: 1e-4")
-    return values
-
-
 def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     """Parse the command line of a training script.
 
@@ -430,7 +281,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
         InputError: naming the flag that is wrong.
     """
     concerns = (ModelArguments, DataArguments, MaskingArguments, RunArguments)
-    parser = Parser(concerns)
+    parser = Parser(concerns, OLD_FLAGS)
     parser.set_defaults(**defaults)
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     given = {name: value for name, value in vars(namespace).items() if value is not None}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,22 +20,10 @@ from transformers import (
 
 from wordmask.arguments import ModelArguments
 from wordmask.errors import InputError
+from wordmask.hub import load_pretrained_tokenizer, loading
 
 LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-
-
-@contextlib.contextmanager
-def _loading(flag: str, name: str, what: str) -> Iterator[None]:
-    """Turn what goes wrong while something is loaded into one sentence that names the flag."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        found = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        where = "is a directory without" if os.path.isdir(name) else "is neither a directory nor in reach on the hub as"
-        raise InputError(f"{flag}: {name} {where} {what} ({found[:200]}); check the name, or the network") from None
 
 
 def _hub_options(arguments: ModelArguments) -> dict[str, Any]:
@@ -73,8 +60,9 @@ def load_tokenizer(
         raise InputError(
             "--tokenizer_name is missing; give a tokenizer, or --vocab_size to train one on the training text"
         )
-    with _loading(flag, name, "a tokenizer"):
-        return AutoTokenizer.from_pretrained(name, use_fast=arguments.use_fast_tokenizer, **_hub_options(arguments))
+    return load_pretrained_tokenizer(
+        flag, name, use_fast=arguments.use_fast_tokenizer, **_hub_options(arguments)
+    )
 
 
 def _train_tokenizer(arguments: ModelArguments, texts: Iterable[str] | None) -> PreTrainedTokenizerBase:
@@ -102,7 +90,7 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
     source = arguments.config_name or arguments.model_name_or_path
     options = _hub_options(arguments)
     if source:
-        with _loading("--config_name" if arguments.config_name else "--model_name_or_path", source, "a configuration"):
+        with loading("--config_name" if arguments.config_name else "--model_name_or_path", source, "a configuration"):
             config = AutoConfig.from_pretrained(source, **options)
     else:
         config = CONFIG_MAPPING[arguments.model_type]()
@@ -110,14 +98,14 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
         options["attn_implementation"] = arguments.attn_implementation
 
     if arguments.model_name_or_path:
-        with _loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"):
+        with loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"):
             model = AutoModelForMaskedLM.from_pretrained(
                 arguments.model_name_or_path, config=config, dtype=arguments.dtype, **options
             )
     else:
         _adopt_vocabulary(config, tokenizer)
         _override(config, arguments.config_overrides)
-        with _loading("--model_type", str(source or arguments.model_type), "a masked language model"):
+        with loading("--model_type", str(source or arguments.model_type), "a masked language model"):
             dtype = torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
             attention = {name: options[name] for name in ("attn_implementation",) if name in options}
             model = AutoModelForMaskedLM.from_config(

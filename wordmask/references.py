@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -116,13 +116,26 @@ def line_positions(
     return [part.tolist() for part in np.split(positions, np.searchsorted(line_of_token, np.arange(1, len(lines))))]
 
 
+def check_output(path: str, overwrite: bool) -> None:
+    """Raise an `InputError` where a file that may not be replaced exists."""
+    if Path(path).is_dir():
+        raise InputError(f"--save_path: {path} is a directory; give the name of a file in it")
+    if Path(path).exists() and not overwrite:
+        raise InputError(f"--save_path: {path} exists; give another name, or --overwrite to replace it")
+
+
 def write_references(
-    text_path: str, save_path: str, tokenizer, segmenter: Segmenter, mixed: bool = False, track=lambda lines: lines
+    text_paths: Sequence[str],
+    save_path: str,
+    tokenizer,
+    segmenter: Segmenter,
+    mixed: bool = False,
+    track: Callable[[Iterable[str]], Iterable[str]] = lambda lines: lines,
 ) -> Provenance:
     """Make the reference file of a text, and its provenance beside it. Memory does not grow with the text.
 
     Args:
-        text_path: the text, plain or compressed.
+        text_paths: the files of the text, plain or compressed.
         save_path: appears when it is whole; an existing file is replaced.
         tokenizer: a fast tokenizer.
         segmenter: the source of the words.
@@ -130,7 +143,7 @@ def write_references(
         track: wraps the iterator of lines, for a progress bar.
     """
     digest = TextDigest()
-    lines = digest.follow(track(read_lines(text_path, "--file_name")))
+    lines = digest.follow(track(line for path in text_paths for line in read_lines(path, "--file_name")))
     some_text = False
     with write_atomically(save_path) as file:
         for batch in batches(lines):
@@ -144,7 +157,7 @@ def write_references(
                 some_text |= not is_blank(line)
                 file.write("\n" if is_blank(line) else json.dumps(next(positions)) + "\n")
         if not some_text:
-            raise InputError(f"--file_name: {text_path} has no text in it; give a file with one text to a line")
+            raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with one text to a line")
     provenance = Provenance(
         lines=digest.lines,
         text_sha256=digest.hexdigest(),

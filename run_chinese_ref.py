@@ -1,0 +1,73 @@
+#!/usr/bin/env python
+"""Segment Chinese text into words and write a reference file for whole word masking.
+
+    python run_chinese_ref.py --file_name text.txt --segmenter jieba --bert bert-base-chinese --save_path ref.txt
+
+    python run_chinese_ref.py --file_name text.txt --ltp LTP/small --bert bert-base-chinese --save_path ref.txt
+
+`--help` lists the flags, README.md and docs/ say more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wordmask.commandline import Parser, argument
+from wordmask.errors import InputError, reports_input_errors
+from wordmask.hub import load_pretrained_tokenizer
+from wordmask.progress import track_lines
+from wordmask.references import Provenance, check_output, write_references
+from wordmask.segmenters import Segmenter, load_segmenter
+from wordmask.textfiles import expand_files
+
+
+@dataclass
+class ReferenceArguments:
+    """Which text, whose words and whose tokens."""
+
+    file_name: str = argument("The text: UTF-8, a text to a line, plain or as .gz, .xz or .zst.")
+    bert: str = argument("The tokenizer that training will use: a directory or a hub id.")
+    save_path: str = argument("The reference file to write.")
+    segmenter: str = argument(
+        "Where words come from: ltp, jieba, whitespace, or module:Class for one of your own.", default="ltp"
+    )
+    ltp: str | None = argument("The LTP model: a directory or a hub id such as LTP/small.", default=None)
+    user_dict: str | None = argument("jieba: a dictionary of your own.", default=None)
+    hmm: bool = argument("jieba: guess words that are not in the dictionary.", default=True)
+    mixed_words: bool = argument("Also join words that mix Chinese with letters or digits, such as T恤.", default=False)
+    overwrite: bool = argument("Replace an existing --save_path.", default=False)
+
+
+@reports_input_errors
+def main(argv: Sequence[str] | None = None) -> Provenance:
+    """Run with these arguments (`sys.argv[1:]` if `None`) and return what the file was made from."""
+    parser = Parser(ReferenceArguments)
+    arguments = ReferenceArguments(**vars(parser.parse(sys.argv[1:] if argv is None else argv)))
+    files = expand_files([arguments.file_name], "--file_name")
+    check_output(arguments.save_path, arguments.overwrite)
+    tokenizer = load_pretrained_tokenizer("--bert", arguments.bert)
+    segmenter = _segmenter(arguments)
+    with track_lines("Segmenting", files) as track:
+        provenance = write_references(
+            files, arguments.save_path, tokenizer, segmenter, arguments.mixed_words, track
+        )
+    print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
+    return provenance
+
+
+def _segmenter(arguments: ReferenceArguments) -> Segmenter:
+    """The segmenter with the options that belong to it."""
+    if arguments.segmenter == "ltp" and not arguments.ltp:
+        raise InputError("--ltp is missing; give an LTP model such as LTP/small, or --segmenter jieba")
+    return load_segmenter(
+        arguments.segmenter,
+        model=arguments.ltp,
+        user_dict=arguments.user_dict,
+        hmm=None if arguments.hmm else False,
+    )
+
+
+if __name__ == "__main__":
+    main()

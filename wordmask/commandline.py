@@ -1,0 +1,173 @@
+"""Command lines: argument files, one sentence for an error, switches that can be turned off, and old flags."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
+
+from wordmask.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def argument(text: str, **default: Any) -> Any:
+    """A dataclass field with its help text."""
+    return field(metadata={"help": text}, **default)
+
+
+@dataclass(frozen=True)
+class Gone:
+    """An old flag that has no translation: what to do instead."""
+
+    advice: str
+
+
+# What became of an old flag: a new name for the same values; a description, and a function that makes new arguments
+# of the value (`None` where there is none); or advice.
+OldFlag = str | tuple[str, Callable[[str | None], list[str]]] | Gone
+
+
+def is_true(value: str | None) -> bool:
+    """Whether a switch with this value, or with none, is on."""
+    return value is None or string_to_bool(value)
+
+
+FILE_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class Parser(HfArgumentParser):
+    """The parser of `transformers`, with one sentence for an error and `--no_x` for every switch.
+
+    Args:
+        concerns: the dataclasses whose fields are the flags.
+        old_flags: what became of flags that are no more.
+    """
+
+    def __init__(self, concerns: Any, old_flags: Mapping[str, OldFlag] | None = None, **kwargs: Any):
+        super().__init__(concerns, allow_abbrev=False, **kwargs)
+        self.old_flags = old_flags or {}
+        for action in filter(_is_switch, self._actions):
+            if action.nargs is None:  # a switch whose default is None
+                action.nargs, action.const = "?", True
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print below the usage of two hundred flags."""
+        raise InputError(message.removeprefix("argument "))
+
+    @property
+    def flags(self) -> dict[str, argparse.Action]:
+        """Each flag's name, without dashes, and its action."""
+        return {
+            option.lstrip("-"): action
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--") and "-" not in option[2:]
+        }
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse a command line that may begin with an argument file; later values win."""
+        arguments = list(argv)
+        if arguments and not arguments[0].startswith("-") and arguments[0].endswith(FILE_SUFFIXES):
+            arguments = [*self._from_file(arguments[0]), *arguments[1:]]
+        namespace, unknown = self.parse_known_args(self._modernize(arguments))
+        if unknown:
+            name = unknown[0].split("=")[0]
+            what = "is not a flag" if name.startswith("-") else "belongs to no flag"
+            raise InputError(f"{name} {what} of this script{suggest(name.lstrip('-'), self.flags)}")
+        return namespace
+
+    def _from_file(self, path: str) -> list[str]:
+        """The arguments of a YAML or JSON file as a command line, so that they are checked like one."""
+        arguments = []
+        for name, value in _read_mapping(path).items():
+            if name not in self.flags and name not in self.old_flags:
+                raise InputError(f"{path}: {name} is not a flag of this script{suggest(name, self.flags)}")
+            if value is None or value == []:
+                continue
+            if isinstance(value, dict):
+                value = json.dumps(value)
+            elif isinstance(value, list):
+                arguments += [f"--{name}", *map(str, value)]
+                continue
+            # One word, so that a value may begin with a dash.
+            arguments.append(f"--{name}={value}")
+        return arguments
+
+    def _modernize(self, arguments: list[str]) -> list[str]:
+        """Translate old flags, with one warning for each, and `--no_x` into `--x false`."""
+        flags, result, position = self.flags, [], 0
+        while position < len(arguments):
+            argument, position = arguments[position], position + 1
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            if not argument.startswith("--") or name in flags:
+                result.append(argument)
+            elif name.startswith("no_") and _is_switch(flags.get(name[3:])):
+                result += [f"--{name[3:]}", "false"]
+            elif name in self.old_flags:
+                follows = position < len(arguments) and not arguments[position].startswith("--")
+                given = value if equals else arguments[position] if follows else None
+                translation = _translate(name, self.old_flags[name], given)
+                if translation is None:  # the new flag takes the same values
+                    result.append(f"--{self.old_flags[name]}{equals}{value}")
+                else:
+                    result += translation
+                    position += follows and not equals
+            else:
+                result.append(argument)
+        return result
+
+
+def _translate(name: str, new: OldFlag, value: str | None) -> list[str] | None:
+    """New arguments for an old flag and its value, `None` where only the name is new."""
+    if isinstance(new, Gone):
+        raise InputError(f"--{name} is gone: {new.advice}")
+    if isinstance(new, str):
+        logger.warning("--%s is now --%s", name, new)
+        return None
+    description, translate = new
+    logger.warning("--%s is now %s", name, description)
+    return translate(value)
+
+
+def _is_switch(action: argparse.Action | None) -> bool:
+    return action is not None and action.type is string_to_bool
+
+
+def suggest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    """The nearest known name, as the tail of a sentence."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _read_mapping(path: str) -> dict[str, Any]:
+    """The names and values in an argument file, or those of the run whose record it is."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if path.endswith(".json"):
+            values = json.loads(text)
+        else:
+            import yaml
+
+            values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(f"the argument file {path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the argument file {path} cannot be read: {' '.join(str(error).split())}") from None
+    except Exception as error:
+        if type(error).__module__.split(".")[0] != "yaml":
+            raise
+        raise InputError(f"the argument file {path} is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(values, dict) and isinstance(values.get("arguments"), dict):
+        values = values["arguments"]
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"the argument file {path} does not hold names with values, such as learning_rate: 1e-4")
+    return values
