@@ -14,13 +14,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerBase
+
 from wordmask.commandline import Parser, argument
 from wordmask.errors import InputError, reports_input_errors
 from wordmask.hub import load_pretrained_tokenizer
 from wordmask.progress import track_lines
 from wordmask.references import Provenance, check_output, write_references
 from wordmask.segmenters import Segmenter, load_segmenter
-from wordmask.textfiles import expand_files
+from wordmask.textfiles import expand_files, read_lines
+from wordmask.vocabulary import train_tokenizer
 
 
 @dataclass
@@ -36,8 +39,13 @@ class ReferenceArguments:
     ltp: str | None = argument("The LTP model: a directory or a hub id such as LTP/small.", default=None)
     user_dict: str | None = argument("jieba: a dictionary of your own.", default=None)
     hmm: bool = argument("jieba: guess words that are not in the dictionary.", default=True)
-    mixed_words: bool = argument("Also join words that mix Chinese with letters or digits, such as T恤.", default=False)
-    overwrite: bool = argument("Replace an existing --save_path.", default=False)
+    mixed_words: bool = argument(
+        "Also join words that mix Chinese with letters or digits, such as T恤.", default=False
+    )
+    vocab_size: int | None = argument(
+        "Train a BERT tokenizer with so many entries on the text first, and save it as --bert.", default=None
+    )
+    overwrite: bool = argument("Replace an existing --save_path, and a --bert that --vocab_size makes.", default=False)
 
 
 @reports_input_errors
@@ -47,14 +55,21 @@ def main(argv: Sequence[str] | None = None) -> Provenance:
     arguments = ReferenceArguments(**vars(parser.parse(sys.argv[1:] if argv is None else argv)))
     files = expand_files([arguments.file_name], "--file_name")
     check_output(arguments.save_path, arguments.overwrite)
-    tokenizer = load_pretrained_tokenizer("--bert", arguments.bert)
+    tokenizer = _tokenizer(arguments, files)
     segmenter = _segmenter(arguments)
     with track_lines("Segmenting", files) as track:
-        provenance = write_references(
-            files, arguments.save_path, tokenizer, segmenter, arguments.mixed_words, track
-        )
+        provenance = write_references(files, arguments.save_path, tokenizer, segmenter, arguments.mixed_words, track)
     print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
     return provenance
+
+
+def _tokenizer(arguments: ReferenceArguments, files: Sequence[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer, trained on the text where --vocab_size asks for that."""
+    if arguments.vocab_size:
+        check_output(arguments.bert, arguments.overwrite, flag="--bert")
+        texts = (line for file in files for line in read_lines(file, "--file_name"))
+        train_tokenizer("bert", texts, arguments.vocab_size).save_pretrained(arguments.bert)
+    return load_pretrained_tokenizer("--bert", arguments.bert)
 
 
 def _segmenter(arguments: ReferenceArguments) -> Segmenter:

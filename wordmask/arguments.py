@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
 
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, TrainingArguments
 
 from wordmask.commandline import Gone, OldFlag, Parser, argument, is_true, suggest
 from wordmask.errors import InputError
 from wordmask.masking import Strategy
+
+T = TypeVar("T")
 
 MODEL_TYPES = tuple(sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING}))
 
@@ -26,7 +28,9 @@ class ModelArguments:
     config_overrides: str | None = argument(
         "From scratch: settings other than the type's own, as in hidden_size=256,num_hidden_layers=4.", default=None
     )
-    config_name: str | None = argument("A configuration other than the model's: a directory or a hub id.", default=None)
+    config_name: str | None = argument(
+        "A configuration other than the model's: a directory or a hub id.", default=None
+    )
     tokenizer_name: str | None = argument("A tokenizer other than the model's: a directory or a hub id.", default=None)
     vocab_size: int | None = argument(
         "From scratch: train a tokenizer with this many entries on the training text.", default=None
@@ -56,7 +60,8 @@ class ModelArguments:
             raise InputError("--model_name_or_path is missing; give a model, or --model_type to train from scratch")
         if self.model_type and self.model_type not in MODEL_TYPES:
             raise InputError(
-                f"--model_type: {self.model_type} has no masked language model{suggest(self.model_type, MODEL_TYPES)}; "
+                f"--model_type: {self.model_type} has no masked language model"
+                f"{suggest(self.model_type, MODEL_TYPES)}; "
                 f"known types are {', '.join(MODEL_TYPES)}"
             )
         if self.vocab_size is not None and self.vocab_size < 10:
@@ -169,6 +174,7 @@ def _parse_rates(text: str) -> tuple[float, float]:
 class RunArguments(TrainingArguments):
     """All of transformers' `TrainingArguments`, and the flag that it lost."""
 
+    output_dir: str = argument("Where the model, its checkpoints and the results go.", default="trainer_output")
     overwrite_output_dir: bool = argument(
         "Start over in an --output_dir that holds a run; without it, the run goes on from its last checkpoint.",
         default=False,
@@ -264,11 +270,12 @@ OLD_FLAGS: dict[str, OldFlag] = {
     "use_legacy_prediction_loop": Gone("there is one evaluation loop; drop the flag"),
     "include_inputs_for_metrics": Gone("use --include_for_metrics inputs instead"),
     "include_tokens_per_second": Gone("use --include_num_input_tokens_seen instead"),
-    "dispatch_batches": Gone('use --accelerator_config \'{"dispatch_batches": false}\' instead'),
-    "split_batches": Gone('use --accelerator_config \'{"split_batches": true}\' instead'),
+    "dispatch_batches": Gone("use --accelerator_config '{\"dispatch_batches\": false}' instead"),
+    "split_batches": Gone("use --accelerator_config '{\"split_batches\": true}' instead"),
     "xpu_backend": Gone("use --ddp_backend instead"),
     "push_to_hub_organization": Gone("use --hub_model_id ORGANIZATION/NAME instead"),
 }
+
 
 def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     """Parse the command line of a training script.
@@ -285,8 +292,10 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     parser.set_defaults(**defaults)
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     given = {name: value for name, value in vars(namespace).items() if value is not None}
-    model, data, masking, training = (
-        concern(**{name: value for name, value in vars(namespace).items() if name in concern.__dataclass_fields__})
-        for concern in concerns
-    )
-    return Arguments(model, data, masking, training, given)
+
+    def build(concern: type[T]) -> T:
+        names = {flag.name for flag in fields(concern) if flag.init}  # type: ignore[arg-type]
+        return concern(**{name: value for name, value in vars(namespace).items() if name in names})
+
+    model, data, masking = build(ModelArguments), build(DataArguments), build(MaskingArguments)
+    return Arguments(model, data, masking, build(RunArguments), given)

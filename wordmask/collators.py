@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.errors import InputError
 from wordmask.masking import Replacement, Strategy, choose, hash64, replace, word_starts
+from wordmask.vocabulary import Vocabulary
 
 
 class Example(NamedTuple):
@@ -28,45 +27,6 @@ class Example(NamedTuple):
     identity: int
     epoch: int
     rate: float
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What masking needs to know of a tokenizer.
-
-    Attributes:
-        pad_token_id, mask_token_id: ids.
-        maskable: (ids,) whether a token may be masked: all but special ones. The unknown token stands for text, so
-            it belongs to a word and is masked with it.
-        random_ids: the tokens that may stand in for another: neither special nor unknown.
-    """
-
-    pad_token_id: int
-    mask_token_id: int
-    maskable: NDArray[np.bool_]
-    random_ids: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, tokenizer) -> Vocabulary:
-        """The vocabulary of a tokenizer of transformers.
-
-        Raises:
-            InputError: where it has no mask token.
-        """
-        if tokenizer.mask_token_id is None:
-            raise InputError(
-                f"--tokenizer_name: {tokenizer.name_or_path or type(tokenizer).__name__} has no mask token, and masked "
-                "language modelling needs one; choose the tokenizer of a masked language model"
-            )
-        ids = np.fromiter(tokenizer.get_vocab().values(), np.int64)
-        added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
-        special = np.zeros(max(ids.max(), *tokenizer.all_special_ids) + 1, bool)
-        special[[*tokenizer.all_special_ids, *added]] = True
-        random_ids = np.sort(ids[~special[ids]])
-        if tokenizer.unk_token_id is not None:
-            special[tokenizer.unk_token_id] = False
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        return cls(pad, tokenizer.mask_token_id, ~special, random_ids)
 
 
 class MaskingCollator:
@@ -124,7 +84,7 @@ class MaskingCollator:
         rates = np.array([example.rate for example in examples])
         chosen = choose(maskable, continues, rates, keys, self.strategy)
         masked, labels = replace(input_ids, chosen, keys, self.replacement)
-        batch = {"input_ids": masked, "attention_mask": filled.astype(np.int64), "labels": labels}
+        batch: dict[str, NDArray] = {"input_ids": masked, "attention_mask": filled.astype(np.int64), "labels": labels}
         if self.words:
             batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(filled.shape)
         return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -21,7 +21,9 @@ def loading(flag: str, name: str, what: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
         found = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        where = "is a directory without" if os.path.isdir(name) else "is neither a directory nor in reach on the hub as"
+        where = (
+            "is a directory without" if os.path.isdir(name) else "is neither a directory nor in reach on the hub as"
+        )
         raise InputError(f"{flag}: {name} {where} {what} ({found[:200]}); check the name, or the network") from None
 
 

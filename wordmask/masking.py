@@ -15,7 +15,7 @@ tokens on 20-token lines) and "until the budget is passed" overshoots (18 % for 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ _LENGTH_BITS, _RANDOM_BITS = 4, 36  # of a sort key, below the row: length, then
 _ORDER, _PHASE, _RUN, _REPLACE, _RANDOM_TOKEN = range(1, 6)
 
 
-class Strategy(str, Enum):
+class Strategy(StrEnum):
     """What is masked as one: a token, a word, or a run of words."""
 
     TOKEN = "token"
@@ -37,7 +37,7 @@ class Strategy(str, Enum):
     SPAN = "span"
 
 
-def _span_lengths(p: float = 0.2, longest: int = 10) -> NDArray[np.float64]:
+def _span_lengths(p: float = 0.2, longest: int = 10) -> NDArray[np.floating]:
     """Probabilities of runs of 1 to `longest` words, geometric, as in SpanBERT (arXiv 1907.10529)."""
     weights = p * (1 - p) ** np.arange(longest)
     return weights / weights.sum()
@@ -120,7 +120,7 @@ def _runs(
     shape: tuple[int, int],
     rates: NDArray[np.float64],
     keys: NDArray[np.uint64],
-    probabilities: NDArray[np.float64],
+    probabilities: NDArray[np.floating],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tile each row's words with runs of random lengths; a run is cut, at a word, where it would pass the budget.
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
-    TOKENIZER_MAPPING,
     AutoConfig,
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -21,6 +20,7 @@ from transformers import (
 from wordmask.arguments import ModelArguments
 from wordmask.errors import InputError
 from wordmask.hub import load_pretrained_tokenizer, loading
+from wordmask.vocabulary import train_tokenizer
 
 LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -54,31 +54,18 @@ def load_tokenizer(
     if arguments.vocab_size and not arguments.tokenizer_name and not arguments.model_name_or_path:
         saved = all(os.path.exists(os.path.join(directory, file)) for file in TOKENIZER_FILES)
         if start_over or not saved:
-            _train_tokenizer(arguments, texts).save_pretrained(directory)
+            if texts is None:
+                raise InputError(
+                    "--vocab_size trains a tokenizer on the training text; give --train_file or --tokenizer_name"
+                )
+            kind = arguments.model_type or AutoConfig.from_pretrained(str(arguments.config_name)).model_type
+            train_tokenizer(kind, texts, arguments.vocab_size).save_pretrained(directory)
         return AutoTokenizer.from_pretrained(directory)
     if not name:
         raise InputError(
             "--tokenizer_name is missing; give a tokenizer, or --vocab_size to train one on the training text"
         )
-    return load_pretrained_tokenizer(
-        flag, name, use_fast=arguments.use_fast_tokenizer, **_hub_options(arguments)
-    )
-
-
-def _train_tokenizer(arguments: ModelArguments, texts: Iterable[str] | None) -> PreTrainedTokenizerBase:
-    """Train the kind of tokenizer that goes with a model type."""
-    if texts is None:
-        raise InputError("--vocab_size trains a tokenizer on the training text; give --train_file or --tokenizer_name")
-    kind = arguments.model_type or AutoConfig.from_pretrained(arguments.config_name).model_type
-    try:
-        untrained = TOKENIZER_MAPPING[CONFIG_MAPPING[kind]]()
-        trained = untrained.train_new_from_iterator(texts, arguments.vocab_size)
-    except (KeyError, ValueError, TypeError, NotImplementedError):
-        raise InputError(
-            f"--vocab_size: the type {kind} brings no tokenizer that can be trained here; give --tokenizer_name"
-        ) from None
-    trained.name_or_path = ""
-    return trained
+    return load_pretrained_tokenizer(flag, name, use_fast=arguments.use_fast_tokenizer, **_hub_options(arguments))
 
 
 def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -93,7 +80,7 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
         with loading("--config_name" if arguments.config_name else "--model_name_or_path", source, "a configuration"):
             config = AutoConfig.from_pretrained(source, **options)
     else:
-        config = CONFIG_MAPPING[arguments.model_type]()
+        config = CONFIG_MAPPING[str(arguments.model_type)]()
     if arguments.attn_implementation:
         options["attn_implementation"] = arguments.attn_implementation
 

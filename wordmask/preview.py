@@ -1,18 +1,74 @@
-"""A look at masked examples in the terminal."""
+"""A look at masked examples in the terminal: which words there are, and what became of each token."""
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import islice
 
 from rich.console import Console
 from rich.text import Text
 
-from wordmask.arguments import Arguments
-from wordmask.collators import MaskingCollator
+from wordmask.collators import Example, MaskingCollator
 from wordmask.errors import InputError
 from wordmask.masking import IGNORED
+from wordmask.rows import Rows, StreamedRows
 from wordmask.sampling import Draw
 
+# Brackets and colours say the same, so that a pipe and a colour-blind eye lose nothing.
+MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}>", "bold green")
 
-def preview(rows: Any, collator: MaskingCollator, tokenizer, arguments: Arguments) -> None:
-    raise InputError("not yet")
+
+def preview(
+    rows: Rows | StreamedRows, count: int, collator: MaskingCollator, tokenizer, rate: float, console: Console
+) -> None:
+    """Print the first rows as training masks them in its first epoch.
+
+    Args:
+        rows: what is trained on.
+        count: how many to print.
+        collator: makes batches with `words`.
+        tokenizer: tells what a token stands for.
+        rate: the masking rate.
+        console: where to print; it decides on colour by the terminal and `NO_COLOR`.
+
+    Raises:
+        InputError: where there is nothing to look at.
+    """
+    examples = (
+        list(islice(rows, count))
+        if isinstance(rows, StreamedRows)
+        else [rows[Draw(index, 0, rate)] for index in range(min(count, len(rows)))]
+    )
+    if not examples:
+        raise InputError("--preview_masking: there is no example to look at; give --train_file with text in it")
+    legend = Text("words apart, their tokens joined by ·   ")
+    for (form, style), label in ((MASKED, "masked"), (RANDOM, "random"), (KEPT, "kept")):
+        legend.append(form.format(label, "other") + "   ", style)
+    console.print(legend, soft_wrap=True)
+    for number, example in enumerate(examples, 1):
+        console.print(_render(number, example, collator, tokenizer), soft_wrap=True)
+
+
+def _render(number: int, example: Example, collator: MaskingCollator, tokenizer) -> Text:
+    """One example on one line, with the share masked."""
+    batch = {name: tensor[0].tolist() for name, tensor in collator([example]).items()}
+    original = [int(token) >> 1 for token in example.tokens]
+    continued = [int(token) & 1 for token in example.tokens]
+    maskable = [bool(collator.vocabulary.maskable[token]) for token in original]
+    labels = sum(label != IGNORED for label in batch["labels"])
+    line = Text(f"{number}. {labels} of {sum(maskable)} tokens ({labels / max(sum(maskable), 1):.1%}): ", "default")
+    for position, token in enumerate(original):
+        if position:
+            joined = continued[position] and maskable[position] and maskable[position - 1]
+            line.append("·" if joined else " ", "dim")
+        form, style = ("{}", "default" if maskable[position] else "dim")
+        seen = batch["input_ids"][position]
+        if batch["labels"][position] != IGNORED:
+            form, style = MASKED if seen == collator.vocabulary.mask_token_id else KEPT if seen == token else RANDOM
+        line.append(form.format(_piece(tokenizer, token), _piece(tokenizer, seen)), style)
+    return line
+
+
+def _piece(tokenizer, token: int) -> str:
+    """The text of a token, or its name where it is no whole character by itself."""
+    text = tokenizer.decode([token]).removeprefix("##").strip()
+    return text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token)

@@ -1,8 +1,8 @@
 """Chinese reference files: which tokens of a line continue the word of the token before them.
 
-A reference file has one line for each line of its text: a JSON list of the positions, special tokens counted, of the
-tokens that would carry `##` if Chinese words were split like English ones. With words 我 / 喜欢 / 你, the line 我喜欢你
-has the reference `[3]`. A blank line of text has a blank line of reference.
+A reference file has one line for each line of its text: a JSON list of the positions, special tokens counted, of
+the tokens that would carry `##` if Chinese words were split like English ones. With the words 我 / 喜欢 / 你, the
+line 我喜欢你 has the reference `[3]`. A blank line of text has a blank line of reference.
 
 Beside it lies `<name>.meta.json`, which says what the file was made from; a file without one is read all the same.
 """
@@ -116,12 +116,10 @@ def line_positions(
     return [part.tolist() for part in np.split(positions, np.searchsorted(line_of_token, np.arange(1, len(lines))))]
 
 
-def check_output(path: str, overwrite: bool) -> None:
-    """Raise an `InputError` where a file that may not be replaced exists."""
-    if Path(path).is_dir():
-        raise InputError(f"--save_path: {path} is a directory; give the name of a file in it")
+def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:
+    """Raise an `InputError` where an output that may not be replaced exists."""
     if Path(path).exists() and not overwrite:
-        raise InputError(f"--save_path: {path} exists; give another name, or --overwrite to replace it")
+        raise InputError(f"{flag}: {path} exists; give another name, or --overwrite to replace it")
 
 
 def write_references(
@@ -149,9 +147,7 @@ def write_references(
         for batch in batches(lines):
             first_line = digest.lines - len(batch) + 1
             positions = iter(
-                line_positions(
-                    tokenizer, segmenter, [line for line in batch if not is_blank(line)], mixed, first_line
-                )
+                line_positions(tokenizer, segmenter, [line for line in batch if not is_blank(line)], mixed, first_line)
             )
             for line in batch:
                 some_text |= not is_blank(line)
@@ -214,10 +210,10 @@ def pair_with_text(
         InputError: where there are too few or too many references, or where the provenance beside the reference file
             says that it was made from another text.
     """
-    digest, pairs = TextDigest(), 0
+    digest = TextDigest()
     lines = (line for line in digest.follow(read_lines(text_path, text_flag)) if not is_blank(line))
     positions = read_positions(reference_path, flag)
-    for line, reference in zip_longest(lines, positions):
+    for pairs, (line, reference) in enumerate(zip_longest(lines, positions)):
         if line is None or reference is None:
             more_lines, more_references = sum(1 for _ in lines), sum(1 for _ in positions)
             raise InputError(
@@ -225,7 +221,6 @@ def pair_with_text(
                 f"{text_path} has {pairs + (line is not None) + more_lines} lines of text; "
                 "make the references again with run_chinese_ref.py from this text"
             )
-        pairs += 1
         yield digest.lines, line, reference
     provenance = read_provenance(reference_path, flag)
     if provenance and provenance.text_sha256 != digest.hexdigest():

@@ -20,7 +20,7 @@ EVALUATION = 2**32 - 1  # the epoch of evaluation: its masks are the same every 
 class Draw(NamedTuple):
     """A row to fetch, and what its mask depends on besides: the epoch, and the share to mask (0 masks nothing)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own index() is not wanted here
     epoch: int
     rate: float
 
@@ -40,7 +40,7 @@ class RateSchedule:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step's rows are laid out: batch size per process, batches accumulated, processes, and which one this is."""
+    """How a step's rows are laid out: batch size per process, batches accumulated, processes, and which this is."""
 
     batch_size: int
     accumulation: int = 1

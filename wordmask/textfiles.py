@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from wordmask.errors import InputError
 
@@ -24,7 +24,7 @@ def open_binary(path: str | Path) -> IO[bytes]:
     """Open a file for reading bytes, decompressed where its name ends in .gz, .xz or .zst."""
     suffix = Path(path).suffix
     if suffix == ".gz":
-        return gzip.open(path, "rb")
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if suffix == ".xz":
         return lzma.open(path, "rb")
     if suffix == ".zst":

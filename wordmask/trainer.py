@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.arguments import RunArguments
 from wordmask.collators import MaskingCollator
-from wordmask.data import Rows, StreamedRows
 from wordmask.masking import IGNORED
 from wordmask.metrics import MaskedLM
+from wordmask.rows import Rows, StreamedRows
 from wordmask.sampling import EVALUATION, EpochBatches, Layout, RateSchedule, shuffled
 
 
@@ -59,7 +59,8 @@ class MlmTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = True  # makes the Trainer count labels over the effective batch
         self.loss_is_scaled_for_ga = True
-        self.eval_collator, self.rates, self.fill = eval_collator, rates, fill
+        self.train_rows, self.eval_rows = train_rows, eval_rows
+        self.collator, self.eval_collator, self.rates, self.fill = collator, eval_collator, rates, fill
         self.metric = MaskedLM()
         parameters = inspect.signature(model.forward).parameters
         self._unwanted = {"attention_mask"} - set(parameters)
@@ -91,10 +92,11 @@ class MlmTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches in an order, and with masks, that depend on the seed and the epoch alone."""
-        rows = self.train_dataset
-        if isinstance(rows, IterableDataset):
-            return self._loader(rows, self.data_collator, batch_size=self._train_batch_size, drop_last=self.fill)
-        args, seed = self.args, self.seed
+        rows, args, seed = self.train_rows, self.args, self.seed
+        if rows is None:
+            raise ValueError("there is nothing to train on")
+        if isinstance(rows, StreamedRows):
+            return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.fill)
         layout = self._layout(self._train_batch_size, args.gradient_accumulation_steps)
         planned = args.max_steps * layout.step if args.max_steps > 0 else int(args.num_train_epochs * len(rows))
         batches = EpochBatches(
@@ -107,11 +109,13 @@ class MlmTrainer(Trainer):
             fill=self.fill,
             drop_last=args.dataloader_drop_last,
         )
-        return self._loader(rows, self.data_collator, batch_sampler=batches)
+        return self._loader(rows, self.collator, batch_sampler=batches)
 
-    def get_eval_dataloader(self, eval_dataset: Rows | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """All rows once, masked the same at every evaluation, at the last rate."""
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_rows if eval_dataset is None else eval_dataset
+        if rows is None:
+            raise ValueError("there is nothing to evaluate on")
         batches = EpochBatches(
             len(rows),
             lambda epoch: np.arange(len(rows)),
@@ -136,7 +140,7 @@ class MlmTrainer(Trainer):
         model,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """This part's share of the mean loss over the masked tokens of the effective batch.
 
@@ -146,7 +150,7 @@ class MlmTrainer(Trainer):
         count = inputs["labels"].ne(IGNORED).sum()
         loss, outputs = self._mean_loss(model, inputs, count)
         if num_items_in_batch is not None:
-            loss = loss * count * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
+            loss = loss * count * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
 
     def _mean_loss(self, model, inputs: dict[str, torch.Tensor], count: torch.Tensor) -> tuple[torch.Tensor, Any]:
@@ -165,18 +169,29 @@ class MlmTrainer(Trainer):
 
     # Evaluation
 
-    def evaluation_loop(self, dataloader, description, *args: Any, metric_key_prefix="eval", **kwargs: Any):
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         """The Trainer's loop, with our metric instead of its storage: sums over the exact rows, on all processes."""
         self.metric.compute()
-        output = super().evaluation_loop(
-            dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
-        )
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         sums = torch.from_numpy(self.metric.pack()).to(self.args.device)
         self.metric.unpack(self.accelerator.reduce(sums, "sum").cpu().numpy())
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.metric.compute().items()}
-        return EvalLoopOutput(output.predictions, output.label_ids, {**output.metrics, **metrics}, output.num_samples)
+        return output._replace(metrics={**(output.metrics or {}), **metrics})
 
-    def prediction_step(self, model, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any):
+    def prediction_step(
+        self,
+        model,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, None, None]:
         """Give a batch to the metric; nothing is kept of it."""
         inputs = self._prepare_inputs(inputs)
         words = inputs.pop("words")

@@ -16,14 +16,16 @@ from rich.table import Table
 from transformers import set_seed
 
 from wordmask.arguments import Arguments, RunArguments, parse_arguments
-from wordmask.collators import MaskingCollator, Vocabulary
-from wordmask.data import Rows, StreamedRows, Texts, load_texts, prepare
+from wordmask.collators import MaskingCollator
 from wordmask.errors import InputError
 from wordmask.masking import Strategy
 from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.output import claim, find_checkpoint, write_record
 from wordmask.preview import preview
+from wordmask.rows import Rows, StreamedRows, prepare
+from wordmask.texts import Texts, load_texts
 from wordmask.trainer import MlmTrainer
+from wordmask.vocabulary import Vocabulary
 from wordmask.words import special_affixes
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,10 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
 
     if arguments.masking.preview_masking:
         collator = _collator(arguments, vocabulary, length, words=True)
-        preview(rows.get("train") or rows["validation"], collator, tokenizer, arguments)
+        shown = arguments.masking.preview_masking
+        preview(
+            rows.get("train") or rows["validation"], shown, collator, tokenizer, arguments.masking.rates[0], Console()
+        )
         return {}
     trainer = MlmTrainer(
         model,
@@ -82,7 +87,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     if trainer.is_world_process_zero():
         write_record(script, arguments.given, training.output_dir)
 
-    metrics = {}
+    metrics: dict[str, float] = {}
     if training.do_train:
         metrics |= _train(trainer, checkpoint)
     if training.do_eval:
@@ -95,22 +100,25 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
 
 def _set_up_logging(training: RunArguments) -> None:
     logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S", handlers=[logging.StreamHandler()]
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[logging.StreamHandler()],
     )
     level = training.get_process_log_level()
     logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
     datasets.utils.logging.set_verbosity(logging.ERROR)
-    if not training.should_log or not sys.stderr.isatty():
+    if not (training.should_log and sys.stderr.isatty()):
         datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
 
 
 def _refuse_data_parallel(training: RunArguments, script: str) -> None:
     """`DataParallel`, which the Trainer would use, is slow and gives another loss."""
     if training.n_gpu > 1:
         raise InputError(
-            f"{training.n_gpu} GPUs under plain python; start with torchrun --nproc_per_node {training.n_gpu} {script}, "
-            "or choose one GPU with CUDA_VISIBLE_DEVICES=0"
+            f"{training.n_gpu} GPUs under plain python; start with "
+            f"torchrun --nproc_per_node {training.n_gpu} {script}, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
         )
 
 
@@ -118,12 +126,14 @@ def _load_texts(arguments: Arguments) -> dict[str, Texts]:
     """The texts that this run needs; without --do_train and --do_eval, it does both as far as there is data."""
     training, data = arguments.training, arguments.data
     with training.main_process_first(desc="reading the text"):
-        texts = load_texts(data, arguments.model.cache_dir, arguments.model.token, training.neither or training.do_eval)
+        texts = load_texts(
+            data, arguments.model.cache_dir, arguments.model.token, training.neither or training.do_eval
+        )
     if training.neither:
         training.do_train = "train" in texts
         training.do_eval = "validation" in texts
     if training.do_train and "train" not in texts:
-        raise InputError("--do_train needs training text; give --train_file or a --dataset_name with a split train")
+        raise InputError("--do_train needs training text; give --train_file, or a --dataset_name with a split train")
     if training.do_eval and "validation" not in texts:
         raise InputError(
             "--do_eval needs validation text; give --validation_file, or --validation_split_percentage above 0 "
@@ -179,8 +189,8 @@ def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
     if checkpoint:
         logger.warning("going on from %s", checkpoint)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if not isinstance(trainer.train_dataset, StreamedRows):
-        metrics["train_samples"] = len(trainer.train_dataset)
+    if isinstance(trainer.train_rows, Rows):
+        metrics["train_samples"] = len(trainer.train_rows)
     trainer.save_model()
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
@@ -190,7 +200,7 @@ def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
 
 def _evaluate(trainer: MlmTrainer) -> dict[str, float]:
     metrics = trainer.evaluate()
-    metrics["eval_samples"] = len(trainer.eval_dataset)
+    metrics["eval_samples"] = len(trainer.eval_rows or ())
     if "eval_perplexity" in metrics:
         metrics["perplexity"] = metrics.pop("eval_perplexity")  # the name that readers of eval_results.json know
     trainer.log_metrics("eval", metrics)
@@ -220,7 +230,7 @@ def _write_card(trainer: MlmTrainer, arguments: Arguments) -> None:
 
 def _report(metrics: dict[str, float], trainer: MlmTrainer, training: RunArguments) -> None:
     """Say what was done, and where to look."""
-    table = Table(title=f"wordmask: {trainer.model.config.model_type}, {trainer.data_collator.strategy.value} masking")
+    table = Table(title=f"wordmask, {trainer.collator.strategy.value} masking")
     table.add_column("")
     table.add_column("", justify="right")
     names = {

@@ -18,7 +18,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from itertools import chain
 
 import numpy as np
@@ -46,7 +46,7 @@ def is_chinese(character: str) -> bool:
     return any(first <= ord(character) <= last for first, last in _CHINESE_BLOCKS)
 
 
-@lru_cache(maxsize=None)
+@cache
 def character_class(code_point: int) -> int:
     """`SPACE`, `EXTEND` (belongs to the character before), `LETTER` (digits too), `SYMBOL` or `CHINESE`."""
     character = chr(code_point)
@@ -156,8 +156,8 @@ def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
     """
     if not tokenizer.is_fast:
         raise InputError(
-            f"--tokenizer_name: {type(tokenizer).__name__} is a slow tokenizer and cannot tell where its tokens lie in "
-            "the text; give one with a tokenizer.json, or use --masking_strategy token"
+            f"--tokenizer_name: {type(tokenizer).__name__} is a slow tokenizer and cannot tell where its tokens lie "
+            "in the text; give one with a tokenizer.json, or use --masking_strategy token"
         )
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()

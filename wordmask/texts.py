@@ -1,0 +1,241 @@
+"""The text of a run: from files of any format, from the hub, or from a dataset on disk."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from wordmask.arguments import DataArguments
+from wordmask.errors import InputError
+from wordmask.references import Provenance, pair_with_text, read_provenance
+from wordmask.textfiles import COMPRESSED, expand_files, is_blank, read_lines
+
+FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
+
+
+@dataclass
+class Texts:
+    """The text of one split before it is tokenized.
+
+    Attributes:
+        rows: a `datasets.Dataset` or, when streaming, `IterableDataset`, with the columns `text`, where there are
+            references `chinese_ref`, and where they come from a file `line`.
+        flag: the flag that names the text, for error messages.
+        reference_flag: the flag that names the references.
+        references: the reference files.
+    """
+
+    rows: Any
+    flag: str
+    reference_flag: str = ""
+    references: Sequence[str] = ()
+
+    @cached_property
+    def provenance(self) -> list[Provenance]:
+        """What the reference files say that they were made from, where they say it."""
+        found = (read_provenance(path, self.reference_flag) for path in self.references)
+        return [provenance for provenance in found if provenance]
+
+
+def load_texts(arguments: DataArguments, cache_dir: str | None, token: str | None, evaluate: bool) -> dict[str, Texts]:
+    """The text of the splits `train` and `validation`, as far as there are any.
+
+    Args:
+        arguments: where the text is.
+        cache_dir: where what is read is kept.
+        token: the hub's access token.
+        evaluate: whether validation data is wanted, so that a part of the training text stands in for it.
+
+    Raises:
+        InputError: naming the flag, where text is missing or cannot be read.
+    """
+    if arguments.dataset_name:
+        texts = _from_dataset(arguments, cache_dir, token)
+    else:
+        texts = {
+            split: _from_files(arguments, split, cache_dir)
+            for split in ("train", "validation")
+            if getattr(arguments, f"{split}_file")
+        }
+    percentage = arguments.validation_split_percentage
+    if evaluate and "train" in texts and "validation" not in texts and percentage and not arguments.streaming:
+        texts |= _split(texts["train"], percentage)
+    return texts
+
+
+def _split(texts: Texts, percentage: int) -> dict[str, Texts]:
+    """Set the first part of a text apart for evaluation."""
+    count = len(texts.rows)
+    part = max(1, round(count * percentage / 100))
+    if part >= count:
+        raise InputError(
+            f"{texts.flag}: {count} text is too few to set {percentage} % apart for evaluation; give "
+            "--validation_file, or --validation_split_percentage 0"
+        )
+
+    def cut(start: int, stop: int) -> Texts:
+        return Texts(texts.rows.select(range(start, stop)), texts.flag, texts.reference_flag, texts.references)
+
+    return {"train": cut(part, count), "validation": cut(0, part)}
+
+
+def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts]:
+    """The splits of a dataset of the hub, or of one saved on disk."""
+    name = str(arguments.dataset_name)
+    try:
+        if os.path.isdir(name) and any(Path(name, mark).exists() for mark in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(name)
+        else:
+            loaded = datasets.load_dataset(
+                name, arguments.dataset_config_name, cache_dir=cache_dir, token=token, streaming=arguments.streaming
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--dataset_name: {name} cannot be loaded ({_one_line(error)}); give a dataset of the hub, with the "
+            "network or the cache to reach it, or a directory that save_to_disk wrote"
+        ) from None
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    texts = {
+        split: Texts(
+            _text_columns(splits[split], arguments.text_column_name, "--dataset_name", name), "--dataset_name"
+        )
+        for split in ("train", "validation")
+        if split in splits
+    }
+    if not texts:
+        raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
+    return texts
+
+
+def _from_files(arguments: DataArguments, split: str, cache_dir: str | None) -> Texts:
+    """The text of local files, with their references where there are any."""
+    flag, reference_flag = f"--{split}_file", f"--{split}_ref_file"
+    files = expand_files(getattr(arguments, f"{split}_file"), flag)
+    references = expand_files(getattr(arguments, f"{split}_ref_file") or [], reference_flag)
+    kinds = {_format(file, flag) for file in files}
+    if len(kinds) > 1:
+        raise InputError(f"{flag}: files of one kind are needed, found {', '.join(sorted(kinds))}")
+    if references and kinds != {"txt"}:
+        raise InputError(
+            f"{reference_flag}: goes with .txt files; a {kinds.pop()} file has its references in a column chinese_ref"
+        )
+    if references and len(references) != len(files):
+        raise InputError(
+            f"{reference_flag}: {len(references)} reference files for {len(files)} text files; give one for each"
+        )
+    if kinds == {"txt"}:
+        rows = _read_text(files, references, flag, reference_flag, arguments, cache_dir)
+    else:
+        rows = _read_table(kinds.pop(), files, flag, arguments, cache_dir)
+    return Texts(rows, flag, reference_flag, references)
+
+
+def _format(file: str, flag: str) -> str:
+    """The kind of a file by its name."""
+    name = Path(file)
+    suffix = Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+    if suffix[1:] not in FORMATS:
+        raise InputError(
+            f"{flag}: {file} is of no known kind; its name must end in {', '.join('.' + known for known in FORMATS)}, "
+            f"plain or with {', '.join(COMPRESSED)} behind"
+        )
+    return FORMATS[suffix[1:]]
+
+
+def _read_text(
+    files: Sequence[str],
+    references: Sequence[str],
+    flag: str,
+    reference_flag: str,
+    arguments: DataArguments,
+    cache_dir: str | None,
+) -> Any:
+    """Text files, a text to a line."""
+    features = datasets.Features({"text": datasets.Value("string")})
+    if references:
+        features["chinese_ref"] = datasets.List(datasets.Value("int32"))
+        features["line"] = datasets.Value("int64")
+    # Tuples, since lists would be taken for shards; the stamps tell the cache when a file has changed.
+    keywords: dict[str, Any] = {
+        "files": tuple(files),
+        "references": tuple(references),
+        "flags": (flag, reference_flag),
+    }
+    if arguments.streaming:
+        return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=keywords)
+    sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
+    stamps = tuple(
+        (path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in [*files, *references, *sidecars]
+    )
+    if arguments.overwrite_cache:
+        stamps += (("", 0, time.time_ns()),)
+    keywords["stamps"] = stamps
+    rows = datasets.Dataset.from_generator(_text_rows, features=features, gen_kwargs=keywords, cache_dir=cache_dir)
+    if not len(rows):
+        raise InputError(f"{flag}: {', '.join(files)} has no text in it; give a file with one text to a line")
+    return rows
+
+
+def _text_rows(
+    files: Sequence[str], references: Sequence[str], flags: tuple[str, str], stamps: Any = None
+) -> Iterator[dict[str, Any]]:
+    """The lines of text files, blank ones passed over, with their references where there are any."""
+    flag, reference_flag = flags
+    for position, file in enumerate(files):
+        if references:
+            for line, text, reference in pair_with_text(file, references[position], flag, reference_flag):
+                yield {"text": text, "chinese_ref": reference, "line": line}
+        else:
+            yield from ({"text": text} for text in read_lines(file, flag) if not is_blank(text))
+
+
+def _read_table(kind: str, files: Sequence[str], flag: str, arguments: DataArguments, cache_dir: str | None) -> Any:
+    """CSV, JSON or Parquet files."""
+    options: dict[str, Any] = {}
+    if kind == "csv":
+        tabs = Path(files[0]).name.removesuffix(Path(files[0]).suffix * (Path(files[0]).suffix in COMPRESSED))
+        options = {"sep": "\t" if tabs.endswith(".tsv") else ",", "keep_default_na": False}
+    try:
+        rows = datasets.load_dataset(
+            kind,
+            data_files={"train": [glob.escape(os.path.abspath(file)) for file in files]},
+            split="train",
+            cache_dir=cache_dir,
+            streaming=arguments.streaming,
+            download_mode="force_redownload" if arguments.overwrite_cache else None,
+            **options,
+        )
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        raise InputError(
+            f"{flag}: {', '.join(files)} cannot be read as {kind} ({_one_line(error.__cause__ or error)})"
+        ) from None
+    return _text_columns(rows, arguments.text_column_name, flag, ", ".join(files))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _text_columns(rows: Any, name: str | None, flag: str, source: str) -> Any:
+    """A dataset with the column `text` and, where there is one, `chinese_ref`."""
+    columns = rows.column_names or list(next(iter(rows), {}))
+    if not columns:
+        raise InputError(f"{flag}: {source} has no text in it")
+    if name is None:
+        name = "text" if "text" in columns else columns[0]
+    elif name not in columns:
+        raise InputError(f"--text_column_name: {source} has no column {name}, but {', '.join(columns)}")
+    kind = rows.features[name].dtype if rows.features else "string"
+    if kind not in ("string", "large_string"):
+        raise InputError(f"--text_column_name: column {name} of {source} holds {kind}, not text; name another column")
+    kept = [name, *(column for column in ("chinese_ref",) if column in columns)]
+    rows = rows.select_columns(kept)
+    return rows if name == "text" else rows.rename_column(name, "text")

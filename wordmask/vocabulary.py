@@ -1,0 +1,69 @@
+"""A tokenizer's vocabulary: what masking needs to know of it, and how one is trained on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, PreTrainedTokenizerBase
+
+from wordmask.errors import InputError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What masking needs to know of a tokenizer.
+
+    Attributes:
+        pad_token_id, mask_token_id: ids.
+        maskable: (ids,) whether a token may be masked: all but special ones. The unknown token stands for
+            text, so it belongs to a word and is masked with it.
+        random_ids: the tokens that may stand in for another: neither special nor unknown.
+    """
+
+    pad_token_id: int
+    mask_token_id: int
+    maskable: NDArray[np.bool_]
+    random_ids: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tokenizer) -> Vocabulary:
+        """The vocabulary of a tokenizer of transformers.
+
+        Raises:
+            InputError: where it has no mask token.
+        """
+        if tokenizer.mask_token_id is None:
+            name = tokenizer.name_or_path or type(tokenizer).__name__
+            raise InputError(
+                f"--tokenizer_name: {name} has no mask token; choose the tokenizer of a masked language model"
+            )
+        ids = np.fromiter(tokenizer.get_vocab().values(), np.int64)
+        added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+        special = np.zeros(max(ids.max(), *tokenizer.all_special_ids) + 1, bool)
+        special[[*tokenizer.all_special_ids, *added]] = True
+        random_ids = np.sort(ids[~special[ids]])
+        if tokenizer.unk_token_id is not None:
+            special[tokenizer.unk_token_id] = False
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        return cls(pad, tokenizer.mask_token_id, ~special, random_ids)
+
+
+def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """Train the kind of tokenizer that goes with a model type; BERT's makes each Chinese character a token.
+
+    Raises:
+        InputError: where the type brings no tokenizer that can be trained.
+    """
+    try:
+        untrained: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
+        trained = untrained().train_new_from_iterator(texts, vocab_size)
+    except (KeyError, ValueError, TypeError, NotImplementedError):
+        raise InputError(
+            f"--vocab_size: the type {model_type} brings no tokenizer that can be trained here; give --tokenizer_name"
+        ) from None
+    trained.name_or_path = ""
+    return trained
