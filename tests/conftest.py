@@ -52,6 +52,17 @@ def save_model(directory: Path, tokenizer, model_type: str = "bert", dtype: torc
     return str(directory)
 
 
+def refusal(capsys, main, *argv: str) -> str:
+    """The sentence with which a script refuses a command line: one line on stderr, and an exit status of 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_status:
+        main(argv)
+    printed = capsys.readouterr().err
+    assert exit_status.value.code == 2
+    assert printed.startswith("error: ") and printed.endswith("\n") and printed.count("\n") == 1, printed
+    return printed.removeprefix("error: ").rstrip("\n")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def caches(tmp_path_factory):
     """Keep what datasets caches away from the user's own."""

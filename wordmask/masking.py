@@ -72,7 +72,7 @@ def hash64(*parts: int | NDArray) -> NDArray[np.uint64]:
 
 def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Numbers in [0, 1) from 64-bit hashes."""
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _ranges(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -108,7 +108,8 @@ def _set_up_logging(training: RunArguments) -> None:
     logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
     datasets.utils.logging.set_verbosity(logging.ERROR)
-    if not (training.should_log and sys.stderr.isatty()):
+    if not (training.should_log and sys.stderr.isatty()):  # bars that nobody watches fill log files
+        training.disable_tqdm = True
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
 

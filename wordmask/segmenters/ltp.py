@@ -171,7 +171,7 @@ _ALLOWED_TARGETS = frozenset(
 )
 
 _WEIGHTS = "pytorch_model.bin"
-_NEURAL_FILES = ("config.json", _WEIGHTS, "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt")
 _MAX_TOKENS = 512  # where LTP itself truncates, special tokens included
 
 
@@ -200,7 +200,7 @@ class _Neural:
         self.identity = {
             "kind": "neural",
             **{package: version(package) for package in ("ltp", "ltp_core", "torch", "transformers")},
-            "sha256": _digest(directory, _NEURAL_FILES),
+            "sha256": _digest(directory, ("config.json", _WEIGHTS, "tokenizer_config.json", *_VOCABULARIES)),
         }
 
     def segment(self, lines: Sequence[str]) -> list[list[str]]:
@@ -271,6 +271,9 @@ def _build(directory: Path, config: dict[str, Any], source: str) -> Any:
         ltp.load_state_dict(weights, strict=True)
     except Exception as error:
         raise InputError(f"{source}: cannot load its weights from {_WEIGHTS} ({_brief(error)})") from error
+    # Without either, transformers makes a tokenizer that knows no character, and says nothing.
+    if not any((directory / name).is_file() for name in _VOCABULARIES):
+        raise InputError(f"{source}: it has no tokenizer (neither {' nor '.join(_VOCABULARIES)})")
     backbone = ltp.model.backbone.config
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, config=backbone, local_files_only=True)

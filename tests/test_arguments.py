@@ -1,0 +1,280 @@
+"""The command line: argument files, switches, and ten years of old flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+from transformers import TrainingArguments
+
+from wordmask.arguments import OLD_FLAGS, parse_arguments
+from wordmask.errors import InputError
+
+NEEDED = {"model_name_or_path": "some/model", "train_file": "some.txt", "output_dir": "out", "use_cpu": "true"}
+
+# The flags of the example of transformers of the same name, which people have in their scripts.
+EXAMPLE_FLAGS = """
+    model_name_or_path model_type config_overrides config_name tokenizer_name cache_dir use_fast_tokenizer
+    model_revision token trust_remote_code dtype dataset_name dataset_config_name train_file validation_file
+    overwrite_cache validation_split_percentage max_seq_length preprocessing_num_workers mlm_probability line_by_line
+    pad_to_max_length max_train_samples max_eval_samples streaming
+""".split()
+
+# What `TrainingArguments` of transformers 3 and 4, and the examples of these days, took and take no more.
+REMOVED = """
+    overwrite_output_dir evaluation_strategy evaluate_during_training warmup_ratio no_cuda group_by_length
+    use_auth_token logging_dir per_gpu_train_batch_size per_gpu_eval_batch_size save_safetensors use_mps_device
+    jit_mode_eval use_ipex fp16_opt_level half_precision_backend fp16_backend tpu_num_cores tpu_metrics_debug
+    past_index fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap adafactor use_legacy_prediction_loop
+    include_inputs_for_metrics push_to_hub_model_id push_to_hub_organization push_to_hub_token mp_parameters
+    torchdynamo ray_scope dispatch_batches split_batches include_tokens_per_second sharded_ddp xpu_backend
+    train_data_file eval_data_file block_size mlm eval_ref_file torch_dtype low_cpu_mem_usage
+""".split()
+
+
+def parse(*argv: str, **values: str):
+    """The arguments of a command line that has what every run needs."""
+    return parse_arguments([*argv, *(f"--{name}={value}" for name, value in {**NEEDED, **values}.items())])
+
+
+def parse_file(path, content, *argv: str):
+    """The arguments of a command line that begins with an argument file of this content."""
+    if not isinstance(content, str):
+        content = json.dumps({**NEEDED, **content})
+    path.write_text(content, encoding="utf-8")
+    return parse_arguments([str(path), *argv])
+
+
+def old_flag_warnings(caplog, *argv: str) -> list[str]:
+    """What is said about old flags on this command line."""
+    caplog.clear()
+    parse(*argv)
+    return [record.getMessage() for record in caplog.records if record.name.startswith("wordmask")]
+
+
+def test_no_flag_of_the_example_or_of_training_arguments_is_missing():
+    names = [*EXAMPLE_FLAGS, *(field.name for field in dataclasses.fields(TrainingArguments) if field.init)]
+    assert len(names) > 100
+    known = set(parse().given) | {
+        field.name
+        for concern in (parse().model, parse().data, parse().masking, parse().training)
+        for field in dataclasses.fields(concern)
+    }
+    assert [name for name in names if name not in known] == []
+
+
+@pytest.mark.parametrize(
+    "written, value",
+    [
+        (["--line_by_line"], True),
+        (["--line_by_line", "true"], True),
+        (["--line_by_line=False"], False),
+        (["--line_by_line", "false"], False),
+        (["--no_line_by_line"], False),
+        (["--no_line_by_line", "--line_by_line"], True),
+    ],
+)
+def test_a_switch_is_never_true_for_the_word_false(written, value):
+    assert parse(*written).data.line_by_line is value
+
+
+@pytest.mark.parametrize("switch", ["tf32", "use_fast_tokenizer", "dataloader_pin_memory", "logging_first_step"])
+def test_every_switch_turns_off_whatever_its_default(switch):
+    for written in ([f"--{switch}", "false"], [f"--no_{switch}"]):
+        arguments = parse(*written)
+        assert arguments.given[switch] is False
+    assert parse(f"--{switch}", "true", *([] if switch != "tf32" else ["--no_tf32"])).given[switch] is (switch != "tf32")
+
+
+def test_a_wrong_word_for_a_switch_is_refused():
+    with pytest.raises(InputError, match="--line_by_line.*maybe"):
+        parse("--line_by_line", "maybe")
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.yml", "run.json"])
+def test_a_file_says_the_same_as_the_command_line(tmp_path, name):
+    content = {"learning_rate": "1e-4", "line_by_line": True, "train_file": ["a.txt", "b.txt"], "max_steps": 3}
+    from_file = parse_file(tmp_path / name, content)
+    from_line = parse("--line_by_line", "--train_file", "a.txt", "b.txt", learning_rate="1e-4", max_steps="3")
+    from_line.given["train_file"] = from_line.data.train_file = ["a.txt", "b.txt"]
+    assert from_file.training.learning_rate == 1e-4
+    assert from_file.data.train_file == ["a.txt", "b.txt"]
+    assert from_file.given == from_line.given
+
+
+def test_a_number_that_yaml_takes_for_a_word_is_a_number(tmp_path):
+    needed = "".join(f"{name}: {value}\n" for name, value in NEEDED.items())
+    assert parse_file(tmp_path / "run.yaml", needed + "learning_rate: 1e-4\n").training.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("value", ["yes", "no", "true", "false"])
+def test_a_boolean_of_a_file_is_a_boolean(tmp_path, value):
+    needed = "".join(f"{name}: {value}\n" for name, value in NEEDED.items())
+    arguments = parse_file(tmp_path / "run.yaml", needed + f"line_by_line: {value}\n")
+    assert arguments.data.line_by_line is (value in ("yes", "true"))
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    content = {"learning_rate": 1e-3, "line_by_line": True, "seed": 7, "train_file": ["a.txt", "b.txt"]}
+    line = ["--learning_rate", "1e-4", "--no_line_by_line", "--train_file", "c.txt"]
+    arguments = parse_file(tmp_path / "run.yaml", content, *line)
+    assert arguments.training.learning_rate == 1e-4
+    assert arguments.data.line_by_line is False
+    assert arguments.data.train_file == ["c.txt"]
+    assert arguments.training.seed == 7
+
+
+def test_the_defaults_of_a_script_give_way_to_file_and_line(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**NEEDED, "line_by_line": False}), encoding="utf-8")
+    assert parse_arguments([str(path)], line_by_line=True).data.line_by_line is False
+    assert parse_arguments([str(path), "--line_by_line"], line_by_line=False).data.line_by_line is True
+
+
+def test_nothing_given_for_a_flag_leaves_its_default(tmp_path):
+    arguments = parse_file(tmp_path / "run.json", {"max_seq_length": None, "run_name": None})
+    assert arguments.data.max_seq_length is None
+
+
+def test_settings_of_settings_come_through_a_file(tmp_path):
+    content = {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}}
+    assert parse_file(tmp_path / "run.json", content).training.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"learning_rate": "fast"}, ["--learning_rate", "fast"]),
+        ({"max_steps": 1.5}, ["--max_steps", "1.5"]),
+        ({"long_lines": "drop"}, ["--long_lines", "drop", "truncate", "split"]),
+        ({"masking_strategy": "words"}, ["--masking_strategy", "words", "whole_word"]),
+        ({"save_strategy": "sometimes"}, ["--save_strategy", "sometimes", "epoch"]),
+        ({"line_by_line": "perhaps"}, ["--line_by_line", "perhaps"]),
+        ({"learning_rat": 1e-4}, ["learning_rat", "did you mean learning_rate?"]),
+        ({"learning-rate": 1e-4}, ["learning-rate", "did you mean learning_rate?"]),
+        ({"evaluation_strateg": "epoch"}, ["evaluation_strateg", "did you mean"]),
+        ("just words", ["run.yaml", "learning_rate: 1e-4"]),
+        ("- a\n- b\n", ["run.yaml", "learning_rate: 1e-4"]),
+        ("", ["run.yaml", "learning_rate: 1e-4"]),
+        ("a: [1\nb: }", ["run.yaml", "YAML"]),
+        ("1: 2", ["run.yaml"]),
+    ],
+)
+def test_a_wrong_argument_file_is_refused_in_one_line(tmp_path, content, words):
+    with pytest.raises(InputError) as refused:
+        parse_file(tmp_path / "run.yaml", content)
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    assert [word for word in words if word not in sentence] == [], sentence
+
+
+def test_a_json_file_that_is_not_json_is_refused(tmp_path):
+    with pytest.raises(InputError, match="run.json"):
+        parse_file(tmp_path / "run.json", "{'a': 1}")
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--learning_rat", "1"], ["--learning_rat", "did you mean learning_rate?"]),
+        (["--learning_rat=1"], ["--learning_rat", "did you mean learning_rate?"]),
+        (["--max_seq", "8"], ["--max_seq", "did you mean"]),  # an abbreviation could change its meaning any day
+        (["--max_steps", "many"], ["--max_steps", "many"]),
+        (["--learning_rate"], ["--learning_rate"]),
+        (["lonely.txt"], ["lonely.txt"]),
+        (["--dtype", "float8"], ["--dtype", "float8", "float32"]),
+        (["--optim", "magic"], ["--optim", "magic"]),
+        (["--lr_scheduler_type", "magic"], ["--lr_scheduler_type", "magic"]),
+        (["--eval_strategy", "steps", "--load_best_model_at_end", "--save_strategy", "epoch"], ["load_best_model_at_end"]),
+        (["--lr_scheduler_kwargs", "{num_cycles: }"], ["--lr_scheduler_kwargs"]),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(argv, words):
+    with pytest.raises(InputError) as refused:
+        parse(*argv)
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    assert [word for word in words if word not in sentence] == [], sentence
+
+
+def test_a_positional_that_is_no_argument_file_is_not_taken_for_one(tmp_path):
+    with pytest.raises(InputError, match="missing.yaml"):
+        parse_arguments([str(tmp_path / "missing.yaml"), *(f"--{name}={value}" for name, value in NEEDED.items())])
+
+
+@pytest.mark.parametrize(
+    "old, name, value, new",
+    [
+        (["--evaluation_strategy", "epoch"], "eval_strategy", "epoch", "--eval_strategy"),
+        (["--evaluation_strategy=epoch"], "eval_strategy", "epoch", "--eval_strategy"),
+        (["--evaluation-strategy", "epoch"], "eval_strategy", "epoch", "--eval_strategy"),
+        (["--warmup_ratio", "0.1"], "warmup_steps", 0.1, "--warmup_steps"),
+        (["--no_cuda"], "use_cpu", True, "--use_cpu"),
+        (["--no_cuda", "true"], "use_cpu", True, "--use_cpu"),
+        (["--group_by_length"], "train_sampling_strategy", "group_by_length", "--train_sampling_strategy"),
+        (["--group_by_length", "False"], "train_sampling_strategy", "random", "--train_sampling_strategy"),
+        (["--per_gpu_train_batch_size", "4"], "per_device_train_batch_size", 4, "--per_device_train_batch_size"),
+        (["--per_gpu_eval_batch_size", "4"], "per_device_eval_batch_size", 4, "--per_device_eval_batch_size"),
+        (["--use_auth_token", "secret"], "token", "secret", "--token"),
+        (["--use_auth_token"], "token", None, "--token"),
+        (["--use_auth_token", "True"], "token", None, "--token"),
+        (["--adafactor"], "optim", "adafactor", "--optim"),
+        (["--evaluate_during_training"], "eval_strategy", "steps", "--eval_strategy"),
+        (["--torch_dtype", "bfloat16"], "dtype", "bfloat16", "--dtype"),
+        (["--block_size", "64"], "max_seq_length", 64, "--max_seq_length"),
+        (["--eval_data_file", "v.txt"], "validation_file", ["v.txt"], "--validation_file"),
+        (["--push_to_hub_model_id", "a/b"], "hub_model_id", "a/b", "--hub_model_id"),
+    ],
+)
+def test_an_old_flag_works_with_one_warning_that_names_the_new_one(caplog, old, name, value, new):
+    warnings = old_flag_warnings(caplog, *old)
+    arguments = parse(*old)
+    concerns = (arguments.model, arguments.data, arguments.masking, arguments.training)
+    found = next(getattr(concern, name) for concern in concerns if hasattr(concern, name))
+    assert found == value
+    assert len(warnings) == 1
+    assert old[0].split("=")[0].replace("-", "_").lstrip("_") in warnings[0].replace("-", "_")
+    assert new in warnings[0]
+
+
+def test_the_place_of_logs_is_still_chosen(caplog, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "unset")
+    warnings = old_flag_warnings(caplog, "--logging_dir", "elsewhere")
+    assert len(warnings) == 1 and "TENSORBOARD_LOGGING_DIR" in warnings[0]
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "elsewhere"
+
+
+def test_an_old_flag_in_a_file_is_translated_too(tmp_path, caplog):
+    arguments = parse_file(tmp_path / "run.yaml", {"evaluation_strategy": "epoch", "no_cuda": True})
+    assert arguments.training.eval_strategy == "epoch"
+    assert {"--evaluation_strategy is now --eval_strategy"} <= {record.getMessage() for record in caplog.records}
+
+
+def test_a_flag_of_today_gives_no_warning(caplog):
+    assert old_flag_warnings(caplog, "--eval_strategy", "epoch", "--warmup_steps", "2") == []
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_no_removed_flag_is_unknown(name, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "unset")
+    example = {"evaluation_strategy": "no", "warmup_ratio": "0.1", "torch_dtype": "auto"}.get(name, "1")
+    try:
+        parse(f"--{name}={example}")
+    except InputError as refused:
+        assert str(refused).startswith(f"--{name}") and "gone" in str(refused)
+        assert len(str(refused)) > len(f"--{name} is gone: ") + 10
+        assert "is not a flag" not in str(refused)
+
+
+def test_an_old_flag_is_not_translated_into_one_that_does_not_exist():
+    known = {field.name for concern in vars(parse()).values() if dataclasses.is_dataclass(concern)
+             for field in dataclasses.fields(concern)}
+    named = [new for new in OLD_FLAGS.values() if isinstance(new, str)]
+    assert named and [new for new in named if new not in known] == []
+
+
+def test_the_first_rate_of_a_schedule_is_not_lost():
+    assert parse(mlm_probability="0.30:0.15").masking.rates == (0.30, 0.15)
+    assert parse(mlm_probability="0.2").masking.rates == (0.2, 0.2)

@@ -1,0 +1,392 @@
+"""What is masked, and with what it is replaced: properties of every mask, and rates against stated thresholds.
+
+Rates are tested with chi-square at the level 0.001 on fixed seeds, so that a test either always passes or always
+fails. Choosing is spread evenly within a row, which makes the statistic smaller than chance would: a level is at
+least as strict as it says for a wrong rate, and never too strict for a right one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wordmask.masking import RUN_LENGTHS, Replacement, Strategy, choose, hash64, replace, uniform, word_starts
+
+MASK, PAD, SPECIAL = 3, 0, 2  # ids; text begins at 10
+EVERY = pytest.mark.parametrize("strategy", list(Strategy), ids=lambda strategy: strategy.value)
+RUNS = pytest.mark.parametrize("strategy", [Strategy.NGRAM, Strategy.SPAN], ids=lambda strategy: strategy.value)
+
+
+def chi_square_limit(freedom: int, z: float = 3.09) -> float:
+    """What a chi-square exceeds with probability 0.001 (z = 3.09), by Wilson and Hilferty."""
+    return freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
+
+
+def chi_square(observed, shares) -> float:
+    """Pearson's statistic of counts against the shares that they should have."""
+    observed, shares = np.asarray(observed, float), np.asarray(shares, float)
+    expected = observed.sum() * shares / shares.sum()
+    return float(((observed - expected) ** 2 / expected).sum())
+
+
+def arrays(rows: list[list[int]], width: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`maskable` and `continues` of rows of word lengths, where 0 is a special token; padded to the same width."""
+    width = max(width, *(sum(max(word, 1) for word in row) for row in rows))
+    maskable, continues = np.zeros((2, len(rows), width), bool)
+    for number, row in enumerate(rows):
+        for start, word in spans(row):
+            maskable[number, start : start + word] = True
+            continues[number, start + 1 : start + word] = True
+    return maskable, continues
+
+
+def spans(row: list[int]) -> list[tuple[int, int]]:
+    """The start and the length of each word of a row."""
+    places, at = [], 0
+    for word in row:
+        if word:
+            places.append((at, word))
+        at += max(word, 1)
+    return places
+
+
+def repeated(row: list[int], rows: int, shuffle: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Many rows with the same words, in the same order or each in its own."""
+    length, rng = sum(row), np.random.default_rng(5)
+    continues = np.ones((rows, length), bool)
+    for number in range(rows if shuffle else 1):
+        order = rng.permutation(row) if shuffle else np.array(row)
+        continues[number if shuffle else slice(None), np.cumsum(order) - order] = False
+    return np.ones((rows, length), bool), continues
+
+
+def chosen_mask(maskable, continues, rates, keys, strategy) -> np.ndarray:
+    """`choose`, as an array of the batch's shape; no position may come twice."""
+    chosen = choose(maskable, continues, np.broadcast_to(np.float64(rates), len(maskable)), keys, strategy)
+    mask = np.zeros(maskable.shape, bool)
+    mask.flat[chosen] = True
+    assert mask.sum() == len(chosen), "a position was chosen twice"
+    return mask
+
+
+def keys_of(rows: int, epoch: int = 0) -> np.ndarray:
+    return hash64(7, epoch, np.arange(rows))
+
+
+def long_words(longest: int):
+    return st.lists(st.lists(st.integers(0, longest), min_size=1, max_size=30), min_size=1, max_size=5)
+
+
+RATES = st.one_of(st.floats(0.001, 1.0), st.sampled_from([0.05, 0.15, 0.3, 0.4, 1.0]))
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+# Properties
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=long_words(25), rate=RATES, seed=SEEDS)
+def test_no_word_of_up_to_ten_tokens_is_half_masked(rows, rate, seed):
+    maskable, continues = arrays(rows)
+    for strategy in (Strategy.WHOLE_WORD, Strategy.NGRAM, Strategy.SPAN):
+        mask = chosen_mask(maskable, continues, rate, hash64(seed, 0, np.arange(len(rows))), strategy)
+        for row, row_mask in zip(rows, mask, strict=True):
+            for start, length in spans(row):
+                for part in range(start, start + length, 10):
+                    share = row_mask[part : min(part + 10, start + length)]
+                    assert share.all() or not share.any(), (strategy, row, row_mask.nonzero())
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=long_words(30), rates=st.lists(RATES, min_size=5, max_size=5), seed=SEEDS)
+def test_no_row_passes_its_budget_and_none_with_text_goes_unmasked(rows, rates, seed):
+    maskable, continues = arrays(rows)
+    rates = np.array(rates[: len(rows)])
+    for strategy in Strategy:
+        mask = chosen_mask(maskable, continues, rates, hash64(seed, 0, np.arange(len(rows))), strategy)
+        assert not (mask & ~maskable).any(), "a special token or padding was chosen"
+        for row_mask, row_maskable, rate in zip(mask, maskable, rates, strict=True):
+            budget = math.ceil(Fraction(float(rate)) * int(row_maskable.sum()))
+            assert min(1, row_maskable.sum()) <= row_mask.sum() <= budget + 9 * bool(budget)
+
+
+@EVERY
+def test_short_rows_do_not_outgrow_their_budget(strategy):
+    """Where the budget is a few tokens, a run must not be one of ten."""
+    maskable, continues = repeated([1] * 20, 2000)
+    labels = chosen_mask(maskable, continues, 0.15, keys_of(2000), strategy).sum(1)
+    assert labels.max() <= 2 * 3, "a run longer than the whole budget of 3 tokens was taken"
+
+
+@EVERY
+def test_a_rate_of_zero_masks_nothing_and_of_one_everything(strategy):
+    maskable, continues = arrays([[0, 3, 1, 14, 0, 2, 0], [0, 3, 1, 14, 0, 2, 0], [0, 0]])
+    mask = chosen_mask(maskable, continues, [0.0, 1.0, 1.0], keys_of(3), strategy)
+    np.testing.assert_array_equal(mask, maskable & np.array([[False], [True], [True]]))
+
+
+@EVERY
+def test_a_batch_without_anything_to_mask_chooses_nothing(strategy):
+    assert len(choose(*arrays([[0, 0], [0]]), np.full(2, 0.15), keys_of(2), strategy)) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=long_words(15), padding=st.integers(0, 40), rate=RATES, seed=SEEDS, data=st.data())
+def test_a_mask_does_not_depend_on_the_other_rows_nor_on_padding(rows, padding, rate, seed, data):
+    order = data.draw(st.permutations(range(len(rows))))
+    ids = np.array(order)
+    rates = np.linspace(rate, rate / 2, len(rows))
+    for strategy in Strategy:
+        together = chosen_mask(*arrays([rows[i] for i in order]), rates[ids], hash64(seed, 0, ids), strategy)
+        for place, row in enumerate(order):
+            maskable, continues = arrays([rows[row]], width=together.shape[1] + padding)
+            alone = chosen_mask(maskable, continues, rates[[row]], hash64(seed, 0, np.array([row])), strategy)
+            np.testing.assert_array_equal(alone[0, : together.shape[1]], together[place])
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=long_words(15), rate=RATES, seed=SEEDS)
+def test_labels_say_exactly_what_was_chosen_and_inputs_stay_as_they_were(rows, rate, seed):
+    maskable, continues = arrays(rows)
+    ids = np.where(maskable, 10 + np.arange(maskable.size).reshape(maskable.shape), SPECIAL)
+    keys, rates = hash64(seed, 0, np.arange(len(rows))), np.full(len(rows), rate)
+    inputs = (maskable, continues, ids, keys, rates)
+    before = [array.copy() for array in inputs]
+    for strategy in Strategy:
+        chosen = choose(maskable, continues, rates, keys, strategy)
+        masked, labels = replace(ids, chosen, keys, Replacement(MASK, np.array([5, 6]), 0.5, 0.25))
+        mask = np.zeros(ids.shape, bool)
+        mask.flat[chosen] = True
+        np.testing.assert_array_equal(labels, np.where(mask, ids, -100))
+        np.testing.assert_array_equal(masked[~mask], ids[~mask])
+        assert np.isin(masked[mask], [MASK, 5, 6]).sum() + (masked == ids)[mask].sum() == mask.sum()
+        for array, copy in zip(inputs, before, strict=True):
+            np.testing.assert_array_equal(array, copy)
+
+
+def test_word_starts_begin_a_word_at_the_row_and_behind_special_tokens():
+    """A block that begins in the middle of a word, and a special token inside one: what follows begins anew."""
+    maskable = np.array([[1, 1, 0, 1, 1, 1, 0]], bool)
+    continues = np.array([[1, 1, 0, 1, 1, 0, 0]], bool)
+    np.testing.assert_array_equal(word_starts(maskable, continues), np.array([[1, 0, 0, 1, 0, 1, 0]], bool))
+
+
+def test_word_starts_do_not_reach_over_the_edge_of_a_row():
+    continues = np.array([[0, 1], [1, 1]], bool)
+    np.testing.assert_array_equal(word_starts(np.ones((2, 2), bool), continues), np.array([[1, 0], [1, 0]], bool))
+
+
+def test_words_of_more_than_ten_tokens_are_masked_in_parts_of_ten():
+    """23 tokens are 10, 10 and 3; each part is drawn by itself, so that a row keeps its budget."""
+    mask = chosen_mask(*repeated([23], 3000), 0.15, keys_of(3000), Strategy.WHOLE_WORD)
+    for part in (slice(0, 10), slice(10, 20), slice(20, 23)):
+        assert (mask[:, part].all(1) | ~mask[:, part].any(1)).all()
+    taken = mask[:, [0, 10, 20]]
+    assert (taken.sum(1) == 1).all(), "0.15 of 23 tokens is one part"
+    assert chi_square(taken.sum(0), np.ones(3)) < chi_square_limit(2)
+
+
+# Chances
+
+
+def mixed_rows(tokens: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Words of 1 to 4 tokens, in equal numbers and each row in its own order."""
+    return repeated(([1, 2, 3, 4] * (tokens // 10) + [4, 4])[: None if tokens % 10 == 8 else -2], rows, shuffle=True)
+
+
+@EVERY
+@pytest.mark.parametrize("tokens", [20, 40, 128, 512])
+def test_the_expected_share_is_the_rate_at_every_length(strategy, tokens):
+    """Within 4 standard errors, and 0.1 percentage points for rows that hold less than one run (BERT: 2 points)."""
+    rows = 200_000 // tokens
+    if tokens == 512:
+        maskable, continues = repeated([1, 2, 3, 4] * 51 + [2], rows, shuffle=True)
+    else:
+        maskable, continues = mixed_rows(tokens, rows)
+    assert maskable.shape[1] == tokens
+    share = chosen_mask(maskable, continues, 0.15, keys_of(rows), strategy).mean(1)
+    error = share.std() / math.sqrt(rows)
+    assert error < 0.0015, "too few rows to tell"
+    assert abs(share.mean() - 0.15) < 4 * error + 0.001
+
+
+@EVERY
+@pytest.mark.parametrize("tokens", [20, 40])
+def test_every_word_has_the_same_chance_whatever_its_length(strategy, tokens):
+    """BERT's rule gives words of 1, 2, 3, 4 tokens 35, 19, 13 and 0 % on lines of 20 tokens."""
+    rows = 12_000
+    maskable, continues = mixed_rows(tokens, rows)
+    mask = chosen_mask(maskable, continues, 0.15, keys_of(rows), strategy)
+    starts = np.flatnonzero(~continues)
+    lengths = np.diff([*starts, maskable.size])
+    if strategy is Strategy.TOKEN:  # tokens of long words have the chance of any other token
+        counts, sizes = np.zeros(4), np.array([1, 2, 3, 4]) * (rows * tokens // 10)
+        np.add.at(counts, np.repeat(lengths - 1, lengths), mask.ravel())
+    else:
+        counts, sizes = np.bincount(lengths[mask.ravel()[starts]] - 1), np.bincount(lengths - 1)
+        assert mask.sum() == (np.arange(1, 5) * counts).sum()
+    # Of 12,000 rows some 14,000 words are taken: a chance that is off by a tenth for one length would show.
+    assert chi_square([*counts, (sizes - counts).sum()], [*(sizes * 0.15), sizes.sum() * 0.85]) < chi_square_limit(4)
+
+
+@EVERY
+@pytest.mark.parametrize("tokens", [20, 64])
+def test_every_position_has_the_same_chance(strategy, tokens):
+    rows = 12_000
+    mask = chosen_mask(*repeated([1] * tokens, rows), 0.15, keys_of(rows), strategy)
+    assert chi_square(mask.sum(0), np.ones(tokens)) < chi_square_limit(tokens - 1)
+
+
+@EVERY
+def test_rows_too_short_for_their_rate_mask_one_unit_each_as_likely(strategy):
+    rows = 6000
+    mask = chosen_mask(*repeated([1, 1, 1], rows), 0.15, keys_of(rows), strategy)
+    assert (mask.sum(1) == 1).all()
+    assert chi_square(mask.sum(0), np.ones(3)) < chi_square_limit(2)
+
+
+@EVERY
+def test_epochs_and_neighbouring_rows_are_independent(strategy):
+    """A token masked in one epoch, or in the row before, is as likely as any other in the next."""
+    rows = 4000
+    maskable, continues = repeated([1] * 40, rows)
+    first, second = (chosen_mask(maskable, continues, 0.15, keys_of(rows, epoch), strategy) for epoch in (0, 1))
+    for one, other in ((first, second), (first[:-1], first[1:])):
+        both, single, none = (one & other).sum(), (one ^ other).sum(), (~one & ~other).sum()
+        assert chi_square([both, single, none], [0.15**2, 2 * 0.15 * 0.85, 0.85**2]) < chi_square_limit(2)
+
+
+def maximal_runs(mask: np.ndarray) -> np.ndarray:
+    """The lengths of the runs of chosen tokens that touch neither end of their row."""
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, begins = np.nonzero(edges == 1)
+    ends = np.nonzero(edges == -1)[1]
+    inside = (begins > 0) & (ends < mask.shape[1])
+    assert len(rows) == len(ends)
+    return (ends - begins)[inside]
+
+
+def touching(lengths: np.ndarray, rate: float, longest: int) -> np.ndarray:
+    """The distribution of maximal runs, where the run behind a chosen one is chosen too with probability `rate`."""
+    single = np.concatenate([[0.0], lengths])
+    total, several = np.zeros(longest + 1), np.array([1.0])
+    for count in range(6):
+        several = np.convolve(several, single)[: longest + 1]
+        total[: len(several)] += (1 - rate) * rate**count * several
+    return total[1:]
+
+
+@RUNS
+def test_run_lengths_have_the_distribution_of_the_paper(strategy):
+    """40, 30, 20, 10 % for n-grams; geometric with p = 0.2, cut at 10, for spans.
+
+    On long rows of one-token words, at a rate so low that few runs touch; those that do are reckoned with.
+    """
+    rate, rows, tokens = 0.02, 600, 2000
+    papers = {
+        Strategy.NGRAM: np.array([0.4, 0.3, 0.2, 0.1]),
+        Strategy.SPAN: 0.2 * 0.8 ** np.arange(10) / (1 - 0.8**10),
+    }
+    np.testing.assert_allclose(RUN_LENGTHS[strategy], papers[strategy])
+    mask = chosen_mask(*repeated([1] * tokens, rows), rate, keys_of(rows), strategy)
+    lengths = maximal_runs(mask)
+    assert len(lengths) > 5000
+    cells = len(papers[strategy])
+    expected = touching(papers[strategy], rate, 60)
+    observed = np.bincount(lengths, minlength=61)[1:]
+    # Touching runs longer than any single one are one cell.
+    observed = [*observed[:cells], observed[cells:].sum()]
+    expected = [*expected[:cells], 1 - expected[:cells].sum()]
+    assert chi_square(observed, expected) < chi_square_limit(cells)
+
+
+@RUNS
+def test_runs_are_of_words_and_at_most_ten_tokens(strategy):
+    """On two-token words: runs hold whole words, and at most five of them unless they touch."""
+    mask = chosen_mask(*repeated([2] * 1000, 400), 0.01, keys_of(400), strategy)
+    lengths = Counter(maximal_runs(mask).tolist())
+    assert not any(length % 2 for length in lengths)
+    # A touching pair is one in a hundred runs, and not all of those pass ten tokens.
+    assert sum(count for length, count in lengths.items() if length > 10) < 0.01 * lengths.total()
+    assert lengths[2] and lengths[4] and lengths[6] and lengths[8]
+
+
+@RUNS
+def test_runs_stop_at_special_tokens(strategy):
+    """Words on either side of a special token are not one run: each side is taken by itself at times."""
+    rows = 3000
+    mask = chosen_mask(*arrays([[1] * 10 + [0] + [1] * 10] * rows), 0.3, keys_of(rows), strategy)
+    assert not mask[:, 10].any()
+    left, right = mask[:, 9], mask[:, 11]
+    joint = [(left & right).sum(), (left ^ right).sum(), (~left & ~right).sum()]
+    assert joint[1] > joint[0], "the two sides are always taken together"
+
+
+# Replacement
+
+
+def replaced(mask_prob: float, random_prob: float, random_ids: np.ndarray, rows: int = 2000):
+    """What became of the chosen tokens of many rows: their new ids, and their old ones."""
+    maskable, continues = repeated([1, 2, 3, 4] * 12 + [4, 4], rows)
+    ids = np.full(maskable.shape, 10_000) + np.arange(maskable.shape[1])
+    chosen = choose(maskable, continues, np.full(rows, 0.5), keys_of(rows), Strategy.WHOLE_WORD)
+    masked, labels = replace(ids, chosen, keys_of(rows), Replacement(MASK, random_ids, mask_prob, random_prob))
+    return masked.ravel()[chosen], labels.ravel()[chosen]
+
+
+@pytest.mark.parametrize("mask_prob, random_prob", [(0.8, 0.1), (0.5, 0.5), (0.2, 0.3)])
+def test_replacement_has_the_stated_shares(mask_prob, random_prob):
+    random_ids = np.arange(100, 150)
+    new, old = replaced(mask_prob, random_prob, random_ids)
+    counts = [(new == MASK).sum(), np.isin(new, random_ids).sum(), (new == old).sum()]
+    assert sum(counts) == len(new) > 100_000
+    shares = [mask_prob, random_prob, 1 - mask_prob - random_prob]
+    if shares[2] < 1e-9:
+        assert counts.pop() == 0
+    assert chi_square(counts, shares[: len(counts)]) < chi_square_limit(len(counts) - 1)
+
+
+def test_random_tokens_are_drawn_evenly_from_those_allowed_and_from_no_other():
+    random_ids = np.array([100, 101, 105, 250, 999])  # with gaps, where special tokens lie
+    new, _ = replaced(0.0, 1.0, random_ids)
+    assert set(new.tolist()) == set(random_ids.tolist())
+    assert chi_square(np.unique(new, return_counts=True)[1], np.ones(5)) < chi_square_limit(4)
+
+
+def test_replacement_is_independent_of_the_place_in_the_word():
+    """The tokens of a word are drawn one by one: a word is not replaced as one."""
+    new, _ = replaced(0.5, 0.5, np.array([7]))
+    mask = new == MASK
+    pairs = np.bincount(mask[:-1] * 2 + mask[1:], minlength=4)
+    assert chi_square(pairs, np.ones(4)) < chi_square_limit(3)
+
+
+@pytest.mark.parametrize("probs, kept", [((1.0, 0.0), MASK), ((0.0, 0.0), None)], ids=["all masked", "all kept"])
+def test_replacement_at_its_limits_is_exact(probs, kept):
+    new, old = replaced(*probs, np.array([7]), rows=50)
+    np.testing.assert_array_equal(new, old if kept is None else np.full_like(old, kept))
+
+
+# Random numbers
+
+
+def test_hashes_of_neighbouring_parts_are_all_different_and_even():
+    """Seed, epoch and index lie close together: a hash that mixed them badly would repeat masks."""
+    keys = hash64(np.arange(8)[:, None, None], np.arange(8)[:, None], np.arange(2000))
+    assert len(np.unique(keys)) == keys.size
+    counts = np.bincount((uniform(keys.ravel()) * 64).astype(int), minlength=64)
+    assert chi_square(counts, np.ones(64)) < chi_square_limit(63)
+
+
+def test_hashes_take_every_seed_that_a_flag_can_give():
+    seeds = [0, 1, -1, 2**31, 2**32 - 1, 2**63, 2**64 - 1]
+    hashes = np.concatenate([hash64(seed, 0, 1) for seed in seeds])
+    assert len(np.unique(hashes)) == len(np.unique(np.array([seed % 2**64 for seed in seeds], np.uint64)))
+    drawn = uniform(hashes)
+    assert ((drawn >= 0) & (drawn < 1)).all()
