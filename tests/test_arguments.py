@@ -57,11 +57,8 @@ def old_flag_warnings(caplog, *argv: str) -> list[str]:
 def test_no_flag_of_the_example_or_of_training_arguments_is_missing():
     names = [*EXAMPLE_FLAGS, *(field.name for field in dataclasses.fields(TrainingArguments) if field.init)]
     assert len(names) > 100
-    known = set(parse().given) | {
-        field.name
-        for concern in (parse().model, parse().data, parse().masking, parse().training)
-        for field in dataclasses.fields(concern)
-    }
+    concerns = [concern for concern in vars(parse()).values() if dataclasses.is_dataclass(concern)]
+    known = {field.name for concern in concerns for field in dataclasses.fields(concern)}
     assert [name for name in names if name not in known] == []
 
 
@@ -82,10 +79,8 @@ def test_a_switch_is_never_true_for_the_word_false(written, value):
 
 @pytest.mark.parametrize("switch", ["tf32", "use_fast_tokenizer", "dataloader_pin_memory", "logging_first_step"])
 def test_every_switch_turns_off_whatever_its_default(switch):
-    for written in ([f"--{switch}", "false"], [f"--no_{switch}"]):
-        arguments = parse(*written)
-        assert arguments.given[switch] is False
-    assert parse(f"--{switch}", "true", *([] if switch != "tf32" else ["--no_tf32"])).given[switch] is (switch != "tf32")
+    assert parse(f"--{switch}", "false").given[switch] is False
+    assert parse(f"--no_{switch}").given[switch] is False
 
 
 def test_a_wrong_word_for_a_switch_is_refused():
@@ -187,7 +182,7 @@ def test_a_json_file_that_is_not_json_is_refused(tmp_path):
         (["--dtype", "float8"], ["--dtype", "float8", "float32"]),
         (["--optim", "magic"], ["--optim", "magic"]),
         (["--lr_scheduler_type", "magic"], ["--lr_scheduler_type", "magic"]),
-        (["--eval_strategy", "steps", "--load_best_model_at_end", "--save_strategy", "epoch"], ["load_best_model_at_end"]),
+        (["--load_best_model_at_end", "--eval_strategy", "no"], ["--load_best_model_at_end"]),
         (["--lr_scheduler_kwargs", "{num_cycles: }"], ["--lr_scheduler_kwargs"]),
     ],
 )
@@ -261,7 +256,7 @@ def test_no_removed_flag_is_unknown(name, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "unset")
     example = {"evaluation_strategy": "no", "warmup_ratio": "0.1", "torch_dtype": "auto"}.get(name, "1")
     try:
-        parse(f"--{name}={example}")
+        parse(f"--{name}={example}", validation_file="valid.txt")
     except InputError as refused:
         assert str(refused).startswith(f"--{name}") and "gone" in str(refused)
         assert len(str(refused)) > len(f"--{name} is gone: ") + 10
@@ -269,8 +264,8 @@ def test_no_removed_flag_is_unknown(name, monkeypatch):
 
 
 def test_an_old_flag_is_not_translated_into_one_that_does_not_exist():
-    known = {field.name for concern in vars(parse()).values() if dataclasses.is_dataclass(concern)
-             for field in dataclasses.fields(concern)}
+    concerns = [concern for concern in vars(parse()).values() if dataclasses.is_dataclass(concern)]
+    known = {field.name for concern in concerns for field in dataclasses.fields(concern)}
     named = [new for new in OLD_FLAGS.values() if isinstance(new, str)]
     assert named and [new for new in named if new not in known] == []
 

@@ -1,8 +1,8 @@
 """What is masked, and with what it is replaced: properties of every mask, and rates against stated thresholds.
 
 Rates are tested with chi-square at the level 0.001 on fixed seeds, so that a test either always passes or always
-fails. Choosing is spread evenly within a row, which makes the statistic smaller than chance would: a level is at
-least as strict as it says for a wrong rate, and never too strict for a right one.
+fails. What is chosen is spread evenly within a row, which makes the statistic of a right rate smaller than chance
+would have it.
 """
 
 from __future__ import annotations
@@ -195,9 +195,12 @@ def test_words_of_more_than_ten_tokens_are_masked_in_parts_of_ten():
 # Chances
 
 
-def mixed_rows(tokens: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Words of 1 to 4 tokens, in equal numbers and each row in its own order."""
-    return repeated(([1, 2, 3, 4] * (tokens // 10) + [4, 4])[: None if tokens % 10 == 8 else -2], rows, shuffle=True)
+WORDS = {
+    20: [1, 2, 3, 4] * 2,
+    40: [1, 2, 3, 4] * 4,
+    128: [1, 2, 3, 4] * 12 + [4, 4],
+    512: [1, 2, 3, 4] * 51 + [2],
+}  # the words of a row, by its number of tokens; each row has them in its own order
 
 
 @EVERY
@@ -205,10 +208,7 @@ def mixed_rows(tokens: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
 def test_the_expected_share_is_the_rate_at_every_length(strategy, tokens):
     """Within 4 standard errors, and 0.1 percentage points for rows that hold less than one run (BERT: 2 points)."""
     rows = 200_000 // tokens
-    if tokens == 512:
-        maskable, continues = repeated([1, 2, 3, 4] * 51 + [2], rows, shuffle=True)
-    else:
-        maskable, continues = mixed_rows(tokens, rows)
+    maskable, continues = repeated(WORDS[tokens], rows, shuffle=True)
     assert maskable.shape[1] == tokens
     share = chosen_mask(maskable, continues, 0.15, keys_of(rows), strategy).mean(1)
     error = share.std() / math.sqrt(rows)
@@ -221,7 +221,7 @@ def test_the_expected_share_is_the_rate_at_every_length(strategy, tokens):
 def test_every_word_has_the_same_chance_whatever_its_length(strategy, tokens):
     """BERT's rule gives words of 1, 2, 3, 4 tokens 35, 19, 13 and 0 % on lines of 20 tokens."""
     rows = 12_000
-    maskable, continues = mixed_rows(tokens, rows)
+    maskable, continues = repeated(WORDS[tokens], rows, shuffle=True)
     mask = chosen_mask(maskable, continues, 0.15, keys_of(rows), strategy)
     starts = np.flatnonzero(~continues)
     lengths = np.diff([*starts, maskable.size])

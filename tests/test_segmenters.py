@@ -1,6 +1,6 @@
 """Segmenters: nothing of a line is lost, results repeat, and a user's mistake gets a sentence.
 
-Models are made on the spot: a perceptron trained on twelve sentences, and a transformer of 2,500 random weights.
+Models are made on the spot: a perceptron trained on four sentences, and a transformer of 2,500 random weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wordmask.errors import InputError
 from wordmask.segmenters import Segmenter, available, load_segmenter, register
 from wordmask.segmenters.ltp import split_long
 
-SENTENCES = ["中国 人民 银行", "研究 生命 的 起源", "研究生 说 生活 不易", "我们 在 银行 研究 起源 。"] * 3
+SENTENCES = ["中国 人民 银行", "研究 生命 的 起源", "研究生 说 生活 不易", "我们 在 银行 研究 起源 。"]
 
 AWKWARD = [
     "",
@@ -49,7 +49,15 @@ def adds_up(line: str, words: list[str]) -> bool:
     return content("".join(words)) == content(line)
 
 
-# ---- models
+def fresh_python(code: str, *flags: str) -> tuple[str, str]:
+    """What a new interpreter prints, on stdout and stderr."""
+    command = [sys.executable, "-X", "utf8", *flags, "-c", code]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=True)
+    return done.stdout, done.stderr
+
+
+# Models
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +65,11 @@ def legacy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     perceptron = pytest.importorskip("ltp_extension.perceptron")
     directory = tmp_path_factory.mktemp("legacy")
     train = directory / "train.txt"
-    train.write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
+    # Training shuffles without a seed; so many repetitions leave nothing to chance.
+    train.write_text("\n".join(SENTENCES * 20) + "\n", encoding="utf-8")
     trainer = perceptron.CWSTrainer()
     trainer.load_train_data(str(train))
-    trainer.epoch = 5
+    trainer.epoch = 10
     trainer.train().save(str(directory / "cws_model.bin"))
     config = {"nerual": False, "tasks": {"cws": "cws_model.bin"}}
     (directory / "config.json").write_text(json.dumps(config))
@@ -145,7 +154,7 @@ def copy_of(tmp_path: Path):
     return copy
 
 
-# ---- what every segmenter promises
+# what every segmenter promises
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -191,11 +200,10 @@ def test_import_stays_light():
     modules = "wordmask.segmenters, wordmask.segmenters.ltp, wordmask.segmenters.jieba, wordmask.segmenters.whitespace"
     heavy = ["ltp", "ltp_extension", "jieba", "rjieba", "torch", "transformers", "huggingface_hub"]
     code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert fresh_python(code) == ("[]\n", "")
 
 
-# ---- the registry
+# the registry
 
 
 class Characters(Segmenter):
@@ -269,14 +277,14 @@ def test_a_missing_package_comes_with_the_line_that_installs_it(monkeypatch, leg
         load_segmenter(name, **options)
 
 
-# ---- white space
+# white space
 
 
 def test_whitespace_splits_at_any_white_space():
     assert load_segmenter("whitespace").segment([" 研究\u3000生命\t的 起源\n"]) == [["研究", "生命", "的", "起源"]]
 
 
-# ---- jieba
+# jieba
 
 
 def test_jieba_finds_words(loaded):
@@ -333,8 +341,7 @@ def test_a_user_dictionary_is_its_segmenters_own(tmp_path, loaded):
 
 def test_jieba_writes_nothing_to_stderr():
     code = "from wordmask.segmenters import load_segmenter; print(load_segmenter('jieba').segment(['中国']))"
-    done = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout.strip(), done.stderr) == ("[['中国']]", "")
+    assert fresh_python(code, "-W", "default") == ("[['中国']]\n", "")
 
 
 def test_an_unreadable_user_dictionary_is_explained(tmp_path):
@@ -343,17 +350,17 @@ def test_an_unreadable_user_dictionary_is_explained(tmp_path):
     with pytest.raises(InputError, match="--user_dict .*cannot read it"):
         load_segmenter("jieba", user_dict=tmp_path)
     gbk = tmp_path / "gbk.txt"
-    gbk.write_bytes("石墨烯 10\n".encode("gbk"))
+    gbk.write_bytes("中国 10\n".encode("gbk"))
     with pytest.raises(InputError, match="not UTF-8 at byte 0"):
         load_segmenter("jieba", user_dict=gbk)
 
 
-# ---- LTP
+# LTP
 
 
 def test_legacy_finds_the_words_it_was_taught(loaded):
     lines = [sentence.replace(" ", "") for sentence in SENTENCES]
-    assert loaded["legacy"].segment(lines) == [sentence.split() for sentence in SENTENCES]
+    assert loaded["legacy"].segment(lines) == [sentence.split(" ") for sentence in SENTENCES]
 
 
 def test_neural_results_come_in_order_and_do_not_depend_on_it(loaded):
@@ -365,6 +372,27 @@ def test_neural_results_come_in_order_and_do_not_depend_on_it(loaded):
     assert {len(word) for found in words for word in found} >= {1, 2, 3}, "a model that always says the same"
     order = draw.sample(range(100), 100)
     assert loaded["neural"].segment([lines[i] for i in order]) == [words[i] for i in order]
+
+
+def test_neural_batches_depend_on_the_lines_alone(monkeypatch, loaded):
+    """Rounding differs with the lines that are read together, so these may not hang on order or on hash seeds."""
+    ltp = loaded["neural"]._model._ltp
+    batches: list[list[str]] = []
+
+    def pipeline(lines, tasks):
+        batches.append(lines)
+        return type(ltp).pipeline(ltp, lines, tasks=tasks)
+
+    monkeypatch.setattr(ltp, "pipeline", pipeline)
+    lines = [first + second for first in "中国人民银行" for second in ["研究", "生命", "的", "起源。"]] * 2
+    for _ in range(2):
+        loaded["neural"].segment(lines)
+        assert [len(batch) for batch in batches] == [24]
+        assert batches.pop() == sorted(set(lines), key=lambda line: (-len(line), line))
+        lines.reverse()
+    loaded["neural"].segment(["中" * (1 + i % 30) + "国" * (i // 30) for i in range(150)])
+    assert [len(batch) for batch in batches] == [32, 32, 32, 32, 22]
+    assert [len(batch[-1]) for batch in batches] == [25, 19, 13, 7, 1]
 
 
 def test_neural_reads_what_ltp_reads(loaded):
@@ -432,7 +460,7 @@ def test_weights_that_old_transformers_saved_still_load(copy_of, loaded, neural_
     assert load_segmenter("ltp", model=directory).segment([line]) == loaded["neural"].segment([line])
 
 
-# ---- LTP from the hub
+# LTP from the hub
 
 
 @pytest.fixture
@@ -467,7 +495,7 @@ def test_what_is_neither_path_nor_hub_id_is_not_fetched(model):
         load_segmenter("ltp", model=model)
 
 
-# ---- LTP's models, broken
+# LTP's models, broken
 
 
 def rejected(directory: Path, message: str, **options) -> None:
@@ -495,13 +523,13 @@ def test_a_legacy_model_without_its_file(copy_of, legacy_dir):
     rejected(legacy_dir / "cws_model.bin", "neither a directory")
 
 
-@pytest.mark.parametrize("size", [0, 3, 4, 20, 100, 340, 2000, -1])
-def test_a_legacy_model_cut_short(copy_of, legacy_dir, size):
+def test_a_legacy_model_cut_short(copy_of, legacy_dir):
     """`CWSModel.load` would end this very process."""
     directory = copy_of(legacy_dir)
     whole = (directory / "cws_model.bin").read_bytes()
-    (directory / "cws_model.bin").write_bytes(whole[:size])
-    rejected(directory, "damaged")
+    for size in [*range(0, len(whole), 50), 3, 4, len(whole) - 1]:
+        (directory / "cws_model.bin").write_bytes(whole[:size])
+        rejected(directory, "damaged")
 
 
 def test_a_legacy_model_of_another_kind(copy_of, legacy_dir):
@@ -513,13 +541,13 @@ def test_a_legacy_model_of_another_kind(copy_of, legacy_dir):
 
 
 def test_a_legacy_model_takes_no_option_of_neural_ones(legacy_dir):
-    rejected(legacy_dir, "legacy model.*--batch_size", batch_size=8)
-    rejected(legacy_dir, "legacy model.*--device", device="cpu")
+    rejected(legacy_dir, "legacy model.*batch_size", batch_size=8)
+    rejected(legacy_dir, "legacy model.*device", device="cpu")
 
 
 def test_neural_options_are_checked(neural_dir):
-    rejected(neural_dir, "--batch_size 0", batch_size=0)
-    rejected(neural_dir, "--device nowhere", device="nowhere")
+    rejected(neural_dir, "batch_size=0", batch_size=0)
+    rejected(neural_dir, "device=nowhere", device="nowhere")
 
 
 @pytest.mark.parametrize(
@@ -605,4 +633,4 @@ def test_a_tokenizer_larger_than_its_model(copy_of, neural_dir):
     directory = copy_of(neural_dir)
     with (directory / "vocab.txt").open("a", encoding="utf-8") as vocab:
         vocab.write("more\n")
-    rejected(directory, "its tokenizer has 36 entries, its model 35")
+    rejected(directory, r"its tokenizer has \d+ entries, its model \d+")

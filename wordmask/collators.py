@@ -17,7 +17,8 @@ class Example(NamedTuple):
     """A row of tokens, and what its mask depends on.
 
     Attributes:
-        tokens: (length,) each token's id times two, plus one where it continues the word of the token before it.
+        tokens: (length,) each token's id times two, plus one where it continues the word of the token before it;
+            without the special tokens around a row, which the collator adds.
         identity: what tells this row from others: its index, or a digest when streaming.
         epoch: the epoch in which it is seen.
         rate: the share of its tokens to mask.
@@ -35,7 +36,7 @@ class MaskingCollator:
     With `[CLS]` 101, `[SEP]` 102, `[MASK]` 103 and a word of two tokens, 7 ##8, whole word masking that chooses this
     word gives:
 
-        tokens      [101*2, 7*2, 8*2+1, 9*2, 102*2]
+        tokens      [7*2, 8*2+1, 9*2]
         input_ids   [101, 103, 103, 9, 102]
         labels      [-100, 7, 8, -100, -100]
 
@@ -67,13 +68,8 @@ class MaskingCollator:
         self.length, self.multiple_of, self.words = length, multiple_of, words
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        lengths = np.array([len(example.tokens) for example in examples])
-        width = self.length or -(-int(lengths.max()) // self.multiple_of) * self.multiple_of
-        filled = np.arange(width) < lengths[:, None]
-        tokens = np.zeros(filled.shape, np.int64)
-        tokens[filled] = np.concatenate([example.tokens for example in examples])
-        input_ids = np.where(filled, tokens >> 1, self.vocabulary.pad_token_id)
-        continues = (tokens & 1).astype(bool)
+        input_ids, continues, lengths = self._pad([example.tokens for example in examples])
+        filled = np.arange(input_ids.shape[1]) < lengths[:, None]
         maskable = self.vocabulary.maskable[input_ids] & filled
 
         keys = hash64(
@@ -88,3 +84,20 @@ class MaskingCollator:
         if self.words:
             batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(filled.shape)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def _pad(
+        self, rows: Sequence[NDArray[np.integer]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+        """Ids and continuations, (batch, length), and the rows' lengths, with special tokens and padding."""
+        vocabulary = self.vocabulary
+        first, extra = len(vocabulary.prefix), len(vocabulary.prefix) + len(vocabulary.suffix)
+        texts = np.array([len(row) for row in rows])
+        lengths = texts + extra
+        width = self.length or -(-int(lengths.max()) // self.multiple_of) * self.multiple_of
+        tokens = np.full((len(rows), width), vocabulary.pad_token_id << 1, np.int64)
+        places = np.arange(width - first)
+        tokens[:, first:][places < texts[:, None]] = np.concatenate(rows)
+        tokens[:, :first] = np.array(vocabulary.prefix, np.int64) << 1
+        for offset, special in enumerate(vocabulary.suffix, first):
+            tokens[np.arange(len(rows)), texts + offset] = special << 1
+        return tokens >> 1, (tokens & 1).astype(bool), lengths

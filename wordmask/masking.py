@@ -23,9 +23,13 @@ from numpy.typing import NDArray
 IGNORED = -100  # the label of a position that is not predicted
 MAX_UNIT = 10  # tokens; a row has at most ceil(np) + MAX_UNIT - 1 labels
 
-_LENGTH_BITS, _RANDOM_BITS = 4, 36  # of a sort key, below the row: length, then chance
+# The bits of a sort key below the row: length, then chance, then position, which makes every key unique, so that any
+# sort gives the same order.
+_LENGTH_BITS, _CHANCE_BITS, _POSITION_BITS = 4, 30, 16
+LONGEST_ROW, LARGEST_BATCH = 2**_POSITION_BITS, 2 ** (64 - _LENGTH_BITS - _CHANCE_BITS - _POSITION_BITS)
 # One stream of random numbers for each purpose, so that no two draws share a number.
-_ORDER, _PHASE, _RUN, _REPLACE, _RANDOM_TOKEN = range(1, 6)
+_ORDER, _PHASE, _RUN, _REPLACE = range(4)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Strategy(StrEnum):
@@ -59,19 +63,29 @@ class Replacement:
     random_prob: float = 0.1
 
 
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The mixing function of splitmix64 (Steele, Lea and Flood, 2014)."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
 def hash64(*parts: int | NDArray) -> NDArray[np.uint64]:
-    """A 64-bit hash of whole numbers, element by element, with numpy's broadcasting (the mixing of splitmix64)."""
+    """A 64-bit hash of whole numbers, element by element, with numpy's broadcasting."""
     state = np.zeros(1, np.uint64)
     for part in parts:
-        state = (state ^ np.asarray(part).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
+        state = _mix((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
     return state
 
 
+def draw(keys: NDArray[np.uint64], purpose: int, positions: NDArray[np.int64] | int = 0) -> NDArray[np.uint64]:
+    """64 random bits for each key and position: splitmix64, seeded by the key, at that place of the purpose's stream."""
+    counter = np.atleast_1d(positions).astype(np.uint64) + np.uint64((purpose << 32) + 1)
+    return _mix(keys + counter * _GOLDEN)
+
+
 def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Numbers in [0, 1) from 64-bit hashes."""
+    """Numbers in [0, 1) from 64 random bits."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -132,7 +146,7 @@ def _runs(
     words = np.bincount(rows, minlength=batch)
     first = (np.cumsum(words) - words)[rows]
     rank = np.arange(len(starts)) - first
-    drawn = uniform(hash64(keys[rows], _RUN, rank))
+    drawn = uniform(draw(keys[rows], _RUN, rank))
     run_lengths = 1 + np.searchsorted(np.cumsum(probabilities)[:-1], drawn, side="right")
     passed = np.cumsum(run_lengths) - run_lengths
     boundary = first + passed - passed[first]
@@ -170,27 +184,33 @@ def choose(
         above 0, and at most ceil(np) + MAX_UNIT - 1 in a row with n maskable tokens and rate p.
     """
     batch, width = maskable.shape
+    if batch > LARGEST_BATCH or width > LONGEST_ROW:
+        raise ValueError(f"a batch of {batch} rows of {width} tokens is beyond {LARGEST_BATCH} rows of {LONGEST_ROW}")
     starts, lengths = _units(maskable, continues, rates, keys, strategy)
     rows = starts // width
-    chance = hash64(keys[rows], _ORDER, starts - rows * width) >> np.uint64(64 - _RANDOM_BITS)
-    sort_key = (rows.astype(np.uint64) << np.uint64(_LENGTH_BITS)) | lengths.astype(np.uint64)
-    # Stable, for a tie must not be broken by what else is in the batch.
-    order = np.argsort((sort_key << np.uint64(_RANDOM_BITS)) | chance, kind="stable")
+    positions = starts - rows * width
+    chance = draw(keys[rows], _ORDER, positions) >> np.uint64(64 - _CHANCE_BITS)
+    by_length = (rows << _LENGTH_BITS | lengths).astype(np.uint64)
+    order = (by_length << np.uint64(_CHANCE_BITS) | chance) << np.uint64(_POSITION_BITS) | positions.astype(np.uint64)
+    order.sort()
 
     units = np.bincount(rows, minlength=batch)
-    first = np.cumsum(units) - units
-    rank = np.arange(len(starts)) - first[rows]  # rows come in order, before and after the sort
-    phase = uniform(hash64(keys, _PHASE))
-    level, rate = phase[rows], rates[rows]
-    taken = np.floor((rank + 1) * rate + level) > np.floor(rank * rate + level)
+    phase = uniform(draw(keys, _PHASE))
+    taken = np.floor(units * rates + phase).astype(np.int64)
+    row = np.repeat(np.arange(batch), taken)
+    # The ranks r at which floor(rp + u) steps up to 1, 2, …
+    rank = np.ceil((_ranges(taken) + 1 - phase[row]) / rates[row]).astype(np.int64) - 1
 
-    missed = (rates > 0) & (units > 0) & (np.floor(units * rates + phase) < 1)
-    if missed.any():  # a row too short for its rate: one unit all the same, each as likely
+    missed = np.flatnonzero((rates > 0) & (units > 0) & (taken == 0))
+    if len(missed):  # rows too short for their rate: one unit all the same, each as likely
         spread = phase[missed] / (1 - units[missed] * rates[missed])
-        taken[first[missed] + np.minimum(spread * units[missed], units[missed] - 1).astype(np.int64)] = True
+        row = np.concatenate([row, missed])
+        rank = np.concatenate([rank, (spread * units[missed]).astype(np.int64)])
 
-    chosen = order[taken]
-    return np.repeat(starts[chosen], lengths[chosen]) + _ranges(lengths[chosen])
+    chosen = order[np.cumsum(units)[row] - units[row] + np.clip(rank, 0, units[row] - 1)]
+    positions = (chosen & np.uint64(LONGEST_ROW - 1)).astype(np.int64)
+    lengths = (chosen >> np.uint64(_CHANCE_BITS + _POSITION_BITS)).astype(np.int64) & (2**_LENGTH_BITS - 1)
+    return np.repeat(row * width + positions, lengths) + _ranges(lengths)
 
 
 def replace(
@@ -210,17 +230,15 @@ def replace(
     """
     width = input_ids.shape[1]
     masked, labels = input_ids.copy(), np.full_like(input_ids, IGNORED)
-    labels.flat[chosen] = original = input_ids.ravel()[chosen]
+    original = input_ids.ravel()[chosen]
+    labels.ravel()[chosen] = original
     rows = chosen // width
-    draw = uniform(hash64(keys[rows], _REPLACE, chosen - rows * width))
-    at_random = hash64(keys[rows], _RANDOM_TOKEN, chosen - rows * width) % np.uint64(len(replacement.random_ids))
-    masked.flat[chosen] = np.where(
-        draw < replacement.mask_prob,
-        replacement.mask_token_id,
-        np.where(
-            draw < replacement.mask_prob + replacement.random_prob,
-            replacement.random_ids[at_random.astype(np.int64)],
-            original,
-        ),
-    )
+    bits = draw(keys[rows], _REPLACE, chosen - rows * width)
+    # The upper half of the bits says what to do, the lower half which token.
+    action = (bits >> np.uint64(32)).astype(np.float64) * 2.0**-32
+    pick = ((bits & np.uint64(2**32 - 1)) * np.uint64(len(replacement.random_ids))) >> np.uint64(32)
+    new = np.where(action < replacement.mask_prob, replacement.mask_token_id, original)
+    at_random = (action >= replacement.mask_prob) & (action < replacement.mask_prob + replacement.random_prob)
+    new[at_random] = replacement.random_ids[pick[at_random].astype(np.int64)]
+    masked.ravel()[chosen] = new
     return masked, labels

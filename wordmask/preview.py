@@ -51,8 +51,9 @@ def preview(
 def _render(number: int, example: Example, collator: MaskingCollator, tokenizer) -> Text:
     """One example on one line, with the share masked."""
     batch = {name: tensor[0].tolist() for name, tensor in collator([example]).items()}
-    original = [int(token) >> 1 for token in example.tokens]
-    continued = [int(token) & 1 for token in example.tokens]
+    prefix, suffix = collator.vocabulary.prefix, collator.vocabulary.suffix
+    original = [*prefix, *(example.tokens >> 1).tolist(), *suffix]
+    continued = [*[0] * len(prefix), *(example.tokens & 1).tolist(), *[0] * len(suffix)]
     maskable = [bool(collator.vocabulary.maskable[token]) for token in original]
     labels = sum(label != IGNORED for label in batch["labels"])
     line = Text(f"{number}. {labels} of {sum(maskable)} tokens ({labels / max(sum(maskable), 1):.1%}): ", "default")

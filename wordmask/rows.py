@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -98,9 +99,9 @@ class TokenStream:
         return [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
 
     @cached_property
-    def _edges(self) -> NDArray[np.int64]:
+    def _edges(self) -> list[int]:
         """Where each chunk begins in the stream, and where the last one ends."""
-        return np.cumsum([0, *(int(offsets[-1] - offsets[0]) for offsets, _ in self._chunks)])
+        return np.cumsum([0, *(int(offsets[-1] - offsets[0]) for offsets, _ in self._chunks)]).tolist()
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -109,46 +110,37 @@ class TokenStream:
 
     def read(self, start: int, stop: int) -> NDArray[np.integer]:
         """The tokens from `start` to `stop`."""
-        parts, chunk = [], int(np.searchsorted(self._edges, start, "right")) - 1
+        parts, chunk = [], bisect.bisect_right(self._edges, start) - 1
         while start < stop:
             offsets, values = self._chunks[chunk]
-            shift = int(offsets[0]) - int(self._edges[chunk])
-            end = min(stop, int(self._edges[chunk + 1]))
+            shift = int(offsets[0]) - self._edges[chunk]
+            end = min(stop, self._edges[chunk + 1])
             parts.append(values[start + shift : end + shift])
             start, chunk = end, chunk + 1
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class Rows(torch.utils.data.Dataset):
-    """Rows of tokens: slices of a stream, each wrapped in special tokens.
+    """Rows of tokens: slices of a stream, without the special tokens around them.
 
     Args:
         stream: the tokens.
         starts, stops: (rows,) where each row lies in the stream.
-        affixes: the special tokens before and after each row.
     """
 
-    def __init__(
-        self,
-        stream: TokenStream,
-        starts: NDArray[np.int64],
-        stops: NDArray[np.int64],
-        affixes: tuple[Sequence[int], Sequence[int]],
-    ):
+    def __init__(self, stream: TokenStream, starts: NDArray[np.int64], stops: NDArray[np.int64]):
         self.stream, self.starts, self.stops = stream, starts, stops
-        self.prefix, self.suffix = (np.array(ids, np.int64) << 1 for ids in affixes)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(rows,) The number of tokens of each row, special ones included."""
-        return self.stops - self.starts + len(self.prefix) + len(self.suffix)
+        """(rows,) The number of tokens of each row."""
+        return self.stops - self.starts
 
     def __getitem__(self, draw: Draw) -> Example:
-        tokens = self.stream.read(self.starts[draw.index], self.stops[draw.index])
-        return Example(np.concatenate([self.prefix, tokens, self.suffix]), *draw)
+        return Example(self.stream.read(int(self.starts[draw.index]), int(self.stops[draw.index])), *draw)
 
 
 def prepare(
@@ -175,15 +167,19 @@ def prepare(
         new_fingerprint=datasets.fingerprint.Hasher.hash([texts.rows._fingerprint, prepared.identity()]),
         desc="Tokenizing",
     )
-    stream, affixes = TokenStream(dataset), special_affixes(tokenizer)
-    room = length - len(affixes[0]) - len(affixes[1])
+    stream, room = TokenStream(dataset), length - _special_count(tokenizer)
     if arguments.line_by_line:
         starts, stops = _lines(stream.lengths, room, arguments)
     else:
         starts, stops = _blocks(int(stream.lengths.sum()) - (prepared.separator is not None), room)
     if not len(starts):
         raise InputError(f"{texts.flag}: the tokenizer finds no token in this text; give text that it was made for")
-    return Rows(stream, starts[:limit], stops[:limit], affixes)
+    return Rows(stream, starts[:limit], stops[:limit])
+
+
+def _special_count(tokenizer) -> int:
+    """The number of special tokens around a row."""
+    return sum(map(len, special_affixes(tokenizer)))
 
 
 def _separator(tokenizer, arguments: DataArguments) -> int | None:
@@ -246,8 +242,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
     ):
         self.rows, self.flag = texts.rows, texts.flag
         self.preparation = Preparation(tokenizer, texts, _separator(tokenizer, arguments), needs_words)
-        self.prefix, self.suffix = (np.array(ids, np.int64) << 1 for ids in special_affixes(tokenizer))
-        self.room = length - len(self.prefix) - len(self.suffix)
+        self.room = length - _special_count(tokenizer)
         self.arguments, self.rate, self.epoch = arguments, rate, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -257,9 +252,8 @@ class StreamedRows(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[Example]:
         pieces = self._pieces_of_lines() if self.arguments.line_by_line else self._pieces_of_blocks()
         for number, piece in enumerate(pieces):
-            tokens = np.concatenate([self.prefix, piece, self.suffix])
-            identity = int.from_bytes(hashlib.blake2b(tokens.tobytes(), digest_size=8).digest(), "little")
-            yield Example(tokens, identity, self.epoch, self.rate)
+            identity = int.from_bytes(hashlib.blake2b(piece.tobytes(), digest_size=8).digest(), "little")
+            yield Example(piece, identity, self.epoch, self.rate)
             if number + 1 == self.arguments.max_train_samples:
                 return
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, PreTrainedTokenizerBase
 
 from wordmask.errors import InputError
+from wordmask.words import special_affixes
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class Vocabulary:
         maskable: (ids,) whether a token may be masked: all but special ones. The unknown token stands for
             text, so it belongs to a word and is masked with it.
         random_ids: the tokens that may stand in for another: neither special nor unknown.
+        prefix, suffix: the special tokens before and after a row.
     """
 
     pad_token_id: int
     mask_token_id: int
     maskable: NDArray[np.bool_]
     random_ids: NDArray[np.int64]
+    prefix: Sequence[int] = ()
+    suffix: Sequence[int] = ()
 
     @classmethod
     def of(cls, tokenizer) -> Vocabulary:
@@ -49,7 +53,7 @@ class Vocabulary:
         if tokenizer.unk_token_id is not None:
             special[tokenizer.unk_token_id] = False
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        return cls(pad, tokenizer.mask_token_id, ~special, random_ids)
+        return cls(pad, tokenizer.mask_token_id, ~special, random_ids, *special_affixes(tokenizer))
 
 
 def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:

@@ -60,8 +60,8 @@ _REGISTRY: dict[str, str | type[Segmenter]] = {
     "whitespace": "wordmask.segmenters.whitespace:WhitespaceSegmenter",
 }
 
-# The flag a user sees, for the options that are not called like their flag.
-_FLAGS = {"model": "--ltp", "hmm": "--no_hmm"}
+# The flag a user sees; an option without one goes by its own name.
+_FLAGS = {"model": "--ltp", "user_dict": "--user_dict", "hmm": "--no_hmm"}
 
 
 def register(name: str) -> Callable[[type[S]], type[S]]:
@@ -136,7 +136,7 @@ def _check_options(name: str, cls: type[Segmenter], given: dict[str, Any]) -> No
 
 
 def _as_flags(options: list[str]) -> str:
-    return ", ".join(_FLAGS.get(option, f"--{option}") for option in options)
+    return ", ".join(_FLAGS.get(option, option) for option in options)
 
 
 def import_package(module: str, segmenter: str, distribution: str) -> ModuleType:

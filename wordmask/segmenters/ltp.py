@@ -50,7 +50,7 @@ class LTPSegmenter(Segmenter):
         if config["nerual"]:
             self._model = _Neural(directory, config, self._source, device, batch_size)
         elif device is not None or batch_size is not None:
-            raise InputError(f"{self._source} is a legacy model, which can use neither --device nor --batch_size")
+            raise InputError(f"{self._source} is a legacy model, which can use neither device nor batch_size")
         else:
             self._model = _Legacy(directory, config, self._source)
 
@@ -186,7 +186,7 @@ class _Neural:
     ) -> None:
         self._batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
         if self._batch_size < 1:
-            raise InputError(f"--batch_size {batch_size}: at least 1 line has to be read at once")
+            raise InputError(f"batch_size={batch_size}: a neural LTP model has to read at least 1 line at once")
         _check_neural_config(config, source)
         self._ltp = _build(directory, config, source)
         _move(self._ltp, device)
@@ -295,19 +295,16 @@ def _move(ltp: Any, device: str | None) -> None:
     try:
         ltp.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: torch cannot use it ({_brief(error)})") from error
+        raise InputError(f"device={device}: torch cannot use it ({_brief(error)})") from error
 
 
 def _digest(directory: Path, names: Sequence[str]) -> str:
     """SHA-256 over those of the files that exist, by name and content."""
     digest = hashlib.sha256()
     for name in names:
-        file = directory / name
-        if file.is_file():
-            digest.update(f"{name} {file.stat().st_size}\n".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+        if (directory / name).is_file():
+            with (directory / name).open("rb") as file:
+                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

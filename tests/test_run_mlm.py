@@ -1,0 +1,225 @@
+"""Both training scripts from end to end, in process."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from conftest import sample_lines, save_model, train_tokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import run_mlm
+import run_mlm_wwm
+
+STEPS = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu", "--report_to", "none"]
+
+
+def read_json(path) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def test_the_examples_own_command_line_works(english_model, english_file, tmp_path):
+    metrics = run_mlm.main(
+        f"--model_name_or_path {english_model} --train_file {english_file} --validation_file {english_file} "
+        f"--output_dir {tmp_path / 'out'} --do_train --do_eval --prediction_loss_only --num_train_epochs=1 --use_cpu".split()
+    )
+    assert 1 < metrics["perplexity"] < 2000
+    assert metrics["perplexity"] == read_json(tmp_path / "out" / "eval_results.json")["perplexity"]
+    assert metrics["train_samples"] == metrics["eval_samples"] > 5
+
+
+def test_the_command_line_of_the_process_is_read_where_none_is_given(
+    english_model, english_file, tmp_path, monkeypatch
+):
+    argv = [
+        "--model_name_or_path",
+        english_model,
+        "--validation_file",
+        english_file,
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    monkeypatch.setattr("sys.argv", ["run_mlm.py", *argv, "--do_eval", "--use_cpu"])
+    assert run_mlm.main()["eval_samples"] > 5
+
+
+@pytest.fixture(scope="module")
+def two_splits(tmp_path_factory) -> list[str]:
+    """Training and validation text."""
+    directory = tmp_path_factory.mktemp("two_splits")
+    lines = sample_lines("english", 50)
+    (directory / "train.txt").write_text("\n".join(lines[:40]), encoding="utf-8")
+    (directory / "valid.txt").write_text("\n".join(lines[40:]), encoding="utf-8")
+    return ["--train_file", str(directory / "train.txt"), "--validation_file", str(directory / "valid.txt")]
+
+
+@pytest.mark.parametrize(
+    "asked, trained, evaluated",
+    [
+        ([], True, True),
+        (["--do_train"], True, False),
+        (["--do_eval"], False, True),
+        (["--do_train", "--do_eval"], True, True),
+    ],
+)
+def test_a_run_does_what_it_was_asked_and_both_where_it_was_not(
+    english_model, two_splits, tmp_path, asked, trained, evaluated
+):
+    argv = ["--model_name_or_path", english_model, *two_splits, "--output_dir", str(tmp_path), *STEPS, *asked]
+    metrics = run_mlm_wwm.main(argv)
+    assert ("train_loss" in metrics, "perplexity" in metrics) == (trained, evaluated)
+    assert (tmp_path / "model.safetensors").exists() is trained
+    assert (tmp_path / "eval_results.json").exists() is evaluated
+
+
+def test_no_evaluation_is_made_up_where_no_text_is_set_apart(english_model, english_file, tmp_path):
+    argv = [
+        "--model_name_or_path",
+        english_model,
+        "--train_file",
+        english_file,
+        *STEPS,
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    metrics = run_mlm_wwm.main([*argv, "--validation_split_percentage", "0"])
+    assert metrics["train_samples"] == 40 and "perplexity" not in metrics
+
+
+def test_the_two_scripts_differ_in_masking_and_in_lines(english_model, two_splits, tmp_path):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS]
+    whole_word = run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "wwm")])
+    token = run_mlm.main([*argv, "--output_dir", str(tmp_path / "token")])
+    assert whole_word["train_samples"] == 40 != token["train_samples"]
+    arguments = [read_json(tmp_path / name / "wordmask_run.json")["arguments"] for name in ("wwm", "token")]
+    different = {name for name in arguments[0] if arguments[0][name] != arguments[1][name]}
+    assert different == {"masking_strategy", "line_by_line", "output_dir"}
+    # With the other's settings, each gives the other's result.
+    same = run_mlm.main(
+        [*argv, "--output_dir", str(tmp_path / "s"), "--line_by_line", "--masking_strategy", "whole_word"]
+    )
+    assert same["train_loss"] == whole_word["train_loss"] != token["train_loss"]
+    assert same["eval_loss"] == whole_word["eval_loss"]
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta", "albert", "distilbert", "electra"])
+def test_words_are_found_for_every_kind_of_fast_tokenizer(tmp_path, two_splits, model_type):
+    settings = {
+        "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+        "albert": {"embedding_size": 16, "num_hidden_groups": 1},
+        "electra": {"embedding_size": 16},
+    }.get(model_type, {})
+    model = save_model(tmp_path / "model", train_tokenizer(model_type), model_type, **settings)
+    argv = ["--model_name_or_path", model, *two_splits, "--output_dir", str(tmp_path / "out"), *STEPS]
+    metrics = run_mlm_wwm.main([*argv, "--mlm_probability", "0.4"])
+    assert 4 < metrics["eval_loss"] < 9
+    assert metrics["eval_whole_word_accuracy"] <= 1
+
+
+def test_chinese_is_trained_with_references(chinese_model, tmp_path):
+    lines = [line for line in sample_lines("chinese", 60) if all("\u4e00" <= char <= "\u9fff" for char in line[:2])]
+    assert len(lines) > 20
+    text, references = tmp_path / "text.txt", tmp_path / "ref.txt"
+    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    references.write_text("[2]\n" * len(lines))
+    argv = ["--model_name_or_path", chinese_model, "--train_file", str(text), *STEPS, "--mlm_probability", "0.3"]
+    argv += ["--validation_file", str(text), "--output_dir"]
+    both = ["--train_ref_file", str(references), "--validation_ref_file", str(references)]
+    with_words = run_mlm_wwm.main([*argv, str(tmp_path / "with"), *both])
+    without = run_mlm_wwm.main([*argv, str(tmp_path / "without")])
+    assert with_words["train_samples"] == len(lines)
+    assert with_words["train_loss"] != without["train_loss"]
+    assert with_words["eval_loss"] != without["eval_loss"]
+
+
+def test_a_model_is_trained_from_scratch_with_a_tokenizer_of_its_own(two_splits, tmp_path):
+    overrides = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"
+    argv = ["--model_type", "bert", "--vocab_size", "500", "--config_overrides", overrides, *two_splits, *STEPS]
+    metrics = run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path)])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert model.config.vocab_size == len(tokenizer) == 500
+    assert model.config.hidden_size == 16
+    assert tokenizer.convert_ids_to_tokens(tokenizer("The boats")["input_ids"])[0] == "[CLS]"
+    assert metrics["train_samples"] == 40
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_does_not(english_model, two_splits, tmp_path):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--output_dir"]
+    first, second = (run_mlm_wwm.main([*argv, str(tmp_path / name)]) for name in ("first", "second"))
+    other = run_mlm_wwm.main([*argv, str(tmp_path / "other"), "--seed", "7"])
+    assert first["train_loss"] == second["train_loss"] != other["train_loss"]
+
+
+def test_evaluation_masks_are_the_same_at_every_evaluation(english_model, two_splits, tmp_path):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--output_dir", str(tmp_path)]
+    run_mlm_wwm.main([*argv, "--eval_strategy", "steps", "--eval_steps", "1", "--learning_rate", "0"])
+    history = read_json(tmp_path / "trainer_state.json")["log_history"]
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    assert len(losses) == 2 and len(set(losses)) == 1
+
+
+def test_the_number_of_samples_is_kept_to(english_model, two_splits, tmp_path):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--output_dir", str(tmp_path)]
+    metrics = run_mlm_wwm.main([*argv, "--max_train_samples", "7", "--max_eval_samples", "3"])
+    assert (metrics["train_samples"], metrics["eval_samples"]) == (7, 3)
+
+
+@pytest.mark.parametrize("script", [run_mlm, run_mlm_wwm])
+def test_a_stream_is_trained_on(english_model, two_splits, tmp_path, script):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--output_dir", str(tmp_path)]
+    metrics = script.main([*argv, "--streaming"])
+    assert 5 < metrics["train_loss"] < 8 and metrics["eval_samples"] > 1
+
+
+def test_padding_to_the_maximum_gives_every_batch_one_shape(english_model, two_splits, tmp_path):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--eval_strategy", "epoch"]
+    argv += ["--include_num_input_tokens_seen", "--pad_to_max_length", "--max_seq_length", "48"]
+    run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path)])
+    assert read_json(tmp_path / "trainer_state.json")["num_input_tokens_seen"] == 2 * 4 * 48
+
+
+def test_several_processes_tokenize_to_the_same_rows(english_model, two_splits, tmp_path):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--overwrite_cache", "--output_dir"]
+    one = run_mlm_wwm.main([*argv, str(tmp_path / "one")])
+    two = run_mlm_wwm.main([*argv, str(tmp_path / "two"), "--preprocessing_num_workers", "2"])
+    assert one["train_loss"] == two["train_loss"] and one["train_samples"] == two["train_samples"]
+
+
+def test_workers_of_the_loader_change_nothing(english_model, two_splits, tmp_path):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--output_dir"]
+    none = run_mlm_wwm.main([*argv, str(tmp_path / "none")])
+    two = run_mlm_wwm.main([*argv, str(tmp_path / "two"), "--dataloader_num_workers", "2"])
+    assert none["train_loss"] == two["train_loss"] and none["eval_loss"] == two["eval_loss"]
+
+
+def test_the_best_model_is_the_one_that_is_kept(english_model, two_splits, tmp_path):
+    argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--output_dir", str(tmp_path)]
+    argv += ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--load_best_model_at_end"]
+    metrics = run_mlm_wwm.main([*argv, "--learning_rate", "1.0"])  # this rate only does harm
+    history = read_json(tmp_path / "trainer_state.json")["log_history"]
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry][:2]
+    assert len(set(losses)) == 2
+    assert metrics["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
+
+
+def test_an_argument_file_runs(english_model, two_splits, tmp_path):
+    arguments = {"model_name_or_path": english_model, "train_file": two_splits[1], "max_steps": 5, "use_cpu": True}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**arguments, "output_dir": str(tmp_path / "out")}))
+    run_mlm_wwm.main([str(path), "--max_steps", "1"])
+    assert read_json(tmp_path / "out" / "trainer_state.json")["global_step"] == 1
+
+
+def test_old_flags_run_with_one_warning_each(english_model, two_splits, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "unset")
+    old = "--overwrite_output_dir --evaluation_strategy epoch --warmup_ratio 0.5 --no_cuda --group_by_length"
+    old += f" --use_auth_token False --logging_dir {tmp_path / 'logs'} --per_gpu_train_batch_size 4"
+    argv = ["--model_name_or_path", english_model, *two_splits, "--max_steps", "2", "--report_to", "none"]
+    with caplog.at_level(logging.WARNING, "wordmask"):
+        metrics = run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "out"), *old.split()])
+    said = [record.getMessage() for record in caplog.records if " is now " in record.getMessage()]
+    assert len(said) == len(set(said)) == 7  # overwrite_output_dir is a flag here still
+    assert "perplexity" in metrics

@@ -1,0 +1,517 @@
+"""Which tokens form a word, for every family of tokenizers and every source of words.
+
+Each tokenizer here has a vocabulary of single characters and a few longer pieces, so that the expected words can be
+written down. A string of tokens with `|` between the words is what `divided` gives for a text.
+"""
+
+from __future__ import annotations
+
+import string
+import unicodedata
+from copy import deepcopy
+from functools import cache
+from itertools import accumulate, pairwise
+
+import numpy as np
+import pytest
+from conftest import character_tokenizer
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, BertTokenizer, PreTrainedTokenizerFast
+
+from wordmask.collators import Vocabulary
+from wordmask.errors import InputError
+from wordmask.masking import word_starts
+from wordmask.references import line_positions
+from wordmask.segmenters import Segmenter
+from wordmask.words import is_chinese, segmented, special_affixes, tokenize
+
+SENTENCE = "He walked, unbelievably don't 2004 3.14"
+CHINESE = "我用写代码恤打印卡拉研究生命的起源说活不易在东京野家喜欢你年，。"
+EMOJI = "👍🏽👨👩👧❤\u200d\ufe0f🇫🇷🇩🇪"
+CHARACTERS = [*string.ascii_letters, *string.digits, *string.punctuation, *CHINESE, *EMOJI, *"éïカラオケ"]
+FAMILIES = ["bert", "distilbert", "electra", "roberta", "modernbert", "albert", "xlm-roberta", "camembert"]
+FAMILIES += ["deberta-v2", "metaspace", "metaspace unsplit", "byte-level unsplit", "no pre-tokenizer"]
+WORDPIECE, BYTES, METASPACE = FAMILIES[:3], FAMILIES[3:5], FAMILIES[5:10]
+PIECES = ["▁walk", "ed", "代码", "研究", "究生"]
+
+
+def merges_of(*words: str) -> list[tuple[str, str]]:
+    """The merges that make each word from its characters, from left to right."""
+    return [(word[:end], word[end]) for word in words for end in range(1, len(word))]
+
+
+def wrapped(backend: Tokenizer, pad: str = "[PAD]") -> PreTrainedTokenizerFast:
+    """A tokenizer from its parts, with `[CLS]` and `[SEP]` set by a template."""
+    ids = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $0 [SEP]", special_tokens=ids)
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad, **special)
+
+
+@cache
+def family(name: str, *more: str):
+    """A tokenizer of a family; `more` are the longer pieces that it has besides."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if name in WORDPIECE:
+        pieces = ["un", "##believ", "##ably", "walk", "##ed", "20", "##04", "14", *CHARACTERS, *more]
+        pieces += [f"##{character}" for character in CHARACTERS]
+        return tokenizer_class(name)(vocab=numbered(special + pieces))
+    if name in METASPACE[:4]:
+        if name in ("xlm-roberta", "camembert"):
+            special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        elif name == "albert":
+            special = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
+        vocab = [(token, 0.0) for token in special] + [(character, -10.0) for character in ["▁", *CHARACTERS]]
+        return tokenizer_class(name)(vocab=vocab + [(piece, -5.0) for piece in (more or PIECES[:3])])
+    if name == "roberta":
+        merges = merges_of("Ġwalk", "ed", *more)
+        pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        pieces += ["".join(merge) for merge in merges]
+        return tokenizer_class(name)(vocab=numbered(pieces), merges=merges)
+    by_bytes = name.startswith(("modernbert", "byte-level"))
+    merges = merges_of("Ġwalk" if by_bytes else "▁walk", "ed", *more)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet()) if by_bytes else ["▁", *CHARACTERS]
+    vocab = numbered([*special, *letters, *("".join(merge) for merge in merges)])
+    backend = Tokenizer(models.BPE(vocab, merges, unk_token="[UNK]"))
+    if name == "no pre-tokenizer":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    elif by_bytes:
+        backend.normalizer = normalizers.NFC()
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name == "modernbert")
+        backend.decoder = decoders.ByteLevel()
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(split=name == "metaspace")
+    return wrapped(backend)
+
+
+def tokenizer_class(model_type: str):
+    return TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
+
+
+def numbered(pieces: list[str]) -> dict[str, int]:
+    return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+
+
+def divided(tokenizer, text: str) -> str:
+    """The tokens of a text, with `|` between two words."""
+    tokens = tokenize(tokenizer, [text])
+    pieces = tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
+    joined = "".join(
+        f"{' ' if continues else ' | '}{piece}" for piece, continues in zip(pieces, tokens.continues, strict=True)
+    )
+    return joined.removeprefix(" | ")
+
+
+def surfaces(tokenizer, text: str, dropped: str = "\u200d\ufe0f") -> list[str]:
+    """The text of each word, by the tokenizer's own offsets; without joiners, which some tokenizers drop."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    words: list[list[int]] = []
+    for (start, end), continues in zip(offsets, tokenize(tokenizer, [text]).continues, strict=True):
+        if continues:
+            words[-1][1] = max(end, words[-1][1])
+        else:
+            words.append([start, end])
+    found = [text[start:end].strip() for start, end in words]
+    return ["".join(character for character in word if character not in dropped) for word in found]
+
+
+class Given(Segmenter):
+    """Gives the words that it was made with."""
+
+    def __init__(self, *lines: list[str]):
+        self.lines = list(lines)
+
+    def segment(self, lines):
+        assert len(lines) == len(self.lines)
+        return self.lines
+
+
+def positions(tokenizer, words: str | list[str], line: str | None = None, mixed: bool = False) -> list[int]:
+    """The reference of one line, whose words are written with `/` between them."""
+    words = words.split("/") if isinstance(words, str) else words
+    return line_positions(tokenizer, Given(words), ["".join(words) if line is None else line], mixed)[0]
+
+
+# A tokenizer's own words
+
+EXACT = {
+    "wordpiece": "h ##e | walk ##ed | , | un ##believ ##ably | d ##o ##n | ' | t | 20 ##04 | 3 | . | 14",
+    "bytes": "H e | Ġwalk ed | , | Ġ u n b e l i e v a b l y | Ġ d o n | ' | t | Ġ 2 0 0 4 | Ġ 3 | . | 1 4",
+    "metaspace": "▁ H e | ▁walk ed | , | ▁ u n b e l i e v a b l y | ▁ d o n | ' | t | ▁ 2 0 0 4 | ▁ 3 | . | 1 4",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_english_sentence_has_exactly_these_words(name):
+    """`walked,` is two words, `don't` three, `2004` one and `3.14` three, whatever the tokenizer."""
+    if name in WORDPIECE:
+        expected = EXACT["wordpiece"]
+    else:
+        expected = EXACT["bytes" if name in (*BYTES, "byte-level unsplit") else "metaspace"]
+    found = divided(family(name), SENTENCE)
+    assert found == (expected.replace("H", "h") if name == "albert" else expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_chinese_mixed_with_english_is_cut_at_every_chinese_character(name):
+    text = "我用Python3写代,T恤2004年50%"
+    found = surfaces(family(name), text)
+    digits = ["Python", "3"] if name in BYTES else ["Python3"]  # GPT-2's pre-tokenisation divides further
+    assert found == ["我", "用", *digits, "写", "代", ",", "T", "恤", "2004", "年", "50", "%"]
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in WORDPIECE])
+def test_chinese_characters_of_several_tokens_are_whole(name):
+    """Three bytes are one character and one word; two characters in one token are one word too."""
+    tokenizer = family(name)
+    continues = tokenize(tokenizer, ["我代码。"]).continues
+    counts = np.diff([*np.flatnonzero(~continues), len(continues)])
+    if name in BYTES or name.startswith("byte"):
+        assert counts.tolist() == [3, 3, 3, 3]
+    elif name in METASPACE[:4]:
+        assert divided(tokenizer, "我代码。") == "▁ 我 | 代码 | 。"
+    else:
+        assert divided(tokenizer, "我代码。") == "▁ 我 | 代 | 码 | 。"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_emoji_sequences_are_one_word_and_two_emoji_are_two(name):
+    text = "ok 👍🏽👍 👨‍👩‍👧👩 ❤️!"
+    assert surfaces(family(name), text) == ["ok", "👍🏽", "👍", "👨👩👧", "👩", "❤", "!"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_flags_are_two_words_and_none_is_part_of_a_name(name):
+    """A flag is two regional indicators: 🇫🇷🇩🇪 is 🇫🇷 and 🇩🇪."""
+    assert surfaces(family(name), "Paris🇫🇷 🇫🇷🇩🇪!") == ["Paris", "🇫🇷", "🇫🇷", "🇩🇪", "!"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_symbols_and_punctuation_stand_alone(name):
+    text = "$5.99 C++ a_b 1,000 (x@y) -- it's"
+    words = "$ 5 . 99 C + + a _ b 1 , 000 ( x @ y ) - - it ' s"
+    assert surfaces(family(name), text) == words.split()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_accents_do_not_break_a_word(name):
+    """Composed, and decomposed into a letter and a combining mark."""
+    found = surfaces(family(name), "café nai\u0308ve", dropped="\u0308")
+    if name == "roberta":  # a mark is neither letter nor digit to its pre-tokenisation, which divides further
+        assert found[0] == "café" and "".join(found[1:]) == "naive"
+    else:
+        assert found == ["café", "naive"]
+
+
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "metaspace unsplit"])
+def test_characters_that_nobody_sees_do_not_break_a_word(name):
+    """Control characters, zero-width spaces and soft hyphens stand inside a word."""
+    found = surfaces(family(name), "wal\u200bked un\u00adder\x07go", dropped="\u200b\u00ad\x07")
+    assert found == ["walked", "undergo"]
+
+
+def test_wide_letters_and_kana_are_words_of_their_own_script():
+    assert surfaces(family("xlm-roberta"), "ＡＢ１２，カラオケ。") == ["ＡＢ１２", "，", "カラオケ", "。"]
+
+
+def test_a_merged_apostrophe_stays_one_token_and_begins_a_word():
+    """RoBERTa has a token `'t`: it is a word of its own, not a part of the word before it."""
+    assert divided(family("roberta", "'t"), "don't") == "d o n | 't"
+
+
+def test_a_token_that_reaches_over_two_words_joins_them():
+    """Unigram tokenizers learn `n't`: no rule can mask half of it, so `don't` is one word there."""
+    assert divided(family("xlm-roberta", "n't"), "he don't go") == "▁ h e | ▁ d o n't | ▁ g o"
+
+
+@pytest.mark.parametrize("name", METASPACE + ["metaspace unsplit", "no pre-tokenizer"])
+def test_a_lone_word_mark_belongs_to_the_word_behind_it(name):
+    assert divided(family(name), "x he").split(" | ")[1:] == ["▁ h e"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_white_space_of_any_length_separates_and_a_blank_line_has_no_words(name):
+    tokenizer = family(name)
+    spaced = surfaces(tokenizer, "  he \t  walked\u3000x\u00a0y ")
+    assert [word for word in spaced if word] == ["he", "walked", "x", "y"]
+    assert not tokenize(tokenizer, [" ", "", "\t"]).continues[:1].any()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokens_added_as_special_belong_to_no_word_and_others_do(name):
+    """`[X]` is added as special, inside a word: what follows begins one. `covid` and `New York` are added as text."""
+    tokenizer = deepcopy(family(name))
+    tokenizer.add_tokens(["[X]"], special_tokens=True)
+    tokenizer.add_tokens(["covid", "New York"])
+    vocabulary = Vocabulary.of(tokenizer)
+    tokens = tokenize(tokenizer, ["walk[X]ed covid New York"])
+    ids = tokens.ids[None]
+    maskable = vocabulary.maskable[ids]
+    starts = word_starts(maskable, tokens.continues[None])[0]
+    pieces = tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
+    assert [pieces[place] for place in np.flatnonzero(~maskable[0])] == ["[X]"]
+    number = dict(zip(pieces, np.cumsum(starts), strict=True))
+    assert starts[pieces.index("[X]") + 1], "the text behind a special token continues the word before it"
+    assert starts[pieces.index("covid")] and starts[pieces.index("New York")]
+    assert number["New York"] == number["covid"] + 1
+    added = tokenizer.convert_tokens_to_ids(["covid", "New York", "[X]"])
+    assert np.isin(added, vocabulary.random_ids).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_special_affixes_are_those_of_the_tokenizer(name):
+    tokenizer = family(name)
+    assert special_affixes(tokenizer) == ([tokenizer.cls_token_id], [tokenizer.sep_token_id])
+
+
+def test_special_affixes_are_found_where_the_letter_a_is_unknown_or_nothing_is_added():
+    unknown = character_tokenizer(["研究"])
+    assert special_affixes(unknown) == ([unknown.cls_token_id], [unknown.sep_token_id])
+    backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    assert special_affixes(PreTrainedTokenizerFast(tokenizer_object=backend)) == ([], [])
+
+
+def test_lines_are_tokenized_whole_whatever_the_tokenizer_was_used_for_before():
+    """A tokenizer that was asked to cut and pad keeps these settings in its backend."""
+    tokenizer = character_tokenizer(["研究"])
+    tokenizer(["研究", "研"], truncation=True, max_length=3, padding="max_length")
+    assert tokenize(tokenizer, ["研究研究", "研"]).lengths.tolist() == [4, 1]
+
+
+def test_a_slow_tokenizer_is_refused_with_the_remedy():
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(InputError, match="--tokenizer_name.*Slow.*--masking_strategy token"):
+        tokenize(Slow(), ["text"])
+
+
+ANY_TEXT = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\n"),
+        st.sampled_from([*CHARACTERS, *"  \t\u3000\u200b\u0301\u2028\x85\x00\x1c𠮷𪜀豈ﬁ½ﷺ"]),
+    ),
+    max_size=25,
+)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "albert", "deberta-v2", "metaspace unsplit"])
+@settings(max_examples=60, deadline=None)
+@given(lines=st.lists(ANY_TEXT, min_size=1, max_size=4))
+@example(lines=["a\u0301", "\u0301b", " ", "", "\u200d❤", "b  "])
+def test_the_words_of_a_line_do_not_depend_on_the_lines_beside_it(name, lines):
+    tokenizer = family(name)
+    together = tokenize(tokenizer, lines)
+    alone = [tokenize(tokenizer, [line]) for line in lines]
+    assert together.lengths.tolist() == [len(tokens.ids) for tokens in alone]
+    for field in ("ids", "continues"):
+        np.testing.assert_array_equal(
+            getattr(together, field), np.concatenate([getattr(tokens, field) for tokens in alone])
+        )
+    assert not together.continues[together.line_first[together.lengths > 0]].any(), "a word reaches over a line's end"
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "xlm-roberta", "deberta-v2", "byte-level unsplit"])
+@settings(max_examples=60, deadline=None)
+@given(line=ANY_TEXT)
+def test_no_word_reaches_over_white_space(name, line):
+    tokenizer = family(name)
+    offsets = tokenizer(line, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    continues = tokenize(tokenizer, [line]).continues
+    visible = [at for at, (start, end) in enumerate(offsets) if line[start:end].strip()]
+    for before, after in pairwise(visible):
+        if continues[before + 1 : after + 1].all():
+            end = len(line[: offsets[before][1]].rstrip())
+            start = offsets[after][1] - len(line[slice(*offsets[after])].lstrip())
+            assert not any(character.isspace() for character in line[end:start])
+
+
+# A segmenter's words
+
+
+def chinese_tokenizer(*more: str, **options) -> BertTokenizer:
+    """One token to a Chinese character, all that stand in `CHINESE` known; `more` are other pieces."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return BertTokenizer(vocab=numbered([*special, *CHARACTERS, *(f"##{c}" for c in CHARACTERS), *more]), **options)
+
+
+@pytest.fixture(scope="module")
+def chinese():
+    return chinese_tokenizer("3", "##d", "ok")
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("研究生/研究/生命/的/起源", [2, 3, 5, 7, 10]),
+        ("研究/生命/的/研究生/说/研究/生活/不易", [2, 4, 7, 8, 11, 13, 15]),
+        ("𠮷野家/在/东京", [2, 3, 6]),
+        ("我/喜欢/你", [3]),
+        ("我/说/你", []),
+        ("", []),
+    ],
+)
+def test_references_are_exact_where_a_greedy_match_is_not(chinese, words, expected):
+    """The first two are cut wrongly when words are matched as strings; the third begins with an unknown character."""
+    assert positions(chinese, words) == expected
+
+
+@pytest.mark.parametrize(
+    "words, plain, mixed",
+    [
+        ("我/用/T恤", [], [4]),
+        ("3D打印/的/生活", [7], [2, 3, 4, 7]),  # 3 ##d 打 印 的 生 活
+        ("3D/打印", [4], [4]),
+        ("卡拉OK/卡拉", [5], [2, 3, 5]),
+        ("2004年/研究", [7], [2, 3, 4, 5, 7]),
+        ("OK/研究/walk/，/。/打印", [3, 11], [3, 11]),  # ok 研 究 w ##a ##l ##k ， 。 打 印
+        ("打印。/研究", [5], [5]),
+    ],
+)
+def test_mixed_words_count_only_when_asked_for_and_move_nothing(chinese, words, plain, mixed):
+    """A word with punctuation in it is none; words without a Chinese character are the tokenizer's."""
+    assert positions(chinese, words) == plain
+    assert positions(chinese, words, mixed=True) == mixed
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("研\u200b究/生命", [2, 4]),  # zero-width, which the tokenizer drops
+        ("\ufeff/研究", [2]),
+        ("研究\x00/\x07/生命", [2, 4]),  # control characters, dropped
+        ("ＯＫ/研究", [3]),  # full-width, one unknown token
+        ("café/naïve/研究/e\u0301", [11]),  # accents, stripped
+        ("\U0002a6a5/𠮷𠮷/研究", [3, 5]),  # surrogate pairs in UTF-16, unknown
+        ("豈豈/研究", [2, 4]),  # compatibility ideographs, normalised to others
+        ("👨‍👩‍👧/研究/🇫🇷", [5]),  # 👨 ##👩 ##👧 研 究
+        ("研究/👍🏽/生命", [2, 6]),
+    ],
+)
+def test_characters_that_a_tokenizer_drops_or_changes_move_nothing(chinese, words, expected):
+    assert positions(chinese, words) == expected
+
+
+@pytest.mark.parametrize(
+    "words, line, expected",
+    [
+        (["研究", "生命"], " 研究 \u3000 生命\t", [2, 4]),
+        (["研究", "生命"], "研究\x07\u200b生命", [2, 4]),  # left out by the segmenter
+        (["研究", " ", "生命"], "研究 生命", [2, 4]),  # given as a word
+        (["研究 生命", "打印"], "研究 生命打印", [6]),  # white space inside a word, which then is none
+        (["研 究"], "研 究", []),
+        (["", "研究", ""], "研究", [2]),
+        ([], " \t", []),
+        (["研", "研究"], "研 研究", [3]),
+    ],
+)
+def test_white_space_that_a_segmenter_leaves_out_moves_nothing(chinese, words, line, expected):
+    assert positions(chinese, words, line) == expected
+
+
+def test_tokens_of_several_characters_take_the_segmenters_words():
+    """`▁研究 生 命 的 起 源`: no reference file of a character vocabulary fits this tokenizer."""
+    tokenizer = family("xlm-roberta", "▁研究")
+    assert positions(tokenizer, "研究/生命/的/起源") == [3, 6]
+    assert positions(tokenizer, "研究生/命/的/起源") == [2, 6]
+
+
+def test_a_token_that_reaches_over_two_of_the_segmenters_words_joins_them():
+    """`▁ 研 究生 命`: half of `究生` cannot be masked, so 研究 and 生命 are masked together."""
+    assert positions(family("xlm-roberta", "究生"), "研究/生命") == [2, 3, 4]
+
+
+@pytest.mark.parametrize("name", [*BYTES, "byte-level unsplit"])
+def test_bytes_of_a_segmenters_word_are_whole(name):
+    """Three tokens to a character: 研究 / 的 / 你 are tokens 1 to 6, 7 to 9 and 10 to 12."""
+    assert positions(family(name), "研究/的/你") == [2, 3, 4, 5, 6, 8, 9, 11, 12]
+
+
+@pytest.mark.parametrize(
+    "words, line, near",
+    [
+        (["研究", "生"], "研究生命", "'命'"),
+        (["研究", "生命"], "研究的生命", "'的生命'"),
+        (["研究", "研究"], "研究", "''"),
+        (["究研"], "研究", "'研究'"),
+        ([], "研究", "'研究'"),
+        (["研究"], "", "''"),
+        (["ok"], "OK", "'OK'"),
+    ],
+)
+def test_words_that_do_not_add_up_to_the_line_are_refused_with_its_number(chinese, words, line, near):
+    with pytest.raises(InputError, match="--segmenter.*line 8,") as error:
+        line_positions(chinese, Given(["你"], words), ["你", line], first_line=7)
+    assert near in str(error.value)
+
+
+def test_a_batch_of_lines_has_the_references_of_each(chinese):
+    lines = [["研究", "生"], [], ["生命"], ["OK"], ["的", "起源"]]
+    texts = ["".join(line) for line in lines]
+    assert line_positions(chinese, Given(*lines), texts) == [[2], [], [2], [], [3]]
+    assert line_positions(chinese, Given(), []) in ([], [[]])
+
+
+def test_words_are_numbered_for_every_character_and_none_for_what_does_not_count(chinese):
+    tokens = tokenize(chinese, ["研究T恤", "生 命"])
+    words = segmented(tokens.characters, [["研究", "T恤"], ["生", "命"]])
+    first, second = words[:4], words[5:8]
+    assert first[0] == first[1] > 0 and not first[2:].any()
+    assert len({0, *second.tolist()}) == 3 and second[1] == 0, "two words and white space"
+
+
+def belongs_to_chinese(character: str) -> bool:
+    """Whether a character may stand in a Chinese word: an ideograph, or a mark or control without width of its own."""
+    return is_chinese(character) or (
+        unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf", "Cc") and not character.isspace()
+    )
+
+
+IDEOGRAPHS = st.text(st.sampled_from([*"研究生命的起源", *"𠮷𪜀豈鿫㐀龥", "\U0002f800"]), min_size=1, max_size=4)
+ODD = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\n🏻🏼🏽🏾🏿"),
+        st.sampled_from([*"aAé1.，。 \u200b\u200d\u0301\ufe0f\x00\u3000👍研究", "\U0002b830"]),
+    ),
+    max_size=4,
+)
+
+
+@pytest.mark.parametrize("lower", [True, False], ids=["uncased", "cased"])
+@settings(max_examples=300, deadline=None)
+@given(words=st.lists(st.one_of(IDEOGRAPHS, IDEOGRAPHS, ODD), max_size=8), leave_out=st.booleans())
+def test_every_chinese_word_comes_out_exactly_on_any_text(lower, words, leave_out):
+    """Of a Chinese word, the tokens that lie in it are joined, and no token is joined to anything else.
+
+    Where the tokenizer drops a character, the word is what is left of it. A token that lies across a word's edge
+    (ideographs that the tokenizer does not take for such) is the tokenizer's affair and no claim is made of it.
+    """
+    tokenizer = exactness_tokenizer(lower)
+    line = "".join(words)
+    offsets = tokenizer(line, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    given_words = [word.strip() for word in words if word.strip()] if leave_out else words
+    found = positions(tokenizer, given_words, line)
+    expected, across = [], False
+    for end, word in zip(accumulate(map(len, words)), words, strict=True):
+        start = end - len(word)
+        core = word.strip() if leave_out else word
+        within = [at for at, (first, last) in enumerate(offsets, 1) if start <= first and last <= end]
+        across |= any(first < end < last for first, last in offsets)
+        if any(map(is_chinese, core)) and all(map(belongs_to_chinese, core)):
+            expected += within[1:]
+    if not across:
+        assert found == expected
+
+
+@cache
+def exactness_tokenizer(lower: bool) -> BertTokenizer:
+    return chinese_tokenizer(do_lower_case=lower)
+
+
+def test_the_test_of_exactness_sees_words_that_matching_strings_gets_wrong():
+    """Guards the property above against passing for nothing: its texts do hold words, and tokens that are dropped."""
+    tokenizer = exactness_tokenizer(True)
+    assert positions(tokenizer, ["研究", "生命", "\u200b", "研\u200b究"]) == [2, 4, 6]
+    assert len(tokenizer.tokenize("研\u200b究")) == 2
