@@ -16,32 +16,23 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from wordmask.commandline import Parser, argument
-from wordmask.errors import InputError, reports_input_errors
+from wordmask.commandline import Parser, argument, build
+from wordmask.errors import reports_input_errors
 from wordmask.hub import load_pretrained_tokenizer
 from wordmask.progress import track_lines
 from wordmask.references import Provenance, check_output, write_references
-from wordmask.segmenters import Segmenter, load_segmenter
+from wordmask.segmentation import SegmentationArguments
 from wordmask.textfiles import expand_files, read_lines
 from wordmask.vocabulary import train_tokenizer
 
 
 @dataclass
 class ReferenceArguments:
-    """Which text, whose words and whose tokens."""
+    """Which text, whose tokens, and where the references go."""
 
     file_name: str = argument("The text: UTF-8, a text to a line, plain or as .gz, .xz or .zst.")
     bert: str = argument("The tokenizer that training will use: a directory or a hub id.")
     save_path: str = argument("The reference file to write.")
-    segmenter: str = argument(
-        "Where words come from: ltp, jieba, whitespace, or module:Class for one of your own.", default="ltp"
-    )
-    ltp: str | None = argument("The LTP model: a directory or a hub id such as LTP/small.", default=None)
-    user_dict: str | None = argument("jieba: a dictionary of your own.", default=None)
-    hmm: bool = argument("jieba: guess words that are not in the dictionary.", default=True)
-    mixed_words: bool = argument(
-        "Also join words that mix Chinese with letters or digits, such as T恤.", default=False
-    )
     vocab_size: int | None = argument(
         "Train a BERT tokenizer with so many entries on the text first, and save it as --bert.", default=None
     )
@@ -51,14 +42,18 @@ class ReferenceArguments:
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> Provenance:
     """Run with these arguments (`sys.argv[1:]` if `None`) and return what the file was made from."""
-    parser = Parser(ReferenceArguments)
-    arguments = ReferenceArguments(**vars(parser.parse(sys.argv[1:] if argv is None else argv)))
+    parser = Parser((ReferenceArguments, SegmentationArguments))
+    parser.set_defaults(segmenter="ltp")
+    namespace = parser.parse(sys.argv[1:] if argv is None else argv)
+    arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)
     files = expand_files([arguments.file_name], "--file_name")
     check_output(arguments.save_path, arguments.overwrite)
     tokenizer = _tokenizer(arguments, files)
-    segmenter = _segmenter(arguments)
+    segmenter = segmentation.load()
     with track_lines("Segmenting", files) as track:
-        provenance = write_references(files, arguments.save_path, tokenizer, segmenter, arguments.mixed_words, track)
+        provenance = write_references(
+            files, arguments.save_path, tokenizer, segmenter, segmentation.mixed_words, track
+        )
     print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
     return provenance
 
@@ -70,18 +65,6 @@ def _tokenizer(arguments: ReferenceArguments, files: Sequence[str]) -> PreTraine
         texts = (line for file in files for line in read_lines(file, "--file_name"))
         train_tokenizer("bert", texts, arguments.vocab_size).save_pretrained(arguments.bert)
     return load_pretrained_tokenizer("--bert", arguments.bert)
-
-
-def _segmenter(arguments: ReferenceArguments) -> Segmenter:
-    """The segmenter with the options that belong to it."""
-    if arguments.segmenter == "ltp" and not arguments.ltp:
-        raise InputError("--ltp is missing; give an LTP model such as LTP/small, or --segmenter jieba")
-    return load_segmenter(
-        arguments.segmenter,
-        model=arguments.ltp,
-        user_dict=arguments.user_dict,
-        hmm=None if arguments.hmm else False,
-    )
 
 
 if __name__ == "__main__":

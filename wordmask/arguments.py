@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, TrainingArguments
 
-from wordmask.commandline import Gone, OldFlag, Parser, argument, is_true, suggest
+from wordmask.commandline import Gone, OldFlag, Parser, argument, build, is_true, suggest
 from wordmask.errors import InputError
 from wordmask.masking import Strategy
-
-T = TypeVar("T")
+from wordmask.segmentation import SegmentationArguments
 
 MODEL_TYPES = tuple(sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING}))
 
@@ -193,13 +192,14 @@ class Arguments:
     """One run, as the command line and the argument file describe it.
 
     Attributes:
-        model, data, masking, training: the flags by their concern.
+        model, data, masking, segmentation, training: the flags by their concern.
         given: every flag with its value, as a new run could take them from a file.
     """
 
     model: ModelArguments
     data: DataArguments
     masking: MaskingArguments
+    segmentation: SegmentationArguments
     training: RunArguments
     given: dict[str, Any]
 
@@ -253,7 +253,6 @@ OLD_FLAGS: dict[str, OldFlag] = {
     "use_mps_device": ("no flag: an Apple GPU is used where there is one", _boolean([])),
     "low_cpu_mem_usage": ("no flag: models always load that way", _boolean([])),
     "mlm": ("no flag: these scripts always mask", _boolean([])),
-    "local_rank": ("the environment variable LOCAL_RANK, which torchrun sets", _boolean([])),
     "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
     "half_precision_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
     "fp16_opt_level": Gone("it was apex's; use --bf16 or --fp16 without it"),
@@ -287,15 +286,30 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     Raises:
         InputError: naming the flag that is wrong.
     """
-    concerns = (ModelArguments, DataArguments, MaskingArguments, RunArguments)
+    concerns: tuple[Any, ...] = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, RunArguments)
     parser = Parser(concerns, OLD_FLAGS)
     parser.set_defaults(**defaults)
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     given = {name: value for name, value in vars(namespace).items() if value is not None}
 
-    def build(concern: type[T]) -> T:
-        names = {flag.name for flag in fields(concern) if flag.init}  # type: ignore[arg-type]
-        return concern(**{name: value for name, value in vars(namespace).items() if name in names})
+    model, data, masking, segmentation, training = (build(concern, namespace) for concern in concerns)
+    arguments = Arguments(model, data, masking, segmentation, training, given)
+    _check_words(arguments)
+    return arguments
 
-    model, data, masking = build(ModelArguments), build(DataArguments), build(MaskingArguments)
-    return Arguments(model, data, masking, build(RunArguments), given)
+
+def _check_words(arguments: Arguments) -> None:
+    """Raise an `InputError` where words have two sources, or a source and no use."""
+    references = [
+        f"--{name}_ref_file" for name in ("train", "validation") if getattr(arguments.data, f"{name}_ref_file")
+    ]
+    sources = references + ["--segmenter"] * bool(arguments.segmentation.segmenter)
+    if sources and arguments.masking.masking_strategy is Strategy.TOKEN:
+        raise InputError(
+            f"{sources[0]} marks whole words and --masking_strategy token masks tokens; use run_mlm_wwm.py, or "
+            "--masking_strategy whole_word"
+        )
+    if references and arguments.segmentation.segmenter:
+        raise InputError(f"{references[0]} and --segmenter both say what the words are; give one of the two")
+    if arguments.data.streaming and arguments.masking.rates[0] != arguments.masking.rates[1]:
+        raise InputError("--mlm_probability: a schedule needs to know the length of training; drop --streaming")

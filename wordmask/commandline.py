@@ -7,13 +7,15 @@ import difflib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from wordmask.errors import InputError
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +126,12 @@ class Parser(HfArgumentParser):
             else:
                 result.append(argument)
         return result
+
+
+def build(concern: type[T], namespace: argparse.Namespace) -> T:
+    """One concern's dataclass, of the flags that are its fields."""
+    names = {flag.name for flag in fields(concern) if flag.init}  # type: ignore[arg-type]
+    return concern(**{name: value for name, value in vars(namespace).items() if name in names})
 
 
 def _translate(name: str, new: OldFlag, value: str | None) -> list[str] | None:

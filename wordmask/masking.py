@@ -79,7 +79,7 @@ def hash64(*parts: int | NDArray) -> NDArray[np.uint64]:
 
 
 def draw(keys: NDArray[np.uint64], purpose: int, positions: NDArray[np.int64] | int = 0) -> NDArray[np.uint64]:
-    """64 random bits for each key and position: splitmix64, seeded by the key, at that place of the purpose's stream."""
+    """64 random bits for each key and position: splitmix64, seeded by the key, at a place in the purpose's stream."""
     counter = np.atleast_1d(positions).astype(np.uint64) + np.uint64((purpose << 32) + 1)
     return _mix(keys + counter * _GOLDEN)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,10 @@ from wordmask.collators import Example
 from wordmask.errors import InputError
 from wordmask.references import check_tokenizer, continuations, read_provenance, tokenizer_digest
 from wordmask.sampling import Draw
+from wordmask.segmentation import SegmentationArguments
+from wordmask.segmenters import Segmenter
 from wordmask.texts import Texts
-from wordmask.words import special_affixes, tokenize
+from wordmask.words import segmented, special_affixes, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +35,11 @@ class Preparation:
         tokenizer: the tokenizer; one that is not fast knows no words, and then each token is one.
         texts: where the text and its references come from.
         separator: the token to put behind each text, if any.
-        needs_words: whether a tokenizer that knows no words will not do.
+        words: where words come from besides; `None` where a tokenizer that knows no words will do.
     """
 
-    def __init__(self, tokenizer, texts: Texts, separator: int | None, needs_words: bool):
-        self.tokenizer, self.separator, self.needs_words = tokenizer, separator, needs_words
+    def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
+        self.tokenizer, self.separator, self.words = tokenizer, separator, words
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance)
         self.where = texts.reference_flag or f"{texts.flag}, column chinese_ref"
         self.prefix = len(special_affixes(tokenizer)[0])
@@ -52,12 +54,22 @@ class Preparation:
     def identity(self) -> list[Any]:
         """What the result depends on besides the text, for a cache's fingerprint."""
         digest = tokenizer_digest(self.tokenizer) if self.tokenizer.is_fast else self.tokenizer.name_or_path
-        return ["wordmask.rows.Preparation:1", digest, self.prefix, self.separator, self.mixed, self.needs_words]
+        segmenter = self.segmenter.identity if self.segmenter else None
+        mixed = self.words.mixed_words if self.words else self.mixed
+        return ["wordmask.rows.Preparation:1", digest, self.prefix, self.separator, self.mixed, segmenter, mixed]
+
+    @cached_property
+    def segmenter(self) -> Segmenter | None:
+        """The segmenter to run on the spot, if any."""
+        return self.words.load() if self.words and self.words.segmenter else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "segmenter"}  # each process loads its own
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Tokens, as `wordmask.collators.Example` has them, for a table of texts."""
         lines = [text or "" for text in batch["text"].to_pylist()]
-        if self.tokenizer.is_fast or self.needs_words:
+        if self.tokenizer.is_fast or self.words:
             tokens = tokenize(self.tokenizer, lines)
             codes, lengths = tokens.ids << 1, tokens.lengths
             continues = tokens.continues
@@ -67,6 +79,9 @@ class Preparation:
                 continues = continues | continuations(
                     tokens, references, self.prefix, self.special_ids, self.mixed, self.where, numbers
                 )
+            if self.segmenter and self.words:
+                words = self.segmenter.segment(lines)
+                continues = continues | tokens.joined(segmented(tokens.characters, words, self.words.mixed_words))
             codes |= continues
         else:
             ids = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
@@ -144,7 +159,12 @@ class Rows(torch.utils.data.Dataset):
 
 
 def prepare(
-    texts: Texts, tokenizer, arguments: DataArguments, length: int, needs_words: bool, limit: int | None
+    texts: Texts,
+    tokenizer,
+    arguments: DataArguments,
+    length: int,
+    words: SegmentationArguments | None,
+    limit: int | None,
 ) -> Rows:
     """Tokenize a text, on as many processes as asked for and once for all runs, and divide it into rows.
 
@@ -153,10 +173,10 @@ def prepare(
         tokenizer: the tokenizer.
         arguments: how rows are made.
         length: the most tokens in a row, special ones included.
-        needs_words: whether a tokenizer that knows no words will not do.
+        words: where words come from besides; `None` where a tokenizer that knows no words will do.
         limit: the most rows, all if `None`.
     """
-    prepared = Preparation(tokenizer, texts, _separator(tokenizer, arguments), needs_words)
+    prepared = Preparation(tokenizer, texts, _separator(tokenizer, arguments), words)
     dataset = texts.rows.with_format("arrow").map(
         prepared,
         batched=True,
@@ -237,11 +257,11 @@ class StreamedRows(torch.utils.data.IterableDataset):
         tokenizer,
         arguments: DataArguments,
         length: int,
-        needs_words: bool,
+        words: SegmentationArguments | None,
         rate: float,
     ):
         self.rows, self.flag = texts.rows, texts.flag
-        self.preparation = Preparation(tokenizer, texts, _separator(tokenizer, arguments), needs_words)
+        self.preparation = Preparation(tokenizer, texts, _separator(tokenizer, arguments), words)
         self.room = length - _special_count(tokenizer)
         self.arguments, self.rate, self.epoch = arguments, rate, 0
 

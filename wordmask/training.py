@@ -156,19 +156,17 @@ def _lines(texts: dict[str, Texts]) -> Iterator[str] | None:
 def _prepare(texts: dict[str, Texts], tokenizer, arguments: Arguments, length: int) -> dict[str, Any]:
     """Rows for the splits that are used."""
     training, data = arguments.training, arguments.data
-    needs_words = arguments.masking.masking_strategy is not Strategy.TOKEN
+    words = None if arguments.masking.masking_strategy is Strategy.TOKEN else arguments.segmentation
     rows: dict[str, Rows | StreamedRows] = {}
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
             rows["train"] = (
-                StreamedRows(texts["train"], tokenizer, data, length, needs_words, arguments.masking.rates[0])
+                StreamedRows(texts["train"], tokenizer, data, length, words, arguments.masking.rates[0])
                 if data.streaming
-                else prepare(texts["train"], tokenizer, data, length, needs_words, data.max_train_samples)
+                else prepare(texts["train"], tokenizer, data, length, words, data.max_train_samples)
             )
         if "validation" in texts and (training.do_eval or not rows):
-            rows["validation"] = prepare(
-                texts["validation"], tokenizer, data, length, needs_words, data.max_eval_samples
-            )
+            rows["validation"] = prepare(texts["validation"], tokenizer, data, length, words, data.max_eval_samples)
     return rows
 
 

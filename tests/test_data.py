@@ -1,0 +1,287 @@
+"""From files and datasets to rows of tokens."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import logging
+import lzma
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import zstandard
+from conftest import refusal, sample_lines
+from transformers import AutoTokenizer
+
+import run_mlm
+import run_mlm_wwm
+from wordmask.arguments import DataArguments
+from wordmask.collators import MaskingCollator
+from wordmask.errors import InputError
+from wordmask.masking import Strategy
+from wordmask.rows import StreamedRows, prepare
+from wordmask.sampling import Draw
+from wordmask.texts import load_texts
+from wordmask.vocabulary import Vocabulary
+
+LINES = ["one, two", 'three "four" five', "sixième", "seven\u2028eight\x85nine\x0bten", "NA", "null"]
+OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
+
+
+def write(path: Path, lines: list[str], column: str = "text") -> str:
+    """Write texts in the format that the name of a file says."""
+    kind, *_ = [suffix for suffix in path.suffixes if suffix not in OPENERS]
+    if kind == ".parquet":
+        pyarrow.parquet.write_table(pa.table({"number": range(len(lines)), column: lines}), path.with_suffix(".tmp"))
+        content = path.with_suffix(".tmp").read_bytes()
+        path.with_suffix(".tmp").unlink()
+        with OPENERS.get(path.suffix, open)(path, "wb") as file:
+            file.write(content)
+        return str(path)
+    with OPENERS.get(path.suffix, open)(path, "wt", encoding="utf-8", newline="") as file:
+        if kind == ".txt":
+            file.write("".join(line + "\n" for line in lines))
+        elif kind in (".csv", ".tsv"):
+            writer = csv.writer(file, delimiter="," if kind == ".csv" else "\t", lineterminator="\n")
+            writer.writerows([["number", column], *enumerate(lines)])
+        else:
+            rows = [json.dumps({"number": number, column: line}) for number, line in enumerate(lines)]
+            file.write("[" + ",\n".join(rows) + "]" if path.name.startswith("array") else "\n".join(rows))
+    return str(path)
+
+
+def texts_of(evaluate: bool = False, split: str = "train", **arguments) -> list[str]:
+    """The texts of a split, as a run would read them."""
+    return [row["text"] for row in load_texts(DataArguments(**arguments), None, None, evaluate)[split].rows]
+
+
+def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
+    """Each row that a text file is divided into, as a batch of its own with nothing masked."""
+    settings = DataArguments(train_file=[path], **arguments)
+    texts = load_texts(settings, None, None, False)["train"]
+    if settings.streaming:
+        examples = list(StreamedRows(texts, tokenizer, settings, length, False, 0.0))
+    else:
+        rows = prepare(texts, tokenizer, settings, length, False, None)
+        examples = [rows[Draw(index, 0, 0.0)] for index in range(len(rows))]
+    collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=0, words=True)
+    return [collator([example]) for example in examples]
+
+
+def rows_of(tokenizer, path: str, length: int, **arguments) -> list[list[str]]:
+    """The tokens of each row that a text file is divided into."""
+    batches = batches_of(tokenizer, path, length, **arguments)
+    return [tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()) for batch in batches]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(english_model):
+    return AutoTokenizer.from_pretrained(english_model)
+
+
+@pytest.mark.parametrize("compression", OPENERS)
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "json", "jsonl", "parquet"])
+def test_every_format_gives_the_same_texts(tmp_path, kind, compression):
+    path = write(tmp_path / f"text.{kind}{compression}", LINES)
+    assert texts_of(train_file=[path]) == LINES
+
+
+def test_a_json_file_may_be_one_array(tmp_path):
+    assert texts_of(train_file=[write(tmp_path / "array.json", LINES)]) == LINES
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "jsonl.gz"])
+def test_several_files_and_globs_are_read_in_order(tmp_path, kind):
+    for number in (2, 1, 3):
+        write(tmp_path / f"part{number}.{kind}", [f"text {number}"])
+    first = write(tmp_path / f"first.{kind}", ["first"])
+    assert texts_of(train_file=[first, str(tmp_path / f"part*.{kind}")]) == ["first", "text 1", "text 2", "text 3"]
+
+
+def test_a_name_with_the_characters_of_a_glob_is_a_name(tmp_path):
+    for kind in ("txt", "jsonl"):
+        path = write(tmp_path / f"text[1].{kind}", LINES)
+        assert texts_of(train_file=[path]) == LINES
+
+
+def test_tables_of_two_kinds_are_not_read_as_one(tmp_path):
+    comma, tab = write(tmp_path / "a.csv", ["one, two"]), write(tmp_path / "b.tsv", ["three, four"])
+    try:
+        assert texts_of(train_file=[comma, tab]) == ["one, two", "three, four"]
+    except InputError as refused:
+        assert "--train_file" in str(refused)
+
+
+def test_files_of_two_kinds_are_refused(tmp_path):
+    files = [write(tmp_path / "a.txt", ["one"]), write(tmp_path / "b.jsonl", ["two"])]
+    with pytest.raises(InputError, match="--train_file"):
+        load_texts(DataArguments(train_file=files), None, None, False)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_the_column_that_was_named_is_read(tmp_path, kind):
+    path = write(tmp_path / f"text.{kind}", LINES, column="content")
+    assert texts_of(train_file=[path], text_column_name="content") == LINES
+
+
+def test_a_changed_file_is_not_read_from_the_cache(tmp_path):
+    for kind in ("txt", "csv"):
+        write(tmp_path / f"text.{kind}", ["old text"])
+        assert texts_of(train_file=[str(tmp_path / f"text.{kind}")]) == ["old text"]
+        write(tmp_path / f"text.{kind}", ["new text"])
+        assert texts_of(train_file=[str(tmp_path / f"text.{kind}")], overwrite_cache=kind == "csv") == ["new text"]
+
+
+@pytest.mark.parametrize("saved", ["dataset", "splits"])
+def test_a_dataset_saved_on_disk_is_read(tmp_path, saved):
+    rows = datasets.Dataset.from_dict({"text": LINES, "other": range(len(LINES))})
+    if saved == "splits":
+        part = datasets.Dataset.from_dict({"text": ["for evaluation"], "other": [1]})
+        datasets.DatasetDict({"train": rows, "validation": part}).save_to_disk(tmp_path / "saved")
+        assert texts_of(dataset_name=str(tmp_path / "saved"), split="validation") == ["for evaluation"]
+    else:
+        rows.save_to_disk(tmp_path / "saved")
+    assert texts_of(dataset_name=str(tmp_path / "saved")) == LINES
+
+
+def test_a_dataset_saved_on_disk_is_trained_on(english_model, tmp_path):
+    datasets.Dataset.from_dict({"text": sample_lines("english", 20)}).save_to_disk(tmp_path / "saved")
+    argv = ["--model_name_or_path", english_model, "--dataset_name", str(tmp_path / "saved"), "--max_steps", "1"]
+    metrics = run_mlm_wwm.main([*argv, "--use_cpu", "--output_dir", str(tmp_path / "out")])
+    assert (metrics["train_samples"], metrics["eval_samples"]) == (19, 1)
+
+
+@pytest.mark.parametrize("percentage, count", [(5, 2), (25, 10), (1, 1), (0, 0)])
+def test_the_first_part_of_the_text_is_set_apart_for_evaluation(english_file, percentage, count):
+    lines = Path(english_file).read_text(encoding="utf-8").split("\n")[:-1]
+    settings = DataArguments(train_file=[english_file], validation_split_percentage=percentage)
+    texts = load_texts(settings, None, None, True)
+    found = {split: [row["text"] for row in texts[split].rows] for split in texts}
+    assert found == {"train": lines[count:], **({"validation": lines[:count]} if count else {})}
+
+
+def test_no_text_is_set_apart_where_there_is_validation_text_or_no_evaluation(tmp_path, english_file):
+    other = write(tmp_path / "other.txt", ["other"])
+    with_other = load_texts(DataArguments(train_file=[english_file], validation_file=[other]), None, None, True)
+    assert [len(with_other[split].rows) for split in ("train", "validation")] == [40, 1]
+    assert list(load_texts(DataArguments(train_file=[english_file]), None, None, False)) == ["train"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path, end, streaming):
+    lines = ["a\u2028b", "c\x85d", "e\x0bf", "g\x0ch\x1ci", "j\u2029k", "l\rm"]
+    path = tmp_path / "text.txt"
+    path.write_bytes(end.join(lines).encode())
+    assert texts_of(train_file=[str(path)], streaming=streaming) == lines
+
+
+def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\n\n  \t\r\ntwo")
+    assert texts_of(train_file=[str(path)]) == ["one", "two"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("length", [6, 7, 9, 50, 70])
+def test_blocks_hold_all_text_and_one_pair_of_special_tokens(tokenizer, english_file, length, streaming):
+    lines = Path(english_file).read_text(encoding="utf-8").split("\n")[:-1]
+    joined: list[str] = []
+    for line in lines:
+        joined += [*tokenizer.tokenize(line), "[SEP]"]
+    blocks = rows_of(tokenizer, english_file, length, streaming=streaming)
+    assert all(block[0] == "[CLS]" and block[-1] == "[SEP]" for block in blocks)
+    assert [token for block in blocks for token in block[1:-1]] == joined[:-1]
+    assert all(len(block) == length for block in blocks[:-1])
+    assert 2 < len(blocks[-1]) <= length
+    assert "[CLS]" not in [token for block in blocks for token in block[1:]]
+
+
+def test_a_last_block_that_just_fits_is_not_followed_by_an_empty_one(tokenizer, tmp_path):
+    path = write(tmp_path / "text.txt", ["the the", "the the the"])
+    for streaming in (False, True):
+        blocks = rows_of(tokenizer, path, 5, streaming=streaming)
+        assert blocks == [["[CLS]", "the", "the", "[SEP]", "[SEP]"], ["[CLS]", "the", "the", "the", "[SEP]"]]
+
+
+def test_blocks_are_not_cut_where_batches_of_a_thousand_lines_end(tokenizer, tmp_path):
+    path = write(tmp_path / "text.txt", ["the"] * 2501)
+    for streaming in (False, True):
+        blocks = rows_of(tokenizer, path, 66, streaming=streaming)
+        assert sum(len(block) - 2 for block in blocks) == 2 * 2501 - 1
+        assert {len(block) for block in blocks[:-1]} == {66}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_line_is_a_row_and_a_long_one_is_cut_or_split(tokenizer, tmp_path, streaming):
+    path = write(tmp_path / "text.txt", ["the the", "the and the and the and the", "and"])
+    short = [["[CLS]", "the", "the", "[SEP]"], ["[CLS]", "and", "[SEP]"]]
+    parts = [["[CLS]", "the", "and", "the", "[SEP]"], ["[CLS]", "and", "the", "and", "[SEP]"], ["[CLS]", "the", "[SEP]"]]
+    settings = {"line_by_line": True, "streaming": streaming}
+    assert rows_of(tokenizer, path, 5, long_lines="truncate", **settings) == [short[0], parts[0], short[1]]
+    assert rows_of(tokenizer, path, 5, long_lines="split", **settings) == [short[0], *parts, short[1]]
+
+
+@pytest.mark.parametrize("long_lines", ["truncate", "split"])
+def test_long_lines_are_counted_and_reported(english_model, tmp_path, caplog, long_lines):
+    path = write(tmp_path / "text.txt", ["the the", "the and the and the", "and and and and", "and"])
+    argv = ["--model_name_or_path", english_model, "--train_file", path, "--max_seq_length", "5", "--use_cpu"]
+    argv += ["--validation_split_percentage", "0", "--max_steps", "1", "--output_dir", str(tmp_path / "out")]
+    with caplog.at_level(logging.WARNING):
+        metrics = run_mlm_wwm.main([*argv, "--long_lines", long_lines])
+    said = [record.getMessage() for record in caplog.records if "long_lines" in record.getMessage()]
+    assert len(said) == 1 and "2 of 4 lines" in said[0] and long_lines in said[0]
+    assert metrics["train_samples"] == (4 if long_lines == "truncate" else 6)
+
+
+def test_nothing_is_reported_where_no_line_is_long(english_model, english_file, tmp_path, caplog):
+    argv = ["--model_name_or_path", english_model, "--train_file", english_file, "--use_cpu", "--max_steps", "1"]
+    run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "out")])
+    assert [record.getMessage() for record in caplog.records if "long_lines" in record.getMessage()] == []
+
+
+def test_the_words_of_a_row_are_those_of_its_text(tokenizer, tmp_path):
+    path = write(tmp_path / "text.txt", ["arithmetic arithmetic", "arithmetic"])
+    pieces = len(tokenizer.tokenize("arithmetic"))
+    assert pieces > 1
+    for words, batch in zip((2, 1), batches_of(tokenizer, path, 70, line_by_line=True), strict=True):
+        numbers = batch["words"][0].tolist()[1:-1]
+        assert [numbers.count(number) for number in dict.fromkeys(numbers)] == [pieces] * words
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_tables_are_trained_on_by_both_scripts(english_model, tmp_path, kind):
+    path = write(tmp_path / f"text.{kind}", sample_lines("english", 20))
+    argv = ["--model_name_or_path", english_model, "--train_file", path, "--use_cpu", "--max_steps", "1"]
+    assert run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "wwm")])["train_samples"] == 19
+    assert run_mlm.main([*argv, "--output_dir", str(tmp_path / "mlm")])["train_samples"] > 5
+
+
+def test_references_in_a_column_are_used_like_those_of_a_file(chinese_model, tmp_path):
+    lines = [line for line in sample_lines("chinese", 60) if all("\u4e00" <= char <= "\u9fff" for char in line[:2])]
+    text, references, table = tmp_path / "text.txt", tmp_path / "ref.txt", tmp_path / "text.jsonl"
+    text.write_text("\n".join(lines), encoding="utf-8")
+    references.write_text("[2]\n" * len(lines))
+    table.write_text("\n".join(json.dumps({"text": line, "chinese_ref": [2]}) for line in lines))
+    argv = ["--model_name_or_path", chinese_model, "--do_train", "--max_steps", "1", "--use_cpu", "--mlm_probability=0.4"]
+    argv += ["--output_dir"]
+    by_file = [str(tmp_path / "file"), "--train_file", str(text), "--train_ref_file", str(references)]
+    column = run_mlm_wwm.main([*argv, str(tmp_path / "column"), "--train_file", str(table)])
+    file = run_mlm_wwm.main([*argv, *by_file])
+    none = run_mlm_wwm.main([*argv, str(tmp_path / "none"), "--train_file", str(text)])
+    assert column["train_loss"] == file["train_loss"] != none["train_loss"]
+
+
+def test_references_stay_with_their_lines_when_a_part_is_set_apart(chinese_model, tmp_path, capsys):
+    """The last line's reference is wrong, and so must be found in the part that is trained on."""
+    lines = [line for line in sample_lines("chinese", 60) if all("\u4e00" <= char <= "\u9fff" for char in line[:2])]
+    text, references = tmp_path / "text.txt", tmp_path / "ref.txt"
+    text.write_text("\n\n".join(lines), encoding="utf-8")
+    references.write_text("[2]\n\n" * (len(lines) - 1) + "[999]\n")
+    argv = ["--model_name_or_path", chinese_model, "--train_file", str(text), "--train_ref_file", str(references)]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--output_dir", str(tmp_path / "out"), "--use_cpu")
+    assert f"line {2 * len(lines) - 1} of the text" in sentence

@@ -1,0 +1,435 @@
+"""Reference files: what is written, what is read back, and every way in which a file and a text can disagree."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from conftest import character_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertTokenizer
+
+from wordmask.errors import InputError
+from wordmask.references import (
+    Provenance,
+    check_output,
+    check_tokenizer,
+    continuations,
+    pair_with_text,
+    read_positions,
+    read_provenance,
+    sidecar,
+    tokenizer_digest,
+    write_references,
+)
+from wordmask.segmenters import Segmenter
+from wordmask.words import tokenize
+
+TEXT = ["研究生命", "", "我喜欢你。", "  \t", "OK研究", "\u3000", "生"]
+REFERENCES = [[2, 4], [3], [4], []]  # 研究/生命  我/喜欢/你/。  o ##k 研究  生
+FLAG, TEXT_FLAG = "--train_ref_file", "--train_file"
+
+
+class Known(Segmenter):
+    """Finds the words that it knows; every other character is one."""
+
+    def __init__(self, *words: str, name: str = "known"):
+        self.words, self.name = words, name
+        self.seen: list[str] = []
+
+    def segment(self, lines):
+        self.seen += lines
+        return [self._cut(line) for line in lines]
+
+    def _cut(self, line: str) -> list[str]:
+        cut = []
+        while line:
+            word = next((word for word in self.words if line.startswith(word)), line[0])
+            cut.append(word)
+            line = line[len(word) :]
+        return cut
+
+    @property
+    def identity(self):
+        return {"name": self.name, "version": "1"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return character_tokenizer(["研究生命我喜欢你。okab恤T"])
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes lines to a file and gives its path."""
+
+    def write_lines(name: str, lines, end: str = "\n") -> str:
+        path = tmp_path / name
+        path.write_text("".join(f"{line}{end}" for line in lines), encoding="utf-8", newline="")
+        return str(path)
+
+    return write_lines
+
+
+def made(write, tokenizer, lines=TEXT, **options) -> tuple[str, str, Provenance]:
+    """The text and the reference file that was made from it."""
+    text = write("text.txt", lines)
+    path = text.replace("text.txt", "ref.txt")
+    return text, path, write_references([text], path, tokenizer, Known("研究", "生命", "喜欢", "T恤"), **options)
+
+
+def lines_of(path: str) -> list[str]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return file.read().split("\n")
+
+
+# Writing
+
+
+def test_a_reference_has_a_line_for_each_line_and_a_blank_one_for_a_blank_one(write, tokenizer):
+    _, path, _ = made(write, tokenizer)
+    assert lines_of(path) == ["[2, 4]", "", "[3]", "", "[4]", "", "[]", ""]
+
+
+def test_lines_are_segmented_as_they_stand(write, tokenizer):
+    """Stripping would move the offsets of everything behind it; only blank lines are not segmented."""
+    segmenter, text = Known("研究"), write("text.txt", [" 研究 ", "", "我\u2028研究\r我", "研究\t"])
+    write_references([text], text + ".ref", tokenizer, segmenter)
+    assert segmenter.seen == [" 研究 ", "我\u2028研究\r我", "研究\t"]
+    assert lines_of(text + ".ref") == ["[2]", "", "[3]", "[2]", ""]
+
+
+def test_several_files_of_any_compression_make_one_reference_file(write, tokenizer, tmp_path):
+    first, second = write("a.txt", ["研究", "我"], end="\r\n"), str(tmp_path / "b.txt.gz")
+    with gzip.open(second, "wt", encoding="utf-8") as file:
+        file.write("\n生命")  # no line end behind the last line
+    path = str(tmp_path / "ref.txt")
+    provenance = write_references([first, second], path, tokenizer, Known("研究", "生命"))
+    assert lines_of(path) == ["[2]", "[]", "", "[2]", ""]
+    assert provenance.lines == 4
+    whole = write("whole.txt", ["研究", "我", "", "生命"])
+    assert write_references([whole], path, tokenizer, Known()).text_sha256 == provenance.text_sha256
+
+
+def test_batches_of_lines_keep_their_order_and_their_numbers(write, tokenizer, monkeypatch):
+    """Blank lines, and more lines than one batch: an error names the line of the file, not of the batch."""
+    lines = ["研究", "", "生命研究", "我"] * 3
+    text, path, provenance = made(write, tokenizer, lines)
+    whole = lines_of(path)
+    small = text + ".small"
+    monkeypatch.setattr("wordmask.references.batches.__defaults__", (5,))
+    write_references([text], small, tokenizer, Known("研究", "生命", "喜欢", "T恤"))
+    assert lines_of(small) == whole == ["[2]", "", "[2, 4]", "[]"] * 3 + [""]
+    assert provenance.lines == 12
+
+
+@pytest.mark.parametrize("blank_before", [0, 1, 3])
+def test_a_segmenter_that_loses_text_is_reported_with_the_line_of_the_file(write, tokenizer, blank_before):
+    class Loses(Segmenter):
+        def segment(self, lines):
+            return [[line.replace("命", "")] for line in lines]
+
+    text = write("text.txt", ["研究", *[""] * blank_before, "生命"])
+    with pytest.raises(InputError, match=f"line {blank_before + 2},"):
+        write_references([text], text + ".ref", tokenizer, Loses())
+
+
+@pytest.mark.parametrize("lines", [[], ["", " \t", "\u3000"]], ids=["empty", "blank"])
+def test_a_text_without_text_leaves_no_reference_file(write, tokenizer, lines, tmp_path):
+    text = write("text.txt", lines)
+    with pytest.raises(InputError, match="--file_name.*text.txt has no text"):
+        write_references([text], str(tmp_path / "ref.txt"), tokenizer, Known())
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_after_an_error_the_old_reference_file_stands(write, tokenizer, tmp_path):
+    """Nothing half-written appears under the final name, and no temporary file stays."""
+    _, path, _ = made(write, tokenizer)
+    before, broken = lines_of(path), tmp_path / "broken.txt"
+    broken.write_bytes("研究\n".encode() + b"\xff\n")
+    with pytest.raises(InputError, match="line 2.*0xff.*UTF-8"):
+        write_references([str(broken)], path, tokenizer, Known())
+    assert lines_of(path) == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["broken.txt", "ref.txt", "ref.txt.meta.json", "text.txt"]
+
+
+def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path):
+    path = tmp_path / "ref.txt"
+    check_output(str(path), overwrite=False)
+    path.write_text("[]\n")
+    with pytest.raises(InputError, match="--save_path.*exists.*--overwrite"):
+        check_output(str(path), overwrite=False)
+    check_output(str(path), overwrite=True)
+    with pytest.raises(InputError, match="--save_path.*directory"):
+        check_output(str(tmp_path), overwrite=True)
+
+
+# Provenance
+
+
+def test_provenance_says_what_a_file_was_made_from(write, tokenizer):
+    _, path, returned = made(write, tokenizer, mixed=True)
+    provenance = read_provenance(path, FLAG)
+    assert provenance == returned
+    assert (provenance.lines, provenance.mixed_words) == (len(TEXT), True)
+    assert provenance.segmenter == {"name": "known", "version": "1"}
+    assert provenance.tokenizer_sha256 == tokenizer_digest(tokenizer)
+    assert sidecar(path).name == "ref.txt.meta.json"
+
+
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        (lambda text: text.replace(b"\n", b"\r\n"), True),
+        (lambda text: b"\xef\xbb\xbf" + text, True),
+        (lambda text: text.removesuffix(b"\n"), True),
+        (lambda text: text.replace("研".encode(), "你".encode(), 1), False),
+        (lambda text: text.replace(b"\n", b" \n", 1), False),
+        (lambda text: text.replace("。".encode(), "。\n".encode()), False),
+    ],
+    ids=["line ends", "byte order mark", "no last line end", "a character", "a space", "a line more"],
+)
+def test_the_digest_of_a_text_sees_its_lines_and_nothing_else(write, tokenizer, tmp_path, change, same):
+    text, _, provenance = made(write, tokenizer)
+    other = tmp_path / "other.txt"
+    other.write_bytes(change((tmp_path / "text.txt").read_bytes()))
+    digest = write_references([str(other)], str(tmp_path / "o"), tokenizer, Known()).text_sha256
+    assert (digest == provenance.text_sha256) is same
+
+
+def test_a_classic_file_has_no_provenance(write):
+    assert read_provenance(write("ref.txt", ["[2]"]), FLAG) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"unknown": 1}', "3", "\x00"])
+def test_a_sidecar_that_is_none_is_named(write, content):
+    path = write("ref.txt", ["[2]"])
+    sidecar(path).write_text(content)
+    with pytest.raises(InputError, match=f"{FLAG}.*ref.txt.meta.json"):
+        read_provenance(path, FLAG)
+
+
+def test_another_tokenizer_is_refused_and_the_same_one_elsewhere_is_not(write, tokenizer, tmp_path):
+    _, path, provenance = made(write, tokenizer)
+    tokenizer.save_pretrained(tmp_path / "copy")
+    check_tokenizer(provenance, BertTokenizer.from_pretrained(tmp_path / "copy"), path, FLAG)
+    vocabulary = tokenizer.get_vocab()
+    others = [
+        character_tokenizer(["研究"]),
+        BertTokenizer(vocab=vocabulary, do_lower_case=False),
+        BertTokenizer(vocab=vocabulary, tokenize_chinese_chars=False),
+        BertTokenizer.from_pretrained(tmp_path / "copy"),
+    ]
+    others[-1].add_tokens(["研究"])
+    for other in others:
+        with pytest.raises(InputError, match=f"{FLAG}.*ref.txt was made with another tokenizer.*--bert"):
+            check_tokenizer(provenance, other, path, FLAG)
+
+
+def test_truncation_and_padding_do_not_make_another_tokenizer(tokenizer):
+    """They are settings of a call; a digest that held them would refuse good files."""
+    before = tokenizer_digest(tokenizer)
+    tokenizer(["研究", "研"], truncation=True, max_length=3, padding="max_length")
+    assert tokenizer_digest(tokenizer) == before
+
+
+# Reading
+
+
+def test_references_are_read_as_they_stand_and_blank_lines_are_passed_over(write):
+    path = write("ref.txt", ["[2, 5]", "", " [ ] ", "\t", "[0,-1,99]"])
+    assert list(read_positions(path, FLAG)) == [[2, 5], [], [0, -1, 99]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(references=st.lists(st.lists(st.integers(0, 600), max_size=5), max_size=8), size=st.integers(1, 4))
+def test_any_references_are_read_back(tmp_path_factory, references, size):
+    path = tmp_path_factory.mktemp("read") / "ref.txt"
+    path.write_text("".join(f"{json.dumps(reference)}\n\n" for reference in references))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wordmask.references.batches.__defaults__", (size,))
+        assert list(read_positions(path, FLAG)) == references
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2, 5",
+        "[2, 5",
+        "2, 5]",
+        "[2.0]",
+        "[true]",
+        "[null]",
+        '["2"]',
+        "[[2]]",
+        "{}",
+        "null",
+        "7",
+        "研究",
+        "[2] [3]",
+        "[2], [3]",
+        "[2],",
+        ",",
+        "[NaN]",
+        "[" * 100_000,
+        "[" + "1" * 5000 + "]",
+    ],
+    ids=lambda line: line[:12],
+)
+def test_a_line_that_is_no_reference_is_named(write, line):
+    path = write("ref.txt", ["[2]", "", line, "[3]"])
+    with pytest.raises(InputError, match=f"{FLAG}.*ref.txt, line 3.*not a JSON list of integers.*run_chinese_ref.py"):
+        list(read_positions(path, FLAG))
+
+
+def test_lines_that_are_references_only_when_put_together_are_refused(write):
+    """`[1],[2` and `3]`: two lines that parse as two lists when joined by a comma."""
+    path = write("ref.txt", ["[1],[2", "3]"])
+    with pytest.raises(InputError, match="line 1"):
+        list(read_positions(path, FLAG))
+
+
+@pytest.mark.parametrize("lines", [["[1, 2", "3]"], ["[1]", "[2", "3], [4]"]])
+def test_a_reference_broken_over_two_lines_is_refused(write, lines):
+    with pytest.raises(InputError, match=f"line {len(lines) - 1}"):
+        list(read_positions(write("ref.txt", lines), FLAG))
+
+
+def test_bytes_that_are_not_utf8_and_missing_files_are_named(tmp_path):
+    path = tmp_path / "ref.txt"
+    with pytest.raises(InputError, match=f"{FLAG}.*ref.txt cannot be read"):
+        list(read_positions(str(path), FLAG))
+    path.write_bytes(b"[2]\n[\xff]\n")
+    with pytest.raises(InputError, match=f"{FLAG}.*ref.txt, line 2.*0xff"):
+        list(read_positions(str(path), FLAG))
+
+
+# Pairing
+
+
+@pytest.mark.parametrize("blank", [True, False], ids=["blank lines in both", "classic: none in the references"])
+@pytest.mark.parametrize("provenance", [True, False])
+def test_text_and_references_are_paired_with_or_without_blank_lines(write, tokenizer, blank, provenance):
+    text, path, _ = made(write, tokenizer)
+    if not blank:
+        write("ref.txt", [line for line in lines_of(path) if line])
+    if not provenance:
+        sidecar(path).unlink()
+    expected = list(zip([1, 3, 5, 7], [TEXT[0], TEXT[2], TEXT[4], TEXT[6]], REFERENCES, strict=True))
+    assert list(pair_with_text(text, path, TEXT_FLAG, FLAG)) == expected
+
+
+@pytest.mark.parametrize("references, count", [(REFERENCES[:-1], 3), ([*REFERENCES, [2]], 5), ([], 0), (REFERENCES * 3, 12)])
+def test_too_few_and_too_many_references_are_counted(write, references, count):
+    text, path = write("text.txt", TEXT), write("ref.txt", map(json.dumps, references))
+    with pytest.raises(InputError, match=f"{FLAG}.*ref.txt has {count} references and .*text.txt has 4 lines of text"):
+        list(pair_with_text(text, path, TEXT_FLAG, FLAG))
+
+
+def test_an_empty_text_with_an_empty_reference_file_has_no_pairs(write):
+    assert list(pair_with_text(write("text.txt", [""]), write("ref.txt", []), TEXT_FLAG, FLAG)) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [TEXT[::-1], [*TEXT, ""], [line.replace("我", "你") for line in TEXT], [line for line in TEXT if line.strip()]],
+    ids=["another order", "a blank line more", "a character", "without blank lines"],
+)
+def test_a_text_changed_since_is_refused_though_its_lines_are_as_many(write, tokenizer, lines):
+    """The count of references fits each of these texts; only the digest tells."""
+    _, path, _ = made(write, tokenizer)
+    other = write("other.txt", lines)
+    with pytest.raises(InputError, match=f"{FLAG}.*ref.txt was made from another text than .*other.txt"):
+        list(pair_with_text(other, path, TEXT_FLAG, FLAG))
+
+
+# From references to tokens
+
+
+def continues(tokenizer, lines, references, mixed=False, numbers=None, special=()):
+    """`continuations`, with the tokenizer's prefix of one."""
+    ids = np.array([*tokenizer.convert_tokens_to_ids(["[PAD]", "[CLS]", "[SEP]", "[MASK]"]), *special])
+    numbers = numbers or range(1, len(lines) + 1)
+    found = continuations(tokenize(tokenizer, lines), references, 1, ids, mixed, f"{FLAG} ref.txt", numbers)
+    assert found.dtype == bool
+    return found.astype(int).tolist()
+
+
+def test_positions_become_tokens_that_continue_each_in_its_line(tokenizer):
+    assert continues(tokenizer, ["研究生命", "我", "ok研究"], [[2, 4], [], [4]]) == [0, 1, 0, 1, 0, 0, 0, 0, 1]
+
+
+def test_lines_without_tokens_and_no_lines_at_all_are_taken(tokenizer):
+    """A line of characters that the tokenizer drops has no token, and its reference no position."""
+    assert continues(tokenizer, ["\u200b", "研究", "\u200b"], [[], [2], []]) == [0, 1]
+    assert continues(tokenizer, ["\u200b"], [[]]) == []
+
+
+def test_written_references_are_taken_back_as_they_are(write, tokenizer):
+    text, path, _ = made(write, tokenizer)
+    pairs = list(pair_with_text(text, path, TEXT_FLAG, FLAG))
+    found = continues(tokenizer, [line for _, line, _ in pairs], [reference for *_, reference in pairs])
+    assert found == [0, 1, 0, 1] + [0, 0, 1, 0, 0] + [0, 0, 0, 1] + [0]
+
+
+@pytest.mark.parametrize(
+    "position, why",
+    [
+        (-1, "out of range"),
+        (0, "special token"),
+        (1, "first token of its line"),
+        (5, "special token"),
+        (6, "out of range"),
+        (10**6, "out of range"),
+        (2**63, "out of range"),
+        (10**30, "out of range"),
+        (-(10**30), "out of range"),
+    ],
+)
+def test_a_position_that_cannot_be_is_named_with_its_line(tokenizer, position, why):
+    """[CLS] 研 究 生 命 [SEP]: 0 and 5 are special, 1 has nothing before it, 6 is nowhere."""
+    with pytest.raises(InputError) as error:
+        continues(tokenizer, ["我喜欢你", "研究生命"], [[3], [2, position]], numbers=[7, 9])
+    message = str(error.value)
+    assert message.startswith(FLAG) and f"position {position} of the reference for line 9 " in message
+    assert why in message and "run_chinese_ref.py" in message
+
+
+@pytest.mark.parametrize(
+    "line, position, why",
+    [
+        ("研 究", 2, "not joined to the token before it"),
+        ("研\u3000究", 2, "not joined to the token before it"),
+        ("研[SEP]究", 2, "special token"),
+        ("研[SEP]究", 3, "not joined to the token before it"),
+        ("研a", 2, "not Chinese"),
+        ("研。", 2, "not Chinese"),
+        ("a研", 2, "not Chinese"),
+        ("ab", 2, "not Chinese"),
+        ("", 1, "special token"),
+        ("", 2, "out of range"),
+    ],
+)
+def test_a_position_that_joins_what_is_no_word_is_refused(tokenizer, line, position, why):
+    with pytest.raises(InputError, match=f"position {position} of the reference for line 1 .*{why}"):
+        continues(tokenizer, [line], [[position]])
+
+
+def test_mixed_words_are_taken_from_a_file_that_says_that_it_has_them(tokenizer):
+    assert continues(tokenizer, ["我T恤"], [[3]], mixed=True) == [0, 0, 1]
+    with pytest.raises(InputError, match="not Chinese.*mixed"):
+        continues(tokenizer, ["我T恤"], [[3]])
+
+
+def test_characters_that_nobody_sees_join_and_white_space_does_not_even_in_mixed_words(tokenizer):
+    assert continues(tokenizer, ["研\u200b究"], [[2]]) == [0, 1]
+    with pytest.raises(InputError, match="not joined"):
+        continues(tokenizer, ["T 恤"], [[2]], mixed=True)
+
+
+def test_the_first_wrong_position_of_a_batch_is_the_one_that_is_named(tokenizer):
+    with pytest.raises(InputError, match="position 9 of the reference for line 2 "):
+        continues(tokenizer, ["研究", "研究", "研究"], [[2], [2, 9], [8]])

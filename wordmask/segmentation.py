@@ -1,0 +1,43 @@
+"""The flags that choose a segmenter, the same for every script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wordmask.commandline import argument
+from wordmask.errors import InputError
+from wordmask.segmenters import Segmenter, load_segmenter
+
+
+@dataclass
+class SegmentationArguments:
+    """Whose words."""
+
+    segmenter: str | None = argument(
+        "Where Chinese words come from: ltp, jieba, whitespace, or module:Class for one of your own.", default=None
+    )
+    ltp: str | None = argument("The LTP model: a directory or a hub id such as LTP/small.", default=None)
+    user_dict: str | None = argument("jieba: a dictionary of your own.", default=None)
+    hmm: bool = argument("jieba: guess words that are not in the dictionary.", default=True)
+    mixed_words: bool = argument(
+        "Also join words that mix Chinese with letters or digits, such as T恤.", default=False
+    )
+
+    def __post_init__(self) -> None:
+        options = {"--ltp": self.ltp, "--user_dict": self.user_dict, "--no_hmm": not self.hmm}
+        for flag, given in (options | {"--mixed_words": self.mixed_words}).items():
+            if given and self.segmenter is None:
+                raise InputError(f"{flag} needs --segmenter, which says where words come from")
+
+    def load(self) -> Segmenter:
+        """The segmenter, with the options given.
+
+        Raises:
+            InputError: where it cannot be had, or an option is another one's.
+        """
+        if self.segmenter is None:
+            raise InputError("--segmenter is missing; give ltp, jieba or whitespace")
+        if self.segmenter == "ltp" and not self.ltp:
+            raise InputError("--ltp is missing; give an LTP model such as LTP/small, or --segmenter jieba")
+        hmm = None if self.hmm else False
+        return load_segmenter(self.segmenter, model=self.ltp, user_dict=self.user_dict, hmm=hmm)
