@@ -15,11 +15,11 @@ from typing import Any
 
 import datasets
 import numpy as np
-from peers import ClassicWholeWordCollator
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
+from peers import ClassicWholeWordCollator
 from wordmask.collators import MaskingCollator
 from wordmask.masking import Strategy
 from wordmask.rows import Rows, TokenStream

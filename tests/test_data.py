@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import zstandard
-from conftest import refusal, sample_lines
 from transformers import AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
+from conftest import refusal, sample_lines
 from wordmask.arguments import DataArguments
 from wordmask.collators import MaskingCollator
 from wordmask.errors import InputError
@@ -64,9 +64,9 @@ def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
     settings = DataArguments(train_file=[path], **arguments)
     texts = load_texts(settings, None, None, False)["train"]
     if settings.streaming:
-        examples = list(StreamedRows(texts, tokenizer, settings, length, False, 0.0))
+        examples = list(StreamedRows(texts, tokenizer, settings, length, None, 0.0))
     else:
-        rows = prepare(texts, tokenizer, settings, length, False, None)
+        rows = prepare(texts, tokenizer, settings, length, None, None)
         examples = [rows[Draw(index, 0, 0.0)] for index in range(len(rows))]
     collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=0, words=True)
     return [collator([example]) for example in examples]
@@ -220,7 +220,7 @@ def test_blocks_are_not_cut_where_batches_of_a_thousand_lines_end(tokenizer, tmp
 def test_a_line_is_a_row_and_a_long_one_is_cut_or_split(tokenizer, tmp_path, streaming):
     path = write(tmp_path / "text.txt", ["the the", "the and the and the and the", "and"])
     short = [["[CLS]", "the", "the", "[SEP]"], ["[CLS]", "and", "[SEP]"]]
-    parts = [["[CLS]", "the", "and", "the", "[SEP]"], ["[CLS]", "and", "the", "and", "[SEP]"], ["[CLS]", "the", "[SEP]"]]
+    parts = [["[CLS]", *middle, "[SEP]"] for middle in (["the", "and", "the"], ["and", "the", "and"], ["the"])]
     settings = {"line_by_line": True, "streaming": streaming}
     assert rows_of(tokenizer, path, 5, long_lines="truncate", **settings) == [short[0], parts[0], short[1]]
     assert rows_of(tokenizer, path, 5, long_lines="split", **settings) == [short[0], *parts, short[1]]
@@ -267,8 +267,8 @@ def test_references_in_a_column_are_used_like_those_of_a_file(chinese_model, tmp
     text.write_text("\n".join(lines), encoding="utf-8")
     references.write_text("[2]\n" * len(lines))
     table.write_text("\n".join(json.dumps({"text": line, "chinese_ref": [2]}) for line in lines))
-    argv = ["--model_name_or_path", chinese_model, "--do_train", "--max_steps", "1", "--use_cpu", "--mlm_probability=0.4"]
-    argv += ["--output_dir"]
+    argv = ["--model_name_or_path", chinese_model, "--do_train", "--max_steps", "1", "--use_cpu"]
+    argv += ["--mlm_probability", "0.4", "--output_dir"]
     by_file = [str(tmp_path / "file"), "--train_file", str(text), "--train_ref_file", str(references)]
     column = run_mlm_wwm.main([*argv, str(tmp_path / "column"), "--train_file", str(table)])
     file = run_mlm_wwm.main([*argv, *by_file])

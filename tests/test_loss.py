@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import sample_lines, save_model, train_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import run_mlm_wwm
+from conftest import sample_lines, save_model, train_tokenizer
 
 LAYOUTS = ((1, 16), (4, 4), (16, 1))  # accumulation, batch size
 STEPS = 3

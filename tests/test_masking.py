@@ -16,7 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordmask.masking import RUN_LENGTHS, Replacement, Strategy, choose, hash64, replace, uniform, word_starts
+from wordmask.masking import (
+    LARGEST_BATCH,
+    LONGEST_ROW,
+    RUN_LENGTHS,
+    Replacement,
+    Strategy,
+    choose,
+    hash64,
+    replace,
+    uniform,
+    word_starts,
+)
 
 MASK, PAD, SPECIAL = 3, 0, 2  # ids; text begins at 10
 EVERY = pytest.mark.parametrize("strategy", list(Strategy), ids=lambda strategy: strategy.value)
@@ -168,6 +179,40 @@ def test_labels_say_exactly_what_was_chosen_and_inputs_stay_as_they_were(rows, r
         assert np.isin(masked[mask], [MASK, 5, 6]).sum() + (masked == ids)[mask].sum() == mask.sum()
         for array, copy in zip(inputs, before, strict=True):
             np.testing.assert_array_equal(array, copy)
+
+
+@EVERY
+@pytest.mark.parametrize("rows, tokens", [(2, LONGEST_ROW), (LARGEST_BATCH, 6)])
+def test_the_largest_batches_are_masked_as_any_other(strategy, rows, tokens):
+    """Row, length, chance and position share one number: none may reach into the next."""
+    maskable, continues = repeated([1, 2, 3] * (tokens // 6) + [1] * (tokens % 6), rows)
+    keys = keys_of(rows)
+    for place in (0, rows - 1):
+        mask = chosen_mask(maskable, continues, 0.3, keys, strategy)[place]
+        alone = chosen_mask(maskable[[place]], continues[[place]], 0.3, keys[[place]], strategy)[0]
+        np.testing.assert_array_equal(mask, alone)
+    assert chosen_mask(maskable, continues, 1.0, keys, strategy).all()
+
+
+@pytest.mark.parametrize("rows, tokens", [(1, LONGEST_ROW + 1), (LARGEST_BATCH + 1, 1)])
+def test_a_batch_beyond_the_largest_is_refused_and_not_masked_wrongly(rows, tokens):
+    with pytest.raises(ValueError, match="beyond"):
+        choose(*repeated([1] * tokens, rows), np.full(rows, 0.15), keys_of(rows), Strategy.TOKEN)
+
+
+def test_arrays_of_any_memory_order_give_the_same_mask():
+    """A transposed array is no copy in numpy, and what is written to a flattened one may be lost."""
+    maskable, continues = arrays([[1, 2, 3, 4, 0, 5], [2] * 8])
+    ids, keys = 10 + np.arange(maskable.size).reshape(maskable.shape), keys_of(2)
+    replacement = Replacement(MASK, np.array([5]))
+    results = []
+    for order in "CF":
+        inputs = [np.array(array, order=order) for array in (maskable, continues, ids)]
+        chosen = choose(inputs[0], inputs[1], np.full(2, 0.5), keys, Strategy.WHOLE_WORD)
+        results.append(replace(inputs[2], chosen, keys, replacement))
+    (masked, labels), others = results
+    assert (labels != -100).any()
+    np.testing.assert_array_equal(others, (masked, labels))
 
 
 def test_word_starts_begin_a_word_at_the_row_and_behind_special_tokens():

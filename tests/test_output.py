@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import sample_lines, save_model, train_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
+from conftest import sample_lines, save_model, train_tokenizer
 
 SCRATCH = [
     *["--model_type", "bert", "--vocab_size", "400", "--config_overrides"],
@@ -85,7 +87,7 @@ def test_nothing_that_a_run_promises_is_missing(finished):
 def test_the_results_hold_what_was_measured(finished):
     evaluated, trained = read_json(finished / "eval_results.json"), read_json(finished / "train_results.json")
     assert {"eval_loss", "perplexity", "eval_accuracy", "eval_whole_word_accuracy", "eval_samples"} <= set(evaluated)
-    assert evaluated["perplexity"] == pytest.approx(torch.tensor(evaluated["eval_loss"]).double().exp().item(), rel=1e-4)
+    assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["eval_loss"]), rel=1e-6)
     assert 0 <= evaluated["eval_whole_word_accuracy"] <= 1 and 0 <= evaluated["eval_accuracy"] <= 1
     assert trained["train_samples"] == 38 and evaluated["eval_samples"] == 2
     assert read_json(finished / "all_results.json") == {**trained, **evaluated}
@@ -99,18 +101,17 @@ def test_the_loss_alone_leaves_the_accuracies_out(finished, text, tmp_path):
     assert loss_alone["eval_loss"] == everything["eval_loss"]
 
 
-def test_the_accuracies_are_those_of_a_model_that_is_always_right(tmp_path, tokenizer_of_one_word):
+def test_the_accuracies_are_those_of_a_model_that_is_always_right(tmp_path, model_of_one_word):
     """A model whose only likely token is the text's only word is right everywhere."""
-    model, text = tokenizer_of_one_word
-    metrics = run_mlm_wwm.main(
-        f"--model_name_or_path {model} --validation_file {text} --do_eval --use_cpu --output_dir {tmp_path / 'o'}".split()
-    )
+    model, text = model_of_one_word
+    argv = ["--model_name_or_path", model, "--validation_file", text, "--do_eval", "--use_cpu"]
+    metrics = run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "out")])
     assert metrics["eval_accuracy"] == metrics["eval_whole_word_accuracy"] == 1.0
     assert metrics["perplexity"] == pytest.approx(1.0, abs=1e-2)
 
 
 @pytest.fixture
-def tokenizer_of_one_word(tmp_path) -> tuple[str, str]:
+def model_of_one_word(tmp_path) -> tuple[str, str]:
     tokenizer = train_tokenizer("bert")
     directory = save_model(tmp_path / "model", tokenizer)
     model = AutoModelForMaskedLM.from_pretrained(directory)
@@ -165,9 +166,15 @@ def test_a_run_from_scratch_resumes_with_its_own_tokenizer(text, tmp_path):
     assert tokenizers[0] == tokenizers[1]
 
 
-def test_a_finished_run_that_is_started_again_keeps_its_model(argv, finished, copy):
-    run_mlm_wwm.main([*argv, str(copy)])
-    assert same(weights(finished), weights(copy))
+def test_a_finished_run_that_is_started_again_is_not_trained_further(argv, tmp_path):
+    argv = [*argv, str(tmp_path / "out"), "--lr_scheduler_type", "constant"]
+    run_mlm_wwm.main(argv)
+    before, results = weights(tmp_path / "out"), read_json(tmp_path / "out" / "train_results.json")
+    with contextlib.suppress(SystemExit):  # to refuse is as good as to do nothing
+        run_mlm_wwm.main(argv)
+    assert read_json(tmp_path / "out" / "trainer_state.json")["global_step"] == 4
+    assert same(before, weights(tmp_path / "out"))
+    assert read_json(tmp_path / "out" / "train_results.json")["train_loss"] == results["train_loss"]
 
 
 def test_overwriting_starts_over(argv, finished, copy):
@@ -217,7 +224,7 @@ def test_a_mistake_leaves_a_model_from_scratch_its_own_tokenizer(text, tmp_path)
     run_mlm_wwm.main(argv)
     before = contents(tmp_path / "out")
     with pytest.raises(SystemExit):
-        run_mlm_wwm.main([*argv, "--overwrite_output_dir", "--vocab_size", "200", "--config_overrides", "hiden_size=8"])
+        run_mlm_wwm.main([*argv, "--overwrite_output_dir", "--vocab_size=200", "--config_overrides", "hiden_size=8"])
     assert contents(tmp_path / "out") == before
 
 
@@ -242,6 +249,15 @@ def test_a_finished_model_may_be_evaluated_where_it_lies(finished, copy, text):
     metrics = run_mlm_wwm.main([*argv, "--output_dir", str(copy)])
     assert metrics["eval_samples"] == 40
     assert same(weights(finished), weights(copy))
+    assert (copy / "train_results.json").read_bytes() == (finished / "train_results.json").read_bytes()
+
+
+def test_an_evaluation_leaves_the_arguments_that_the_model_was_trained_with(copy, text):
+    argv = ["--model_name_or_path", str(copy), "--validation_file", text, "--do_eval", "--use_cpu"]
+    before = read_json(copy / "wordmask_run.json")["arguments"]
+    run_mlm_wwm.main([*argv, "--output_dir", str(copy)])
+    kept = [read_json(path).get("arguments") for path in copy.glob("*.json")]
+    assert before in kept
 
 
 @pytest.mark.parametrize("asked, expected", [([], "float32"), (["--dtype", "auto"], "float16")])

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import run_mlm
 import run_mlm_wwm
-
 from wordmask.arguments import OLD_FLAGS, parse_arguments
 from wordmask.commandline import Gone
 
@@ -22,7 +22,7 @@ LAYERS = [
     {"errors"},
     {"textfiles", "words", "segmenters", "commandline", "hub", "progress"},
     {"segmentation", "masking", "references", "vocabulary"},
-    {"arguments", "collators", "sampling", "metrics"},
+    {"arguments", "card", "collators", "sampling", "metrics"},
     {"texts", "modeling", "output"},
     {"rows"},
     {"trainer", "preview"},
@@ -41,7 +41,9 @@ def imports(path: Path) -> set[str]:
 
 
 def test_every_module_has_a_layer():
-    modules = {path.stem for path in (ROOT / "wordmask").iterdir() if path.suffix == ".py" or path.name == "segmenters"}
+    modules = {
+        path.stem for path in (ROOT / "wordmask").iterdir() if path.suffix == ".py" or path.name == "segmenters"
+    }
     assert modules - {"__init__"} == set().union(*LAYERS)
 
 
@@ -49,7 +51,9 @@ def test_every_module_has_a_layer():
 def test_no_layer_imports_an_upper_one(rank):
     below = set().union(*LAYERS[:rank])
     for module in LAYERS[rank]:
-        files = (ROOT / "wordmask" / module).glob("*.py") if module == "segmenters" else [ROOT / f"wordmask/{module}.py"]
+        files = (
+            (ROOT / "wordmask" / module).glob("*.py") if module == "segmenters" else [ROOT / f"wordmask/{module}.py"]
+        )
         for file in files:
             assert imports(file) - {module} <= below, file
 
@@ -74,7 +78,9 @@ def test_every_config_parses_and_says_what_it_is_for(config):
     first, *rest = config.read_text(encoding="utf-8").splitlines()
     assert first.startswith("# ")
     assert any(".py configs/" in line for line in [first, *rest] if line.startswith("#"))
-    arguments = parse_arguments([str(config), "--use_cpu", "--no_tf32"], masking_strategy="whole_word", line_by_line=True)
+    arguments = parse_arguments(
+        [str(config), "--use_cpu", "--no_tf32"], masking_strategy="whole_word", line_by_line=True
+    )
     assert isinstance(arguments.training.learning_rate, float)
 
 
@@ -100,14 +106,18 @@ def test_scripts_differ_in_masking_and_lines_only():
     wwm = Path(run_mlm_wwm.__file__).read_text(encoding="utf-8")
     token = Path(run_mlm.__file__).read_text(encoding="utf-8")
     changed = [
-        (one, other)
-        for one, other in zip(token.splitlines()[10:], wwm.splitlines()[10:], strict=True)
-        if one != other
+        (one, other) for one, other in zip(token.splitlines()[10:], wwm.splitlines()[10:], strict=True) if one != other
     ]
     assert len(changed) == 1 and 'masking_strategy="whole_word", line_by_line=True' in changed[0][1]
 
 
 def test_readme_names_every_script_and_file_it_shows():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("configs/english_wwm.yaml", "docs/flags.md", "docs/design.md", "docs/masking.md", "benchmarks/README.md"):
+    for name in (
+        "configs/english_wwm.yaml",
+        "docs/flags.md",
+        "docs/design.md",
+        "docs/masking.md",
+        "benchmarks/README.md",
+    ):
         assert name in text and (ROOT / name).exists()

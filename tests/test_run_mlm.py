@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 
 import pytest
-from conftest import sample_lines, save_model, train_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
+from conftest import sample_lines, save_model, train_tokenizer
 
 STEPS = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu", "--report_to", "none"]
 
@@ -23,7 +23,8 @@ def read_json(path) -> dict:
 def test_the_examples_own_command_line_works(english_model, english_file, tmp_path):
     metrics = run_mlm.main(
         f"--model_name_or_path {english_model} --train_file {english_file} --validation_file {english_file} "
-        f"--output_dir {tmp_path / 'out'} --do_train --do_eval --prediction_loss_only --num_train_epochs=1 --use_cpu".split()
+        f"--output_dir {tmp_path / 'out'} --do_train --do_eval --prediction_loss_only --num_train_epochs=1 "
+        "--use_cpu".split()
     )
     assert 1 < metrics["perplexity"] < 2000
     assert metrics["perplexity"] == read_json(tmp_path / "out" / "eval_results.json")["perplexity"]
@@ -179,6 +180,21 @@ def test_padding_to_the_maximum_gives_every_batch_one_shape(english_model, two_s
     argv += ["--include_num_input_tokens_seen", "--pad_to_max_length", "--max_seq_length", "48"]
     run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path)])
     assert read_json(tmp_path / "trainer_state.json")["num_input_tokens_seen"] == 2 * 4 * 48
+
+
+def test_grouping_by_length_brings_like_lengths_together(english_model, tmp_path):
+    words = ["the"] * 60
+    lines = [" ".join(words[: 2 if number % 2 else 60]) for number in range(32)]
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(lines))
+    argv = ["--model_name_or_path", english_model, "--train_file", str(text), "--do_train", "--use_cpu"]
+    argv += ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--include_num_input_tokens_seen"]
+    seen = {}
+    for name, more in {"random": [], "grouped": ["--train_sampling_strategy", "group_by_length"]}.items():
+        run_mlm_wwm.main([*argv, *more, "--output_dir", str(tmp_path / name)])
+        seen[name] = read_json(tmp_path / name / "trainer_state.json")["num_input_tokens_seen"]
+    # Without padding: 16 lines of 4 and 16 of 62 tokens; a few batches may hold both kinds.
+    assert 16 * 66 <= seen["grouped"] < 0.8 * seen["random"]
 
 
 def test_several_processes_tokenize_to_the_same_rows(english_model, two_splits, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from wordmask.commandline import Gone, OldFlag, Parser, argument, build, is_true, suggest
-from wordmask.errors import InputError
+from wordmask.errors import InputError, one_line
 from wordmask.masking import Strategy
 from wordmask.segmentation import SegmentationArguments
 
+SAMPLING = ("random", "group_by_length", "sequential")
 MODEL_TYPES = tuple(sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING}))
 
 
@@ -180,11 +183,56 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self.neither = not (self.do_train or self.do_eval or self.do_predict)
+        self.neither = not (self.do_train or self.do_eval)
+        self._check()
         try:
             super().__post_init__()
-        except (ValueError, ImportError) as error:
-            raise InputError(" ".join(str(error).split())) from None
+        except (ValueError, ImportError, OSError, TypeError) as error:
+            raise InputError(one_line(error)) from None
+
+    def _check(self) -> None:
+        """Raise an `InputError` for what transformers lets pass, or reports without naming a flag."""
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}: {getattr(self, name)} is not a positive number")
+        if self.dataloader_num_workers < 0:
+            raise InputError(f"--dataloader_num_workers: {self.dataloader_num_workers} is not a number of workers")
+        if self.max_steps == 0 or self.num_train_epochs <= 0:
+            raise InputError("--max_steps and --num_train_epochs must be above 0; use --do_eval to evaluate only")
+        if self.do_predict:
+            raise InputError("--do_predict: there is no test data in masked language modelling; use --do_eval")
+        if self.train_sampling_strategy not in SAMPLING:
+            raise InputError(
+                f"--train_sampling_strategy: {self.train_sampling_strategy} is not offered; choose from "
+                f"{', '.join(SAMPLING)}"
+            )
+        for tracker in [self.report_to] if isinstance(self.report_to, str) else self.report_to or []:
+            if tracker not in ("none", "all", *INTEGRATION_TO_CALLBACK):
+                raise InputError(
+                    f"--report_to: {tracker} is not known{suggest(tracker, list(INTEGRATION_TO_CALLBACK))}"
+                )
+        if str(self.save_strategy) in ("best", "SaveStrategy.BEST") and not self.metric_for_best_model:
+            raise InputError("--save_strategy best needs --metric_for_best_model, for example eval_loss")
+        for name in (
+            "lr_scheduler_kwargs",
+            "activation_checkpointing_kwargs",
+            "accelerator_config",
+            "fsdp_config",
+            "deepspeed",
+        ):
+            value = getattr(self, name)
+            if isinstance(value, str) and value and not os.path.exists(value):
+                _check_json(name, value)
+
+
+def _check_json(name: str, value: str) -> None:
+    """Raise an `InputError` where a value is neither a file nor a JSON object."""
+    try:
+        fine = isinstance(json.loads(value), dict)
+    except ValueError:
+        fine = False
+    if not fine:
+        raise InputError(f'--{name}: {value} is neither a file nor a JSON object such as {{"name": 1}}')
 
 
 @dataclass
@@ -219,6 +267,12 @@ def _logging_dir(value: str | None) -> list[str]:
     return []
 
 
+def _warmup(value: str | None) -> list[str]:
+    """A ratio of 0 left --warmup_steps in force; one of 1 would be read as one step."""
+    ratio = float(value or 0)
+    return ["--warmup_steps", str(min(ratio, 0.999999))] if ratio else []
+
+
 def _safetensors(value: str | None) -> list[str]:
     if not is_true(value):
         raise InputError("--save_safetensors false is gone: weights are always saved as safetensors; drop the flag")
@@ -227,17 +281,16 @@ def _safetensors(value: str | None) -> list[str]:
 
 OLD_FLAGS: dict[str, OldFlag] = {
     "evaluation_strategy": "eval_strategy",
-    "warmup_ratio": "warmup_steps",
+    "warmup_ratio": ("--warmup_steps, below 1 for a share of the steps", _warmup),
     "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     "push_to_hub_token": "hub_token",
     "push_to_hub_model_id": "hub_model_id",
-    "gradient_checkpointing": "activation_checkpointing",
-    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
     "torch_dtype": "dtype",
     "train_data_file": "train_file",
     "eval_data_file": "validation_file",
     "eval_ref_file": "validation_ref_file",
+    "train_data_files": "train_file",
     "block_size": "max_seq_length",
     "no_cuda": ("--use_cpu", _boolean(["--use_cpu"])),
     "group_by_length": (
@@ -252,7 +305,15 @@ OLD_FLAGS: dict[str, OldFlag] = {
     "save_safetensors": ("no flag: weights are always saved as safetensors", _safetensors),
     "use_mps_device": ("no flag: an Apple GPU is used where there is one", _boolean([])),
     "low_cpu_mem_usage": ("no flag: models always load that way", _boolean([])),
+    "keep_linebreaks": ("no flag: the end of a line is no text", _boolean([])),
     "mlm": ("no flag: these scripts always mask", _boolean([])),
+    "whole_word_mask": (
+        "--masking_strategy whole_word, the default of run_mlm_wwm.py",
+        _boolean(["--masking_strategy", "whole_word"]),
+    ),
+    "should_continue": ("no flag: a run goes on from its last checkpoint by itself", _boolean([])),
+    "n_gpu": Gone("start with torchrun --nproc_per_node instead"),
+    "eval_all_checkpoints": Gone("give each checkpoint as --model_name_or_path with --do_eval"),
     "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
     "half_precision_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
     "fp16_opt_level": Gone("it was apex's; use --bf16 or --fp16 without it"),

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -62,7 +63,7 @@ class Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print below the usage of two hundred flags."""
-        raise InputError(message.removeprefix("argument "))
+        raise InputError(re.sub(r"(--\w+)/--[\w-]+", r"\1", message.removeprefix("argument ")))
 
     @property
     def flags(self) -> dict[str, argparse.Action]:

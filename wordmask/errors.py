@@ -15,10 +15,15 @@ class InputError(ValueError):
     """A mistake in what the user gave: one sentence that names the flag, what was found and what to do."""
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The `InputError` in a chain of exceptions (`datasets` wraps what a generator raises), or `None`."""
     while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return error
 
 

@@ -7,16 +7,29 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from wordmask.errors import InputError
 
 
 @contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keep the hub's reports of each retry off the terminal: what fails in the end says so in one sentence."""
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
 def loading(flag: str, name: str, what: str) -> Iterator[None]:
     """Turn what goes wrong while something is loaded into one sentence that names the flag."""
     try:
-        yield
+        with quiet_hub():
+            yield
     except InputError:
         raise
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:

@@ -229,8 +229,8 @@ def replace(
         `IGNORED` elsewhere.
     """
     width = input_ids.shape[1]
-    masked, labels = input_ids.copy(), np.full_like(input_ids, IGNORED)
-    original = input_ids.ravel()[chosen]
+    masked, labels = input_ids.copy(order="C"), np.full(input_ids.shape, IGNORED, input_ids.dtype)
+    original = masked.ravel()[chosen]
     labels.ravel()[chosen] = original
     rows = chosen // width
     bits = draw(keys[rows], _REPLACE, chosen - rows * width)

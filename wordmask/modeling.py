@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import nn
 from transformers import (
@@ -23,7 +26,6 @@ from wordmask.hub import load_pretrained_tokenizer, loading
 from wordmask.vocabulary import train_tokenizer
 
 LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def _hub_options(arguments: ModelArguments) -> dict[str, Any]:
@@ -35,37 +37,51 @@ def _hub_options(arguments: ModelArguments) -> dict[str, Any]:
     }
 
 
-def load_tokenizer(
-    arguments: ModelArguments, texts: Iterable[str] | None, directory: str, start_over: bool = False
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(arguments: ModelArguments, rows: Any, checkpoint: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer, or train one on the spot.
+
+    One that is trained is kept in the cache by its text and size, so that other processes and later runs find it: to
+    train it again would not give the same (pieces of equal count come in any order). A run that goes on takes the one
+    that lies in its checkpoint.
 
     Args:
         arguments: which tokenizer.
-        texts: the training text, for a tokenizer of its own; `None` where there is none.
-        directory: where a tokenizer trained on the spot is saved, and found again by other processes and by a resume.
-        start_over: whether one that lies there is trained again.
+        rows: the training text, a dataset with the column `text`; `None` where there is none.
+        checkpoint: where the run goes on.
 
     Raises:
         InputError: where there is no tokenizer of that name, or none can be trained.
     """
-    name = arguments.tokenizer_name or arguments.model_name_or_path or arguments.config_name
-    flag = "--tokenizer_name" if arguments.tokenizer_name else "--model_name_or_path"
-    if arguments.vocab_size and not arguments.tokenizer_name and not arguments.model_name_or_path:
-        saved = all(os.path.exists(os.path.join(directory, file)) for file in TOKENIZER_FILES)
-        if start_over or not saved:
-            if texts is None:
-                raise InputError(
-                    "--vocab_size trains a tokenizer on the training text; give --train_file or --tokenizer_name"
-                )
-            kind = arguments.model_type or AutoConfig.from_pretrained(str(arguments.config_name)).model_type
-            train_tokenizer(kind, texts, arguments.vocab_size).save_pretrained(directory)
-        return AutoTokenizer.from_pretrained(directory)
+    name = arguments.tokenizer_name or arguments.model_name_or_path
+    if arguments.vocab_size and not name:
+        return AutoTokenizer.from_pretrained(checkpoint or _trained_tokenizer(arguments, rows))
+    name = name or arguments.config_name
     if not name:
         raise InputError(
             "--tokenizer_name is missing; give a tokenizer, or --vocab_size to train one on the training text"
         )
+    flag = "--tokenizer_name" if arguments.tokenizer_name else "--model_name_or_path"
     return load_pretrained_tokenizer(flag, name, use_fast=arguments.use_fast_tokenizer, **_hub_options(arguments))
+
+
+def _trained_tokenizer(arguments: ModelArguments, rows: Any) -> str:
+    """The directory in the cache of a tokenizer trained on a text."""
+    if not isinstance(rows, datasets.Dataset):
+        raise InputError(
+            "--vocab_size trains a tokenizer on the training text, which must be there and not be streamed; give "
+            "--tokenizer_name"
+        )
+    kind = arguments.model_type or AutoConfig.from_pretrained(str(arguments.config_name)).model_type
+    key = datasets.fingerprint.Hasher.hash([kind, arguments.vocab_size, rows._fingerprint])
+    directory = Path(arguments.cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", f"tokenizer-{key}")
+    if not directory.exists():
+        tokenizer = train_tokenizer(kind, (text or "" for text in rows["text"]), int(arguments.vocab_size or 0))
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
+            tokenizer.save_pretrained(temporary)
+            shutil.copytree(temporary, f"{temporary}.whole")
+            os.replace(f"{temporary}.whole", directory)
+    return str(directory)
 
 
 def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

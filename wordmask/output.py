@@ -22,7 +22,8 @@ from wordmask.textfiles import write_atomically
 
 RECORD = "wordmask_run.json"
 SECRET = ("token", "hub_token")
-_STALE = ("checkpoint-*", "*_results.json", "trainer_state.json")  # what a new run must not find
+# What a new run must not find, and what else a run writes.
+_STALE = ("checkpoint-[0-9]*", "train_results.json", "eval_results.json", "all_results.json", "trainer_state.json")
 _WRITTEN = (*_STALE, "config.json", "*.safetensors", "tokenizer*", "vocab*", "training_args.bin", "README.md")
 _LOGS = {"runs", "logs", "log", "wandb", "mlruns", "tensorboard", "trackio", "aim", "swanlog", "codecarbon"}
 
@@ -55,7 +56,8 @@ def find_checkpoint(training: RunArguments) -> str | None:
     checkpoint = get_last_checkpoint(directory) if found else None
     if asked and str(asked).lower() == "true" and checkpoint is None:
         raise InputError(f"--resume_from_checkpoint: {directory} holds no checkpoint; give the path of one")
-    if training.do_train and checkpoint is None and _matching(directory, ["train_results.json"]):
+    trains = training.do_train or training.neither
+    if trains and checkpoint is None and _matching(directory, ["train_results.json"]):
         raise InputError(
             f"--output_dir: {directory} holds a finished run without checkpoints; give another directory, or "
             "--overwrite_output_dir to train it again"
@@ -77,21 +79,29 @@ def _matching(directory: str, patterns: Any) -> list[str]:
 
 
 def claim(training: RunArguments) -> None:
-    """Make the output directory this suite's; with `--overwrite_output_dir`, remove an older run's checkpoints and
-    results from it, and nothing else."""
+    """Make the output directory this suite's, right before training: nothing is lost to a mistake found earlier.
+
+    With `--overwrite_output_dir`, an older run's checkpoints and results are removed, and nothing else.
+    """
     directory = Path(training.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    record = directory / RECORD
-    if training.overwrite_output_dir and record.exists():
+    if training.do_train and training.overwrite_output_dir and (directory / RECORD).exists():
         for name in _matching(training.output_dir, _STALE):
             path = directory / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if not record.exists():
-        record.write_text("{}\n")
+            if path.is_dir() and name.removeprefix("checkpoint-").isdigit():
+                shutil.rmtree(path)
+            elif path.is_file() and name.endswith(".json"):
+                path.unlink()
 
 
-def write_record(script: str, given: Mapping[str, Any], directory: str) -> None:
-    """Write down what a run was started with; the file can be given to the script again as its argument file."""
+def write_record(script: str, given: Mapping[str, Any], training: RunArguments) -> None:
+    """Write down what a run was started with; the file can be given to the script again as its argument file.
+
+    An evaluation leaves the record of a training alone.
+    """
+    path = Path(training.output_dir) / RECORD
+    if path.exists() and not training.do_train:
+        return
     packages = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "evaluate")
     record = {
         "script": script,
@@ -99,7 +109,7 @@ def write_record(script: str, given: Mapping[str, Any], directory: str) -> None:
         | {name: version(name) for name in packages},
         "arguments": {name: _plain(value) for name, value in sorted(given.items()) if name not in SECRET},
     }
-    with write_atomically(Path(directory) / RECORD) as file:
+    with write_atomically(path) as file:
         json.dump(record, file, ensure_ascii=False, indent=2)
         file.write("\n")
 

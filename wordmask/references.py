@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def batches(items: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
 
 
 def line_positions(
-    tokenizer, segmenter: Segmenter, lines: Sequence[str], mixed: bool = False, first_line: int = 1
+    tokenizer, segmenter: Segmenter, lines: Sequence[str], mixed: bool = False, numbers: Sequence[int] | None = None
 ) -> list[list[int]]:
     """The reference of each line, for tokens that a tokenizer and words that a segmenter gives.
 
@@ -107,10 +107,10 @@ def line_positions(
         segmenter: the source of the words.
         lines: text, taken as it stands.
         mixed: whether words of mixed script (T恤) count, see `wordmask.words.segmented`.
-        first_line: the number of the first line, for an error message.
+        numbers: the number of each line in its file, for an error message.
     """
     tokens = tokenize(tokenizer, lines)
-    joined = tokens.joined(segmented(tokens.characters, segmenter.segment(lines), mixed, first_line))
+    joined = tokens.joined(segmented(tokens.characters, segmenter.segment(lines), mixed, numbers))
     line_of_token = np.repeat(np.arange(len(lines)), tokens.lengths)[joined]
     positions = np.flatnonzero(joined) - tokens.line_first[line_of_token] + len(special_affixes(tokenizer)[0])
     return [part.tolist() for part in np.split(positions, np.searchsorted(line_of_token, np.arange(1, len(lines))))]
@@ -144,14 +144,13 @@ def write_references(
     lines = digest.follow(track(line for path in text_paths for line in read_lines(path, "--file_name")))
     some_text = False
     with write_atomically(save_path) as file:
-        for batch in batches(lines):
-            first_line = digest.lines - len(batch) + 1
-            positions = iter(
-                line_positions(tokenizer, segmenter, [line for line in batch if not is_blank(line)], mixed, first_line)
-            )
-            for line in batch:
-                some_text |= not is_blank(line)
-                file.write("\n" if is_blank(line) else json.dumps(next(positions)) + "\n")
+        for batch in batches(enumerate(lines, 1)):
+            texts = {number: line for number, line in batch if not is_blank(line)}
+            some_text |= bool(texts)
+            positions = line_positions(tokenizer, segmenter, list(texts.values()), mixed, list(texts)) if texts else []
+            references = dict(zip(texts, positions, strict=True))
+            for number, _ in batch:
+                file.write(f"{json.dumps(references[number])}\n" if number in references else "\n")
         if not some_text:
             raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with one text to a line")
     provenance = Provenance(
@@ -176,17 +175,24 @@ def read_positions(path: str, flag: str) -> Iterator[list[int]]:
     """
     numbered = ((number, line) for number, line in enumerate(read_lines(path, flag), 1) if not is_blank(line))
     for batch in batches(numbered):
+        # One list to a line, so that what is put together below comes apart where the lines do.
+        whole = all(line.count("[") == line.count("]") == 1 and line.strip()[-1] == "]" for _, line in batch)
         try:
-            parsed = json.loads("[" + ",".join(line for _, line in batch) + "]")
-            whole = len(parsed) == len(batch) and all(map(_is_reference, parsed))
-        except (ValueError, RecursionError):
-            whole = False
-        if not whole:
+            parsed = json.loads("[" + ",".join(line for _, line in batch) + "]") if whole else []
+        except ValueError:
+            parsed = []
+        if len(parsed) != len(batch) or not all(map(_is_reference, parsed)):
             number, line = next((number, line) for number, line in batch if not _parses(line))
             raise InputError(
                 f"{flag}: {path}, line {number}: {line[:40]!r} is not a JSON list of integers such as [2, 5]; "
                 "make the file with run_chinese_ref.py"
             )
+        for (number, _), reference in zip(batch, parsed, strict=True):
+            if reference and max(map(abs, reference)) >= 2**31:
+                raise InputError(
+                    f"{flag}: {path}, line {number}: position {max(reference, key=abs)} is out of range; make the file "
+                    "with run_chinese_ref.py"
+                )
         yield from parsed
 
 
@@ -264,14 +270,17 @@ def continuations(
             behind white space (not joined to the token before it), or not Chinese where `mixed` does not hold.
     """
     counts = np.fromiter(map(len, references), np.int64, len(references))
-    positions = np.fromiter((position for reference in references for position in reference), np.int64, counts.sum())
+    largest = 2**63 - 1  # JSON knows no bounds, arrays do
+    flat = (max(min(position, largest), -largest) for reference in references for position in reference)
+    positions = np.fromiter(flat, np.int64, counts.sum())
     line = np.repeat(np.arange(len(references)), counts)
 
     def refuse(wrong: NDArray[np.bool_], why: str) -> None:
         if wrong.any():
             at = int(np.argmax(wrong))
+            position = list(chain(*references))[at]
             raise InputError(
-                f"{where}: position {positions[at]} of the reference for line {numbers[line[at]]} of the text {why}; "
+                f"{where}: position {position} of the reference for line {numbers[line[at]]} of the text {why}; "
                 "make the references again with run_chinese_ref.py and the tokenizer given here"
             )
 

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from wordmask.arguments import DataArguments
 from wordmask.collators import Example
-from wordmask.errors import InputError
+from wordmask.errors import InputError, one_line
 from wordmask.references import check_tokenizer, continuations, read_provenance, tokenizer_digest
 from wordmask.sampling import Draw
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.texts import Texts
+from wordmask.vocabulary import special_ids
 from wordmask.words import segmented, special_affixes, tokenize
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,9 @@ class Preparation:
     def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
         self.tokenizer, self.separator, self.words = tokenizer, separator, words
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance)
-        self.where = texts.reference_flag or f"{texts.flag}, column chinese_ref"
+        self.flag, self.where = texts.flag, texts.reference_flag or f"{texts.flag}, column chinese_ref"
         self.prefix = len(special_affixes(tokenizer)[0])
-        special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
-        self.special_ids = np.setdiff1d([*tokenizer.all_special_ids, *special], [tokenizer.unk_token_id or 0])
+        self.special_ids = special_ids(tokenizer)
         self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
         for path in texts.references:
             provenance = read_provenance(path, texts.reference_flag)
@@ -68,7 +68,10 @@ class Preparation:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Tokens, as `wordmask.collators.Example` has them, for a table of texts."""
-        lines = [text or "" for text in batch["text"].to_pylist()]
+        try:
+            lines = [text or "" for text in batch["text"].to_pylist()]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.flag}: {one_line(error)}; convert the file, for example with iconv") from None
         if self.tokenizer.is_fast or self.words:
             tokens = tokenize(self.tokenizer, lines)
             codes, lengths = tokens.ids << 1, tokens.lengths
@@ -293,8 +296,9 @@ class StreamedRows(torch.utils.data.IterableDataset):
         rest = np.zeros(0, self.preparation.dtype)
         for tokens in self._tokenized():
             rest = np.concatenate([rest, tokens])
-            while len(rest) >= self.room:
+            while len(rest) > self.room:  # the last token waits: a separator behind the last text is dropped
                 yield rest[: self.room]
                 rest = rest[self.room :]
-        if len(rest) > (self.preparation.separator is not None):
+        rest = rest[: len(rest) - (self.preparation.separator is not None)]
+        if len(rest):
             yield rest

@@ -58,6 +58,26 @@ def shuffled(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
 
 
+def grouped(lengths: NDArray[np.int64], step: int, seed: int, epoch: int, steps: int = 50) -> NDArray[np.int64]:
+    """The rows in random order, but with those of like length in the same step, so that little is padding.
+
+    The shuffled rows are sorted by length, `steps` steps at a time, and the full steps are shuffled again; the rows
+    that make no full step come last.
+
+    Args:
+        lengths: (rows,) the length of each row.
+        step: the rows of one optimizer step.
+        seed, epoch: what the order depends on.
+        steps: how many steps are sorted together.
+    """
+    order = shuffled(seed, epoch, len(lengths))
+    stretch = np.arange(len(order)) // (step * steps)
+    order = order[np.lexsort((lengths[order], stretch))]
+    full = len(order) // step
+    groups = order[: full * step].reshape(full, step)
+    return np.concatenate([groups[shuffled(seed, epoch, full)].ravel(), order[full * step :]])
+
+
 class EpochBatches(Sampler[list[Draw]]):
     """One process's batches of one epoch.
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 import contextlib
 import glob
 import gzip
+import io
 import lzma
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
+
+import zstandard
 
 from wordmask.errors import InputError
 
 COMPRESSED = (".gz", ".xz", ".zst")
+DECOMPRESSION_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
 def open_binary(path: str | Path) -> IO[bytes]:
@@ -28,9 +33,7 @@ def open_binary(path: str | Path) -> IO[bytes]:
     if suffix == ".xz":
         return lzma.open(path, "rb")
     if suffix == ".zst":
-        import zstandard
-
-        return zstandard.open(path, "rb")
+        return io.BufferedReader(zstandard.open(path, "rb"))
     return open(path, "rb")
 
 
@@ -51,11 +54,7 @@ def read_lines(path: str | Path, flag: str) -> Iterator[str]:
             f"{flag}: {path}, line {number}: byte 0x{error.object[error.start]:02x} at column {error.start + 1} "
             f"is not UTF-8; convert the file, for example with iconv -t UTF-8"
         ) from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise InputError(f"{flag}: {path} cannot be read after line {number} ({error})") from None
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":
-            raise
+    except DECOMPRESSION_ERRORS as error:
         raise InputError(f"{flag}: {path} cannot be read after line {number} ({error})") from None
 
 
@@ -81,13 +80,13 @@ def expand_files(patterns: Sequence[str], flag: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def write_atomically(path: str | Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name only when it is whole; after an error nothing is left."""
+def write_atomically(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """A file that appears under its name only when it is whole; after an error nothing is left."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+        with open(handle, "wb") if binary else open(handle, "w", encoding="utf-8", newline="\n") as file:
             yield file
         umask = os.umask(0)
         os.umask(umask)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +16,18 @@ from typing import Any
 import datasets
 
 from wordmask.arguments import DataArguments
-from wordmask.errors import InputError
+from wordmask.errors import InputError, one_line
+from wordmask.hub import quiet_hub
 from wordmask.references import Provenance, pair_with_text, read_provenance
-from wordmask.textfiles import COMPRESSED, expand_files, is_blank, read_lines
+from wordmask.textfiles import (
+    COMPRESSED,
+    DECOMPRESSION_ERRORS,
+    expand_files,
+    is_blank,
+    open_binary,
+    read_lines,
+    write_atomically,
+)
 
 FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
 
@@ -45,7 +56,9 @@ class Texts:
         return [provenance for provenance in found if provenance]
 
 
-def load_texts(arguments: DataArguments, cache_dir: str | None, token: str | None, evaluate: bool) -> dict[str, Texts]:
+def load_texts(
+    arguments: DataArguments, cache_dir: str | None, token: str | None, evaluate: bool, if_possible: bool = False
+) -> dict[str, Texts]:
     """The text of the splits `train` and `validation`, as far as there are any.
 
     Args:
@@ -53,6 +66,7 @@ def load_texts(arguments: DataArguments, cache_dir: str | None, token: str | Non
         cache_dir: where what is read is kept.
         token: the hub's access token.
         evaluate: whether validation data is wanted, so that a part of the training text stands in for it.
+        if_possible: the same, but a text too short for that is only trained on.
 
     Raises:
         InputError: naming the flag, where text is missing or cannot be read.
@@ -66,8 +80,9 @@ def load_texts(arguments: DataArguments, cache_dir: str | None, token: str | Non
             if getattr(arguments, f"{split}_file")
         }
     percentage = arguments.validation_split_percentage
-    if evaluate and "train" in texts and "validation" not in texts and percentage and not arguments.streaming:
-        texts |= _split(texts["train"], percentage)
+    if percentage and "train" in texts and "validation" not in texts and not arguments.streaming:
+        if evaluate or if_possible and len(texts["train"].rows) > 1:
+            texts |= _split(texts["train"], percentage)
     return texts
 
 
@@ -94,12 +109,17 @@ def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | 
         if os.path.isdir(name) and any(Path(name, mark).exists() for mark in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(name)
         else:
-            loaded = datasets.load_dataset(
-                name, arguments.dataset_config_name, cache_dir=cache_dir, token=token, streaming=arguments.streaming
-            )
+            with quiet_hub():
+                loaded = datasets.load_dataset(
+                    name,
+                    arguments.dataset_config_name,
+                    cache_dir=cache_dir,
+                    token=token,
+                    streaming=arguments.streaming,
+                )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"--dataset_name: {name} cannot be loaded ({_one_line(error)}); give a dataset of the hub, with the "
+            f"--dataset_name: {name} cannot be loaded ({one_line(error)}); give a dataset of the hub, with the "
             "network or the cache to reach it, or a directory that save_to_disk wrote"
         ) from None
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
@@ -118,6 +138,7 @@ def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | 
 def _from_files(arguments: DataArguments, split: str, cache_dir: str | None) -> Texts:
     """The text of local files, with their references where there are any."""
     flag, reference_flag = f"--{split}_file", f"--{split}_ref_file"
+    streaming = arguments.streaming and split == "train"  # what is evaluated on is read once and kept
     files = expand_files(getattr(arguments, f"{split}_file"), flag)
     references = expand_files(getattr(arguments, f"{split}_ref_file") or [], reference_flag)
     kinds = {_format(file, flag) for file in files}
@@ -132,9 +153,9 @@ def _from_files(arguments: DataArguments, split: str, cache_dir: str | None) -> 
             f"{reference_flag}: {len(references)} reference files for {len(files)} text files; give one for each"
         )
     if kinds == {"txt"}:
-        rows = _read_text(files, references, flag, reference_flag, arguments, cache_dir)
+        rows = _read_text(files, references, flag, reference_flag, arguments, streaming, cache_dir)
     else:
-        rows = _read_table(kinds.pop(), files, flag, arguments, cache_dir)
+        rows = _read_table(kinds.pop(), files, flag, arguments, streaming, cache_dir)
     return Texts(rows, flag, reference_flag, references)
 
 
@@ -156,6 +177,7 @@ def _read_text(
     flag: str,
     reference_flag: str,
     arguments: DataArguments,
+    streaming: bool,
     cache_dir: str | None,
 ) -> Any:
     """Text files, a text to a line."""
@@ -169,7 +191,11 @@ def _read_text(
         "references": tuple(references),
         "flags": (flag, reference_flag),
     }
-    if arguments.streaming:
+    if next(_text_rows(**keywords), None) is None:
+        raise InputError(f"{flag}: {', '.join(files)} has no text in it; give a file with one text to a line")
+    if arguments.text_column_name:
+        raise InputError(f"--text_column_name: {files[0]} is no table; drop the flag, every line is a text")
+    if streaming:
         return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=keywords)
     sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
     stamps = tuple(
@@ -178,10 +204,7 @@ def _read_text(
     if arguments.overwrite_cache:
         stamps += (("", 0, time.time_ns()),)
     keywords["stamps"] = stamps
-    rows = datasets.Dataset.from_generator(_text_rows, features=features, gen_kwargs=keywords, cache_dir=cache_dir)
-    if not len(rows):
-        raise InputError(f"{flag}: {', '.join(files)} has no text in it; give a file with one text to a line")
-    return rows
+    return datasets.Dataset.from_generator(_text_rows, features=features, gen_kwargs=keywords, cache_dir=cache_dir)
 
 
 def _text_rows(
@@ -197,38 +220,58 @@ def _text_rows(
             yield from ({"text": text} for text in read_lines(file, flag) if not is_blank(text))
 
 
-def _read_table(kind: str, files: Sequence[str], flag: str, arguments: DataArguments, cache_dir: str | None) -> Any:
+def _read_table(
+    kind: str, files: Sequence[str], flag: str, arguments: DataArguments, streaming: bool, cache_dir: str | None
+) -> Any:
     """CSV, JSON or Parquet files."""
     options: dict[str, Any] = {}
     if kind == "csv":
-        tabs = Path(files[0]).name.removesuffix(Path(files[0]).suffix * (Path(files[0]).suffix in COMPRESSED))
-        options = {"sep": "\t" if tabs.endswith(".tsv") else ",", "keep_default_na": False}
+        options = {"sep": "\t" if ".tsv" in Path(files[0]).suffixes else ",", "keep_default_na": False}
+    source = ", ".join(files)
     try:
         rows = datasets.load_dataset(
             kind,
-            data_files={"train": [glob.escape(os.path.abspath(file)) for file in files]},
+            data_files={"train": [glob.escape(_decompressed(file, flag, cache_dir)) for file in files]},
             split="train",
             cache_dir=cache_dir,
-            streaming=arguments.streaming,
+            streaming=streaming,
             download_mode="force_redownload" if arguments.overwrite_cache else None,
             **options,
         )
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        rows = _text_columns(rows, arguments.text_column_name, flag, source)
+        some_text = any(not is_blank(row["text"] or "") for row in rows)
+    except InputError:
+        raise
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, StopIteration, RuntimeError) as error:
         raise InputError(
-            f"{flag}: {', '.join(files)} cannot be read as {kind} ({_one_line(error.__cause__ or error)})"
+            f"{flag}: {source} cannot be read as {kind} in UTF-8 ({one_line(error.__cause__ or error)})"
         ) from None
-    return _text_columns(rows, arguments.text_column_name, flag, ", ".join(files))
+    if not some_text:
+        raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
+    return rows
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _decompressed(file: str, flag: str, cache_dir: str | None) -> str:
+    """The path of a file's plain copy in the cache, or its own where it is plain."""
+    if Path(file).suffix not in COMPRESSED:
+        return os.path.abspath(file)
+    status = os.stat(file)
+    stamp = hashlib.sha256(repr((os.path.abspath(file), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
+    plain = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", stamp, Path(file).stem)
+    if not plain.exists():
+        try:
+            with open_binary(file) as source, write_atomically(plain, binary=True) as target:
+                shutil.copyfileobj(source, target)
+        except DECOMPRESSION_ERRORS as error:
+            raise InputError(f"{flag}: {file} cannot be decompressed ({error})") from None
+    return str(plain)
 
 
 def _text_columns(rows: Any, name: str | None, flag: str, source: str) -> Any:
     """A dataset with the column `text` and, where there is one, `chinese_ref`."""
     columns = rows.column_names or list(next(iter(rows), {}))
     if not columns:
-        raise InputError(f"{flag}: {source} has no text in it")
+        raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
     if name is None:
         name = "text" if "text" in columns else columns[0]
     elif name not in columns:

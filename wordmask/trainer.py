@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.arguments import RunArguments
+from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
 from wordmask.masking import IGNORED
 from wordmask.metrics import MaskedLM
 from wordmask.rows import Rows, StreamedRows
-from wordmask.sampling import EVALUATION, EpochBatches, Layout, RateSchedule, shuffled
+from wordmask.sampling import EVALUATION, EpochBatches, Layout, RateSchedule, grouped, shuffled
 
 
 class MlmTrainer(Trainer):
@@ -35,6 +38,7 @@ class MlmTrainer(Trainer):
         collator, eval_collator: make batches; the latter also gives `words`.
         rates: the first and the last masking rate.
         fill: whether every batch must have the same number of rows.
+        card: what the model card says.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class MlmTrainer(Trainer):
         eval_collator: MaskingCollator,
         rates: tuple[float, float],
         fill: bool = False,
+        card: Card | None = None,
     ):
         super().__init__(
             model=model,
@@ -61,7 +66,7 @@ class MlmTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.train_rows, self.eval_rows = train_rows, eval_rows
         self.collator, self.eval_collator, self.rates, self.fill = collator, eval_collator, rates, fill
-        self.metric = MaskedLM()
+        self.metric, self.card = MaskedLM(), card or Card()
         parameters = inspect.signature(model.forward).parameters
         self._unwanted = {"attention_mask"} - set(parameters)
 
@@ -92,7 +97,7 @@ class MlmTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches in an order, and with masks, that depend on the seed and the epoch alone."""
-        rows, args, seed = self.train_rows, self.args, self.seed
+        rows, args = self.train_rows, self.args
         if rows is None:
             raise ValueError("there is nothing to train on")
         if isinstance(rows, StreamedRows):
@@ -101,15 +106,22 @@ class MlmTrainer(Trainer):
         planned = args.max_steps * layout.step if args.max_steps > 0 else int(args.num_train_epochs * len(rows))
         batches = EpochBatches(
             len(rows),
-            (lambda epoch: np.arange(len(rows)))
-            if args.train_sampling_strategy == "sequential"
-            else (lambda epoch: shuffled(seed, epoch, len(rows))),
+            self._order(rows, layout.step),
             layout,
             RateSchedule(*self.rates, rows=max(planned, 1)),
             fill=self.fill,
             drop_last=args.dataloader_drop_last,
         )
         return self._loader(rows, self.collator, batch_sampler=batches)
+
+    def _order(self, rows: Rows, step: int) -> Callable[[int], NDArray[np.int64]]:
+        """From the epoch to the order of the rows."""
+        strategy, seed = self.args.train_sampling_strategy, self.seed
+        if strategy == "sequential":
+            return lambda epoch: np.arange(len(rows))
+        if strategy == "group_by_length":
+            return lambda epoch: grouped(rows.lengths, step, seed, epoch)
+        return lambda epoch: shuffled(seed, epoch, len(rows))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """All rows once, masked the same at every evaluation, at the last rate."""
@@ -125,6 +137,15 @@ class MlmTrainer(Trainer):
             epoch=EVALUATION,
         )
         return self._loader(rows, self.eval_collator, batch_sampler=batches)
+
+    def planned_steps(self) -> int:
+        """The number of optimizer steps of the whole training."""
+        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write our own card: transformers' links a local directory, or nothing at all, to the hub."""
+        if self.is_world_process_zero():
+            write_card(self.args.output_dir, self.card)
 
     # Loss
 

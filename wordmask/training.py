@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import transformers
 from rich.console import Console
 from rich.table import Table
-from transformers import set_seed
+from transformers import TrainerState, set_seed
 
 from wordmask.arguments import Arguments, RunArguments, parse_arguments
+from wordmask.card import Card
 from wordmask.collators import MaskingCollator
-from wordmask.errors import InputError
+from wordmask.errors import InputError, one_line
 from wordmask.masking import Strategy
 from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.output import claim, find_checkpoint, write_record
@@ -29,6 +30,16 @@ from wordmask.vocabulary import Vocabulary
 from wordmask.words import special_affixes
 
 logger = logging.getLogger(__name__)
+
+REPORTED = {
+    "train_samples": "rows trained on",
+    "train_loss": "training loss",
+    "eval_samples": "rows evaluated on",
+    "eval_loss": "evaluation loss",
+    "perplexity": "perplexity",
+    "eval_accuracy": "masked tokens right",
+    "eval_whole_word_accuracy": "masked words right",
+}
 
 
 def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
@@ -53,12 +64,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     set_seed(training.seed)
 
     texts = _load_texts(arguments)
-    if not arguments.masking.preview_masking:
-        with training.main_process_first(local=False, desc="claiming the output directory"):
-            claim(training)
     with training.main_process_first(desc="loading the tokenizer"):
-        start_over = checkpoint is None and training.process_index == 0
-        tokenizer = load_tokenizer(arguments.model, _lines(texts), training.output_dir, start_over)
+        tokenizer = load_tokenizer(arguments.model, texts["train"].rows if "train" in texts else None, checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model = load_model(arguments.model, tokenizer)
     affixes = special_affixes(tokenizer)
@@ -73,41 +80,34 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
             rows.get("train") or rows["validation"], shown, collator, tokenizer, arguments.masking.rates[0], Console()
         )
         return {}
-    trainer = MlmTrainer(
-        model,
-        training,
-        rows.get("train"),
-        rows.get("validation"),
-        tokenizer,
-        _collator(arguments, vocabulary, length),
-        _collator(arguments, vocabulary, length, words=True),
-        arguments.masking.rates,
-        fill=arguments.data.pad_to_max_length,
-    )
+    trainer = _trainer(arguments, model, tokenizer, vocabulary, rows, length)
     if trainer.is_world_process_zero():
-        write_record(script, arguments.given, training.output_dir)
+        claim(training)
+        write_record(script, arguments.given, training)
+    trainer.accelerator.wait_for_everyone()
 
     metrics: dict[str, float] = {}
     if training.do_train:
         metrics |= _train(trainer, checkpoint)
     if training.do_eval:
         metrics |= _evaluate(trainer)
-    _write_card(trainer, arguments)
+    trainer.card.metrics = {
+        name: value for name, value in metrics.items() if name in REPORTED and name != "eval_samples"
+    }
+    if training.push_to_hub:
+        trainer.push_to_hub()
+    elif training.do_train:
+        trainer.create_model_card()
     if trainer.is_world_process_zero():
         _report(metrics, trainer, training)
     return metrics
 
 
 def _set_up_logging(training: RunArguments) -> None:
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[logging.StreamHandler()],
-    )
     level = training.get_process_log_level()
     logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
-    datasets.utils.logging.set_verbosity(logging.ERROR)
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors come as ours, in one sentence
     if not (training.should_log and sys.stderr.isatty()):  # bars that nobody watches fill log files
         training.disable_tqdm = True
         datasets.disable_progress_bars()
@@ -148,11 +148,6 @@ def _load_texts(arguments: Arguments) -> dict[str, Texts]:
     return texts
 
 
-def _lines(texts: dict[str, Texts]) -> Iterator[str] | None:
-    """The text for a tokenizer to be trained on."""
-    return (row["text"] or "" for row in texts["train"].rows) if "train" in texts else None
-
-
 def _prepare(texts: dict[str, Texts], tokenizer, arguments: Arguments, length: int) -> dict[str, Any]:
     """Rows for the splits that are used."""
     training, data = arguments.training, arguments.data
@@ -184,8 +179,57 @@ def _collator(arguments: Arguments, vocabulary: Vocabulary, length: int, words: 
     )
 
 
+def _trainer(
+    arguments: Arguments, model: Any, tokenizer: Any, vocabulary: Vocabulary, rows: dict[str, Any], length: int
+) -> MlmTrainer:
+    """The Trainer, with what its arguments ask for checked."""
+    training, data = arguments.training, arguments.data
+    try:
+        trainer = MlmTrainer(
+            model,
+            training,
+            rows.get("train"),
+            rows.get("validation"),
+            tokenizer,
+            _collator(arguments, vocabulary, length),
+            _collator(arguments, vocabulary, length, words=True),
+            arguments.masking.rates,
+            fill=data.pad_to_max_length,
+            card=_card(arguments, model),
+        )
+        if training.do_train:
+            trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
+    except (ValueError, ImportError) as error:
+        raise InputError(f"--optim, --report_to or another flag cannot be met: {one_line(error)}") from None
+    return trainer
+
+
+def _card(arguments: Arguments, model: Any) -> Card:
+    training = arguments.training
+    return Card(
+        base=arguments.model.model_name_or_path,
+        model_type=model.config.model_type,
+        strategy=arguments.masking.masking_strategy.value,
+        datasets=[arguments.data.dataset_name] if arguments.data.dataset_name else [],
+        settings={
+            "masking": f"{arguments.masking.masking_strategy.value}, {arguments.masking.mlm_probability}",
+            "learning rate": training.learning_rate,
+            "batch size": f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps} accumulated "
+            f"× {training.world_size} processes",
+            "epochs": training.num_train_epochs if training.max_steps < 0 else f"{training.max_steps} steps",
+            "seed": training.seed,
+        },
+    )
+
+
 def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
     if checkpoint:
+        done = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).global_step
+        if done >= trainer.planned_steps():
+            logger.warning("%s holds the end of this run; --overwrite_output_dir trains it again", checkpoint)
+            trainer._load_from_checkpoint(checkpoint)
+            trainer.save_model()
+            return {}
         logger.warning("going on from %s", checkpoint)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if isinstance(trainer.train_rows, Rows):
@@ -207,41 +251,12 @@ def _evaluate(trainer: MlmTrainer) -> dict[str, float]:
     return metrics
 
 
-def _write_card(trainer: MlmTrainer, arguments: Arguments) -> None:
-    """The model card, and the model's way to the hub."""
-    model, data = arguments.model, arguments.data
-    if not (arguments.training.do_train or arguments.training.push_to_hub):
-        return
-    card: dict[str, Any] = {"tasks": "fill-mask", "tags": ["masked-lm", arguments.masking.masking_strategy.value]}
-    if model.model_name_or_path:
-        card["finetuned_from"] = model.model_name_or_path
-    else:
-        card["model_name"] = Path(arguments.training.output_dir).resolve().name
-    if data.dataset_name:
-        card |= {"dataset_tags": data.dataset_name, "dataset": data.dataset_name}
-        if data.dataset_config_name:
-            card["dataset_args"] = data.dataset_config_name
-    if arguments.training.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.create_model_card(**card)
-
-
 def _report(metrics: dict[str, float], trainer: MlmTrainer, training: RunArguments) -> None:
     """Say what was done, and where to look."""
     table = Table(title=f"wordmask, {trainer.collator.strategy.value} masking")
     table.add_column("")
     table.add_column("", justify="right")
-    names = {
-        "train_samples": "rows trained on",
-        "train_loss": "training loss",
-        "eval_samples": "rows evaluated on",
-        "eval_loss": "evaluation loss",
-        "perplexity": "perplexity",
-        "eval_accuracy": "masked tokens right",
-        "eval_whole_word_accuracy": "masked words right",
-    }
-    for name, label in names.items():
+    for name, label in REPORTED.items():
         if name in metrics:
             value = metrics[name]
             share = name.endswith("accuracy")

@@ -14,6 +14,15 @@ from wordmask.errors import InputError
 from wordmask.words import special_affixes
 
 
+def special_ids(tokenizer) -> NDArray[np.int64]:
+    """The ids of special tokens, also those added as special; but not of one that only stands for unknown text."""
+    added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    names = ("bos", "eos", "sep", "pad", "cls", "mask")
+    roles = {getattr(tokenizer, f"{name}_token_id") for name in names} - {None}
+    unknown = {tokenizer.unk_token_id} - roles
+    return np.array(sorted({*tokenizer.all_special_ids, *added, *roles} - unknown), np.int64)
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What masking needs to know of a tokenizer.
@@ -45,15 +54,13 @@ class Vocabulary:
             raise InputError(
                 f"--tokenizer_name: {name} has no mask token; choose the tokenizer of a masked language model"
             )
-        ids = np.fromiter(tokenizer.get_vocab().values(), np.int64)
-        added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
-        special = np.zeros(max(ids.max(), *tokenizer.all_special_ids) + 1, bool)
-        special[[*tokenizer.all_special_ids, *added]] = True
-        random_ids = np.sort(ids[~special[ids]])
-        if tokenizer.unk_token_id is not None:
-            special[tokenizer.unk_token_id] = False
+        ids = np.sort(np.fromiter(tokenizer.get_vocab().values(), np.int64))
+        special = special_ids(tokenizer)
+        maskable = np.ones(max(ids.max(), special.max()) + 1, bool)
+        maskable[special] = False
+        random_ids = ids[maskable[ids] & (ids != tokenizer.unk_token_id)]
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        return cls(pad, tokenizer.mask_token_id, ~special, random_ids, *special_affixes(tokenizer))
+        return cls(pad, tokenizer.mask_token_id, maskable, random_ids, *special_affixes(tokenizer))
 
 
 def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -64,7 +71,7 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
     """
     try:
         untrained: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
-        trained = untrained().train_new_from_iterator(texts, vocab_size)
+        trained = untrained().train_new_from_iterator(texts, vocab_size, show_progress=False)
     except (KeyError, ValueError, TypeError, NotImplementedError):
         raise InputError(
             f"--vocab_size: the type {model_type} brings no tokenizer that can be trained here; give --tokenizer_name"

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from wordmask.errors import InputError
 
-SPACE, EXTEND, LETTER, SYMBOL, CHINESE = range(5)
+SPACE, EXTEND, LETTER, SYMBOL, CHINESE, FLAG = range(6)
 _ZERO_WIDTH_JOINER = 0x200D
 # The blocks that BERT's tokenizer treats as Chinese: each of their characters becomes a token of its own.
 _CHINESE_BLOCKS = (
@@ -48,7 +48,8 @@ def is_chinese(character: str) -> bool:
 
 @cache
 def character_class(code_point: int) -> int:
-    """`SPACE`, `EXTEND` (belongs to the character before), `LETTER` (digits too), `SYMBOL` or `CHINESE`."""
+    """`SPACE`, `EXTEND` (belongs to the character before), `LETTER` (digits too), `SYMBOL`, `CHINESE`, or `FLAG` (half
+    of one: a regional indicator)."""
     character = chr(code_point)
     category = unicodedata.category(character)
     if character.isspace():
@@ -57,8 +58,9 @@ def character_class(code_point: int) -> int:
         return EXTEND
     if is_chinese(character):
         return CHINESE
-    regional_indicator = 0x1F1E6 <= code_point <= 0x1F1FF  # two of them are one flag
-    return SYMBOL if category[0] in "PS" and not regional_indicator else LETTER
+    if 0x1F1E6 <= code_point <= 0x1F1FF:
+        return FLAG
+    return SYMBOL if category[0] in "PS" else LETTER
 
 
 class Characters:
@@ -83,7 +85,9 @@ class Characters:
         visible = np.maximum.accumulate(np.where(classes != EXTEND, np.arange(len(classes)), 0))
         before = np.concatenate([[SPACE], classes[visible][:-1]])
         joined = np.concatenate([[False], self.code_points[:-1] == _ZERO_WIDTH_JOINER])
-        alone = (classes == CHINESE) | (classes == SYMBOL) & ~joined
+        index = np.arange(len(classes))
+        run = index - np.maximum.accumulate(np.where(classes != FLAG, index, -1))  # 1 for the first of a run of halves
+        alone = (classes == CHINESE) | (classes == SYMBOL) & ~joined | (classes == FLAG) & (run % 2 == 1)
         return 1 + np.cumsum(alone | (classes == LETTER) & (before != LETTER) | (classes == SPACE))
 
     @cached_property
@@ -177,15 +181,16 @@ def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
     offsets += np.repeat(characters.line_starts, lengths)[:, None]
     first = characters.next_visible[offsets[:, 0]]
     # A token without visible text (a lone `▁`) stands for the word that follows it.
-    last = np.where(first < offsets[:, 1], characters.last_visible[offsets[:, 1] - 1], first)
+    visible = first < offsets[:, 1]
+    last = np.where(visible, characters.last_visible[offsets[:, 1] - 1], first)
     tokens = TokenizedLines(ids, lengths, np.zeros(total, bool), first, last, characters)
     tokens.continues = tokens.joined(characters.words)
-    tokens.continues[1:] &= word_ids[1:] == word_ids[:-1]
+    tokens.continues[1:] &= (word_ids[1:] == word_ids[:-1]) | ~visible[:-1]
     return tokens
 
 
 def segmented(
-    characters: Characters, words: Sequence[Sequence[str]], mixed: bool = False, first_line: int = 1
+    characters: Characters, words: Sequence[Sequence[str]], mixed: bool = False, numbers: Sequence[int] | None = None
 ) -> NDArray[np.int64]:
     """Give each character the number of its word as a segmenter has it, 0 where the word does not count.
 
@@ -196,12 +201,14 @@ def segmented(
         characters: the characters of the lines.
         words: for each line its words in order; what lies between them must be white space or control characters.
         mixed: whether words of mixed script count.
-        first_line: the number of the first line, for an error message.
+        numbers: the number of each line in its file, for an error message.
 
     Raises:
         InputError: naming the line, where the words do not add up to it.
     """
-    lengths = np.fromiter(chain.from_iterable(_pieces(characters, words, first_line)), np.int64)
+    lengths = np.fromiter(
+        chain.from_iterable(_pieces(characters, words, numbers or range(1, len(words) + 1))), np.int64
+    )
     starts = np.cumsum(lengths) - lengths
     chinese, letter = characters.classes == CHINESE, characters.classes == LETTER
     if mixed:
@@ -212,11 +219,11 @@ def segmented(
     return np.repeat(np.where(counts, np.arange(1, len(lengths) + 1), 0), lengths)
 
 
-def _pieces(characters: Characters, words: Sequence[Sequence[str]], first_line: int) -> Iterator[Sequence[int]]:
+def _pieces(characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[Sequence[int]]:
     """For each line the lengths of the pieces that cover it: its words, what lies between them, the separator."""
     text = characters.code_points.tobytes().decode("utf-32-le", "surrogatepass")
-    spans = zip(characters.line_starts.tolist(), characters.line_lengths.tolist(), words, strict=True)
-    for number, (start, length, line_words) in enumerate(spans, first_line):
+    spans = zip(numbers, characters.line_starts.tolist(), characters.line_lengths.tolist(), words, strict=True)
+    for number, start, length, line_words in spans:
         line = text[start : start + length]
         lengths = [len(word) for word in line_words if word]
         if "".join(line_words) != line:

@@ -21,8 +21,8 @@ class JiebaSegmenter(Segmenter):
 
     The Rust build rjieba cuts ten times as fast and, without the hidden Markov model, exactly alike (jieba 0.42.1
     and rjieba 0.2.2 on 1.2 million lines: every word of the dictionary, reviews, random Unicode). With it the two
-    differ on 2.7 % of reviews ("1-6" is one word to rjieba, three to jieba) and, rarely, inside a run of Chinese. So
-    rjieba works where it is installed, `hmm` is off and there is no `user_dict`: which of the two is installed
+    differ on 2.7 % of real lines ("1-6" is one word to rjieba, three to jieba) and, rarely, inside a run of Chinese.
+    So rjieba works where it is installed, `hmm` is off and there is no `user_dict`: which of the two is installed
     changes the speed, never the words. `identity` names the one at work.
 
     Args:

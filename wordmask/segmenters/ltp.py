@@ -7,6 +7,7 @@ with "@" as a revision, and keeps random weights where the names in the file are
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -143,11 +144,36 @@ class _Legacy:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether a legacy model is complete, by the 16 bytes that an Avro file repeats after its header and each block.
+    """Whether a legacy model, an Avro file, ends as its header says: with the 16 bytes that end the header too.
 
     Needed because `CWSModel.load` ends the process, not with an exception, on a file that was cut off.
     """
-    return content.startswith(b"Obj\x01") and content.find(content[-16:]) < len(content) - 16
+    stream = io.BytesIO(content)
+    if stream.read(4) != b"Obj\x01":
+        return False
+    try:
+        while pairs := _read_number(stream):  # the header: parts of a map, the last one empty
+            if pairs < 0:
+                _read_number(stream)
+            for _ in range(2 * abs(pairs)):
+                stream.seek(max(0, _read_number(stream)), io.SEEK_CUR)
+    except (EOFError, OverflowError):  # too short, or a length that no file has
+        return False
+    mark = stream.read(16)
+    return stream.tell() + 16 < len(content) and content.endswith(mark)
+
+
+def _read_number(stream: io.BytesIO) -> int:
+    """The next number: seven bits to a byte, low ones first, and the sign in the lowest (Avro's zigzag code)."""
+    number = shift = 0
+    while True:
+        byte = stream.read(1)
+        if not byte:
+            raise EOFError
+        number |= (byte[0] & 0x7F) << shift
+        shift += 7
+        if byte[0] < 0x80:
+            return number >> 1 ^ -(number & 1)
 
 
 # A config names what to call, and LTP calls it, whatever it is. A prefix would not do: ltp_core's modules hold torch,

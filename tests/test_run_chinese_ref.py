@@ -1,0 +1,152 @@
+"""run_chinese_ref.py as a user runs it, and its files in training."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+import run_chinese_ref
+import run_mlm_wwm
+from conftest import character_tokenizer, sample_lines, save_model
+
+TEXT = "我喜欢你\n\n研究生命的起源，T恤 hello\r\n二〇〇八年\n"
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> str:
+    path = tmp_path / "tokenizer"
+    character_tokenizer([TEXT, *sample_lines("chinese")]).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def text(tmp_path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode())
+    return str(path)
+
+
+def make(text: str, tokenizer: str, save: Path, *flags: str):
+    return run_chinese_ref.main(
+        ["--file_name", text, "--bert", tokenizer, "--save_path", str(save), "--segmenter", "jieba", *flags]
+    )
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line on stderr of a command that is refused."""
+    with pytest.raises(SystemExit) as stop:
+        run_chinese_ref.main(list(arguments))
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_classic_format_and_blank_lines_in_step(text, tokenizer, tmp_path):
+    provenance = make(text, tokenizer, tmp_path / "ref")
+    lines = (tmp_path / "ref").read_text().split("\n")
+    assert lines[0] == "[3]" and lines[1] == "" and json.loads(lines[2])[0] == 2 and lines[-1] == ""
+    assert len(lines) == 5 and provenance.lines == 4
+
+
+def test_mixed_words_join_only_when_asked_for(tokenizer, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("买 T恤 去\n")
+    with_mixed, without = tmp_path / "with", tmp_path / "without"
+    make(str(text), tokenizer, without, "--segmenter", "whitespace")
+    make(str(text), tokenizer, with_mixed, "--segmenter", "whitespace", "--mixed_words")
+    assert without.read_text() == "[]\n" and with_mixed.read_text() == "[3]\n"
+    model = save_model(tmp_path / "model", character_tokenizer(["买T恤去"]))
+    make(str(text), model, with_mixed, "--segmenter", "whitespace", "--mixed_words", "--overwrite")
+    run_mlm_wwm.main(
+        ["--model_name_or_path", model, "--train_file", str(text), "--train_ref_file", str(with_mixed), "--use_cpu"]
+        + ["--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--do_train"]
+    )
+
+
+def test_compressed_text_gives_the_same_references(text, tokenizer, tmp_path):
+    packed = tmp_path / "text.txt.gz"
+    packed.write_bytes(gzip.compress(Path(text).read_bytes()))
+    assert make(text, tokenizer, tmp_path / "one") == make(str(packed), tokenizer, tmp_path / "two")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_existing_output_is_kept_without_overwrite(text, tokenizer, tmp_path, capsys):
+    save = tmp_path / "ref"
+    save.write_text("precious")
+    line = refused(capsys, "--file_name", text, "--bert", tokenizer, "--save_path", str(save), "--segmenter", "jieba")
+    assert "--save_path" in line and "--overwrite" in line and save.read_text() == "precious"
+    make(text, tokenizer, save, "--overwrite")
+    assert save.read_text().startswith("[3]")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"--file_name": None}, ["--file_name"]),
+        ({"--bert": None}, ["--bert"]),
+        ({"--save_path": None}, ["--save_path"]),
+        ({"--file_name": "missing.txt"}, ["--file_name", "missing.txt", "does not exist"]),
+        ({"--bert": "no/such-tokenizer"}, ["--bert", "no/such-tokenizer"]),
+        ({"--segmenter": "ltp"}, ["--ltp", "missing"]),
+        ({"--segmenter": "nobody"}, ["--segmenter", "nobody", "jieba"]),
+        ({"--user_dict": "missing.dict"}, ["--user_dict", "missing.dict"]),
+        ({"--sgmenter": "jieba"}, ["--sgmenter", "did you mean segmenter"]),
+    ],
+)
+def test_mistakes_get_a_sentence_that_names_the_flag(change, words, text, tokenizer, tmp_path, capsys):
+    flags = {"--file_name": text, "--bert": tokenizer, "--save_path": str(tmp_path / "ref"), "--segmenter": "jieba"}
+    flags = {name: value for name, value in (flags | change).items() if value is not None}
+    line = refused(capsys, *[part for pair in flags.items() for part in pair])
+    assert all(word in line for word in words)
+    assert not (tmp_path / "ref").exists()
+
+
+@pytest.mark.parametrize(
+    "content, words", [(b"\n \n", ["no text"]), ("好\n".encode() + b"\xff\n", ["line 2", "UTF-8"])]
+)
+def test_unusable_text_leaves_no_file_behind(content, words, tokenizer, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "text.txt").write_bytes(content)
+    line = refused(
+        capsys,
+        *("--file_name", str(folder / "text.txt"), "--bert", tokenizer, "--segmenter", "jieba"),
+        *("--save_path", str(folder / "ref")),
+    )
+    assert "--file_name" in line and all(word in line for word in words)
+    assert [path.name for path in folder.iterdir()] == ["text.txt"]
+
+
+def test_tokenizer_trained_on_the_spot_serves_training_too(text, tmp_path):
+    tokenizer = str(tmp_path / "made")
+    make(text, tokenizer, tmp_path / "ref", "--vocab_size", "60")
+    model = ["--model_type", "bert", "--tokenizer_name", tokenizer, "--config_overrides"]
+    small = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"
+    metrics = run_mlm_wwm.main(
+        [*model, small, "--train_file", text, "--train_ref_file", str(tmp_path / "ref"), "--max_steps", "1"]
+        + ["--output_dir", str(tmp_path / "out"), "--use_cpu", "--validation_file", text]
+        + ["--validation_ref_file", str(tmp_path / "ref")]
+    )
+    assert metrics["train_samples"] == 3 and metrics["eval_loss"] > 0
+
+
+def test_references_of_another_text_or_tokenizer_are_refused(text, tokenizer, tmp_path, capsys):
+    make(text, tokenizer, tmp_path / "ref")
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT.replace("喜欢", "热爱"))
+    model = save_model(tmp_path / "model", character_tokenizer([TEXT]))
+
+    def train(file: str) -> str:
+        with pytest.raises(SystemExit):
+            run_mlm_wwm.main(
+                ["--model_name_or_path", model, "--train_file", file, "--train_ref_file", str(tmp_path / "ref")]
+                + ["--output_dir", str(tmp_path / "out"), "--use_cpu"]
+            )
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "--train_ref_file" in train(str(other)) and "another text" in train(str(other))
+    assert "--train_ref_file" in train(text) and "another tokenizer" in train(text)

@@ -1,0 +1,298 @@
+"""The order of an epoch: every row once, the same step on any layout, the same masks with any number of workers."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModelForMaskedLM
+
+from conftest import character_tokenizer, save_model
+from wordmask.arguments import RunArguments
+from wordmask.collators import Example, MaskingCollator
+from wordmask.masking import Strategy
+from wordmask.sampling import EVALUATION, EpochBatches, Layout, RateSchedule, shuffled
+from wordmask.trainer import MlmTrainer
+from wordmask.vocabulary import Vocabulary
+
+CONSTANT = RateSchedule(0.15, 0.15)
+
+
+def epoch_batches(rows: int, layout: Layout, rates: RateSchedule = CONSTANT, seed: int = 3, **options) -> EpochBatches:
+    return EpochBatches(rows, lambda epoch: shuffled(seed, epoch, rows), layout, rates, **options)
+
+
+def of_all_processes(rows: int, batch_size: int, accumulation: int, processes: int, **options) -> list[list[list]]:
+    """For each process its batches."""
+    layouts = [Layout(batch_size, accumulation, processes, process) for process in range(processes)]
+    return [list(epoch_batches(rows, layout, **options)) for layout in layouts]
+
+
+# Order
+
+LAYOUTS = st.tuples(st.integers(0, 60), st.integers(1, 9), st.integers(1, 4), st.integers(1, 5))
+
+
+@settings(max_examples=200, deadline=None)
+@given(layout=LAYOUTS, fill=st.booleans(), epoch=st.integers(0, 3))
+def test_every_row_comes_exactly_once_on_any_layout(layout, fill, epoch):
+    rows, batch_size, _, processes = layout
+    everywhere = of_all_processes(*layout, fill=fill, epoch=epoch)
+    draws = [draw for batches in everywhere for batch in batches for draw in batch]
+    assert sorted(draw.index for draw in draws if draw.rate) == list(range(rows))
+    assert all(draw.epoch == epoch and draw.rate in (0.0, 0.15) and draw.index < rows for draw in draws)
+    # All processes have as many batches, none is empty, none too large: one that waits for another waits for ever.
+    counts = {len(batches) for batches in everywhere}
+    assert counts == {-(-rows // (batch_size * processes))}
+    assert len(epoch_batches(rows, Layout(batch_size, 1, processes, processes - 1))) in counts
+    sizes = {len(batch) for batches in everywhere for batch in batches}
+    assert sizes <= ({batch_size} if fill else set(range(1, batch_size + 1)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(layout=LAYOUTS)
+def test_rows_that_fill_up_have_no_weight_and_are_as_few_as_can_be(layout):
+    rows, batch_size, _, processes = layout
+    for fill in (False, True):
+        for batches in of_all_processes(*layout, fill=fill):
+            for batch in batches:
+                real, filler = (sum(bool(draw.rate) == kind for draw in batch) for kind in (True, False))
+                assert filler == (batch_size - real if fill else int(real == 0))
+            assert all(draw.rate for batch in batches[:-1] for draw in batch), "filler before the last batch"
+
+
+@settings(max_examples=60, deadline=None)
+@given(layout=LAYOUTS)
+def test_dropping_the_last_rows_drops_less_than_one_batch_of_each_process(layout):
+    rows, batch_size, _, processes = layout
+    everywhere = of_all_processes(*layout, drop_last=True)
+    draws = [draw for batches in everywhere for batch in batches for draw in batch]
+    assert {len(batch) for batches in everywhere for batch in batches} <= {batch_size}
+    assert all(draw.rate for draw in draws)
+    assert len({draw.index for draw in draws}) == len(draws) == rows - rows % (batch_size * processes)
+
+
+def steps(rows: int, batch_size: int, accumulation: int, processes: int, **options) -> list[list]:
+    """The rows of each optimizer step, over accumulated batches and processes; without filler."""
+    everywhere = of_all_processes(rows, batch_size, accumulation, processes, **options)
+    merged = [[draw for batch in batches for draw in batch if draw.rate] for batches in zip(*everywhere, strict=True)]
+    return [sum(merged[at : at + accumulation], []) for at in range(0, len(merged), accumulation)]
+
+
+@pytest.mark.parametrize("rows", [160, 165, 161, 175, 7])
+@pytest.mark.parametrize("layout", [(4, 4, 1), (8, 1, 2), (1, 16, 1), (2, 2, 4), (4, 2, 2), (1, 1, 16)], ids=str)
+def test_a_step_has_the_same_rows_however_it_is_divided(rows, layout):
+    """1 × 16, 4 × 4 and two processes × 8, with a schedule: the same rows at the same rates."""
+    rates = RateSchedule(0.3, 0.15, 2 * rows)
+    for epoch in (0, 1):
+        whole = steps(rows, 16, 1, 1, rates=rates, epoch=epoch)
+        assert [len(step) for step in whole] == [16] * (rows // 16) + [rows % 16] * (rows % 16 > 0)
+        divided = steps(rows, *layout, rates=rates, epoch=epoch)
+        assert [sorted(step) for step in divided] == [sorted(step) for step in whole]
+
+
+def test_a_step_counts_the_rows_of_all_batches_and_processes():
+    assert Layout(4, 3, 2, 1).step == 24
+
+
+@given(seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 1000), rows=st.integers(0, 100))
+@settings(max_examples=50, deadline=None)
+def test_an_order_holds_every_row_and_is_the_same_whenever_asked_for(seed, epoch, rows):
+    order = shuffled(seed, epoch, rows)
+    assert sorted(order.tolist()) == list(range(rows))
+    np.testing.assert_array_equal(order, shuffled(seed, epoch, rows))
+
+
+def test_orders_differ_by_seed_and_by_epoch():
+    """Seed 1 of epoch 2 is not seed 2 of epoch 1 either."""
+    orders = {tuple(shuffled(seed, epoch, 50).tolist()) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+def test_an_epoch_is_the_same_each_time_and_another_one_is_new():
+    """What a resume skips is what the interrupted run has seen."""
+    batches = epoch_batches(50, Layout(8))
+    first = list(batches)
+    assert list(batches) == first
+    batches.set_epoch(1)
+    second = list(batches)
+    assert [draw.index for batch in second for draw in batch] != [draw.index for batch in first for draw in batch]
+    assert {draw.epoch for batch in second for draw in batch} == {1}
+    batches.set_epoch(0)
+    assert list(islice(batches, 3, None)) == first[3:]
+
+
+def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
+    batches = EpochBatches(10, lambda epoch: np.arange(10), Layout(4), RateSchedule(0.2, 0.2), epoch=EVALUATION)
+    first = list(batches)
+    batches.set_epoch(2)
+    assert list(batches) == first
+    assert [tuple(draw) for batch in first for draw in batch] == [(row, EVALUATION, 0.2) for row in range(10)]
+
+
+# Rates
+
+
+def test_a_schedule_is_a_straight_line_over_training_that_ends_at_its_last_rate():
+    rates = RateSchedule(0.30, 0.15, 100)
+    np.testing.assert_allclose(rates.at(np.array([0, 50, 100, 1000])), [0.30, 0.225, 0.15, 0.15])
+    np.testing.assert_allclose(CONSTANT.at(np.arange(5)), [0.15] * 5)
+    np.testing.assert_allclose(RateSchedule(0.1, 0.4, 3).at(np.arange(4)), [0.1, 0.2, 0.3, 0.4])
+
+
+def test_a_row_has_the_rate_of_its_place_in_training():
+    """Over two epochs of ten rows: the second goes on where the first has ended."""
+    batches = epoch_batches(10, Layout(3), RateSchedule(0.4, 0.2, 20))
+    drawn = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        drawn += [draw.rate for batch in batches for draw in batch]
+    np.testing.assert_allclose(drawn, 0.4 - 0.01 * np.arange(20))
+
+
+# Masks
+
+
+class Lines(Dataset):
+    """Rows that tell themselves apart by their tokens, with words of two tokens."""
+
+    def __init__(self, rows: int):
+        rng = np.random.default_rng(0)
+        self.rows = [
+            np.concatenate([[10 + row], rng.integers(10, 60, rng.integers(6, 20))]) * 2 for row in range(rows)
+        ]
+        for row in self.rows:
+            row[2::2] += 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw) -> Example:
+        return Example(self.rows[draw.index], *draw)
+
+
+def collator(seed: int = 5, **options) -> MaskingCollator:
+    vocabulary = Vocabulary(0, 3, np.arange(100) > 3, np.arange(60, 90), prefix=[1], suffix=[2])
+    return MaskingCollator(vocabulary, Strategy.WHOLE_WORD, seed, **options)
+
+
+def two_epochs(batches: EpochBatches, workers: int, persistent: bool = False) -> list[list[dict[str, torch.Tensor]]]:
+    """The batches of two epochs, by workers that live on where `persistent`."""
+    loader = DataLoader(
+        Lines(batches.rows),
+        batch_sampler=batches,
+        collate_fn=collator(),
+        num_workers=workers,
+        persistent_workers=persistent,
+    )
+    epochs = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        epochs.append(list(loader))
+    return epochs
+
+
+def masks_of_rows(epochs) -> list[dict[tuple, list[tuple]]]:
+    """For each epoch, the masked tokens and labels of every row, by its text."""
+    found = []
+    for batches in epochs:
+        masks: dict[tuple, list[tuple]] = {}
+        for batch in batches:
+            for ids, labels, filled in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+                ids, labels = ids[filled.bool()], labels[filled.bool()]
+                text = torch.where(labels == -100, ids, labels)
+                masks.setdefault(tuple(text.tolist()), []).append((*ids.tolist(), *labels.tolist()))
+        found.append(masks)
+    return found
+
+
+ROWS = 23
+SCHEDULE = RateSchedule(0.5, 0.2, 2 * ROWS)
+
+
+@pytest.fixture(scope="module")
+def without_workers() -> list[list[dict[str, torch.Tensor]]]:
+    return two_epochs(epoch_batches(ROWS, Layout(4), SCHEDULE), workers=0)
+
+
+def test_masks_are_new_at_every_epoch(without_workers):
+    """Guards the tests below: masks that never changed would be the same for any number of workers."""
+    first, second = masks_of_rows(without_workers)
+    assert first.keys() == second.keys() and len(first) == ROWS
+    assert sum(first[text] != second[text] for text in first) > ROWS * 0.8
+    assert all(len(found) == 1 for found in first.values())
+
+
+@pytest.mark.parametrize("workers, persistent", [(1, False), (2, True)])
+def test_batches_do_not_depend_on_the_number_of_workers(without_workers, workers, persistent):
+    """Persistent workers hold a copy of the dataset from before the first epoch, which no `set_epoch` reaches."""
+    found = two_epochs(epoch_batches(ROWS, Layout(4), SCHEDULE), workers, persistent)
+    for expected, batches in zip(without_workers, found, strict=True):
+        assert len(batches) == len(expected) == 6
+        for one, other in zip(expected, batches, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 40])
+def test_masks_do_not_depend_on_the_batch_size(without_workers, batch_size):
+    found = two_epochs(epoch_batches(ROWS, Layout(batch_size), SCHEDULE), workers=0)
+    assert masks_of_rows(found) == masks_of_rows(without_workers)
+
+
+@pytest.mark.parametrize("fill", [True, False])
+def test_masks_do_not_depend_on_the_number_of_processes(without_workers, fill):
+    """Two processes together have the masks of one; a row that fills up has no label."""
+    together: list[list] = [[], []]
+    for process in (0, 1):
+        layout = Layout(4, processes=2, process=process)
+        for epoch, batches in enumerate(two_epochs(epoch_batches(ROWS, layout, SCHEDULE, fill=fill), workers=0)):
+            together[epoch] += batches
+    expected, found = masks_of_rows(without_workers), masks_of_rows(together)
+    for one, other in zip(expected, found, strict=True):
+        assert one.keys() == other.keys()
+        for text, masks in one.items():
+            assert masks[0] in other[text]
+            assert all(set(mask[len(text) :]) == {-100} for mask in other[text] if mask != masks[0])
+
+
+def test_the_trainers_loader_gives_the_same_batches_with_persistent_workers(tmp_path):
+    """Through accelerate and the Trainer's own `set_epoch`, with nothing set on the dataset."""
+    tokenizer = character_tokenizer([chr(ord("一") + number) for number in range(60)])
+    model = AutoModelForMaskedLM.from_pretrained(save_model(tmp_path / "model", tokenizer))
+    found = []
+    for workers in (0, 2):
+        arguments = RunArguments(
+            output_dir=str(tmp_path / "run"),
+            use_cpu=True,
+            report_to="none",
+            per_device_train_batch_size=8,
+            per_device_eval_batch_size=5,
+            num_train_epochs=2,
+            data_seed=9,
+            dataloader_num_workers=workers,
+            dataloader_persistent_workers=workers > 0,
+        )
+        rows, rates = Lines(ROWS), (0.5, 0.2)
+        trainer = MlmTrainer(model, arguments, rows, rows, tokenizer, collator(9), collator(9, words=True), rates)
+        loader, batches = trainer.get_train_dataloader(), []
+        for epoch in (0, 1):
+            loader.set_epoch(epoch)
+            batches += list(loader)
+        found.append([*batches, *trainer.get_eval_dataloader(), *trainer.get_eval_dataloader()])
+    one, other = found
+    assert len(one) == len(other) == 2 * 3 + 2 * 5
+    for first, second in zip(one, other, strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    train, evaluation, again = one[:6], one[6:11], one[11:]
+    assert masks_of_rows([train[:3]]) != masks_of_rows([train[3:]])
+    assert masks_of_rows([evaluation]) == masks_of_rows([again])
+    # At 0.5 to 0.35 in the first epoch, 0.35 to 0.2 in the second, 0.2 in evaluation.
+    parts = (train[:3], train[3:], evaluation)
+    labels = [sum(int((batch["labels"] != -100).sum()) for batch in part) for part in parts]
+    assert labels[0] > labels[1] > labels[2] > 0

@@ -1,0 +1,62 @@
+"""The model card that lies beside a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+
+@dataclass
+class Card:
+    """What a model card says.
+
+    Attributes:
+        base: the model that training went on from: a hub id or a directory; `None` from scratch.
+        model_type: the architecture.
+        strategy: what was masked as one.
+        datasets: hub ids of the data.
+        settings: what else to tell of the training, by name.
+        metrics: the results, by name.
+    """
+
+    base: str | None = None
+    model_type: str = ""
+    strategy: str = ""
+    datasets: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def write_card(directory: str, card: Card) -> None:
+    """Write `README.md`; only what is on the hub is linked to."""
+    on_hub = card.base is not None and not os.path.isdir(card.base)
+    name = Path(directory).resolve().name
+    data = ModelCardData(
+        base_model=card.base if on_hub else None,
+        datasets=list(card.datasets) or None,
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["masked-lm", card.strategy] if card.strategy else ["masked-lm"],
+    )
+    base = f"[{card.base}](https://huggingface.co/{card.base})" if on_hub else f"`{Path(card.base or '').name}`"
+    origin = f"It goes on from {base}." if card.base else "It was trained from scratch."
+    lines = [
+        f"# {name}",
+        f"A {card.model_type} masked language model, trained with {card.strategy} masking by wordmask. {origin}",
+        _table("Training", card.settings),
+        _table("Evaluation", {metric: f"{value:.4f}" for metric, value in card.metrics.items()}),
+    ]
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, lines)) + "\n").save(
+        os.path.join(directory, "README.md")
+    )
+
+
+def _table(title: str, values: Mapping[str, Any]) -> str:
+    """A heading and a table of two columns, nothing where there is nothing to tell."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
+    return f"## {title}\n\n| | |\n|---|---|\n{rows}" if rows else ""
