@@ -44,7 +44,7 @@ def write_card(directory: str, card: Card) -> None:
         tags=["masked-lm", card.strategy] if card.strategy else ["masked-lm"],
     )
     base = f"[{card.base}](https://huggingface.co/{card.base})" if on_hub else f"`{Path(card.base or '').name}`"
-    origin = f"It goes on from {base}." if card.base else "It was trained from scratch."
+    origin = f"It was fine-tuned from {base}." if card.base else "It was trained from scratch."
     lines = [
         f"# {name}",
         f"A {card.model_type} masked language model, trained with {card.strategy} masking by wordmask. {origin}",

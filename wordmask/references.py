@@ -190,8 +190,8 @@ def read_positions(path: str, flag: str) -> Iterator[list[int]]:
         for (number, _), reference in zip(batch, parsed, strict=True):
             if reference and max(map(abs, reference)) >= 2**31:
                 raise InputError(
-                    f"{flag}: {path}, line {number}: position {max(reference, key=abs)} is out of range; make the file "
-                    "with run_chinese_ref.py"
+                    f"{flag}: {path}, line {number}: position {max(reference, key=abs)} is out of range; "
+                    "make the file with run_chinese_ref.py"
                 )
         yield from parsed
 

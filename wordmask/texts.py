@@ -80,9 +80,9 @@ def load_texts(
             if getattr(arguments, f"{split}_file")
         }
     percentage = arguments.validation_split_percentage
-    if percentage and "train" in texts and "validation" not in texts and not arguments.streaming:
-        if evaluate or if_possible and len(texts["train"].rows) > 1:
-            texts |= _split(texts["train"], percentage)
+    splits = percentage and "train" in texts and "validation" not in texts and not arguments.streaming
+    if splits and (evaluate or if_possible and len(texts["train"].rows) > 1):
+        texts |= _split(texts["train"], percentage)
     return texts
 
 
@@ -193,8 +193,10 @@ def _read_text(
     }
     if next(_text_rows(**keywords), None) is None:
         raise InputError(f"{flag}: {', '.join(files)} has no text in it; give a file with one text to a line")
-    if arguments.text_column_name:
-        raise InputError(f"--text_column_name: {files[0]} is no table; drop the flag, every line is a text")
+    if arguments.text_column_name not in (None, "text"):
+        raise InputError(
+            f"--text_column_name: {files[0]} is no table and has no column {arguments.text_column_name}; drop the flag"
+        )
     if streaming:
         return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=keywords)
     sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]

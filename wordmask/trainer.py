@@ -145,7 +145,7 @@ class MlmTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card: transformers' links a local directory, or nothing at all, to the hub."""
         if self.is_world_process_zero():
-            write_card(self.args.output_dir, self.card)
+            write_card(str(self.args.output_dir), self.card)
 
     # Loss
 

@@ -214,8 +214,8 @@ def _card(arguments: Arguments, model: Any) -> Card:
         settings={
             "masking": f"{arguments.masking.masking_strategy.value}, {arguments.masking.mlm_probability}",
             "learning rate": training.learning_rate,
-            "batch size": f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps} accumulated "
-            f"× {training.world_size} processes",
+            "batch size": f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps} accumulated"
+            f" × {training.world_size} processes",
             "epochs": training.num_train_epochs if training.max_steps < 0 else f"{training.max_steps} steps",
             "seed": training.seed,
         },
@@ -262,5 +262,6 @@ def _report(metrics: dict[str, float], trainer: MlmTrainer, training: RunArgumen
             share = name.endswith("accuracy")
             whole = isinstance(value, int) or not math.isfinite(value)
             table.add_row(label, f"{value:.1%}" if share else f"{value:,}" if whole else f"{value:.4f}")
-    table.add_row("model and results", training.output_dir)
-    Console(stderr=True).print(table)
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(f"model and results: {training.output_dir}", soft_wrap=True)
