@@ -13,14 +13,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from transformers import PreTrainedTokenizerBase
-
+from wordmask.building import Annotator, Output, Work, check_output, load_sources, write_references
 from wordmask.commandline import Parser, argument, build
-from wordmask.errors import reports_input_errors
-from wordmask.hub import load_pretrained_tokenizer
+from wordmask.errors import InputError, reports_input_errors
 from wordmask.progress import track_lines
-from wordmask.references import Provenance, check_output, write_references
+from wordmask.references import Provenance
 from wordmask.segmentation import SegmentationArguments
 from wordmask.textfiles import expand_files, read_lines
 from wordmask.vocabulary import train_tokenizer
@@ -30,41 +29,67 @@ from wordmask.vocabulary import train_tokenizer
 class ReferenceArguments:
     """Which text, whose tokens, and where the references go."""
 
-    file_name: str = argument("The text: UTF-8, a text to a line, plain or as .gz, .xz or .zst.")
+    file_name: list[str] = argument("The text: UTF-8, a text to a line, plain or as .gz, .xz or .zst.")
     bert: str = argument("The tokenizer that training will use: a directory or a hub id.")
-    save_path: str = argument("The reference file to write.")
+    save_path: str = argument(
+        "The reference file to write; a name ending in .jsonl, .parquet or / takes text and references side by side."
+    )
     vocab_size: int | None = argument(
         "Train a BERT tokenizer with so many entries on the text first, and save it as --bert.", default=None
     )
     overwrite: bool = argument("Replace an existing --save_path, and a --bert that --vocab_size makes.", default=False)
+    resume: bool = argument("Go on where an interrupted run of the same flags stopped.", default=False)
+    num_workers: int = argument("Processes that segment.", default=1)
+    part_lines: int = argument("Lines in a part, the unit that is finished or done again.", default=100_000)
+    num_shards: int = argument(
+        "Divide the parts over so many runs, on any machines that share --save_path.", default=1
+    )
+    shard_index: int = argument("Which of these runs this one is, from 0.", default=0)
 
 
 @reports_input_errors
-def main(argv: Sequence[str] | None = None) -> Provenance:
-    """Run with these arguments (`sys.argv[1:]` if `None`) and return what the file was made from."""
+def main(argv: Sequence[str] | None = None) -> Provenance | None:
+    """Run with these arguments (`sys.argv[1:]` if `None`) and return what the references were made from."""
     parser = Parser((ReferenceArguments, SegmentationArguments))
     parser.set_defaults(segmenter="ltp")
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)
-    files = expand_files([arguments.file_name], "--file_name")
-    check_output(arguments.save_path, arguments.overwrite)
-    tokenizer = _tokenizer(arguments, files)
-    segmenter = segmentation.load()
+    work = Work(
+        arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
+    )
+    output = Output(arguments.save_path)
+    files = expand_files(arguments.file_name, "--file_name")
+    _check(arguments, output, files)
+    if arguments.vocab_size:
+        texts = (line for file in files for line in read_lines(file, "--file_name"))
+        train_tokenizer("bert", texts, arguments.vocab_size).save_pretrained(arguments.bert)
+
     with track_lines("Segmenting", files) as track:
-        provenance = write_references(
-            files, arguments.save_path, tokenizer, segmenter, segmentation.mixed_words, track
-        )
-    print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
+        annotator = Annotator(partial(load_sources, arguments.bert, segmentation), segmentation.mixed_words)
+        provenance = write_references(files, output, annotator, work, track)
+    if provenance:
+        print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
+    else:
+        print(f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}")
     return provenance
 
 
-def _tokenizer(arguments: ReferenceArguments, files: Sequence[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer, trained on the text where --vocab_size asks for that."""
+def _check(arguments: ReferenceArguments, output: Output, files: Sequence[str]) -> None:
+    """Raise an `InputError` where something would be lost, or a reference file would have no text of its own."""
+    check_output(arguments.save_path, arguments.overwrite)
+    going_on = arguments.resume or arguments.num_shards > 1
+    if output.parts.exists() and not (going_on or arguments.overwrite):
+        raise InputError(
+            f"--save_path: an interrupted run lies in {output.parts}; give --resume to go on, or --overwrite to start "
+            "over"
+        )
     if arguments.vocab_size:
         check_output(arguments.bert, arguments.overwrite, flag="--bert")
-        texts = (line for file in files for line in read_lines(file, "--file_name"))
-        train_tokenizer("bert", texts, arguments.vocab_size).save_pretrained(arguments.bert)
-    return load_pretrained_tokenizer("--bert", arguments.bert)
+    if len(files) > 1 and output.kind == "references":
+        raise InputError(
+            f"--file_name: {len(files)} files would share one reference file; run once for each, or let --save_path "
+            "end in .jsonl, .parquet or /"
+        )
 
 
 if __name__ == "__main__":

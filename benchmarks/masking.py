@@ -25,8 +25,8 @@ from wordmask.masking import Strategy
 from wordmask.rows import Rows, TokenStream
 from wordmask.sampling import Draw
 from wordmask.textfiles import is_blank, read_lines
+from wordmask.tokens import special_affixes, tokenize
 from wordmask.vocabulary import Vocabulary
-from wordmask.words import special_affixes, tokenize
 
 SHAPES = ((128, 32), (128, 256), (512, 32), (512, 64), (512, 256))
 

@@ -21,9 +21,10 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 LAYERS = [
     {"errors"},
     {"textfiles", "words", "segmenters", "commandline", "hub", "progress"},
+    {"tokens"},
     {"segmentation", "masking", "references", "vocabulary"},
     {"arguments", "card", "collators", "sampling", "metrics"},
-    {"texts", "modeling", "output"},
+    {"building", "texts", "modeling", "output"},
     {"rows"},
     {"trainer", "preview"},
     {"training"},
@@ -64,7 +65,7 @@ def test_no_layer_imports_an_upper_one(rank):
         ("run_chinese_ref", ["transformers.trainer", "wordmask.arguments"]),
         ("wordmask.segmenters", ["torch", "transformers", "jieba", "ltp"]),
         ("wordmask.masking", ["transformers", "datasets"]),
-        ("wordmask.words", ["transformers", "datasets", "torch"]),
+        ("wordmask.tokens", ["transformers", "datasets", "torch"]),
     ],
 )
 def test_import_brings_no_more_than_it_needs(module, unwanted):

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 
 from conftest import character_tokenizer
+from wordmask import building
+from wordmask.building import check_output
 from wordmask.errors import InputError
 from wordmask.references import (
     Provenance,
-    check_output,
     check_tokenizer,
     continuations,
     pair_with_text,
@@ -23,14 +24,19 @@ from wordmask.references import (
     read_provenance,
     sidecar,
     tokenizer_digest,
-    write_references,
 )
 from wordmask.segmenters import Segmenter
-from wordmask.words import tokenize
+from wordmask.tokens import tokenize
 
 TEXT = ["研究生命", "", "我喜欢你。", "  \t", "OK研究", "\u3000", "生"]
 REFERENCES = [[2, 4], [3], [4], []]  # 研究/生命  我/喜欢/你/。  o ##k 研究  生
 FLAG, TEXT_FLAG = "--train_ref_file", "--train_file"
+
+
+def write_references(texts, path, tokenizer, segmenter, mixed=False):
+    return building.write_references(
+        texts, building.Output(path), building.Annotator(lambda: (tokenizer, segmenter), mixed), building.Work()
+    )
 
 
 class Known(Segmenter):

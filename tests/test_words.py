@@ -20,12 +20,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, BertTokenizer, PreTrainedTokenizerFast
 
 from conftest import character_tokenizer
+from wordmask.building import line_positions
 from wordmask.errors import InputError
 from wordmask.masking import word_starts
-from wordmask.references import line_positions
 from wordmask.segmenters import Segmenter
+from wordmask.tokens import special_affixes, tokenize
 from wordmask.vocabulary import Vocabulary
-from wordmask.words import is_chinese, segmented, special_affixes, tokenize
+from wordmask.words import is_chinese, segmented
 
 SENTENCE = "He walked, unbelievably don't 2004 3.14"
 CHINESE = "我用写代码恤打印卡拉研究生命的起源说活不易在东京野家喜欢你年，。"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.errors import InputError
-from wordmask.segmenters import Segmenter
 from wordmask.textfiles import is_blank, read_lines, write_atomically
-from wordmask.words import CHINESE, EXTEND, TokenizedLines, segmented, special_affixes, tokenize
+from wordmask.tokens import TokenizedLines
+from wordmask.words import CHINESE, EXTEND
 
 BATCH = 1000  # lines
 
@@ -50,7 +50,7 @@ class Provenance:
 
 def sidecar(path: str | Path) -> Path:
     """Where the provenance of a reference file lies."""
-    return Path(f"{path}.meta.json")
+    return Path(f"{str(path).rstrip('/')}.meta.json")
 
 
 def read_provenance(path: str | Path, flag: str) -> Provenance | None:
@@ -63,6 +63,13 @@ def read_provenance(path: str | Path, flag: str) -> Provenance | None:
         raise InputError(
             f"{flag}: {sidecar(path)} is not a provenance file ({error}); make the references again, or remove it"
         ) from None
+
+
+def write_provenance(path: str | Path, provenance: Provenance) -> None:
+    """Write what a reference file was made from beside it."""
+    with write_atomically(sidecar(path)) as file:
+        json.dump(asdict(provenance), file, ensure_ascii=False, indent=2)
+        file.write("\n")
 
 
 def tokenizer_digest(tokenizer) -> str:
@@ -87,6 +94,7 @@ class TextDigest:
             yield line
 
     def hexdigest(self) -> str:
+        """The digest of the lines so far."""
         return self._hash.hexdigest()
 
 
@@ -95,76 +103,6 @@ def batches(items: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def line_positions(
-    tokenizer, segmenter: Segmenter, lines: Sequence[str], mixed: bool = False, numbers: Sequence[int] | None = None
-) -> list[list[int]]:
-    """The reference of each line, for tokens that a tokenizer and words that a segmenter gives.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        segmenter: the source of the words.
-        lines: text, taken as it stands.
-        mixed: whether words of mixed script (T恤) count, see `wordmask.words.segmented`.
-        numbers: the number of each line in its file, for an error message.
-    """
-    tokens = tokenize(tokenizer, lines)
-    joined = tokens.joined(segmented(tokens.characters, segmenter.segment(lines), mixed, numbers))
-    line_of_token = np.repeat(np.arange(len(lines)), tokens.lengths)[joined]
-    positions = np.flatnonzero(joined) - tokens.line_first[line_of_token] + len(special_affixes(tokenizer)[0])
-    return [part.tolist() for part in np.split(positions, np.searchsorted(line_of_token, np.arange(1, len(lines))))]
-
-
-def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:
-    """Raise an `InputError` where an output that may not be replaced exists."""
-    if Path(path).exists() and not overwrite:
-        raise InputError(f"{flag}: {path} exists; give another name, or --overwrite to replace it")
-
-
-def write_references(
-    text_paths: Sequence[str],
-    save_path: str,
-    tokenizer,
-    segmenter: Segmenter,
-    mixed: bool = False,
-    track: Callable[[Iterable[str]], Iterable[str]] = lambda lines: lines,
-) -> Provenance:
-    """Make the reference file of a text, and its provenance beside it. Memory does not grow with the text.
-
-    Args:
-        text_paths: the files of the text, plain or compressed.
-        save_path: appears when it is whole; an existing file is replaced.
-        tokenizer: a fast tokenizer.
-        segmenter: the source of the words.
-        mixed: whether words of mixed script count.
-        track: wraps the iterator of lines, for a progress bar.
-    """
-    digest = TextDigest()
-    lines = digest.follow(track(line for path in text_paths for line in read_lines(path, "--file_name")))
-    some_text = False
-    with write_atomically(save_path) as file:
-        for batch in batches(enumerate(lines, 1)):
-            texts = {number: line for number, line in batch if not is_blank(line)}
-            some_text |= bool(texts)
-            positions = line_positions(tokenizer, segmenter, list(texts.values()), mixed, list(texts)) if texts else []
-            references = dict(zip(texts, positions, strict=True))
-            for number, _ in batch:
-                file.write(f"{json.dumps(references[number])}\n" if number in references else "\n")
-        if not some_text:
-            raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with one text to a line")
-    provenance = Provenance(
-        lines=digest.lines,
-        text_sha256=digest.hexdigest(),
-        tokenizer_sha256=tokenizer_digest(tokenizer),
-        tokenizer=tokenizer.name_or_path,
-        segmenter=segmenter.identity,
-        mixed_words=mixed,
-    )
-    with write_atomically(sidecar(save_path)) as file:
-        json.dump(asdict(provenance), file, ensure_ascii=False, indent=2)
-        file.write("\n")
-    return provenance
 
 
 def read_positions(path: str, flag: str) -> Iterator[list[int]]:

@@ -23,8 +23,9 @@ from wordmask.sampling import Draw
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.texts import Texts
+from wordmask.tokens import special_affixes, tokenize
 from wordmask.vocabulary import special_ids
-from wordmask.words import segmented, special_affixes, tokenize
+from wordmask.words import segmented
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Preparation:
     def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
         self.tokenizer, self.separator, self.words = tokenizer, separator, words
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance)
-        self.flag, self.where = texts.flag, texts.reference_flag or f"{texts.flag}, column chinese_ref"
+        self.flag, self.where = texts.flag, texts.reference_flag
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
         self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32

@@ -156,6 +156,8 @@ def _from_files(arguments: DataArguments, split: str, cache_dir: str | None) -> 
         rows = _read_text(files, references, flag, reference_flag, arguments, streaming, cache_dir)
     else:
         rows = _read_table(kinds.pop(), files, flag, arguments, streaming, cache_dir)
+        if "chinese_ref" in (rows.column_names or ()):
+            return Texts(rows, flag, flag, files)
     return Texts(rows, flag, reference_flag, references)
 
 

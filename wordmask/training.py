@@ -25,9 +25,9 @@ from wordmask.output import claim, find_checkpoint, write_record
 from wordmask.preview import preview
 from wordmask.rows import Rows, StreamedRows, prepare
 from wordmask.texts import Texts, load_texts
+from wordmask.tokens import special_affixes
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
-from wordmask.words import special_affixes
 
 logger = logging.getLogger(__name__)
 
@@ -214,8 +214,7 @@ def _card(arguments: Arguments, model: Any) -> Card:
         settings={
             "masking": f"{arguments.masking.masking_strategy.value}, {arguments.masking.mlm_probability}",
             "learning rate": training.learning_rate,
-            "batch size": f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps} accumulated"
-            f" × {training.world_size} processes",
+            "rows in a step": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
             "epochs": training.num_train_epochs if training.max_steps < 0 else f"{training.max_steps} steps",
             "seed": training.seed,
         },

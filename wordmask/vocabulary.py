@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, PreTrainedTokenizerBase
 
 from wordmask.errors import InputError
-from wordmask.words import special_affixes
+from wordmask.tokens import special_affixes
 
 
 def special_ids(tokenizer) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 
@@ -29,7 +28,7 @@ from wordmask.errors import InputError
 SPACE, EXTEND, LETTER, SYMBOL, CHINESE, FLAG = range(6)
 _ZERO_WIDTH_JOINER = 0x200D
 # The blocks that BERT's tokenizer treats as Chinese: each of their characters becomes a token of its own.
-_CHINESE_BLOCKS = (
+CHINESE_BLOCKS = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
     (0x20000, 0x2A6DF),
@@ -43,7 +42,7 @@ _CHINESE_BLOCKS = (
 
 def is_chinese(character: str) -> bool:
     """Whether a character is an ideograph in the sense of BERT's tokenizer and of the classic reference format."""
-    return any(first <= ord(character) <= last for first, last in _CHINESE_BLOCKS)
+    return any(first <= ord(character) <= last for first, last in CHINESE_BLOCKS)
 
 
 @cache
@@ -69,8 +68,8 @@ class Characters:
     def __init__(self, lines: Sequence[str]):
         self.line_lengths = np.fromiter(map(len, lines), np.int64, len(lines))
         self.line_starts = np.cumsum(self.line_lengths + 1) - self.line_lengths - 1
-        joined = "\n".join([*lines, ""])
-        self.code_points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+        self.text = "\n".join([*lines, ""])
+        self.code_points = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), "<u4")
 
     @cached_property
     def classes(self) -> NDArray[np.int8]:
@@ -101,92 +100,6 @@ class Characters:
     def last_visible(self) -> NDArray[np.int64]:
         """For each character, the last up to there that is not white space (0 where there is none)."""
         return np.maximum.accumulate(np.where(self.classes != SPACE, np.arange(len(self.classes)), 0))
-
-
-def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
-    encoding = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = encoding["input_ids"], encoding["special_tokens_mask"]
-    text = [position for position, mark in enumerate(special) if not mark]
-    return (ids[: text[0]], ids[text[-1] + 1 :]) if text else (ids[:1], ids[1:])
-
-
-@dataclass
-class TokenizedLines:
-    """The tokens of a batch of lines, without special tokens, in one array for all.
-
-    Attributes:
-        ids: (tokens,) token ids.
-        lengths: (lines,) the number of tokens of each line.
-        continues: (tokens,) whether a token continues the word of the one before it, as the tokenizer has it.
-        first, last: (tokens,) each token's first and last visible character, as indices into `characters`.
-        characters: the characters of the lines.
-    """
-
-    ids: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    continues: NDArray[np.bool_]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    characters: Characters
-
-    @property
-    def line_first(self) -> NDArray[np.int64]:
-        """(lines,) The index of each line's first token."""
-        return np.cumsum(self.lengths) - self.lengths
-
-    def joined(self, character_words: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(tokens,) Which tokens continue the word of the token before them, given each character's word.
-
-        A word of number 0 joins nothing.
-        """
-        start, end = character_words[self.first], character_words[self.last]
-        joined = np.zeros(len(self.ids), bool)
-        joined[1:] = (start[1:] == end[:-1]) & (start[1:] > 0)
-        starts = self.line_first
-        joined[starts[starts < len(joined)]] = False
-        return joined
-
-
-def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
-    """Tokenize lines as they stand, uncut and without special tokens, and find each token's word.
-
-    Args:
-        tokenizer: a fast tokenizer of transformers.
-        lines: the text.
-
-    Raises:
-        InputError: where the tokenizer gives no offsets.
-    """
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"--tokenizer_name: {type(tokenizer).__name__} is a slow tokenizer and cannot tell where its tokens lie "
-            "in the text; give one with a tokenizer.json, or use --masking_strategy token"
-        )
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    encodings = backend.encode_batch(list(lines), add_special_tokens=False)
-    lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
-    total = int(lengths.sum())
-    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int64, total)
-    offsets = np.fromiter(
-        chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings)), np.int64, 2 * total
-    ).reshape(-1, 2)
-    word_ids = np.fromiter(
-        (-1 if word is None else word for encoding in encodings for word in encoding.word_ids), np.int64, total
-    )
-
-    characters = Characters(lines)
-    offsets += np.repeat(characters.line_starts, lengths)[:, None]
-    first = characters.next_visible[offsets[:, 0]]
-    # A token without visible text (a lone `▁`) stands for the word that follows it.
-    visible = first < offsets[:, 1]
-    last = np.where(visible, characters.last_visible[offsets[:, 1] - 1], first)
-    tokens = TokenizedLines(ids, lengths, np.zeros(total, bool), first, last, characters)
-    tokens.continues = tokens.joined(characters.words)
-    tokens.continues[1:] &= (word_ids[1:] == word_ids[:-1]) | ~visible[:-1]
-    return tokens
 
 
 def segmented(
@@ -221,10 +134,9 @@ def segmented(
 
 def _pieces(characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[Sequence[int]]:
     """For each line the lengths of the pieces that cover it: its words, what lies between them, the separator."""
-    text = characters.code_points.tobytes().decode("utf-32-le", "surrogatepass")
     spans = zip(numbers, characters.line_starts.tolist(), characters.line_lengths.tolist(), words, strict=True)
     for number, start, length, line_words in spans:
-        line = text[start : start + length]
+        line = characters.text[start : start + length]
         lengths = [len(word) for word in line_words if word]
         if "".join(line_words) != line:
             lengths = _locate(line, line_words, number)

@@ -1,0 +1,386 @@
+"""Making references: of a corpus of any size, on any number of processes, and going on where a run was interrupted.
+
+The lines are divided into parts of equal number. A part is segmented in batches that its content alone decides, is
+written under a temporary name and then renamed; when all parts are there, they are put together. So the result does
+not depend on the number of workers, on interruptions, or on how parts were divided over machines.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from itertools import chain, islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wordmask.errors import InputError
+from wordmask.hub import load_pretrained_tokenizer
+from wordmask.references import Provenance, TextDigest, batches, tokenizer_digest, write_provenance
+from wordmask.segmentation import SegmentationArguments
+from wordmask.segmenters import Segmenter
+from wordmask.textfiles import is_blank, read_lines, write_atomically
+from wordmask.tokens import special_affixes, tokenize
+from wordmask.words import segmented
+
+Numbered = list[tuple[int, str]]  # lines with their numbers in the text
+SCHEMA = pa.schema({"text": pa.string(), "chinese_ref": pa.list_(pa.int32())})
+
+
+def line_positions(
+    tokenizer, segmenter: Segmenter, lines: Sequence[str], mixed: bool = False, numbers: Sequence[int] | None = None
+) -> list[list[int]]:
+    """The reference of each line, for tokens that a tokenizer and words that a segmenter gives.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        segmenter: the source of the words.
+        lines: text, taken as it stands.
+        mixed: whether words of mixed script (T恤) count, see `wordmask.words.segmented`.
+        numbers: the number of each line in its file, for an error message.
+    """
+    tokens = tokenize(tokenizer, lines)
+    joined = tokens.joined(segmented(tokens.characters, segmenter.segment(lines), mixed, numbers))
+    line_of_token = np.repeat(np.arange(len(lines)), tokens.lengths)[joined]
+    positions = np.flatnonzero(joined) - tokens.line_first[line_of_token] + len(special_affixes(tokenizer)[0])
+    return [part.tolist() for part in np.split(positions, np.searchsorted(line_of_token, np.arange(1, len(lines))))]
+
+
+def load_sources(tokenizer: str, segmentation: SegmentationArguments) -> tuple[Any, Segmenter]:
+    """The tokenizer of this name, and the segmenter that the flags ask for."""
+    return load_pretrained_tokenizer("--bert", tokenizer), segmentation.load()
+
+
+class Annotator:
+    """Gives the references of a batch of lines. It is sent to each worker and loads what it needs there.
+
+    Args:
+        load: gives a fast tokenizer and a segmenter; for several workers it must be one that can be pickled.
+        mixed: whether words of mixed script count.
+    """
+
+    def __init__(self, load: Callable[[], tuple[Any, Segmenter]], mixed: bool = False):
+        self._load, self.mixed = load, mixed
+
+    @cached_property
+    def sources(self) -> tuple[Any, Segmenter]:
+        """The tokenizer and the segmenter."""
+        return self._load()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_load": self._load, "mixed": self.mixed}
+
+    def __call__(self, batch: Numbered) -> list[list[int] | None]:
+        """The reference of each line, `None` for a blank one."""
+        texts = {number: line for number, line in batch if not is_blank(line)}
+        if not texts:
+            return [None] * len(batch)
+        positions = line_positions(*self.sources, list(texts.values()), self.mixed, list(texts))
+        references = dict(zip(texts, positions, strict=True))
+        return [references.get(number) for number, _ in batch]
+
+
+_annotator: Annotator | None = None
+
+
+def _start_worker(annotator: Annotator, threads: int) -> None:
+    """Keep the annotator in a worker process, which shares the cores with its siblings."""
+    global _annotator
+    os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    _annotator = annotator
+
+
+def _annotate(batch: Numbered) -> list[list[int] | None]:
+    if _annotator is None:
+        raise RuntimeError("this process was not started as a worker")
+    return _annotator(batch)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where references go: one to a line of a reference file, or side by side with the text in a table.
+
+    A name that ends in .jsonl or .parquet is a table, one that ends in / a directory of Parquet files.
+    """
+
+    path: str
+
+    @property
+    def parts(self) -> Path:
+        """The directory of the parts until all of them are there."""
+        return Path(f"{self.path.rstrip('/')}.parts")
+
+    @property
+    def kind(self) -> str:
+        """`directory`, `parquet`, `jsonl` or `references`."""
+        if self.path.endswith("/"):
+            return "directory"
+        return {".parquet": "parquet", ".jsonl": "jsonl"}.get(Path(self.path).suffix, "references")
+
+    def write(self, path: Path, rows: Iterable[tuple[str, list[int] | None]]) -> None:
+        """Write a part."""
+        if self.kind in ("directory", "parquet"):
+            with write_atomically(path, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+                for batch in batches(rows, 10_000):
+                    texts, references = zip(*batch, strict=True)
+                    writer.write_table(pa.table([texts, [reference or [] for reference in references]], SCHEMA))
+            return
+        with write_atomically(path) as file:
+            for text, reference in rows:
+                if self.kind == "jsonl":
+                    json.dump({"text": text, "chinese_ref": reference or []}, file, ensure_ascii=False)
+                elif reference is not None:
+                    file.write(json.dumps(reference))
+                file.write("\n")
+
+    def put_together(self, parts: Sequence[Path]) -> None:
+        """Make the output of its parts, which are in order."""
+        if self.kind == "directory":
+            final = Path(self.path)
+            gathered = Path(f"{self.parts}.whole")
+            shutil.rmtree(gathered, ignore_errors=True)
+            gathered.mkdir()
+            for number, part in enumerate(parts):
+                os.replace(part, gathered / f"part-{number:05d}-of-{len(parts):05d}.parquet")
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(gathered, final)
+        elif self.kind == "parquet":
+            with write_atomically(self.path, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+                for part in parts:
+                    source = pq.ParquetFile(part)
+                    for group in range(source.num_row_groups):
+                        writer.write_table(source.read_row_group(group))
+        else:
+            with write_atomically(self.path, binary=True) as file:
+                for part in parts:
+                    with open(part, "rb") as source:
+                        shutil.copyfileobj(source, file)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the work is divided.
+
+    Attributes:
+        workers: processes on this machine.
+        part_lines: lines in a part.
+        shards: runs that share the parts, on any machines.
+        shard: which of them this one is.
+        resume: whether parts of an earlier run are kept.
+    """
+
+    workers: int = 1
+    part_lines: int = 100_000
+    shards: int = 1
+    shard: int = 0
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("num_workers", self.workers),
+            ("part_lines", self.part_lines),
+            ("num_shards", self.shards),
+        ):
+            if value < 1:
+                raise InputError(f"--{flag}: {value} is not a positive number")
+        if not 0 <= self.shard < self.shards:
+            raise InputError(
+                f"--shard_index: {self.shard} is out of range for --num_shards {self.shards}; it counts from 0 to "
+                f"{self.shards - 1}"
+            )
+
+
+def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:
+    """Raise an `InputError` where an output that may not be replaced exists."""
+    if not Path(path).exists():
+        return
+    if not overwrite:
+        raise InputError(f"{flag}: {path} exists; give another name, or --overwrite to replace it")
+    if flag == "--save_path" and Path(path).is_dir():
+        others = [name for name in os.listdir(path) if not fnmatch(name, "part-*-of-*.parquet")]
+        if others or not path.endswith("/"):
+            raise InputError(f"{flag}: {path} is a directory with other files; give another name")
+
+
+def write_references(
+    text_paths: Sequence[str],
+    output: Output,
+    annotator: Annotator,
+    work: Work,
+    track: Callable[[Iterable[str]], Iterable[str]] = lambda lines: lines,
+) -> Provenance | None:
+    """Make the references of a text. Memory does not grow with the text.
+
+    Args:
+        text_paths: the files of the text, plain or compressed.
+        output: appears when it is whole; what was there is replaced.
+        annotator: gives the references.
+        work: how the work is divided.
+        track: wraps the iterator of lines, for a progress bar.
+
+    Returns:
+        What the references were made from; `None` for one of several shards.
+
+    Raises:
+        InputError: where text or output cannot be had, or a worker dies. Finished parts stay, for `resume`.
+    """
+    tokenizer, segmenter = annotator.sources
+    provenance = Provenance(
+        tokenizer_sha256=tokenizer_digest(tokenizer),
+        tokenizer=tokenizer.name_or_path,
+        segmenter=segmenter.identity,
+        mixed_words=annotator.mixed,
+    )
+    digest = TextDigest()
+    lines = digest.follow(track(line for path in text_paths for line in read_lines(path, "--file_name")))
+    try:
+        with _open_parts(output, provenance, work), ExitStack() as stack:
+            annotate = _parallel(annotator, work, stack) if work.workers > 1 else lambda parts: map(annotator, parts)
+            parts = _write_parts(lines, output, work, annotate)
+            if work.shards > 1:
+                return None  # another shard may be at work: a last run puts all parts together
+            if not any(json.loads(_stamp(part).read_text())["text"] for part in parts):
+                deque(map(Path.unlink, parts), maxlen=0)
+                raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with a text to a line")
+        provenance.lines, provenance.text_sha256 = digest.lines, digest.hexdigest()
+        write_provenance(output.path, provenance)
+        output.put_together(parts)
+        shutil.rmtree(output.parts)
+    except BrokenProcessPool:
+        raise InputError(
+            "--num_workers: a worker died, perhaps for lack of memory; give fewer, and --resume to go on"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            raise
+        raise InputError(
+            f"--save_path: {output.path} cannot be written ({error.strerror}); --resume goes on"
+        ) from None
+    return provenance
+
+
+@contextmanager
+def _open_parts(output: Output, provenance: Provenance, work: Work) -> Iterator[None]:
+    """Make the directory of parts, or check that those in it were made from the same; an error before any part is
+    finished leaves none."""
+    record = output.parts / "made_from.json"
+    settings = asdict(provenance) | {"part_lines": work.part_lines, "kind": output.kind}
+    if output.parts.exists() and not record.exists():
+        raise InputError(f"--save_path: {output.parts}, where parts would go, is not this suite's; give another name")
+    if output.parts.exists() and not (work.resume or work.shards > 1):
+        shutil.rmtree(output.parts)
+    output.parts.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+        with write_atomically(record) as file:
+            json.dump(settings, file)
+    before = json.loads(record.read_text())
+    different = [name for name in settings if before.get(name) != settings[name] and name != "tokenizer"]
+    if different:
+        raise InputError(
+            f"--resume: the parts in {output.parts} were made with another {', '.join(different)}; give the same "
+            "flags, or --overwrite without --resume to start over"
+        )
+    try:
+        yield
+    except BaseException:
+        if work.shards == 1 and not list(output.parts.glob("*.part")):
+            shutil.rmtree(output.parts)
+        raise
+
+
+def _stamp(part: Path) -> Path:
+    """Where the digest of a part's lines lies."""
+    return part.with_suffix(".json")
+
+
+def _write_parts(
+    lines: Iterator[str],
+    output: Output,
+    work: Work,
+    annotate: Callable[[Iterable[Numbered]], Iterable[list[list[int] | None]]],
+) -> list[Path]:
+    """Write this shard's parts that are not there yet, and return them all."""
+    parts = []
+    numbered = enumerate(lines, 1)
+    for number, first in enumerate(numbered):  # the body takes the rest of the part
+        own = chain([first], islice(numbered, work.part_lines - 1))
+        if number % work.shards != work.shard:
+            deque(own, maxlen=0)
+            continue
+        part = output.parts / f"{number:06d}.part"
+        parts.append(part)
+        digest = TextDigest()
+        if not _stamp(part).exists():
+            text = _write_part(part, own, digest, output, annotate)
+            with write_atomically(_stamp(part)) as file:
+                json.dump({"sha256": digest.hexdigest(), "lines": digest.lines, "text": text}, file)
+            continue
+        deque(digest.follow(line for _, line in own), maxlen=0)
+        if json.loads(_stamp(part).read_text())["sha256"] != digest.hexdigest():
+            raise InputError(f"--resume: the text has changed since {output.parts} was made; start over")
+    return parts
+
+
+def _write_part(
+    part: Path,
+    lines: Iterable[tuple[int, str]],
+    digest: TextDigest,
+    output: Output,
+    annotate: Callable[[Iterable[Numbered]], Iterable[list[list[int] | None]]],
+) -> bool:
+    """Write a part and say whether there is text in it."""
+    waiting: deque[Numbered] = deque()
+    some_text = False
+
+    def sent() -> Iterator[Numbered]:
+        for batch in batches(lines):
+            deque(digest.follow(line for _, line in batch), maxlen=0)
+            waiting.append(batch)
+            yield batch
+
+    def rows() -> Iterator[tuple[str, list[int] | None]]:
+        nonlocal some_text
+        for references in annotate(sent()):
+            for (_, text), reference in zip(waiting.popleft(), references, strict=True):
+                some_text |= reference is not None
+                yield text, reference
+
+    output.write(part, rows())
+    return some_text
+
+
+def _parallel(
+    annotator: Annotator, work: Work, stack: ExitStack
+) -> Callable[[Iterable[Numbered]], Iterator[list[list[int] | None]]]:
+    """A map over batches on several processes, in order, with only a few batches under way."""
+    threads = max(1, (os.cpu_count() or 1) // work.workers)
+    # Spawned, since a process that has used threads must not be forked.
+    executor: Executor = stack.enter_context(
+        ProcessPoolExecutor(work.workers, get_context("spawn"), _start_worker, (annotator, threads))
+    )
+
+    def annotate(parts: Iterable[Numbered]) -> Iterator[list[list[int] | None]]:
+        under_way: deque[Future[list[list[int] | None]]] = deque()
+        for batch in parts:
+            under_way.append(executor.submit(_annotate, batch))
+            if len(under_way) > 4 * work.workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+    return annotate
