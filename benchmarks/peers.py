@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
+from wordmask.words import is_chinese
+
 IGNORED = -100
 
 
@@ -68,3 +70,39 @@ class ClassicWholeWordCollator:
         at_random = torch.bernoulli(torch.full(labels.shape, 0.5)).bool() & chosen & ~masked
         inputs[at_random] = torch.randint(len(self.tokenizer), labels.shape, dtype=torch.long)[at_random]
         return {"input_ids": inputs, "labels": labels}
+
+
+def classic_references(lines: Sequence[str], tokenizer, words: Sequence[Sequence[str]]) -> list[list[int]]:
+    """The classic run_chinese_ref.py after segmentation: a line's words as a set, matched greedily against its tokens.
+
+    It cuts at 512 tokens and looks each id up by itself, a hundred lines at a time.
+    """
+    references = []
+    for start in range(0, len(lines), 100):
+        batch = list(lines[start : start + 100])
+        ids = tokenizer(batch, add_special_tokens=True, truncation=True, max_length=512)["input_ids"]
+        for row, line_words in zip(ids, words[start : start + 100], strict=True):
+            strings = [tokenizer.convert_ids_to_tokens(index) for index in row]
+            references.append(_greedy(strings, {word for word in line_words if _all_chinese(word)}))
+    return references
+
+
+def _all_chinese(text: str) -> bool:
+    return len(text) > 1 and all(is_chinese(character) for character in text)
+
+
+def _greedy(strings: list[str], words: set[str]) -> list[int]:
+    """The places of Chinese characters that continue the longest word of the set found from the left."""
+    longest = max(map(len, words), default=0)
+    continued: list[int] = []
+    place = 0
+    while place < len(strings):
+        length = 1
+        if longest and is_chinese(strings[place][0]) and len(strings[place]) == 1:
+            for candidate in range(min(longest, len(strings) - place), 1, -1):
+                if "".join(strings[place : place + candidate]) in words:
+                    length = candidate
+                    continued += range(place + 1, place + candidate)
+                    break
+        place += length
+    return continued

@@ -140,12 +140,11 @@ class Output:
                     writer.write_table(pa.table([texts, [reference or [] for reference in references]], SCHEMA))
             return
         with write_atomically(path) as file:
-            for text, reference in rows:
-                if self.kind == "jsonl":
-                    json.dump({"text": text, "chinese_ref": reference or []}, file, ensure_ascii=False)
-                elif reference is not None:
-                    file.write(json.dumps(reference))
-                file.write("\n")
+            if self.kind == "jsonl":
+                columns = ({"text": text, "chinese_ref": reference or []} for text, reference in rows)
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in columns)
+            else:  # a list of integers looks the same in Python and in JSON
+                file.writelines("\n" if reference is None else f"{reference}\n" for _, reference in rows)
 
     def put_together(self, parts: Sequence[Path]) -> None:
         """Make the output of its parts, which are in order."""
@@ -247,11 +246,11 @@ def write_references(
         mixed_words=annotator.mixed,
     )
     digest = TextDigest()
-    lines = digest.follow(track(line for path in text_paths for line in read_lines(path, "--file_name")))
+    lines = track(line for path in text_paths for line in read_lines(path, "--file_name"))
     try:
         with _open_parts(output, provenance, work), ExitStack() as stack:
             annotate = _parallel(annotator, work, stack) if work.workers > 1 else lambda parts: map(annotator, parts)
-            parts = _write_parts(lines, output, work, annotate)
+            parts = _write_parts(lines, digest, output, work, annotate)
             if work.shards > 1:
                 return None  # another shard may be at work: a last run puts all parts together
             if not any(json.loads(_stamp(part).read_text())["text"] for part in parts):
@@ -309,37 +308,45 @@ def _stamp(part: Path) -> Path:
 
 
 def _write_parts(
-    lines: Iterator[str],
+    lines: Iterable[str],
+    whole: TextDigest,
     output: Output,
     work: Work,
     annotate: Callable[[Iterable[Numbered]], Iterable[list[list[int] | None]]],
 ) -> list[Path]:
-    """Write this shard's parts that are not there yet, and return them all."""
+    """Write this shard's parts that are not there yet, and return them all; `whole` takes in every line."""
     parts = []
     numbered = enumerate(lines, 1)
     for number, first in enumerate(numbered):  # the body takes the rest of the part
         own = chain([first], islice(numbered, work.part_lines - 1))
+        part, digest = output.parts / f"{number:06d}.part", TextDigest()
+        read = _digested(batches(own), whole, digest)
         if number % work.shards != work.shard:
-            deque(own, maxlen=0)
+            deque(read, maxlen=0)
             continue
-        part = output.parts / f"{number:06d}.part"
         parts.append(part)
-        digest = TextDigest()
         if not _stamp(part).exists():
-            text = _write_part(part, own, digest, output, annotate)
+            text = _write_part(part, read, output, annotate)
             with write_atomically(_stamp(part)) as file:
                 json.dump({"sha256": digest.hexdigest(), "lines": digest.lines, "text": text}, file)
             continue
-        deque(digest.follow(line for _, line in own), maxlen=0)
+        deque(read, maxlen=0)
         if json.loads(_stamp(part).read_text())["sha256"] != digest.hexdigest():
             raise InputError(f"--resume: the text has changed since {output.parts} was made; start over")
     return parts
 
 
+def _digested(read: Iterable[Numbered], *digests: TextDigest) -> Iterator[Numbered]:
+    """The same batches, taken into account as they pass."""
+    for batch in read:
+        for digest in digests:
+            digest.add([line for _, line in batch])
+        yield batch
+
+
 def _write_part(
     part: Path,
-    lines: Iterable[tuple[int, str]],
-    digest: TextDigest,
+    read: Iterable[Numbered],
     output: Output,
     annotate: Callable[[Iterable[Numbered]], Iterable[list[list[int] | None]]],
 ) -> bool:
@@ -348,8 +355,7 @@ def _write_part(
     some_text = False
 
     def sent() -> Iterator[Numbered]:
-        for batch in batches(lines):
-            deque(digest.follow(line for _, line in batch), maxlen=0)
+        for batch in read:
             waiting.append(batch)
             yield batch
 

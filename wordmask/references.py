@@ -86,12 +86,10 @@ class TextDigest:
         self._hash = hashlib.sha256()
         self.lines = 0
 
-    def follow(self, lines: Iterable[str]) -> Iterator[str]:
-        """The same lines, taken into account as they pass."""
-        for line in lines:
-            self._hash.update(line.encode("utf-8", "surrogatepass") + b"\n")
-            self.lines += 1
-            yield line
+    def add(self, lines: Sequence[str]) -> None:
+        """Take the next lines into account."""
+        self._hash.update("\n".join([*lines, ""]).encode("utf-8", "surrogatepass"))
+        self.lines += len(lines)
 
     def hexdigest(self) -> str:
         """The digest of the lines so far."""
@@ -155,17 +153,23 @@ def pair_with_text(
             says that it was made from another text.
     """
     digest = TextDigest()
-    lines = (line for line in digest.follow(read_lines(text_path, text_flag)) if not is_blank(line))
-    positions = read_positions(reference_path, flag)
-    for pairs, (line, reference) in enumerate(zip_longest(lines, positions)):
-        if line is None or reference is None:
+
+    def texts() -> Iterator[tuple[int, str]]:
+        for batch in batches(read_lines(text_path, text_flag)):
+            first = digest.lines + 1
+            digest.add(batch)
+            yield from ((number, line) for number, line in enumerate(batch, first) if not is_blank(line))
+
+    lines, positions = texts(), read_positions(reference_path, flag)
+    for pairs, (numbered, reference) in enumerate(zip_longest(lines, positions)):
+        if numbered is None or reference is None:
             more_lines, more_references = sum(1 for _ in lines), sum(1 for _ in positions)
             raise InputError(
                 f"{flag}: {reference_path} has {pairs + (reference is not None) + more_references} references and "
-                f"{text_path} has {pairs + (line is not None) + more_lines} lines of text; "
+                f"{text_path} has {pairs + (numbered is not None) + more_lines} lines of text; "
                 "make the references again with run_chinese_ref.py from this text"
             )
-        yield digest.lines, line, reference
+        yield *numbered, reference
     provenance = read_provenance(reference_path, flag)
     if provenance and provenance.text_sha256 != digest.hexdigest():
         raise InputError(

@@ -16,7 +16,7 @@ further.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from itertools import chain
 
@@ -132,15 +132,13 @@ def segmented(
     return np.repeat(np.where(counts, np.arange(1, len(lengths) + 1), 0), lengths)
 
 
-def _pieces(characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+def _pieces(characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[Iterable[int]]:
     """For each line the lengths of the pieces that cover it: its words, what lies between them, the separator."""
     spans = zip(numbers, characters.line_starts.tolist(), characters.line_lengths.tolist(), words, strict=True)
     for number, start, length, line_words in spans:
         line = characters.text[start : start + length]
-        lengths = [len(word) for word in line_words if word]
-        if "".join(line_words) != line:
-            lengths = _locate(line, line_words, number)
-        yield lengths
+        whole = "".join(line_words) == line and "" not in line_words
+        yield map(len, line_words) if whole else _locate(line, line_words, number)
         yield (1,)
 
 
