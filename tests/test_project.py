@@ -24,7 +24,7 @@ LAYERS = [
     {"tokens"},
     {"segmentation", "masking", "references", "vocabulary"},
     {"arguments", "card", "collators", "sampling", "metrics"},
-    {"building", "texts", "modeling", "output"},
+    {"building", "cluster", "texts", "modeling", "output"},
     {"rows"},
     {"trainer", "preview"},
     {"training"},

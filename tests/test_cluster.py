@@ -1,0 +1,43 @@
+"""wordmask.cluster on local processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import run_chinese_ref
+from conftest import character_tokenizer, sample_lines
+
+from wordmask import cluster
+
+SCRIPT = Path(run_chinese_ref.__file__)
+
+
+def test_shards_on_an_executor_give_the_bytes_of_one_process(tmp_path, chinese_file, monkeypatch):
+    tokenizer = tmp_path / "tokenizer"
+    character_tokenizer(sample_lines("chinese")).save_pretrained(tokenizer)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    flags = ["--file_name", chinese_file, "--bert", str(tokenizer), "--segmenter", "whitespace", "--part_lines", "7"]
+    run_chinese_ref.main([*flags, "--save_path", str(tmp_path / "alone")])
+    cluster.main(
+        ["--tasks", "2", "--logging_dir", str(tmp_path / "logs"), "--", str(SCRIPT), *flags]
+        + ["--save_path", str(tmp_path / "together")]
+    )
+    for suffix in ("", ".meta.json"):
+        assert (tmp_path / f"together{suffix}").read_bytes() == (tmp_path / f"alone{suffix}").read_bytes()
+    assert not (tmp_path / "together.parts").exists()
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--tasks", "2"], ["--"]),
+        (["--tasks", "0", "--", "x.py"], ["--tasks"]),
+        (["--tasks", "2", "--executor", "slurm", "--", "x.py"], ["--partition"]),
+    ],
+)
+def test_mistakes_get_a_sentence(argv, words, capsys):
+    with pytest.raises(SystemExit):
+        cluster.main(argv)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and all(word in line for word in words)
