@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 import run_chinese_ref
 from conftest import character_tokenizer, sample_lines
-
 from wordmask import cluster
 
 SCRIPT = Path(run_chinese_ref.__file__)

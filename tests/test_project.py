@@ -23,7 +23,7 @@ LAYERS = [
     {"textfiles", "words", "segmenters", "commandline", "hub", "progress"},
     {"tokens"},
     {"segmentation", "masking", "references", "vocabulary"},
-    {"arguments", "card", "collators", "sampling", "metrics"},
+    {"arguments", "card", "collators", "sampling", "metrics", "sparse"},
     {"building", "cluster", "texts", "modeling", "output"},
     {"rows"},
     {"trainer", "preview"},

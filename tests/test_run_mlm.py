@@ -190,11 +190,13 @@ def test_grouping_by_length_brings_like_lengths_together(english_model, tmp_path
     argv = ["--model_name_or_path", english_model, "--train_file", str(text), "--do_train", "--use_cpu"]
     argv += ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--include_num_input_tokens_seen"]
     seen = {}
-    for name, more in {"random": [], "grouped": ["--train_sampling_strategy", "group_by_length"]}.items():
-        run_mlm_wwm.main([*argv, *more, "--output_dir", str(tmp_path / name)])
+    for name, more in {"random": ["random"], "grouped": ["group_by_length"], "default": []}.items():
+        strategy = ["--train_sampling_strategy", *more] if more else []
+        run_mlm_wwm.main([*argv, *strategy, "--output_dir", str(tmp_path / name)])
         seen[name] = read_json(tmp_path / name / "trainer_state.json")["num_input_tokens_seen"]
     # Without padding: 16 lines of 4 and 16 of 62 tokens; a few batches may hold both kinds.
     assert 16 * 66 <= seen["grouped"] < 0.8 * seen["random"]
+    assert seen["default"] == seen["grouped"], "line by line, an explicit strategy is obeyed, and this is the default"
 
 
 def test_several_processes_tokenize_to_the_same_rows(english_model, two_splits, tmp_path):

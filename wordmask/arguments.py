@@ -50,6 +50,11 @@ class ModelArguments:
         default=None,
     )
 
+    sparse_prediction: bool = argument(
+        "Predict at the masked positions only, where the model can: the same loss, with less time and memory.",
+        default=True,
+    )
+
     def __post_init__(self) -> None:
         if self.model_name_or_path and self.model_type:
             raise InputError(
@@ -177,6 +182,11 @@ class RunArguments(TrainingArguments):
     """All of transformers' `TrainingArguments`, and the flag that it lost."""
 
     output_dir: str = argument("Where the model, its checkpoints and the results go.", default="trainer_output")
+    train_sampling_strategy: str | None = argument(  # type: ignore[assignment]
+        "The order of an epoch: random, group_by_length (rows of like length in one step) or sequential; "
+        "group_by_length if not given and --line_by_line, else random.",
+        default=None,
+    )
     overwrite_output_dir: bool = argument(
         "Start over in an --output_dir that holds a run; without it, the run goes on from its last checkpoint.",
         default=False,
@@ -185,6 +195,8 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.neither = not (self.do_train or self.do_eval)
         self._check()
+        self.sampling_is_given = self.train_sampling_strategy is not None
+        self.train_sampling_strategy = self.train_sampling_strategy or "random"
         try:
             super().__post_init__()
         except (ValueError, ImportError, OSError, TypeError) as error:
@@ -201,7 +213,7 @@ class RunArguments(TrainingArguments):
             raise InputError("--max_steps and --num_train_epochs must be above 0; use --do_eval to evaluate only")
         if self.do_predict:
             raise InputError("--do_predict: there is no test data in masked language modelling; use --do_eval")
-        if self.train_sampling_strategy not in SAMPLING:
+        if self.train_sampling_strategy not in (None, *SAMPLING):
             raise InputError(
                 f"--train_sampling_strategy: {self.train_sampling_strategy} is not offered; choose from "
                 f"{', '.join(SAMPLING)}"
@@ -356,6 +368,8 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     model, data, masking, segmentation, training = (build(concern, namespace) for concern in concerns)
     arguments = Arguments(model, data, masking, segmentation, training, given)
     _check_words(arguments)
+    if data.line_by_line and not training.sampling_is_given:
+        training.train_sampling_strategy = "group_by_length"
     return arguments
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,11 @@ from transformers.trainer_utils import EvalLoopOutput
 from wordmask.arguments import RunArguments
 from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
-from wordmask.masking import IGNORED
+from wordmask.masking import IGNORED, MAX_UNIT
 from wordmask.metrics import MaskedLM
 from wordmask.rows import Rows, StreamedRows
 from wordmask.sampling import EVALUATION, EpochBatches, Layout, RateSchedule, grouped, shuffled
+from wordmask.sparse import SparsePrediction
 
 
 class MlmTrainer(Trainer):
@@ -39,6 +41,7 @@ class MlmTrainer(Trainer):
         rates: the first and the last masking rate.
         fill: whether every batch must have the same number of rows.
         card: what the model card says.
+        sparse: the model's hook for sparse prediction, if it has one.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class MlmTrainer(Trainer):
         rates: tuple[float, float],
         fill: bool = False,
         card: Card | None = None,
+        sparse: SparsePrediction | None = None,
     ):
         super().__init__(
             model=model,
@@ -66,7 +70,7 @@ class MlmTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.train_rows, self.eval_rows = train_rows, eval_rows
         self.collator, self.eval_collator, self.rates, self.fill = collator, eval_collator, rates, fill
-        self.metric, self.card = MaskedLM(), card or Card()
+        self.metric, self.card, self.sparse = MaskedLM(), card or Card(), sparse
         parameters = inspect.signature(model.forward).parameters
         self._unwanted = {"attention_mask"} - set(parameters)
 
@@ -178,15 +182,29 @@ class MlmTrainer(Trainer):
         """The model's own mean over the labels; 0, with a gradient of 0, where there is none."""
         inputs = {name: value for name, value in inputs.items() if name not in self._unwanted}
         # A mean over no label is NaN, which no weight of 0 undoes: such a part is given one label, then weight 0.
-        labels = inputs["labels"].clone()
+        labels = inputs.pop("labels").clone()
         labels[0, 0] = torch.where(count == 0, inputs["input_ids"][0, 0], labels[0, 0])
         if self.label_smoother is not None:
-            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+            outputs = model(**inputs)
             loss = self.label_smoother(outputs, labels)
+        elif self.sparse is None:
+            outputs = model(**inputs, labels=labels)
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         else:
-            outputs = model(**{**inputs, "labels": labels})
+            positions = self._positions(labels)
+            with self.sparse.at(positions):
+                outputs = model(**inputs, labels=labels.view(-1)[positions][None])
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         return loss * (count > 0), outputs
+
+    def _positions(self, labels: torch.Tensor) -> torch.Tensor:
+        """The flat positions with a label; where shapes must not change, as many as there can be at most."""
+        labelled = labels.view(-1) != IGNORED
+        if not self.fill:
+            return labelled.nonzero()[:, 0]
+        rows, length = labels.shape
+        most = rows * min(length, math.ceil(max(self.rates) * length) + MAX_UNIT - 1)
+        return torch.argsort(labelled.to(torch.uint8), descending=True, stable=True)[:most]
 
     # Evaluation
 
@@ -223,8 +241,9 @@ class MlmTrainer(Trainer):
         found: dict[str, Any] = {}
         if not self.args.prediction_loss_only:
             logits = outputs["logits"] if isinstance(outputs, dict) else outputs[-1]
+            predicted = logits[0, : int(count)] if self.sparse and not self.label_smoother else logits[masked]
             found = {
-                "predictions": logits[masked].argmax(-1),
+                "predictions": predicted.argmax(-1),
                 "references": inputs["labels"][masked],
                 "words": words[masked],
             }

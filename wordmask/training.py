@@ -24,6 +24,7 @@ from wordmask.modeling import choose_length, load_model, load_tokenizer, longest
 from wordmask.output import claim, find_checkpoint, write_record
 from wordmask.preview import preview
 from wordmask.rows import Rows, StreamedRows, prepare
+from wordmask.sparse import SparsePrediction, sparse_prediction
 from wordmask.texts import Texts, load_texts
 from wordmask.tokens import special_affixes
 from wordmask.trainer import MlmTrainer
@@ -196,12 +197,23 @@ def _trainer(
             arguments.masking.rates,
             fill=data.pad_to_max_length,
             card=_card(arguments, model),
+            sparse=_sparse(arguments, model),
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
     except (ValueError, ImportError) as error:
         raise InputError(f"--optim, --report_to or another flag cannot be met: {one_line(error)}") from None
     return trainer
+
+
+def _sparse(arguments: Arguments, model: Any) -> SparsePrediction | None:
+    """The hook for sparse prediction, where it is wanted and can be had."""
+    if not arguments.model.sparse_prediction:
+        return None
+    if arguments.training.label_smoothing_factor:
+        logger.warning("--sparse_prediction: label smoothing needs every position, so none is left out")
+        return None
+    return sparse_prediction(model)
 
 
 def _card(arguments: Arguments, model: Any) -> Card:

@@ -1,0 +1,305 @@
+"""The fast path of `tokenize`: Chinese text encoded piece by piece has to be what whole lines give."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from copy import deepcopy
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+from conftest import character_tokenizer, train_tokenizer
+from wordmask.tokens import _encode_lines, _Runs, tokenize
+from wordmask.words import CHINESE_BLOCKS, Characters
+
+COMMON = "的一是了我不人在他有这来研究生命起源喜欢你中国〇"
+COMPATIBILITY = ("\uf900\ufa0e\ufa6d\ufa70\ufad9\ufaff", "\U0002f800\U0002fa1d\U0002fa1f")
+LEFT_TOGETHER = "\U0002b820\U0002b8ff\U0002b91f"  # Chinese, but set apart by BERT only, not by `tokenizers`
+EDGES = "\u3400\u4dbf\u4e00\u9fff\U00020000\U0002a6df\U0002a6e0\U0002b73a\U0002b740\U0002b81f\U0002b920\U0002ceaf"
+MARKS = "\u0301\u0300\u0308\u0338\u3099\u302a\ufe0f\ufe00\u200d\u20e3\u0e31\u094d"
+CONTROL = "\x00\x01\x1b\x7f\x85\x9f\u00ad\u200b\u200e\u2060\ufeff\ufffd\ue000\U000e0001"
+SPACES = " \t\r\n\x0b\x0c\u00a0\u2003\u2028\u2029\u3000"
+EMOJI = ("👍", "👍🏽", "👨\u200d👩\u200d👧", "❤\ufe0f", "🇫🇷", "🇫")
+SPECIAL = ("[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]", "[sep]", "[SEP", "##研", "##a")
+LATIN = "abwalkedAÉéÅßİıſǅΣς0129３ＡﬁㄱカガかⅣ한글½≠"
+PUNCTUATION = ".,-'[]()#，。、「」…—·$+~^｜"
+
+pieces = st.one_of(
+    st.sampled_from(COMMON),
+    st.sampled_from(COMMON),
+    st.sampled_from(COMMON + EDGES + "".join(COMPATIBILITY) + LEFT_TOGETHER),
+    st.characters(min_codepoint=0xF900, max_codepoint=0xFAFF),
+    st.characters(min_codepoint=0x2B820, max_codepoint=0x2B91F),
+    st.characters(min_codepoint=0x2F800, max_codepoint=0x2FA1F),
+    st.sampled_from([*MARKS, *CONTROL, *SPACES, *EMOJI, *SPECIAL]),
+    st.sampled_from([*LATIN, *PUNCTUATION, "walked", "WALKED", "x" * 101]),
+    st.characters(exclude_categories=["Cs"]),
+)
+lines = st.lists(st.lists(pieces, max_size=12).map("".join), max_size=5)
+
+
+def piece_tokenizer(**options) -> BertTokenizer:
+    """Like bert-base-chinese, with words of several pieces, and most but not all of the characters above."""
+    wide = "".join([COMMON[:-4], *COMPATIBILITY, LEFT_TOGETHER[:2], EDGES, MARKS, *EMOJI, LATIN, LATIN.lower()])
+    characters = dict.fromkeys(character for character in wide + PUNCTUATION if character not in "ßſ")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "walk", "##ed", "##WA", "한글", "##글"]
+    vocab = dict.fromkeys([*special, *characters, *(f"##{character}" for character in characters)])
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(vocab)}, **options)
+
+
+KINDS = {
+    "uncased": {"do_lower_case": True},
+    "cased": {"do_lower_case": False},
+    "uncased, accents kept": {"do_lower_case": True, "strip_accents": False},
+    "cased, accents stripped": {"do_lower_case": False, "strip_accents": True},
+}
+
+
+@cache
+def like_bert_base_chinese(kind: str) -> BertTokenizer:
+    return piece_tokenizer(**KINDS[kind])
+
+
+def shared(words: np.ndarray, lengths: np.ndarray) -> list[bool]:
+    """For each pair of neighbours in one line, whether they share a word."""
+    same = words[1:] == words[:-1]
+    line = np.repeat(np.arange(len(lengths)), lengths)
+    return same[line[1:] == line[:-1]].tolist()
+
+
+def assert_equal_to_whole_lines(tokenizer, texts: list[str]) -> None:
+    runs = _Runs.of(tokenizer)
+    assert runs is not None, "the fast path does not apply, so nothing would be compared"
+    characters = Characters(texts)
+    found, found_lengths = runs(tokenizer, characters)
+    expected, lengths = _encode_lines(tokenizer, texts, characters)
+    assert found_lengths.tolist() == lengths.tolist()
+    for name in ("ids", "starts", "ends"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
+    assert shared(found.words, lengths) == shared(expected.words, lengths)
+
+
+# The same tokens
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=250, deadline=None)
+@given(texts=lines)
+@example(texts=[])
+@example(texts=["", " ", "\u200b", "研"])
+@example(texts=["研\u0301究", "a\u0301研é", "\u0301"])
+@example(texts=["walked研walked", "研x\ny究", "\n\n", "研\r究\r"])
+@example(texts=["[SEP]研[MASK]", "[SEP][SEP]", "研[研SEP]"])
+@example(texts=[LEFT_TOGETHER + "研" + LEFT_TOGETHER, f"a{LEFT_TOGETHER}b", "\ufa0e\uf900\U0002f800"])
+@example(texts=["x" * 101 + "研" + "x" * 100, "한글研한국"])
+def test_any_text_gives_the_tokens_of_whole_lines(kind, texts):
+    assert_equal_to_whole_lines(like_bert_base_chinese(kind), texts)
+
+
+@pytest.mark.parametrize("kind", ["uncased", "cased"])
+def test_every_chinese_character_gives_its_own_token(kind):
+    """Unassigned ones too, compatibility ideographs that normalise to others, and one beyond each edge of a block.
+
+    Each stands beside a letter, a space and another one, whole and as an unknown character.
+    """
+    tokenizer = like_bert_base_chinese(kind)
+    for first, last in CHINESE_BLOCKS:
+        points = [*range(first - 1, last + 2)]
+        texts = [
+            "".join(f"{chr(point)}a{chr(point)} " for point in points[at : at + 500])
+            for at in range(0, len(points), 500)
+        ]
+        assert_equal_to_whole_lines(tokenizer, texts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=lines)
+def test_words_do_not_depend_on_the_way_they_were_encoded(texts):
+    """What `tokenize` returns, with the fast path and without."""
+    tokenizer = like_bert_base_chinese("uncased")
+    fast = tokenize(tokenizer, texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Runs, "of", lambda tokenizer: None)
+        slow = tokenize(tokenizer, texts)
+    for name in ("ids", "lengths", "continues", "first", "last"):
+        assert getattr(fast, name).tolist() == getattr(slow, name).tolist(), name
+
+
+@settings(max_examples=100, deadline=None)
+@given(batches=st.lists(lines, min_size=2, max_size=4))
+def test_what_is_remembered_and_forgotten_changes_no_tokens(batches):
+    """Batches meet runs that are known, unknown and forgotten, in any order."""
+    tokenizer = like_bert_base_chinese("cased")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Runs, "_most", 4)
+        for texts in [*batches, *batches]:
+            assert_equal_to_whole_lines(tokenizer, texts)
+
+
+@pytest.mark.parametrize("added", ["foo", "foo bar", "é", "[unused1]", "Foo", "+", "  ", "b ", " b", "\t"])
+@pytest.mark.parametrize("special", [True, False])
+def test_added_tokens_next_to_chinese_are_found_as_in_whole_lines(added, special):
+    """Tokens that are not special are looked for in normalised text, in which Chinese has spaces around it."""
+    tokenizer = piece_tokenizer(do_lower_case=True)
+    tokenizer.add_tokens([AddedToken(added, special=special, normalized=not special)])
+    if _Runs.of(tokenizer) is None:
+        return  # not to use the fast path is right, too
+    texts = [
+        f"研{added}究",
+        f"{added}研",
+        f"研{added}",
+        f"研 {added} 究",
+        added,
+        f"a{added}研",
+        "ab研",
+        "研 b",
+        "研  究",
+    ]
+    assert_equal_to_whole_lines(tokenizer, [*texts, *(text.upper() for text in texts)])
+
+
+# Where it applies
+
+
+def bert_like(model, **options) -> PreTrainedTokenizerFast:
+    """BERT's way to divide text before another model than WordPiece."""
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer(**options)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
+
+
+def with_token(content: str, **options) -> BertTokenizer:
+    tokenizer = character_tokenizer(["研究ab"])
+    tokenizer.add_tokens([AddedToken(content, **options)])
+    return tokenizer
+
+
+def test_it_applies_to_chinese_bert_cased_and_uncased():
+    for kind in KINDS:
+        assert _Runs.of(like_bert_base_chinese(kind)) is not None
+    assert _Runs.of(character_tokenizer(["研究"])) is not None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: train_tokenizer("roberta"),
+        lambda: train_tokenizer("albert"),
+        lambda: piece_tokenizer(tokenize_chinese_chars=False),
+        lambda: with_token("研究"),
+        lambda: with_token("a研"),
+        lambda: with_token("\uf900"),
+        lambda: with_token("x\ny"),
+        lambda: with_token("x", lstrip=True),
+        lambda: with_token("x", rstrip=True),
+        lambda: with_token("x", single_word=True),
+    ],
+    ids=["roberta", "albert", "chinese not apart", "chinese", "mixed", "compatibility", "line end"]
+    + ["lstrip", "rstrip", "single_word"],
+)
+def test_it_does_not_apply_where_a_token_may_reach_over_a_chinese_character(make):
+    tokenizer = make()
+    assert _Runs.of(tokenizer) is None
+    assert len(tokenize(tokenizer, ["研究 ab研", "x 研x\ny究"]).ids)
+
+
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        (lambda: models.BPE({"a": 0, "研": 1}, []), {}),
+        (lambda: models.BPE({"a": 0, "[UNK]": 1}, [], unk_token="[UNK]"), {}),
+        (lambda: models.BPE({"a": 0, **{f"<0x{n:02X}>": n + 1 for n in range(256)}}, [], byte_fallback=True), {}),
+        (lambda: models.BPE({"研": 0, "##究": 1, "a</w>": 2}, [], end_of_word_suffix="</w>", unk_token="研"), {}),
+        (lambda: models.Unigram([("<unk>", 0.0), ("a", -1.0), ("研", -1.0)], unk_id=0), {}),
+        (lambda: models.WordLevel({"[UNK]": 0, "研": 1, "a": 2}, "[UNK]"), {"clean_text": False}),
+    ],
+    ids=["unknown dropped", "bpe", "bytes", "end of word", "unigram", "word level, text not cleaned"],
+)
+def test_other_models_behind_berts_division_work_as_with_whole_lines(model, options):
+    """A Chinese character may be no token, or three of bytes."""
+    tokenizer = bert_like(model(), **options)
+    texts = ["研究a研", "", "aa 究究", "a\n\x00\u0301研a"]
+    tokens = tokenize(tokenizer, texts)
+    expected, lengths = _encode_lines(tokenizer, texts, Characters(texts))
+    assert tokens.ids.tolist() == expected.ids.tolist() and tokens.lengths.tolist() == lengths.tolist()
+
+
+# What it remembers
+
+
+@pytest.mark.parametrize("content", ["研究", "ab", "a"], ids=["chinese", "latin", "in the vocabulary already"])
+def test_tokens_added_later_are_noticed(content):
+    tokenizer = character_tokenizer(["研究abc"])
+    before = tokenize(tokenizer, ["c研究 abc"]).ids.tolist()
+    tokenizer.add_tokens([content])
+    expected, _ = _encode_lines(tokenizer, ["c研究 abc"], Characters(["c研究 abc"]))
+    assert expected.ids.tolist() != before, "the added token changes nothing, so nothing would be noticed"
+    assert tokenize(tokenizer, ["c研究 abc"]).ids.tolist() == expected.ids.tolist()
+
+
+def test_an_added_chinese_word_that_the_vocabulary_has_is_noticed():
+    """The vocabulary does not grow, but from now on the word is one token."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "研", "究", "研究"]
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
+    assert tokenize(tokenizer, ["研究"]).ids.tolist() == [5, 6]
+    tokenizer.add_tokens(["研究"])
+    expected, _ = _encode_lines(tokenizer, ["研究"], Characters(["研究"]))
+    assert expected.ids.tolist() == [7], "the added token changes nothing, so nothing would be noticed"
+    assert tokenize(tokenizer, ["研究"]).ids.tolist() == [7]
+
+
+def test_a_copy_of_a_tokenizer_has_a_memory_of_its_own():
+    tokenizer = character_tokenizer(["研究ab"])
+    tokenize(tokenizer, ["研a"])
+    other = deepcopy(tokenizer)
+    other.add_tokens(["ab"])
+    for one in (tokenizer, other, tokenizer):
+        expected, _ = _encode_lines(one, ["研ab"], Characters(["研ab"]))
+        assert tokenize(one, ["研ab"]).ids.tolist() == expected.ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [lambda number: f"研{number}究", lambda number: " " * number + "研", lambda number: "\u200b" * number + "研"],
+    ids=["tokens", "white space, no tokens", "dropped characters, no tokens"],
+)
+def test_what_is_remembered_is_bounded_however_many_texts_pass(text, monkeypatch):
+    monkeypatch.setattr(_Runs, "_most", 50)
+    tokenizer = like_bert_base_chinese("uncased")
+    runs = _Runs.of(tokenizer)
+    runs._forget()
+    sizes = []
+    for batch in range(40):
+        tokenize(tokenizer, [text(20 * batch + number) for number in range(1, 21)])
+        sizes.append((len(runs.numbers), len(runs.memory.ids), len(runs.edges)))
+    # One batch of 20 lines, with up to 5 tokens and 2 runs each, may come on top.
+    assert max(map(max, sizes)) <= 50 + 20 * 5 + 1
+    assert max(map(max, sizes)) > 1, "nothing is remembered, so nothing is bounded"
+
+
+def test_runs_without_chinese_do_not_fill_the_memory_by_their_length(monkeypatch):
+    """A word of a million letters is one token, [UNK]; 200,000 of those would be 200 GB."""
+    monkeypatch.setattr(_Runs, "_most", 100)
+    tokenizer = like_bert_base_chinese("uncased")
+    runs = _Runs.of(tokenizer)
+    runs._forget()
+    for number in range(90):
+        tokenize(tokenizer, [f"{number:03}" + "x" * 10_000])
+    assert sum(map(len, runs.numbers)) <= 50 * 100 + 10_003  # fifty characters to a token, and the last batch
+
+
+def test_tokenizers_are_not_kept_alive():
+    tokenizer = character_tokenizer(["研究ab"])
+    tokenize(tokenizer, ["研a"])
+    assert tokenizer in _Runs._known, "it was not remembered, so it could not be kept alive"
+    gone = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert gone() is None
