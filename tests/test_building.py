@@ -18,6 +18,7 @@ from pathlib import Path
 import datasets
 import pytest
 import zstandard
+from datasets.packaged_modules.json.json import JsonConfig
 from transformers import ByT5Tokenizer
 
 import run_chinese_ref
@@ -53,17 +54,19 @@ from wordmask.segmenters import Segmenter
 class Pairs(Segmenter):
     def segment(self, lines):
         folder = Path(os.environ["PAIRS_FOLDER"])
-        with open(folder / "seen", "a") as seen:
-            seen.writelines(json.dumps(line) + "\\n" for line in lines)
         order = folder / "order"
-        if any("停" in line for line in lines) and order.exists():
-            what = order.read_text()
+        what = order.read_text() if order.exists() else ""
+        if what != "keep no notes":
+            with open(folder / "seen", "a") as seen:
+                seen.writelines(json.dumps(line) + "\\n" for line in lines)
+        if any("停" in line for line in lines):
             if what == "die":
                 os._exit(7)
             if what == "lose":
                 return [[line.replace("停", "")] for line in lines]
-            (folder / "waiting").touch()
-            while order.exists():
+            if what == "wait":
+                (folder / "waiting").touch()
+            while what == "wait" and order.exists():
                 time.sleep(0.01)
         return [[line[at : at + 2] for at in range(0, len(line), 2)] for line in lines]
 
@@ -79,7 +82,7 @@ class Pairs:
         self.folder = folder
 
     def told(self, order: str | None) -> None:
-        """What it shall do at the line with 停: `die`, `lose`, `wait`, or just go on."""
+        """What it shall do at the line with 停: `die`, `lose`, `wait`, or just go on; or `keep no notes`."""
         (self.folder / "order").unlink(missing_ok=True)
         if order:
             (self.folder / "order").write_text(order)
@@ -266,8 +269,8 @@ def test_compressed_text_gives_the_same_bytes(suffix, files, whole, pairs, tmp_p
 
 def test_several_files_make_one_table_in_the_order_given(files, whole, pairs, tmp_path):
     first, second = tmp_path / "z.txt", tmp_path / "a.txt.gz"
-    first.write_text("\n".join(LINES[:23]), newline="")  # no line end behind the last line
-    second.write_bytes(gzip.compress("".join(f"{line}\r\n" for line in LINES[23:]).encode()))
+    first.write_text("\n".join(LINES[:30]), newline="")  # no line end behind the last line
+    second.write_bytes(gzip.compress("".join(f"{line}\r\n" for line in LINES[30:]).encode()))
     make(files, tmp_path / "table.jsonl", "--file_name", str(first), str(second))
     assert contents(tmp_path / "table.jsonl") == whole["table.jsonl"]
 
@@ -437,7 +440,7 @@ def full_disk(monkeypatch, room: int):
                 self.write(line)
 
     def open_full(file, mode="r", **options):
-        opened = open(file, mode, **options)
+        opened = open(file, mode, **options)  # noqa: SIM115
         return Full(opened) if "w" in mode else opened
 
     with monkeypatch.context() as patch:
@@ -471,11 +474,12 @@ def test_where_a_disk_fills_up_the_existing_output_is_kept_and_the_run_can_be_re
     if stage == "a part" and kind == "ref":
         room = 600
     run = command(files, save, "--overwrite", "--part_lines", "1000" if stage == "a part" else str(PART))
+    pairs.told("keep no notes")  # they would take room
     with full_disk(monkeypatch, room) if limit == "disk" else small_files(room):
         line = refused(capsys, run)
     assert "--save_path" in line and "--resume" in line
     assert contents(save) == before, "the output that was there, with its sidecar, is no longer whole"
-    pairs.seen()
+    pairs.told(None), pairs.seen()
     make(files, save, *run[-3:], "--resume")
     assert contents(save) != before
     if stage == "put together":
@@ -483,20 +487,16 @@ def test_where_a_disk_fills_up_the_existing_output_is_kept_and_the_run_can_be_re
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_segmenter_that_loses_text_leaves_nothing_under_the_final_name(
-    kind, files, pairs, precious, tmp_path, capsys
-):
+def test_a_segmenter_that_loses_text_leaves_nothing_under_the_final_name(kind, files, pairs, tmp_path, capsys):
     save = target(tmp_path, kind)
     pairs.told("lose")
     line = refused(capsys, command(files, save))
     assert "--segmenter" in line and f"line {LINES.index(f'研究{STOP}生命') + 1}" in line
     assert not Path(save).exists() and not Path(f"{save.rstrip('/')}.meta.json").exists()
-    before = precious_after = None
     make(files, save, "--overwrite", "--segmenter", "whitespace")
     before = contents(save)
     refused(capsys, command(files, save, "--overwrite"))
-    precious_after = contents(save)
-    assert before == precious_after
+    assert contents(save) == before
 
 
 def test_a_worker_that_dies_ends_the_run_with_a_sentence_and_keeps_what_was_there(
@@ -583,8 +583,7 @@ def test_odd_lines_stay_in_step_with_their_references(files, whole, tmp_path):
     assert [(number, text) for number, text, _ in pairs] == [
         (number, line) for number, line in enumerate(LINES, 1) if line.strip()
     ]
-    # Pairs of characters: 👍🏽|研究|👨+joiner|👩+joiner|👧生|命❤|..., so 研究 alone is a word of two Chinese characters.
-    tokens = dict((text, reference) for _, text, reference in pairs)
+    tokens = {text: reference for _, text, reference in pairs}
     assert len(tokens["研究\u2028生命 一"]) == 1 and tokens["研究\u2028生命 一"] == [2]
     assert tokens["生命\r研究 二"] == [2]
     for line, reference in tokens.items():
@@ -613,7 +612,7 @@ def spaced(tmp_path_factory) -> tuple[Path, str]:
     """A text with the words apart, enough of them for the preview, and a model for it."""
     folder = tmp_path_factory.mktemp("spaced")
     (folder / "text.txt").write_text("我 喜欢 你\n\n研究 生命 的 起源\n买 T恤 去 打印\n", encoding="utf-8")
-    return folder, save_model(folder / "tokenizer", character_tokenizer(["我喜欢你研究生命的起源买T恤去打印"]))
+    return folder, save_model(folder / "tokenizer", character_tokenizer(["我喜欢你研究生命的起源买Tt恤去打印"]))
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
@@ -628,8 +627,7 @@ def test_training_reads_each_kind_of_table_as_it_is(kind, mixed, streaming, spac
     argv += ["--max_steps", "1", "--do_train", "--validation_split_percentage", "0"]
     argv += ["--streaming"] if streaming else []
     capsys.readouterr()
-    # At this rate nothing is masked, so that words can be read; the rate itself is not looked at here.
-    run_mlm_wwm.main([*argv, "--preview_masking", "3", "--mlm_probability", "0.01"])
+    run_mlm_wwm.main([*argv, "--preview_masking", "3", "--mask_replace_prob", "1", "--random_replace_prob", "0"])
     shown = capsys.readouterr().out
     for mark in "[]<>{}":
         shown = shown.replace(mark, "")
@@ -669,12 +667,15 @@ def test_a_table_made_with_another_tokenizer_is_refused(kind, spaced, tmp_path, 
 
 
 def test_a_table_that_begins_with_text_without_words_is_read_to_its_end(spaced, tmp_path, monkeypatch):
-    """Megabytes of English before the first Chinese: empty lists alone do not tell `datasets` what is in them."""
+    """Ten megabytes of English before the first Chinese: empty lists alone do not tell `datasets` what is in them.
+
+    It takes the type of a column from what it reads first; here that is made 2,000 bytes.
+    """
     folder, model = spaced
     text = tmp_path / "text.txt"
     text.write_text("T\n" * 400 + "研究 生命\n" * 400)
     make(folder, tmp_path / "table.jsonl", "--file_name", str(text), "--segmenter", "whitespace")
-    monkeypatch.setattr("datasets.packaged_modules.json.json.JsonConfig.chunksize", 2000)
+    monkeypatch.setattr(JsonConfig, "__post_init__", lambda config: setattr(config, "chunksize", 2000))
     run_mlm_wwm.main(
         ["--train_file", str(tmp_path / "table.jsonl"), "--model_name_or_path", model, "--use_cpu", "--max_steps", "1"]
         + ["--output_dir", str(tmp_path / "out"), "--do_train"]
@@ -684,46 +685,49 @@ def test_a_table_that_begins_with_text_without_words_is_read_to_its_end(spaced, 
 # Size
 
 MEMORY = """
-import resource, sys
+import sys
 import numpy as np
 import run_chinese_ref
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not `ru_maxrss`, which begins with the peak of the parent process.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
 
-folder, tokenizer, tolerance = sys.argv[1], sys.argv[2], int(sys.argv[3])
-peaks = []
+folder, tokenizer, kinds = sys.argv[1], sys.argv[2], sys.argv[3:]
 for lines in ("few", "many"):
-    for kind in ("ref", "table.parquet"):
+    for kind in kinds:
         run_chinese_ref.main(
             ["--file_name", f"{folder}/{lines}.txt", "--bert", tokenizer, "--save_path", f"{folder}/{lines}.{kind}"]
             + ["--segmenter", "whitespace"]
         )
-    peaks.append(peak())
-held = np.ones(2 * tolerance << 20, np.uint8)
-print(*peaks, peak())
+    print(peak())
+with open(f"{folder}/many.txt", encoding="utf-8") as text:
+    held = text.readlines()
+print(peak())
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_memory_does_not_grow_from_10_000_lines_to_100_000(files, tmp_path):
     """The peak of one process, which only ever rises: what the second text adds to that of the first.
 
-    90,000 lines more are 34 MiB of strings and 60 MiB of positions; 12 MiB are allowed for what allocators do not
-    give back.
+    90,000 lines more are 24 MiB of strings and more than that of positions; 6 MiB are allowed for what allocators do
+    not give back (1 MiB measured).
     """
-    tolerance = 12
+    tolerance = 6
     block = "".join(f"{line * 4}\n" for line in sample_lines("chinese"))
     block = "\n".join((block * 100).split("\n")[:10_000]) + "\n"
-    (tmp_path / "few.txt").write_text(block, encoding="utf-8")
-    (tmp_path / "many.txt").write_text(block * 10, encoding="utf-8")
+    for name, times in (("few.txt", 1), ("many.txt", 10)):
+        (tmp_path / name).write_text(block * times, encoding="utf-8")
     result = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path), str(files / "tokenizer"), str(tolerance)],
+        [sys.executable, "-c", MEMORY, str(tmp_path), str(files / "tokenizer"), "ref", "jsonl"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    few, many, held = map(int, result.stdout.split()[-3:])
+    few, many, held = (int(line) for line in result.stdout.splitlines() if line.isdigit())
     assert many - few <= tolerance, f"{few} MiB for 10,000 lines, {many} MiB for 100,000"
-    assert held - many > tolerance, "memory that is held does not show, so nothing is measured"
+    assert held - many > tolerance, "lines that are held do not show, so nothing is measured"
     assert (tmp_path / "many.ref").read_bytes() == (tmp_path / "few.ref").read_bytes() * 10
