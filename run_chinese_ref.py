@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     output = Output(arguments.save_path)
     files = expand_files(arguments.file_name, "--file_name")
     _check(arguments, output, files)
-    if arguments.vocab_size:
+    if arguments.vocab_size and not (os.path.exists(arguments.bert) and _goes_on(arguments)):
         texts = (line for file in files for line in read_lines(file, "--file_name"))
         train_tokenizer("bert", texts, arguments.vocab_size).save_pretrained(arguments.bert)
 
@@ -74,16 +75,22 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     return provenance
 
 
+def _goes_on(arguments: ReferenceArguments) -> bool:
+    """Whether this run takes up what another one began."""
+    return arguments.resume or arguments.num_shards > 1
+
+
 def _check(arguments: ReferenceArguments, output: Output, files: Sequence[str]) -> None:
     """Raise an `InputError` where something would be lost, or a reference file would have no text of its own."""
     check_output(arguments.save_path, arguments.overwrite)
-    going_on = arguments.resume or arguments.num_shards > 1
-    if output.parts.exists() and not (going_on or arguments.overwrite):
+    if os.path.exists(arguments.save_path) and any(os.path.samefile(arguments.save_path, file) for file in files):
+        raise InputError(f"--save_path: {arguments.save_path} is the text itself; give another name")
+    if output.parts.exists() and not (_goes_on(arguments) or arguments.overwrite):
         raise InputError(
             f"--save_path: an interrupted run lies in {output.parts}; give --resume to go on, or --overwrite to start "
             "over"
         )
-    if arguments.vocab_size:
+    if arguments.vocab_size and not _goes_on(arguments):
         check_output(arguments.bert, arguments.overwrite, flag="--bert")
     if len(files) > 1 and output.kind == "references":
         raise InputError(

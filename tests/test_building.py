@@ -312,6 +312,48 @@ def test_a_run_killed_in_the_middle_goes_on_from_its_last_finished_part(files, w
     assert {path.name for path in tmp_path.iterdir()} == {"ref", "ref.meta.json", "waiting"}
 
 
+def running() -> dict[int, int]:
+    """The processes of this machine, each with the one that started it; those that have ended do not count."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            number, _, rest = status.read_text().partition(" (")
+            state, parent = rest.rpartition(") ")[2].split()[:2]
+            if state != "Z":
+                found[int(number)] = int(parent)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed in /proc")
+def test_workers_end_with_the_run_that_is_killed(files, pairs, tmp_path):
+    """Left alone they would keep their memory, and a GPU's, for ever: they wait for work that nobody will send."""
+    pairs.told("wait")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_chinese_ref.py"), *command(files, tmp_path / "ref", "--num_workers", "2")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(files)]), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    workers: set[int] = set()
+    try:
+        while not (tmp_path / "waiting").exists() and process.poll() is None:
+            time.sleep(0.02)
+        workers = {number for number, parent in running().items() if parent == process.pid}
+        assert len(workers) >= 2, "there are no workers, so none could stay"
+        process.kill()
+        process.wait()
+        pairs.told(None)
+        until = time.monotonic() + 5
+        while (
+            left := {worker for worker in workers if Path(f"/proc/{worker}").exists()}
+        ) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not left, f"{len(left)} processes run on"
+    finally:
+        for number in (workers & running().keys()) | ({process.pid} if process.poll() is None else set()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_run_of_any_kind_is_resumed_to_the_same_bytes(kind, files, whole, pairs, tmp_path, capsys):
     save = target(tmp_path, kind)
@@ -323,7 +365,7 @@ def test_a_stopped_run_of_any_kind_is_resumed_to_the_same_bytes(kind, files, who
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("moves", [0, 1, 3, PARTS])
+@pytest.mark.parametrize("moves", [0, 1, 3, PARTS, PARTS + 1])
 def test_a_run_interrupted_while_parts_are_put_together_is_resumed(
     kind, moves, files, whole, pairs, tmp_path, monkeypatch
 ):

@@ -64,7 +64,7 @@ def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
     settings = DataArguments(train_file=[path], **arguments)
     texts = load_texts(settings, None, None, False)["train"]
     if settings.streaming:
-        examples = list(StreamedRows(texts, tokenizer, settings, length, None, 0.0))
+        examples = list(StreamedRows(texts, tokenizer, settings, length, None, 0.0).one_pass(0))
     else:
         rows = prepare(texts, tokenizer, settings, length, None, None)
         examples = [rows[Draw(index, 0, 0.0)] for index in range(len(rows))]

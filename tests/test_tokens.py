@@ -12,9 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import BertTokenizer, PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokenizer
 
 from conftest import character_tokenizer, train_tokenizer
+from wordmask.references import tokenizer_digest
 from wordmask.tokens import _encode_lines, _Runs, tokenize
 from wordmask.words import CHINESE_BLOCKS, Characters
 
@@ -229,6 +230,15 @@ def test_other_models_behind_berts_division_work_as_with_whole_lines(model, opti
     tokens = tokenize(tokenizer, texts)
     expected, lengths = _encode_lines(tokenizer, texts, Characters(texts))
     assert tokens.ids.tolist() == expected.ids.tolist() and tokens.lengths.tolist() == lengths.tolist()
+
+
+def test_a_tokenizer_that_cuts_by_a_segmenter_of_its_own_is_taken():
+    """RoFormer's Chinese models: their way to divide text is Python code, which cannot be written down as JSON."""
+    pytest.importorskip("rjieba")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "研", "究", "研究", "生命"]
+    tokenizer = RoFormerTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
+    assert tokenize(tokenizer, ["研究生命"]).ids.tolist() == [7, 8]
+    assert tokenizer_digest(tokenizer) == tokenizer_digest(tokenizer)
 
 
 # What it remembers

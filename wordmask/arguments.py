@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from wordmask.errors import InputError, one_line
 from wordmask.masking import Strategy
 from wordmask.segmentation import SegmentationArguments
 
+logger = logging.getLogger(__name__)
+
+METRICS = ("loss", "perplexity", "accuracy", "whole_word_accuracy")
 SAMPLING = ("random", "group_by_length", "sequential")
 MODEL_TYPES = tuple(sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING}))
 
@@ -56,10 +60,15 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.model_name_or_path and self.model_type:
+        if self.model_name_or_path and self.model_type:  # as in the lines of run_language_modeling.py
+            logger.warning(
+                "--model_type %s is for training from scratch; the model says its own type", self.model_type
+            )
+            self.model_type = None
+        if self.vocab_size is not None and (self.model_name_or_path or self.tokenizer_name):
+            other = "--tokenizer_name" if self.tokenizer_name else "--model_name_or_path"
             raise InputError(
-                f"--model_type {self.model_type} trains from scratch and --model_name_or_path "
-                f"{self.model_name_or_path} goes on from a model; give one of the two"
+                f"--vocab_size {self.vocab_size} trains a tokenizer and {other} brings one; drop one of them"
             )
         if self.model_name_or_path and self.config_overrides:
             raise InputError("--config_overrides is for training from scratch; drop it or --model_name_or_path")
@@ -207,6 +216,12 @@ class RunArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name}: {getattr(self, name)} is not a positive number")
+        for name in ("seed", "data_seed", "learning_rate", "weight_decay"):
+            if (getattr(self, name) or 0) < 0:
+                raise InputError(f"--{name}: {getattr(self, name)} is below 0; give 0 or more")
+        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if metric not in METRICS:
+            raise InputError(f"--metric_for_best_model: {metric} is not known; choose from {', '.join(METRICS)}")
         if self.dataloader_num_workers < 0:
             raise InputError(f"--dataloader_num_workers: {self.dataloader_num_workers} is not a number of workers")
         if self.max_steps == 0 or self.num_train_epochs <= 0:
@@ -275,7 +290,9 @@ def _token(value: str | None) -> list[str]:
 
 
 def _logging_dir(value: str | None) -> list[str]:
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(value)
+    if value is None:
+        raise InputError("--logging_dir is missing its value, a directory")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = value
     return []
 
 
@@ -342,8 +359,8 @@ OLD_FLAGS: dict[str, OldFlag] = {
     "use_legacy_prediction_loop": Gone("there is one evaluation loop; drop the flag"),
     "include_inputs_for_metrics": Gone("use --include_for_metrics inputs instead"),
     "include_tokens_per_second": Gone("use --include_num_input_tokens_seen instead"),
-    "dispatch_batches": Gone("use --accelerator_config '{\"dispatch_batches\": false}' instead"),
-    "split_batches": Gone("use --accelerator_config '{\"split_batches\": true}' instead"),
+    "dispatch_batches": Gone("every process makes its own batches; drop the flag"),
+    "split_batches": Gone("every process makes its own batches; drop the flag"),
     "xpu_backend": Gone("use --ddp_backend instead"),
     "push_to_hub_organization": Gone("use --hub_model_id ORGANIZATION/NAME instead"),
 }
@@ -361,6 +378,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     """
     concerns: tuple[Any, ...] = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, RunArguments)
     parser = Parser(concerns, OLD_FLAGS)
+    parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.set_defaults(**defaults)
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     given = {name: value for name, value in vars(namespace).items() if value is not None}
@@ -371,6 +389,11 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     if data.line_by_line and not training.sampling_is_given:
         training.train_sampling_strategy = "group_by_length"
     return arguments
+
+
+def _tokens_seen(value: str) -> str | bool:
+    """A switch that may also say which tokens are counted."""
+    return value if value in ("all", "non_padding", "no") else is_true(value)
 
 
 def _check_words(arguments: Arguments) -> None:

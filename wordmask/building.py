@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,17 @@ import pyarrow.parquet as pq
 
 from wordmask.errors import InputError
 from wordmask.hub import load_pretrained_tokenizer
-from wordmask.references import Provenance, TextDigest, batches, tokenizer_digest, write_provenance
+from wordmask.references import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.textfiles import is_blank, read_lines, write_atomically
 from wordmask.tokens import special_affixes, tokenize
 from wordmask.words import segmented
 
+OUTPUT_ERRORS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
+}
 Numbered = list[tuple[int, str]]  # lines with their numbers in the text
 SCHEMA = pa.schema({"text": pa.string(), "chinese_ref": pa.list_(pa.int32())})
 
@@ -98,10 +103,18 @@ _annotator: Annotator | None = None
 
 
 def _start_worker(annotator: Annotator, threads: int) -> None:
-    """Keep the annotator in a worker process, which shares the cores with its siblings."""
+    """Keep the annotator in a worker process, which shares the cores with its siblings and ends with its parent."""
     global _annotator
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     _annotator = annotator
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _annotate(batch: Numbered) -> list[list[int] | None]:
@@ -149,12 +162,11 @@ class Output:
     def put_together(self, parts: Sequence[Path]) -> None:
         """Make the output of its parts, which are in order."""
         if self.kind == "directory":
-            final = Path(self.path)
-            gathered = Path(f"{self.parts}.whole")
+            final, gathered = Path(self.path), Path(f"{self.parts}.whole")
             shutil.rmtree(gathered, ignore_errors=True)
             gathered.mkdir()
-            for number, part in enumerate(parts):
-                os.replace(part, gathered / f"part-{number:05d}-of-{len(parts):05d}.parquet")
+            for number, part in enumerate(parts):  # copied, so that the parts stay until all is done
+                shutil.copyfile(part, gathered / f"part-{number:05d}-of-{len(parts):05d}.parquet")
             if final.exists():
                 shutil.rmtree(final)
             os.replace(gathered, final)
@@ -206,10 +218,15 @@ class Work:
 
 def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:
     """Raise an `InputError` where an output that may not be replaced exists."""
+    beside = sidecar(path)
+    if not overwrite and flag == "--save_path" and beside.exists():
+        raise InputError(f"{flag}: {beside} exists; give another name, or --overwrite to replace it")
     if not Path(path).exists():
         return
     if not overwrite:
         raise InputError(f"{flag}: {path} exists; give another name, or --overwrite to replace it")
+    if path.endswith("/") and not Path(path).is_dir():
+        raise InputError(f"{flag}: {path} is a file, not a directory; give another name")
     if flag == "--save_path" and Path(path).is_dir():
         others = [name for name in os.listdir(path) if not fnmatch(name, "part-*-of-*.parquet")]
         if others or not path.endswith("/"):
@@ -239,6 +256,11 @@ def write_references(
         InputError: where text or output cannot be had, or a worker dies. Finished parts stay, for `resume`.
     """
     tokenizer, segmenter = annotator.sources
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"--bert: {type(tokenizer).__name__} is a slow tokenizer and cannot tell where its tokens lie in the "
+            "text; give one with a tokenizer.json"
+        )
     provenance = Provenance(
         tokenizer_sha256=tokenizer_digest(tokenizer),
         tokenizer=tokenizer.name_or_path,
@@ -257,15 +279,15 @@ def write_references(
                 deque(map(Path.unlink, parts), maxlen=0)
                 raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with a text to a line")
         provenance.lines, provenance.text_sha256 = digest.lines, digest.hexdigest()
-        write_provenance(output.path, provenance)
         output.put_together(parts)
+        write_provenance(output.path, provenance)
         shutil.rmtree(output.parts)
     except BrokenProcessPool:
         raise InputError(
             "--num_workers: a worker died, perhaps for lack of memory; give fewer, and --resume to go on"
         ) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
+        if error.errno not in OUTPUT_ERRORS:
             raise
         raise InputError(
             f"--save_path: {output.path} cannot be written ({error.strerror}); --resume goes on"
@@ -279,7 +301,8 @@ def _open_parts(output: Output, provenance: Provenance, work: Work) -> Iterator[
     finished leaves none."""
     record = output.parts / "made_from.json"
     settings = asdict(provenance) | {"part_lines": work.part_lines, "kind": output.kind}
-    if output.parts.exists() and not record.exists():
+    others = [path for path in output.parts.glob("*") if not path.name.startswith(f".{record.name}")]
+    if others and not record.exists():
         raise InputError(f"--save_path: {output.parts}, where parts would go, is not this suite's; give another name")
     if output.parts.exists() and not (work.resume or work.shards > 1):
         shutil.rmtree(output.parts)

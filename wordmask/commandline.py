@@ -95,6 +95,8 @@ class Parser(HfArgumentParser):
                 raise InputError(f"{path}: {name} is not a flag of this script{suggest(name, self.flags)}")
             if value is None or value == []:
                 continue
+            if isinstance(value, bool) and name in self.flags and not _is_switch(self.flags[name]):
+                value = "yes" if value else "no"  # what YAML takes for a truth value, as in `eval_strategy: no`
             if isinstance(value, dict):
                 value = json.dumps(value)
             elif isinstance(value, list):
@@ -144,7 +146,12 @@ def _translate(name: str, new: OldFlag, value: str | None) -> list[str] | None:
         return None
     description, translate = new
     logger.warning("--%s is now %s", name, description)
-    return translate(value)
+    try:
+        return translate(value)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"--{name}: {value} is no value for it ({error})") from None
 
 
 def _is_switch(action: argparse.Action | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -41,7 +42,8 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
             mistake = find_input_error(error)
             if mistake is None:
                 raise
-            print(f"error: {mistake}", file=sys.stderr)
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not for every process of torchrun
+                print(f"error: {mistake}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return wrapper

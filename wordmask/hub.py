@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from wordmask.errors import InputError
+from wordmask.errors import InputError, one_line
 
 
 @contextlib.contextmanager
@@ -38,6 +38,15 @@ def loading(flag: str, name: str, what: str) -> Iterator[None]:
             "is a directory without" if os.path.isdir(name) else "is neither a directory nor in reach on the hub as"
         )
         raise InputError(f"{flag}: {name} {where} {what} ({found[:200]}); check the name, or the network") from None
+
+
+@contextlib.contextmanager
+def making(flag: str, settings: str) -> Iterator[None]:
+    """Turn what goes wrong while a model is made from settings into one sentence that names the flag."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, ImportError, ZeroDivisionError) as error:
+        raise InputError(f"{flag}: {settings} makes no masked language model ({one_line(error)[:200]})") from None
 
 
 def load_pretrained_tokenizer(flag: str, name: str, **options: Any) -> PreTrainedTokenizerBase:

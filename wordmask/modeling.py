@@ -22,7 +22,7 @@ from transformers import (
 
 from wordmask.arguments import ModelArguments
 from wordmask.errors import InputError
-from wordmask.hub import load_pretrained_tokenizer, loading
+from wordmask.hub import load_pretrained_tokenizer, loading, making
 from wordmask.vocabulary import train_tokenizer
 
 LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
@@ -71,7 +71,10 @@ def _trained_tokenizer(arguments: ModelArguments, rows: Any) -> str:
             "--vocab_size trains a tokenizer on the training text, which must be there and not be streamed; give "
             "--tokenizer_name"
         )
-    kind = arguments.model_type or AutoConfig.from_pretrained(str(arguments.config_name)).model_type
+    kind = arguments.model_type
+    if kind is None:
+        with loading("--config_name", str(arguments.config_name), "a configuration"):
+            kind = AutoConfig.from_pretrained(str(arguments.config_name), **_hub_options(arguments)).model_type
     key = datasets.fingerprint.Hasher.hash([kind, arguments.vocab_size, rows._fingerprint])
     directory = Path(arguments.cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", f"tokenizer-{key}")
     if not directory.exists():
@@ -108,7 +111,9 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
     else:
         _adopt_vocabulary(config, tokenizer)
         _override(config, arguments.config_overrides)
-        with loading("--model_type", str(source or arguments.model_type), "a masked language model"):
+        flag = "--config_overrides" if arguments.config_overrides else "--config_name" if source else "--model_type"
+        what = arguments.config_overrides or source or str(arguments.model_type)
+        with making(flag, what):
             dtype = torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
             attention = {name: options[name] for name in ("attn_implementation",) if name in options}
             model = AutoModelForMaskedLM.from_config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 import platform
 import shutil
@@ -13,12 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
 import wordmask
 from wordmask.arguments import RunArguments
 from wordmask.errors import InputError
 from wordmask.textfiles import write_atomically
+
+logger = logging.getLogger(__name__)
 
 RECORD = "wordmask_run.json"
 SECRET = ("token", "hub_token")
@@ -35,8 +36,9 @@ def find_checkpoint(training: RunArguments) -> str | None:
         InputError: where the directory holds what this suite did not write, or a finished model without checkpoints.
     """
     directory = training.output_dir
-    if os.path.exists(directory) and not os.path.isdir(directory):
-        raise InputError(f"--output_dir: {directory} is a file; give a directory")
+    for ancestor in (Path(directory), *Path(directory).parents):
+        if ancestor.exists() and not ancestor.is_dir():
+            raise InputError(f"--output_dir: {ancestor} is a file; give a directory")
     asked = training.resume_from_checkpoint
     if asked and str(asked).lower() not in ("true", "false"):
         if not os.path.isfile(os.path.join(asked, "trainer_state.json")):
@@ -53,7 +55,7 @@ def find_checkpoint(training: RunArguments) -> str | None:
             )
     if training.overwrite_output_dir:
         return None
-    checkpoint = get_last_checkpoint(directory) if found else None
+    checkpoint = _last_checkpoint(directory)
     if asked and str(asked).lower() == "true" and checkpoint is None:
         raise InputError(f"--resume_from_checkpoint: {directory} holds no checkpoint; give the path of one")
     trains = training.do_train or training.neither
@@ -63,6 +65,17 @@ def find_checkpoint(training: RunArguments) -> str | None:
             "--overwrite_output_dir to train it again"
         )
     return checkpoint
+
+
+def _last_checkpoint(directory: str) -> str | None:
+    """The newest checkpoint that is whole: the Trainer writes trainer_state.json last."""
+    steps = [name.removeprefix("checkpoint-") for name in _matching(directory, ["checkpoint-[0-9]*"])]
+    for step in sorted(map(int, filter(str.isdigit, steps)), reverse=True):
+        path = os.path.join(directory, f"checkpoint-{step}")
+        if os.path.isfile(os.path.join(path, "trainer_state.json")):
+            return path
+        logger.warning("%s is not whole, as if a run had been stopped while it wrote it, and is passed over", path)
+    return None
 
 
 def _entries(directory: str) -> list[str]:

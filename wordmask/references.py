@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from wordmask.errors import InputError
 from wordmask.textfiles import is_blank, read_lines, write_atomically
-from wordmask.tokens import TokenizedLines
+from wordmask.tokens import TokenizedLines, backend_state
 from wordmask.words import CHINESE, EXTEND
 
 BATCH = 1000  # lines
@@ -74,7 +74,7 @@ def write_provenance(path: str | Path, provenance: Provenance) -> None:
 
 def tokenizer_digest(tokenizer) -> str:
     """The digest of a fast tokenizer's vocabulary, added tokens, normalizer and pre-tokenizer."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state = backend_state(tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
     decisive = {name: state.get(name) for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -194,7 +194,7 @@ def continuations(
     special_ids: NDArray[np.int64],
     mixed: bool,
     where: str,
-    numbers: Sequence[int],
+    numbers: Sequence[int | str],
 ) -> NDArray[np.bool_]:
     """(tokens,) Which tokens continue a word by the references of their lines.
 

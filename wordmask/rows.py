@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import hashlib
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,24 @@ from wordmask.words import segmented
 
 logger = logging.getLogger(__name__)
 
+STREAM_BATCH = 1000  # texts that are tokenized together while training
+
+
+class _Places(Sequence[str]):
+    """Where each line of a batch comes from, for an error message."""
+
+    def __init__(self, batch: pa.Table, files: Sequence[str]):
+        self.batch, self.files = batch, files
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __getitem__(self, index: Any) -> Any:
+        if "line" not in self.batch.column_names:
+            return f"{index + 1} of its batch"
+        file = self.files[self.batch["file"][index].as_py()] if "file" in self.batch.column_names else ""
+        return f"{self.batch['line'][index].as_py()} ({file})"
+
 
 class Preparation:
     """Turns a batch of texts into tokens: the same for datasets in memory and for streams.
@@ -43,7 +61,7 @@ class Preparation:
     def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
         self.tokenizer, self.separator, self.words = tokenizer, separator, words
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance)
-        self.flag, self.where = texts.flag, texts.reference_flag
+        self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
         self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
@@ -79,7 +97,7 @@ class Preparation:
             continues = tokens.continues
             if "chinese_ref" in batch.column_names:
                 references = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
-                numbers = batch["line"].to_pylist() if "line" in batch.column_names else range(1, len(lines) + 1)
+                numbers = _Places(batch, self.files)
                 continues = continues | continuations(
                     tokens, references, self.prefix, self.special_ids, self.mixed, self.where, numbers
                 )
@@ -249,10 +267,19 @@ def _blocks(total: int, room: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 class StreamedRows(torch.utils.data.IterableDataset):
-    """Rows made while training, from a stream of texts.
+    """Rows made while training, from a stream of texts, one pass after the other without end.
 
-    A row's mask depends on a digest of its tokens instead of an index, so that it is the same whichever worker or
-    process makes the row.
+    Rows and masks are the same with any number of workers: a mask depends on the row's place in the stream, and on the
+    pass instead of an epoch. Line by line, each worker tokenizes its share of the texts; blocks run on from text to
+    text, so each worker tokenizes all and takes its share of the blocks.
+
+    Args:
+        texts: the text.
+        tokenizer: the tokenizer.
+        arguments: how rows are made.
+        length: the most tokens in a row, special ones included.
+        words: where words come from besides; `None` where a tokenizer that knows no words will do.
+        rate: the masking rate.
     """
 
     def __init__(
@@ -264,42 +291,54 @@ class StreamedRows(torch.utils.data.IterableDataset):
         words: SegmentationArguments | None,
         rate: float,
     ):
-        self.rows, self.flag = texts.rows, texts.flag
+        limit = arguments.max_train_samples
+        self.texts = texts.rows.take(limit) if limit else texts.rows
         self.preparation = Preparation(tokenizer, texts, _separator(tokenizer, arguments), words)
         self.room = length - _special_count(tokenizer)
-        self.arguments, self.rate, self.epoch = arguments, rate, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration; the Trainer calls this."""
-        self.epoch = epoch
+        self.arguments, self.rate = arguments, rate
 
     def __iter__(self) -> Iterator[Example]:
-        pieces = self._pieces_of_lines() if self.arguments.line_by_line else self._pieces_of_blocks()
-        for number, piece in enumerate(pieces):
-            identity = int.from_bytes(hashlib.blake2b(piece.tobytes(), digest_size=8).digest(), "little")
-            yield Example(piece, identity, self.epoch, self.rate)
-            if number + 1 == self.arguments.max_train_samples:
+        for epoch in itertools.count():
+            some_row = False
+            for example in self.one_pass(epoch):
+                some_row = True
+                yield example
+            if not some_row:
                 return
 
-    def _tokenized(self) -> Iterator[NDArray[Any]]:
-        for batch in self.rows.iter(batch_size=1000):
-            columns = {name: batch[name] for name in ("text", "chinese_ref", "line") if name in batch}
-            for tokens in self.preparation(pa.table(columns))["tokens"]:
-                yield tokens.values.to_numpy()
+    def one_pass(self, epoch: int) -> Iterator[Example]:
+        """This worker's rows of one pass through the stream."""
+        worker = torch.utils.data.get_worker_info()
+        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
+        pieces = self._lines(workers, own) if self.arguments.line_by_line else self._blocks(workers, own)
+        for place, piece in pieces:
+            yield Example(piece, place, epoch, self.rate)
 
-    def _pieces_of_lines(self) -> Iterator[NDArray[Any]]:
-        split = self.arguments.long_lines == "split"
-        for tokens in self._tokenized():
-            for start in range(0, len(tokens) if split else min(1, len(tokens)), self.room):
-                yield tokens[start : start + self.room]
+    def _lines(self, workers: int, own: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """The rows of one worker's texts, each with its place: the batch of its text, and its number there."""
+        for number, batch in enumerate(self.texts.iter(batch_size=STREAM_BATCH)):
+            if number % workers == own:
+                offsets, values = self._tokenized(batch)
+                spans = zip(*_lines(np.diff(offsets).astype(np.int64), self.room, self.arguments), strict=True)
+                yield from ((number << 32 | place, values[start:stop]) for place, (start, stop) in enumerate(spans))
 
-    def _pieces_of_blocks(self) -> Iterator[NDArray[Any]]:
-        rest = np.zeros(0, self.preparation.dtype)
-        for tokens in self._tokenized():
-            rest = np.concatenate([rest, tokens])
-            while len(rest) > self.room:  # the last token waits: a separator behind the last text is dropped
-                yield rest[: self.room]
-                rest = rest[self.room :]
+    def _blocks(self, workers: int, own: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """One worker's share of the blocks, each with its number."""
+        rest, number = np.zeros(0, self.preparation.dtype), 0
+        for batch in self.texts.iter(batch_size=STREAM_BATCH):
+            rest = np.concatenate([rest, self._tokenized(batch)[1]])
+            # The last token waits: a separator behind the last text is dropped.
+            whole = max(len(rest) - 1, 0) // self.room
+            for block in range(whole):
+                if (number + block) % workers == own:
+                    yield number + block, rest[block * self.room : (block + 1) * self.room]
+            rest, number = rest[whole * self.room :], number + whole
         rest = rest[: len(rest) - (self.preparation.separator is not None)]
-        if len(rest):
-            yield rest
+        if len(rest) and number % workers == own:
+            yield number, rest
+
+    def _tokenized(self, batch: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """Where each text of a batch begins and ends in its tokens, and the tokens."""
+        columns = {name: batch[name] for name in ("text", "chinese_ref", "line", "file") if name in batch}
+        tokens = self.preparation(pa.table(columns))["tokens"].combine_chunks()
+        return tokens.offsets.to_numpy(), tokens.values.to_numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -29,7 +30,7 @@ from wordmask.textfiles import (
     write_atomically,
 )
 
-FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
+FORMATS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
 
 
 @dataclass
@@ -123,13 +124,15 @@ def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | 
             "network or the cache to reach it, or a directory that save_to_disk wrote"
         ) from None
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    flag = "--dataset_name"
     texts = {
-        split: Texts(
-            _text_columns(splits[split], arguments.text_column_name, "--dataset_name", name), "--dataset_name"
-        )
+        split: Texts(_text_columns(splits[split], arguments.text_column_name, flag, name), flag, flag, [name])
         for split in ("train", "validation")
         if split in splits
     }
+    if arguments.streaming and "validation" in texts:  # what is evaluated on is read once and kept
+        rows = texts["validation"].rows.take(arguments.max_eval_samples or 10**9)
+        texts["validation"].rows = datasets.Dataset.from_list(list(rows))
     if not texts:
         raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
     return texts
@@ -187,6 +190,7 @@ def _read_text(
     if references:
         features["chinese_ref"] = datasets.List(datasets.Value("int32"))
         features["line"] = datasets.Value("int64")
+        features["file"] = datasets.Value("int16")
     # Tuples, since lists would be taken for shards; the stamps tell the cache when a file has changed.
     keywords: dict[str, Any] = {
         "files": tuple(files),
@@ -219,7 +223,7 @@ def _text_rows(
     for position, file in enumerate(files):
         if references:
             for line, text, reference in pair_with_text(file, references[position], flag, reference_flag):
-                yield {"text": text, "chinese_ref": reference, "line": line}
+                yield {"text": text, "chinese_ref": reference, "line": line, "file": position}
         else:
             yield from ({"text": text} for text in read_lines(file, flag) if not is_blank(text))
 
@@ -229,17 +233,18 @@ def _read_table(
 ) -> Any:
     """CSV, JSON or Parquet files."""
     options: dict[str, Any] = {}
-    if kind == "csv":
-        options = {"sep": "\t" if ".tsv" in Path(files[0]).suffixes else ",", "keep_default_na": False}
+    if kind in ("csv", "tsv"):
+        options = {"sep": "\t" if kind == "tsv" else ",", "keep_default_na": False}
     source = ", ".join(files)
     try:
         rows = datasets.load_dataset(
-            kind,
+            "csv" if kind == "tsv" else kind,
             data_files={"train": [glob.escape(_decompressed(file, flag, cache_dir)) for file in files]},
             split="train",
             cache_dir=cache_dir,
             streaming=streaming,
             download_mode="force_redownload" if arguments.overwrite_cache else None,
+            features=_reference_features(kind, files[0]),
             **options,
         )
         rows = _text_columns(rows, arguments.text_column_name, flag, source)
@@ -253,6 +258,20 @@ def _read_table(
     if not some_text:
         raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
     return rows
+
+
+def _reference_features(kind: str, file: str) -> datasets.Features | None:
+    """The features of a JSON file with references: without, an early stretch of empty ones would settle their type."""
+    if kind != "json":
+        return None
+    with open_binary(file) as source:
+        try:
+            row = json.loads(source.readline())
+        except ValueError:
+            return None
+    if not isinstance(row, dict) or row.keys() != {"text", "chinese_ref"}:
+        return None
+    return datasets.Features({"text": datasets.Value("string"), "chinese_ref": datasets.List(datasets.Value("int32"))})
 
 
 def _decompressed(file: str, flag: str, cache_dir: str | None) -> str:

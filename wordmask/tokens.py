@@ -96,6 +96,21 @@ def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
     return tokens
 
 
+def backend_state(tokenizer) -> dict[str, Any] | None:
+    """What a fast tokenizer consists of; `None` where a part is written in Python and cannot be told (RoFormer)."""
+    try:
+        return json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception as error:  # the library raises no type of its own
+        if "serialized" not in str(error):
+            raise
+        return None
+
+
+def _added_tokens(tokenizer) -> Any:
+    """What tells when tokens were added to a tokenizer, also such as its vocabulary had already."""
+    return {index: repr(token) for index, token in tokenizer.added_tokens_decoder.items()}
+
+
 class _Encoded(NamedTuple):
     """Tokens as the backend has them, one array for all: ids, first character, character behind the last, and a
     number that tokens of one pre-tokenized word share."""
@@ -141,41 +156,46 @@ class _Runs:
     equal to encoding whole lines.
     """
 
-    _known: WeakKeyDictionary[Any, _Runs | None] = WeakKeyDictionary()
+    _known: WeakKeyDictionary[Any, tuple[Any, _Runs | None]] = WeakKeyDictionary()
     _pattern = re.compile(f"[^{_APART}\\n]+")
-    _most = 200_000  # tokens that are remembered
+    _most = 200_000  # characters that are remembered, at least one for a run
 
-    def __init__(self, size: int):
-        self.size = size  # of the vocabulary, which tells when tokens were added
+    def __init__(self) -> None:
         self.characters: dict[int, int] = {}
         self._forget()
 
     def _forget(self) -> None:
         """Begin an empty memory: each run's number, where its tokens begin and end, and the tokens."""
         self.numbers: dict[str, int] = {}
+        self.held = 0
         self.edges = np.zeros(1, np.int64)
         self.memory = _Encoded(*(np.zeros(0, np.int64) for _ in _Encoded._fields))
 
     @classmethod
     def of(cls, tokenizer) -> _Runs | None:
         """The encoder of a tokenizer, with what it remembers; `None` where the tokenizer is not of that kind."""
-        known = cls._known.get(tokenizer)
-        if tokenizer not in cls._known or (known and known.size != len(tokenizer)):
-            known = cls._known[tokenizer] = cls(len(tokenizer)) if cls._applies(tokenizer) else None
-        return known
+        known, added = cls._known.get(tokenizer), _added_tokens(tokenizer)
+        if known is None or known[0] != added:
+            known = cls._known[tokenizer] = added, cls() if cls._applies(tokenizer) else None
+        return known[1]
 
     @staticmethod
     def _applies(tokenizer) -> bool:
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        normalizer, divider = (state.get(name) or {} for name in ("normalizer", "pre_tokenizer"))
-        added = "".join(token["content"] for token in state["added_tokens"])
+        state = backend_state(tokenizer)
+        if state is None:
+            return False
+        normalizer, divider, model = (state.get(name) or {} for name in ("normalizer", "pre_tokenizer", "model"))
+        contents = [token["content"] for token in state["added_tokens"]]
         plain = not any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in state["added_tokens"])
         return (
             normalizer.get("type") == "BertNormalizer"
             and normalizer.get("handle_chinese_chars") is True
             and divider.get("type") == "BertPreTokenizer"
+            and model.get("type") == "WordPiece"
+            and model.get("unk_token") in model.get("vocab", ())
             and plain
-            and not re.search(f"[{_APART}\n]", added)
+            and all(content == content.strip() for content in contents)
+            and not re.search(f"[{_APART}\\n]", "".join(contents))
         )
 
     def __call__(self, tokenizer, characters: Characters) -> tuple[_Encoded, NDArray[np.int64]]:
@@ -202,7 +222,7 @@ class _Runs:
 
     def _between(self, tokenizer, runs: Sequence[str], starts: NDArray[np.int64]) -> _Encoded:
         """The tokens of runs that begin at these characters."""
-        if len(self.memory.ids) > self._most:
+        if self.held > self._most:
             self._forget()
         unknown = [run for run in dict.fromkeys(runs) if run not in self.numbers]
         if unknown:
@@ -221,6 +241,7 @@ class _Runs:
         begins[1:] = (encoded.words[1:] != encoded.words[:-1]) | (run[1:] != run[:-1])
         word = np.maximum.accumulate(np.where(begins, np.arange(len(run)), 0))
         encoded = encoded._replace(words=encoded.starts[word])
+        self.held += sum(map(len, runs))
         self.numbers |= zip(runs, range(len(self.numbers), len(self.numbers) + len(runs)), strict=True)
         self.edges = np.concatenate([self.edges, self.edges[-1] + np.cumsum(lengths)])
         self.memory = _Encoded(*map(np.concatenate, zip(self.memory, encoded, strict=True)))

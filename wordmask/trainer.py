@@ -219,8 +219,9 @@ class MlmTrainer(Trainer):
         """The Trainer's loop, with our metric instead of its storage: sums over the exact rows, on all processes."""
         self.metric.compute()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        sums = torch.from_numpy(self.metric.pack()).to(self.args.device)
-        self.metric.unpack(self.accelerator.reduce(sums, "sum").cpu().numpy())
+        if self.args.world_size > 1:
+            sums = torch.from_numpy(self.metric.pack()).to(self.args.device)
+            self.metric.unpack(self.accelerator.reduce(sums, "sum").cpu().numpy())
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.metric.compute().items()}
         return output._replace(metrics={**(output.metrics or {}), **metrics})
 
@@ -247,5 +248,5 @@ class MlmTrainer(Trainer):
                 "references": inputs["labels"][masked],
                 "words": words[masked],
             }
-        self.metric.add_batch(loss=float(loss.double() * count), tokens=int(count), **found)
+        self.metric.add_batch(loss=float(loss) * int(count), tokens=int(count), **found)
         return None, None, None

@@ -33,9 +33,9 @@ from wordmask.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 REPORTED = {
-    "train_samples": "rows trained on",
+    "train_samples": "training rows",
     "train_loss": "training loss",
-    "eval_samples": "rows evaluated on",
+    "eval_samples": "evaluation rows",
     "eval_loss": "evaluation loss",
     "perplexity": "perplexity",
     "eval_accuracy": "masked tokens right",
@@ -128,9 +128,7 @@ def _load_texts(arguments: Arguments) -> dict[str, Texts]:
     """The texts that this run needs; without --do_train and --do_eval, it does both as far as there is data."""
     training, data = arguments.training, arguments.data
     with training.main_process_first(desc="reading the text"):
-        texts = load_texts(
-            data, arguments.model.cache_dir, arguments.model.token, training.neither or training.do_eval
-        )
+        texts = load_texts(data, arguments.model.cache_dir, arguments.model.token, training.do_eval, training.neither)
     if training.neither:
         training.do_train = "train" in texts
         training.do_eval = "validation" in texts
@@ -142,7 +140,7 @@ def _load_texts(arguments: Arguments) -> dict[str, Texts]:
             "without --streaming"
         )
     if data.streaming and training.do_train:
-        if training.max_steps <= 0:
+        if training.max_steps <= 0 and not arguments.masking.preview_masking:
             raise InputError("--streaming needs --max_steps, since the length of a stream is not known")
         if training.world_size > 1:
             raise InputError("--streaming works on one process; prepare the text without it for several")
@@ -238,8 +236,7 @@ def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
         done = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).global_step
         if done >= trainer.planned_steps():
             logger.warning("%s holds the end of this run; --overwrite_output_dir trains it again", checkpoint)
-            trainer._load_from_checkpoint(checkpoint)
-            trainer.save_model()
+            _take_over(trainer, checkpoint)
             return {}
         logger.warning("going on from %s", checkpoint)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -250,6 +247,17 @@ def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics
+
+
+def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
+    """Give the Trainer the model of a finished run, as that run saved it, or else as its last checkpoint has it."""
+    directory = str(trainer.args.output_dir)
+    saved = os.path.exists(os.path.join(directory, "train_results.json"))
+    transformers.utils.logging.set_verbosity_error()  # weights that are tied are reported as missing
+    trainer._load_from_checkpoint(directory if saved else checkpoint)
+    trainer.state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+    if not saved:
+        trainer.save_model()
 
 
 def _evaluate(trainer: MlmTrainer) -> dict[str, float]:

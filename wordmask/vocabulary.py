@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, DebertaTokenizer, PreTrainedTokenizerBase
 
-from wordmask.errors import InputError
+from wordmask.errors import InputError, one_line
 from wordmask.tokens import special_affixes
 
 
@@ -66,15 +66,23 @@ class Vocabulary:
 def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """Train the kind of tokenizer that goes with a model type; BERT's makes each Chinese character a token.
 
+    A type that brings none of its own, such as ModernBERT, gets byte-level BPE with BERT's special tokens (DeBERTa's).
+
     Raises:
-        InputError: where the type brings no tokenizer that can be trained.
+        InputError: where none can be trained on this text.
     """
+    untrained: Any
     try:
-        untrained: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
-        trained = untrained().train_new_from_iterator(texts, vocab_size, show_progress=False)
-    except (KeyError, ValueError, TypeError, NotImplementedError):
+        kind: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
+        untrained = kind()
+    except (KeyError, ValueError, TypeError):
+        untrained = DebertaTokenizer()
+    try:
+        trained = untrained.train_new_from_iterator(texts, vocab_size, show_progress=False)
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise InputError(
-            f"--vocab_size: the type {model_type} brings no tokenizer that can be trained here; give --tokenizer_name"
+            f"--vocab_size: no tokenizer of {vocab_size} entries can be trained for {model_type} ({one_line(error)}); "
+            "give --tokenizer_name"
         ) from None
     trained.name_or_path = ""
     return trained
