@@ -330,3 +330,15 @@ def test_an_old_flag_is_not_translated_into_one_that_does_not_exist():
 def test_the_first_rate_of_a_schedule_is_not_lost():
     assert parse(mlm_probability="0.30:0.15").masking.rates == (0.30, 0.15)
     assert parse(mlm_probability="0.2").masking.rates == (0.2, 0.2)
+
+
+def test_a_model_type_beside_a_model_is_passed_over_with_a_warning(caplog):
+    arguments = parse_arguments([*(f"--{name}={value}" for name, value in NEEDED.items()), "--model_type", "roberta"])
+    assert arguments.model.model_type is None and "--model_type roberta" in caplog.text
+
+
+def test_yaml_truth_values_stand_for_the_words_they_were(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("eval_strategy: no\nfp16: no\n" + "".join(f"{name}: {value}\n" for name, value in NEEDED.items()))
+    arguments = parse_arguments([str(path)])
+    assert arguments.training.eval_strategy == "no" and arguments.training.fp16 is False

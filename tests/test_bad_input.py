@@ -360,7 +360,6 @@ def test_a_directory_without_a_model(refuse, tmp_path):
         (["--validation_split_percentage", "100"], ["--validation_split_percentage", "100"]),
         (["--validation_split_percentage", "-1"], ["--validation_split_percentage", "-1"]),
         (["--mask_replace_prob", "0.8", "--random_replace_prob", "0.3"], ["--mask_replace_prob", "0.8", "0.3"]),
-        (["--model_type", "bert"], ["--model_type", "--model_name_or_path"]),
         (["--resume_from_checkpoint", "nowhere"], ["--resume_from_checkpoint", "nowhere"]),
         (["--do_eval", "--validation_split_percentage", "0"], ["--do_eval", "--validation_file"]),
         (["--learning_rat", "1"], ["--learning_rat", "learning_rate"]),

@@ -282,3 +282,12 @@ def test_the_model_card_has_no_empty_or_dead_link(english_model, text, tmp_path,
     assert [link for link in links if english_model in link[1]] == [], "a directory is no page of the hub"
     assert "None" not in card and "fine-tuned version of [](" not in card
     assert ("fine-tuned" in card) is (source == "model")
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over(argv, copy):
+    """A run that is killed while it writes a checkpoint leaves one without trainer_state.json."""
+    (copy / "checkpoint-999").mkdir()
+    (copy / "checkpoint-999" / "config.json").write_text("{}")
+    before = weights(copy)
+    run_mlm_wwm.main([*argv, str(copy)])
+    assert same(before, weights(copy))

@@ -205,7 +205,7 @@ def continuations(
         special_ids: the ids of special tokens, which belong to no word.
         mixed: whether words may be other than Chinese.
         where: the flag and the file, for an error message.
-        numbers: the number of each line in its text, for an error message.
+        numbers: the number of each line in its text, or where else it is from, for an error message.
 
     Raises:
         InputError: naming the line and the position that cannot be: out of range, special, the first of its line or
@@ -220,9 +220,10 @@ def continuations(
     def refuse(wrong: NDArray[np.bool_], why: str) -> None:
         if wrong.any():
             at = int(np.argmax(wrong))
-            position = list(chain(*references))[at]
+            position, number = list(chain(*references))[at], numbers[line[at]]
+            place = number if isinstance(number, str) else f"{number} of the text"
             raise InputError(
-                f"{where}: position {position} of the reference for line {numbers[line[at]]} of the text {why}; "
+                f"{where}: position {position} of the reference for line {place} {why}; "
                 "make the references again with run_chinese_ref.py and the tokenizer given here"
             )
 

@@ -45,7 +45,7 @@ class _Places(Sequence[str]):
         if "line" not in self.batch.column_names:
             return f"{index + 1} of its batch"
         file = self.files[self.batch["file"][index].as_py()] if "file" in self.batch.column_names else ""
-        return f"{self.batch['line'][index].as_py()} ({file})"
+        return f"{self.batch['line'][index].as_py()} of the text ({file})"
 
 
 class Preparation:
