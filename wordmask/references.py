@@ -13,11 +13,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.json  # noqa: F401  # makes pa.json
 from numpy.typing import NDArray
 
 from wordmask.errors import InputError
@@ -103,79 +105,106 @@ def batches(items: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
         yield batch
 
 
-def read_positions(path: str, flag: str) -> Iterator[list[int]]:
-    """The references of a file's lines, blank lines passed over.
+def read_reference_arrays(path: str, flag: str) -> Iterator[pa.ListArray]:
+    """The references of a file's lines, a thousand at a time, blank lines passed over.
 
     Raises:
-        InputError: naming the line that is not a JSON list of integers.
+        InputError: naming the line that is not a JSON list of integers, or holds one that is out of range.
     """
     numbered = ((number, line) for number, line in enumerate(read_lines(path, flag), 1) if not is_blank(line))
     for batch in batches(numbered):
-        # One list to a line, so that what is put together below comes apart where the lines do.
-        whole = all(line.count("[") == line.count("]") == 1 and line.strip()[-1] == "]" for _, line in batch)
-        try:
-            parsed = json.loads("[" + ",".join(line for _, line in batch) + "]") if whole else []
-        except ValueError:
-            parsed = []
-        if len(parsed) != len(batch) or not all(map(_is_reference, parsed)):
-            number, line = next((number, line) for number, line in batch if not _parses(line))
+        array = _parse([line for _, line in batch])
+        if array is None:
+            number, line = next((number, line) for number, line in batch if _parse([line]) is None)
+            wrong = (
+                "holds a position that is out of range" if _is_reference(line) else "is not a JSON list of integers"
+            )
             raise InputError(
-                f"{flag}: {path}, line {number}: {line[:40]!r} is not a JSON list of integers such as [2, 5]; "
+                f"{flag}: {path}, line {number}: {line[:40]!r} {wrong} such as [2, 5]; "
                 "make the file with run_chinese_ref.py"
             )
-        for (number, _), reference in zip(batch, parsed, strict=True):
-            if reference and max(map(abs, reference)) >= 2**31:
-                raise InputError(
-                    f"{flag}: {path}, line {number}: position {max(reference, key=abs)} is out of range; "
-                    "make the file with run_chinese_ref.py"
-                )
-        yield from parsed
+        yield array
 
 
-def _is_reference(value: Any) -> bool:
+def _parse(lines: Sequence[str]) -> pa.ListArray | None:
+    """The lists in JSON lines, `None` where one of them is not a list of integers of 32 bits."""
+    # One list to a line, so that what is put together below comes apart where the lines do.
+    if not all(line.count("[") == line.count("]") == 1 and line.strip()[-1] == "]" for line in lines):
+        return None
+    try:
+        rows = "".join(f'{{"r":{line}}}\n' for line in lines).encode("utf-8", "surrogatepass")
+        column = pa.json.read_json(pa.py_buffer(rows), parse_options=_ONE_LIST)["r"].combine_chunks()
+        values = column.values.cast(pa.int32())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+    if len(column) != len(lines) or column.null_count or values.null_count:
+        return None
+    return pa.ListArray.from_arrays(column.offsets, values)
+
+
+_ONE_LIST = pa.json.ParseOptions(
+    explicit_schema=pa.schema([("r", pa.list_(pa.int64()))]), unexpected_field_behavior="error"
+)
+
+
+def read_positions(path: str, flag: str) -> Iterator[list[int]]:
+    """The references of a file's lines one by one, see `read_reference_arrays`."""
+    for array in read_reference_arrays(path, flag):
+        yield from array.to_pylist()
+
+
+def _is_reference(line: str) -> bool:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
     return isinstance(value, list) and all(type(position) is int for position in value)
 
 
-def _parses(line: str) -> bool:
-    try:
-        return _is_reference(json.loads(line))
-    except (ValueError, RecursionError):
-        return False
-
-
-def pair_with_text(
-    text_path: str, reference_path: str, text_flag: str, flag: str
-) -> Iterator[tuple[int, str, list[int]]]:
-    """The lines of a text, each with its number and its reference, blank lines passed over on both sides.
+def pair_tables(text_path: str, reference_path: str, text_flag: str, flag: str) -> Iterator[pa.Table]:
+    """The lines of a text with their numbers and references, blank lines passed over on both sides, as tables with the
+    columns `line`, `text` and `chinese_ref`.
 
     Raises:
         InputError: where there are too few or too many references, or where the provenance beside the reference file
             says that it was made from another text.
     """
     digest = TextDigest()
-
-    def texts() -> Iterator[tuple[int, str]]:
-        for batch in batches(read_lines(text_path, text_flag)):
-            first = digest.lines + 1
-            digest.add(batch)
-            yield from ((number, line) for number, line in enumerate(batch, first) if not is_blank(line))
-
-    lines, positions = texts(), read_positions(reference_path, flag)
-    for pairs, (numbered, reference) in enumerate(zip_longest(lines, positions)):
-        if numbered is None or reference is None:
-            more_lines, more_references = sum(1 for _ in lines), sum(1 for _ in positions)
-            raise InputError(
-                f"{flag}: {reference_path} has {pairs + (reference is not None) + more_references} references and "
-                f"{text_path} has {pairs + (numbered is not None) + more_lines} lines of text; "
-                "make the references again with run_chinese_ref.py from this text"
-            )
-        yield *numbered, reference
+    arrays = read_reference_arrays(reference_path, flag)
+    waiting, pairs, missing = pa.array([], pa.list_(pa.int32())), 0, 0
+    for batch in batches(read_lines(text_path, text_flag)):
+        first = digest.lines + 1
+        digest.add(batch)
+        numbered = [(number, line) for number, line in enumerate(batch, first) if not is_blank(line)]
+        while len(waiting) < len(numbered) and (array := next(arrays, None)) is not None:
+            waiting = pa.concat_arrays([waiting, array])
+        found = min(len(numbered), len(waiting))
+        missing += len(numbered) - found
+        if found and not missing:
+            numbers, lines = zip(*numbered, strict=True)
+            columns = [pa.array(numbers, pa.int64()), pa.array(lines, pa.string()), waiting[:found]]
+            yield pa.table(columns, ["line", "text", "chinese_ref"])
+        waiting, pairs = waiting[found:], pairs + found
+    surplus = len(waiting) + sum(map(len, arrays))
+    if missing or surplus:
+        raise InputError(
+            f"{flag}: {reference_path} has {pairs + surplus} references and {text_path} has {pairs + missing} lines "
+            "of text; make the references again with run_chinese_ref.py from this text"
+        )
     provenance = read_provenance(reference_path, flag)
     if provenance and provenance.text_sha256 != digest.hexdigest():
         raise InputError(
             f"{flag}: {reference_path} was made from another text than {text_path} ({provenance.lines} lines where "
             f"this one has {digest.lines}, or other words in them); make the references again with run_chinese_ref.py"
         )
+
+
+def pair_with_text(
+    text_path: str, reference_path: str, text_flag: str, flag: str
+) -> Iterator[tuple[int, str, list[int]]]:
+    """The lines of a text one by one, each with its number and its reference, see `pair_tables`."""
+    for table in pair_tables(text_path, reference_path, text_flag, flag):
+        yield from zip(*(table[name].to_pylist() for name in ("line", "text", "chinese_ref")), strict=True)
 
 
 def check_tokenizer(provenance: Provenance, tokenizer, path: str, flag: str) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 from wordmask.arguments import DataArguments
 from wordmask.errors import InputError, one_line
 from wordmask.hub import quiet_hub
-from wordmask.references import Provenance, pair_with_text, read_provenance
+from wordmask.references import Provenance, batches, pair_tables, read_provenance
 from wordmask.textfiles import (
     COMPRESSED,
     DECOMPRESSION_ERRORS,
@@ -191,13 +190,12 @@ def _read_text(
         features["chinese_ref"] = datasets.List(datasets.Value("int32"))
         features["line"] = datasets.Value("int64")
         features["file"] = datasets.Value("int16")
-    # Tuples, since lists would be taken for shards; the stamps tell the cache when a file has changed.
     keywords: dict[str, Any] = {
-        "files": tuple(files),
+        "files": tuple(files),  # no lists, since those would be taken for shards
         "references": tuple(references),
         "flags": (flag, reference_flag),
     }
-    if next(_text_rows(**keywords), None) is None:
+    if next(_text_tables(**keywords), None) is None:
         raise InputError(f"{flag}: {', '.join(files)} has no text in it; give a file with one text to a line")
     if arguments.text_column_name not in (None, "text"):
         raise InputError(
@@ -206,26 +204,40 @@ def _read_text(
     if streaming:
         return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=keywords)
     sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
-    stamps = tuple(
-        (path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in [*files, *references, *sidecars]
-    )
-    if arguments.overwrite_cache:
-        stamps += (("", 0, time.time_ns()),)
-    keywords["stamps"] = stamps
-    return datasets.Dataset.from_generator(_text_rows, features=features, gen_kwargs=keywords, cache_dir=cache_dir)
+    key = datasets.fingerprint.Hasher.hash([_stamps([*files, *references, *sidecars]), bool(references)])
+    path = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", f"texts-{key}.arrow")
+    if arguments.overwrite_cache or not path.exists():
+        with (
+            write_atomically(path, binary=True) as file,
+            datasets.arrow_writer.ArrowWriter(stream=file, features=features) as writer,
+        ):
+            for table in _text_tables(**keywords):
+                writer.write_table(table.select(list(features)))
+            writer.finalize(close_stream=False)
+    return datasets.Dataset.from_file(str(path))
 
 
-def _text_rows(
-    files: Sequence[str], references: Sequence[str], flags: tuple[str, str], stamps: Any = None
-) -> Iterator[dict[str, Any]]:
+def _stamps(files: Sequence[str]) -> list[tuple[str, int, int]]:
+    """What tells the cache when a file has changed."""
+    return [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+
+
+def _text_tables(files: Sequence[str], references: Sequence[str], flags: tuple[str, str]) -> Iterator[pa.Table]:
     """The lines of text files, blank ones passed over, with their references where there are any."""
     flag, reference_flag = flags
     for position, file in enumerate(files):
         if references:
-            for line, text, reference in pair_with_text(file, references[position], flag, reference_flag):
-                yield {"text": text, "chinese_ref": reference, "line": line, "file": position}
+            for table in pair_tables(file, references[position], flag, reference_flag):
+                yield table.append_column("file", pa.array([position] * len(table), pa.int16()))
         else:
-            yield from ({"text": text} for text in read_lines(file, flag) if not is_blank(text))
+            for batch in batches(line for line in read_lines(file, flag) if not is_blank(line)):
+                yield pa.table({"text": pa.array(batch, pa.string())})
+
+
+def _text_rows(files: Sequence[str], references: Sequence[str], flags: tuple[str, str]) -> Iterator[dict[str, Any]]:
+    """The same, row by row, for a stream."""
+    for table in _text_tables(files, references, flags):
+        yield from table.to_pylist()
 
 
 def _read_table(
@@ -278,8 +290,7 @@ def _decompressed(file: str, flag: str, cache_dir: str | None) -> str:
     """The path of a file's plain copy in the cache, or its own where it is plain."""
     if Path(file).suffix not in COMPRESSED:
         return os.path.abspath(file)
-    status = os.stat(file)
-    stamp = hashlib.sha256(repr((os.path.abspath(file), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
+    stamp = datasets.fingerprint.Hasher.hash(_stamps([file]))
     plain = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", stamp, Path(file).stem)
     if not plain.exists():
         try:
