@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from peers import classic_reading, classic_references
+from sides import run_in_turn
 from wordmask.building import Annotator, Output, Work, line_positions, load_sources, write_references
 from wordmask.references import read_reference_arrays
 from wordmask.segmentation import SegmentationArguments
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
                 run_ours, text, options.tokenizer, SegmentationArguments(segmenter="jieba", hmm=False), 1
             ),
         }
-        results = measure(contestants, options.repeats)
+        sides = {name: partial(with_memory, run) for name, run in contestants.items()}
+        results = run_in_turn(sides, options.repeats)
         reading = compare_reading(folder, text, options.tokenizer, legacy)
     print_results(results, len(lines), reading)
     if options.gold:
@@ -118,28 +119,11 @@ def run_ours(text: str, tokenizer_name: str, segmentation: SegmentationArguments
     return {"segment": segment, "match": total - segment, "total": total}
 
 
-def _with_memory(run: Callable[[], dict[str, float]], queue: Any) -> None:
+def with_memory(run: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """A run's figures, and by how much it raised the peak memory of its process."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    queue.put(result | {"MB added": (peak - before) / 1024})
-
-
-def measure(contestants: dict[str, Callable[[], dict[str, float]]], repeats: int) -> dict[str, dict[str, float]]:
-    """The medians of each contestant's figures, each run in a process of its own, in turn."""
-    context = get_context("spawn")
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, run in contestants.items():
-            queue = context.Queue()
-            process = context.Process(target=_with_memory, args=(run, queue))
-            process.start()
-            runs[name].append(queue.get())
-            process.join()
-    return {
-        name: {figure: statistics.median(run[figure] for run in found) for figure in found[0]}
-        for name, found in runs.items()
-    }
+    return result | {"MB added": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
 
 
 def compare_reading(

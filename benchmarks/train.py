@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
+from sides import run_in_turn
 from wordmask.arguments import parse_arguments
 from wordmask.collators import MaskingCollator
 from wordmask.masking import IGNORED, Strategy
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         "ours, random, sparse": partial(run_ours, options, "random", True),
         "ours, grouped, sparse": partial(run_ours, options, "group_by_length", True),
     }
-    results = measure(sides, options.repeats)
+    results = run_in_turn(sides, options.repeats)
     table = Table(title=f"{options.layers} × {options.hidden}, batch {options.batch}, {options.steps} steps")
     for column in ("", "real tokens/s", "times plain", "padding", "peak MB", "loss afterwards"):
         table.add_column(column, justify="right" if column else "left")
@@ -75,27 +74,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         )
     Console().print(table)
     return results
-
-
-def measure(sides: dict[str, Callable[[], dict[str, float]]], repeats: int) -> dict[str, dict[str, float]]:
-    """The medians of each side's figures."""
-    context = get_context("spawn")
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, run in sides.items():
-            queue = context.Queue()
-            process = context.Process(target=_put, args=(run, queue))
-            process.start()
-            runs[name].append(queue.get())
-            process.join()
-    return {
-        name: {figure: statistics.median(run[figure] for run in found) for figure in found[0]}
-        for name, found in runs.items()
-    }
-
-
-def _put(run: Callable[[], dict[str, float]], queue: Any) -> None:
-    queue.put(run())
 
 
 class Counted:
