@@ -28,7 +28,7 @@ MAX_UNIT = 10  # tokens; a row has at most ceil(np) + MAX_UNIT - 1 labels
 _LENGTH_BITS, _CHANCE_BITS, _POSITION_BITS = 4, 30, 16
 LONGEST_ROW, LARGEST_BATCH = 2**_POSITION_BITS, 2 ** (64 - _LENGTH_BITS - _CHANCE_BITS - _POSITION_BITS)
 # One stream of random numbers for each purpose, so that no two draws share a number.
-_ORDER, _PHASE, _RUN, _REPLACE = range(4)
+_ORDER, _RUN, _REPLACE = range(3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -114,10 +114,13 @@ def _units(
     if strategy is Strategy.TOKEN:
         starts = np.flatnonzero(maskable)
         return starts, np.ones_like(starts)
-    starts = np.flatnonzero(word_starts(maskable, continues))
+    begins = word_starts(maskable, continues)
+    starts = np.flatnonzero(begins)
     if not len(starts):
         return starts, starts
-    lengths = np.add.reduceat(maskable.ravel(), starts, dtype=np.int64)
+    ends = maskable.copy()  # a word's last token: what follows begins a word or is not maskable
+    ends[:, :-1] &= begins[:, 1:] | ~maskable[:, 1:]
+    lengths = np.flatnonzero(ends) - starts + 1
     if lengths.max() > MAX_UNIT:
         parts = -(-lengths // MAX_UNIT)
         part = _ranges(parts)
@@ -195,14 +198,14 @@ def choose(
     order.sort()
 
     units = np.bincount(rows, minlength=batch)
-    phase = uniform(draw(keys, _PHASE))
+    phase = uniform(keys)  # random bits already, and every other draw mixes them again
     taken = np.floor(units * rates + phase).astype(np.int64)
     row = np.repeat(np.arange(batch), taken)
     # The ranks r at which floor(rp + u) steps up to 1, 2, …
     rank = np.ceil((_ranges(taken) + 1 - phase[row]) / rates[row]).astype(np.int64) - 1
 
-    missed = np.flatnonzero((rates > 0) & (units > 0) & (taken == 0))
-    if len(missed):  # rows too short for their rate: one unit all the same, each as likely
+    if not taken.all() and len(missed := np.flatnonzero((rates > 0) & (units > 0) & (taken == 0))):
+        # Rows too short for their rate: one unit all the same, each as likely.
         spread = phase[missed] / (1 - units[missed] * rates[missed])
         row = np.concatenate([row, missed])
         rank = np.concatenate([rank, (spread * units[missed]).astype(np.int64)])
@@ -235,10 +238,12 @@ def replace(
     rows = chosen // width
     bits = draw(keys[rows], _REPLACE, chosen - rows * width)
     # The upper half of the bits says what to do, the lower half which token.
-    action = (bits >> np.uint64(32)).astype(np.float64) * 2.0**-32
-    pick = ((bits & np.uint64(2**32 - 1)) * np.uint64(len(replacement.random_ids))) >> np.uint64(32)
-    new = np.where(action < replacement.mask_prob, replacement.mask_token_id, original)
-    at_random = (action >= replacement.mask_prob) & (action < replacement.mask_prob + replacement.random_prob)
-    new[at_random] = replacement.random_ids[pick[at_random].astype(np.int64)]
+    action = bits >> np.uint64(32)
+    some_mask = np.uint64(round(replacement.mask_prob * 2**32))
+    some_random = np.uint64(round(min(replacement.mask_prob + replacement.random_prob, 1.0) * 2**32))
+    new = np.where(action < some_mask, replacement.mask_token_id, original)
+    at_random = np.flatnonzero((action >= some_mask) & (action < some_random))
+    pick = ((bits[at_random] & np.uint64(2**32 - 1)) * np.uint64(len(replacement.random_ids))) >> np.uint64(32)
+    new[at_random] = replacement.random_ids[pick.astype(np.int64)]
     masked.ravel()[chosen] = new
     return masked, labels
