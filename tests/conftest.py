@@ -11,6 +11,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, AutoModelForMaskedLM, BertTokenizer  # noqa: E402
 
+from wordmask.references import pair_tables, read_reference_arrays  # noqa: E402
+
 torch.set_num_threads(1)
 
 SAMPLES = Path(__file__).parent.parent / "wordmask" / "samples"
@@ -61,6 +63,18 @@ def refusal(capsys, main, *argv: str) -> str:
     assert exit_status.value.code == 2
     assert printed.startswith("error: ") and printed.endswith("\n") and printed.count("\n") == 1, printed
     return printed.removeprefix("error: ").rstrip("\n")
+
+
+def read_positions(path: str, flag: str):
+    """The references of a file's lines, one by one."""
+    for array in read_reference_arrays(path, flag):
+        yield from array.to_pylist()
+
+
+def pair_with_text(text_path: str, reference_path: str, text_flag: str, flag: str):
+    """The lines of a text, one by one, each with its number and its reference."""
+    for table in pair_tables(text_path, reference_path, text_flag, flag):
+        yield from zip(*(table[name].to_pylist() for name in ("line", "text", "chinese_ref")), strict=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -24,8 +24,8 @@ from transformers import ByT5Tokenizer
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
-from conftest import character_tokenizer, sample_lines, save_model
-from wordmask.references import pair_with_text, read_provenance
+from conftest import character_tokenizer, pair_with_text, sample_lines, save_model
+from wordmask.references import read_provenance
 
 ROOT = Path(__file__).parent.parent
 KINDS = ["ref", "table.jsonl", "table.parquet", "tables/"]

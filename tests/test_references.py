@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from conftest import character_tokenizer
+from conftest import character_tokenizer, pair_with_text, read_positions
 from wordmask import building
 from wordmask.building import check_output
 from wordmask.errors import InputError
@@ -19,8 +19,6 @@ from wordmask.references import (
     Provenance,
     check_tokenizer,
     continuations,
-    pair_with_text,
-    read_positions,
     read_provenance,
     sidecar,
     tokenizer_digest,

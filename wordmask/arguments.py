@@ -211,6 +211,11 @@ class RunArguments(TrainingArguments):
         except (ValueError, ImportError, OSError, TypeError) as error:
             raise InputError(one_line(error)) from None
 
+    @property
+    def mask_seed(self) -> int:
+        """The seed of the order of rows and of their masks."""
+        return self.seed if self.data_seed is None else self.data_seed
+
     def _check(self) -> None:
         """Raise an `InputError` for what transformers lets pass, or reports without naming a flag."""
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):

@@ -35,7 +35,7 @@ from wordmask.references import Provenance, TextDigest, batches, sidecar, tokeni
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.textfiles import is_blank, read_lines, write_atomically
-from wordmask.tokens import special_affixes, tokenize
+from wordmask.tokens import require_fast, special_affixes, tokenize
 from wordmask.words import segmented
 
 OUTPUT_ERRORS = {
@@ -256,11 +256,7 @@ def write_references(
         InputError: where text or output cannot be had, or a worker dies. Finished parts stay, for `resume`.
     """
     tokenizer, segmenter = annotator.sources
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"--bert: {type(tokenizer).__name__} is a slow tokenizer and cannot tell where its tokens lie in the "
-            "text; give one with a tokenizer.json"
-        )
+    require_fast(tokenizer, "--bert")
     provenance = Provenance(
         tokenizer_sha256=tokenizer_digest(tokenizer),
         tokenizer=tokenizer.name_or_path,

@@ -147,12 +147,6 @@ _ONE_LIST = pa.json.ParseOptions(
 )
 
 
-def read_positions(path: str, flag: str) -> Iterator[list[int]]:
-    """The references of a file's lines one by one, see `read_reference_arrays`."""
-    for array in read_reference_arrays(path, flag):
-        yield from array.to_pylist()
-
-
 def _is_reference(line: str) -> bool:
     try:
         value = json.loads(line)
@@ -197,14 +191,6 @@ def pair_tables(text_path: str, reference_path: str, text_flag: str, flag: str) 
             f"{flag}: {reference_path} was made from another text than {text_path} ({provenance.lines} lines where "
             f"this one has {digest.lines}, or other words in them); make the references again with run_chinese_ref.py"
         )
-
-
-def pair_with_text(
-    text_path: str, reference_path: str, text_flag: str, flag: str
-) -> Iterator[tuple[int, str, list[int]]]:
-    """The lines of a text one by one, each with its number and its reference, see `pair_tables`."""
-    for table in pair_tables(text_path, reference_path, text_flag, flag):
-        yield from zip(*(table[name].to_pylist() for name in ("line", "text", "chinese_ref")), strict=True)
 
 
 def check_tokenizer(provenance: Provenance, tokenizer, path: str, flag: str) -> None:

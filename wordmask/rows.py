@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wordmask.arguments import DataArguments
 from wordmask.collators import Example
 from wordmask.errors import InputError, one_line
-from wordmask.references import check_tokenizer, continuations, read_provenance, tokenizer_digest
+from wordmask.references import check_tokenizer, continuations, tokenizer_digest
 from wordmask.sampling import Draw
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
@@ -60,15 +60,13 @@ class Preparation:
 
     def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
         self.tokenizer, self.separator, self.words = tokenizer, separator, words
-        self.mixed = any(provenance.mixed_words for provenance in texts.provenance)
+        self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
         self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
         self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
-        for path in texts.references:
-            provenance = read_provenance(path, texts.reference_flag)
-            if provenance:
-                check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
+        for path, provenance in texts.provenance.items():
+            check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
 
     def identity(self) -> list[Any]:
         """What the result depends on besides the text, for a cache's fingerprint."""

@@ -50,10 +50,10 @@ class Texts:
     references: Sequence[str] = ()
 
     @cached_property
-    def provenance(self) -> list[Provenance]:
-        """What the reference files say that they were made from, where they say it."""
-        found = (read_provenance(path, self.reference_flag) for path in self.references)
-        return [provenance for provenance in found if provenance]
+    def provenance(self) -> dict[str, Provenance]:
+        """What each reference file says that it was made from, where it says so."""
+        found = {path: read_provenance(path, self.reference_flag) for path in self.references}
+        return {path: provenance for path, provenance in found.items() if provenance}
 
 
 def load_texts(

@@ -66,6 +66,15 @@ class TokenizedLines:
         return joined
 
 
+def require_fast(tokenizer, flag: str, otherwise: str = "") -> None:
+    """Raise an `InputError` where a tokenizer gives no offsets."""
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{flag}: {type(tokenizer).__name__} is a slow tokenizer and cannot tell where its tokens lie in the "
+            f"text; give one with a tokenizer.json{otherwise}"
+        )
+
+
 def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
     """Tokenize lines as they stand, uncut and without special tokens, and find each token's word.
 
@@ -76,11 +85,7 @@ def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
     Raises:
         InputError: where the tokenizer gives no offsets.
     """
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"--tokenizer_name: {type(tokenizer).__name__} is a slow tokenizer and cannot tell where its tokens lie "
-            "in the text; give one with a tokenizer.json, or use --masking_strategy token"
-        )
+    require_fast(tokenizer, "--tokenizer_name", ", or use --masking_strategy token")
     characters = Characters(lines)
     encode = _Runs.of(tokenizer)
     encoded, lengths = encode(tokenizer, characters) if encode else _encode_lines(tokenizer, lines, characters)

@@ -44,6 +44,8 @@ class MlmTrainer(Trainer):
         sparse: the model's hook for sparse prediction, if it has one.
     """
 
+    args: RunArguments
+
     def __init__(
         self,
         model,
@@ -75,11 +77,6 @@ class MlmTrainer(Trainer):
         self._unwanted = {"attention_mask"} - set(parameters)
 
     # Batches
-
-    @property
-    def seed(self) -> int:
-        """The seed of the order and of the masks."""
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _loader(self, dataset: Rows | StreamedRows, collator: MaskingCollator, **batches: Any) -> DataLoader:
         args = self.args
@@ -120,7 +117,7 @@ class MlmTrainer(Trainer):
 
     def _order(self, rows: Rows, step: int) -> Callable[[int], NDArray[np.int64]]:
         """From the epoch to the order of the rows."""
-        strategy, seed = self.args.train_sampling_strategy, self.seed
+        strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
         if strategy == "sequential":
             return lambda epoch: np.arange(len(rows))
         if strategy == "group_by_length":
@@ -186,15 +183,14 @@ class MlmTrainer(Trainer):
         labels[0, 0] = torch.where(count == 0, inputs["input_ids"][0, 0], labels[0, 0])
         if self.label_smoother is not None:
             outputs = model(**inputs)
-            loss = self.label_smoother(outputs, labels)
-        elif self.sparse is None:
+            return self.label_smoother(outputs, labels) * (count > 0), outputs
+        if self.sparse is None:
             outputs = model(**inputs, labels=labels)
-            loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         else:
             positions = self._positions(labels)
             with self.sparse.at(positions):
                 outputs = model(**inputs, labels=labels.view(-1)[positions][None])
-            loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         return loss * (count > 0), outputs
 
     def _positions(self, labels: torch.Tensor) -> torch.Tensor:

@@ -169,7 +169,7 @@ def _collator(arguments: Arguments, vocabulary: Vocabulary, length: int, words: 
     return MaskingCollator(
         vocabulary,
         masking.masking_strategy,
-        training.seed if training.data_seed is None else training.data_seed,
+        training.mask_seed,
         masking.mask_replace_prob,
         masking.random_replace_prob,
         length=length if arguments.data.pad_to_max_length else None,
