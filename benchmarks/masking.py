@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 from peers import ClassicWholeWordCollator
 from wordmask.collators import MaskingCollator
 from wordmask.masking import Strategy
-from wordmask.rows import Rows, TokenStream
+from wordmask.preparation import TokenStream
+from wordmask.rows import Division, Rows
 from wordmask.sampling import Draw
 from wordmask.textfiles import is_blank, read_lines
 from wordmask.tokens import special_affixes, tokenize
@@ -73,7 +74,7 @@ def make_rows(tokenizer, lines: Sequence[str], length: int, batch: int) -> tuple
     features = datasets.Features({"tokens": datasets.List(datasets.Value("uint16"))})
     stream = TokenStream(datasets.Dataset.from_dict({"tokens": list(codes)}, features=features))
     starts = np.arange(batch) * room
-    return datasets.Dataset.from_dict(columns), Rows(stream, starts, starts + room)
+    return datasets.Dataset.from_dict(columns), Rows(stream, Division(starts, starts + room), length - room, length)
 
 
 def _offsets(continues: np.ndarray, prefix: int, suffix: int) -> list[list[int]]:

@@ -26,7 +26,8 @@ from wordmask.arguments import parse_arguments
 from wordmask.collators import MaskingCollator
 from wordmask.masking import IGNORED, Strategy
 from wordmask.modeling import load_model
-from wordmask.rows import prepare
+from wordmask.preparation import tokenized
+from wordmask.rows import Rows, StagedRows
 from wordmask.sampling import EVALUATION, Draw
 from wordmask.sparse import sparse_prediction
 from wordmask.textfiles import is_blank, read_lines
@@ -131,13 +132,14 @@ def run_ours(options: argparse.Namespace, sampling: str, sparse: bool) -> dict[s
         set_seed(42)
         model = load_model(arguments.model, tokenizer)
         texts = load_texts(arguments.data, None, None, False)["train"]
-        rows = prepare(texts, tokenizer, arguments.data, options.length, None, None)
-        train = type(rows)(rows.stream, rows.starts[:-EVALUATED], rows.stops[:-EVALUATED])
+        rows = Rows.of(tokenized(texts, tokenizer, arguments.data, None), tokenizer, arguments.data, options.length)
+        limit = len(rows) - EVALUATED
+        train = Rows.of(rows.stream, tokenizer, arguments.data, options.length, limit=limit)
         collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=42)
         trainer = MlmTrainer(
             model,
             arguments.training,
-            train,
+            StagedRows([train]),
             None,
             tokenizer,
             collator,
@@ -158,7 +160,7 @@ def run_plain(options: argparse.Namespace, grouped: bool) -> dict[str, float]:
         set_seed(42)
         model = load_model(arguments.model, tokenizer)
         texts = load_texts(arguments.data, None, None, False)["train"]
-        rows = prepare(texts, tokenizer, arguments.data, options.length, None, None)
+        rows = Rows.of(tokenized(texts, tokenizer, arguments.data, None), tokenizer, arguments.data, options.length)
         lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)][: len(rows) - EVALUATED]
         encoded = tokenizer(lines, truncation=True, max_length=options.length, return_special_tokens_mask=True)
         dataset = [{name: encoded[name][index] for name in encoded} for index in range(len(lines))]

@@ -19,6 +19,7 @@ from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 
 PAD, CLS, SEP, MASK, ADDED = 0, 101, 102, 103, 104
+LENGTH = 40  # tokens in the longest row that there can be
 VOCABULARY = Vocabulary(
     pad_token_id=PAD,
     mask_token_id=MASK,
@@ -32,7 +33,7 @@ EVERY = pytest.mark.parametrize("strategy", list(Strategy), ids=lambda strategy:
 
 
 def example(tokens, identity: int = 0, epoch: int = 0, rate: float = 0.15, dtype=np.uint16) -> Example:
-    return Example(np.array(tokens, dtype), identity, epoch, rate)
+    return Example([np.array(tokens, dtype)], identity, epoch, rate, LENGTH)
 
 
 def collator(strategy: Strategy = Strategy.WHOLE_WORD, seed: int = 1, **options) -> MaskingCollator:
@@ -83,7 +84,7 @@ def test_words_tell_the_words_of_a_batch_apart_and_join_their_tokens():
 
 
 @pytest.mark.parametrize(
-    "options, width", [({}, 7), ({"length": 12}, 12), ({"multiple_of": 8}, 8), ({"multiple_of": 7}, 7)], ids=str
+    "options, width", [({}, 7), ({"fixed": True}, LENGTH), ({"multiple_of": 8}, 8), ({"multiple_of": 7}, 7)], ids=str
 )
 def test_batches_are_padded_to_a_length_or_to_a_multiple(options, width):
     batch = collator(**options)([example(row, rate=0.0) for row in WORDS])
@@ -97,7 +98,7 @@ def test_batches_are_padded_to_a_length_or_to_a_multiple(options, width):
 def test_padding_is_the_tokenizers_own():
     """RoBERTa pads with 1: a 0 there would be `<s>`."""
     vocabulary = Vocabulary(ADDED, MASK, VOCABULARY.maskable, VOCABULARY.random_ids, prefix=[CLS], suffix=[SEP])
-    batch = MaskingCollator(vocabulary, Strategy.TOKEN, 1, length=5)([example([7 * 2], rate=0.0)])
+    batch = MaskingCollator(vocabulary, Strategy.TOKEN, 1, multiple_of=5)([example([7 * 2], rate=0.0)])
     assert batch["input_ids"].tolist() == [[CLS, 7, SEP, ADDED, ADDED]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
 
@@ -129,7 +130,7 @@ def test_special_tokens_and_padding_are_neither_masked_nor_drawn(strategy):
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
-    padding=st.sampled_from([{}, {"length": 40}, {"multiple_of": 8}]),
+    padding=st.sampled_from([{}, {"fixed": True}, {"multiple_of": 8}]),
     seed=st.integers(0, 2**32 - 1),
     strategy=st.sampled_from(list(Strategy)),
 )
@@ -139,13 +140,13 @@ def test_a_row_has_the_same_mask_in_every_batch(lengths, padding, seed, strategy
         example((np.arange(length) % 40 + 5) * 2 + (np.arange(length) % 3 > 0), identity, 3, 0.3)
         for identity, length in enumerate(lengths)
     ]
-    before = [row.tokens.copy() for row in rows]
+    before = [row.lines[0].copy() for row in rows]
     together = collator(strategy, seed, **padding)(rows[::-1])
     for row, unchanged, *arrays in zip(rows, before, *(together[name].flip(0) for name in together), strict=True):
         alone = collator(strategy, seed)([row])
         for name, array in zip(together, arrays, strict=True):
-            assert torch.equal(array[: len(row.tokens) + 2], alone[name][0]), name
-        np.testing.assert_array_equal(row.tokens, unchanged)
+            assert torch.equal(array[: len(row.lines[0]) + 2], alone[name][0]), name
+        np.testing.assert_array_equal(row.lines[0], unchanged)
 
 
 def test_masks_change_with_seed_epoch_and_identity_and_with_nothing_else():
@@ -193,7 +194,7 @@ def test_a_batch_without_anything_to_mask_has_a_finite_loss(trainer, strategy, r
 
 def test_a_row_without_anything_to_mask_does_not_change_the_loss_of_others(trainer):
     """Guards the test above: a loss that is always 0 would pass it."""
-    masks, row = collator(length=8), example(WORDS[2], rate=1.0)
+    masks, row = collator(multiple_of=8), example(WORDS[2], rate=1.0)
     with torch.no_grad():
         alone = trainer.compute_loss(trainer.model, masks([row]))
         beside = trainer.compute_loss(trainer.model, masks([row, example([ADDED * 2])]))

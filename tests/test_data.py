@@ -23,7 +23,8 @@ from wordmask.arguments import DataArguments
 from wordmask.collators import MaskingCollator
 from wordmask.errors import InputError
 from wordmask.masking import Strategy
-from wordmask.rows import StreamedRows, prepare
+from wordmask.preparation import tokenized
+from wordmask.rows import Rows, StreamedRows
 from wordmask.sampling import Draw
 from wordmask.texts import load_texts
 from wordmask.vocabulary import Vocabulary
@@ -66,7 +67,7 @@ def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
     if settings.streaming:
         examples = list(StreamedRows(texts, tokenizer, settings, length, None, 0.0).one_pass(0))
     else:
-        rows = prepare(texts, tokenizer, settings, length, None, None)
+        rows = Rows.of(tokenized(texts, tokenizer, settings, None), tokenizer, settings, length)
         examples = [rows[Draw(index, 0, 0.0)] for index in range(len(rows))]
     collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=0, words=True)
     return [collator([example]) for example in examples]
@@ -210,10 +211,17 @@ def test_a_last_block_that_just_fits_is_not_followed_by_an_empty_one(tokenizer, 
 
 def test_blocks_are_not_cut_where_batches_of_a_thousand_lines_end(tokenizer, tmp_path):
     path = write(tmp_path / "text.txt", ["the"] * 2501)
-    for streaming in (False, True):
-        blocks = rows_of(tokenizer, path, 66, streaming=streaming)
-        assert sum(len(block) - 2 for block in blocks) == 2 * 2501 - 1
-        assert {len(block) for block in blocks[:-1]} == {66}
+    blocks = rows_of(tokenizer, path, 66)
+    assert sum(len(block) - 2 for block in blocks) == 2 * 2501 - 1
+    assert {len(block) for block in blocks[:-1]} == {66}
+
+
+def test_a_stream_loses_no_token_where_batches_of_a_thousand_lines_end(tokenizer, tmp_path):
+    """There a block ends early, so that each worker can tokenize its own lines alone."""
+    path = write(tmp_path / "text.txt", ["the"] * 2501)
+    blocks = rows_of(tokenizer, path, 66, streaming=True)
+    assert sum(block.count("the") for block in blocks) == 2501
+    assert sum(len(block) < 66 for block in blocks) == 3
 
 
 @pytest.mark.parametrize("streaming", [False, True])

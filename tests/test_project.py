@@ -19,12 +19,13 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 # Each module may import only those of a lower rank.
 LAYERS = [
-    {"errors"},
+    {"errors", "numerics"},
     {"textfiles", "words", "segmenters", "commandline", "hub", "progress"},
     {"tokens"},
     {"segmentation", "masking", "references", "vocabulary"},
-    {"arguments", "card", "collators", "sampling", "metrics", "sparse"},
-    {"building", "cluster", "texts", "modeling", "output"},
+    {"arguments", "card", "collators", "sampling", "metrics", "sparse", "attention"},
+    {"building", "cluster", "texts", "modeling", "output", "packing"},
+    {"preparation"},
     {"rows"},
     {"trainer", "preview"},
     {"training"},

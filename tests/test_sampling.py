@@ -16,15 +16,16 @@ from conftest import character_tokenizer, save_model
 from wordmask.arguments import RunArguments
 from wordmask.collators import Example, MaskingCollator
 from wordmask.masking import Strategy
-from wordmask.sampling import EVALUATION, EpochBatches, Layout, RateSchedule, shuffled
+from wordmask.rows import StagedRows
+from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, shuffled
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 
 CONSTANT = RateSchedule(0.15, 0.15)
 
 
-def epoch_batches(rows: int, layout: Layout, rates: RateSchedule = CONSTANT, seed: int = 3, **options) -> EpochBatches:
-    return EpochBatches(rows, lambda epoch: shuffled(seed, epoch, rows), layout, rates, **options)
+def epoch_batches(rows: int, layout: Layout, rates: RateSchedule = CONSTANT, seed: int = 3, **options) -> Batches:
+    return Batches([Stage(rows, lambda epoch: shuffled(seed, epoch, rows), layout)], rates, **options)
 
 
 def of_all_processes(rows: int, batch_size: int, accumulation: int, processes: int, **options) -> list[list[list]]:
@@ -41,15 +42,15 @@ LAYOUTS = st.tuples(st.integers(0, 60), st.integers(1, 9), st.integers(1, 4), st
 @settings(max_examples=200, deadline=None)
 @given(layout=LAYOUTS, fill=st.booleans(), epoch=st.integers(0, 3))
 def test_every_row_comes_exactly_once_on_any_layout(layout, fill, epoch):
-    rows, batch_size, _, processes = layout
+    rows, batch_size, accumulation, processes = layout
     everywhere = of_all_processes(*layout, fill=fill, epoch=epoch)
     draws = [draw for batches in everywhere for batch in batches for draw in batch]
     assert sorted(draw.index for draw in draws if draw.rate) == list(range(rows))
     assert all(draw.epoch == epoch and draw.rate in (0.0, 0.15) and draw.index < rows for draw in draws)
     # All processes have as many batches, none is empty, none too large: one that waits for another waits for ever.
     counts = {len(batches) for batches in everywhere}
-    assert counts == {-(-rows // (batch_size * processes))}
-    assert len(epoch_batches(rows, Layout(batch_size, 1, processes, processes - 1))) in counts
+    assert counts == {-(-rows // (batch_size * accumulation * processes)) * accumulation}
+    assert len(epoch_batches(rows, Layout(batch_size, accumulation, processes, processes - 1))) in counts
     sizes = {len(batch) for batches in everywhere for batch in batches}
     assert sizes <= ({batch_size} if fill else set(range(1, batch_size + 1)))
 
@@ -57,13 +58,14 @@ def test_every_row_comes_exactly_once_on_any_layout(layout, fill, epoch):
 @settings(max_examples=60, deadline=None)
 @given(layout=LAYOUTS)
 def test_rows_that_fill_up_have_no_weight_and_are_as_few_as_can_be(layout):
-    rows, batch_size, _, processes = layout
+    batch_size, accumulation = layout[1:3]
     for fill in (False, True):
         for batches in of_all_processes(*layout, fill=fill):
             for batch in batches:
                 real, filler = (sum(bool(draw.rate) == kind for draw in batch) for kind in (True, False))
                 assert filler == (batch_size - real if fill else int(real == 0))
-            assert all(draw.rate for batch in batches[:-1] for draw in batch), "filler before the last batch"
+            before = [draw for batch in batches[:-accumulation] for draw in batch]
+            assert all(draw.rate for draw in before), "filler before the last step"
 
 
 @settings(max_examples=60, deadline=None)
@@ -73,7 +75,7 @@ def test_dropping_the_last_rows_drops_less_than_one_batch_of_each_process(layout
     everywhere = of_all_processes(*layout, drop_last=True)
     draws = [draw for batches in everywhere for batch in batches for draw in batch]
     assert {len(batch) for batches in everywhere for batch in batches} <= {batch_size}
-    assert all(draw.rate for draw in draws)
+    draws = [draw for draw in draws if draw.rate]
     assert len({draw.index for draw in draws}) == len(draws) == rows - rows % (batch_size * processes)
 
 
@@ -88,11 +90,11 @@ def steps(rows: int, batch_size: int, accumulation: int, processes: int, **optio
 @pytest.mark.parametrize("layout", [(4, 4, 1), (8, 1, 2), (1, 16, 1), (2, 2, 4), (4, 2, 2), (1, 1, 16)], ids=str)
 def test_a_step_has_the_same_rows_however_it_is_divided(rows, layout):
     """1 × 16, 4 × 4 and two processes × 8, with a schedule: the same rows at the same rates."""
-    rates = RateSchedule(0.3, 0.15, 2 * rows)
+    rates = RateSchedule(0.3, 0.15)
     for epoch in (0, 1):
-        whole = steps(rows, 16, 1, 1, rates=rates, epoch=epoch)
+        whole = steps(rows, 16, 1, 1, rates=rates, epochs=2, epoch=epoch)
         assert [len(step) for step in whole] == [16] * (rows // 16) + [rows % 16] * (rows % 16 > 0)
-        divided = steps(rows, *layout, rates=rates, epoch=epoch)
+        divided = steps(rows, *layout, rates=rates, epochs=2, epoch=epoch)
         assert [sorted(step) for step in divided] == [sorted(step) for step in whole]
 
 
@@ -128,7 +130,8 @@ def test_an_epoch_is_the_same_each_time_and_another_one_is_new():
 
 
 def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
-    batches = EpochBatches(10, lambda epoch: np.arange(10), Layout(4), RateSchedule(0.2, 0.2), epoch=EVALUATION)
+    stage = Stage(10, lambda epoch: np.arange(10), Layout(4))
+    batches = Batches([stage], RateSchedule(0.2, 0.2), epoch=EVALUATION)
     first = list(batches)
     batches.set_epoch(2)
     assert list(batches) == first
@@ -139,15 +142,15 @@ def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
 
 
 def test_a_schedule_is_a_straight_line_over_training_that_ends_at_its_last_rate():
-    rates = RateSchedule(0.30, 0.15, 100)
-    np.testing.assert_allclose(rates.at(np.array([0, 50, 100, 1000])), [0.30, 0.225, 0.15, 0.15])
-    np.testing.assert_allclose(CONSTANT.at(np.arange(5)), [0.15] * 5)
-    np.testing.assert_allclose(RateSchedule(0.1, 0.4, 3).at(np.arange(4)), [0.1, 0.2, 0.3, 0.4])
+    rates = RateSchedule(0.30, 0.15)
+    np.testing.assert_allclose(rates.at(np.array([0, 0.5, 1])), [0.30, 0.225, 0.15])
+    np.testing.assert_allclose(CONSTANT.at(np.arange(5.0)), [0.15] * 5)
+    np.testing.assert_allclose(RateSchedule(0.1, 0.4).at(np.arange(4) / 3), [0.1, 0.2, 0.3, 0.4])
 
 
 def test_a_row_has_the_rate_of_its_place_in_training():
     """Over two epochs of ten rows: the second goes on where the first has ended."""
-    batches = epoch_batches(10, Layout(3), RateSchedule(0.4, 0.2, 20))
+    batches = epoch_batches(10, Layout(3), RateSchedule(0.4, 0.2), epochs=2)
     drawn = []
     for epoch in (0, 1):
         batches.set_epoch(epoch)
@@ -169,11 +172,13 @@ class Lines(Dataset):
         for row in self.rows:
             row[2::2] += 1
 
+        self.lengths, self.length = np.array([len(row) + 2 for row in self.rows]), 30
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, draw) -> Example:
-        return Example(self.rows[draw.index], *draw)
+        return Example([self.rows[draw.index]], *draw, self.length)
 
 
 def collator(seed: int = 5, **options) -> MaskingCollator:
@@ -181,10 +186,10 @@ def collator(seed: int = 5, **options) -> MaskingCollator:
     return MaskingCollator(vocabulary, Strategy.WHOLE_WORD, seed, **options)
 
 
-def two_epochs(batches: EpochBatches, workers: int, persistent: bool = False) -> list[list[dict[str, torch.Tensor]]]:
+def two_epochs(batches: Batches, workers: int, persistent: bool = False) -> list[list[dict[str, torch.Tensor]]]:
     """The batches of two epochs, by workers that live on where `persistent`."""
     loader = DataLoader(
-        Lines(batches.rows),
+        Lines(batches.stages[0].rows),
         batch_sampler=batches,
         collate_fn=collator(),
         num_workers=workers,
@@ -212,12 +217,12 @@ def masks_of_rows(epochs) -> list[dict[tuple, list[tuple]]]:
 
 
 ROWS = 23
-SCHEDULE = RateSchedule(0.5, 0.2, 2 * ROWS)
+SCHEDULE = RateSchedule(0.5, 0.2)
 
 
 @pytest.fixture(scope="module")
 def without_workers() -> list[list[dict[str, torch.Tensor]]]:
-    return two_epochs(epoch_batches(ROWS, Layout(4), SCHEDULE), workers=0)
+    return two_epochs(epoch_batches(ROWS, Layout(4), SCHEDULE, epochs=2), workers=0)
 
 
 def test_masks_are_new_at_every_epoch(without_workers):
@@ -231,7 +236,7 @@ def test_masks_are_new_at_every_epoch(without_workers):
 @pytest.mark.parametrize("workers, persistent", [(1, False), (2, True)])
 def test_batches_do_not_depend_on_the_number_of_workers(without_workers, workers, persistent):
     """Persistent workers hold a copy of the dataset from before the first epoch, which no `set_epoch` reaches."""
-    found = two_epochs(epoch_batches(ROWS, Layout(4), SCHEDULE), workers, persistent)
+    found = two_epochs(epoch_batches(ROWS, Layout(4), SCHEDULE, epochs=2), workers, persistent)
     for expected, batches in zip(without_workers, found, strict=True):
         assert len(batches) == len(expected) == 6
         for one, other in zip(expected, batches, strict=True):
@@ -241,7 +246,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(without_workers, workers
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 40])
 def test_masks_do_not_depend_on_the_batch_size(without_workers, batch_size):
-    found = two_epochs(epoch_batches(ROWS, Layout(batch_size), SCHEDULE), workers=0)
+    found = two_epochs(epoch_batches(ROWS, Layout(batch_size), SCHEDULE, epochs=2), workers=0)
     assert masks_of_rows(found) == masks_of_rows(without_workers)
 
 
@@ -251,7 +256,9 @@ def test_masks_do_not_depend_on_the_number_of_processes(without_workers, fill):
     together: list[list] = [[], []]
     for process in (0, 1):
         layout = Layout(4, processes=2, process=process)
-        for epoch, batches in enumerate(two_epochs(epoch_batches(ROWS, layout, SCHEDULE, fill=fill), workers=0)):
+        for epoch, batches in enumerate(
+            two_epochs(epoch_batches(ROWS, layout, SCHEDULE, epochs=2, fill=fill), workers=0)
+        ):
             together[epoch] += batches
     expected, found = masks_of_rows(without_workers), masks_of_rows(together)
     for one, other in zip(expected, found, strict=True):
@@ -279,7 +286,9 @@ def test_the_trainers_loader_gives_the_same_batches_with_persistent_workers(tmp_
             dataloader_persistent_workers=workers > 0,
         )
         rows, rates = Lines(ROWS), (0.5, 0.2)
-        trainer = MlmTrainer(model, arguments, rows, rows, tokenizer, collator(9), collator(9, words=True), rates)
+        trainer = MlmTrainer(
+            model, arguments, StagedRows([rows]), rows, tokenizer, collator(9), collator(9, words=True), rates
+        )
         loader, batches = trainer.get_train_dataloader(), []
         for epoch in (0, 1):
             loader.set_epoch(epoch)

@@ -34,10 +34,10 @@ ARCHITECTURES = {
 ROWS, LENGTH, WORDS = 3, 12, 90
 
 
-def tiny(model_type: str) -> torch.nn.Module:
+def tiny(model_type: str, **settings) -> torch.nn.Module:
     """A tiny model in double precision, without dropout."""
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[model_type](vocab_size=WORDS, **{**SMALL, **ARCHITECTURES[model_type]})
+    config = CONFIG_MAPPING[model_type](vocab_size=WORDS, **{**SMALL, **ARCHITECTURES[model_type], **settings})
     config.pad_token_id = 0
     model = AutoModelForMaskedLM.from_config(config).double()
     for module in model.modules():

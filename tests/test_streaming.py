@@ -26,7 +26,7 @@ def stream(path: str, tokenizer, **settings) -> StreamedRows:
 
 
 def key(example) -> tuple:
-    return example.identity, example.epoch, example.tokens.tobytes()
+    return example.identity, example.epoch, example.lines[0].tobytes()
 
 
 @pytest.mark.parametrize("line_by_line", [True, False])

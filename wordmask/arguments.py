@@ -115,6 +115,14 @@ class DataArguments:
     long_lines: Literal["truncate", "split"] = argument(
         "What --line_by_line does with a line longer than --max_seq_length.", default="truncate"
     )
+    pack_sequences: bool = argument(
+        "Put several lines into one row, attention inside each line only; for --line_by_line.", default=False
+    )
+    length_schedule: str | None = argument(
+        "Instead of --max_seq_length: rows of several lengths, one after the other, each for a share of the steps, "
+        "such as 128:0.9,512:0.1; shorter rows come as more of them, so that a step has as many tokens.",
+        default=None,
+    )
     pad_to_max_length: bool = argument(
         "Pad every row to --max_seq_length, so that shapes never change (TPU).", default=False
     )
@@ -135,10 +143,41 @@ class DataArguments:
             raise InputError(
                 f"--validation_split_percentage: {self.validation_split_percentage} is not a share from 0 to 99"
             )
+        self.stages = _parse_stages(self.length_schedule) if self.length_schedule else []
+        if self.stages and self.max_seq_length:
+            raise InputError(
+                f"--length_schedule {self.length_schedule} and --max_seq_length {self.max_seq_length} both say how "
+                "long rows are; drop one of them"
+            )
+        if self.pack_sequences and not self.line_by_line:
+            raise InputError("--pack_sequences packs lines, and blocks are full already; add --line_by_line")
+        if self.stages and self.line_by_line and not self.pack_sequences:
+            raise InputError(
+                "--length_schedule is for blocks and for packed lines, since lines are as long as they are; add "
+                "--no_line_by_line or --pack_sequences"
+            )
+        if self.stages and self.streaming:
+            raise InputError("--length_schedule needs to know the text beforehand; drop --streaming")
         for name in ("max_seq_length", "preprocessing_num_workers", "max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name}: {value} is not a positive number")
+
+
+def _parse_stages(text: str) -> list[tuple[int, float]]:
+    """The lengths and shares of `128:0.9,512:0.1`."""
+    try:
+        stages = [(int(length), float(share)) for length, share in (part.split(":") for part in text.split(","))]
+    except ValueError:
+        stages = []
+    if not stages or not all(length > 0 and 0 < share <= 1 for length, share in stages):
+        raise InputError(
+            f"--length_schedule: {text} does not name lengths with shares of the steps, such as 128:0.9,512:0.1"
+        )
+    total = sum(share for _, share in stages)
+    if abs(total - 1) > 1e-6:
+        raise InputError(f"--length_schedule: the shares of {text} add up to {total:g}; make them add up to 1")
+    return stages
 
 
 @dataclass

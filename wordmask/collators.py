@@ -17,17 +17,20 @@ class Example(NamedTuple):
     """A row of tokens, and what its mask depends on.
 
     Attributes:
-        tokens: (length,) each token's id times two, plus one where it continues the word of the token before it;
-            without the special tokens around a row, which the collator adds.
-        identity: what tells this row from others: its index, or a digest when streaming.
+        lines: the lines of the row, in most cases one; each (length,), every token's id times two, plus one where it
+            continues the word of the token before it; without the special tokens around a line, which the collator
+            adds.
+        identity: what tells this row from others: its index, or its place in a stream.
         epoch: the epoch in which it is seen.
         rate: the share of its tokens to mask.
+        length: the most tokens that a row can have, special ones included.
     """
 
-    tokens: NDArray[np.integer]
+    lines: Sequence[NDArray[np.integer]]
     identity: int
     epoch: int
     rate: float
+    length: int
 
 
 class MaskingCollator:
@@ -36,19 +39,21 @@ class MaskingCollator:
     With `[CLS]` 101, `[SEP]` 102, `[MASK]` 103 and a word of two tokens, 7 ##8, whole word masking that chooses this
     word gives:
 
-        tokens      [7*2, 8*2+1, 9*2]
+        lines       [[7*2, 8*2+1, 9*2]]
         input_ids   [101, 103, 103, 9, 102]
         labels      [-100, 7, 8, -100, -100]
 
-    The result also holds `attention_mask`; with `words`, the number of each token's word in the batch as well.
+    The result also holds `attention_mask`; with `packed`, the number of each token's line in its row as `lines`, from
+    1, padding 0; with `words`, the number of each token's word in the batch.
 
     Args:
         vocabulary: see `Vocabulary`.
         strategy: what is masked as one.
         seed: the seed of all masks.
         mask_prob, random_prob: the shares of chosen tokens that become the mask token and a random one.
-        length: the length of every batch, in tokens; as long as the longest row where it is `None`.
-        multiple_of: batches are padded to a multiple of this.
+        fixed: whether every batch is as long as a row can be, and not as its longest row.
+        multiple_of: other batches are padded to a multiple of this.
+        packed: whether to return `lines`.
         words: whether to return `words`.
     """
 
@@ -59,19 +64,19 @@ class MaskingCollator:
         seed: int,
         mask_prob: float = 0.8,
         random_prob: float = 0.1,
-        length: int | None = None,
+        fixed: bool = False,
         multiple_of: int = 1,
+        packed: bool = False,
         words: bool = False,
     ):
         self.vocabulary, self.strategy, self.seed = vocabulary, strategy, seed
         self.replacement = Replacement(vocabulary.mask_token_id, vocabulary.random_ids, mask_prob, random_prob)
-        self.length, self.multiple_of, self.words = length, multiple_of, words
+        self.fixed, self.multiple_of, self.packed, self.words = fixed, multiple_of, packed, words
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        input_ids, continues, lengths = self._pad([example.tokens for example in examples])
-        filled = np.arange(input_ids.shape[1]) < lengths[:, None]
+        tokens, filled, lines = self._lay_out(examples)
+        input_ids, continues = tokens >> 1, (tokens & 1).astype(bool)
         maskable = self.vocabulary.maskable[input_ids] & filled
-
         keys = hash64(
             self.seed,
             np.array([example.epoch for example in examples]),
@@ -81,23 +86,28 @@ class MaskingCollator:
         chosen = choose(maskable, continues, rates, keys, self.strategy)
         masked, labels = replace(input_ids, chosen, keys, self.replacement)
         batch: dict[str, NDArray] = {"input_ids": masked, "attention_mask": filled.astype(np.int64), "labels": labels}
+        if self.packed:
+            batch["lines"] = lines
         if self.words:
             batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(filled.shape)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def _pad(
-        self, rows: Sequence[NDArray[np.integer]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-        """Ids and continuations, (batch, length), and the rows' lengths, with special tokens and padding."""
+    def _lay_out(self, examples: Sequence[Example]) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+        """The tokens with special ones and padding, where there is none, and the lines' numbers: (batch, length)."""
         vocabulary = self.vocabulary
-        first, extra = len(vocabulary.prefix), len(vocabulary.prefix) + len(vocabulary.suffix)
-        texts = np.array([len(row) for row in rows])
-        lengths = texts + extra
-        width = self.length or -(-int(lengths.max()) // self.multiple_of) * self.multiple_of
-        tokens = np.full((len(rows), width), vocabulary.pad_token_id << 1, np.int64)
-        places = np.arange(width - first)
-        tokens[:, first:][places < texts[:, None]] = np.concatenate(rows)
-        tokens[:, :first] = np.array(vocabulary.prefix, np.int64) << 1
-        for offset, special in enumerate(vocabulary.suffix, first):
-            tokens[np.arange(len(rows)), texts + offset] = special << 1
-        return tokens >> 1, (tokens & 1).astype(bool), lengths
+        prefix, suffix = (np.array(affix, np.int64) << 1 for affix in (vocabulary.prefix, vocabulary.suffix))
+        counts = [len(example.lines) for example in examples]
+        pieces = [piece for example in examples for line in example.lines for piece in (prefix, line, suffix)]
+        sizes = np.array([len(line) for example in examples for line in example.lines]) + len(prefix) + len(suffix)
+        lengths = sizes if len(sizes) == len(examples) else np.add.reduceat(sizes, np.cumsum([0, *counts[:-1]]))
+        longest = int(lengths.max())
+        width = examples[0].length if self.fixed else -(-longest // self.multiple_of) * self.multiple_of
+        filled = np.arange(width) < lengths[:, None]
+        tokens = np.full(filled.shape, vocabulary.pad_token_id << 1, np.int64)
+        flat = np.concatenate(pieces)
+        flat[np.cumsum(sizes) - sizes] &= ~1  # a line begins a word, whatever it was cut from
+        tokens[filled] = flat
+        lines = np.zeros(filled.shape, np.int64)
+        if self.packed:
+            lines[filled] = np.repeat(np.concatenate([np.arange(1, count + 1) for count in counts]), sizes)
+        return tokens, filled, lines

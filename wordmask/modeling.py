@@ -10,7 +10,6 @@ from typing import Any
 
 import datasets
 import torch
-from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 from wordmask.arguments import ModelArguments
+from wordmask.attention import first_position, position_embeddings
 from wordmask.errors import InputError
 from wordmask.hub import load_pretrained_tokenizer, loading, making
 from wordmask.vocabulary import train_tokenizer
@@ -148,19 +148,21 @@ def _override(config: Any, overrides: str | None) -> None:
 def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The most tokens in a row that a model can place, special ones included; `None` where nothing limits it.
 
-    RoBERTa and its kin count positions from padding_idx + 1, so that 514 positions place 512 tokens. Relative and
-    rotary positions set no limit.
+    RoBERTa's 514 positions place 512 tokens. Relative and rotary positions set no limit.
     """
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
-    for name, module in model.base_model.named_modules():
-        if isinstance(module, nn.Embedding) and name.split(".")[-1] in ("position_embeddings", "embed_positions"):
-            first = 0 if module.padding_idx is None else module.padding_idx + 1
-            limits.append(module.num_embeddings - first)
+    limits += [table.num_embeddings - first_position(table) for table in position_embeddings(model)]
     return min(limits, default=None)
 
 
-def choose_length(asked: int | None, limit: int | None, specials: int) -> int:
+def choose_length(asked: int | None, limit: int | None, specials: int, flag: str) -> int:
     """The most tokens in a row.
+
+    Args:
+        asked: how many the user wants.
+        limit: the most that the model can place, if anything limits it.
+        specials: the special tokens around a line.
+        flag: where the user says so.
 
     Raises:
         InputError: where more is asked for than the model can place, or too little for any text.
@@ -169,11 +171,9 @@ def choose_length(asked: int | None, limit: int | None, specials: int) -> int:
         return min(limit or LONGEST, LONGEST)
     if limit is not None and asked > limit:
         raise InputError(
-            f"--max_seq_length: {asked} tokens are more than the {limit} that this model and its tokenizer can place; "
+            f"{flag}: {asked} tokens are more than the {limit} that this model and its tokenizer can place; "
             f"give {limit} or less"
         )
     if asked <= specials:
-        raise InputError(
-            f"--max_seq_length: {asked} leaves no room for text beside {specials} special tokens; give more"
-        )
+        raise InputError(f"{flag}: {asked} leaves no room for text beside {specials} special tokens; give more")
     return asked

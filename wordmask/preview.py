@@ -10,7 +10,7 @@ from rich.text import Text
 from wordmask.collators import Example, MaskingCollator
 from wordmask.errors import InputError
 from wordmask.masking import IGNORED
-from wordmask.rows import Rows, StreamedRows
+from wordmask.rows import Rows, StagedRows, StreamedRows
 from wordmask.sampling import Draw
 
 # Brackets and colours say the same, so that a pipe and a colour-blind eye lose nothing.
@@ -18,7 +18,12 @@ MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}
 
 
 def preview(
-    rows: Rows | StreamedRows, count: int, collator: MaskingCollator, tokenizer, rate: float, console: Console
+    rows: Rows | StagedRows | StreamedRows,
+    count: int,
+    collator: MaskingCollator,
+    tokenizer,
+    rate: float,
+    console: Console,
 ) -> None:
     """Print the first rows as training masks them in its first epoch.
 
@@ -51,15 +56,16 @@ def preview(
 def _render(number: int, example: Example, collator: MaskingCollator, tokenizer) -> Text:
     """One example on one line, with the share masked."""
     batch = {name: tensor[0].tolist() for name, tensor in collator([example]).items()}
-    prefix, suffix = collator.vocabulary.prefix, collator.vocabulary.suffix
-    original = [*prefix, *(example.tokens >> 1).tolist(), *suffix]
-    continued = [*[0] * len(prefix), *(example.tokens & 1).tolist(), *[0] * len(suffix)]
+    places = range(sum(batch["attention_mask"]))
+    original = [batch["input_ids" if batch["labels"][place] == IGNORED else "labels"][place] for place in places]
     maskable = [bool(collator.vocabulary.maskable[token]) for token in original]
+    words = batch["words"]
     labels = sum(label != IGNORED for label in batch["labels"])
     line = Text(f"{number}. {labels} of {sum(maskable)} tokens ({labels / max(sum(maskable), 1):.1%}): ", "default")
     for position, token in enumerate(original):
         if position:
-            joined = continued[position] and maskable[position] and maskable[position - 1]
+            same = words[position] == words[position - 1]
+            joined = same and maskable[position] and maskable[position - 1]
             line.append("·" if joined else " ", "dim")
         form, style = ("{}", "default" if maskable[position] else "dim")
         seen = batch["input_ids"][position]

@@ -1,4 +1,4 @@
-"""Rows of tokens, made from texts once for all runs, or while training."""
+"""Rows of tokens: lines, blocks of the joined text, or several lines packed into one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import bisect
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import torch
@@ -17,239 +15,74 @@ from numpy.typing import NDArray
 
 from wordmask.arguments import DataArguments
 from wordmask.collators import Example
-from wordmask.errors import InputError, one_line
-from wordmask.references import check_tokenizer, continuations, tokenizer_digest
+from wordmask.packing import Packs, pack
+from wordmask.preparation import Preparation, TokenStream, separator
 from wordmask.sampling import Draw
 from wordmask.segmentation import SegmentationArguments
-from wordmask.segmenters import Segmenter
 from wordmask.texts import Texts
-from wordmask.tokens import special_affixes, tokenize
-from wordmask.vocabulary import special_ids
-from wordmask.words import segmented
+from wordmask.tokens import special_affixes
 
 logger = logging.getLogger(__name__)
 
 STREAM_BATCH = 1000  # texts that are tokenized together while training
 
 
-class _Places(Sequence[str]):
-    """Where each line of a batch comes from, for an error message."""
+@dataclass(frozen=True)
+class Division:
+    """How a stream of tokens is divided into rows.
 
-    def __init__(self, batch: pa.Table, files: Sequence[str]):
-        self.batch, self.files = batch, files
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def __getitem__(self, index: Any) -> Any:
-        if "line" not in self.batch.column_names:
-            return f"{index + 1} of its batch"
-        file = self.files[self.batch["file"][index].as_py()] if "file" in self.batch.column_names else ""
-        return f"{self.batch['line'][index].as_py()} of the text ({file})"
-
-
-class Preparation:
-    """Turns a batch of texts into tokens: the same for datasets in memory and for streams.
-
-    Args:
-        tokenizer: the tokenizer; one that is not fast knows no words, and then each token is one.
-        texts: where the text and its references come from.
-        separator: the token to put behind each text, if any.
-        words: where words come from besides; `None` where a tokenizer that knows no words will do.
+    Attributes:
+        starts, stops: (lines,) where each line lies in the stream; a block counts as a line.
+        packs: which lines share a row; each has its own if `None`.
     """
 
-    def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
-        self.tokenizer, self.separator, self.words = tokenizer, separator, words
-        self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
-        self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)
-        self.prefix = len(special_affixes(tokenizer)[0])
-        self.special_ids = special_ids(tokenizer)
-        self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
-        for path, provenance in texts.provenance.items():
-            check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
-
-    def identity(self) -> list[Any]:
-        """What the result depends on besides the text, for a cache's fingerprint."""
-        digest = tokenizer_digest(self.tokenizer) if self.tokenizer.is_fast else self.tokenizer.name_or_path
-        segmenter = self.segmenter.identity if self.segmenter else None
-        mixed = self.words.mixed_words if self.words else self.mixed
-        return ["wordmask.rows.Preparation:1", digest, self.prefix, self.separator, self.mixed, segmenter, mixed]
-
-    @cached_property
-    def segmenter(self) -> Segmenter | None:
-        """The segmenter to run on the spot, if any."""
-        return self.words.load() if self.words and self.words.segmenter else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "segmenter"}  # each process loads its own
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Tokens, as `wordmask.collators.Example` has them, for a table of texts."""
-        try:
-            lines = [text or "" for text in batch["text"].to_pylist()]
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.flag}: {one_line(error)}; convert the file, for example with iconv") from None
-        if self.tokenizer.is_fast or self.words:
-            tokens = tokenize(self.tokenizer, lines)
-            codes, lengths = tokens.ids << 1, tokens.lengths
-            continues = tokens.continues
-            if "chinese_ref" in batch.column_names:
-                references = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
-                numbers = _Places(batch, self.files)
-                continues = continues | continuations(
-                    tokens, references, self.prefix, self.special_ids, self.mixed, self.where, numbers
-                )
-            if self.segmenter and self.words:
-                words = self.segmenter.segment(lines)
-                continues = continues | tokens.joined(segmented(tokens.characters, words, self.words.mixed_words))
-            codes |= continues
-        else:
-            ids = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-            codes = np.fromiter((token for line in ids for token in line), np.int64, lengths.sum()) << 1
-        if self.separator is not None:
-            ends = np.cumsum(lengths)[lengths > 0]
-            codes = np.insert(codes, ends, self.separator << 1)
-            lengths = lengths + (lengths > 0)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return pa.table({"tokens": pa.ListArray.from_arrays(offsets, codes.astype(self.dtype))})
-
-    @property
-    def features(self) -> datasets.Features:
-        return datasets.Features({"tokens": datasets.List(datasets.Value(np.dtype(self.dtype).name))})
-
-
-class TokenStream:
-    """All tokens of a prepared dataset, one text behind the other, read where they lie on disk."""
-
-    def __init__(self, dataset: datasets.Dataset):
-        self.dataset = dataset
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"dataset": self.dataset}  # what is cached is mapped anew in each worker
-
-    @cached_property
-    def _chunks(self) -> list[tuple[NDArray[np.int32], NDArray[np.integer]]]:
-        chunks = self.dataset.data.table.column("tokens").chunks
-        return [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
-
-    @cached_property
-    def _edges(self) -> list[int]:
-        """Where each chunk begins in the stream, and where the last one ends."""
-        return np.cumsum([0, *(int(offsets[-1] - offsets[0]) for offsets, _ in self._chunks)]).tolist()
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """(texts,) The number of tokens of each text."""
-        return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets, _ in self._chunks)])
-
-    def read(self, start: int, stop: int) -> NDArray[np.integer]:
-        """The tokens from `start` to `stop`."""
-        parts, chunk = [], bisect.bisect_right(self._edges, start) - 1
-        while start < stop:
-            offsets, values = self._chunks[chunk]
-            shift = int(offsets[0]) - self._edges[chunk]
-            end = min(stop, self._edges[chunk + 1])
-            parts.append(values[start + shift : end + shift])
-            start, chunk = end, chunk + 1
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-class Rows(torch.utils.data.Dataset):
-    """Rows of tokens: slices of a stream, without the special tokens around them.
-
-    Args:
-        stream: the tokens.
-        starts, stops: (rows,) where each row lies in the stream.
-    """
-
-    def __init__(self, stream: TokenStream, starts: NDArray[np.int64], stops: NDArray[np.int64]):
-        self.stream, self.starts, self.stops = stream, starts, stops
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    packs: Packs | None = None
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.starts) if self.packs is None else len(self.packs)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """(rows,) The number of tokens of each row."""
-        return self.stops - self.starts
+    def lines(self, row: int) -> list[tuple[int, int]]:
+        """Where each line of a row lies."""
+        if self.packs is None:
+            return [(int(self.starts[row]), int(self.stops[row]))]
+        own = self.packs[row]
+        return list(zip(self.starts[own].tolist(), self.stops[own].tolist(), strict=True))
 
-    def __getitem__(self, draw: Draw) -> Example:
-        return Example(self.stream.read(int(self.starts[draw.index]), int(self.stops[draw.index])), *draw)
 
-
-def prepare(
-    texts: Texts,
-    tokenizer,
-    arguments: DataArguments,
+def divide(
+    lengths: NDArray[np.int64],
+    separated: bool,
+    specials: int,
     length: int,
-    words: SegmentationArguments | None,
-    limit: int | None,
-) -> Rows:
-    """Tokenize a text, on as many processes as asked for and once for all runs, and divide it into rows.
+    arguments: DataArguments,
+    packed: bool,
+    limit: int | None = None,
+) -> Division:
+    """Divide texts that lie one behind the other in a stream.
 
     Args:
-        texts: the text.
-        tokenizer: the tokenizer.
-        arguments: how rows are made.
+        lengths: (texts,) the tokens of each text.
+        separated: whether the last token of each text is a separator, of which the very last parts nothing.
+        specials: the special tokens around a line.
         length: the most tokens in a row, special ones included.
-        words: where words come from besides; `None` where a tokenizer that knows no words will do.
-        limit: the most rows, all if `None`.
+        arguments: how rows are made.
+        packed: whether lines share rows.
+        limit: the most lines or blocks, all if `None`.
     """
-    prepared = Preparation(tokenizer, texts, _separator(tokenizer, arguments), words)
-    dataset = texts.rows.with_format("arrow").map(
-        prepared,
-        batched=True,
-        num_proc=_processes(arguments.preprocessing_num_workers, len(texts.rows)),
-        remove_columns=texts.rows.column_names,
-        features=prepared.features,
-        load_from_cache_file=not arguments.overwrite_cache,
-        new_fingerprint=datasets.fingerprint.Hasher.hash([texts.rows._fingerprint, prepared.identity()]),
-        desc="Tokenizing",
-    )
-    stream, room = TokenStream(dataset), length - _special_count(tokenizer)
-    if arguments.line_by_line:
-        starts, stops = _lines(stream.lengths, room, arguments)
-    else:
-        starts, stops = _blocks(int(stream.lengths.sum()) - (prepared.separator is not None), room)
-    if not len(starts):
-        raise InputError(f"{texts.flag}: the tokenizer finds no token in this text; give text that it was made for")
-    return Rows(stream, starts[:limit], stops[:limit])
-
-
-def _special_count(tokenizer) -> int:
-    """The number of special tokens around a row."""
-    return sum(map(len, special_affixes(tokenizer)))
-
-
-def _separator(tokenizer, arguments: DataArguments) -> int | None:
-    """The token between two texts of a block."""
-    if arguments.line_by_line:
-        return None
-    return tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-
-
-def _processes(asked: int | None, rows: int) -> int | None:
-    """As many processes as asked for, but none without a row."""
-    return min(asked, rows) if asked and asked > 1 else None
+    room, total = length - specials, int(lengths.sum()) - separated
+    starts, stops = _lines(lengths, room, arguments) if arguments.line_by_line else _blocks(total, room)
+    starts, stops = starts[:limit], stops[:limit]
+    return Division(starts, stops, pack(stops - starts + specials, length) if packed else None)
 
 
 def _lines(
     lengths: NDArray[np.int64], room: int, arguments: DataArguments
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the rows of a line-by-line dataset lie: empty lines left out, long ones cut or split."""
+    """Where lines lie: empty ones left out, long ones cut or split."""
     stops = np.cumsum(lengths)
     starts = stops - lengths
-    long = int((lengths > room).sum())
-    if long:
-        logger.warning(
-            "%d of %d lines are longer than %d tokens and are %s (--long_lines %s)",
-            long,
-            len(lengths),
-            room,
-            "cut" if arguments.long_lines == "truncate" else "split",
-            arguments.long_lines,
-        )
     if arguments.long_lines == "split":
         parts = -(-lengths // room)
         part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
@@ -264,12 +97,100 @@ def _blocks(total: int, room: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return starts, np.minimum(starts + room, total)
 
 
+def special_count(tokenizer) -> int:
+    """The number of special tokens around a line."""
+    return sum(map(len, special_affixes(tokenizer)))
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows of tokens: slices of a stream, without the special tokens around them.
+
+    Args:
+        stream: the tokens.
+        division: where each row lies in the stream.
+        specials: the special tokens around a line.
+        length: the most tokens in a row, special ones included.
+    """
+
+    def __init__(self, stream: TokenStream, division: Division, specials: int, length: int):
+        self.stream, self.division, self.specials, self.length = stream, division, specials, length
+
+    @classmethod
+    def of(
+        cls,
+        stream: TokenStream,
+        tokenizer,
+        arguments: DataArguments,
+        length: int,
+        packed: bool = False,
+        limit: int | None = None,
+    ) -> Rows:
+        """The rows of a prepared text.
+
+        Args:
+            stream: the tokens of the text.
+            tokenizer: the tokenizer that they are from.
+            arguments: how rows are made.
+            length: the most tokens in a row, special ones included.
+            packed: whether lines share rows.
+            limit: the most lines or blocks, all if `None`.
+        """
+        specials, lengths = special_count(tokenizer), stream.lengths
+        long = int((lengths > length - specials).sum())
+        if arguments.line_by_line and long:
+            done = "cut" if arguments.long_lines == "truncate" else "split"
+            template = "%d of %d lines are longer than %d tokens and are %s (--long_lines %s)"
+            logger.warning(template, long, len(lengths), length - specials, done, arguments.long_lines)
+        division = divide(lengths, stream.separated, specials, length, arguments, packed, limit)
+        return cls(stream, division, specials, length)
+
+    def __len__(self) -> int:
+        return len(self.division)
+
+    @property
+    def lines(self) -> int:
+        """The number of lines or blocks, which is that of rows where none share one."""
+        return len(self.division.starts)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(rows,) The number of tokens of each row, special ones included."""
+        lengths, packs = self.division.stops - self.division.starts + self.specials, self.division.packs
+        return lengths if packs is None else np.add.reduceat(lengths[packs.lines], packs.edges[:-1])
+
+    def __getitem__(self, draw: Draw) -> Example:
+        lines = [self.stream.read(start, stop) for start, stop in self.division.lines(draw.index)]
+        return Example(lines, *draw, self.length)
+
+
+class StagedRows(torch.utils.data.Dataset):
+    """The rows of the stages of a training, those of one stage behind those of the other.
+
+    Args:
+        stages: the rows of each stage.
+        shares: the share of the training's steps that each stage has.
+    """
+
+    def __init__(self, stages: Sequence[Rows], shares: Sequence[float] = (1.0,)):
+        self.stages, self.shares = stages, shares
+        self.edges = np.cumsum([0, *map(len, stages)]).tolist()
+
+    def __len__(self) -> int:
+        return self.edges[-1]
+
+    def __getitem__(self, draw: Draw) -> Example:
+        stage = bisect.bisect_right(self.edges, draw.index) - 1
+        example = self.stages[stage][draw._replace(index=draw.index - self.edges[stage])]
+        return example._replace(identity=draw.index)
+
+
 class StreamedRows(torch.utils.data.IterableDataset):
     """Rows made while training, from a stream of texts, one pass after the other without end.
 
-    Rows and masks are the same with any number of workers: a mask depends on the row's place in the stream, and on the
-    pass instead of an epoch. Line by line, each worker tokenizes its share of the texts; blocks run on from text to
-    text, so each worker tokenizes all and takes its share of the blocks.
+    Rows and masks are the same with any number of processes and workers: texts are tokenized, divided and packed a
+    thousand at a time, each worker takes its share of these batches, and a mask depends on the row's place (the file,
+    the batch, and the row in it), and on the pass instead of an epoch. Where there are as many files as workers on all
+    processes, each reads only its own.
 
     Args:
         texts: the text.
@@ -278,6 +199,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         length: the most tokens in a row, special ones included.
         words: where words come from besides; `None` where a tokenizer that knows no words will do.
         rate: the masking rate.
+        processes, process: the processes that train together, and which this is.
     """
 
     def __init__(
@@ -288,12 +210,16 @@ class StreamedRows(torch.utils.data.IterableDataset):
         length: int,
         words: SegmentationArguments | None,
         rate: float,
+        processes: int = 1,
+        process: int = 0,
     ):
         limit = arguments.max_train_samples
         self.texts = texts.rows.take(limit) if limit else texts.rows
-        self.preparation = Preparation(tokenizer, texts, _separator(tokenizer, arguments), words)
-        self.room = length - _special_count(tokenizer)
+        self.files = 1 if limit else texts.rows.num_shards
+        self.preparation = Preparation(tokenizer, texts, separator(tokenizer, arguments), words)
+        self.specials, self.length = special_count(tokenizer), length
         self.arguments, self.rate = arguments, rate
+        self.processes, self.process = processes, process
 
     def __iter__(self) -> Iterator[Example]:
         for epoch in itertools.count():
@@ -306,37 +232,27 @@ class StreamedRows(torch.utils.data.IterableDataset):
 
     def one_pass(self, epoch: int) -> Iterator[Example]:
         """This worker's rows of one pass through the stream."""
+        for place, batch in self._own_batches():
+            tokens = self.preparation(batch)["tokens"].combine_chunks()
+            offsets, values = tokens.offsets.to_numpy(), tokens.values.to_numpy()
+            lengths, separated = np.diff(offsets).astype(np.int64), self.preparation.separator is not None
+            packed = self.arguments.pack_sequences
+            division = divide(lengths, separated, self.specials, self.length, self.arguments, packed)
+            for row in range(len(division)):
+                lines = [values[start:stop] for start, stop in division.lines(row)]
+                yield Example(lines, place << 24 | row, epoch, self.rate, self.length)
+
+    def _own_batches(self) -> Iterator[tuple[int, pa.Table]]:
+        """The batches of texts that are this worker's, each with its place in the stream."""
         worker = torch.utils.data.get_worker_info()
-        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
-        pieces = self._lines(workers, own) if self.arguments.line_by_line else self._blocks(workers, own)
-        for place, piece in pieces:
-            yield Example(piece, place, epoch, self.rate)
-
-    def _lines(self, workers: int, own: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """The rows of one worker's texts, each with its place: the batch of its text, and its number there."""
-        for number, batch in enumerate(self.texts.iter(batch_size=STREAM_BATCH)):
-            if number % workers == own:
-                offsets, values = self._tokenized(batch)
-                spans = zip(*_lines(np.diff(offsets).astype(np.int64), self.room, self.arguments), strict=True)
-                yield from ((number << 32 | place, values[start:stop]) for place, (start, stop) in enumerate(spans))
-
-    def _blocks(self, workers: int, own: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """One worker's share of the blocks, each with its number."""
-        rest, number = np.zeros(0, self.preparation.dtype), 0
-        for batch in self.texts.iter(batch_size=STREAM_BATCH):
-            rest = np.concatenate([rest, self._tokenized(batch)[1]])
-            # The last token waits: a separator behind the last text is dropped.
-            whole = max(len(rest) - 1, 0) // self.room
-            for block in range(whole):
-                if (number + block) % workers == own:
-                    yield number + block, rest[block * self.room : (block + 1) * self.room]
-            rest, number = rest[whole * self.room :], number + whole
-        rest = rest[: len(rest) - (self.preparation.separator is not None)]
-        if len(rest) and number % workers == own:
-            yield number, rest
-
-    def _tokenized(self, batch: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
-        """Where each text of a batch begins and ends in its tokens, and the tokens."""
-        columns = {name: batch[name] for name in ("text", "chinese_ref", "line", "file") if name in batch}
-        tokens = self.preparation(pa.table(columns))["tokens"].combine_chunks()
-        return tokens.offsets.to_numpy(), tokens.values.to_numpy()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        workers, own = workers * self.processes, self.process * workers + number
+        by_file = self.files >= workers
+        for file in range(self.files):
+            if by_file and file % workers != own:
+                continue
+            texts = self.texts.shard(self.files, file) if self.files > 1 else self.texts
+            for batch, rows in enumerate(texts.iter(batch_size=STREAM_BATCH)):
+                if by_file or batch % workers == own:
+                    names = [name for name in ("text", "chinese_ref", "line", "file") if name in rows]
+                    yield file << 20 | batch, pa.table({name: rows[name] for name in names})

@@ -6,8 +6,11 @@ own `set_epoch` reaches neither persistent workers nor a second process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import bisect
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -27,15 +30,14 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class RateSchedule:
-    """A masking rate that goes in a straight line from `first` to `last` over `rows` rows of training."""
+    """A masking rate that goes in a straight line from `first` to `last` over the whole training."""
 
     first: float
     last: float
-    rows: int = 1
 
-    def at(self, position: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The rate of the rows at these places in the order of the whole training."""
-        return self.first + (self.last - self.first) * np.minimum(position / self.rows, 1.0)
+    def at(self, progress: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The rate of rows that come when these shares of the training are over."""
+        return self.first + (self.last - self.first) * progress
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,50 @@ def grouped(lengths: NDArray[np.int64], step: int, seed: int, epoch: int, steps:
     return np.concatenate([groups[shuffled(seed, epoch, full)].ravel(), order[full * step :]])
 
 
-class EpochBatches(Sampler[list[Draw]]):
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training on rows of its own, which are passed through again and again until it is over.
+
+    Attributes:
+        rows: the number of rows.
+        order: from the epoch to the rows' order; the epochs of a stage count from 0.
+        layout: how a step is laid out.
+        share: the share of the run's steps.
+        first: the index of the stage's first row in the dataset.
+    """
+
+    rows: int
+    order: Callable[[int], NDArray[np.int64]]
+    layout: Layout
+    share: float = 1.0
+    first: int = 0
+
+    def steps(self, drop_last: bool = False) -> int:
+        """The steps of one epoch, the last of which may have fewer rows."""
+        return -(-self.used(drop_last) // self.layout.step)
+
+    def used(self, drop_last: bool) -> int:
+        """The rows that an epoch sees: with `drop_last`, no more than fill a batch on every process."""
+        everywhere = self.layout.batch_size * self.layout.processes
+        return self.rows // everywhere * everywhere if drop_last else self.rows
+
+
+class Batches(Sampler[list[Draw]]):
     """One process's batches of one epoch.
 
     A step's rows stand together in the order, so that 1 × 16, 4 × 4 and two processes × 8 see the same rows in every
-    step, whatever lies on which process. Every row comes exactly once. Where the last rows do not go round, a process
-    without any gets one with rate 0, which has no label and so no weight; with `fill`, every batch is filled up so.
+    step, whatever lies on which process. Every row comes exactly once an epoch. Where the last rows do not go round, a
+    batch without any gets one with rate 0, which has no label and so no weight; with `fill`, or without the rows that
+    fill no batch, every batch is filled up so.
+
+    An epoch has as many steps as the last stage needs to see each of its rows; what comes at a step depends on the
+    number of that step in the whole training alone.
 
     Args:
-        rows: the number of rows.
-        order: from the epoch to the rows' order.
-        layout: how a step is laid out.
+        stages: what is trained on, one after the other.
         rates: the masking rate over training.
+        steps: the steps of the whole training; or else
+        epochs: its epochs, maybe a broken number.
         fill: whether all batches must have the same size.
         drop_last: whether the rows that do not fill a batch on every process are left out.
         epoch: the epoch until `set_epoch` says otherwise.
@@ -97,37 +131,60 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def __init__(
         self,
-        rows: int,
-        order: Callable[[int], NDArray[np.int64]],
-        layout: Layout,
+        stages: Sequence[Stage],
         rates: RateSchedule,
+        steps: int | None = None,
+        epochs: float = 1.0,
         fill: bool = False,
         drop_last: bool = False,
         epoch: int = 0,
     ):
-        self.rows, self.order, self.layout, self.rates = rows, order, layout, rates
-        self.fill, self.drop_last, self.epoch = fill, drop_last, epoch
+        self.stages, self.rates, self.drop_last, self.epoch = stages, rates, drop_last, epoch
+        self.fill = fill or drop_last
+        self.steps_in_epoch = stages[-1].steps(drop_last)
+        whole = sum(stage.share for stage in stages)
+        self.edges = list(accumulate((stage.share / whole for stage in stages), initial=0.0))
+        last = steps or math.ceil(epochs * self.steps_in_epoch)
+        self.ends = [round(edge * last) for edge in self.edges[1:]]
+        self.planned = [
+            stage.share / whole * (steps * stage.layout.step if steps else epochs * stage.used(drop_last))
+            for stage in stages
+        ]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; the Trainer calls this."""
         if self.epoch != EVALUATION:
             self.epoch = epoch
 
-    @property
-    def _everywhere(self) -> int:
-        """Rows in one batch of every process."""
-        return self.layout.batch_size * self.layout.processes
-
     def __len__(self) -> int:
-        return self.rows // self._everywhere if self.drop_last else -(-self.rows // self._everywhere)
+        return self.steps_in_epoch * self.stages[-1].layout.accumulation
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order = self.order(self.epoch)
-        passed = 0 if self.epoch == EVALUATION else self.epoch * self.rows
-        rates = self.rates.at(passed + np.arange(self.rows))
-        for batch in range(len(self)):
-            start = batch * self._everywhere + self.layout.process * self.layout.batch_size
-            places = range(min(start, self.rows), min(start + self.layout.batch_size, self.rows))
-            draws = [Draw(int(order[place]), self.epoch, float(rates[place])) for place in places]
-            missing = self.layout.batch_size - len(draws) if self.fill else int(not draws)
-            yield draws + [Draw(int(order[0]), self.epoch, 0.0)] * missing
+        known: tuple[int, int] | None = None
+        for number in range(self.steps_in_epoch):
+            step = number if self.epoch == EVALUATION else self.epoch * self.steps_in_epoch + number
+            place = min(bisect.bisect_right(self.ends, step), len(self.stages) - 1)
+            stage = self.stages[place]
+            own = step - (self.ends[place - 1] if place else 0)
+            epoch, own = divmod(own, stage.steps(self.drop_last))
+            if known != (place, epoch):
+                known, order = (place, epoch), stage.order(epoch)[: stage.used(self.drop_last)]
+                rates = self._rates(place, epoch)
+            start, stop = own * stage.layout.step, (own + 1) * stage.layout.step
+            epoch = EVALUATION if self.epoch == EVALUATION else epoch
+            rows = zip((stage.first + order[start:stop]).tolist(), rates[start:stop].tolist(), strict=True)
+            yield from self._step(stage.layout, [Draw(row, epoch, rate) for row, rate in rows])
+
+    def _rates(self, place: int, epoch: int) -> NDArray[np.float64]:
+        """The rates of the rows of an epoch of a stage, in their order."""
+        used = self.stages[place].used(self.drop_last)
+        share = np.minimum((epoch * used + np.arange(used)) / self.planned[place], 1.0)
+        return self.rates.at(self.edges[place] + share * (self.edges[place + 1] - self.edges[place]))
+
+    def _step(self, layout: Layout, draws: list[Draw]) -> Iterator[list[Draw]]:
+        """This process's batches of a step that has these rows on all processes."""
+        for batch in range(layout.accumulation):
+            start = (batch * layout.processes + layout.process) * layout.batch_size
+            part = draws[start : start + layout.batch_size]
+            missing = layout.batch_size - len(part) if self.fill else int(not part)
+            yield part + [draws[0]._replace(rate=0.0)] * missing

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from wordmask.numerics import close, some_ids, why_not
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,40 +63,22 @@ def sparse_prediction(model: Any, length: int = 8) -> SparsePrediction | None:
         length: the tokens in each of the two rows that are tried.
     """
     sparse = SparsePrediction(model)
-    training = model.training
-    model.eval()
-    try:
-        agrees = _agrees(model, sparse, length)
-    except Exception as error:  # any architecture may take offence at it in a way of its own
-        agrees, reason = False, f": {type(error).__name__}"
-    else:
-        reason = ""
-    finally:
-        model.train(training)
-    if agrees:
+    reason = why_not(model, lambda: _agrees(model, sparse, length))
+    if reason is None:
         return sparse
     sparse.remove()
-    logger.warning("--sparse_prediction: %s predicts at every position%s", type(model).__name__, reason)
+    logger.warning("--sparse_prediction: %s predicts at every position (%s)", type(model).__name__, reason)
     return None
 
 
-@torch.no_grad()
 def _agrees(model: Any, sparse: SparsePrediction, length: int) -> bool:
     """Whether a model's loss and logits at some positions are those of all positions."""
-    weight = model.get_input_embeddings().weight
-    count = min(weight.shape[0], 1000)
-    ids = torch.arange(2 * length, device=weight.device).reshape(2, length) * 7 % (count - 10) + 10
-    positions = torch.tensor([1, 3, length + 2], device=weight.device)
+    ids = some_ids(model, 2, length)
+    positions = torch.tensor([1, 3, length + 2], device=ids.device)
     labels = torch.full_like(ids, -100)
     labels.view(-1)[positions] = ids.view(-1)[positions]
     whole = model(input_ids=ids, labels=labels)
     with sparse.at(positions):
         part = model(input_ids=ids, labels=labels.view(-1)[positions][None])
-    tolerance = 100 * torch.finfo(whole.logits.dtype).eps
-    expected = whole.logits.reshape(-1, whole.logits.shape[-1])[positions]
-    scale = expected.abs().max().clamp(min=1)
-    return bool(
-        part.logits.shape == (1, *expected.shape)
-        and (part.logits[0] - expected).abs().max() <= tolerance * scale
-        and (part.loss - whole.loss).abs() <= tolerance * scale
-    )
+    expected = whole.logits.reshape(-1, whole.logits.shape[-1])[None, positions]
+    return close(part.logits, expected) and close(part.loss, whole.loss, scale=expected.abs().max())

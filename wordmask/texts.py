@@ -201,8 +201,10 @@ def _read_text(
         raise InputError(
             f"--text_column_name: {files[0]} is no table and has no column {arguments.text_column_name}; drop the flag"
         )
-    if streaming:
-        return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=keywords)
+    if streaming:  # lists, so that each file can be read by another process
+        shards = {"positions": list(range(len(files))), "files": list(files), "references": list(references or files)}
+        settings = {"flags": (flag, reference_flag), "paired": bool(references)}
+        return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=shards | settings)
     sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
     key = datasets.fingerprint.Hasher.hash([_stamps([*files, *references, *sidecars]), bool(references)])
     path = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", f"texts-{key}.arrow")
@@ -222,22 +224,30 @@ def _stamps(files: Sequence[str]) -> list[tuple[str, int, int]]:
     return [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
 
 
-def _text_tables(files: Sequence[str], references: Sequence[str], flags: tuple[str, str]) -> Iterator[pa.Table]:
-    """The lines of text files, blank ones passed over, with their references where there are any."""
+def _text_tables(
+    files: Sequence[str], references: Sequence[str], flags: tuple[str, str], first: int = 0
+) -> Iterator[pa.Table]:
+    """The lines of text files, blank ones passed over, with their references where there are any.
+
+    The files, the number of the first of which is given, are counted in the column `file` if there are references.
+    """
     flag, reference_flag = flags
-    for position, file in enumerate(files):
+    for position, file in enumerate(files, first):
         if references:
-            for table in pair_tables(file, references[position], flag, reference_flag):
+            for table in pair_tables(file, references[position - first], flag, reference_flag):
                 yield table.append_column("file", pa.array([position] * len(table), pa.int16()))
         else:
             for batch in batches(line for line in read_lines(file, flag) if not is_blank(line)):
                 yield pa.table({"text": pa.array(batch, pa.string())})
 
 
-def _text_rows(files: Sequence[str], references: Sequence[str], flags: tuple[str, str]) -> Iterator[dict[str, Any]]:
-    """The same, row by row, for a stream."""
-    for table in _text_tables(files, references, flags):
-        yield from table.to_pylist()
+def _text_rows(
+    positions: Sequence[int], files: Sequence[str], references: Sequence[str], flags: tuple[str, str], paired: bool
+) -> Iterator[dict[str, Any]]:
+    """The same, row by row, for a stream of some of the files."""
+    for position, file, reference in zip(positions, files, references, strict=True):
+        for table in _text_tables([file], [reference] if paired else [], flags, position):
+            yield from table.to_pylist()
 
 
 def _read_table(

@@ -16,12 +16,13 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.arguments import RunArguments
+from wordmask.attention import PackedAttention
 from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
 from wordmask.masking import IGNORED, MAX_UNIT
 from wordmask.metrics import MaskedLM
-from wordmask.rows import Rows, StreamedRows
-from wordmask.sampling import EVALUATION, EpochBatches, Layout, RateSchedule, grouped, shuffled
+from wordmask.rows import Rows, StagedRows, StreamedRows
+from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
 from wordmask.sparse import SparsePrediction
 
 
@@ -42,6 +43,7 @@ class MlmTrainer(Trainer):
         fill: whether every batch must have the same number of rows.
         card: what the model card says.
         sparse: the model's hook for sparse prediction, if it has one.
+        attention: how the model keeps the lines of a row apart, where rows hold several.
     """
 
     args: RunArguments
@@ -50,7 +52,7 @@ class MlmTrainer(Trainer):
         self,
         model,
         args: RunArguments,
-        train_rows: Rows | StreamedRows | None,
+        train_rows: StagedRows | StreamedRows | None,
         eval_rows: Rows | None,
         tokenizer,
         collator: MaskingCollator,
@@ -59,6 +61,7 @@ class MlmTrainer(Trainer):
         fill: bool = False,
         card: Card | None = None,
         sparse: SparsePrediction | None = None,
+        attention: PackedAttention | None = None,
     ):
         super().__init__(
             model=model,
@@ -72,13 +75,16 @@ class MlmTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.train_rows, self.eval_rows = train_rows, eval_rows
         self.collator, self.eval_collator, self.rates, self.fill = collator, eval_collator, rates, fill
-        self.metric, self.card, self.sparse = MaskedLM(), card or Card(), sparse
+        self.metric, self.card, self.sparse, self.attention = MaskedLM(), card or Card(), sparse, attention
         parameters = inspect.signature(model.forward).parameters
         self._unwanted = {"attention_mask"} - set(parameters)
+        self.dtype = model.dtype
 
     # Batches
 
-    def _loader(self, dataset: Rows | StreamedRows, collator: MaskingCollator, **batches: Any) -> DataLoader:
+    def _loader(
+        self, dataset: Rows | StagedRows | StreamedRows, collator: MaskingCollator, **batches: Any
+    ) -> DataLoader:
         args = self.args
         loader = DataLoader(
             dataset,
@@ -103,17 +109,24 @@ class MlmTrainer(Trainer):
             raise ValueError("there is nothing to train on")
         if isinstance(rows, StreamedRows):
             return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.fill)
-        layout = self._layout(self._train_batch_size, args.gradient_accumulation_steps)
-        planned = args.max_steps * layout.step if args.max_steps > 0 else int(args.num_train_epochs * len(rows))
-        batches = EpochBatches(
-            len(rows),
-            self._order(rows, layout.step),
-            layout,
-            RateSchedule(*self.rates, rows=max(planned, 1)),
+        batches = Batches(
+            self._stages(rows),
+            RateSchedule(*self.rates),
+            steps=args.max_steps if args.max_steps > 0 else None,
+            epochs=args.num_train_epochs,
             fill=self.fill,
             drop_last=args.dataloader_drop_last,
         )
         return self._loader(rows, self.collator, batch_sampler=batches)
+
+    def _stages(self, rows: StagedRows) -> list[Stage]:
+        """The stages, with more rows in a batch where rows are shorter, so that each has as many tokens."""
+        longest, stages = max(stage.length for stage in rows.stages), []
+        for stage, share, first in zip(rows.stages, rows.shares, rows.edges, strict=False):
+            batch_size = self._train_batch_size * (longest // stage.length)
+            layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
+            stages.append(Stage(len(stage), self._order(stage, layout.step), layout, share, first))
+        return stages
 
     def _order(self, rows: Rows, step: int) -> Callable[[int], NDArray[np.int64]]:
         """From the epoch to the order of the rows."""
@@ -121,22 +134,19 @@ class MlmTrainer(Trainer):
         if strategy == "sequential":
             return lambda epoch: np.arange(len(rows))
         if strategy == "group_by_length":
-            return lambda epoch: grouped(rows.lengths, step, seed, epoch)
+            lengths = rows.lengths
+            return lambda epoch: grouped(lengths, step, seed, epoch)
         return lambda epoch: shuffled(seed, epoch, len(rows))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """All rows once, masked the same at every evaluation, at the last rate."""
+        """All rows once, the longest first, masked the same at every evaluation, at the last rate."""
         rows = self.eval_rows if eval_dataset is None else eval_dataset
         if rows is None:
             raise ValueError("there is nothing to evaluate on")
-        batches = EpochBatches(
-            len(rows),
-            lambda epoch: np.arange(len(rows)),
-            self._layout(self.args.eval_batch_size, 1),
-            RateSchedule(self.rates[1], self.rates[1]),
-            fill=self.fill,
-            epoch=EVALUATION,
-        )
+        order = np.argsort(-rows.lengths, kind="stable")
+        stage = Stage(len(rows), lambda epoch: order, self._layout(self.args.eval_batch_size, 1))
+        rates = RateSchedule(self.rates[1], self.rates[1])
+        batches = Batches([stage], rates, fill=self.fill, epoch=EVALUATION)
         return self._loader(rows, self.eval_collator, batch_sampler=batches)
 
     def planned_steps(self) -> int:
@@ -178,6 +188,8 @@ class MlmTrainer(Trainer):
     def _mean_loss(self, model, inputs: dict[str, torch.Tensor], count: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """The model's own mean over the labels; 0, with a gradient of 0, where there is none."""
         inputs = {name: value for name, value in inputs.items() if name not in self._unwanted}
+        if "lines" in inputs and self.attention is not None:
+            inputs |= self.attention.inputs(inputs.pop("lines"), self.dtype)
         # A mean over no label is NaN, which no weight of 0 undoes: such a part is given one label, then weight 0.
         labels = inputs.pop("labels").clone()
         labels[0, 0] = torch.where(count == 0, inputs["input_ids"][0, 0], labels[0, 0])

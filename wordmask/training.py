@@ -16,17 +16,18 @@ from rich.table import Table
 from transformers import TrainerState, set_seed
 
 from wordmask.arguments import Arguments, RunArguments, parse_arguments
+from wordmask.attention import PackedAttention, packed_attention
 from wordmask.card import Card
 from wordmask.collators import MaskingCollator
 from wordmask.errors import InputError, one_line
 from wordmask.masking import Strategy
 from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.output import claim, find_checkpoint, write_record
+from wordmask.preparation import tokenized
 from wordmask.preview import preview
-from wordmask.rows import Rows, StreamedRows, prepare
+from wordmask.rows import Rows, StagedRows, StreamedRows, special_count
 from wordmask.sparse import SparsePrediction, sparse_prediction
 from wordmask.texts import Texts, load_texts
-from wordmask.tokens import special_affixes
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 
@@ -69,19 +70,15 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         tokenizer = load_tokenizer(arguments.model, texts["train"].rows if "train" in texts else None, checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model = load_model(arguments.model, tokenizer)
-    affixes = special_affixes(tokenizer)
-    limit = longest_row(model, tokenizer)
-    length = choose_length(arguments.data.max_seq_length, limit, len(affixes[0]) + len(affixes[1]))
-    rows = _prepare(texts, tokenizer, arguments, length)
+    lengths = _lengths(arguments, model, tokenizer)
+    rows = _prepare(texts, tokenizer, arguments, lengths)
 
     if arguments.masking.preview_masking:
-        collator = _collator(arguments, vocabulary, length, words=True)
-        shown = arguments.masking.preview_masking
-        preview(
-            rows.get("train") or rows["validation"], shown, collator, tokenizer, arguments.masking.rates[0], Console()
-        )
+        shown, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, words=True)
+        first = rows.get("train") or rows["validation"]
+        preview(first, shown, collator, tokenizer, arguments.masking.rates[0], Console())
         return {}
-    trainer = _trainer(arguments, model, tokenizer, vocabulary, rows, length)
+    trainer = _trainer(arguments, model, tokenizer, vocabulary, rows)
     if trainer.is_world_process_zero():
         claim(training)
         write_record(script, arguments.given, training)
@@ -139,32 +136,48 @@ def _load_texts(arguments: Arguments) -> dict[str, Texts]:
             "--do_eval needs validation text; give --validation_file, or --validation_split_percentage above 0 "
             "without --streaming"
         )
-    if data.streaming and training.do_train:
-        if training.max_steps <= 0 and not arguments.masking.preview_masking:
-            raise InputError("--streaming needs --max_steps, since the length of a stream is not known")
-        if training.world_size > 1:
-            raise InputError("--streaming works on one process; prepare the text without it for several")
+    if data.streaming and training.do_train and training.max_steps <= 0 and not arguments.masking.preview_masking:
+        raise InputError("--streaming needs --max_steps, since the length of a stream is not known")
     return texts
 
 
-def _prepare(texts: dict[str, Texts], tokenizer, arguments: Arguments, length: int) -> dict[str, Any]:
+def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
+    """The length of the rows of each stage, in tokens; the longest is that of evaluation."""
+    data, limit, specials = arguments.data, longest_row(model, tokenizer), special_count(tokenizer)
+    if data.stages:
+        return [choose_length(length, limit, specials, "--length_schedule") for length, _ in data.stages]
+    return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
+
+
+def _prepare(texts: dict[str, Texts], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
     """Rows for the splits that are used."""
     training, data = arguments.training, arguments.data
     words = None if arguments.masking.masking_strategy is Strategy.TOKEN else arguments.segmentation
-    rows: dict[str, Rows | StreamedRows] = {}
+    rows: dict[str, Rows | StagedRows | StreamedRows] = {}
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
-            rows["train"] = (
-                StreamedRows(texts["train"], tokenizer, data, length, words, arguments.masking.rates[0])
-                if data.streaming
-                else prepare(texts["train"], tokenizer, data, length, words, data.max_train_samples)
-            )
+            rate = arguments.masking.rates[0]
+            if data.streaming:
+                place = training.world_size, training.process_index
+                rows["train"] = StreamedRows(texts["train"], tokenizer, data, lengths[0], words, rate, *place)
+            else:
+                stream, limit = tokenized(texts["train"], tokenizer, data, words), data.max_train_samples
+                stages = [Rows.of(stream, tokenizer, data, length, data.pack_sequences, limit) for length in lengths]
+                rows["train"] = StagedRows(stages, [share for _, share in data.stages] or [1.0])
         if "validation" in texts and (training.do_eval or not rows):
-            rows["validation"] = prepare(texts["validation"], tokenizer, data, length, words, data.max_eval_samples)
+            stream, limit = tokenized(texts["validation"], tokenizer, data, words), data.max_eval_samples
+            rows["validation"] = Rows.of(stream, tokenizer, data, max(lengths), limit=limit)
+    for split, found in rows.items():
+        if not isinstance(found, StreamedRows) and not len(found):
+            raise InputError(
+                f"{texts[split].flag}: the tokenizer finds no token in this text; give text that it was made for"
+            )
     return rows
 
 
-def _collator(arguments: Arguments, vocabulary: Vocabulary, length: int, words: bool = False) -> MaskingCollator:
+def _collator(
+    arguments: Arguments, vocabulary: Vocabulary, packed: bool = False, words: bool = False
+) -> MaskingCollator:
     training, masking = arguments.training, arguments.masking
     return MaskingCollator(
         vocabulary,
@@ -172,17 +185,19 @@ def _collator(arguments: Arguments, vocabulary: Vocabulary, length: int, words: 
         training.mask_seed,
         masking.mask_replace_prob,
         masking.random_replace_prob,
-        length=length if arguments.data.pad_to_max_length else None,
+        fixed=arguments.data.pad_to_max_length,
         multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores take whole tiles
+        packed=packed,
         words=words,
     )
 
 
 def _trainer(
-    arguments: Arguments, model: Any, tokenizer: Any, vocabulary: Vocabulary, rows: dict[str, Any], length: int
+    arguments: Arguments, model: Any, tokenizer: Any, vocabulary: Vocabulary, rows: dict[str, Any]
 ) -> MlmTrainer:
     """The Trainer, with what its arguments ask for checked."""
     training, data = arguments.training, arguments.data
+    attention = _attention(model) if data.pack_sequences else None
     try:
         trainer = MlmTrainer(
             model,
@@ -190,12 +205,13 @@ def _trainer(
             rows.get("train"),
             rows.get("validation"),
             tokenizer,
-            _collator(arguments, vocabulary, length),
-            _collator(arguments, vocabulary, length, words=True),
+            _collator(arguments, vocabulary, packed=data.pack_sequences),
+            _collator(arguments, vocabulary, words=True),
             arguments.masking.rates,
             fill=data.pad_to_max_length,
             card=_card(arguments, model),
             sparse=_sparse(arguments, model),
+            attention=attention,
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
@@ -212,6 +228,17 @@ def _sparse(arguments: Arguments, model: Any) -> SparsePrediction | None:
         logger.warning("--sparse_prediction: label smoothing needs every position, so none is left out")
         return None
     return sparse_prediction(model)
+
+
+def _attention(model: Any) -> PackedAttention:
+    """How the model keeps the lines of a row apart."""
+    attention = packed_attention(model)
+    if attention is None:
+        raise InputError(
+            f"--pack_sequences: {type(model).__name__} with {model.config._attn_implementation} attention cannot keep "
+            f"the lines of a row apart; drop the flag{', or try --attn_implementation sdpa' * model._supports_sdpa}"
+        )
+    return attention
 
 
 def _card(arguments: Arguments, model: Any) -> Card:
@@ -240,8 +267,8 @@ def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
             return {}
         logger.warning("going on from %s", checkpoint)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if isinstance(trainer.train_rows, Rows):
-        metrics["train_samples"] = len(trainer.train_rows)
+    if isinstance(trainer.train_rows, StagedRows):
+        metrics["train_samples"] = trainer.train_rows.stages[-1].lines
     trainer.save_model()
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)

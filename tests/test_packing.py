@@ -1,0 +1,231 @@
+"""Several lines in one row: every line once, nothing over the edge, and the numbers of the lines by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import run_mlm_wwm
+from conftest import refusal, sample_lines, save_model, train_tokenizer
+from test_sparse import gradients, tiny
+from wordmask.attention import PackedAttention, packed_attention
+from wordmask.packing import pack
+from wordmask.sparse import sparse_prediction
+
+# The architectures whose layers take a mask for each pair of positions, with the attention that they offer.
+PACKABLE = [
+    (model_type, attention)
+    for model_type in ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert", "ernie")
+    for attention in ("sdpa", "eager")
+] + [("modernbert", "sdpa"), ("modernbert", "eager"), ("mpnet", "eager"), ("roformer", "eager")]
+UNFIT = ["deberta-v2", "convbert", "fnet", "nystromformer"]  # no such mask, or layers that mix neighbours without one
+
+
+# Which lines share a row
+
+
+@settings(max_examples=200, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), max_size=200), more=st.integers(0, 30), seed=st.integers(0, 99))
+def test_every_line_lies_in_one_row_and_no_row_overflows(lengths, more, seed):
+    sizes = np.array(lengths, np.int64)
+    capacity = max(lengths, default=1) + more
+    packs = pack(sizes, capacity, seed)
+    assert sorted(packs.lines.tolist()) == list(range(len(lengths)))
+    rows = [packs[row] for row in range(len(packs))]
+    assert sum(map(len, rows)) == len(lengths) and all(0 < sizes[row].sum() <= capacity for row in rows)
+    assert len(rows) <= 2 * sizes.sum() // capacity + 1, "two rows less than half full could have been one"
+
+
+@pytest.mark.parametrize("capacity, padding", [(128, 0.001), (512, 0.001)])
+def test_rows_of_many_lines_are_full(capacity, padding):
+    lengths = np.clip(np.random.default_rng(0).lognormal(3, 1, 20_000).astype(int), 1, capacity)
+    packs = pack(lengths, capacity)
+    assert 1 - lengths.sum() / (len(packs) * capacity) < padding
+
+
+def test_which_lines_of_one_length_share_a_row_is_a_matter_of_the_seed():
+    lengths = np.full(100, 10)
+    first, again, other = (pack(lengths, 40, seed).lines.tolist() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_line_longer_than_a_row_is_a_mistake_of_ours():
+    with pytest.raises(ValueError, match="41 tokens does not fit"):
+        pack(np.array([3, 41]), 40)
+
+
+# Attention
+
+
+def packed_and_apart(model, attention: PackedAttention, sizes=(9, 4, 13)):
+    """The summed loss of three lines, in a row with padding and each by itself, and the gradients of both."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(5, 90, (1, sum(sizes)), generator=generator)
+    labels = torch.where(torch.rand(ids.shape, generator=generator) < 0.4, ids, -100)
+    padding = 5
+    row = torch.nn.functional.pad(ids, (0, padding), value=0)
+    lines = torch.repeat_interleave(torch.tensor([1, 2, 3, 0]), torch.tensor([*sizes, padding]))[None]
+    packed = model(
+        input_ids=row,
+        labels=torch.nn.functional.pad(labels, (0, padding), value=-100),
+        **attention.inputs(lines, torch.float64),
+    )
+    packed.loss.backward()
+    found = gradients(model)
+    model.zero_grad()
+    count = int((labels != -100).sum())
+    logits, total = [], torch.zeros((), dtype=torch.float64)
+    for line, answer in zip(ids.split(sizes, 1), labels.split(sizes, 1), strict=True):
+        output = model(input_ids=line, labels=answer)
+        logits.append(output.logits)
+        total = total + output.loss * (answer != -100).sum() / count
+    total.backward()
+    expected = gradients(model)
+    return (packed.loss, packed.logits[:, : sum(sizes)], found), (total, torch.cat(logits, 1), expected)
+
+
+@pytest.mark.parametrize("model_type, implementation", PACKABLE, ids=lambda value: value)
+def test_a_row_gives_the_numbers_of_its_lines_by_themselves(model_type, implementation):
+    model = tiny(model_type)
+    model.set_attn_implementation(implementation)
+    attention = packed_attention(model)
+    assert attention is not None
+    (loss, logits, found), (total, apart, expected) = packed_and_apart(model, attention)
+    # Some heads compute their loss in single precision, and eager ModernBERT its attention.
+    exact = loss.dtype == torch.float64 and (model_type, implementation) != ("modernbert", "eager")
+    tolerance = 1e-10 if exact else 1e-6
+    torch.testing.assert_close(logits, apart, rtol=0, atol=tolerance)
+    assert loss.item() == pytest.approx(total.item(), abs=1e-6)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=tolerance)
+
+
+def test_a_line_longer_than_a_sliding_window_sees_what_it_sees_by_itself():
+    """ModernBERT with a window of 4 positions to each side: a mask of whole lines would show its layers too much."""
+    torch.manual_seed(0)
+    model = tiny("modernbert", local_attention=8, num_hidden_layers=3, global_attn_every_n_layers=3)
+    attention = packed_attention(model)
+    assert attention is not None
+    (_, logits, _), (_, apart, _) = packed_and_apart(model, attention, sizes=(30, 4, 21))
+    torch.testing.assert_close(logits, apart, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("model_type", UNFIT)
+def test_architectures_that_cannot_keep_lines_apart_are_found_out(model_type):
+    assert packed_attention(tiny(model_type)) is None
+
+
+def test_positions_restart_with_each_line_where_the_model_begins_to_count():
+    lines = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [1, 2, 3, 3, 3, 3, 3]])
+    for model_type, first in (("bert", 0), ("roberta", 1)):
+        attention = packed_attention(tiny(model_type))
+        positions = attention.inputs(lines, torch.float32)["position_ids"] - first
+        assert positions.tolist() == [[0, 1, 2, 0, 1, 0, 1], [0, 0, 0, 1, 2, 3, 4]]
+
+
+def test_a_wrong_position_or_a_leak_is_noticed(monkeypatch):
+    """Guards the check: it must not pass where positions begin elsewhere, or where lines see each other."""
+    monkeypatch.setattr("wordmask.attention.first_position", lambda table: 0)
+    assert packed_attention(tiny("roberta")) is None
+    monkeypatch.undo()
+    monkeypatch.setattr("wordmask.attention.packed_sequence_mask_function", lambda lines: lambda *places: True)
+    assert packed_attention(tiny("bert")) is None
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer("bert")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    lines = [line[: 15 + 37 * (number % 5)] for number, line in enumerate(sample_lines("english", 90))]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def run(model: str, text: str, directory: Path, *more: str) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """The metrics of a packed run, and its steps."""
+    metrics = run_mlm_wwm.main(
+        f"--model_name_or_path {model} --train_file {text} --validation_file {text} --output_dir {directory} "
+        "--max_steps 4 --logging_steps 1 --learning_rate 1e-2 --pack_sequences --max_seq_length 60 --use_cpu "
+        "--save_strategy no --per_device_train_batch_size 4 --do_train --do_eval".split()
+        + list(more)
+    )
+    log = json.loads((directory / "trainer_state.json").read_text())["log_history"]
+    return metrics, [entry for entry in log if "grad_norm" in entry]
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.mark.parametrize(
+    "model_type, settings",
+    [("bert", NO_DROPOUT), ("roberta", NO_DROPOUT), ("modernbert", {"hidden_size": 32, "embedding_dropout": 0.0})],
+)
+def test_packed_training_is_the_same_however_a_step_is_divided(tokenizer, text, tmp_path, model_type, settings):
+    model = save_model(tmp_path / "model", tokenizer, model_type, **settings)
+    metrics, whole = run(model, text, tmp_path / "whole")
+    assert metrics["train_samples"] == metrics["eval_samples"] == 90
+    _, divided = run(
+        model, text, tmp_path / "divided", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"
+    )
+    _, full_head = run(model, text, tmp_path / "full", "--no_sparse_prediction")
+    for name in ("loss", "grad_norm"):
+        expected = [step[name] for step in whole]
+        assert len(set(expected)) == 4
+        assert [step[name] for step in divided] == pytest.approx(expected, rel=1e-4)
+        assert [step[name] for step in full_head] == pytest.approx(expected, rel=1e-4)
+
+
+def test_evaluation_does_not_depend_on_packing(tokenizer, text, tmp_path):
+    model = save_model(tmp_path / "model", tokenizer)
+    argv = f"--model_name_or_path {model} --validation_file {text} --do_eval --use_cpu --max_seq_length 60".split()
+    apart = run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "apart")])
+    packed = run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "packed"), "--pack_sequences"])
+    assert packed["eval_loss"] == apart["eval_loss"]
+
+
+def test_packed_rows_can_be_looked_at(tokenizer, text, tmp_path, capsys):
+    model = save_model(tmp_path / "model", tokenizer)
+    run_mlm_wwm.main(
+        f"--model_name_or_path {model} --train_file {text} --pack_sequences --preview_masking 1 --max_seq_length 60 "
+        f"--output_dir {tmp_path / 'out'} --use_cpu".split()
+    )
+    shown = capsys.readouterr().out.splitlines()[1]
+    assert shown.count("CLS") == shown.count("SEP") > 1
+
+
+def test_mistakes_are_refused_in_one_sentence(tokenizer, text, tmp_path, capsys):
+    bert = save_model(tmp_path / "bert", tokenizer)
+    deberta = save_model(tmp_path / "deberta", tokenizer, "deberta-v2")
+    argv = f"--train_file {text} --output_dir {tmp_path / 'out'} --use_cpu --pack_sequences".split()
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--model_name_or_path", deberta)
+    assert sentence.startswith("--pack_sequences: DebertaV2ForMaskedLM with eager attention cannot keep")
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--model_name_or_path", bert, "--no_line_by_line")
+    assert sentence.startswith("--pack_sequences packs lines")
+
+
+def test_packing_and_sparse_prediction_go_together():
+    model = tiny("bert")
+    attention, sparse = packed_attention(model), sparse_prediction(model)
+    lines = torch.tensor([[1] * 5 + [2] * 6])
+    ids = torch.arange(11)[None] + 10
+    labels = torch.where(torch.arange(11) % 4 == 1, ids, -100)
+    positions = (labels[0] != -100).nonzero()[:, 0]
+    inputs = {"input_ids": ids, **attention.inputs(lines, torch.float64)}
+    whole = model(**inputs, labels=labels)
+    with sparse.at(positions):
+        part = model(**inputs, labels=labels[:, positions])
+    assert part.loss.item() == pytest.approx(whole.loss.item(), abs=1e-12)

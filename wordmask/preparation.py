@@ -1,0 +1,186 @@
+"""Tokenizing texts: with one fact for each token, whether it continues the word of the token before it."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from wordmask.arguments import DataArguments
+from wordmask.errors import InputError, one_line
+from wordmask.references import check_tokenizer, continuations, tokenizer_digest
+from wordmask.segmentation import SegmentationArguments
+from wordmask.segmenters import Segmenter
+from wordmask.texts import Texts
+from wordmask.tokens import special_affixes, tokenize
+from wordmask.vocabulary import special_ids
+from wordmask.words import segmented
+
+
+class _Places(Sequence[str]):
+    """Where each line of a batch comes from, for an error message."""
+
+    def __init__(self, batch: pa.Table, files: Sequence[str]):
+        self.batch, self.files = batch, files
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __getitem__(self, index: Any) -> Any:
+        if "line" not in self.batch.column_names:
+            return f"{index + 1} of its batch"
+        file = self.files[self.batch["file"][index].as_py()] if "file" in self.batch.column_names else ""
+        return f"{self.batch['line'][index].as_py()} of the text ({file})"
+
+
+class Preparation:
+    """Turns a batch of texts into tokens: the same for datasets in memory and for streams.
+
+    Args:
+        tokenizer: the tokenizer; one that is not fast knows no words, and then each token is one.
+        texts: where the text and its references come from.
+        separator: the token to put behind each text, if any.
+        words: where words come from besides; `None` where a tokenizer that knows no words will do.
+    """
+
+    def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
+        self.tokenizer, self.separator, self.words = tokenizer, separator, words
+        self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
+        self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)
+        self.prefix = len(special_affixes(tokenizer)[0])
+        self.special_ids = special_ids(tokenizer)
+        self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
+        for path, provenance in texts.provenance.items():
+            check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
+
+    def identity(self) -> list[Any]:
+        """What the result depends on besides the text, for a cache's fingerprint."""
+        digest = tokenizer_digest(self.tokenizer) if self.tokenizer.is_fast else self.tokenizer.name_or_path
+        segmenter = self.segmenter.identity if self.segmenter else None
+        mixed = self.words.mixed_words if self.words else self.mixed
+        return ["wordmask.rows.Preparation:1", digest, self.prefix, self.separator, self.mixed, segmenter, mixed]
+
+    @cached_property
+    def segmenter(self) -> Segmenter | None:
+        """The segmenter to run on the spot, if any."""
+        return self.words.load() if self.words and self.words.segmenter else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "segmenter"}  # each process loads its own
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Tokens, as `wordmask.collators.Example` has them, for a table of texts."""
+        try:
+            lines = [text or "" for text in batch["text"].to_pylist()]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.flag}: {one_line(error)}; convert the file, for example with iconv") from None
+        if self.tokenizer.is_fast or self.words:
+            tokens = tokenize(self.tokenizer, lines)
+            codes, lengths = tokens.ids << 1, tokens.lengths
+            continues = tokens.continues
+            if "chinese_ref" in batch.column_names:
+                references = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
+                numbers = _Places(batch, self.files)
+                continues = continues | continuations(
+                    tokens, references, self.prefix, self.special_ids, self.mixed, self.where, numbers
+                )
+            if self.segmenter and self.words:
+                words = self.segmenter.segment(lines)
+                continues = continues | tokens.joined(segmented(tokens.characters, words, self.words.mixed_words))
+            codes |= continues
+        else:
+            ids = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+            codes = np.fromiter((token for line in ids for token in line), np.int64, lengths.sum()) << 1
+        if self.separator is not None:
+            ends = np.cumsum(lengths)[lengths > 0]
+            codes = np.insert(codes, ends, self.separator << 1)
+            lengths = lengths + (lengths > 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return pa.table({"tokens": pa.ListArray.from_arrays(offsets, codes.astype(self.dtype))})
+
+    @property
+    def features(self) -> datasets.Features:
+        return datasets.Features({"tokens": datasets.List(datasets.Value(np.dtype(self.dtype).name))})
+
+
+class TokenStream:
+    """All tokens of a prepared dataset, one text behind the other, read where they lie on disk.
+
+    Args:
+        dataset: the tokens of each text.
+        separated: whether a separator stands behind each text.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, separated: bool = False):
+        self.dataset, self.separated = dataset, separated
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "separated": self.separated}  # what is cached is mapped anew in each worker
+
+    @cached_property
+    def _chunks(self) -> list[tuple[NDArray[np.int32], NDArray[np.integer]]]:
+        chunks = self.dataset.data.table.column("tokens").chunks
+        return [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
+
+    @cached_property
+    def _edges(self) -> list[int]:
+        """Where each chunk begins in the stream, and where the last one ends."""
+        return np.cumsum([0, *(int(offsets[-1] - offsets[0]) for offsets, _ in self._chunks)]).tolist()
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(texts,) The number of tokens of each text."""
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets, _ in self._chunks)])
+
+    def read(self, start: int, stop: int) -> NDArray[np.integer]:
+        """The tokens from `start` to `stop`."""
+        parts, chunk = [], bisect.bisect_right(self._edges, start) - 1
+        while start < stop:
+            offsets, values = self._chunks[chunk]
+            shift = int(offsets[0]) - self._edges[chunk]
+            end = min(stop, self._edges[chunk + 1])
+            parts.append(values[start + shift : end + shift])
+            start, chunk = end, chunk + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def tokenized(texts: Texts, tokenizer, arguments: DataArguments, words: SegmentationArguments | None) -> TokenStream:
+    """Tokenize a text, on as many processes as asked for and once for all runs.
+
+    Args:
+        texts: the text.
+        tokenizer: the tokenizer.
+        arguments: how rows will be made.
+        words: where words come from besides; `None` where a tokenizer that knows no words will do.
+    """
+    prepared = Preparation(tokenizer, texts, separator(tokenizer, arguments), words)
+    dataset = texts.rows.with_format("arrow").map(
+        prepared,
+        batched=True,
+        num_proc=_processes(arguments.preprocessing_num_workers, len(texts.rows)),
+        remove_columns=texts.rows.column_names,
+        features=prepared.features,
+        load_from_cache_file=not arguments.overwrite_cache,
+        new_fingerprint=datasets.fingerprint.Hasher.hash([texts.rows._fingerprint, prepared.identity()]),
+        desc="Tokenizing",
+    )
+    return TokenStream(dataset, separated=prepared.separator is not None)
+
+
+def separator(tokenizer, arguments: DataArguments) -> int | None:
+    """The token between two texts of a block."""
+    if arguments.line_by_line:
+        return None
+    return tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+
+
+def _processes(asked: int | None, rows: int) -> int | None:
+    """As many processes as asked for, but none without a row."""
+    return min(asked, rows) if asked and asked > 1 else None
