@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
@@ -15,31 +19,96 @@ from wordmask.rows import StreamedRows
 from wordmask.texts import load_texts
 
 
+ROOT = Path(__file__).parent.parent
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer("bert")
 
 
-def stream(path: str, tokenizer, **settings) -> StreamedRows:
-    arguments = DataArguments(train_file=[path], streaming=True, **settings)
-    return StreamedRows(load_texts(arguments, None, None, False)["train"], tokenizer, arguments, 20, None, 0.15)
+def stream(paths: str | list[str], tokenizer, processes: int = 1, process: int = 0, **settings) -> StreamedRows:
+    arguments = DataArguments(train_file=[paths] if isinstance(paths, str) else paths, streaming=True, **settings)
+    texts = load_texts(arguments, None, None, False)["train"]
+    return StreamedRows(texts, tokenizer, arguments, 20, None, 0.15, processes, process)
 
 
 def key(example) -> tuple:
-    return example.identity, example.epoch, example.lines[0].tobytes()
+    return example.identity, example.epoch, *(line.tobytes() for line in example.lines)
 
 
-@pytest.mark.parametrize("line_by_line", [True, False])
-def test_workers_share_the_rows_and_change_none(tokenizer, english_file, line_by_line, monkeypatch):
+KINDS = {"lines": {"line_by_line": True}, "blocks": {}, "packed": {"line_by_line": True, "pack_sequences": True}}
+EVERY_KIND = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+
+
+@EVERY_KIND
+def test_workers_share_the_rows_and_change_none(tokenizer, english_file, settings, monkeypatch):
     monkeypatch.setattr("wordmask.rows.STREAM_BATCH", 7)
-    rows = stream(english_file, tokenizer, line_by_line=line_by_line)
+    rows = stream(english_file, tokenizer, **settings)
     alone = [key(example) for example in rows.one_pass(0)]
-    assert len(alone) == len(set(alone)) > 20
+    assert len(alone) == len(set(alone)) > 15
     loader = DataLoader(rows, batch_size=1, collate_fn=lambda examples: key(examples[0]), num_workers=2)
     together = [found for found, _ in zip(loader, range(2 * len(alone)), strict=False)]
     assert {found for found in together if found[1] == 0} == set(alone)
     assert {epoch for _, epoch, _ in together} >= {0, 1}, "a second pass has an epoch of its own"
     assert len(set(together)) == len(together)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("files", [1, 3, 5])
+def test_processes_share_the_rows_and_change_none(tokenizer, tmp_path, settings, files, monkeypatch):
+    """With as many files as processes and more, each reads its own; with fewer, each takes its share of every file."""
+    monkeypatch.setattr("wordmask.rows.STREAM_BATCH", 4)
+    lines, paths = sample_lines("english", 50), []
+    for number in range(files):
+        paths.append(str(tmp_path / f"{number}.txt"))
+        (tmp_path / f"{number}.txt").write_text("\n".join(lines[number::files]), encoding="utf-8")
+    alone = [key(example) for example in stream(paths, tokenizer, **settings).one_pass(0)]
+    assert len(alone) == len(set(alone)) > 15
+    parts = [
+        [key(example) for example in stream(paths, tokenizer, 3, process, **settings).one_pass(0)]
+        for process in range(3)
+    ]
+    assert all(parts) and sorted(sum(parts, [])) == sorted(alone)
+
+
+def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_model, tmp_path):
+    """Lines of unequal length: batches differ in shape from process to process, and steps are as many."""
+    text = tmp_path / "text.txt"
+    text.write_text(
+        "\n".join(line[: 9 + 31 * (number % 5)] for number, line in enumerate(sample_lines("english", 41)))
+    )
+    script = (
+        "import shutil, sys, torch.distributed as dist, run_mlm_wwm\n"
+        "folder, *argv = sys.argv[1:]\n"
+        "run_mlm_wwm.main([*argv, '--output_dir', f'{folder}/whole'])\n"
+        "if dist.get_rank() == 0:\n"
+        "    shutil.copytree(f'{folder}/whole', f'{folder}/resumed')\n"
+        "    shutil.rmtree(f'{folder}/resumed/checkpoint-6')\n"
+        "dist.barrier()\n"
+        "run_mlm_wwm.main([*argv, '--output_dir', f'{folder}/resumed'])\n"
+    )
+    (tmp_path / "twice.py").write_text(script)
+    argv = ["--model_name_or_path", english_model, "--train_file", str(text), "--streaming", "--max_steps", "6"]
+    argv += ["--per_device_train_batch_size", "3", "--logging_steps", "1", "--save_steps", "4", "--use_cpu"]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29573"]
+        + [str(tmp_path / "twice.py"), str(tmp_path), *argv, "--max_seq_length", "30"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    whole, resumed = (
+        [
+            (entry["loss"], entry["grad_norm"])
+            for entry in json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
+            if "grad_norm" in entry
+        ]
+        for name in ("whole", "resumed")
+    )
+    assert len(whole) == 6
+    assert [pytest.approx(step, rel=1e-5) for step in whole] == resumed
 
 
 def test_a_resumed_stream_goes_on_where_it_stopped(english_model, tmp_path):

@@ -222,17 +222,19 @@ class StreamedRows(torch.utils.data.IterableDataset):
         self.processes, self.process = processes, process
 
     def __iter__(self) -> Iterator[Example]:
+        without = 0
         for epoch in itertools.count():
             some_row = False
             for example in self.one_pass(epoch):
                 some_row = True
                 yield example
-            if not some_row:
+            without = 0 if some_row else without + 1
+            if without >= self._workers()[0]:  # in so many passes, every share was this worker's once
                 return
 
     def one_pass(self, epoch: int) -> Iterator[Example]:
         """This worker's rows of one pass through the stream."""
-        for place, batch in self._own_batches():
+        for place, batch in self._own_batches(epoch):
             tokens = self.preparation(batch)["tokens"].combine_chunks()
             offsets, values = tokens.offsets.to_numpy(), tokens.values.to_numpy()
             lengths, separated = np.diff(offsets).astype(np.int64), self.preparation.separator is not None
@@ -242,12 +244,19 @@ class StreamedRows(torch.utils.data.IterableDataset):
                 lines = [values[start:stop] for start, stop in division.lines(row)]
                 yield Example(lines, place << 24 | row, epoch, self.rate, self.length)
 
-    def _own_batches(self) -> Iterator[tuple[int, pa.Table]]:
-        """The batches of texts that are this worker's, each with its place in the stream."""
+    def _workers(self) -> tuple[int, int]:
+        """The workers of all processes, and the number of this one."""
         worker = torch.utils.data.get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        workers, own = workers * self.processes, self.process * workers + number
-        by_file = self.files >= workers
+        return workers * self.processes, self.process * workers + number
+
+    def _own_batches(self, epoch: int) -> Iterator[tuple[int, pa.Table]]:
+        """The batches of texts that are this worker's in a pass, each with its place in the stream.
+
+        Shares go round from pass to pass, so that none is left without where there are more workers than batches.
+        """
+        workers, own = self._workers()
+        own, by_file = (own + epoch) % workers, self.files >= workers
         for file in range(self.files):
             if by_file and file % workers != own:
                 continue

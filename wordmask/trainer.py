@@ -97,7 +97,8 @@ class MlmTrainer(Trainer):
             **batches,
         )
         # Our batches already are this process's own, so accelerate is to place them on the device and no more.
-        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
+        own: dict[str, Any] = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
+        return prepare_data_loader(loader, args.device, **own, put_on_device=True)
 
     def _layout(self, batch_size: int, accumulation: int) -> Layout:
         return Layout(batch_size, accumulation, self.args.world_size, self.args.process_index)
