@@ -1,14 +1,17 @@
-"""Real tokens per second and peak memory of training line by line, ours beside the plain Trainer.
+"""Real tokens per second and memory of training line by line, ours beside the plain Trainer.
 
     python benchmarks/train.py --tokenizer bert-base-uncased --text wikitext2-valid.txt
 
-The same small model, lines, batch size, masking rate and seed; each side in processes of its own, in turn. Every side
-is then evaluated on the same masks. `--device_flags` are given to both, for example `--bf16 --torch_compile`.
+Every side sees the same lines once, with the same small model, tokens in a step, masking rate and seed, in a process
+of its own, in turn; then it is evaluated on the same masks of other lines. `--device_flags` are given to all sides, for
+example `--bf16 --torch_compile`; on a GPU the share of the card's measured matrix rate (MFU) is printed as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import os
 import resource
 import tempfile
 import time
@@ -16,13 +19,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import datasets
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from sides import run_in_turn
 from wordmask.arguments import parse_arguments
+from wordmask.attention import packed_attention
 from wordmask.collators import MaskingCollator
 from wordmask.masking import IGNORED, Strategy
 from wordmask.modeling import load_model
@@ -30,12 +42,19 @@ from wordmask.preparation import tokenized
 from wordmask.rows import Rows, StagedRows
 from wordmask.sampling import EVALUATION, Draw
 from wordmask.sparse import sparse_prediction
-from wordmask.textfiles import is_blank, read_lines
-from wordmask.texts import load_texts
+from wordmask.texts import Texts, load_texts
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 
-EVALUATED = 200  # lines, the last of the text, which no side trains on
+EVALUATED = 200  # lines, the first of the text, which no side trains on
+RATE = 0.15
+COLUMNS = {
+    "speed": ("real tokens/s", "{:,.0f}"),
+    "padding": ("padding", "{:.1%}"),
+    "memory": ("MB added", "{:,.0f}"),
+    "mfu": ("MFU", "{:.1%}"),
+    "loss": ("loss afterwards", "{:.3f}"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
@@ -45,153 +64,217 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--text", required=True)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=20, help="of --batch lines; packed rows hold more")
+    parser.add_argument("--warmup", type=int, default=1, help="steps that are not timed")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--device_flags", nargs=argparse.REMAINDER, default=["--use_cpu"])
     options = parser.parse_args(argv)
 
-    sides: dict[str, Callable[[], dict[str, float]]] = {
-        "plain Trainer": partial(run_plain, options, False),
-        "plain Trainer, grouped": partial(run_plain, options, True),
-        "ours, random, full head": partial(run_ours, options, "random", False),
-        "ours, random, sparse": partial(run_ours, options, "random", True),
-        "ours, grouped, sparse": partial(run_ours, options, "group_by_length", True),
-    }
-    results = run_in_turn(sides, options.repeats)
+    results = run_in_turn({name: partial(SIDES[name], options) for name in options.sides}, options.repeats)
     table = Table(title=f"{options.layers} × {options.hidden}, batch {options.batch}, {options.steps} steps")
-    for column in ("", "real tokens/s", "times plain", "padding", "peak MB", "loss afterwards"):
+    shown = [name for name in COLUMNS if any(found[name] for found in results.values())]
+    for column in ("", *(COLUMNS[name][0] for name in shown)):
         table.add_column(column, justify="right" if column else "left")
-    plain = results["plain Trainer"]
-    for name, found in results.items():
-        table.add_row(
-            name,
-            f"{found['speed']:,.0f}",
-            f"{found['speed'] / plain['speed']:.2f}×",
-            f"{found['padding']:.1%}",
-            f"{found['memory']:,.0f} ({found['memory'] / plain['memory']:.2f}×)",
-            f"{found['loss']:.3f}",
-        )
+    first, *_ = results.values()
+    for side, found in results.items():
+        cells = {name: COLUMNS[name][1].format(found[name]) for name in shown}
+        for name in ("speed", "memory"):
+            cells[name] += f" ({found[name] / first[name]:.2f}×)"
+        table.add_row(side, *cells.values())
     Console().print(table)
+    apart = max(abs(found["loss"] / first["loss"] - 1) for found in results.values())
+    Console().print(f"the losses on the same masks lie within {apart:.2%} of the first one's")
     return results
 
 
 class Counted:
-    """A collator that counts real and padded tokens."""
+    """A collator that keeps count of the real, the padded and the labelled tokens of each batch."""
 
     def __init__(self, collator: Callable[[Any], Any]):
-        self.collator, self.real, self.all = collator, 0, 0
+        self.collator = collator
+        self.real: list[int] = []
+        self.all: list[int] = []
+        self.labels: list[int] = []
 
     def __call__(self, rows: Any) -> Any:
         batch = self.collator(rows)
-        self.real += int(batch["attention_mask"].sum())
-        self.all += batch["attention_mask"].numel()
+        self.real.append(int(batch["attention_mask"].sum()))
+        self.all.append(batch["attention_mask"].numel())
+        self.labels.append(int(batch["labels"].ne(IGNORED).sum()))
         return batch
 
 
-def _arguments(options: argparse.Namespace, folder: str, *flags: str) -> Any:
-    model = ["--model_type", "bert", "--tokenizer_name", options.tokenizer, "--config_overrides"]
-    size = f"hidden_size={options.hidden},num_hidden_layers={options.layers},num_attention_heads=6"
-    run = ["--max_steps", options.steps, "--per_device_train_batch_size", options.batch, "--learning_rate", 5e-4]
-    text = ["--train_file", options.text, "--max_seq_length", options.length, "--output_dir", folder]
-    quiet = ["--disable_tqdm", "--report_to", "none", "--save_strategy", "no", "--logging_strategy", "no"]
-    size += f",intermediate_size={4 * options.hidden}"
-    argv = [*model, size, *run, *text, *quiet, *options.device_flags, *flags]
-    return parse_arguments(list(map(str, argv)), line_by_line=True)
+class Clock(TrainerCallback):
+    """When training began and when each step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.times.append(_now())
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.times.append(_now())
 
 
-def _evaluate(model: Any, tokenizer: Any, rows: Any, count: int) -> float:
-    """The loss on the last rows, under the same masks for every side."""
-    collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=0)
-    model.eval()
-    losses = labels = 0.0
-    for start in range(count - EVALUATED, count, 20):
-        batch = collator([rows[Draw(index, EVALUATION, 0.15)] for index in range(start, start + 20)])
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        number = int(batch["labels"].ne(IGNORED).sum())
-        with torch.no_grad():
-            losses += float(model(**batch).loss) * number
-        labels += number
-    return losses / labels
-
-
-def _figures(counted: Counted, seconds: float, loss: float) -> dict[str, float]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _now() -> float:
     if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    padding = 1 - counted.real / counted.all
-    return {"speed": counted.real / seconds, "padding": padding, "memory": peak, "loss": loss}
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
-def run_ours(options: argparse.Namespace, sampling: str, sparse: bool) -> dict[str, float]:
+class Setting:
+    """What all sides share: the tokenizer, the model, and the lines to train and to evaluate on."""
+
+    def __init__(self, options: argparse.Namespace, folder: str, *flags: str):
+        model = ["--model_type", "bert", "--tokenizer_name", options.tokenizer, "--config_overrides"]
+        size = f"hidden_size={options.hidden},num_hidden_layers={options.layers},num_attention_heads={options.heads}"
+        size += f",intermediate_size={4 * options.hidden}"
+        run = ["--num_train_epochs", 1, "--per_device_train_batch_size", options.batch, "--learning_rate", 5e-4]
+        text = ["--train_file", options.text, "--max_seq_length", options.length, "--output_dir", folder]
+        quiet = ["--disable_tqdm", "--report_to", "none", "--save_strategy", "no", "--logging_strategy", "no"]
+        argv = [*model, size, *run, *text, *quiet, *options.device_flags, *flags]
+        self.options, self.folder = options, folder
+        self.arguments = parse_arguments(list(map(str, argv)), line_by_line=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+        set_seed(42)
+        self.model = load_model(self.arguments.model, self.tokenizer)
+        texts = load_texts(self.arguments.data, None, None, False)["train"]
+        needed = EVALUATED + options.steps * options.batch
+        while len(texts.rows) < needed:  # a short text is repeated
+            texts.rows = datasets.concatenate_datasets([texts.rows, texts.rows])
+        self.train_texts = copy.copy(texts)
+        self.train_texts.rows = texts.rows.select(range(EVALUATED, needed))
+        texts.rows = texts.rows.select(range(EVALUATED))
+        self.evaluated = self.rows(texts)
+
+    def rows(self, texts: Texts, packed: bool = False) -> Rows:
+        """Our rows of some texts."""
+        data = self.arguments.data
+        stream = tokenized(texts, self.tokenizer, data, None)
+        return Rows.of(stream, self.tokenizer, data, self.options.length, packed)
+
+    def evaluate(self) -> float:
+        """The loss on the lines set apart, under the same masks for every side."""
+        collator = MaskingCollator(Vocabulary.of(self.tokenizer), Strategy.TOKEN, seed=0)
+        self.model.eval()
+        losses = labels = 0.0
+        for start in range(0, EVALUATED, 20):
+            batch = collator([self.evaluated[Draw(index, EVALUATION, RATE)] for index in range(start, start + 20)])
+            batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+            number = int(batch["labels"].ne(IGNORED).sum())
+            with torch.no_grad():
+                losses += float(self.model(**batch).loss) * number
+            labels += number
+        return losses / labels
+
+    def figures(self, trainer: Trainer, counted: Counted) -> dict[str, float]:
+        """Train, evaluate, and say what was measured."""
+        clock, warmup = Clock(), self.options.warmup
+        trainer.add_callback(clock)
+        before = _resident_megabytes()
+        trainer.train()
+        if torch.cuda.is_available():
+            added = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+        steps = len(clock.times) - 1
+        seconds = clock.times[-1] - clock.times[warmup]
+        real = sum(counted.real[warmup:steps])
+        return {
+            "speed": real / seconds,
+            "padding": 1 - sum(counted.real) / sum(counted.all),
+            "memory": added,
+            "mfu": self._operations(real, sum(counted.labels[warmup:steps])) / seconds / _matrix_rate(),
+            "loss": self.evaluate(),
+        }
+
+    def _operations(self, real: int, labels: int) -> float:
+        """The least arithmetic that training on so many tokens and labels takes, attention between tokens left out."""
+        config = self.model.config
+        layers = sum(p.numel() for p in self.model.base_model.encoder.parameters())
+        return 6.0 * (layers * real + config.vocab_size * config.hidden_size * labels)
+
+
+def _resident_megabytes() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _matrix_rate() -> float:
+    """Operations per second of large matrix products in bfloat16 on this card; endless without one."""
+    if not torch.cuda.is_available():
+        return float("inf")
+    one = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        one @ one
+    start = _now()
+    for _ in range(20):
+        one @ one
+    return 20 * 2 * 8192**3 / (_now() - start)
+
+
+def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[str, float]:
     """Our Trainer, as the script sets it up."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = _arguments(options, folder, "--train_sampling_strategy", sampling)
-        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-        set_seed(42)
-        model = load_model(arguments.model, tokenizer)
-        texts = load_texts(arguments.data, None, None, False)["train"]
-        rows = Rows.of(tokenized(texts, tokenizer, arguments.data, None), tokenizer, arguments.data, options.length)
-        limit = len(rows) - EVALUATED
-        train = Rows.of(rows.stream, tokenizer, arguments.data, options.length, limit=limit)
-        collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=42)
+        setting = Setting(options, folder, "--train_sampling_strategy", sampling)
+        rows, training = setting.rows(setting.train_texts, packed), setting.arguments.training
+        if packed:  # so many rows that a step has as many tokens
+            training.per_device_train_batch_size = max(1, round(len(rows) / options.steps))
+        collator = MaskingCollator(Vocabulary.of(setting.tokenizer), Strategy.TOKEN, seed=42, packed=packed)
+        counted = Counted(collator)
         trainer = MlmTrainer(
-            model,
-            arguments.training,
-            StagedRows([train]),
+            setting.model,
+            training,
+            StagedRows([rows]),
             None,
-            tokenizer,
+            setting.tokenizer,
+            counted,  # type: ignore[arg-type]
             collator,
-            collator,
-            (0.15, 0.15),
-            sparse=sparse_prediction(model) if sparse else None,
+            (RATE, RATE),
+            sparse=sparse_prediction(setting.model),
+            attention=packed_attention(setting.model) if packed else None,
         )
-        trainer.collator = counted = Counted(collator)  # type: ignore[assignment]
-        seconds = _time(trainer)
-        return _figures(counted, seconds, _evaluate(model, tokenizer, rows, len(rows)))
+        return setting.figures(trainer, counted)
 
 
-def run_plain(options: argparse.Namespace, grouped: bool) -> dict[str, float]:
+def run_plain(sampling: str, options: argparse.Namespace) -> dict[str, float]:
     """transformers' own Trainer and collator."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = _arguments(options, folder)
-        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-        set_seed(42)
-        model = load_model(arguments.model, tokenizer)
-        texts = load_texts(arguments.data, None, None, False)["train"]
-        rows = Rows.of(tokenized(texts, tokenizer, arguments.data, None), tokenizer, arguments.data, options.length)
-        lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)][: len(rows) - EVALUATED]
-        encoded = tokenizer(lines, truncation=True, max_length=options.length, return_special_tokens_mask=True)
+        setting = Setting(options, folder)
+        lines = setting.train_texts.rows["text"][:]
+        encoded = setting.tokenizer(lines, truncation=True, max_length=options.length, return_special_tokens_mask=True)
         dataset = [{name: encoded[name][index] for name in encoded} for index in range(len(lines))]
-        counted = Counted(DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15))
-        training = arguments.training.to_dict()
-        plain = {name: training[name] for name in ("max_steps", "per_device_train_batch_size", "learning_rate")}
-        plain |= {name: training[name] for name in ("use_cpu", "bf16", "fp16", "tf32", "torch_compile")}
+        counted = Counted(DataCollatorForLanguageModeling(setting.tokenizer, mlm_probability=RATE))
+        given = setting.arguments.training.to_dict()
+        names = ("num_train_epochs", "per_device_train_batch_size", "learning_rate", "report_to", "save_strategy")
+        names += ("logging_strategy", "disable_tqdm", "use_cpu", "bf16", "fp16", "tf32", "torch_compile")
         trainer = Trainer(
-            model=model,
+            model=setting.model,
             args=TrainingArguments(
                 folder,
-                **plain,
-                report_to="none",
-                save_strategy="no",
-                logging_strategy="no",
-                disable_tqdm=True,
+                **{name: given[name] for name in names},
                 remove_unused_columns=False,
-                train_sampling_strategy="group_by_length" if grouped else "random",
+                train_sampling_strategy=sampling,
             ),
             train_dataset=dataset,
-            processing_class=tokenizer,
+            processing_class=setting.tokenizer,
             data_collator=counted,
         )
-        seconds = _time(trainer)
-        return _figures(counted, seconds, _evaluate(model, tokenizer, rows, len(rows)))
+        return setting.figures(trainer, counted)
 
 
-def _time(trainer: Trainer) -> float:
-    start = time.perf_counter()
-    trainer.train()
-    return time.perf_counter() - start
+SIDES: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
+    "plain Trainer": partial(run_plain, "random"),
+    "plain Trainer, grouped": partial(run_plain, "group_by_length"),
+    "ours, random": partial(run_ours, "random", False),
+    "ours, grouped": partial(run_ours, "group_by_length", False),
+    "ours, packed": partial(run_ours, "random", True),
+}
 
 
 if __name__ == "__main__":

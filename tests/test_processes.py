@@ -1,61 +1,192 @@
-"""Two processes train as one does: the same rows, masks, loss and gradients."""
+"""One process or two, one part or four: the same rows, masks, losses, gradients, weights and evaluation."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import run_mlm_wwm
 from conftest import sample_lines, save_model, train_tokenizer
 
 ROOT = Path(__file__).parent.parent
+STEP = 16  # the rows of a step, however they are divided
+MODELS = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},  # its head ignores num_items_in_batch
+    "modernbert": {"embedding_dropout": 0.0, "mlp_dropout": 0.0, "attention_dropout": 0.0},  # its head honours it
+}
+
+
+class Cell(NamedTuple):
+    """One cell of the table."""
+
+    model: str
+    accumulation: int
+    sparse: bool
+    processes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model}, {self.processes} processes, accumulation {self.accumulation}, "
+            f"{'sparse' if self.sparse else 'full'} head"
+        )
+
+
+CELLS = [Cell(*values) for values in itertools.product(MODELS, (1, 2, 4), (False, True), (1, 2))]
+
+
+class Folder:
+    """Where the runs of these tests lie, over 37 unequal lines: neither the last step nor the last batch is full."""
+
+    def __init__(self, path: Path):
+        self.path, self.text = path, path / "text.txt"
+        lines = [line[: 15 + 37 * (number % 5)] for number, line in enumerate(sample_lines("english", 37))]
+        self.text.write_text("\n".join(lines), encoding="utf-8")
+        tokenizer = train_tokenizer("bert")
+        for name, settings in MODELS.items():
+            save_model(path / name, tokenizer, name, **settings)
+
+    def output(self, cell: Cell, rank: int | str = 0) -> Path:
+        return self.path / f"rank{rank}" / f"{cell.model}-{cell.accumulation}-{cell.sparse}-{cell.processes}"
+
+    def common(self, model: str, processes: int) -> list[str]:
+        """What all runs have: processes of their own cache, so that the text is prepared for them once."""
+        return [
+            *("--model_name_or_path", str(self.path / model), "--cache_dir", str(self.path / f"cache{processes}")),
+            *("--train_file", str(self.text), "--validation_file", str(self.text)),
+            *"--use_cpu --do_train --do_eval --max_seq_length 48 --per_device_eval_batch_size 5".split(),
+            *"--logging_steps 1 --report_to none".split(),
+        ]
+
+    def command(self, cell: Cell) -> list[str]:
+        """A run of a cell. Without Adam, which divides rounding errors by themselves, weights can be compared."""
+        return [
+            *self.common(cell.model, cell.processes),
+            *"--max_steps 4 --optim sgd --learning_rate 0.5 --max_grad_norm 1000 --save_strategy no".split(),
+            *("--per_device_train_batch_size", str(STEP // cell.accumulation // cell.processes)),
+            *("--gradient_accumulation_steps", str(cell.accumulation), "--sparse_prediction", str(cell.sparse)),
+            *("--output_dir", str(self.output(cell, "{rank}" if cell.processes > 1 else 0))),
+        ]
+
+    def ddp(self, processes: int, rank: int | str = 0) -> Path:
+        return self.path / f"rank{rank}" / f"ddp-{processes}"
+
+    def ddp_command(self, processes: int) -> list[str]:
+        """A run of configs/ddp.yaml, here on CPUs."""
+        return [
+            str(ROOT / "configs/ddp.yaml"),
+            *self.common("bert", processes),
+            *"--no_bf16 --num_train_epochs 1 --preprocessing_num_workers 1 --dataloader_num_workers 1".split(),
+            *("--per_device_train_batch_size", str(STEP // processes)),
+            *("--output_dir", str(self.ddp(processes, "{rank}" if processes > 1 else 0))),
+        ]
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory) -> list[str]:
-    """A run of unequal lines whose number is odd, so that the last batch does not go round."""
-    folder = tmp_path_factory.mktemp("processes")
-    model = save_model(
-        folder / "model", train_tokenizer("bert"), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+def folder(tmp_path_factory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """The runs of one process."""
+    for cell in CELLS:
+        if cell.processes == 1:
+            run_mlm_wwm.main(folder.command(cell))
+    run_mlm_wwm.main(folder.ddp_command(1))
+
+
+@pytest.fixture(scope="module")
+def together(folder) -> str:
+    """The runs of two processes, under torchrun over gloo, and what they print."""
+    commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
+    path = folder.path / "commands.json"
+    path.write_text(json.dumps([*commands, folder.ddp_command(2)]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+        + [str(ROOT / "tests/two_processes.py"), str(path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
-    text = folder / "text.txt"
-    text.write_text("\n".join(sample_lines("english", 37)), encoding="utf-8")
-    flags = (
-        "--use_cpu --num_train_epochs 1 --logging_steps 1 --save_strategy no --learning_rate 1e-3 --do_train --do_eval"
-    )
-    return [
-        *("--model_name_or_path", model, "--train_file", str(text), "--validation_file", str(text)),
-        *("--cache_dir", str(folder / "cache"), "--max_seq_length", "48", "--per_device_eval_batch_size", "5"),
-        *flags.split(),
-    ]
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def trajectory(output: Path) -> list[tuple[float, float]]:
     """Loss and gradient norm of each step."""
-    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    history = read_json(output / "trainer_state.json")["log_history"]
     return [(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry]
 
 
-def test_two_processes_train_and_evaluate_as_one(command, tmp_path):
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    one = run_mlm_wwm.main([*command, "--output_dir", str(alone), "--per_device_train_batch_size", "16"])
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29571"]
-        + [str(ROOT / "run_mlm_wwm.py"), *command, "--output_dir", str(together)]
-        + ["--per_device_train_batch_size", "8", "--dataloader_num_workers", "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        check=True,
-        capture_output=True,
-    )
-    expected, found = trajectory(alone), trajectory(together)
-    assert len(found) == len(expected) == 3
-    for pair, other in zip(found, expected, strict=True):
-        assert pair == pytest.approx(other, rel=1e-5)
-    results = json.loads((together / "eval_results.json").read_text())
-    for name in ("eval_loss", "eval_accuracy", "eval_whole_word_accuracy", "eval_samples"):
-        assert results[name] == pytest.approx(one[name], rel=1e-5)
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The greatest difference of any weight."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def assert_same_run(found: Path, expected: Path, what: object) -> None:
+    """Assert that two runs had the same losses, gradients and metrics."""
+    for pair, other in zip(trajectory(found), trajectory(expected), strict=True):
+        assert pair == pytest.approx(other, rel=1e-5), what
+    results, wanted = (read_json(output / "eval_results.json") for output in (found, expected))
+    for name in ("eval_loss", "perplexity", "eval_accuracy", "eval_whole_word_accuracy", "eval_samples"):
+        assert results[name] == pytest.approx(wanted[name], rel=1e-5), (what, name)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_weights_train_to_the_same_trajectory_in_every_cell(folder, alone, together, model):
+    reference, *others = (cell for cell in CELLS if cell.model == model)
+    assert len(others) == 11 and len(trajectory(folder.output(reference))) == 4
+    initial, trained = weights(folder.path / model), weights(folder.output(reference))
+    assert distance(initial, trained) > 1e-2, "nothing was trained, so nothing is compared"
+    for cell in others:
+        assert_same_run(folder.output(cell), folder.output(reference), str(cell))
+        assert distance(weights(folder.output(cell)), trained) < 1e-5, str(cell)
+
+
+def files(directory: Path) -> set[str]:
+    """All files in a directory, by their path in it."""
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_one_process_writes_and_prints(folder, together):
+    runs = [str(folder.output(cell).name) for cell in CELLS if cell.processes == 2] + ["ddp-2"]
+    written = files(folder.path / "rank0")
+    for run in runs:
+        assert {f"{run}/{name}" for name in ("model.safetensors", "wordmask_run.json", "eval_results.json")} <= written
+    # In a checkpoint, each process saves the state of its random numbers, and the second nothing else.
+    assert files(folder.path / "rank1") == {"ddp-2/checkpoint-3/rng_state_1.pth"}
+    assert together.count("model and results: ") == len(runs)
+
+
+def test_the_text_is_tokenized_by_one_process_and_read_by_both(folder, together):
+    first, second = (int((folder.path / f"tokenized-{rank}").read_text()) for rank in (0, 1))
+    assert 0 < first <= 2 and second == 0, "13 runs of the same two splits"
+
+
+def test_the_config_for_several_processes_trains_as_one_does(folder, alone, together):
+    assert len(trajectory(folder.ddp(1))) == 3
+    assert_same_run(folder.ddp(2), folder.ddp(1), "configs/ddp.yaml")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import importlib
+import inspect
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed.run
+from accelerate.commands.launch import launch_command_parser
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 import run_mlm
 import run_mlm_wwm
@@ -19,13 +27,14 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 # Each module may import only those of a lower rank.
 LAYERS = [
-    {"errors", "numerics"},
-    {"textfiles", "words", "segmenters", "commandline", "hub", "progress"},
+    {"errors", "numerics", "sharding"},
+    {"textfiles", "words", "segmenters", "commandline", "hub", "progress", "workers"},
     {"tokens"},
-    {"segmentation", "masking", "references", "vocabulary"},
+    {"segmentation", "masking", "references", "vocabulary", "launch"},
     {"arguments", "card", "collators", "sampling", "metrics", "sparse", "attention"},
     {"building", "cluster", "texts", "modeling", "output", "packing"},
     {"preparation"},
+    {"prepared"},
     {"rows"},
     {"trainer", "preview"},
     {"training"},
@@ -75,21 +84,92 @@ def test_import_brings_no_more_than_it_needs(module, unwanted):
     assert shown.stdout.strip().endswith("[]")
 
 
+def commands(config: Path) -> list[list[str]]:
+    """The command lines in a config's comments."""
+    comments = [line[1:].strip() for line in config.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    lines = "\n".join(comments).replace("\\\n", " ").split("\n")
+    return [shlex.split(line) for line in lines if line.startswith(("python ", "torchrun ", "accelerate launch "))]
+
+
+def parse_launcher(command: list[str]) -> tuple[argparse.Namespace, str, list[str]]:
+    """What a launcher's own parser makes of a command line: its flags, the script, and the script's arguments."""
+    if command[0] == "python":
+        return argparse.Namespace(), command[1], command[2:]
+    torchrun = command[0] == "torchrun"
+    parser = torch.distributed.run.get_args_parser() if torchrun else launch_command_parser()
+    flags = parser.parse_args(command[1 if torchrun else 2 :])
+    return flags, flags.training_script, flags.training_script_args
+
+
+@pytest.fixture
+def any_hardware(monkeypatch):
+    """A machine whose devices and packages do not matter."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("wordmask.arguments.check_sharding", lambda *flags: None)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # what transformers sets is gone after the test
+
+
+NO_HARDWARE = ["--use_cpu", "--no_tf32", "--deepspeed", ""]
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_parses_and_says_what_it_is_for(config):
+def test_every_config_parses_and_says_what_it_is_for(config, any_hardware):
     first, *rest = config.read_text(encoding="utf-8").splitlines()
     assert first.startswith("# ")
     assert any(".py configs/" in line for line in [first, *rest] if line.startswith("#"))
-    arguments = parse_arguments(
-        [str(config), "--use_cpu", "--no_tf32"], masking_strategy="whole_word", line_by_line=True
-    )
+    arguments = parse_arguments([str(config), *NO_HARDWARE], masking_strategy="whole_word", line_by_line=True)
     assert isinstance(arguments.training.learning_rate, float)
 
 
-def test_all_kinds_of_configs_are_there():
-    assert {"demo", "demo_chinese", "english_wwm", "chinese_wwm", "from_scratch", "tpu", "gpu"} <= {
-        config.stem for config in CONFIGS
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_the_commands_in_a_config_are_understood_by_launcher_and_script(config, any_hardware):
+    for command in commands(config):
+        _, script, arguments = parse_launcher(command)
+        assert (ROOT / script).is_file()
+        if script != "run_chinese_ref.py":
+            assert arguments[0] == f"configs/{config.name}"
+            parse_arguments([*arguments, *NO_HARDWARE], masking_strategy="whole_word", line_by_line=True)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])
+def test_configs_for_several_processes_show_how_to_start_on_one_machine_and_on_several(name):
+    config = ROOT / f"configs/{name}.yaml"
+    one, several = (parse_launcher(command)[0] for command in commands(config))
+    assert one.nnodes == "1:1" and int(one.nproc_per_node) > 1
+    assert int(several.nnodes) > 1 and int(several.nproc_per_node) > 1
+    assert several.rdzv_backend == "c10d" and ":" in several.rdzv_endpoint
+    assert "# Not run: no such hardware at hand." in config.read_text(encoding="utf-8")
+
+
+def test_the_names_in_fsdp_yaml_are_those_that_the_trainer_reads(any_hardware):
+    training = parse_arguments(["configs/fsdp.yaml", *NO_HARDWARE]).training
+    layer = "ModernBertEncoderLayer"
+    assert training.fsdp_plugin_args == {
+        "fsdp_version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "transformer_cls_names_to_wrap": layer,
+        "cpu_ram_efficient_loading": False,
+        "state_dict_type": "FULL_STATE_DICT",
+        "activation_checkpointing": True,
+        "reshard_after_forward": True,
     }
+    assert "ModernBERT" in (ROOT / "configs/fsdp.yaml").read_text(encoding="utf-8")
+    assert hasattr(importlib.import_module("transformers.models.modernbert.modeling_modernbert"), layer)
+
+
+def test_what_deepspeed_finds_as_auto_is_filled_in_by_the_trainer():
+    settings = json.loads((ROOT / "configs/deepspeed_zero2.json").read_text(encoding="utf-8"))
+    assert "deepspeed: configs/deepspeed_zero2.json\n" in (ROOT / "configs/deepspeed.yaml").read_text(encoding="utf-8")
+    assert settings["zero_optimization"]["stage"] == 2
+    parts = [("", settings)] + [(f"{name}.", part) for name, part in settings.items() if isinstance(part, dict)]
+    auto = {prefix + name for prefix, part in parts for name, value in part.items() if value == "auto"}
+    source = inspect.getsource(HfTrainerDeepSpeedConfig)
+    assert len(auto) == 7 and all(f'"{name}"' in source for name in auto)
+
+
+def test_all_kinds_of_configs_are_there():
+    assert {"demo", "demo_chinese", "english_wwm", "chinese_wwm", "from_scratch"} <= {path.stem for path in CONFIGS}
+    assert {"tpu", "gpu", "ddp", "fsdp", "deepspeed"} <= {path.stem for path in CONFIGS}
 
 
 def test_documented_old_flags_are_those_of_the_code():

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
-from conftest import SMALL
-from wordmask.sparse import sparse_prediction
+import run_mlm_wwm
+from conftest import SMALL, sample_lines, save_model, train_tokenizer
+from wordmask.sparse import SparsePrediction, sparse_prediction
 
 ARCHITECTURES = {
     "bert": {},
@@ -105,3 +111,157 @@ def test_a_model_that_cannot_take_it_falls_back_with_one_warning(caplog):
         assert sparse_prediction(model) is None
     assert [record.name for record in caplog.records] == ["wordmask.sparse"]
     assert model(batch()[0]["input_ids"], batch()[0]["labels"]).logits.shape == (ROWS, LENGTH, WORDS)
+
+
+def passes(model: torch.nn.Module) -> list[int]:
+    """A list that grows by one at every forward of the model's first layer, recomputations included."""
+    calls: list[int] = []
+    first = next(module for name, module in model.base_model.named_modules() if name.endswith(("layer.0", "layers.0")))
+    next(module for module in first.modules() if isinstance(module, nn.Linear)).register_forward_hook(
+        lambda *_: calls.append(1)
+    )
+    return calls
+
+
+SOME = ["bert", "roberta", "electra", "modernbert", "deberta-v2"]
+
+
+@pytest.mark.parametrize("model_type", SOME)
+def test_gradients_are_those_of_the_full_head_under_activation_checkpointing(model_type):
+    # The layers run again in the backward pass, when the positions are no longer set.
+    full, model = tiny(model_type).train(), tiny(model_type).train()
+    sparse = sparse_prediction(model)
+    model.activation_checkpointing_enable()
+    calls, (inputs, positions) = passes(model), batch()
+    full(**inputs).loss.backward()
+    with sparse.at(positions):
+        loss = model(input_ids=inputs["input_ids"], labels=inputs["labels"].view(-1)[positions][None]).loss
+    assert len(calls) == 1
+    loss.backward()
+    assert len(calls) == 2, "nothing was computed again"
+    tolerance = 1e-10 if loss.dtype == torch.float64 else 1e-6
+    for name, gradient in gradients(full).items():
+        torch.testing.assert_close(gradients(model)[name], gradient, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("model_type", SOME)
+def test_gradients_are_those_of_the_full_head_under_autocast(model_type):
+    # bfloat16 keeps 8 bits: a product of other shape may add in another order, and round other than before.
+    full, model = tiny(model_type).float(), tiny(model_type).float()
+    sparse, (inputs, positions) = sparse_prediction(model), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = full(**inputs)
+        with sparse.at(positions):
+            found = model(input_ids=inputs["input_ids"], labels=inputs["labels"].view(-1)[positions][None])
+    assert found.logits.dtype == torch.bfloat16 and found.logits.shape == (1, len(positions), WORDS)
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=2**-8)
+    expected.loss.backward()
+    found.loss.backward()
+    for name, gradient in gradients(full).items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(gradients(model)[name], gradient, rtol=0, atol=2**-6 * scale + 1e-6, msg=name)
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module", params=["bert", "modernbert"])
+def command(request, tmp_path_factory) -> list[str]:
+    """A run without dropout, SGD so that weights can be compared."""
+    folder = tmp_path_factory.mktemp("runs")
+    dropout = {
+        "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        "modernbert": {"embedding_dropout": 0.0, "mlp_dropout": 0.0, "attention_dropout": 0.0},
+    }
+    model = save_model(folder / "model", train_tokenizer("bert"), request.param, **dropout[request.param])
+    text = folder / "text.txt"
+    text.write_text("\n".join(sample_lines("english", 24)), encoding="utf-8")
+    return [
+        *("--model_name_or_path", model, "--train_file", str(text), "--validation_file", str(text)),
+        *"--use_cpu --max_steps 3 --logging_steps 1 --optim sgd --learning_rate 0.5 --report_to none".split(),
+        *"--do_train --do_eval --per_device_train_batch_size 4 --save_strategy steps --save_steps 2".split(),
+    ]
+
+
+@contextlib.contextmanager
+def counted(monkeypatch):
+    """The number of positions that the hook kept, at each time that it did."""
+    kept, at = [], SparsePrediction.at
+    monkeypatch.setattr(
+        SparsePrediction, "at", lambda self, positions: (kept.append(len(positions)), at(self, positions))[1]
+    )
+    yield kept
+    monkeypatch.undo()
+
+
+def both(command: list[str], folder: Path, monkeypatch, *more: str) -> tuple[Path, Path]:
+    """The output directories of a run with sparse prediction and of one without."""
+    outputs = folder / "sparse", folder / "full"
+    for output, switch in zip(outputs, ("true", "false"), strict=True):
+        with counted(monkeypatch) as kept:
+            run_mlm_wwm.main([*command, *more, "--output_dir", str(output), "--sparse_prediction", switch])
+        assert (len(kept) > 3) == (switch == "true")
+    return outputs
+
+
+def trajectory(output: Path) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step."""
+    history = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return [(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry]
+
+
+@pytest.mark.parametrize(
+    "flags, tolerance",
+    [
+        (["--gradient_accumulation_steps", "3"], 1e-5),
+        (["--activation_checkpointing"], 1e-5),
+        (["--bf16"], 2**-7),
+        (["--bf16", "--gradient_accumulation_steps", "2", "--activation_checkpointing"], 2**-7),
+        (["--pad_to_max_length", "--max_seq_length", "48"], 1e-5),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_runs_with_and_without_it_train_alike(command, tmp_path, monkeypatch, flags, tolerance):
+    sparse, full = both(command, tmp_path, monkeypatch, *flags)
+    assert len(trajectory(sparse)) == 3
+    for pair, expected in zip(trajectory(sparse), trajectory(full), strict=True):
+        assert pair == pytest.approx(expected, rel=tolerance)
+    found, wanted = (load_file(output / "model.safetensors") for output in (sparse, full))
+    for name, weight in wanted.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=tolerance)
+
+
+def test_models_and_checkpoints_carry_no_trace(command, tmp_path, monkeypatch):
+    sparse, full = both(command, tmp_path, monkeypatch)
+    files = [
+        {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+        for output in (sparse, full)
+    ]
+    assert files[0] == files[1] >= {"config.json", "checkpoint-2/config.json", "checkpoint-2/model.safetensors"}
+    for directory in ("", "checkpoint-2"):
+        found, wanted = (output / directory for output in (sparse, full))
+        assert (found / "config.json").read_bytes() == (wanted / "config.json").read_bytes()
+        tensors = load_file(found / "model.safetensors"), load_file(wanted / "model.safetensors")
+        assert tensors[0].keys() == tensors[1].keys()
+    model = AutoModelForMaskedLM.from_pretrained(sparse)
+    assert not model.base_model._forward_hooks
+
+
+def test_label_smoothing_falls_back_with_one_warning(command, tmp_path, monkeypatch, caplog):
+    outputs = tmp_path / "asked", tmp_path / "not"
+    for output, switch in zip(outputs, ("true", "false"), strict=True):
+        caplog.clear()
+        argv = [
+            *command,
+            "--output_dir",
+            str(output),
+            "--sparse_prediction",
+            switch,
+            "--label_smoothing_factor",
+            "0.1",
+        ]
+        with counted(monkeypatch) as kept, caplog.at_level(logging.WARNING):
+            run_mlm_wwm.main(argv)
+        warnings = [record for record in caplog.records if "--sparse_prediction" in record.getMessage()]
+        assert kept == [] and len(warnings) == (switch == "true")
+    assert trajectory(outputs[0]) == trajectory(outputs[1])

@@ -42,7 +42,7 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
             mistake = find_input_error(error)
             if mistake is None:
                 raise
-            if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not for every process of torchrun
+            if os.environ.get("LOCAL_RANK", "0") == "0" or "RANK" not in os.environ:  # once for all of torchrun's
                 print(f"error: {mistake}", file=sys.stderr)
             raise SystemExit(2) from None
 

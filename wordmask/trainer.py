@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from wordmask.masking import IGNORED, MAX_UNIT
 from wordmask.metrics import MaskedLM
 from wordmask.rows import Rows, StagedRows, StreamedRows
 from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
+from wordmask.sharding import tied_weights_together
 from wordmask.sparse import SparsePrediction
 
 
@@ -159,6 +161,12 @@ class MlmTrainer(Trainer):
         if self.is_world_process_zero():
             write_card(str(self.args.output_dir), self.card)
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the model for its processes; under FSDP2 with its tied weights in one piece."""
+        plugin = self.accelerator.state.fsdp_plugin if self.accelerator.is_fsdp2 else None
+        with tied_weights_together(self.model, plugin) if plugin else contextlib.nullcontext():
+            return super()._prepare_for_training(*args, **kwargs)
+
     # Loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
@@ -243,19 +251,22 @@ class MlmTrainer(Trainer):
     ) -> tuple[None, None, None]:
         """Give a batch to the metric; nothing is kept of it."""
         inputs = self._prepare_inputs(inputs)
-        words = inputs.pop("words")
-        masked = inputs["labels"].ne(IGNORED)
-        count = masked.sum()
+        words, labels = inputs.pop("words"), inputs["labels"]
+        count = labels.ne(IGNORED).sum()
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self._mean_loss(model, inputs, count)
         found: dict[str, Any] = {}
-        if not self.args.prediction_loss_only:
+        if int(count) and not self.args.prediction_loss_only:
             logits = outputs["logits"] if isinstance(outputs, dict) else outputs[-1]
-            predicted = logits[0, : int(count)] if self.sparse and not self.label_smoother else logits[masked]
-            found = {
-                "predictions": predicted.argmax(-1),
-                "references": inputs["labels"][masked],
-                "words": words[masked],
-            }
+            found = self._found(logits.argmax(-1).cpu(), labels.cpu(), words.cpu())
         self.metric.add_batch(loss=float(loss) * int(count), tokens=int(count), **found)
         return None, None, None
+
+    def _found(self, predicted: torch.Tensor, labels: torch.Tensor, words: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Prediction, label and word at each masked position; on the CPU, where shapes may change."""
+        predicted, labels, words, shape = predicted.view(-1), labels.view(-1), words.view(-1), labels.shape
+        if self.sparse and not self.label_smoother:
+            positions = self._positions(labels.view(shape))
+            labels, words = labels[positions], words[positions]
+        masked = labels != IGNORED
+        return {"predictions": predicted[masked], "references": labels[masked], "words": words[masked]}
