@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from wordmask.building import Annotator, Output, Work, check_output, load_sources, write_references
+from wordmask.building import Annotator, Output, Work, check_output, write_references
 from wordmask.commandline import Parser, argument, build
 from wordmask.errors import InputError, reports_input_errors
 from wordmask.progress import track_lines
 from wordmask.references import Provenance
 from wordmask.segmentation import SegmentationArguments
 from wordmask.textfiles import expand_files, read_lines
-from wordmask.vocabulary import train_tokenizer
 
 
 @dataclass
@@ -55,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     parser.set_defaults(segmenter="ltp")
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)
+    # Imported here, since a worker imports this script as it starts and needs neither.
+    from wordmask.hub import load_pretrained_tokenizer
+    from wordmask.vocabulary import train_tokenizer
+
     work = Work(
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
     )
@@ -66,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         train_tokenizer("bert", texts, arguments.vocab_size).save_pretrained(arguments.bert)
 
     with track_lines("Segmenting", files) as track:
-        annotator = Annotator(partial(load_sources, arguments.bert, segmentation), segmentation.mixed_words)
+        load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
+        annotator = Annotator(load_tokenizer, segmentation.load, segmentation.mixed_words)
         provenance = write_references(files, output, annotator, work, track)
     if provenance:
         print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")

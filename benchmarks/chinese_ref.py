@@ -3,35 +3,39 @@
     python benchmarks/chinese_ref.py --tokenizer bert-base-chinese --text reviews.txt --ltp LTP_DIRECTORY \
         --gold gsd-dev.seg.txt
 
-Both sides run in processes of their own, in turn, with the same model on the same lines.
+Both sides run in processes of their own, in turn, with the same model on the same lines. Seconds are
+those that one core worked, but with workers those of the clock on the wall. transformers is imported where it is used,
+so that a worker, which imports this program as it starts, starts as it does under run_chinese_ref.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
 
-from peers import classic_reading, classic_references
 from sides import run_in_turn
-from wordmask.building import Annotator, Output, Work, line_positions, load_sources, write_references
-from wordmask.references import read_reference_arrays
+from wordmask import building
+from wordmask.building import Annotator, Output, Work, line_positions, write_references
+from wordmask.references import BATCH, read_reference_arrays
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.textfiles import is_blank, read_lines
 from wordmask.words import is_chinese
+
+CLOCK = time.process_time  # on one core: what others do on it does not count
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
@@ -44,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--lines", type=int, help="no more than the first so many lines")
     parser.add_argument("--times", type=int, default=1, help="repeat the lines so many times, shuffled")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="the sides of the comparison to run, by their names in the table")
     options = parser.parse_args(argv)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -61,11 +66,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
                 run_ours, text, options.tokenizer, SegmentationArguments(segmenter="jieba", hmm=False), 1
             ),
         }
-        sides = {name: partial(with_memory, run) for name, run in contestants.items()}
+        sides = {name: contestants[name] for name in options.only or contestants}
         results = run_in_turn(sides, options.repeats)
-        reading = compare_reading(folder, text, options.tokenizer, legacy)
-    print_results(results, len(lines), reading)
+        print_results(results, len(lines))
+        if not options.only:
+            stages = {"stages": partial(profile, text, options.tokenizer, legacy)}
+            print_profile(run_in_turn(stages, options.repeats)["stages"], len(lines))
+            print_reading(*compare_reading(folder, text, options.tokenizer, legacy))
     if options.gold:
+        from transformers import AutoTokenizer
+
         print_exactness(options.gold, AutoTokenizer.from_pretrained(options.tokenizer))
     return results
 
@@ -73,65 +83,137 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 def run_classic(text: str, tokenizer_name: str, ltp: str) -> dict[str, float]:
     """The classic script: the whole text in memory, a hundred lines at a time."""
     from ltp import LTP
+    from transformers import AutoTokenizer
 
+    from peers import classic_references
+
+    use_one_core()
     tokenizer, model = AutoTokenizer.from_pretrained(tokenizer_name), LTP(ltp)
-    start = time.perf_counter()
+    before, start = peak_megabytes(), CLOCK()
     lines = [line for line in Path(text).read_text(encoding="utf-8").split("\n") if line]
     words: list[list[str]] = []
     for first in range(0, len(lines), 100):
         words += model.pipeline(lines[first : first + 100], tasks=["cws"]).cws
-    segmented = time.perf_counter()
+    segmented = CLOCK()
     references = classic_references(lines, tokenizer, words)
     with tempfile.TemporaryFile("w") as file:
         file.writelines(f"{reference}\n" for reference in references)
     return {
         "segment": segmented - start,
-        "match": time.perf_counter() - segmented,
-        "total": time.perf_counter() - start,
+        "match": CLOCK() - segmented,
+        "total": CLOCK() - start,
+        "MB added": peak_megabytes() - before,
     }
 
 
-class _Timed(Segmenter):
-    """A segmenter that counts its seconds."""
+def make_annotator(tokenizer_name: str, segmentation: SegmentationArguments) -> Annotator:
+    """What makes references, with its tokenizer and its segmenter loaded."""
+    from wordmask.hub import load_pretrained_tokenizer
 
-    def __init__(self, segmenter: Segmenter):
-        self.segmenter, self.seconds = segmenter, 0.0
+    annotator = Annotator(partial(load_pretrained_tokenizer, "--bert", tokenizer_name), segmentation.load)
+    annotator.tokenizer, annotator.segmenter  # noqa: B018
+    return annotator
 
-    def segment(self, lines: Sequence[str]) -> list[list[str]]:
-        start = time.perf_counter()
-        words = self.segmenter.segment(lines)
-        self.seconds += time.perf_counter() - start
-        return words
+
+@contextmanager
+def timed(owner: Any, name: str) -> Iterator[list[float]]:
+    """The seconds of each call of a function, which goes by this name in a module or a class, while this lasts."""
+    function, seconds = getattr(owner, name), []
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        start = CLOCK()
+        try:
+            return function(*arguments, **options)
+        finally:
+            seconds.append(CLOCK() - start)
+
+    setattr(owner, name, call)
+    try:
+        yield seconds
+    finally:
+        setattr(owner, name, function)
 
 
 def run_ours(text: str, tokenizer_name: str, segmentation: SegmentationArguments, workers: int) -> dict[str, float]:
-    """run_chinese_ref.py, its start left out as the classic script's is."""
-    load: Callable[[], Any] = partial(load_sources, tokenizer_name, segmentation)
+    """run_chinese_ref.py, its start left out as the classic script's is, but not that of its workers."""
+    clock = CLOCK if workers == 1 else time.perf_counter
     if workers == 1:
-        tokenizer, segmenter = load()
-        timed = _Timed(segmenter)
-        load = lambda: (tokenizer, timed)  # noqa: E731
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        write_references([text], Output(f"{folder}/ref"), Annotator(load), Work(workers))
-        total = time.perf_counter() - start
-    segment = timed.seconds if workers == 1 else float("nan")
-    return {"segment": segment, "match": total - segment, "total": total}
+        use_one_core()
+    annotator, read = make_annotator(tokenizer_name, segmentation), []
+
+    def note_times(lines: Iterable[str]) -> Iterator[str]:
+        for number, line in enumerate(lines):
+            if number % BATCH == 0:
+                read.append(clock())
+            yield line
+
+    with tempfile.TemporaryDirectory() as folder, timed(type(annotator.segmenter), "segment") as segment:
+        before, start = peak_megabytes(), clock()
+        write_references([text], Output(f"{folder}/ref"), annotator, Work(workers), note_times)
+        total = clock() - start
+    # Reading keeps step with the work, but for the batches that it is ahead of workers.
+    ahead = len(read) // 4
+    warm = (len(read) - 1 - ahead) * BATCH / (read[-1] - read[ahead]) if len(read) > 40 else float("nan")
+    segmented = sum(segment) if workers == 1 else float("nan")
+    return {
+        "segment": segmented,
+        "match": total - segmented,
+        "total": total,
+        "warm lines/s": warm,
+        "MB added": peak_megabytes() - before,
+    }
 
 
-def with_memory(run: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """A run's figures, and by how much it raised the peak memory of its process."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = run()
-    return result | {"MB added": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+def profile(text: str, tokenizer_name: str, segmentation: SegmentationArguments) -> dict[str, float]:
+    """Seconds of each stage of ours, and of the model by itself on the same lines."""
+    use_one_core()
+    annotator = make_annotator(tokenizer_name, segmentation)
+    stages = {
+        "digest of the tokenizer": (building, "tokenizer_digest"),
+        "segment": (type(annotator.segmenter), "segment"),
+        "tokenize": (building, "tokenize"),
+        "words of characters": (building, "segmented"),
+        "references": (building, "line_positions"),
+        "format": (Output, "block"),
+    }
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        calls = {stage: stack.enter_context(timed(*place)) for stage, place in stages.items()}
+        start = CLOCK()
+        write_references([text], Output(f"{folder}/ref"), annotator, Work())
+        total = CLOCK() - start
+    seconds = {stage: sum(found) for stage, found in calls.items()}
+    seconds["references"] -= seconds["segment"] + seconds["tokenize"] + seconds["words of characters"]
+    seconds["read, digest, write"] = total - sum(seconds.values())
+    lines = [line for line in read_lines(text, "--text") if not is_blank(line)]
+    start = CLOCK()
+    for first in range(0, len(lines), BATCH):
+        annotator.segmenter.segment(lines[first : first + BATCH])
+    alone = CLOCK() - start
+    return seconds | {"total": total, "segmenter alone": alone}
+
+
+def use_one_core() -> None:
+    """Keep this process, and what it starts, to one core."""
+    os.environ |= {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def peak_megabytes() -> float:
+    """The peak memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def compare_reading(
     folder: str, text: str, tokenizer_name: str, segmentation: SegmentationArguments
 ) -> tuple[float, float]:
     """Seconds to read the references into a column beside the text, as the classic script does it, and ours."""
+    import datasets
+
+    from peers import classic_reading
+
     path = f"{folder}/references"
-    write_references([text], Output(path), Annotator(partial(load_sources, tokenizer_name, segmentation)), Work())
+    write_references([text], Output(path), make_annotator(tokenizer_name, segmentation), Work())
     table = datasets.Dataset.from_dict({"text": list(read_lines(text, "--text"))})
     classic, ours = [], []
     for _ in range(5):
@@ -146,25 +228,37 @@ def compare_reading(
     return statistics.median(classic), statistics.median(ours)
 
 
-def print_results(results: dict[str, dict[str, float]], lines: int, reading: tuple[float, float]) -> None:
-    """Lines per second of each stage, times the classic script's."""
-    table = Table(title=f"{lines:,} lines: lines/s (times the classic script), memory added")
-    for column in ("", "segment", "tokenize and match", "total", "peak MB added"):
+def print_results(results: dict[str, dict[str, float]], lines: int) -> None:
+    """Lines per second of each stage, times the first side's."""
+    table = Table(title=f"{lines:,} lines: lines/s (times the first), memory added")
+    for column in ("", "segment", "tokenize and match", "total", "when warm", "peak MB added"):
         table.add_column(column, justify="right" if column else "left")
-    classic = next(iter(results.values()))
+    first = next(iter(results.values()))
     for name, figures in results.items():
         cells = [
-            f"{lines / figures[stage]:,.0f} ({classic[stage] / figures[stage]:.1f}×)"
+            f"{lines / figures[stage]:,.0f} ({first[stage] / figures[stage]:.1f}×)"
             if figures[stage] == figures[stage]
             else "-"
             for stage in ("segment", "match", "total")
         ]
-        table.add_row(name, *cells, f"{figures['MB added']:.0f}")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"reading the references: classic {reading[0]:.3f} s, ours {reading[1]:.3f} s ({reading[0] / reading[1]:.1f}×)"
-    )
+        warm = figures.get("warm lines/s", float("nan"))
+        table.add_row(name, *cells, f"{warm:,.0f}" if warm == warm else "-", f"{figures['MB added']:.0f}")
+    Console().print(table)
+
+
+def print_reading(classic: float, ours: float) -> None:
+    """Seconds to read the references."""
+    Console().print(f"reading the references: classic {classic:.3f} s, ours {ours:.3f} s ({classic / ours:.1f}×)")
+
+
+def print_profile(stages: dict[str, float], lines: int) -> None:
+    """Where the seconds of ours go."""
+    table = Table(title=f"ours, LTP legacy, one core, {lines:,} lines")
+    for column in ("", "seconds", "µs a line"):
+        table.add_column(column, justify="right" if column else "left")
+    for stage, seconds in stages.items():
+        table.add_row(stage, f"{seconds:.2f}", f"{seconds / lines * 1e6:.1f}")
+    Console().print(table)
 
 
 class _Gold(Segmenter):
@@ -179,6 +273,8 @@ class _Gold(Segmenter):
 
 def print_exactness(path: str, tokenizer) -> dict[str, tuple[int, int]]:
     """How many lines, and how many words of two or more Chinese characters, come out as the gold has them."""
+    from peers import classic_references
+
     words = [line.split(" ") for line in read_lines(path, "--gold") if not is_blank(line)]
     lines = ["".join(line) for line in words]
     ours = line_positions(tokenizer, _Gold(words), lines)

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import gzip
 import json
 import lzma
 import os
+import pickle
 import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import datasets
 import pytest
 import zstandard
 from datasets.packaged_modules.json.json import JsonConfig
-from transformers import ByT5Tokenizer
+from transformers import ByT5Tokenizer, RoFormerTokenizer
 
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, pair_with_text, sample_lines, save_model
+from wordmask.building import Annotator
+from wordmask.hub import load_pretrained_tokenizer
 from wordmask.references import read_provenance
+from wordmask.segmentation import SegmentationArguments
 
 ROOT = Path(__file__).parent.parent
 KINDS = ["ref", "table.jsonl", "table.parquet", "tables/"]
@@ -279,6 +285,28 @@ def test_several_files_are_refused_for_one_reference_file(files, pairs, tmp_path
     text = str(files / "text.txt")
     line = refused(capsys, command(files, tmp_path / "ref", "--file_name", text, text))
     assert "--file_name" in line and ".jsonl" in line and not (tmp_path / "ref").exists()
+
+
+def test_a_worker_starts_without_torch_and_gives_the_same_references(files):
+    """transformers' tokenizers bring torch with them: seconds for every worker, and hundreds of megabytes."""
+    load = partial(load_pretrained_tokenizer, "--bert", str(files / "tokenizer"))
+    annotator = Annotator(load, SegmentationArguments(segmenter="whitespace", mixed_words=True).load, mixed=True)
+    code = "import pickle, sys; annotator = pickle.load(sys.stdin.buffer); import run_chinese_ref\n"
+    code += f"print((annotator((1, {LINES!r})), 'torch' in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=pickle.dumps(annotator), capture_output=True)
+    expected = annotator((1, LINES))
+    assert any(expected) and None in expected
+    assert ast.literal_eval(run.stdout.decode()) == (expected, False), run.stderr.decode()
+
+
+def test_a_worker_loads_a_tokenizer_that_is_written_in_python_in_part():
+    """RoFormer's: its backend cannot be sent."""
+    pytest.importorskip("rjieba")
+    vocab = {piece: number for number, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "研", "究"])}
+    segmentation = SegmentationArguments(segmenter="whitespace")
+    annotator = Annotator(partial(RoFormerTokenizer, vocab=vocab), segmentation.load)
+    sent = pickle.loads(pickle.dumps(annotator))
+    assert sent((1, ["研究 究研"])) == annotator((1, ["研究 究研"]))
 
 
 # Interrupted and resumed

@@ -33,7 +33,7 @@ FLAG, TEXT_FLAG = "--train_ref_file", "--train_file"
 
 def write_references(texts, path, tokenizer, segmenter, mixed=False):
     return building.write_references(
-        texts, building.Output(path), building.Annotator(lambda: (tokenizer, segmenter), mixed), building.Work()
+        texts, building.Output(path), building.Annotator(lambda: tokenizer, lambda: segmenter, mixed), building.Work()
     )
 
 

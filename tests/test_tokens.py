@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import weakref
 from copy import deepcopy
 from functools import cache
@@ -16,7 +17,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokeniz
 
 from conftest import character_tokenizer, train_tokenizer
 from wordmask.references import tokenizer_digest
-from wordmask.tokens import _encode_lines, _Runs, tokenize
+from wordmask.tokens import Backend, _encode_lines, _Runs, special_affixes, tokenize
 from wordmask.words import CHINESE_BLOCKS, Characters
 
 COMMON = "的一是了我不人在他有这来研究生命起源喜欢你中国〇"
@@ -117,6 +118,19 @@ def test_every_chinese_character_gives_its_own_token(kind):
             for at in range(0, len(points), 500)
         ]
         assert_equal_to_whole_lines(tokenizer, texts)
+
+
+@pytest.mark.parametrize("added", [[], ["研究", "walked"]])
+def test_the_backend_by_itself_gives_the_tokens_of_its_tokenizer(added):
+    """It is what a worker has; sending it changes nothing either."""
+    tokenizer = deepcopy(like_bert_base_chinese("uncased"))
+    tokenizer.add_tokens(added)
+    texts = ["研究 walked[SEP]生命é", "", "研\u200b究"]
+    sent, expected = pickle.loads(pickle.dumps(Backend(tokenizer))), tokenize(tokenizer, texts)
+    assert (tokenizer.convert_tokens_to_ids("研究") in expected.ids.tolist()) is bool(added)
+    for name in ("ids", "lengths", "continues", "first", "last"):
+        assert getattr(tokenize(sent, texts), name).tolist() == getattr(expected, name).tolist(), name
+    assert special_affixes(sent) == special_affixes(tokenizer) == ([2], [3])
 
 
 @settings(max_examples=100, deadline=None)

@@ -8,6 +8,7 @@ not depend on the number of workers, on interruptions, or on how parts were divi
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -19,30 +20,31 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
-from functools import cached_property
-from itertools import chain, islice
+from functools import cached_property, partial
+from itertools import chain, islice, pairwise
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wordmask.errors import InputError
-from wordmask.hub import load_pretrained_tokenizer
 from wordmask.references import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
-from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.textfiles import is_blank, read_lines, write_atomically
-from wordmask.tokens import require_fast, special_affixes, tokenize
+from wordmask.tokens import Backend, backend_state, require_fast, special_affixes, tokenize
 from wordmask.words import segmented
 
 OUTPUT_ERRORS = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
 }
-Numbered = list[tuple[int, str]]  # lines with their numbers in the text
+ROW_GROUP = 10  # batches
+Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the text, and lines
+Block: TypeAlias = bytes | pa.Table  # what a batch becomes in the output
+Annotate: TypeAlias = Callable[[Iterable[Batch]], Iterable[tuple[Block, bool]]]  # whether there is text in it, too
 SCHEMA = pa.schema({"text": pa.string(), "chinese_ref": pa.list_(pa.int32())})
 
 
@@ -60,54 +62,65 @@ def line_positions(
     """
     tokens = tokenize(tokenizer, lines)
     joined = tokens.joined(segmented(tokens.characters, segmenter.segment(lines), mixed, numbers))
-    line_of_token = np.repeat(np.arange(len(lines)), tokens.lengths)[joined]
-    positions = np.flatnonzero(joined) - tokens.line_first[line_of_token] + len(special_affixes(tokenizer)[0])
-    return [part.tolist() for part in np.split(positions, np.searchsorted(line_of_token, np.arange(1, len(lines))))]
-
-
-def load_sources(tokenizer: str, segmentation: SegmentationArguments) -> tuple[Any, Segmenter]:
-    """The tokenizer of this name, and the segmenter that the flags ask for."""
-    return load_pretrained_tokenizer("--bert", tokenizer), segmentation.load()
+    places = np.flatnonzero(joined)
+    edges = [*np.searchsorted(places, tokens.line_first).tolist(), len(places)]
+    before_line = np.repeat(tokens.line_first - len(special_affixes(tokenizer)[0]), np.diff(edges))
+    positions = (places - before_line).tolist()
+    return [positions[first:end] for first, end in pairwise(edges)]
 
 
 class Annotator:
-    """Gives the references of a batch of lines. It is sent to each worker and loads what it needs there.
+    """Gives the references of lines. It is sent to each worker, and loads what it needs there.
 
     Args:
-        load: gives a fast tokenizer and a segmenter; for several workers it must be one that can be pickled.
+        load_tokenizer: gives a fast tokenizer.
+        load_segmenter: gives a segmenter; for several workers both functions must be such as can be pickled.
         mixed: whether words of mixed script count.
     """
 
-    def __init__(self, load: Callable[[], tuple[Any, Segmenter]], mixed: bool = False):
-        self._load, self.mixed = load, mixed
+    def __init__(
+        self, load_tokenizer: Callable[[], Any], load_segmenter: Callable[[], Segmenter], mixed: bool = False
+    ):
+        self._load_tokenizer, self._load_segmenter, self.mixed = load_tokenizer, load_segmenter, mixed
 
     @cached_property
-    def sources(self) -> tuple[Any, Segmenter]:
-        """The tokenizer and the segmenter."""
-        return self._load()
+    def tokenizer(self) -> Any:
+        return self._load_tokenizer()
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        return self._load_segmenter()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_load": self._load, "mixed": self.mixed}
+        """What a worker needs: the backend of the tokenizer alone, so that it starts in a second without transformers,
+        or how to load the tokenizer where a part of it is written in Python."""
+        state = {"_load_segmenter": self._load_segmenter, "mixed": self.mixed}
+        if backend_state(self.tokenizer) is None:
+            return state | {"_load_tokenizer": self._load_tokenizer}
+        return state | {"tokenizer": Backend(self.tokenizer)}
 
-    def __call__(self, batch: Numbered) -> list[list[int] | None]:
+    def __call__(self, batch: Batch) -> list[list[int] | None]:
         """The reference of each line, `None` for a blank one."""
-        texts = {number: line for number, line in batch if not is_blank(line)}
-        if not texts:
-            return [None] * len(batch)
-        positions = line_positions(*self.sources, list(texts.values()), self.mixed, list(texts))
-        references = dict(zip(texts, positions, strict=True))
-        return [references.get(number) for number, _ in batch]
+        first, lines = batch
+        places = [place for place, line in enumerate(lines) if not is_blank(line)]
+        references: list[list[int] | None] = [None] * len(lines)
+        if places:
+            texts, numbers = [lines[place] for place in places], [first + place for place in places]
+            positions = line_positions(self.tokenizer, self.segmenter, texts, self.mixed, numbers)
+            for place, reference in zip(places, positions, strict=True):
+                references[place] = reference
+        return references
 
 
-_annotator: Annotator | None = None
+_block: Callable[[Batch], tuple[Block, bool]] | None = None
 
 
-def _start_worker(annotator: Annotator, threads: int) -> None:
-    """Keep the annotator in a worker process, which shares the cores with its siblings and ends with its parent."""
-    global _annotator
+def _start_worker(annotator: Annotator, output: Output, threads: int) -> None:
+    """Make ready a worker process, which shares the cores with its siblings and ends with its parent."""
+    global _block
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    _annotator = annotator
+    _block = partial(_make_block, annotator, output)
 
 
 def _end_with_parent() -> None:
@@ -117,10 +130,16 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _annotate(batch: Numbered) -> list[list[int] | None]:
-    if _annotator is None:
+def _make_block(annotator: Annotator, output: Output, batch: Batch) -> tuple[Block, bool]:
+    """A batch as it stands in the output, and whether there is text in it."""
+    references = annotator(batch)
+    return output.block(batch[1], references), any(reference is not None for reference in references)
+
+
+def _block_of_worker(batch: Batch) -> tuple[Block, bool]:
+    if _block is None:
         raise RuntimeError("this process was not started as a worker")
-    return _annotator(batch)
+    return _block(batch)
 
 
 @dataclass(frozen=True)
@@ -144,20 +163,26 @@ class Output:
             return "directory"
         return {".parquet": "parquet", ".jsonl": "jsonl"}.get(Path(self.path).suffix, "references")
 
-    def write(self, path: Path, rows: Iterable[tuple[str, list[int] | None]]) -> None:
-        """Write a part."""
+    def block(self, texts: Sequence[str], references: Sequence[list[int] | None]) -> Block:
+        """What lines and their references become in a part, `None` being the reference of a blank line."""
         if self.kind in ("directory", "parquet"):
-            with write_atomically(path, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
-                for batch in batches(rows, 10_000):
-                    texts, references = zip(*batch, strict=True)
-                    writer.write_table(pa.table([texts, [reference or [] for reference in references]], SCHEMA))
-            return
-        with write_atomically(path) as file:
-            if self.kind == "jsonl":
-                columns = ({"text": text, "chinese_ref": reference or []} for text, reference in rows)
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in columns)
-            else:  # a list of integers looks the same in Python and in JSON
-                file.writelines("\n" if reference is None else f"{reference}\n" for _, reference in rows)
+            return pa.table([texts, [reference or [] for reference in references]], SCHEMA)
+        if self.kind == "jsonl":
+            columns = zip(texts, references, strict=True)
+            rows = ({"text": text, "chinese_ref": reference or []} for text, reference in columns)
+            return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        # A list of integers looks the same in Python and in JSON.
+        return "".join("\n" if reference is None else f"{reference}\n" for reference in references).encode()
+
+    def write(self, path: Path, blocks: Iterable[Block]) -> None:
+        """Write a part."""
+        with write_atomically(path, binary=True) as file:
+            if self.kind in ("directory", "parquet"):
+                with pq.ParquetWriter(file, SCHEMA) as writer:
+                    for tables in batches(blocks, ROW_GROUP):
+                        writer.write_table(pa.concat_tables(tables))
+            else:
+                file.writelines(blocks)
 
     def put_together(self, parts: Sequence[Path]) -> None:
         """Make the output of its parts, which are in order."""
@@ -255,19 +280,23 @@ def write_references(
     Raises:
         InputError: where text or output cannot be had, or a worker dies. Finished parts stay, for `resume`.
     """
-    tokenizer, segmenter = annotator.sources
+    tokenizer, segmenter = annotator.tokenizer, annotator.segmenter
     require_fast(tokenizer, "--bert")
-    provenance = Provenance(
-        tokenizer_sha256=tokenizer_digest(tokenizer),
-        tokenizer=tokenizer.name_or_path,
-        segmenter=segmenter.identity,
-        mixed_words=annotator.mixed,
-    )
-    digest = TextDigest()
-    lines = track(line for path in text_paths for line in read_lines(path, "--file_name"))
+    gc.freeze()  # to look for garbage in all that transformers and torch hold takes 0.1 s
     try:
+        provenance = Provenance(
+            tokenizer_sha256=tokenizer_digest(tokenizer),
+            tokenizer=tokenizer.name_or_path,
+            segmenter=segmenter.identity,
+            mixed_words=annotator.mixed,
+        )
+        digest = TextDigest()
+        lines = track(line for path in text_paths for line in read_lines(path, "--file_name"))
         with _open_parts(output, provenance, work), ExitStack() as stack:
-            annotate = _parallel(annotator, work, stack) if work.workers > 1 else lambda parts: map(annotator, parts)
+            if work.workers > 1:
+                annotate = _parallel(annotator, output, work, stack)
+            else:
+                annotate = partial(map, partial(_make_block, annotator, output))
             parts = _write_parts(lines, digest, output, work, annotate)
             if work.shards > 1:
                 return None  # another shard may be at work: a last run puts all parts together
@@ -288,6 +317,8 @@ def write_references(
         raise InputError(
             f"--save_path: {output.path} cannot be written ({error.strerror}); --resume goes on"
         ) from None
+    finally:
+        gc.unfreeze()
     return provenance
 
 
@@ -331,13 +362,13 @@ def _write_parts(
     whole: TextDigest,
     output: Output,
     work: Work,
-    annotate: Callable[[Iterable[Numbered]], Iterable[list[list[int] | None]]],
+    annotate: Annotate,
 ) -> list[Path]:
     """Write this shard's parts that are not there yet, and return them all; `whole` takes in every line."""
     parts = []
-    numbered = enumerate(lines, 1)
-    for number, first in enumerate(numbered):  # the body takes the rest of the part
-        own = chain([first], islice(numbered, work.part_lines - 1))
+    remaining = iter(lines)
+    for number, first in enumerate(remaining):  # the body takes the rest of the part
+        own = chain([first], islice(remaining, work.part_lines - 1))
         part, digest = output.parts / f"{number:06d}.part", TextDigest()
         read = _digested(batches(own), whole, digest)
         if number % work.shards != work.shard:
@@ -355,54 +386,41 @@ def _write_parts(
     return parts
 
 
-def _digested(read: Iterable[Numbered], *digests: TextDigest) -> Iterator[Numbered]:
-    """The same batches, taken into account as they pass."""
-    for batch in read:
-        for digest in digests:
-            digest.add([line for _, line in batch])
-        yield batch
+def _digested(read: Iterable[list[str]], whole: TextDigest, part: TextDigest) -> Iterator[Batch]:
+    """The same lines, numbered in the whole text, and taken into account as they pass."""
+    for lines in read:
+        first = whole.lines + 1
+        whole.add(lines)
+        part.add(lines)
+        yield first, lines
 
 
-def _write_part(
-    part: Path,
-    read: Iterable[Numbered],
-    output: Output,
-    annotate: Callable[[Iterable[Numbered]], Iterable[list[list[int] | None]]],
-) -> bool:
+def _write_part(part: Path, read: Iterable[Batch], output: Output, annotate: Annotate) -> bool:
     """Write a part and say whether there is text in it."""
-    waiting: deque[Numbered] = deque()
     some_text = False
 
-    def sent() -> Iterator[Numbered]:
-        for batch in read:
-            waiting.append(batch)
-            yield batch
-
-    def rows() -> Iterator[tuple[str, list[int] | None]]:
+    def blocks() -> Iterator[Block]:
         nonlocal some_text
-        for references in annotate(sent()):
-            for (_, text), reference in zip(waiting.popleft(), references, strict=True):
-                some_text |= reference is not None
-                yield text, reference
+        for block, has_text in annotate(read):
+            some_text |= has_text
+            yield block
 
-    output.write(part, rows())
+    output.write(part, blocks())
     return some_text
 
 
-def _parallel(
-    annotator: Annotator, work: Work, stack: ExitStack
-) -> Callable[[Iterable[Numbered]], Iterator[list[list[int] | None]]]:
+def _parallel(annotator: Annotator, output: Output, work: Work, stack: ExitStack) -> Annotate:
     """A map over batches on several processes, in order, with only a few batches under way."""
     threads = max(1, (os.cpu_count() or 1) // work.workers)
     # Spawned, since a process that has used threads must not be forked.
     executor: Executor = stack.enter_context(
-        ProcessPoolExecutor(work.workers, get_context("spawn"), _start_worker, (annotator, threads))
+        ProcessPoolExecutor(work.workers, get_context("spawn"), _start_worker, (annotator, output, threads))
     )
 
-    def annotate(parts: Iterable[Numbered]) -> Iterator[list[list[int] | None]]:
-        under_way: deque[Future[list[list[int] | None]]] = deque()
-        for batch in parts:
-            under_way.append(executor.submit(_annotate, batch))
+    def annotate(read: Iterable[Batch]) -> Iterator[tuple[Block, bool]]:
+        under_way: deque[Future[tuple[Block, bool]]] = deque()
+        for batch in read:
+            under_way.append(executor.submit(_block_of_worker, batch))
             if len(under_way) > 4 * work.workers:
                 yield under_way.popleft().result()
         while under_way:

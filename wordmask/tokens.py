@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -23,8 +24,12 @@ _APART = "".join(f"{chr(first + 256 * (first in _LEFT_TOGETHER))}-{chr(last)}" f
 
 def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
-    encoding = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = encoding["input_ids"], encoding["special_tokens_mask"]
+    if tokenizer.is_fast:
+        encoding = _whole(tokenizer).encode("a")
+        ids, special = encoding.ids, encoding.special_tokens_mask
+    else:
+        encoding = tokenizer("a", return_special_tokens_mask=True)
+        ids, special = encoding["input_ids"], encoding["special_tokens_mask"]
     text = [position for position, mark in enumerate(special) if not mark]
     return (ids[: text[0]], ids[text[-1] + 1 :]) if text else (ids[:1], ids[1:])
 
@@ -36,14 +41,14 @@ class TokenizedLines:
     Attributes:
         ids: (tokens,) token ids.
         lengths: (lines,) the number of tokens of each line.
-        continues: (tokens,) whether a token continues the word of the one before it, as the tokenizer has it.
+        attached: (tokens,) whether the tokenizer does not divide a token from the one before it.
         first, last: (tokens,) each token's first and last visible character, as indices into `characters`.
         characters: the characters of the lines.
     """
 
     ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    continues: NDArray[np.bool_]
+    attached: NDArray[np.bool_]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     characters: Characters
@@ -52,6 +57,11 @@ class TokenizedLines:
     def line_first(self) -> NDArray[np.int64]:
         """(lines,) The index of each line's first token."""
         return np.cumsum(self.lengths) - self.lengths
+
+    @cached_property
+    def continues(self) -> NDArray[np.bool_]:
+        """(tokens,) Whether a token continues the word of the one before it, as the tokenizer has it."""
+        return self.joined(self.characters.words) & self.attached
 
     def joined(self, character_words: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(tokens,) Which tokens continue the word of the token before them, given each character's word.
@@ -94,11 +104,24 @@ def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
     # A token without visible text (a lone `▁`) stands for the word that follows it.
     visible = first < encoded.ends
     last = np.where(visible, characters.last_visible[encoded.ends - 1], first)
-    tokens = TokenizedLines(encoded.ids, lengths, np.zeros(len(first), bool), first, last, characters)
-    same_word = encoded.words[1:] == encoded.words[:-1]
-    tokens.continues = tokens.joined(characters.words)
-    tokens.continues[1:] &= same_word | ~visible[:-1]
-    return tokens
+    attached = np.zeros(len(first), bool)
+    attached[1:] = (encoded.words[1:] == encoded.words[:-1]) | ~visible[:-1]
+    return TokenizedLines(encoded.ids, lengths, attached, first, last, characters)
+
+
+class Backend:
+    """The backend of a fast tokenizer by itself, for `tokenize`: quick to send to a process, where transformers, which
+    takes seconds to import, is not needed.
+
+    Args:
+        tokenizer: a fast tokenizer that can be written down, see `backend_state`.
+    """
+
+    is_fast = True
+
+    def __init__(self, tokenizer):
+        self.backend_tokenizer = tokenizer.backend_tokenizer
+        self.added_tokens_decoder = tokenizer.backend_tokenizer.get_added_tokens_decoder()
 
 
 def backend_state(tokenizer) -> dict[str, Any] | None:
@@ -129,12 +152,17 @@ class _Encoded(NamedTuple):
         return _Encoded(self.ids, self.starts + by, self.ends + by, self.words + by)
 
 
-def _encode(tokenizer, texts: Sequence[str]) -> tuple[_Encoded, NDArray[np.int64]]:
-    """The tokens of each text, and their number."""
+def _whole(tokenizer) -> Any:
+    """The backend of a tokenizer, set to take texts whole."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+    return backend
+
+
+def _encode(tokenizer, texts: Sequence[str]) -> tuple[_Encoded, NDArray[np.int64]]:
+    """The tokens of each text, and their number."""
+    encodings = _whole(tokenizer).encode_batch(list(texts), add_special_tokens=False)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
     total = int(lengths.sum())
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int64, total)
@@ -162,11 +190,10 @@ class _Runs:
     """
 
     _known: WeakKeyDictionary[Any, tuple[Any, _Runs | None]] = WeakKeyDictionary()
-    _pattern = re.compile(f"[^{_APART}\\n]+")
     _most = 200_000  # characters that are remembered, at least one for a run
 
     def __init__(self) -> None:
-        self.characters: dict[int, int] = {}
+        self.characters = np.full(CHINESE_BLOCKS[-1][1] + 1, -1, np.int64)  # tokens by code point
         self._forget()
 
     def _forget(self) -> None:
@@ -206,12 +233,12 @@ class _Runs:
     def __call__(self, tokenizer, characters: Characters) -> tuple[_Encoded, NDArray[np.int64]]:
         points = characters.code_points
         together = (points >= _LEFT_TOGETHER.start) & (points < _LEFT_TOGETHER.stop)
-        places = np.flatnonzero((characters.classes == CHINESE) & ~together)
+        apart = (characters.classes == CHINESE) & ~together
+        places = np.flatnonzero(apart)
         single = _Encoded(self._ids(tokenizer, points[places]), places, places + 1, places)
-        matches = [(match.group(), match.start()) for match in self._pattern.finditer(characters.text)]
-        between = self._between(
-            tokenizer, [run for run, _ in matches], np.array([start for _, start in matches], np.int64)
-        )
+        edges = np.flatnonzero(np.diff(~apart & (points != ord("\n")), prepend=False, append=False))
+        runs = [characters.text[start:end] for start, end in edges.reshape(-1, 2).tolist()]
+        between = self._between(tokenizer, runs, edges[::2])
         encoded = _Encoded(*map(np.concatenate, zip(single, between, strict=True)))
         order = np.argsort(encoded.starts, kind="stable")
         encoded = _Encoded(*(array[order] for array in encoded))
@@ -219,20 +246,22 @@ class _Runs:
 
     def _ids(self, tokenizer, code_points: NDArray[np.uint32]) -> NDArray[np.int64]:
         """The token of each Chinese character."""
-        distinct, index = np.unique(code_points, return_inverse=True)
-        unknown = [point for point in distinct.tolist() if point not in self.characters]
-        if unknown:
-            self.characters |= zip(unknown, _encode(tokenizer, [*map(chr, unknown)])[0].ids.tolist(), strict=True)
-        return np.array([self.characters[point] for point in distinct.tolist()], np.int64)[index]
+        ids = self.characters[code_points]
+        if (ids < 0).any():
+            unknown = np.unique(code_points[ids < 0])
+            self.characters[unknown] = _encode(tokenizer, [*map(chr, unknown.tolist())])[0].ids
+            ids = self.characters[code_points]
+        return ids
 
     def _between(self, tokenizer, runs: Sequence[str], starts: NDArray[np.int64]) -> _Encoded:
         """The tokens of runs that begin at these characters."""
         if self.held > self._most:
             self._forget()
-        unknown = [run for run in dict.fromkeys(runs) if run not in self.numbers]
-        if unknown:
-            self._remember(tokenizer, unknown)
-        numbers = np.array([self.numbers[run] for run in runs], np.int64)
+        found = list(map(self.numbers.get, runs))
+        if None in found:
+            self._remember(tokenizer, [run for run in dict.fromkeys(runs) if run not in self.numbers])
+            found = list(map(self.numbers.get, runs))
+        numbers = np.array(found, np.int64)
         counts = (self.edges[1:] - self.edges[:-1])[numbers]
         ends = np.cumsum(counts)
         places = np.repeat(self.edges[numbers] - ends + counts, counts) + np.arange(counts.sum())

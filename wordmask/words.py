@@ -18,7 +18,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,9 @@ def character_class(code_point: int) -> int:
     return SYMBOL if category[0] in "PS" else LETTER
 
 
+_known_classes = np.full(0x110000, -1, np.int8)  # by code point, of the characters that were met
+
+
 class Characters:
     """The characters of a batch of lines, one array for all, with a separator behind each line."""
 
@@ -74,8 +77,12 @@ class Characters:
     @cached_property
     def classes(self) -> NDArray[np.int8]:
         """The class of each character, see `character_class`."""
-        distinct, index = np.unique(self.code_points, return_inverse=True)
-        return np.array([character_class(int(point)) for point in distinct], np.int8)[index]
+        classes = _known_classes[self.code_points]
+        if (classes < 0).any():
+            unknown = np.unique(self.code_points[classes < 0])
+            _known_classes[unknown] = [character_class(point) for point in unknown.tolist()]
+            classes = _known_classes[self.code_points]
+        return classes
 
     @cached_property
     def words(self) -> NDArray[np.int64]:
@@ -119,9 +126,11 @@ def segmented(
     Raises:
         InputError: naming the line, where the words do not add up to it.
     """
-    lengths = np.fromiter(
-        chain.from_iterable(_pieces(characters, words, numbers or range(1, len(words) + 1))), np.int64
-    )
+    pieces = [*chain.from_iterable(chain.from_iterable(zip(words, repeat("\n"))))]
+    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    if "".join(pieces) != characters.text or not lengths.all():  # white space is left out
+        numbered = numbers or range(1, len(words) + 1)
+        lengths = np.fromiter(chain.from_iterable(_pieces(characters, words, numbered)), np.int64)
     starts = np.cumsum(lengths) - lengths
     chinese, letter = characters.classes == CHINESE, characters.classes == LETTER
     if mixed:

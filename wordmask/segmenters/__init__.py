@@ -154,9 +154,12 @@ def import_package(module: str, segmenter: str, distribution: str) -> ModuleType
         ) from error
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def replace_surrogates(line: str) -> str:
     """A copy of equal length that can be encoded: compiled libraries refuse the lone surrogates a `str` may hold."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", line)
+    return _SURROGATE.sub("\ufffd", line)
 
 
 def restore(line: str, words: list[str]) -> list[str]:
@@ -169,6 +172,8 @@ def restore(line: str, words: list[str]) -> list[str]:
         ValueError: where they lack anything else.
     """
     joined = "".join(words)
+    if joined == line:
+        return words
     start = len(line) - len(joined)
     if not line.endswith(joined):
         if not replace_surrogates(line).endswith(joined):
