@@ -3,8 +3,8 @@
     python benchmarks/train.py --tokenizer bert-base-uncased --text wikitext2-valid.txt
 
 Every side sees the same lines once, with the same small model, tokens in a step, masking rate and seed, in a process
-of its own, in turn; then it is evaluated on the same masks of other lines. `--device_flags` are given to all sides, for
-example `--bf16 --torch_compile`; on a GPU the share of the card's measured matrix rate (MFU) is printed as well.
+of its own, in turn; then it is evaluated on the same masks of other lines. `--device_flags` are given to all sides,
+for example `--bf16 --torch_compile`; on a GPU the share of the card's measured matrix rate (MFU) is printed as well.
 """
 
 from __future__ import annotations

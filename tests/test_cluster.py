@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import run_chinese_ref
+import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines
 from wordmask import cluster
 
@@ -28,10 +29,30 @@ def test_shards_on_an_executor_give_the_bytes_of_one_process(tmp_path, chinese_f
     assert not (tmp_path / "together.parts").exists()
 
 
+def test_text_is_prepared_on_an_executor_as_by_one_process(tmp_path, chinese_file, monkeypatch, capfd):
+    tokenizer = tmp_path / "tokenizer"
+    character_tokenizer(sample_lines("chinese")).save_pretrained(tokenizer)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    flags = ["--model_type", "bert", "--tokenizer_name", str(tokenizer), "--train_file", chinese_file, "--use_cpu"]
+    flags += ["--prepare_only", "--part_lines", "7", "--prepared_dir"]
+    run_mlm_wwm.main([*flags, str(tmp_path / "alone")])
+    cluster.main(
+        ["--tasks", "2", "--logging_dir", str(tmp_path / "logs"), "--", run_mlm_wwm.__file__, *flags]
+        + [str(tmp_path / "together")]
+    )
+    assert "in 7 parts: " in capfd.readouterr().out.splitlines()[-1]
+    alone, together = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("alone", "together")
+    )
+    assert together == alone and len(alone) == 8
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [
         (["--tasks", "2"], ["--"]),
+        (["--tasks", "2", "--"], ["--"]),
         (["--tasks", "0", "--", "x.py"], ["--tasks"]),
         (["--tasks", "2", "--executor", "slurm", "--", "x.py"], ["--partition"]),
     ],

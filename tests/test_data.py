@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import lzma
+import shutil
 from pathlib import Path
 
 import datasets
@@ -23,7 +24,7 @@ from wordmask.arguments import DataArguments
 from wordmask.collators import MaskingCollator
 from wordmask.errors import InputError
 from wordmask.masking import Strategy
-from wordmask.preparation import tokenized
+from wordmask.preparation import Preparation, tokenized
 from wordmask.rows import Rows, StreamedRows
 from wordmask.sampling import Draw
 from wordmask.texts import load_texts
@@ -127,6 +128,27 @@ def test_files_of_two_kinds_are_refused(tmp_path):
 def test_the_column_that_was_named_is_read(tmp_path, kind):
     path = write(tmp_path / f"text.{kind}", LINES, column="content")
     assert texts_of(train_file=[path], text_column_name="content") == LINES
+
+
+def test_a_copy_of_a_file_is_known_by_its_content(tokenizer, tmp_path, monkeypatch):
+    """Neither its name nor its time matters: nothing is read or tokenized again."""
+
+    def stream(path, **arguments):
+        settings = DataArguments(train_file=[str(path)], **arguments)
+        texts = load_texts(settings, str(tmp_path / "cache"), None, False)["train"]
+        return tokenized(texts, tokenizer, settings, None)
+
+    write(tmp_path / "text.txt", ["some text", "and more"])
+    first = stream(tmp_path / "text.txt")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copyfile(tmp_path / "text.txt", tmp_path / "elsewhere" / "copy.txt")
+    calls: list = []
+    prepare = Preparation.__call__
+    monkeypatch.setattr(Preparation, "__call__", lambda self, batch: calls.append(1) or prepare(self, batch))
+    again = stream(tmp_path / "elsewhere" / "copy.txt")
+    assert again.read(0, 3).tolist() == first.read(0, 3).tolist() and not calls
+    stream(tmp_path / "text.txt", overwrite_cache=True)
+    assert calls, "a guard: where text is tokenized, this test notices"
 
 
 def test_a_changed_file_is_not_read_from_the_cache(tmp_path):

@@ -18,7 +18,6 @@ from wordmask.arguments import DataArguments
 from wordmask.rows import StreamedRows
 from wordmask.texts import load_texts
 
-
 ROOT = Path(__file__).parent.parent
 
 

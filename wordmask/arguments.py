@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
+from transformers.training_args import OptimizerNames
 
 from wordmask.commandline import Gone, OldFlag, Parser, argument, build, is_true, suggest
 from wordmask.errors import InputError, one_line
+from wordmask.launch import check_environment, check_sharding, choose_optimizer
 from wordmask.masking import Strategy
 from wordmask.segmentation import SegmentationArguments
 
@@ -129,9 +134,21 @@ class DataArguments:
     max_train_samples: int | None = argument("Train on no more than the first so many rows.", default=None)
     max_eval_samples: int | None = argument("Evaluate on no more than the first so many rows.", default=None)
     streaming: bool = argument("Read and tokenize the training text while training; needs --max_steps.", default=False)
+    prepared_dir: str | None = argument(
+        "Train on the tokenized text in this directory, which --prepare_only fills.", default=None
+    )
+    prepare_only: bool = argument("Tokenize the text into --prepared_dir and exit without training.", default=False)
+    part_lines: int = argument(
+        "--prepare_only: texts in a part, the unit that is finished or done again.", default=100_000
+    )
+    num_shards: int = argument(
+        "--prepare_only: divide the parts over so many runs, on any machines that share --prepared_dir.", default=1
+    )
+    shard_index: int = argument("--prepare_only: which of these runs this one is, from 0.", default=0)
 
     def __post_init__(self) -> None:
-        if not (self.dataset_name or self.train_file or self.validation_file):
+        self._check_preparation()
+        if not (self.dataset_name or self.train_file or self.validation_file or self.is_prepared):
             raise InputError("--train_file is missing; give a text file, or --dataset_name for a dataset")
         if self.dataset_name and (self.train_file or self.validation_file):
             raise InputError("--dataset_name and --train_file or --validation_file exclude each other; give one")
@@ -162,6 +179,21 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name}: {value} is not a positive number")
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the text comes tokenized, from --prepared_dir."""
+        return bool(self.prepared_dir) and not self.prepare_only
+
+    def _check_preparation(self) -> None:
+        """Raise an `InputError` where flags of --prepare_only lack it, or it lacks what it needs."""
+        if self.prepare_only and not self.prepared_dir:
+            raise InputError("--prepare_only needs --prepared_dir, the directory that the tokenized text goes to")
+        if not self.prepare_only and (self.num_shards, self.shard_index) != (1, 0):
+            flag = "--shard_index" if self.num_shards == 1 else "--num_shards"
+            raise InputError(f"{flag} divides the work of --prepare_only; add that, or drop {flag}")
+        if self.prepared_dir and self.streaming:
+            raise InputError("--streaming tokenizes while training and --prepared_dir before; drop one of them")
 
 
 def _parse_stages(text: str) -> list[tuple[int, float]]:
@@ -235,6 +267,9 @@ class RunArguments(TrainingArguments):
         "group_by_length if not given and --line_by_line, else random.",
         default=None,
     )
+    optim: str | None = argument(  # type: ignore[assignment]
+        "The optimizer; adamw_torch_fused if not given, adamw_torch on a TPU, which has no fused one.", default=None
+    )
     overwrite_output_dir: bool = argument(
         "Start over in an --output_dir that holds a run; without it, the run goes on from its last checkpoint.",
         default=False,
@@ -242,11 +277,19 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.neither = not (self.do_train or self.do_eval)
+        check_environment(self.use_cpu, self.ddp_backend)
         self._check()
+        check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
+        self.optim = choose_optimizer(self.optim, TrainingArguments.optim)
         self.sampling_is_given = self.train_sampling_strategy is not None
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
         try:
             super().__post_init__()
+        except torch.distributed.DistError as error:
+            raise InputError(
+                f"MASTER_ADDR={os.environ.get('MASTER_ADDR')}, MASTER_PORT={os.environ.get('MASTER_PORT')}: the "
+                f"processes cannot meet there ({one_line(error)})"
+            ) from None
         except (ValueError, ImportError, OSError, TypeError) as error:
             raise InputError(one_line(error)) from None
 
@@ -282,6 +325,9 @@ class RunArguments(TrainingArguments):
                 raise InputError(
                     f"--report_to: {tracker} is not known{suggest(tracker, list(INTEGRATION_TO_CALLBACK))}"
                 )
+        optimizers = [name.value for name in OptimizerNames]
+        if self.optim not in (None, *optimizers):
+            raise InputError(f"--optim: {self.optim} is not known{suggest(str(self.optim), optimizers)}")
         if str(self.save_strategy) in ("best", "SaveStrategy.BEST") and not self.metric_for_best_model:
             raise InputError("--save_strategy best needs --metric_for_best_model, for example eval_loss")
         for name in (
@@ -292,18 +338,20 @@ class RunArguments(TrainingArguments):
             "deepspeed",
         ):
             value = getattr(self, name)
-            if isinstance(value, str) and value and not os.path.exists(value):
+            if isinstance(value, str) and value:
                 _check_json(name, value)
 
 
 def _check_json(name: str, value: str) -> None:
-    """Raise an `InputError` where a value is neither a file nor a JSON object."""
+    """Raise an `InputError` where a value is neither a JSON object nor a file that holds one."""
+    is_file = os.path.exists(value)
     try:
-        fine = isinstance(json.loads(value), dict)
-    except ValueError:
+        fine = isinstance(json.loads(Path(value).read_text(encoding="utf-8") if is_file else value), dict)
+    except (OSError, ValueError):
         fine = False
     if not fine:
-        raise InputError(f'--{name}: {value} is neither a file nor a JSON object such as {{"name": 1}}')
+        found = "holds no JSON object" if is_file else 'is neither a file nor a JSON object such as {"name": 1}'
+        raise InputError(f"--{name}: {value} {found}")
 
 
 @dataclass
@@ -321,6 +369,11 @@ class Arguments:
     segmentation: SegmentationArguments
     training: RunArguments
     given: dict[str, Any]
+
+    @property
+    def words(self) -> SegmentationArguments | None:
+        """Where words come from besides the tokenizer; `None` where none are needed."""
+        return None if self.masking.masking_strategy is Strategy.TOKEN else self.segmentation
 
 
 def _boolean(then: Sequence[str]) -> Callable[[str | None], list[str]]:
@@ -423,6 +476,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     concerns: tuple[Any, ...] = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, RunArguments)
     parser = Parser(concerns, OLD_FLAGS)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
+    parser.flags["fsdp"].type = _fsdp
     parser.set_defaults(**defaults)
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     given = {name: value for name, value in vars(namespace).items() if value is not None}
@@ -430,6 +484,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     model, data, masking, segmentation, training = (build(concern, namespace) for concern in concerns)
     arguments = Arguments(model, data, masking, segmentation, training, given)
     _check_words(arguments)
+    _check_prepared(arguments)
     if data.line_by_line and not training.sampling_is_given:
         training.train_sampling_strategy = "group_by_length"
     return arguments
@@ -438,6 +493,14 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
 def _tokens_seen(value: str) -> str | bool:
     """A switch that may also say which tokens are counted."""
     return value if value in ("all", "non_padding", "no") else is_true(value)
+
+
+def _fsdp(value: str) -> str | bool:
+    """A switch that was once a list of options."""
+    try:
+        return is_true(value)
+    except argparse.ArgumentTypeError:
+        return value
 
 
 def _check_words(arguments: Arguments) -> None:
@@ -455,3 +518,15 @@ def _check_words(arguments: Arguments) -> None:
         raise InputError(f"{references[0]} and --segmenter both say what the words are; give one of the two")
     if arguments.data.streaming and arguments.masking.rates[0] != arguments.masking.rates[1]:
         raise InputError("--mlm_probability: a schedule needs to know the length of training; drop --streaming")
+
+
+def _check_prepared(arguments: Arguments) -> None:
+    """Raise an `InputError` where other flags do not go with prepared text."""
+    data, vocab_size = arguments.data, arguments.model.vocab_size
+    if data.prepared_dir and vocab_size:
+        raise InputError(
+            f"--vocab_size {vocab_size} trains a tokenizer for one run and --prepared_dir needs one that stays; give "
+            "--tokenizer_name, for example the --output_dir of a run with --vocab_size"
+        )
+    if data.prepare_only and arguments.masking.preview_masking:
+        raise InputError("--prepare_only and --preview_masking both do one thing and exit; drop one of them")

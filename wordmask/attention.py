@@ -74,12 +74,10 @@ class PackedAttention:
             dtype: the type of the model's weights.
         """
         like = torch.empty((*lines.shape, 1), dtype=dtype, device=lines.device)
-        places = torch.arange(lines.shape[1], device=lines.device).expand_as(lines)
-        begins = lines.diff(dim=1, prepend=lines[:, :1] - 1) != 0
-        first = torch.where(begins, places, 0).cummax(1).values
+        before = (lines[:, :, None] == lines[:, None, :]).tril(-1).sum(-1)  # positions of the same line
         return {
             "attention_mask": self.form(self.config, like, lines),
-            "position_ids": places - first + self.first_position,
+            "position_ids": before + self.first_position,
         }
 
 

@@ -3,9 +3,12 @@
     python -m wordmask.cluster --executor slurm --tasks 200 --partition cpu --logging_dir logs \
         -- run_chinese_ref.py --file_name corpus.txt --ltp LTP/small --bert bert-base-chinese --save_path corpus.ref
 
+    python -m wordmask.cluster --executor slurm --tasks 200 --partition cpu --logging_dir logs \
+        -- run_mlm_wwm.py --model_name_or_path roberta-base --train_file text.txt --prepare_only --prepared_dir tokens
+
 Each task runs the script with `--num_shards TASKS --shard_index RANK`; when all are done, the script runs once more
-with `--resume` and puts the parts together. All machines must share the output's directory. A second call runs only
-what is not finished.
+and puts the parts of references together, or sees that no part of prepared text is missing. All machines must share
+the output's directory. A second call runs only what is not finished.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from wordmask.commandline import Parser, argument, build
@@ -47,9 +51,10 @@ def run_shard(command: Sequence[str], data: Any, rank: int, world_size: int) -> 
     subprocess.run([sys.executable, *command, *shard], check=True)
 
 
-def put_together(command: Sequence[str], data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-    """The last task: make the output of all shards."""
-    subprocess.run([sys.executable, *command, "--resume"], check=True)
+def finish(command: Sequence[str], data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+    """The last task: the script by itself, which finds all parts done."""
+    resume = ["--resume"] * (Path(command[0]).name == "run_chinese_ref.py")  # the training scripts always go on
+    subprocess.run([sys.executable, *command, *resume], check=True)
 
 
 def executor(arguments: ClusterArguments, step: Any, tasks: int, name: str, **options: Any) -> Any:
@@ -78,17 +83,17 @@ def executor(arguments: ClusterArguments, step: Any, tasks: int, name: str, **op
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the script behind `--` on an executor."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if "--" not in words:
+    if "--" not in words[:-1]:
         raise InputError("the script to run is missing; give it and its flags behind --")
     own, command = words[: words.index("--")], words[words.index("--") + 1 :]
     arguments = build(ClusterArguments, Parser(ClusterArguments).parse(own))
     shards = executor(arguments, partial(run_shard, command), arguments.tasks, "shards")
     if arguments.executor == "slurm":
-        executor(arguments, partial(put_together, command), 1, "whole", depends=shards).run()
+        executor(arguments, partial(finish, command), 1, "whole", depends=shards).run()
         return
     try:
         shards.run()
-        put_together(command)
+        finish(command)
     except subprocess.CalledProcessError as error:
         raise InputError(
             f"a shard failed with status {error.returncode}; its log lies in {arguments.logging_dir}"

@@ -18,7 +18,7 @@ from wordmask.references import check_tokenizer, continuations, tokenizer_digest
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.texts import Texts
-from wordmask.tokens import special_affixes, tokenize
+from wordmask.tokens import Backend, backend_state, special_affixes, tokenize
 from wordmask.vocabulary import special_ids
 from wordmask.words import segmented
 
@@ -59,12 +59,17 @@ class Preparation:
         for path, provenance in texts.provenance.items():
             check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
 
-    def identity(self) -> list[Any]:
-        """What the result depends on besides the text, for a cache's fingerprint."""
-        digest = tokenizer_digest(self.tokenizer) if self.tokenizer.is_fast else self.tokenizer.name_or_path
-        segmenter = self.segmenter.identity if self.segmenter else None
-        mixed = self.words.mixed_words if self.words else self.mixed
-        return ["wordmask.rows.Preparation:1", digest, self.prefix, self.separator, self.mixed, segmenter, mixed]
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on besides the text, for a cache's fingerprint or a record."""
+        return {
+            "version": 2,
+            "tokenizer": tokenizer_identity(self.tokenizer),
+            "special_tokens": self.prefix,
+            "separator": self.separator,
+            "mixed_references": self.mixed,
+            "segmenter": self.segmenter.identity if self.segmenter else None,
+            "mixed_words": bool(self.segmenter and self.words and self.words.mixed_words),
+        }
 
     @cached_property
     def segmenter(self) -> Segmenter | None:
@@ -72,7 +77,11 @@ class Preparation:
         return self.words.load() if self.words and self.words.segmenter else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "segmenter"}  # each process loads its own
+        """What another process needs: it loads its own segmenter, and the backend of a fast tokenizer will do."""
+        state = {name: value for name, value in vars(self).items() if name != "segmenter"}
+        if self.tokenizer.is_fast and backend_state(self.tokenizer) is not None:
+            state["tokenizer"] = Backend(self.tokenizer)
+        return state
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Tokens, as `wordmask.collators.Example` has them, for a table of texts."""
@@ -149,6 +158,11 @@ class TokenStream:
             parts.append(values[start + shift : end + shift])
             start, chunk = end, chunk + 1
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def tokenizer_identity(tokenizer) -> str:
+    """What tells tokenizers apart that divide text differently."""
+    return tokenizer_digest(tokenizer) if tokenizer.is_fast else f"{type(tokenizer).__name__}:{tokenizer.name_or_path}"
 
 
 def tokenized(texts: Texts, tokenizer, arguments: DataArguments, words: SegmentationArguments | None) -> TokenStream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+from filelock import FileLock
 
 from wordmask.arguments import DataArguments
 from wordmask.errors import InputError, one_line
@@ -206,22 +208,39 @@ def _read_text(
         settings = {"flags": (flag, reference_flag), "paired": bool(references)}
         return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=shards | settings)
     sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
-    key = datasets.fingerprint.Hasher.hash([_stamps([*files, *references, *sidecars]), bool(references)])
-    path = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", f"texts-{key}.arrow")
-    if arguments.overwrite_cache or not path.exists():
-        with (
-            write_atomically(path, binary=True) as file,
-            datasets.arrow_writer.ArrowWriter(stream=file, features=features) as writer,
-        ):
-            for table in _text_tables(**keywords):
-                writer.write_table(table.select(list(features)))
-            writer.finalize(close_stream=False)
+    cache = _cache(cache_dir)
+    contents = [_content(file, cache) for file in [*files, *references, *sidecars]]
+    path = cache / f"texts-{datasets.fingerprint.Hasher.hash([contents, bool(references)])}.arrow"
+    with FileLock(f"{path}.lock"):  # of runs that start together, one writes
+        if arguments.overwrite_cache or not path.exists():
+            with (
+                write_atomically(path, binary=True) as file,
+                datasets.arrow_writer.ArrowWriter(stream=file, features=features) as writer,
+                datasets.utils.tqdm(desc="Reading", unit=" lines") as progress,
+            ):
+                for table in _text_tables(**keywords):
+                    writer.write_table(table.select(list(features)))
+                    progress.update(len(table))
+                writer.finalize(close_stream=False)
     return datasets.Dataset.from_file(str(path))
 
 
-def _stamps(files: Sequence[str]) -> list[tuple[str, int, int]]:
-    """What tells the cache when a file has changed."""
-    return [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+def _cache(cache_dir: str | None) -> Path:
+    """Where what is read is kept."""
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask")
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def _content(file: str, cache: Path) -> str:
+    """The digest of a file's content, so that a copy of it is known again; read once as long as the file stays."""
+    status = os.stat(file)
+    stamp = datasets.fingerprint.Hasher.hash([os.path.abspath(file), status.st_size, status.st_mtime_ns])
+    known = cache / f"content-{stamp}.txt"
+    if not known.exists():
+        with open(file, "rb") as source, write_atomically(known) as target:
+            target.write(hashlib.file_digest(source, "sha256").hexdigest())
+    return known.read_text(encoding="utf-8")
 
 
 def _text_tables(
@@ -300,8 +319,8 @@ def _decompressed(file: str, flag: str, cache_dir: str | None) -> str:
     """The path of a file's plain copy in the cache, or its own where it is plain."""
     if Path(file).suffix not in COMPRESSED:
         return os.path.abspath(file)
-    stamp = datasets.fingerprint.Hasher.hash(_stamps([file]))
-    plain = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", stamp, Path(file).stem)
+    cache = _cache(cache_dir)
+    plain = cache / _content(file, cache)[:32] / Path(file).stem
     if not plain.exists():
         try:
             with open_binary(file) as source, write_atomically(plain, binary=True) as target:

@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerState, set_seed
 
-from wordmask.arguments import Arguments, RunArguments, parse_arguments
+from wordmask.arguments import Arguments, DataArguments, RunArguments, parse_arguments
 from wordmask.attention import PackedAttention, packed_attention
+from wordmask.building import Work
 from wordmask.card import Card
 from wordmask.collators import MaskingCollator
 from wordmask.errors import InputError, one_line
-from wordmask.masking import Strategy
 from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.output import claim, find_checkpoint, write_record
-from wordmask.preparation import tokenized
+from wordmask.prepared import load_prepared, prepare, tokens_of
 from wordmask.preview import preview
 from wordmask.rows import Rows, StagedRows, StreamedRows, special_count
 from wordmask.sparse import SparsePrediction, sparse_prediction
-from wordmask.texts import Texts, load_texts
+from wordmask.texts import load_texts
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 
@@ -61,6 +61,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     arguments = parse_arguments(argv, **defaults)
     training = arguments.training
     _set_up_logging(training)
+    if arguments.data.prepare_only:
+        return _prepare_only(arguments)
     _refuse_data_parallel(training, script)
     checkpoint = None if arguments.masking.preview_masking else find_checkpoint(training)
     set_seed(training.seed)
@@ -112,6 +114,23 @@ def _set_up_logging(training: RunArguments) -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
+def _prepare_only(arguments: Arguments) -> dict[str, float]:
+    """Tokenize the splits that this run would use into --prepared_dir; no model is loaded, no --output_dir made."""
+    training, data = arguments.training, arguments.data
+    if training.world_size > 1:
+        raise InputError(
+            f"--prepare_only: {training.world_size} processes of a launcher do not share this work; start with plain "
+            "python, and divide it with --preprocessing_num_workers, or with --num_shards and --shard_index"
+        )
+    work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
+    texts = _load_texts(arguments)
+    tokenizer = load_tokenizer(arguments.model, None)
+    Vocabulary.of(tokenizer)  # so that a tokenizer without a mask token is refused now
+    used = {"train": training.do_train, "validation": training.do_eval}
+    print(prepare({split: own for split, own in texts.items() if used[split]}, tokenizer, arguments, work))
+    return {}
+
+
 def _refuse_data_parallel(training: RunArguments, script: str) -> None:
     """`DataParallel`, which the Trainer would use, is slow and gives another loss."""
     if training.n_gpu > 1:
@@ -121,14 +140,23 @@ def _refuse_data_parallel(training: RunArguments, script: str) -> None:
         )
 
 
-def _load_texts(arguments: Arguments) -> dict[str, Texts]:
+def _load_texts(arguments: Arguments) -> dict[str, Any]:
     """The texts that this run needs; without --do_train and --do_eval, it does both as far as there is data."""
-    training, data = arguments.training, arguments.data
-    with training.main_process_first(desc="reading the text"):
-        texts = load_texts(data, arguments.model.cache_dir, arguments.model.token, training.do_eval, training.neither)
+    training, data, model = arguments.training, arguments.data, arguments.model
+    texts: dict[str, Any]
+    if data.is_prepared:
+        texts = load_prepared(data, arguments.segmentation)
+    else:
+        with training.main_process_first(desc="reading the text"):
+            texts = load_texts(data, model.cache_dir, model.token, training.do_eval, training.neither)
     if training.neither:
         training.do_train = "train" in texts
         training.do_eval = "validation" in texts
+    for split, wanted in (("train", training.do_train), ("validation", training.do_eval)):
+        if wanted and split not in texts and data.is_prepared:
+            raise InputError(
+                f"--prepared_dir: {data.prepared_dir} holds no {split} text; prepare it with the same flags"
+            )
     if training.do_train and "train" not in texts:
         raise InputError("--do_train needs training text; give --train_file, or a --dataset_name with a split train")
     if training.do_eval and "validation" not in texts:
@@ -149,10 +177,9 @@ def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
     return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
 
 
-def _prepare(texts: dict[str, Texts], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
+def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
     """Rows for the splits that are used."""
-    training, data = arguments.training, arguments.data
-    words = None if arguments.masking.masking_strategy is Strategy.TOKEN else arguments.segmentation
+    training, data, words = arguments.training, arguments.data, arguments.words
     rows: dict[str, Rows | StagedRows | StreamedRows] = {}
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
@@ -161,11 +188,11 @@ def _prepare(texts: dict[str, Texts], tokenizer, arguments: Arguments, lengths: 
                 place = training.world_size, training.process_index
                 rows["train"] = StreamedRows(texts["train"], tokenizer, data, lengths[0], words, rate, *place)
             else:
-                stream, limit = tokenized(texts["train"], tokenizer, data, words), data.max_train_samples
+                stream, limit = tokens_of(texts["train"], tokenizer, data, words), data.max_train_samples
                 stages = [Rows.of(stream, tokenizer, data, length, data.pack_sequences, limit) for length in lengths]
                 rows["train"] = StagedRows(stages, [share for _, share in data.stages] or [1.0])
         if "validation" in texts and (training.do_eval or not rows):
-            stream, limit = tokenized(texts["validation"], tokenizer, data, words), data.max_eval_samples
+            stream, limit = tokens_of(texts["validation"], tokenizer, data, words), data.max_eval_samples
             rows["validation"] = Rows.of(stream, tokenizer, data, max(lengths), limit=limit)
     for split, found in rows.items():
         if not isinstance(found, StreamedRows) and not len(found):
@@ -215,6 +242,9 @@ def _trainer(
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
+            _check_stages(data, trainer.planned_steps())
+    except InputError:
+        raise
     except (ValueError, ImportError) as error:
         raise InputError(f"--optim, --report_to or another flag cannot be met: {one_line(error)}") from None
     return trainer
@@ -228,6 +258,15 @@ def _sparse(arguments: Arguments, model: Any) -> SparsePrediction | None:
         logger.warning("--sparse_prediction: label smoothing needs every position, so none is left out")
         return None
     return sparse_prediction(model)
+
+
+def _check_stages(data: DataArguments, steps: int) -> None:
+    """Raise an `InputError` where a stage is too short for a single step."""
+    for length, share in data.stages:
+        if round(share * steps) < 1:
+            raise InputError(
+                f"--length_schedule: {length}:{share:g} of {steps} steps is not one step; give it a larger share"
+            )
 
 
 def _attention(model: Any) -> PackedAttention:

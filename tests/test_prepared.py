@@ -1,0 +1,322 @@
+"""Text tokenized ahead of training: the same files however the work is divided, and the same training from them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import run_mlm
+import run_mlm_wwm
+from conftest import character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
+from wordmask import prepared
+from wordmask.arguments import RunArguments
+
+STEPS = ["--max_steps", "3", "--per_device_train_batch_size", "4", "--use_cpu", "--report_to", "none"]
+
+
+def prepare(script, argv: list[str], directory: Path, *flags: str) -> dict[str, bytes]:
+    """Tokenize a text into a directory and return its files."""
+    script.main([*argv, "--prepare_only", "--prepared_dir", str(directory), "--part_lines", "7", "--use_cpu", *flags])
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def trained(script, argv: list[str], output: Path, *flags: str) -> list[dict[str, float]]:
+    """What a short run logs at each step and at the end, but for times."""
+    metrics = script.main([*argv, *STEPS, "--logging_steps", "1", "--output_dir", str(output), *flags])
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    names = ("loss", "grad_norm", "train_loss", "train_samples", "eval_loss", "eval_accuracy", "eval_samples")
+    return [{name: entry[name] for name in names if name in entry} for entry in (*history, metrics)]
+
+
+def without_text(argv: list[str]) -> list[str]:
+    """The flags of a command line that name no text."""
+    pairs = zip(argv[::2], argv[1::2], strict=True)
+    return [word for flag, value in pairs if not flag.endswith("_file") for word in (flag, value)]
+
+
+@pytest.fixture
+def english(english_model, english_file) -> list[str]:
+    return ["--model_name_or_path", english_model, "--train_file", english_file]
+
+
+@pytest.fixture
+def chinese(chinese_model, tmp_path) -> list[str]:
+    """Chinese with references, other ones for validation, and with blank lines."""
+    lines = [line for line in sample_lines("chinese", 60) if all("\u4e00" <= char <= "\u9fff" for char in line[:2])]
+    argv = ["--model_name_or_path", chinese_model, "--mlm_probability", "0.3"]
+    for split, own in (("train", lines[:20]), ("validation", lines[20:])):
+        text, references = tmp_path / f"{split}.txt", tmp_path / f"{split}.ref"
+        text.write_text("\n\n".join(own) + "\n", encoding="utf-8")
+        references.write_text("[2]\n\n" * len(own))
+        argv += [f"--{split}_file", str(text), f"--{split}_ref_file", str(references)]
+    return argv
+
+
+@pytest.mark.parametrize(
+    "script, language, flags",
+    [
+        (run_mlm, "english", []),
+        (run_mlm_wwm, "english", []),
+        (run_mlm_wwm, "chinese", []),
+        (run_mlm_wwm, "chinese", ["--no_line_by_line"]),
+    ],
+)
+def test_training_from_prepared_text_is_training_from_the_text(request, tmp_path, script, language, flags):
+    argv = request.getfixturevalue(language)
+    prepare(script, argv, tmp_path / "prepared", *flags)
+    expected = trained(script, argv, tmp_path / "text", *flags)
+    assert len({entry.get("loss") for entry in expected} - {None}) == 3 and "eval_loss" in expected[-1]
+    directory = ["--prepared_dir", str(tmp_path / "prepared")]
+    assert trained(script, without_text(argv), tmp_path / "out", *flags, *directory) == expected
+
+
+def test_words_of_references_and_of_a_segmenter_are_prepared_too(chinese, tmp_path):
+    with_references = prepare(run_mlm_wwm, chinese, tmp_path / "references")
+    plain = [word for word in chinese if not word.endswith(".ref") and not word.endswith("_ref_file")]
+    without = prepare(run_mlm_wwm, plain, tmp_path / "plain")
+    segmented = prepare(run_mlm_wwm, plain, tmp_path / "segmented", "--segmenter", "whitespace")
+    first = "train-00000-of-00003.arrow"
+    assert len({files[first] for files in (with_references, without, segmented)}) == 3
+    for name, flags in (("segmented", ["--segmenter", "whitespace"]), ("plain", [])):
+        expected = trained(run_mlm_wwm, plain, tmp_path / f"{name}_text", *flags)
+        directory = ["--prepared_dir", str(tmp_path / name)]
+        assert trained(run_mlm_wwm, without_text(chinese), tmp_path / f"{name}_out", *directory) == expected
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max_seq_length", "20", "--masking_strategy", "span", "--max_train_samples", "11"],
+        ["--max_seq_length", "24", "--masking_strategy", "token", "--long_lines", "split", "--pack_sequences"],
+        ["--pack_sequences", "--length_schedule", "24:0.5,48:0.5"],
+    ],
+)
+def test_rows_and_masks_are_chosen_when_training(english, tmp_path, flags):
+    prepare(run_mlm_wwm, english, tmp_path / "prepared")
+    expected = trained(run_mlm_wwm, english, tmp_path / "text", *flags)
+    found = trained(
+        run_mlm_wwm, without_text(english), tmp_path / "out", *flags, "--prepared_dir", str(tmp_path / "prepared")
+    )
+    assert found == expected
+
+
+def test_the_files_do_not_depend_on_how_the_work_is_divided(english, tmp_path):
+    alone = prepare(run_mlm_wwm, english, tmp_path / "alone")
+    assert len(alone) == 6 + 1 + 1  # parts of 38 texts to train on, of 2 to evaluate on, and the record
+    for shard in ("2", "0", "1"):
+        sharded = prepare(run_mlm_wwm, english, tmp_path / "shards", "--num_shards", "3", "--shard_index", shard)
+        assert (len(sharded) == len(alone)) is (shard == "1")
+    assert sharded == alone
+
+
+def test_a_run_that_was_killed_is_gone_on_with(english, tmp_path):
+    directory = tmp_path / "prepared"
+    whole = prepare(run_mlm_wwm, english, directory)
+    missing, kept = directory / "train-00003-of-00006.arrow", directory / "train-00002-of-00006.arrow"
+    missing.unlink()
+    (directory / ".train-00003-of-00006.arrow.x1y2z3").write_bytes(b"half a part")
+    before = kept.stat()
+    assert prepare(run_mlm_wwm, english, directory) == whole
+    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_full_disk_gets_a_sentence_and_keeps_what_is_done(english, tmp_path, capsys, monkeypatch):
+    write = prepared.write_atomically
+
+    def full(path, binary=False):
+        if Path(path).name.startswith("train-00002"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, binary)
+
+    monkeypatch.setattr(prepared, "write_atomically", full)
+    argv = [*english, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv)
+    assert "--prepared_dir" in sentence and "No space left" in sentence and "run again" in sentence
+    assert len(list((tmp_path / "d").glob("train-*.arrow"))) == 2
+    monkeypatch.undo()
+    assert prepare(run_mlm_wwm, english, tmp_path / "d") == prepare(run_mlm_wwm, english, tmp_path / "other")
+
+
+def test_workers_write_the_same_files_and_report_a_mistake_in_one_sentence(chinese, tmp_path, capsys):
+    alone = prepare(run_mlm_wwm, chinese, tmp_path / "alone")
+    references = Path(chinese[chinese.index("--validation_ref_file") + 1])
+    good = references.read_text().split()
+    references.write_text("\n".join([*good[:-1], "[99]"]))
+    argv = [*chinese, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--preprocessing_num_workers", "2")
+    assert "--validation_ref_file" in sentence and "position 99" in sentence
+    assert f"line {2 * len(good) - 1} of the text" in sentence
+    (*others, last) = sorted(name for name in alone if name.endswith(".arrow"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "d").glob("*.arrow")} == {
+        name: alone[name] for name in others
+    }
+    assert last.startswith("validation") and len(others) > 4
+
+
+def test_no_weights_are_needed_and_no_output_is_claimed(english, tmp_path, capsys):
+    with_model = prepare(run_mlm_wwm, english, tmp_path / "with")
+    bare = tmp_path / "bare"
+    shutil.copytree(english[1], bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    argv = ["--model_type", "bert", "--tokenizer_name", str(bare), *english[2:], "--output_dir", str(tmp_path / "out")]
+    capsys.readouterr()
+    without = prepare(run_mlm_wwm, argv, tmp_path / "without")
+    assert capsys.readouterr().out == f"38 texts of train, 2 texts of validation in 7 parts: {tmp_path / 'without'}\n"
+    assert {name: content for name, content in without.items() if name.endswith(".arrow")} == {
+        name: content for name, content in with_model.items() if name.endswith(".arrow")
+    }
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_splits_are_those_that_the_run_would_use(english, tmp_path, capsys):
+    directory = tmp_path / "prepared"
+    prepare(run_mlm_wwm, english, directory, "--do_train")
+    assert not list(directory.glob("validation*"))
+    argv = [*without_text(english), "--prepared_dir", str(directory)]
+    assert trained(run_mlm_wwm, argv, tmp_path / "out")[-1]["train_samples"] == 40
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--do_eval", "--use_cpu", "--output_dir", str(tmp_path / "o"))
+    assert "--prepared_dir" in sentence and "no validation text" in sentence
+    evaluated = tmp_path / "evaluated"
+    prepare(run_mlm_wwm, english, evaluated, "--do_eval", "--validation_split_percentage", "50")
+    assert not list(evaluated.glob("train*"))
+    argv = [
+        *without_text(english),
+        "--prepared_dir",
+        str(evaluated),
+        "--use_cpu",
+        "--output_dir",
+        str(tmp_path / "eval"),
+    ]
+    assert run_mlm_wwm.main(argv)["eval_samples"] == 20
+
+
+def test_the_command_line_of_preparation_may_be_repeated(english, tmp_path, capsys):
+    prepare(run_mlm_wwm, english, tmp_path / "prepared", "--validation_split_percentage", "10")
+    argv = [*STEPS, "--prepared_dir", str(tmp_path / "prepared"), "--output_dir", str(tmp_path / "out")]
+    again = run_mlm_wwm.main([*english, *argv, "--validation_split_percentage", "10"])
+    assert (again["train_samples"], again["eval_samples"]) == (36, 4)
+    for flags in (["--validation_split_percentage", "20"], ["--train_file", "b.txt"], ["--segmenter", "jieba"]):
+        sentence = refusal(capsys, run_mlm_wwm.main, *english, *argv, *flags)
+        assert flags[0] in sentence and flags[1] in sentence and "not what" in sentence
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--prepare_only"], ["--prepare_only", "--prepared_dir"]),
+        (["--prepare_only", "--prepared_dir", "d", "--streaming"], ["--streaming", "--prepared_dir"]),
+        (["--prepared_dir", "d", "--streaming"], ["--streaming", "--prepared_dir"]),
+        (["--prepare_only", "--prepared_dir", "d", "--preview_masking", "2"], ["--prepare_only", "--preview_masking"]),
+        (["--num_shards", "2"], ["--num_shards", "--prepare_only"]),
+        (["--shard_index", "1", "--prepared_dir", "d"], ["--shard_index", "--prepare_only"]),
+        (
+            ["--prepare_only", "--prepared_dir", "d", "--num_shards", "3", "--shard_index", "3"],
+            ["--shard_index", "3", "from 0 to 2"],
+        ),
+        (["--prepare_only", "--prepared_dir", "d", "--shard_index", "-1"], ["--shard_index", "-1"]),
+        (["--prepare_only", "--prepared_dir", "d", "--num_shards", "0"], ["--num_shards", "0"]),
+        (["--prepare_only", "--prepared_dir", "d", "--part_lines", "0"], ["--part_lines", "0"]),
+        (["--prepared_dir", "d"], ["--prepared_dir", "d is no directory", "--prepare_only"]),
+    ],
+)
+def test_flags_that_do_not_go_together(english, tmp_path, capsys, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    sentence = refusal(capsys, run_mlm_wwm.main, *english, "--use_cpu", *flags)
+    assert all(word in sentence for word in words), sentence
+    assert not Path("d").exists()
+
+
+def test_a_tokenizer_that_would_not_stay_is_refused(english, tmp_path, capsys):
+    argv = ["--model_type", "bert", "--vocab_size", "300", *english[2:], "--prepare_only", "--prepared_dir"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, str(tmp_path / "d"), "--use_cpu")
+    assert "--vocab_size" in sentence and "--tokenizer_name" in sentence
+
+
+def test_the_processes_of_a_launcher_are_refused(english, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(RunArguments, "world_size", 2)
+    argv = [*english, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--use_cpu"]
+    assert "--num_shards" in refusal(capsys, run_mlm_wwm.main, *argv) and not (tmp_path / "d").exists()
+
+
+def test_nothing_is_written_where_something_else_lies(english, tmp_path, capsys):
+    directory = tmp_path / "mine"
+    argv = [*english, "--prepare_only", "--use_cpu", "--prepared_dir"]
+    directory.write_text("precious")
+    assert "is a file" in refusal(capsys, run_mlm_wwm.main, *argv, str(directory))
+    assert "cannot be written" in refusal(capsys, run_mlm_wwm.main, *argv, str(directory / "below"))
+    directory.unlink()
+    directory.mkdir()
+    (directory / "precious.txt").write_text("precious")
+    assert "precious.txt" in refusal(capsys, run_mlm_wwm.main, *argv, str(directory))
+    assert [path.name for path in directory.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["--no_line_by_line"], ["another --line_by_line"]),
+        (["--part_lines", "8"], ["another --part_lines"]),
+        (["--validation_split_percentage", "50"], ["another text"]),
+        (["--segmenter", "whitespace"], ["another segmenter"]),
+        (["--do_train"], ["another choice of splits"]),
+    ],
+)
+def test_parts_of_something_else_are_not_mixed_in(english, tmp_path, capsys, change, words):
+    whole = prepare(run_mlm_wwm, english, tmp_path / "d")
+    argv = [*english, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, *change)
+    assert all(word in sentence for word in words), sentence
+    assert whole == {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
+
+
+def test_parts_of_another_text_or_tokenizer_are_found(english, english_file, tmp_path, capsys):
+    prepare(run_mlm_wwm, english, tmp_path / "d")
+    argv = ["--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
+    lines = sample_lines("english", 40)
+    other = save_model(tmp_path / "other", train_tokenizer("bert", 500))
+    assert "another tokenizer" in refusal(capsys, run_mlm_wwm.main, *argv, *english, "--tokenizer_name", other)
+    Path(english_file).write_text("\n".join([*lines[:20], "another line", *lines[21:]]), encoding="utf-8")
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, *english)
+    assert "part 3 of 6 of train" in sentence and "another text" in sentence
+
+
+def test_references_are_part_of_the_text(chinese, tmp_path, capsys):
+    prepare(run_mlm_wwm, chinese, tmp_path / "d")
+    Path(chinese[chinese.index("--train_ref_file") + 1]).write_text("[2]\n" * 19 + "[]\n")
+    argv = ["--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
+    assert "part 3 of 3 of train" in refusal(capsys, run_mlm_wwm.main, *argv, *chinese)
+
+
+def test_prepared_text_that_does_not_fit_is_refused(english, tmp_path, capsys):
+    directory = tmp_path / "prepared"
+    prepare(run_mlm_wwm, english, directory)
+    argv = [*STEPS, "--prepared_dir", str(directory), "--output_dir", str(tmp_path / "out")]
+    assert "--line_by_line" in refusal(capsys, run_mlm.main, *without_text(english), *argv)
+    blocks = tmp_path / "blocks"
+    prepare(run_mlm, english, blocks)
+    sentence = refusal(capsys, run_mlm_wwm.main, *without_text(english), *argv, "--prepared_dir", str(blocks))
+    assert "joined text" in sentence and "--no_line_by_line" in sentence
+    other = save_model(tmp_path / "other", character_tokenizer(["other"]))
+    sentence = refusal(capsys, run_mlm_wwm.main, "--model_name_or_path", other, *argv)
+    assert "another tokenizer" in sentence and other in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_that_is_not_whole_is_refused(english, tmp_path, capsys):
+    directory = tmp_path / "prepared"
+    prepare(run_mlm_wwm, english, directory)
+    argv = [*without_text(english), *STEPS, "--prepared_dir", str(directory), "--output_dir", str(tmp_path / "out")]
+    part = directory / "train-00002-of-00006.arrow"
+    content = part.read_bytes()
+    part.write_bytes(content[:200])
+    assert "cannot be read" in refusal(capsys, run_mlm_wwm.main, *argv)
+    part.unlink()
+    assert "part 3 of 6 of train is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
+    (directory / "validation-00000-of-00001.arrow").unlink()
+    assert "part 3 of 6 of train and 1 more are missing" in refusal(capsys, run_mlm_wwm.main, *argv)
+    (directory / prepared.RECORD).unlink()
+    assert "was not made with --prepare_only" in refusal(capsys, run_mlm_wwm.main, *argv)

@@ -1,0 +1,401 @@
+"""Text tokenized ahead of training, for corpora that outgrow a machine, or that are trained on many times.
+
+The texts of a split are divided into parts of equal number. A part is tokenized in batches that its content alone
+decides, is written under a temporary name and then renamed: one part of the text in, one file out. So the files do not
+depend on the number of processes, on interruptions, or on how parts were divided over machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wordmask.arguments import Arguments, DataArguments
+from wordmask.building import OUTPUT_ERRORS, Work
+from wordmask.errors import InputError, one_line
+from wordmask.preparation import Preparation, TokenStream, separator, tokenized, tokenizer_identity
+from wordmask.references import BATCH
+from wordmask.segmentation import SegmentationArguments
+from wordmask.textfiles import write_atomically
+from wordmask.texts import Texts
+from wordmask.tokens import require_fast
+from wordmask.workers import CONTEXT, worker_pool
+
+RECORD = "wordmask_prepared.json"
+SOURCE = b"wordmask.source"  # in the schema of a part, the digest of what it was made from
+TEXT_FLAGS = (
+    "dataset_name",
+    "dataset_config_name",
+    "train_file",
+    "validation_file",
+    "text_column_name",
+    "train_ref_file",
+    "validation_ref_file",
+    "validation_split_percentage",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some texts of a split, which are tokenized into one file."""
+
+    split: str
+    number: int
+    parts: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.split}-{self.number:05d}-of-{self.parts:05d}.arrow"
+
+    def __str__(self) -> str:
+        return f"part {self.number + 1} of {self.parts} of {self.split}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a directory of tokenized text was made from.
+
+    Attributes:
+        tokenizer: the tokenizer's name, for people.
+        flags: the flags that say what is text and what are words, as far as they were given.
+        part_lines: the texts in a part.
+        texts: the number of texts of each split.
+        made_with: for each split what its tokens depend on besides, see `Preparation.identity`.
+    """
+
+    tokenizer: str
+    flags: dict[str, Any]
+    part_lines: int
+    texts: dict[str, int]
+    made_with: dict[str, dict[str, Any]]
+
+    def parts(self, split: str) -> list[Part]:
+        """The parts of a split, in order."""
+        count = -(-self.texts[split] // self.part_lines)
+        return [Part(split, number, count) for number in range(count)]
+
+    @property
+    def all_parts(self) -> list[Part]:
+        """The parts of all splits."""
+        return [part for split in self.texts for part in self.parts(split)]
+
+    def differences(self, other: Record) -> list[str]:
+        """The names of what makes other parts, or others of the same name."""
+        if self.texts.keys() != other.texts.keys():
+            return ["choice of splits"]
+        names = {name for made in self.made_with.values() for name in made}
+        different = ["--part_lines"] * (self.part_lines != other.part_lines) + ["text"] * (self.texts != other.texts)
+        return different + [
+            "--line_by_line" if name == "separator" else name
+            for name in sorted(names)
+            if any(made.get(name) != other.made_with[split].get(name) for split, made in self.made_with.items())
+        ]
+
+
+def _given_flags(data: DataArguments, segmentation: SegmentationArguments) -> dict[str, Any]:
+    """The flags that say what is text and what are words, without those that are left at their defaults."""
+    known: list[tuple[Any, Any]] = [(data, flag) for flag in fields(data) if flag.name in TEXT_FLAGS]
+    known += [(segmentation, flag) for flag in fields(segmentation)]
+    values = [(flag, getattr(concern, flag.name)) for concern, flag in known]
+    return {flag.name: value for flag, value in values if value != flag.default}
+
+
+def _read_record(directory: Path) -> Record:
+    try:
+        return Record(**json.loads((directory / RECORD).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        what = "was not made with --prepare_only" if directory.is_dir() else "is no directory"
+        raise InputError(
+            f"--prepared_dir: {directory} {what}; tokenize the text into a new directory with --prepare_only first"
+        ) from None
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(f"--prepared_dir: {directory / RECORD} cannot be read ({one_line(error)})") from None
+
+
+@dataclass(frozen=True)
+class PartWriter:
+    """Tokenizes parts into their files.
+
+    Attributes:
+        directory: where they go.
+        rows: the texts of each split.
+        preparations: what tokenizes each split.
+        made_with: their identities.
+        part_lines: texts in a part.
+    """
+
+    directory: Path
+    rows: Mapping[str, datasets.Dataset]
+    preparations: Mapping[str, Preparation]
+    made_with: Mapping[str, dict[str, Any]]
+    part_lines: int
+
+    def __call__(self, part: Part, advance: Callable[[int], None]) -> None:
+        """Write a part that is not there yet.
+
+        Args:
+            part: which one.
+            advance: is told how many texts more are done.
+
+        Raises:
+            InputError: where the part is there and was made from something else.
+        """
+        path, rows = self.directory / part.file, self.texts(part)
+        source = self._digest(part.split, rows)
+        if path.exists():
+            if _source(path) != source:
+                raise InputError(
+                    f"--prepared_dir: {part} in {self.directory} was made from another text; give a new directory"
+                )
+            advance(len(rows))
+            return
+        preparation = self.preparations[part.split]
+        schema = preparation.features.arrow_schema
+        schema = schema.with_metadata({**schema.metadata, SOURCE: source})
+        with write_atomically(path, binary=True) as file, pa.ipc.new_stream(file, schema) as stream:
+            for batch in rows.iter(BATCH):
+                stream.write_table(preparation(batch))
+                advance(len(batch))
+
+    def texts(self, part: Part) -> datasets.Dataset:
+        """The texts of a part."""
+        rows, first = self.rows[part.split], part.number * self.part_lines
+        return rows.select(range(first, min(first + self.part_lines, len(rows)))).with_format("arrow")
+
+    def _digest(self, split: str, rows: datasets.Dataset) -> bytes:
+        """The digest of a part's texts, their references, and what tokenizes them."""
+        digest = hashlib.sha256(json.dumps(self.made_with[split], sort_keys=True).encode())
+        for batch in rows.iter(BATCH):
+            texts = pc.fill_null(batch["text"].cast(pa.large_binary()), b"").combine_chunks()
+            digest.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).tobytes())
+            digest.update(b"".join(texts.to_pylist()))
+            if "chinese_ref" in batch.column_names:
+                digest.update(json.dumps(batch["chinese_ref"].to_pylist()).encode())
+        return digest.hexdigest().encode()
+
+
+def _source(path: Path) -> bytes | None:
+    """The digest of what a part was made from."""
+    with _reads(path), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        return (stream.schema.metadata or {}).get(SOURCE)
+
+
+@contextmanager
+def _reads(path: Path) -> Iterator[None]:
+    """Report a part that cannot be read."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"--prepared_dir: {path} cannot be read ({one_line(error)}); remove it and run --prepare_only again"
+        ) from None
+
+
+def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: Work) -> str:
+    """Tokenize texts into `--prepared_dir`, as far as they are this run's to do and not done yet.
+
+    Args:
+        texts: the text of each split.
+        tokenizer: the tokenizer.
+        arguments: the run's.
+        work: how the parts are divided.
+
+    Returns:
+        A line that says what is there now.
+
+    Raises:
+        InputError: where the directory holds something else, or cannot be written. Finished parts stay.
+    """
+    data, directory = arguments.data, Path(str(arguments.data.prepared_dir))
+    end = separator(tokenizer, data)
+    preparations = {split: Preparation(tokenizer, own, end, arguments.words) for split, own in texts.items()}
+    record = Record(
+        tokenizer.name_or_path,
+        _given_flags(data, arguments.segmentation),
+        work.part_lines,
+        {split: len(own.rows) for split, own in texts.items()},
+        {split: preparation.identity() for split, preparation in preparations.items()},
+    )
+    write = PartWriter(
+        directory, {split: own.rows for split, own in texts.items()}, preparations, record.made_with, work.part_lines
+    )
+    own_parts = record.all_parts[work.shard :: work.shards]
+    try:
+        _claim(directory, record)
+        total = sum(len(write.texts(part)) for part in own_parts)
+        with datasets.utils.tqdm(total=total, unit=" texts", unit_scale=True, desc="Tokenizing") as bar:
+            if min(work.workers, len(own_parts)) > 1:
+                _write_in_parallel(write, own_parts, work.workers, bar)
+            else:
+                for part in own_parts:
+                    write(part, bar.update)
+    except BrokenProcessPool:
+        raise InputError(
+            "--preprocessing_num_workers: a worker died, perhaps for lack of memory; give fewer and run again to go on"
+        ) from None
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS:
+            raise
+        raise InputError(
+            f"--prepared_dir: {directory} cannot be written ({error.strerror}); run again to go on"
+        ) from None
+    return _report(directory, record)
+
+
+def _claim(directory: Path, record: Record) -> None:
+    """Make a directory this suite's, or check that what is in it was made from the same."""
+    path = directory / RECORD
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--prepared_dir: {directory} is a file; give a directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    others = [other.name for other in directory.iterdir() if not other.name.startswith(f".{RECORD}")]
+    if others and not path.exists():
+        raise InputError(
+            f"--prepared_dir: {directory} holds {min(others)} and no record of this suite; give an empty or a new "
+            "directory"
+        )
+    if not path.exists():  # shards that start together all write the same
+        with write_atomically(path) as file:
+            json.dump(asdict(record), file, ensure_ascii=False, indent=2)
+            file.write("\n")
+    different = record.differences(_read_record(directory))
+    if different:
+        raise InputError(
+            f"--prepared_dir: {directory} was made with another {', '.join(different)}; give the same flags, or a new "
+            "directory"
+        )
+
+
+def _report(directory: Path, record: Record) -> str:
+    parts = record.all_parts
+    there = sum((directory / part.file).exists() for part in parts)
+    if there < len(parts):
+        return f"this shard is done, {there} of all {len(parts)} parts are there: {directory}"
+    for left in directory.glob(".*-of-*.arrow.*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    splits = ", ".join(f"{count:,} texts of {split}" for split, count in record.texts.items())
+    return f"{splits} in {len(parts)} parts: {directory}"
+
+
+_write: PartWriter
+_done: Any  # the number of texts that the workers of a pool have done together
+
+
+def _set_up(write: PartWriter, done: Any) -> None:
+    global _write, _done
+    _write, _done = write, done
+
+
+def _write_in_worker(part: Part) -> None:
+    def advance(texts: int) -> None:
+        with _done.get_lock():
+            _done.value += texts
+
+    _write(part, advance)
+
+
+def _write_in_parallel(write: PartWriter, parts: Sequence[Part], workers: int, bar: Any) -> None:
+    """Write parts on several processes; after an error those that have begun are finished."""
+    done = CONTEXT.Value("q", 0)
+    with worker_pool(min(workers, len(parts)), _set_up, write, done) as pool:
+        waiting = {pool.submit(_write_in_worker, part) for part in parts}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.5, return_when="FIRST_COMPLETED")
+                for future in finished:
+                    future.result()
+                bar.update(done.value - bar.n)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@dataclass(frozen=True)
+class PreparedTexts:
+    """The tokenized text of one split.
+
+    Attributes:
+        directory, record, split: where it lies, and which it is.
+        flag: the flag that names it, for error messages.
+        rows: its texts, which are not there.
+    """
+
+    directory: Path
+    record: Record
+    split: str
+    flag: str = "--prepared_dir"
+    rows: None = None
+
+    def tokens(self, tokenizer, arguments: DataArguments, words: SegmentationArguments | None) -> TokenStream:
+        """The tokens, read where they lie on disk.
+
+        Raises:
+            InputError: where they were made with another tokenizer, or for other rows.
+        """
+        if words:
+            require_fast(tokenizer, "--tokenizer_name", ", or use --masking_strategy token")
+        made, end = self.record.made_with[self.split], separator(tokenizer, arguments)
+        if made["tokenizer"] != tokenizer_identity(tokenizer):
+            raise InputError(
+                f"--prepared_dir: {self.directory} was made with another tokenizer ({self.record.tokenizer}) than the "
+                f"one given ({tokenizer.name_or_path}); give that one, or prepare the text again"
+            )
+        if made["separator"] != end:
+            flag, what = (
+                ("--line_by_line", "lines") if made["separator"] is None else ("--no_line_by_line", "joined text")
+            )
+            raise InputError(
+                f"--prepared_dir: {self.directory} was made for {what}; add {flag}, or prepare the text again"
+            )
+        parts = []
+        for part in self.record.parts(self.split):
+            with _reads(self.directory / part.file):
+                parts.append(datasets.Dataset.from_file(str(self.directory / part.file)))
+        return TokenStream(datasets.concatenate_datasets(parts), separated=end is not None)
+
+
+def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments) -> dict[str, PreparedTexts]:
+    """The splits in `--prepared_dir`.
+
+    Raises:
+        InputError: where a part is missing, or flags say that the text is another.
+    """
+    directory = Path(str(arguments.prepared_dir))
+    record = _read_record(directory)
+    for name, value in _given_flags(arguments, segmentation).items():
+        if record.flags.get(name) != value:
+            raise InputError(
+                f"--{name}: {_shown(value)} is not what {directory} was made with ({_shown(record.flags.get(name))}); "
+                "drop the flag, or give another --prepared_dir"
+            )
+    missing = [part for part in record.all_parts if not (directory / part.file).exists()]
+    if missing:
+        more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
+        raise InputError(
+            f"--prepared_dir: {directory} is not complete, {missing[0]}{more} missing; run --prepare_only again"
+        )
+    return {split: PreparedTexts(directory, record, split) for split in record.texts}
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else "none" if value is None else str(value)
+
+
+def tokens_of(
+    texts: Texts | PreparedTexts, tokenizer, arguments: DataArguments, words: SegmentationArguments | None
+) -> TokenStream:
+    """The tokens of a text, from `--prepared_dir` or made now."""
+    if isinstance(texts, PreparedTexts):
+        return texts.tokens(tokenizer, arguments, words)
+    return tokenized(texts, tokenizer, arguments, words)
