@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
 
 Figures = dict[str, float]
 
@@ -16,16 +16,9 @@ def run_in_turn(sides: dict[str, Callable[[], Figures]], repeats: int) -> dict[s
     runs: dict[str, list[Figures]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
-            queue = context.Queue()
-            process = context.Process(target=_put, args=(run, queue))
-            process.start()
-            runs[name].append(queue.get())
-            process.join()
+            with ProcessPoolExecutor(1, context) as process:
+                runs[name].append(process.submit(run).result())
     return {
         name: {figure: statistics.median(run[figure] for run in found) for figure in found[0]}
         for name, found in runs.items()
     }
-
-
-def _put(run: Callable[[], Figures], queue: Any) -> None:
-    queue.put(run())

@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20, help="of --batch lines; packed rows hold more")
     parser.add_argument("--warmup", type=int, default=1, help="steps that are not timed")
+    parser.add_argument("--tokens_per_pass", type=int, default=2048, help="of ours; 0 for whole batches")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--device_flags", nargs=argparse.REMAINDER, default=["--use_cpu"])
@@ -92,18 +93,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 
 
 class Counted:
-    """A collator that keeps count of the real, the padded and the labelled tokens of each batch."""
+    """A collator that keeps count of the real and the labelled tokens of each batch."""
 
     def __init__(self, collator: Callable[[Any], Any]):
         self.collator = collator
+        self.multiple_of = getattr(collator, "multiple_of", 1)
         self.real: list[int] = []
-        self.all: list[int] = []
         self.labels: list[int] = []
 
     def __call__(self, rows: Any) -> Any:
         batch = self.collator(rows)
         self.real.append(int(batch["attention_mask"].sum()))
-        self.all.append(batch["attention_mask"].numel())
         self.labels.append(int(batch["labels"].ne(IGNORED).sum()))
         return batch
 
@@ -174,8 +174,16 @@ class Setting:
 
     def figures(self, trainer: Trainer, counted: Counted) -> dict[str, float]:
         """Train, evaluate, and say what was measured."""
-        clock, warmup = Clock(), self.options.warmup
+        clock, warmup, passed = Clock(), self.options.warmup, 0
         trainer.add_callback(clock)
+        compute_loss = trainer.compute_loss
+
+        def counting(model: Any, inputs: Any, *more: Any, **options: Any) -> Any:
+            nonlocal passed
+            passed += inputs["input_ids"].numel()
+            return compute_loss(model, inputs, *more, **options)
+
+        trainer.compute_loss = counting  # type: ignore[method-assign]
         before = _resident_megabytes()
         trainer.train()
         if torch.cuda.is_available():
@@ -187,7 +195,7 @@ class Setting:
         real = sum(counted.real[warmup:steps])
         return {
             "speed": real / seconds,
-            "padding": 1 - sum(counted.real) / sum(counted.all),
+            "padding": 1 - sum(counted.real) / passed,
             "memory": added,
             "mfu": self._operations(real, sum(counted.labels[warmup:steps])) / seconds / _matrix_rate(),
             "loss": self.evaluate(),
@@ -238,6 +246,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
             (RATE, RATE),
             sparse=sparse_prediction(setting.model),
             attention=packed_attention(setting.model) if packed else None,
+            tokens_per_pass=options.tokens_per_pass,
         )
         return setting.figures(trainer, counted)
 

@@ -32,7 +32,7 @@ LAYERS = [
     {"tokens"},
     {"segmentation", "masking", "references", "vocabulary", "launch"},
     {"arguments", "card", "collators", "sampling", "metrics", "sparse", "attention"},
-    {"building", "cluster", "texts", "modeling", "output", "packing"},
+    {"building", "cluster", "texts", "modeling", "output", "packing", "passes"},
     {"preparation"},
     {"prepared"},
     {"rows"},

@@ -258,6 +258,17 @@ def test_a_tokenizer_that_cuts_by_a_segmenter_of_its_own_is_taken():
 # What it remembers
 
 
+def test_words_of_other_scripts_are_remembered_one_by_one_unless_an_added_token_has_a_space():
+    for added, expected in (([], ["abc", "walked", "x"]), (["abc x"], ["abc x walked"])):
+        tokenizer = piece_tokenizer(do_lower_case=True)
+        tokenizer.add_tokens(added)
+        tokenize(tokenizer, ["abc x walked", "walked研abc x walked" if added else "walked研x"])
+        runs = _Runs.of(tokenizer)
+        assert runs is not None
+        assert sorted(set(runs.numbers) & {*expected}) == expected
+        assert ("abc x walked" in runs.numbers) is bool(added)
+
+
 @pytest.mark.parametrize("content", ["研究", "ab", "a"], ids=["chinese", "latin", "in the vocabulary already"])
 def test_tokens_added_later_are_noticed(content):
     tokenizer = character_tokenizer(["研究abc"])
@@ -291,7 +302,7 @@ def test_a_copy_of_a_tokenizer_has_a_memory_of_its_own():
 
 @pytest.mark.parametrize(
     "text",
-    [lambda number: f"研{number}究", lambda number: " " * number + "研", lambda number: "\u200b" * number + "研"],
+    [lambda number: f"研{number}究", lambda number: "\t" * number + "研", lambda number: "\u200b" * number + "研"],
     ids=["tokens", "white space, no tokens", "dropped characters, no tokens"],
 )
 def test_what_is_remembered_is_bounded_however_many_texts_pass(text, monkeypatch):

@@ -270,6 +270,12 @@ class RunArguments(TrainingArguments):
     optim: str | None = argument(  # type: ignore[assignment]
         "The optimizer; adamw_torch_fused if not given, adamw_torch on a TPU, which has no fused one.", default=None
     )
+    tokens_per_pass: int | None = argument(
+        "The most tokens, padding included, that go through the model at once: a larger batch is divided into parts "
+        "of rows of like length, with the same loss and gradients, less memory and less padding; 2048 on a CPU and "
+        "no limit elsewhere if not given, 0 for none.",
+        default=None,
+    )
     overwrite_output_dir: bool = argument(
         "Start over in an --output_dir that holds a run; without it, the run goes on from its last checkpoint.",
         default=False,
@@ -303,7 +309,7 @@ class RunArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name}: {getattr(self, name)} is not a positive number")
-        for name in ("seed", "data_seed", "learning_rate", "weight_decay"):
+        for name in ("seed", "data_seed", "learning_rate", "weight_decay", "tokens_per_pass"):
             if (getattr(self, name) or 0) < 0:
                 raise InputError(f"--{name}: {getattr(self, name)} is below 0; give 0 or more")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")

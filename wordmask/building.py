@@ -12,17 +12,15 @@ import gc
 import json
 import os
 import shutil
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import cached_property, partial
 from itertools import chain, islice, pairwise
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,6 +34,7 @@ from wordmask.segmenters import Segmenter
 from wordmask.textfiles import is_blank, read_lines, write_atomically
 from wordmask.tokens import Backend, backend_state, require_fast, special_affixes, tokenize
 from wordmask.words import segmented
+from wordmask.workers import worker_pool
 
 OUTPUT_ERRORS = {
     getattr(errno, name)
@@ -115,19 +114,10 @@ class Annotator:
 _block: Callable[[Batch], tuple[Block, bool]] | None = None
 
 
-def _start_worker(annotator: Annotator, output: Output, threads: int) -> None:
-    """Make ready a worker process, which shares the cores with its siblings and ends with its parent."""
+def _set_up(annotator: Annotator, output: Output) -> None:
+    """Make ready a worker process."""
     global _block
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     _block = partial(_make_block, annotator, output)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _make_block(annotator: Annotator, output: Output, batch: Batch) -> tuple[Block, bool]:
@@ -411,16 +401,12 @@ def _write_part(part: Path, read: Iterable[Batch], output: Output, annotate: Ann
 
 def _parallel(annotator: Annotator, output: Output, work: Work, stack: ExitStack) -> Annotate:
     """A map over batches on several processes, in order, with only a few batches under way."""
-    threads = max(1, (os.cpu_count() or 1) // work.workers)
-    # Spawned, since a process that has used threads must not be forked.
-    executor: Executor = stack.enter_context(
-        ProcessPoolExecutor(work.workers, get_context("spawn"), _start_worker, (annotator, output, threads))
-    )
+    pool = stack.enter_context(worker_pool(work.workers, _set_up, annotator, output))
 
     def annotate(read: Iterable[Batch]) -> Iterator[tuple[Block, bool]]:
         under_way: deque[Future[tuple[Block, bool]]] = deque()
         for batch in read:
-            under_way.append(executor.submit(_block_of_worker, batch))
+            under_way.append(pool.submit(_block_of_worker, batch))
             if len(under_way) > 4 * work.workers:
                 yield under_way.popleft().result()
         while under_way:

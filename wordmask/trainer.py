@@ -22,6 +22,7 @@ from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
 from wordmask.masking import IGNORED, MAX_UNIT
 from wordmask.metrics import MaskedLM
+from wordmask.passes import divide_batch
 from wordmask.rows import Rows, StagedRows, StreamedRows
 from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
 from wordmask.sharding import tied_weights_together
@@ -46,6 +47,7 @@ class MlmTrainer(Trainer):
         card: what the model card says.
         sparse: the model's hook for sparse prediction, if it has one.
         attention: how the model keeps the lines of a row apart, where rows hold several.
+        tokens_per_pass: the most tokens that go through the model at once; all of a batch if `None`.
     """
 
     args: RunArguments
@@ -64,6 +66,7 @@ class MlmTrainer(Trainer):
         card: Card | None = None,
         sparse: SparsePrediction | None = None,
         attention: PackedAttention | None = None,
+        tokens_per_pass: int | None = None,
     ):
         super().__init__(
             model=model,
@@ -79,6 +82,7 @@ class MlmTrainer(Trainer):
         self.collator, self.eval_collator, self.rates, self.fill = collator, eval_collator, rates, fill
         self.metric, self.card, self.sparse, self.attention = MaskedLM(), card or Card(), sparse, attention
         parameters = inspect.signature(model.forward).parameters
+        self.tokens_per_pass = tokens_per_pass
         self._unwanted = {"attention_mask"} - set(parameters)
         self.dtype = model.dtype
 
@@ -175,6 +179,20 @@ class MlmTrainer(Trainer):
             return None
         count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum().to(device)
         return self.accelerator.reduce(count, "sum")
+
+    def training_step(
+        self, model, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward through a batch, in parts where it is too large for one pass."""
+        if not self.tokens_per_pass:
+            return super().training_step(model, inputs, num_items_in_batch)
+        losses = []
+        parts = list(divide_batch(inputs, self.tokens_per_pass, self.collator.multiple_of))
+        for number, part in enumerate(parts, 1):
+            # Gradients are exchanged once a batch, for a process may have more parts than another.
+            with contextlib.nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,

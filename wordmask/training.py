@@ -33,6 +33,8 @@ from wordmask.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+PASS_ON_CPU = 2048  # tokens: more at once is no faster there
+
 REPORTED = {
     "train_samples": "training rows",
     "train_loss": "training loss",
@@ -239,6 +241,7 @@ def _trainer(
             card=_card(arguments, model),
             sparse=_sparse(arguments, model),
             attention=attention,
+            tokens_per_pass=_tokens_per_pass(arguments),
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
@@ -258,6 +261,20 @@ def _sparse(arguments: Arguments, model: Any) -> SparsePrediction | None:
         logger.warning("--sparse_prediction: label smoothing needs every position, so none is left out")
         return None
     return sparse_prediction(model)
+
+
+def _tokens_per_pass(arguments: Arguments) -> int | None:
+    """The most tokens that go through the model at once, if anything limits them."""
+    training, asked = arguments.training, arguments.training.tokens_per_pass
+    if arguments.data.pad_to_max_length or training.deepspeed:
+        if asked:
+            other = "--deepspeed" if training.deepspeed else "--pad_to_max_length"
+            raise InputError(
+                f"--tokens_per_pass divides batches by their lengths, and {other} needs them whole; raise "
+                "--gradient_accumulation_steps instead"
+            )
+        return None
+    return (PASS_ON_CPU if training.device.type == "cpu" else None) if asked is None else asked or None
 
 
 def _check_stages(data: DataArguments, steps: int) -> None:
