@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -69,21 +70,18 @@ class MaskingCollator:
         packed: bool = False,
         words: bool = False,
     ):
-        self.vocabulary, self.strategy, self.seed = vocabulary, strategy, seed
+        self.vocabulary, self.strategy, self.seeded = vocabulary, strategy, hash64(seed)
+        self.affixes = [np.array(affix, np.int64) << 1 for affix in (vocabulary.prefix, vocabulary.suffix)]
         self.replacement = Replacement(vocabulary.mask_token_id, vocabulary.random_ids, mask_prob, random_prob)
         self.fixed, self.multiple_of, self.packed, self.words = fixed, multiple_of, packed, words
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        tokens, filled, lines = self._lay_out(examples)
+        lines_of_rows, identities, epochs, rates, lengths = zip(*examples, strict=True)
+        tokens, filled, lines = self._lay_out(lines_of_rows, lengths[0])
         input_ids, continues = tokens >> 1, (tokens & 1).astype(bool)
         maskable = self.vocabulary.maskable[input_ids] & filled
-        keys = hash64(
-            self.seed,
-            np.array([example.epoch for example in examples]),
-            np.array([example.identity for example in examples], np.uint64),
-        )
-        rates = np.array([example.rate for example in examples])
-        chosen = choose(maskable, continues, rates, keys, self.strategy)
+        keys = hash64(np.array(epochs), np.array(identities, np.uint64), state=self.seeded)
+        chosen = choose(maskable, continues, np.array(rates), keys, self.strategy)
         masked, labels = replace(input_ids, chosen, keys, self.replacement)
         batch: dict[str, NDArray] = {"input_ids": masked, "attention_mask": filled.astype(np.int64), "labels": labels}
         if self.packed:
@@ -92,22 +90,22 @@ class MaskingCollator:
             batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(filled.shape)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def _lay_out(self, examples: Sequence[Example]) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    def _lay_out(
+        self, rows: Sequence[Sequence[NDArray[np.integer]]], longest: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
         """The tokens with special ones and padding, where there is none, and the lines' numbers: (batch, length)."""
-        vocabulary = self.vocabulary
-        prefix, suffix = (np.array(affix, np.int64) << 1 for affix in (vocabulary.prefix, vocabulary.suffix))
-        counts = [len(example.lines) for example in examples]
-        pieces = [piece for example in examples for line in example.lines for piece in (prefix, line, suffix)]
-        sizes = np.array([len(line) for example in examples for line in example.lines]) + len(prefix) + len(suffix)
-        lengths = sizes if len(sizes) == len(examples) else np.add.reduceat(sizes, np.cumsum([0, *counts[:-1]]))
-        longest = int(lengths.max())
-        width = examples[0].length if self.fixed else -(-longest // self.multiple_of) * self.multiple_of
+        prefix, suffix = self.affixes
+        counts, lines = list(map(len, rows)), list(chain.from_iterable(rows))
+        pieces = [piece for line in lines for piece in (prefix, line, suffix)]
+        sizes = np.array(list(map(len, lines))) + (len(prefix) + len(suffix))
+        lengths = sizes if len(lines) == len(rows) else np.add.reduceat(sizes, np.cumsum([0, *counts[:-1]]))
+        width = longest if self.fixed else -(-int(lengths.max()) // self.multiple_of) * self.multiple_of
         filled = np.arange(width) < lengths[:, None]
-        tokens = np.full(filled.shape, vocabulary.pad_token_id << 1, np.int64)
+        tokens = np.full(filled.shape, self.vocabulary.pad_token_id << 1, np.int64)
         flat = np.concatenate(pieces)
         flat[np.cumsum(sizes) - sizes] &= ~1  # a line begins a word, whatever it was cut from
         tokens[filled] = flat
-        lines = np.zeros(filled.shape, np.int64)
+        numbers = np.zeros(filled.shape if self.packed else 0, np.int64)
         if self.packed:
-            lines[filled] = np.repeat(np.concatenate([np.arange(1, count + 1) for count in counts]), sizes)
-        return tokens, filled, lines
+            numbers[filled] = np.repeat(np.concatenate([np.arange(1, count + 1) for count in counts]), sizes)
+        return tokens, filled, numbers

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,11 @@ from numpy.typing import NDArray
 IGNORED = -100  # the label of a position that is not predicted
 MAX_UNIT = 10  # tokens; a row has at most ceil(np) + MAX_UNIT - 1 labels
 
-# The bits of a sort key below the row: length, then chance, then position, which makes every key unique, so that any
-# sort gives the same order.
-_LENGTH_BITS, _CHANCE_BITS, _POSITION_BITS = 4, 30, 16
-LONGEST_ROW, LARGEST_BATCH = 2**_POSITION_BITS, 2 ** (64 - _LENGTH_BITS - _CHANCE_BITS - _POSITION_BITS)
+# A sort key in 32 bits: length, then chance, then position, which makes every key of a row unique, so that any sort
+# gives the same order. Where chance has few bits left, ties go by position: that moves no word's probability, which is
+# that of its row in any order.
+_LENGTH_BITS, LONGEST_ROW = 4, 2**16
+_NO_UNIT = np.uint32(2**32 - 1)
 # One stream of random numbers for each purpose, so that no two draws share a number.
 _ORDER, _RUN, _REPLACE = range(3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -62,6 +64,13 @@ class Replacement:
     mask_prob: float = 0.8
     random_prob: float = 0.1
 
+    @cached_property
+    def thresholds(self) -> tuple[np.uint64, np.uint64]:
+        """Of 2^32 equal chances, below which a token becomes the mask token, and below which at most a random one."""
+        shares = self.mask_prob, min(self.mask_prob + self.random_prob, 1.0)
+        some_mask, some_random = (np.uint64(round(share * 2**32)) for share in shares)
+        return some_mask, some_random
+
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The mixing function of splitmix64 (Steele, Lea and Flood, 2014)."""
@@ -70,9 +79,14 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def hash64(*parts: int | NDArray) -> NDArray[np.uint64]:
-    """A 64-bit hash of whole numbers, element by element, with numpy's broadcasting."""
-    state = np.zeros(1, np.uint64)
+def hash64(*parts: int | NDArray, state: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
+    """A 64-bit hash of whole numbers, element by element, with numpy's broadcasting.
+
+    Args:
+        parts: the numbers.
+        state: the hash of the numbers before them, if any.
+    """
+    state = np.zeros(1, np.uint64) if state is None else state
     for part in parts:
         state = _mix((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
     return state
@@ -187,17 +201,18 @@ def choose(
         above 0, and at most ceil(np) + MAX_UNIT - 1 in a row with n maskable tokens and rate p.
     """
     batch, width = maskable.shape
-    if batch > LARGEST_BATCH or width > LONGEST_ROW:
-        raise ValueError(f"a batch of {batch} rows of {width} tokens is beyond {LARGEST_BATCH} rows of {LONGEST_ROW}")
+    if width > LONGEST_ROW:
+        raise ValueError(f"rows of {width} tokens are beyond {LONGEST_ROW}")
     starts, lengths = _units(maskable, continues, rates, keys, strategy)
-    rows = starts // width
-    positions = starts - rows * width
-    chance = draw(keys[rows], _ORDER, positions) >> np.uint64(64 - _CHANCE_BITS)
-    by_length = (rows << _LENGTH_BITS | lengths).astype(np.uint64)
-    order = (by_length << np.uint64(_CHANCE_BITS) | chance) << np.uint64(_POSITION_BITS) | positions.astype(np.uint64)
-    order.sort()
+    position_bits, length_shift = max(width - 1, 1).bit_length(), np.uint32(32 - _LENGTH_BITS)
+    positions = np.arange(width)
+    chance = draw(keys[:, None], _ORDER, positions) >> np.uint64(32 + _LENGTH_BITS + position_bits)
+    by_chance = chance.astype(np.uint32) << np.uint32(position_bits) | positions.astype(np.uint32)
+    order = np.full((batch, width), _NO_UNIT)
+    order.ravel()[starts] = by_chance.ravel().take(starts) | lengths.astype(np.uint32) << length_shift
+    units = np.count_nonzero(order != _NO_UNIT, axis=1)
+    order.sort(axis=1)
 
-    units = np.bincount(rows, minlength=batch)
     phase = uniform(keys)  # random bits already, and every other draw mixes them again
     taken = np.floor(units * rates + phase).astype(np.int64)
     row = np.repeat(np.arange(batch), taken)
@@ -210,10 +225,10 @@ def choose(
         row = np.concatenate([row, missed])
         rank = np.concatenate([rank, (spread * units[missed]).astype(np.int64)])
 
-    chosen = order[np.cumsum(units)[row] - units[row] + np.clip(rank, 0, units[row] - 1)]
-    positions = (chosen & np.uint64(LONGEST_ROW - 1)).astype(np.int64)
-    lengths = (chosen >> np.uint64(_CHANCE_BITS + _POSITION_BITS)).astype(np.int64) & (2**_LENGTH_BITS - 1)
-    return np.repeat(row * width + positions, lengths) + _ranges(lengths)
+    chosen = order[row, np.clip(rank, 0, units[row] - 1)]
+    first = row * width + (chosen & np.uint32(2**position_bits - 1))
+    lengths = (chosen >> length_shift).astype(np.int64)
+    return np.repeat(first, lengths) + _ranges(lengths)
 
 
 def replace(
@@ -239,8 +254,7 @@ def replace(
     bits = draw(keys[rows], _REPLACE, chosen - rows * width)
     # The upper half of the bits says what to do, the lower half which token.
     action = bits >> np.uint64(32)
-    some_mask = np.uint64(round(replacement.mask_prob * 2**32))
-    some_random = np.uint64(round(min(replacement.mask_prob + replacement.random_prob, 1.0) * 2**32))
+    some_mask, some_random = replacement.thresholds
     new = np.where(action < some_mask, replacement.mask_token_id, original)
     at_random = np.flatnonzero((action >= some_mask) & (action < some_random))
     pick = ((bits[at_random] & np.uint64(2**32 - 1)) * np.uint64(len(replacement.random_ids))) >> np.uint64(32)

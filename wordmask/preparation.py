@@ -150,6 +150,9 @@ class TokenStream:
 
     def read(self, start: int, stop: int) -> NDArray[np.integer]:
         """The tokens from `start` to `stop`."""
+        if len(self._chunks) == 1:
+            offsets, values = self._chunks[0]
+            return values[start + int(offsets[0]) : stop + int(offsets[0])]
         parts, chunk = [], bisect.bisect_right(self._edges, start) - 1
         while start < stop:
             offsets, values = self._chunks[chunk]

@@ -162,6 +162,14 @@ class Rows(torch.utils.data.Dataset):
         lines = [self.stream.read(start, stop) for start, stop in self.division.lines(draw.index)]
         return Example(lines, *draw, self.length)
 
+    def __getitems__(self, draws: Sequence[Draw]) -> list[Example]:
+        """The rows of a batch, for which a `DataLoader` asks at once."""
+        if self.division.packs is not None:
+            return [self[draw] for draw in draws]
+        rows, read, length = [draw.index for draw in draws], self.stream.read, self.length
+        spans = zip(self.division.starts[rows].tolist(), self.division.stops[rows].tolist(), draws, strict=True)
+        return [Example([read(start, stop)], *draw, length) for start, stop, draw in spans]
+
 
 class StagedRows(torch.utils.data.Dataset):
     """The rows of the stages of a training, those of one stage behind those of the other.
