@@ -138,3 +138,16 @@ def test_xla_compiles_no_more_programs_in_more_steps(models, text, tmp_path, mor
         )
         compiled.append(int(run.stdout.split("compiled")[-1]))
     assert 0 < compiled[1] == compiled[0]
+
+
+@pytest.mark.parametrize("more", ["--pack_sequences", "--no_line_by_line --gradient_accumulation_steps 2"])
+def test_compiled_graphs_are_as_many_in_more_steps(models, text, tmp_path, more):
+    """As in configs/gpu.yaml; dynamo alone, without a compiler behind it."""
+    graphs = []
+    for epochs in ("1", "3"):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        argv = f"--pad_to_max_length --torch_compile --torch_compile_backend eager --num_train_epochs {epochs} {more}"
+        train(models["bert"], text, tmp_path / epochs, *argv.split())
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert 0 < graphs[1] == graphs[0]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -240,10 +240,9 @@ class _Runs:
         places = np.flatnonzero(apart)
         single = _Encoded(self._ids(tokenizer, points[places]), places, places + 1, places)
         divides = apart | (points == ord("\n")) | (points == ord(" ")) & (not self.spaced)
-        edges = np.flatnonzero(np.diff(~divides, prepend=False, append=False))
-        starts, ends = edges[::2], edges[1::2]
-        runs = [characters.text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        between = self._between(tokenizer, runs, starts)
+        starts = np.flatnonzero(~divides & np.concatenate([[True], divides[:-1]]))
+        divided = np.where(divides, np.uint32(ord("\n")), points).tobytes().decode("utf-32-le", "surrogatepass")
+        between = self._between(tokenizer, [*filter(None, divided.split("\n"))], starts)
         encoded = _Encoded(*map(np.concatenate, zip(single, between, strict=True)))
         order = np.argsort(encoded.starts, kind="stable")
         encoded = _Encoded(*(array[order] for array in encoded))
@@ -262,11 +261,10 @@ class _Runs:
         """The tokens of runs that begin at these characters."""
         if self.held > self._most:
             self._forget()
-        found = list(map(self.numbers.get, runs))
-        if None in found:
+        numbers = np.fromiter(map(self.numbers.get, runs, repeat(-1)), np.int64, len(runs))
+        if (numbers < 0).any():
             self._remember(tokenizer, [run for run in dict.fromkeys(runs) if run not in self.numbers])
-            found = list(map(self.numbers.get, runs))
-        numbers = np.array(found, np.int64)
+            numbers = np.fromiter(map(self.numbers.__getitem__, runs), np.int64, len(runs))
         counts = (self.edges[1:] - self.edges[:-1])[numbers]
         ends = np.cumsum(counts)
         places = np.repeat(self.edges[numbers] - ends + counts, counts) + np.arange(counts.sum())
