@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -29,6 +30,25 @@ def sample_lines(language: str, count: int = 200) -> list[str]:
     """The first lines of text of a bundled sample, `english` or `chinese`."""
     lines = (SAMPLES / f"{language}.txt").read_text(encoding="utf-8").split("\n")
     return [line for line in lines if line][:count]
+
+
+def uneven_text(folder: Path, count: int) -> str:
+    """A file of so many English lines of very different lengths."""
+    lines = [line[: 15 + 37 * (number % 5)] for number, line in enumerate(sample_lines("english", count))]
+    path = folder / "text.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def training_steps(output: str | Path) -> list[dict[str, float]]:
+    """What a run that logs each step has logged at each."""
+    history = json.loads(Path(output, "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return [entry for entry in history if "grad_norm" in entry]
+
+
+def trajectory(output: str | Path) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step."""
+    return [(step["loss"], step["grad_norm"]) for step in training_steps(output)]
 
 
 def train_tokenizer(model_type: str, vocab_size: int = 600, language: str = "english"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines, save_model, train_tokenizer
+from conftest import refusal, sample_lines, save_model, train_tokenizer, training_steps
 from wordmask.sampling import Batches, Layout, RateSchedule, Stage, shuffled
 
 
@@ -88,9 +87,8 @@ def run(script, model: str, text: str, directory: Path, *more: str) -> list[dict
         "--learning_rate 1e-2 --lr_scheduler_type linear --include_num_input_tokens_seen all".split()
         + list(more)
     )
-    log = json.loads((directory / "trainer_state.json").read_text())["log_history"]
     names = ("loss", "grad_norm", "learning_rate", "num_input_tokens_seen")
-    return [{name: entry[name] for name in names} for entry in log if "grad_norm" in entry]
+    return [{name: entry[name] for name in names} for entry in training_steps(directory)]
 
 
 @pytest.mark.parametrize(

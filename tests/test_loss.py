@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import run_mlm_wwm
-from conftest import sample_lines, save_model, train_tokenizer
+from conftest import save_model, train_tokenizer, training_steps, uneven_text
 
 LAYOUTS = ((1, 16), (4, 4), (16, 1))  # accumulation, batch size
 STEPS = 3
@@ -29,16 +28,7 @@ def model(request, tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> str:
     """Lines of very different lengths."""
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    lines = [line[: 15 + 37 * (number % 5)] for number, line in enumerate(sample_lines("english", 60))]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return str(path)
-
-
-def history(directory) -> list[dict[str, float]]:
-    """Loss and gradient norm at every step."""
-    log = json.loads((Path(directory) / "trainer_state.json").read_text())["log_history"]
-    return [entry for entry in log if "grad_norm" in entry]
+    return uneven_text(tmp_path_factory.mktemp("text"), 60)
 
 
 def run(model: str, text: str, directory, accumulation: int, batch_size: int, *more: str) -> list[dict[str, float]]:
@@ -48,7 +38,7 @@ def run(model: str, text: str, directory, accumulation: int, batch_size: int, *m
         f"--per_device_train_batch_size {batch_size} --gradient_accumulation_steps {accumulation} --use_cpu".split()
         + list(more)
     )
-    return history(directory)
+    return training_steps(directory)
 
 
 @pytest.fixture(scope="module")

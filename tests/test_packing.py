@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_mlm_wwm
-from conftest import refusal, sample_lines, save_model, train_tokenizer
+from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
 from test_sparse import gradients, tiny
 from wordmask.attention import PackedAttention, packed_attention
 from wordmask.packing import pack
@@ -149,10 +148,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    lines = [line[: 15 + 37 * (number % 5)] for number, line in enumerate(sample_lines("english", 90))]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return str(path)
+    return uneven_text(tmp_path_factory.mktemp("text"), 90)
 
 
 def run(model: str, text: str, directory: Path, *more: str) -> tuple[dict[str, float], list[dict[str, float]]]:
@@ -163,8 +159,7 @@ def run(model: str, text: str, directory: Path, *more: str) -> tuple[dict[str, f
         "--save_strategy no --per_device_train_batch_size 4 --do_train --do_eval".split()
         + list(more)
     )
-    log = json.loads((directory / "trainer_state.json").read_text())["log_history"]
-    return metrics, [entry for entry in log if "grad_norm" in entry]
+    return metrics, training_steps(directory)
 
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

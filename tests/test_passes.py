@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_mlm_wwm
-from conftest import refusal, sample_lines, save_model, train_tokenizer
+from conftest import refusal, save_model, train_tokenizer, trajectory, uneven_text
 from wordmask.passes import cheapest_parts, divide_batch
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -77,10 +76,7 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    lines = [line[: 15 + 37 * (number % 5)] for number, line in enumerate(sample_lines("english", 60))]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return str(path)
+    return uneven_text(tmp_path_factory.mktemp("text"), 60)
 
 
 def run(model: str, text: str, directory: Path, *more: str) -> list[tuple[float, float]]:
@@ -91,8 +87,7 @@ def run(model: str, text: str, directory: Path, *more: str) -> list[tuple[float,
         "--per_device_train_batch_size 16".split()
         + list(more)
     )
-    log = json.loads((directory / "trainer_state.json").read_text())["log_history"]
-    return [(entry["loss"], entry["grad_norm"]) for entry in log if "grad_norm" in entry]
+    return trajectory(directory)
 
 
 @pytest.mark.parametrize(

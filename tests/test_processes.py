@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import run_mlm_wwm
-from conftest import sample_lines, save_model, train_tokenizer
+from conftest import sample_lines, save_model, train_tokenizer, trajectory
 
 ROOT = Path(__file__).parent.parent
 STEP = 16  # the rows of a step, however they are divided
@@ -129,12 +129,6 @@ def together(folder) -> str:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def trajectory(output: Path) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step."""
-    history = read_json(output / "trainer_state.json")["log_history"]
-    return [(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry]
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:

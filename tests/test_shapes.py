@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import run_mlm_wwm
-from conftest import sample_lines, save_model, train_tokenizer
+from conftest import save_model, train_tokenizer, uneven_text
 from wordmask.trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent
@@ -28,10 +28,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> str:
     """41 lines of very different lengths: neither batches nor steps come out even."""
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    lines = [line[: 15 + 37 * (number % 5)] for number, line in enumerate(sample_lines("english", 41))]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return str(path)
+    return uneven_text(tmp_path_factory.mktemp("text"), 41)
 
 
 def described(value) -> object:

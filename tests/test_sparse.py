@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm_wwm
-from conftest import SMALL, sample_lines, save_model, train_tokenizer
+from conftest import SMALL, sample_lines, save_model, train_tokenizer, trajectory
 from wordmask.sparse import SparsePrediction, sparse_prediction
 
 ARCHITECTURES = {
@@ -202,12 +201,6 @@ def both(command: list[str], folder: Path, monkeypatch, *more: str) -> tuple[Pat
             run_mlm_wwm.main([*command, *more, "--output_dir", str(output), "--sparse_prediction", switch])
         assert (len(kept) > 3) == (switch == "true")
     return outputs
-
-
-def trajectory(output: Path) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step."""
-    history = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    return [(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry]
 
 
 @pytest.mark.parametrize(

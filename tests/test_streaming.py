@@ -13,7 +13,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 import run_mlm_wwm
-from conftest import sample_lines, train_tokenizer
+from conftest import sample_lines, train_tokenizer, training_steps, trajectory
 from wordmask.arguments import DataArguments
 from wordmask.rows import StreamedRows
 from wordmask.texts import load_texts
@@ -98,14 +98,7 @@ def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_mo
         capture_output=True,
         timeout=120,
     )
-    whole, resumed = (
-        [
-            (entry["loss"], entry["grad_norm"])
-            for entry in json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
-            if "grad_norm" in entry
-        ]
-        for name in ("whole", "resumed")
-    )
+    whole, resumed = (trajectory(tmp_path / name) for name in ("whole", "resumed"))
     assert len(whole) == 6
     assert [pytest.approx(step, rel=1e-5) for step in whole] == resumed
 
@@ -123,8 +116,7 @@ def test_a_resumed_stream_goes_on_where_it_stopped(english_model, tmp_path):
     assert whole["train_loss"] > 0
 
     def steps(name: str) -> list[tuple[float, float]]:
-        history = json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
-        return [(entry["loss"], entry["learning_rate"]) for entry in history if "loss" in entry]
+        return [(entry["loss"], entry["learning_rate"]) for entry in training_steps(tmp_path / name)]
 
     assert len(steps("whole")) == 12 and steps("resumed") == steps("whole")
 

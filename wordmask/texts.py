@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -216,13 +216,18 @@ def _read_text(
             with (
                 write_atomically(path, binary=True) as file,
                 datasets.arrow_writer.ArrowWriter(stream=file, features=features) as writer,
-                datasets.utils.tqdm(desc="Reading", unit=" lines") as progress,
+                _bar("Reading", " lines") as progress,
             ):
                 for table in _text_tables(**keywords):
                     writer.write_table(table.select(list(features)))
                     progress.update(len(table))
                 writer.finalize(close_stream=False)
     return datasets.Dataset.from_file(str(path))
+
+
+def _bar(description: str, unit: str, total: int | None = None) -> Any:
+    """A progress bar of what takes over two seconds."""
+    return datasets.utils.tqdm(desc=description, unit=unit, unit_scale=True, total=total, delay=2)
 
 
 def _cache(cache_dir: str | None) -> Path:
@@ -238,8 +243,13 @@ def _content(file: str, cache: Path) -> str:
     stamp = datasets.fingerprint.Hasher.hash([os.path.abspath(file), status.st_size, status.st_mtime_ns])
     known = cache / f"content-{stamp}.txt"
     if not known.exists():
-        with open(file, "rb") as source, write_atomically(known) as target:
-            target.write(hashlib.file_digest(source, "sha256").hexdigest())
+        digest = hashlib.sha256()
+        with open(file, "rb") as source, _bar("Looking for a copy", "B", status.st_size) as progress:
+            for part in iter(partial(source.read, 2**20), b""):
+                digest.update(part)
+                progress.update(len(part))
+        with write_atomically(known) as target:
+            target.write(digest.hexdigest())
     return known.read_text(encoding="utf-8")
 
 
