@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import math
+import shlex
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
+import datasets
 import pytest
+import torch
+import transformers
 
 from conftest import SAMPLES, character_tokenizer, sample_lines, train_tokenizer
 
 ROOT = Path(__file__).parent.parent
+PROGRAMS = ("masking", "prepare", "chinese_ref", "train")
 
 
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A benchmark by name, which runs its sides in this process, once each: to start one takes seconds."""
+
+    def load(name: str) -> ModuleType:
+        module = importlib.import_module(name)
+        monkeypatch.setattr(module, "run_in_turn", lambda sides, repeats: {side: run() for side, run in sides.items()})
+        monkeypatch.setattr(module, "use_one_core", lambda: None, raising=False)
+        return module
+
+    verbosity = transformers.logging.get_verbosity()
+    yield load
+    transformers.logging.set_verbosity(verbosity)
+    datasets.enable_progress_bars()
 
 
 def test_masking_prints_every_side(tmp_path, capsys):
@@ -46,3 +73,142 @@ def test_exactness_is_judged_by_the_tokenizers_own_offsets(tmp_path, capsys):
     results = chinese_ref.print_exactness(str(tmp_path / "gold.txt"), tokenizer)
     assert results == {"classic": (1, 3), "ours": (2, 5)}
     assert "2 of 2" in capsys.readouterr().out
+
+
+def test_prepare_prints_both_sides_with_the_tokens_that_the_classic_one_loses(program, english_model, capsys):
+    prepare = program("prepare")
+    results = prepare.main(["--tokenizer", english_model, "--text", str(SAMPLES / "english.txt"), "--times", "7"])
+    classic, ours = results["classic example"], results["ours"]
+    assert list(results) == ["classic example", "ours"]
+    assert ours["kept"] == ours["tokens"] == classic["tokens"] > 20_000
+    assert 0 < classic["tokens"] - classic["kept"] < 2 * 128  # of a first thousand lines and of a second, shorter one
+    assert 0 < 5 * ours["MB on disk"] < classic["MB on disk"]
+    printed = capsys.readouterr().out
+    assert "classic" in printed and "0.00%" in printed and "MB on" in printed
+
+
+@pytest.mark.parametrize("figure", ["tokens", "text", "first"])
+def test_prepare_refuses_to_compare_different_tokens(figure):
+    import prepare
+
+    same = {"tokens": 2.0, "text": 3.0, "first": 4.0}
+    prepare.check_tokens({"one": same, "other": dict(same)})
+    with pytest.raises(RuntimeError, match="different tokens"):
+        prepare.check_tokens({"one": same, "other": same | {figure: 5.0}})
+
+
+def test_the_classic_example_joins_a_thousand_lines_and_cuts_them(english_model, tmp_path):
+    from peers import classic_preparation
+
+    (tmp_path / "text.txt").write_text("a b c\n" * 1500)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(english_model)
+    lines, blocks = classic_preparation(str(tmp_path / "text.txt"), tokenizer, 32, str(tmp_path), None)
+    row = tokenizer("a b c")["input_ids"]
+    assert lines["input_ids"][:] == [row] * 1500
+    assert set(blocks.column_names) == {"input_ids", "token_type_ids", "special_tokens_mask", "attention_mask"}
+    assert len(blocks) == len(row) * 1000 // 32 + len(row) * 500 // 32
+    assert blocks["input_ids"][1] == (row * 32)[32:64]
+
+
+def test_chinese_ref_compares_with_jieba_where_no_ltp_model_is_given(program, capsys):
+    results = program("chinese_ref").main(["--lines", "60", "--repeats", "1"])
+    assert list(results) == ["classic, jieba", "ours, jieba", "ours, jieba, 2 workers", "ours, jieba without HMM"]
+    assert len({figures["digest"] for figures in results.values()}) == 1
+    printed = capsys.readouterr().out
+    assert "60 lines" in printed and "segmenter alone" in printed and "reading the references" in printed
+
+
+def test_chinese_ref_refuses_to_compare_different_lines(program, monkeypatch):
+    chinese_ref = program("chinese_ref")
+    monkeypatch.setattr(chinese_ref, "run_classic", lambda *settings: {"digest": 1.0})
+    monkeypatch.setattr(chinese_ref, "run_ours", lambda *settings: {"digest": 2.0})
+    with pytest.raises(RuntimeError, match="different lines"):
+        chinese_ref.main(["--lines", "5"])
+
+
+def test_all_sides_of_train_see_the_same_lines_and_reach_the_same_loss(program, english_model, monkeypatch, capsys):
+    train = program("train")
+    seen: list[list[list[int]]] = []  # the tokens of each line, by side
+
+    class Recorded(train.Counted):
+        def __init__(self, collator):
+            super().__init__(collator)
+            seen.append([])
+
+        def __call__(self, rows):
+            batch = super().__call__(rows)
+            labels, ids = batch["labels"], batch["input_ids"]
+            whole = torch.where(labels == -100, ids, labels)[batch["attention_mask"].bool()].tolist()
+            cls = whole[0]
+            starts = [place for place, token in enumerate(whole) if token == cls]
+            seen[-1] += [whole[start:stop] for start, stop in zip(starts, [*starts[1:], len(whole)], strict=True)]
+            return batch
+
+    monkeypatch.setattr(train, "Counted", Recorded)
+    size = "--layers 1 --hidden 16 --heads 2 --length 64 --batch 8 --steps 4"
+    results = train.main(["--tokenizer", english_model, *size.split()])
+    assert list(results) == list(train.SIDES) and len(seen) == len(results)
+    assert len(seen[0]) == 8 * 4 and len({tuple(line) for line in seen[0]}) > 16
+    assert all(sorted(lines) == sorted(seen[0]) for lines in seen)
+    losses = [figures["loss"] for figures in results.values()]
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=0.01)
+    assert all(math.isfinite(figures["speed"]) and figures["speed"] > 0 for figures in results.values())
+    printed = capsys.readouterr().out
+    assert "loss afterwards" in printed and "MB added" in printed and "packed" in printed
+
+
+def test_sides_run_in_processes_of_their_own_and_give_medians_or_their_error():
+    from sides import run_in_turn
+
+    assert run_in_turn({"one": partial(dict, a=1.0), "other": partial(dict, a=2.0)}, 1) == {
+        "one": {"a": 1.0},
+        "other": {"a": 2.0},
+    }
+    with pytest.raises(ValueError, match="x"):
+        run_in_turn({"one": partial(float, "x")}, 1)
+
+
+def test_memory_is_that_since_the_peak_was_forgotten():
+    from sides import forget_peak, peak_megabytes
+
+    bytearray(b"x") * 300 * 2**20  # a peak that is over
+    before = forget_peak()
+    assert peak_megabytes() - before < 100
+    held = bytearray(b"x") * 200 * 2**20
+    assert peak_megabytes() - before > 150
+    del held
+
+
+def test_make_bench_gives_every_program_flags_that_it_has(monkeypatch):
+    command = ["make", "-n", "bench", "TOKENIZER=t", "TEXT=x", "CHINESE_TOKENIZER=c", "CHINESE_TEXT=y", "LTP=l"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    calls = [shlex.split(line)[1:] for line in shown.splitlines() if "benchmarks/" in line]
+    assert [script for script, *_ in calls] == [f"benchmarks/{name}.py" for name in PROGRAMS]
+
+    class Parsed(Exception):
+        pass
+
+    def stop(options, sample):
+        raise Parsed(options.tokenizer, options.text, getattr(options, "ltp", None))
+
+    for script, *flags in calls:
+        module = importlib.import_module(Path(script).stem)
+        monkeypatch.setattr(module, "given_or_bundled", stop)
+        with pytest.raises(Parsed) as parsed:
+            module.main(flags)
+        assert parsed.value.args == (("c", "y", "l") if "chinese" in script else ("t", "x", None))
+
+
+@pytest.mark.parametrize("sample", ["english", "chinese"])
+def test_a_sample_and_a_tokenizer_made_of_it_stand_in_where_none_is_given(sample, tmp_path):
+    from bundled import given_or_bundled
+
+    given = argparse.Namespace(tokenizer=None, text=None, other=1)
+    with given_or_bundled(given, sample) as options:
+        line = next(line for line in Path(options.text).read_text(encoding="utf-8").split("\n") if line)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(options.tokenizer)
+        assert tokenizer.unk_token_id not in tokenizer(line)["input_ids"] and options.other == 1
+    assert not Path(options.tokenizer).exists() and given.text is None
+    given = argparse.Namespace(tokenizer="t", text="x")
+    with given_or_bundled(given, sample) as options:
+        assert options == given

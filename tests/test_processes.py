@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import run_mlm_wwm
-from conftest import sample_lines, save_model, train_tokenizer, trajectory
+from conftest import save_model, train_tokenizer, trajectory, uneven_text
 
 ROOT = Path(__file__).parent.parent
 STEP = 16  # the rows of a step, however they are divided
@@ -49,8 +49,7 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path, self.text = path, path / "text.txt"
-        lines = [line[: 15 + 37 * (number % 5)] for number, line in enumerate(sample_lines("english", 37))]
-        self.text.write_text("\n".join(lines), encoding="utf-8")
+        uneven_text(path, 37)
         tokenizer = train_tokenizer("bert")
         for name, settings in MODELS.items():
             save_model(path / name, tokenizer, name, **settings)
@@ -74,6 +73,8 @@ class Folder:
             *"--max_steps 4 --optim sgd --learning_rate 0.5 --max_grad_norm 1000 --save_strategy no".split(),
             *("--per_device_train_batch_size", str(STEP // cell.accumulation // cell.processes)),
             *("--gradient_accumulation_steps", str(cell.accumulation), "--sparse_prediction", str(cell.sparse)),
+            # Batches of two processes go through in parts, as many on one process as on the other or not.
+            *("--tokens_per_pass", "64" if cell.processes > 1 else "0"),
             *("--output_dir", str(self.output(cell, "{rank}" if cell.processes > 1 else 0))),
         ]
 

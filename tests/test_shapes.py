@@ -118,13 +118,17 @@ print("compiled", (metrics.metric_data("CompileTime") or (0,))[0])
 
 
 @pytest.mark.parametrize("more", ["--masking_strategy span", "--pack_sequences"])
-def test_xla_compiles_no_more_programs_in_more_steps(models, text, tmp_path, more):
+def test_xla_compiles_no_more_programs_in_more_steps(models, tmp_path, more):
+    """Three passes over 95 lines, and their evaluation, need no more than one over 41."""
     pytest.importorskip("torch_xla", reason="torch_xla is not installed")
     compiled = []
-    for epochs in ("1", "3"):
-        argv = f"--model_name_or_path {models['bert']} --train_file {text} --output_dir {tmp_path / epochs} "
-        argv += f"--do_train --max_seq_length 60 --per_device_train_batch_size 4 --num_train_epochs {epochs} "
-        argv += f"--save_strategy no --pad_to_max_length --cache_dir {tmp_path / 'cache'} {more}"
+    for lines, epochs in ((41, 1), (95, 3)):
+        folder = tmp_path / f"{lines}"
+        folder.mkdir()
+        text = uneven_text(folder, lines)
+        argv = f"--model_name_or_path {models['bert']} --train_file {text} --validation_file {text} --do_train "
+        argv += f"--do_eval --max_seq_length 60 --per_device_train_batch_size 4 --num_train_epochs {epochs} {more} "
+        argv += f"--save_strategy no --pad_to_max_length --cache_dir {folder} --output_dir {folder / 'out'}"
         run = subprocess.run(
             [sys.executable, "-c", COMPILED, *argv.split()],
             env={**os.environ, "PJRT_DEVICE": "CPU", "PYTHONPATH": str(ROOT)},
