@@ -32,10 +32,12 @@ from transformers import (
     set_seed,
 )
 
+from bundled import given_or_bundled
 from sides import run_in_turn
 from wordmask.arguments import parse_arguments
 from wordmask.attention import packed_attention
 from wordmask.collators import MaskingCollator
+from wordmask.forward import Forward
 from wordmask.masking import IGNORED, Strategy
 from wordmask.modeling import load_model
 from wordmask.preparation import tokenized
@@ -60,8 +62,8 @@ COLUMNS = {
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Print the table and return the medians of each side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--tokenizer", help="by default one trained on the text")
+    parser.add_argument("--text", help="by default a bundled sample")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--heads", type=int, default=6)
@@ -73,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--device_flags", nargs=argparse.REMAINDER, default=["--use_cpu"])
-    options = parser.parse_args(argv)
-
-    results = run_in_turn({name: partial(SIDES[name], options) for name in options.sides}, options.repeats)
+    with given_or_bundled(parser.parse_args(argv), "english") as options:
+        results = run_in_turn({name: partial(SIDES[name], options) for name in options.sides}, options.repeats)
     table = Table(title=f"{options.layers} × {options.hidden}, batch {options.batch}, {options.steps} steps")
     shown = [name for name in COLUMNS if any(found[name] for found in results.values())]
     for column in ("", *(COLUMNS[name][0] for name in shown)):
@@ -244,9 +245,11 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
             counted,  # type: ignore[arg-type]
             collator,
             (RATE, RATE),
-            sparse=sparse_prediction(setting.model),
-            attention=packed_attention(setting.model) if packed else None,
-            tokens_per_pass=options.tokens_per_pass,
+            Forward(
+                sparse_prediction(setting.model),
+                packed_attention(setting.model) if packed else None,
+                options.tokens_per_pass,
+            ),
         )
         return setting.figures(trainer, counted)
 

@@ -33,7 +33,7 @@ LAYERS = [
     {"segmentation", "masking", "references", "vocabulary", "launch"},
     {"arguments", "card", "collators", "sampling", "metrics", "sparse", "attention"},
     {"building", "cluster", "texts", "modeling", "output", "packing", "passes"},
-    {"preparation"},
+    {"preparation", "forward"},
     {"prepared"},
     {"rows"},
     {"trainer", "preview"},

@@ -17,16 +17,15 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.arguments import RunArguments
-from wordmask.attention import PackedAttention
 from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
+from wordmask.forward import Forward
 from wordmask.masking import IGNORED, MAX_UNIT
 from wordmask.metrics import MaskedLM
 from wordmask.passes import divide_batch
 from wordmask.rows import Rows, StagedRows, StreamedRows
 from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
 from wordmask.sharding import tied_weights_together
-from wordmask.sparse import SparsePrediction
 
 
 class MlmTrainer(Trainer):
@@ -43,11 +42,8 @@ class MlmTrainer(Trainer):
         tokenizer: saved with the model.
         collator, eval_collator: make batches; the latter also gives `words`.
         rates: the first and the last masking rate.
-        fill: whether every batch must have the same number of rows.
+        forward: how batches go through the model.
         card: what the model card says.
-        sparse: the model's hook for sparse prediction, if it has one.
-        attention: how the model keeps the lines of a row apart, where rows hold several.
-        tokens_per_pass: the most tokens that go through the model at once; all of a batch if `None`.
     """
 
     args: RunArguments
@@ -62,11 +58,8 @@ class MlmTrainer(Trainer):
         collator: MaskingCollator,
         eval_collator: MaskingCollator,
         rates: tuple[float, float],
-        fill: bool = False,
+        forward: Forward | None = None,
         card: Card | None = None,
-        sparse: SparsePrediction | None = None,
-        attention: PackedAttention | None = None,
-        tokens_per_pass: int | None = None,
     ):
         super().__init__(
             model=model,
@@ -79,10 +72,9 @@ class MlmTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # makes the Trainer count labels over the effective batch
         self.loss_is_scaled_for_ga = True
         self.train_rows, self.eval_rows = train_rows, eval_rows
-        self.collator, self.eval_collator, self.rates, self.fill = collator, eval_collator, rates, fill
-        self.metric, self.card, self.sparse, self.attention = MaskedLM(), card or Card(), sparse, attention
+        self.collator, self.eval_collator, self.rates = collator, eval_collator, rates
+        self.metric, self.card, self.forward = MaskedLM(), card or Card(), forward or Forward()
         parameters = inspect.signature(model.forward).parameters
-        self.tokens_per_pass = tokens_per_pass
         self._unwanted = {"attention_mask"} - set(parameters)
         self.dtype = model.dtype
 
@@ -115,13 +107,13 @@ class MlmTrainer(Trainer):
         if rows is None:
             raise ValueError("there is nothing to train on")
         if isinstance(rows, StreamedRows):
-            return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.fill)
+            return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.forward.fixed)
         batches = Batches(
             self._stages(rows),
             RateSchedule(*self.rates),
             steps=args.max_steps if args.max_steps > 0 else None,
             epochs=args.num_train_epochs,
-            fill=self.fill,
+            fill=self.forward.fixed,
             drop_last=args.dataloader_drop_last,
         )
         return self._loader(rows, self.collator, batch_sampler=batches)
@@ -153,7 +145,7 @@ class MlmTrainer(Trainer):
         order = np.argsort(-rows.lengths, kind="stable")
         stage = Stage(len(rows), lambda epoch: order, self._layout(self.args.eval_batch_size, 1))
         rates = RateSchedule(self.rates[1], self.rates[1])
-        batches = Batches([stage], rates, fill=self.fill, epoch=EVALUATION)
+        batches = Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION)
         return self._loader(rows, self.eval_collator, batch_sampler=batches)
 
     def planned_steps(self) -> int:
@@ -184,10 +176,10 @@ class MlmTrainer(Trainer):
         self, model, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Forward and backward through a batch, in parts where it is too large for one pass."""
-        if not self.tokens_per_pass:
+        if not self.forward.tokens_per_pass:
             return super().training_step(model, inputs, num_items_in_batch)
         losses = []
-        parts = list(divide_batch(inputs, self.tokens_per_pass, self.collator.multiple_of))
+        parts = list(divide_batch(inputs, self.forward.tokens_per_pass, self.collator.multiple_of))
         for number, part in enumerate(parts, 1):
             # Gradients are exchanged once a batch, for a process may have more parts than another.
             with contextlib.nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
@@ -215,19 +207,19 @@ class MlmTrainer(Trainer):
     def _mean_loss(self, model, inputs: dict[str, torch.Tensor], count: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """The model's own mean over the labels; 0, with a gradient of 0, where there is none."""
         inputs = {name: value for name, value in inputs.items() if name not in self._unwanted}
-        if "lines" in inputs and self.attention is not None:
-            inputs |= self.attention.inputs(inputs.pop("lines"), self.dtype)
+        if "lines" in inputs and self.forward.attention is not None:
+            inputs |= self.forward.attention.inputs(inputs.pop("lines"), self.dtype)
         # A mean over no label is NaN, which no weight of 0 undoes: such a part is given one label, then weight 0.
         labels = inputs.pop("labels").clone()
         labels[0, 0] = torch.where(count == 0, inputs["input_ids"][0, 0], labels[0, 0])
         if self.label_smoother is not None:
             outputs = model(**inputs)
             return self.label_smoother(outputs, labels) * (count > 0), outputs
-        if self.sparse is None:
+        if self.forward.sparse is None:
             outputs = model(**inputs, labels=labels)
         else:
             positions = self._positions(labels)
-            with self.sparse.at(positions):
+            with self.forward.sparse.at(positions):
                 outputs = model(**inputs, labels=labels.view(-1)[positions][None])
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         return loss * (count > 0), outputs
@@ -235,7 +227,7 @@ class MlmTrainer(Trainer):
     def _positions(self, labels: torch.Tensor) -> torch.Tensor:
         """The flat positions with a label; where shapes must not change, as many as there can be at most."""
         labelled = labels.view(-1) != IGNORED
-        if not self.fill:
+        if not self.forward.fixed:
             return labelled.nonzero()[:, 0]
         rows, length = labels.shape
         most = rows * min(length, math.ceil(max(self.rates) * length) + MAX_UNIT - 1)
@@ -283,7 +275,7 @@ class MlmTrainer(Trainer):
     def _found(self, predicted: torch.Tensor, labels: torch.Tensor, words: torch.Tensor) -> dict[str, torch.Tensor]:
         """Prediction, label and word at each masked position; on the CPU, where shapes may change."""
         predicted, labels, words, shape = predicted.view(-1), labels.view(-1), words.view(-1), labels.shape
-        if self.sparse and not self.label_smoother:
+        if self.forward.sparse and not self.label_smoother:
             positions = self._positions(labels.view(shape))
             labels, words = labels[positions], words[positions]
         masked = labels != IGNORED

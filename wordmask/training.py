@@ -16,24 +16,21 @@ from rich.table import Table
 from transformers import TrainerState, set_seed
 
 from wordmask.arguments import Arguments, DataArguments, RunArguments, parse_arguments
-from wordmask.attention import PackedAttention, packed_attention
 from wordmask.building import Work
 from wordmask.card import Card
 from wordmask.collators import MaskingCollator
 from wordmask.errors import InputError, one_line
+from wordmask.forward import choose_forward
 from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.output import claim, find_checkpoint, write_record
 from wordmask.prepared import load_prepared, prepare, tokens_of
 from wordmask.preview import preview
 from wordmask.rows import Rows, StagedRows, StreamedRows, special_count
-from wordmask.sparse import SparsePrediction, sparse_prediction
 from wordmask.texts import load_texts
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
-
-PASS_ON_CPU = 2048  # tokens: more at once is no faster there
 
 REPORTED = {
     "train_samples": "training rows",
@@ -226,7 +223,7 @@ def _trainer(
 ) -> MlmTrainer:
     """The Trainer, with what its arguments ask for checked."""
     training, data = arguments.training, arguments.data
-    attention = _attention(model) if data.pack_sequences else None
+    forward = choose_forward(arguments, model)
     try:
         trainer = MlmTrainer(
             model,
@@ -237,11 +234,8 @@ def _trainer(
             _collator(arguments, vocabulary, packed=data.pack_sequences),
             _collator(arguments, vocabulary, words=True),
             arguments.masking.rates,
-            fill=data.pad_to_max_length,
-            card=_card(arguments, model),
-            sparse=_sparse(arguments, model),
-            attention=attention,
-            tokens_per_pass=_tokens_per_pass(arguments),
+            forward,
+            _card(arguments, model),
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
@@ -253,30 +247,6 @@ def _trainer(
     return trainer
 
 
-def _sparse(arguments: Arguments, model: Any) -> SparsePrediction | None:
-    """The hook for sparse prediction, where it is wanted and can be had."""
-    if not arguments.model.sparse_prediction:
-        return None
-    if arguments.training.label_smoothing_factor:
-        logger.warning("--sparse_prediction: label smoothing needs every position, so none is left out")
-        return None
-    return sparse_prediction(model)
-
-
-def _tokens_per_pass(arguments: Arguments) -> int | None:
-    """The most tokens that go through the model at once, if anything limits them."""
-    training, asked = arguments.training, arguments.training.tokens_per_pass
-    if arguments.data.pad_to_max_length or training.deepspeed:
-        if asked:
-            other = "--deepspeed" if training.deepspeed else "--pad_to_max_length"
-            raise InputError(
-                f"--tokens_per_pass divides batches by their lengths, and {other} needs them whole; raise "
-                "--gradient_accumulation_steps instead"
-            )
-        return None
-    return (PASS_ON_CPU if training.device.type == "cpu" else None) if asked is None else asked or None
-
-
 def _check_stages(data: DataArguments, steps: int) -> None:
     """Raise an `InputError` where a stage is too short for a single step."""
     for length, share in data.stages:
@@ -284,17 +254,6 @@ def _check_stages(data: DataArguments, steps: int) -> None:
             raise InputError(
                 f"--length_schedule: {length}:{share:g} of {steps} steps is not one step; give it a larger share"
             )
-
-
-def _attention(model: Any) -> PackedAttention:
-    """How the model keeps the lines of a row apart."""
-    attention = packed_attention(model)
-    if attention is None:
-        raise InputError(
-            f"--pack_sequences: {type(model).__name__} with {model.config._attn_implementation} attention cannot keep "
-            f"the lines of a row apart; drop the flag{', or try --attn_implementation sdpa' * model._supports_sdpa}"
-        )
-    return attention
 
 
 def _card(arguments: Arguments, model: Any) -> Card:
