@@ -21,9 +21,24 @@ demo: install  ## train whole word masking on the bundled Chinese text, with ref
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2
 
+# Benchmarks run in two minutes on bundled text. For real figures give real data, with sizes to match, for example
+# make bench TOKENIZER=bert-base-uncased TEXT=wiki.txt PREPARATION="--times 1" TRAINING="--steps 20"
+MASKING ?= --repeats 3
+PREPARATION ?= --times 40 --repeats 1
+REFERENCES ?= --times 20 --repeats 1
+TRAINING ?= --layers 2 --hidden 128 --heads 2 --length 128 --steps 10
+ENGLISH := $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(if $(TEXT),--text $(TEXT))
+CHINESE := $(if $(CHINESE_TOKENIZER),--tokenizer $(CHINESE_TOKENIZER)) $(if $(CHINESE_TEXT),--text $(CHINESE_TEXT))
+
+bench: install  ## measure against transformers and the classic scripts; benchmarks/README.md says more
+	$(BIN)/python benchmarks/masking.py $(ENGLISH) $(MASKING)
+	$(BIN)/python benchmarks/prepare.py $(ENGLISH) $(PREPARATION)
+	$(BIN)/python benchmarks/chinese_ref.py $(CHINESE) $(if $(LTP),--ltp $(LTP)) $(REFERENCES)
+	$(BIN)/python benchmarks/train.py $(ENGLISH) $(TRAINING)
+
 check: install  ## lint and check types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: help install demo test check
+.PHONY: help install demo test bench check

@@ -3,7 +3,7 @@
     python benchmarks/chinese_ref.py --tokenizer bert-base-chinese --text reviews.txt --ltp LTP_DIRECTORY \
         --gold gsd-dev.seg.txt
 
-Both sides run in processes of their own, in turn, with the same model on the same lines. Seconds are
+Both sides run in processes of their own, in turn, with the same segmenter on the same lines. Seconds are
 those that one core worked, but with workers those of the clock on the wall. transformers is imported where it is used,
 so that a worker, which imports this program as it starts, starts as it does under run_chinese_ref.py.
 """
@@ -11,22 +11,22 @@ so that a worker, which imports this program as it starts, starts as it does und
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import resource
 import statistics
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from sides import run_in_turn
+from bundled import given_or_bundled
+from sides import forget_peak, peak_megabytes, run_in_turn, use_one_core
 from wordmask import building
 from wordmask.building import Annotator, Output, Work, line_positions, write_references
 from wordmask.references import BATCH, read_reference_arrays
@@ -41,69 +41,92 @@ CLOCK = time.process_time  # on one core: what others do on it does not count
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Print the tables and return the medians of each side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--ltp", required=True)
+    parser.add_argument("--tokenizer", help="by default one trained on the text")
+    parser.add_argument("--text", help="by default a bundled sample")
+    parser.add_argument("--ltp", help="a directory with a legacy model; jieba segments for both sides if not given")
     parser.add_argument("--gold", help="text whose words are separated by spaces")
     parser.add_argument("--lines", type=int, help="no more than the first so many lines")
     parser.add_argument("--times", type=int, default=1, help="repeat the lines so many times, shuffled")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="the sides of the comparison to run, by their names in the table")
-    options = parser.parse_args(argv)
+    with given_or_bundled(parser.parse_args(argv), "chinese") as options:
+        results = compare(options)
+        if options.gold:
+            from transformers import AutoTokenizer
 
+            print_exactness(options.gold, AutoTokenizer.from_pretrained(options.tokenizer))
+    return results
+
+
+def compare(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Run all sides on the same lines, print the tables, and return the medians of each."""
+    segmenter = "LTP legacy" if options.ltp else "jieba"
+    segmentation = SegmentationArguments(segmenter="ltp" if options.ltp else "jieba", ltp=options.ltp)
+    quick = SegmentationArguments(segmenter="jieba", hmm=False)
     with tempfile.TemporaryDirectory() as folder:
         text = str(Path(folder, "text.txt"))
         lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)][: options.lines]
         lines *= options.times
         random.Random(0).shuffle(lines)
         Path(text).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        legacy = SegmentationArguments(segmenter="ltp", ltp=options.ltp)
         contestants: dict[str, Callable[[], dict[str, float]]] = {
-            "classic, LTP legacy": partial(run_classic, text, options.tokenizer, options.ltp),
-            "ours, LTP legacy": partial(run_ours, text, options.tokenizer, legacy, 1),
-            "ours, LTP legacy, 2 workers": partial(run_ours, text, options.tokenizer, legacy, 2),
-            "ours, jieba without HMM": partial(
-                run_ours, text, options.tokenizer, SegmentationArguments(segmenter="jieba", hmm=False), 1
-            ),
+            f"classic, {segmenter}": partial(run_classic, text, options.tokenizer, segmentation),
+            f"ours, {segmenter}": partial(run_ours, text, options.tokenizer, segmentation, 1),
+            f"ours, {segmenter}, 2 workers": partial(run_ours, text, options.tokenizer, segmentation, 2),
+            "ours, jieba without HMM": partial(run_ours, text, options.tokenizer, quick, 1),
         }
         sides = {name: contestants[name] for name in options.only or contestants}
         results = run_in_turn(sides, options.repeats)
+        if len({found["digest"] for found in results.values()}) > 1:
+            raise RuntimeError("the sides read different lines")
         print_results(results, len(lines))
         if not options.only:
-            stages = {"stages": partial(profile, text, options.tokenizer, legacy)}
-            print_profile(run_in_turn(stages, options.repeats)["stages"], len(lines))
-            print_reading(*compare_reading(folder, text, options.tokenizer, legacy))
-    if options.gold:
-        from transformers import AutoTokenizer
-
-        print_exactness(options.gold, AutoTokenizer.from_pretrained(options.tokenizer))
+            stages = {"stages": partial(profile, text, options.tokenizer, segmentation)}
+            print_profile(run_in_turn(stages, options.repeats)["stages"], segmenter, len(lines))
+            print_reading(*compare_reading(folder, text, options.tokenizer, segmentation))
     return results
 
 
-def run_classic(text: str, tokenizer_name: str, ltp: str) -> dict[str, float]:
-    """The classic script: the whole text in memory, a hundred lines at a time."""
+def classic_segmenter(segmentation: SegmentationArguments) -> Callable[[list[str]], list[list[str]]]:
+    """How the classic script has its lines segmented; jieba, which it did not know, is taken as ours takes it."""
+    if not segmentation.ltp:
+        return segmentation.load().segment
     from ltp import LTP
+
+    model = LTP(segmentation.ltp)
+    return lambda lines: model.pipeline(lines, tasks=["cws"]).cws
+
+
+def run_classic(text: str, tokenizer_name: str, segmentation: SegmentationArguments) -> dict[str, float]:
+    """The classic script: the whole text in memory, a hundred lines at a time."""
     from transformers import AutoTokenizer
 
     from peers import classic_references
 
     use_one_core()
-    tokenizer, model = AutoTokenizer.from_pretrained(tokenizer_name), LTP(ltp)
-    before, start = peak_megabytes(), CLOCK()
+    tokenizer, segment = AutoTokenizer.from_pretrained(tokenizer_name), classic_segmenter(segmentation)
+    before, start = forget_peak(), CLOCK()
     lines = [line for line in Path(text).read_text(encoding="utf-8").split("\n") if line]
     words: list[list[str]] = []
     for first in range(0, len(lines), 100):
-        words += model.pipeline(lines[first : first + 100], tasks=["cws"]).cws
+        words += segment(lines[first : first + 100])
     segmented = CLOCK()
     references = classic_references(lines, tokenizer, words)
     with tempfile.TemporaryFile("w") as file:
         file.writelines(f"{reference}\n" for reference in references)
+    end = CLOCK()
     return {
         "segment": segmented - start,
-        "match": CLOCK() - segmented,
-        "total": CLOCK() - start,
+        "match": end - segmented,
+        "total": end - start,
         "MB added": peak_megabytes() - before,
+        "digest": reduce(_digest, lines, 0),
     }
+
+
+def _digest(digest: int, line: str) -> int:
+    """The digest of lines, one after the other."""
+    return zlib.crc32(line.encode(), digest)
 
 
 def make_annotator(tokenizer_name: str, segmentation: SegmentationArguments) -> Annotator:
@@ -139,16 +162,18 @@ def run_ours(text: str, tokenizer_name: str, segmentation: SegmentationArguments
     clock = CLOCK if workers == 1 else time.perf_counter
     if workers == 1:
         use_one_core()
-    annotator, read = make_annotator(tokenizer_name, segmentation), []
+    annotator, read, digest = make_annotator(tokenizer_name, segmentation), [], 0
 
     def note_times(lines: Iterable[str]) -> Iterator[str]:
+        nonlocal digest
         for number, line in enumerate(lines):
+            digest = _digest(digest, line)
             if number % BATCH == 0:
                 read.append(clock())
             yield line
 
     with tempfile.TemporaryDirectory() as folder, timed(type(annotator.segmenter), "segment") as segment:
-        before, start = peak_megabytes(), clock()
+        before, start = forget_peak(), clock()
         write_references([text], Output(f"{folder}/ref"), annotator, Work(workers), note_times)
         total = clock() - start
     # Reading keeps step with the work, but for the batches that it is ahead of workers.
@@ -161,6 +186,7 @@ def run_ours(text: str, tokenizer_name: str, segmentation: SegmentationArguments
         "total": total,
         "warm lines/s": warm,
         "MB added": peak_megabytes() - before,
+        "digest": digest,
     }
 
 
@@ -190,18 +216,6 @@ def profile(text: str, tokenizer_name: str, segmentation: SegmentationArguments)
         annotator.segmenter.segment(lines[first : first + BATCH])
     alone = CLOCK() - start
     return seconds | {"total": total, "segmenter alone": alone}
-
-
-def use_one_core() -> None:
-    """Keep this process, and what it starts, to one core."""
-    os.environ |= {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
-
-def peak_megabytes() -> float:
-    """The peak memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def compare_reading(
@@ -251,9 +265,9 @@ def print_reading(classic: float, ours: float) -> None:
     Console().print(f"reading the references: classic {classic:.3f} s, ours {ours:.3f} s ({classic / ours:.1f}×)")
 
 
-def print_profile(stages: dict[str, float], lines: int) -> None:
+def print_profile(stages: dict[str, float], segmenter: str, lines: int) -> None:
     """Where the seconds of ours go."""
-    table = Table(title=f"ours, LTP legacy, one core, {lines:,} lines")
+    table = Table(title=f"ours, {segmenter}, one core, {lines:,} lines")
     for column in ("", "seconds", "µs a line"):
         table.add_column(column, justify="right" if column else "left")
     for stage, seconds in stages.items():

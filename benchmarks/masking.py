@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
+from bundled import given_or_bundled
 from peers import ClassicWholeWordCollator
 from wordmask.collators import MaskingCollator
 from wordmask.masking import Strategy
@@ -35,14 +36,13 @@ SHAPES = ((128, 32), (128, 256), (512, 32), (512, 64), (512, 256))
 def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     """Print the table and return its rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--tokenizer", help="by default one trained on the text")
+    parser.add_argument("--text", help="by default a bundled sample")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--shapes", type=lambda text: tuple(map(int, text.split("x"))), nargs="+", default=SHAPES)
-    options = parser.parse_args(argv)
-
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-    lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)]
+    with given_or_bundled(parser.parse_args(argv), "english") as options:
+        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+        lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)]
     table = Table(title="ms per batch, from rows to masked tensors (times ours)")
     results = []
     for length, batch in options.shapes:

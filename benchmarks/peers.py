@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import datasets
 import torch
@@ -116,3 +118,27 @@ def classic_reading(path: str, dataset: datasets.Dataset) -> datasets.Dataset:
         references = [json.loads(line) for line in file.read().splitlines() if len(line) > 0 and not line.isspace()]
     columns = {name: dataset[name] for name in dataset.column_names}
     return datasets.Dataset.from_dict(columns | {"chinese_ref": references})
+
+
+def classic_preparation(
+    path: str, tokenizer, length: int, cache_dir: str, processes: int | None
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The classic run_mlm.py's way to blocks: the lines with their special tokens, and the blocks made of them.
+
+    Each thousand lines are joined by themselves and cut; what does not fill a block is dropped.
+    """
+
+    def encode(batch: dict[str, list[str]]) -> Any:
+        return tokenizer(batch["text"], return_special_tokens_mask=True)
+
+    def cut(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+        joined = {name: [*chain.from_iterable(lines)] for name, lines in batch.items()}
+        full = len(joined["input_ids"]) // length * length
+        return {
+            name: [values[start : start + length] for start in range(0, full, length)]
+            for name, values in joined.items()
+        }
+
+    text = datasets.load_dataset("text", data_files={"train": path}, cache_dir=cache_dir, split="train")
+    encoded = text.map(encode, batched=True, num_proc=processes, remove_columns=["text"], desc="Tokenizing")
+    return encoded, encoded.map(cut, batched=True, num_proc=processes, desc="Grouping")

@@ -1,11 +1,14 @@
-"""Running the sides of a comparison in turn, each in a process of its own."""
+"""Running the sides of a comparison in turn, each in a process of its own, and what they measure there."""
 
 from __future__ import annotations
 
+import os
+import re
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 Figures = dict[str, float]
 
@@ -22,3 +25,25 @@ def run_in_turn(sides: dict[str, Callable[[], Figures]], repeats: int) -> dict[s
         name: {figure: statistics.median(run[figure] for run in found) for figure in found[0]}
         for name, found in runs.items()
     }
+
+
+def use_one_core() -> None:
+    """Keep this process, and what it starts, to one core."""
+    os.environ |= {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def forget_peak() -> float:
+    """Forget the peak memory of this process, which its imports may have set, and return its memory now, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def peak_megabytes() -> float:
+    """The peak memory of this process, since it was forgotten."""
+    return _memory("VmHWM")
+
+
+def _memory(name: str) -> float:
+    return int(re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]

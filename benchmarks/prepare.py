@@ -1,0 +1,169 @@
+"""Seconds, memory and disk of preparing text, ours beside transformers' classic example, and the tokens that it loses.
+
+    python benchmarks/prepare.py --tokenizer bert-base-uncased --text wikitext2-valid.txt --times 19
+
+Both sides tokenize the same lines and divide them into blocks, in processes of their own, in turn, each with an empty
+cache and then once more with what it has cached. Seconds are those that one core worked, but with several processes
+(`--preprocessing_num_workers 2`) those of the clock on the wall.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+import zlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import transformers
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from bundled import given_or_bundled
+from peers import classic_preparation
+from sides import Figures, forget_peak, peak_megabytes, run_in_turn, use_one_core
+from wordmask.arguments import DataArguments
+from wordmask.preparation import tokenized
+from wordmask.rows import Rows
+from wordmask.textfiles import is_blank, read_lines
+from wordmask.texts import load_texts
+from wordmask.vocabulary import special_ids
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Figures]:
+    """Print the table and return the medians of each side."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", help="by default one trained on the text")
+    parser.add_argument("--text", help="by default a bundled sample")
+    parser.add_argument("--times", type=int, default=1, help="repeat the lines so many times, shuffled")
+    parser.add_argument("--length", type=int, default=128, help="of a block")
+    parser.add_argument("--preprocessing_num_workers", type=int, default=1, help="processes; one keeps to one core")
+    parser.add_argument("--repeats", type=int, default=3)
+    with given_or_bundled(parser.parse_args(argv), "english") as options, tempfile.TemporaryDirectory() as folder:
+        lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)] * options.times
+        random.Random(0).shuffle(lines)
+        options.text = str(Path(folder, "text.txt"))
+        Path(options.text).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        megabytes = os.path.getsize(options.text) / 2**20
+        results = run_in_turn({name: partial(run, kind, options) for name, kind in SIDES.items()}, options.repeats)
+    check_tokens(results)
+    processes = f"processes: {options.preprocessing_num_workers}"
+    print_results(results, f"{megabytes:.1f} MB of text, blocks of {options.length}, {processes}")
+    return results
+
+
+class Classic:
+    """transformers' example as it was: tokenize, then join a thousand lines and cut them."""
+
+    def __init__(self, options: argparse.Namespace, tokenizer: Any, cache: str):
+        processes = options.preprocessing_num_workers
+        self.settings = (options.text, tokenizer, options.length, cache, processes if processes > 1 else None)
+
+    def prepare(self) -> None:
+        self.lines, self.blocks = classic_preparation(*self.settings)
+
+    def tokens(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """The tokens of the text, and those in blocks; special ones are among them."""
+        lines, blocks = (made.data.column("input_ids") for made in (self.lines, self.blocks))
+        return pc.list_flatten(lines).to_numpy(), pc.list_flatten(blocks).to_numpy()
+
+
+class Ours:
+    """What run_mlm.py does before it trains."""
+
+    def __init__(self, options: argparse.Namespace, tokenizer: Any, cache: str):
+        self.tokenizer, self.cache, self.length = tokenizer, cache, options.length
+        processes = options.preprocessing_num_workers
+        self.arguments = DataArguments(
+            train_file=[options.text], max_seq_length=options.length, preprocessing_num_workers=processes
+        )
+
+    def prepare(self) -> None:
+        texts = load_texts(self.arguments, self.cache, None, False)["train"]
+        stream = tokenized(texts, self.tokenizer, self.arguments, None)
+        self.rows = Rows.of(stream, self.tokenizer, self.arguments, self.length)
+
+    def tokens(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """The tokens of the text, and those in blocks; special ones are among them."""
+        stream, division = self.rows.stream, self.rows.division
+        kept = [stream.read(*line) for row in range(len(division)) for line in division.lines(row)]
+        return stream.read(0, int(stream.lengths.sum())) >> 1, np.concatenate(kept) >> 1
+
+
+SIDES = {"classic example": Classic, "ours": Ours}
+
+
+def run(kind: type[Classic] | type[Ours], options: argparse.Namespace) -> Figures:
+    """The figures of a side with an empty cache, and the seconds of a second run, which finds it filled."""
+    with tempfile.TemporaryDirectory() as cache:
+        once = partial(measure, kind, options, cache)
+        figures = run_in_turn({"first": once, "again": once}, 1)
+    return figures["first"] | {"again": figures["again"]["seconds"]}
+
+
+def measure(kind: type[Classic] | type[Ours], options: argparse.Namespace, cache: str) -> Figures:
+    """One run of a side: only to read, tokenize and divide is timed."""
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    alone = options.preprocessing_num_workers == 1
+    clock = time.process_time if alone else time.perf_counter
+    if alone:
+        use_one_core()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.tokenizer)
+    side = kind(options, tokenizer, cache)
+    before, start = forget_peak(), clock()
+    side.prepare()
+    seconds, added = clock() - start, peak_megabytes() - before
+    text, kept = (tokens[~np.isin(tokens, special_ids(tokenizer))] for tokens in side.tokens())
+    return {
+        "seconds": seconds,
+        "MB added": added if alone else float("nan"),  # that of the processes it starts is not known
+        "MB on disk": sum(path.stat().st_size for path in Path(cache).rglob("cache-*.arrow")) / 2**20,
+        "tokens": len(text),
+        "kept": len(kept),
+        "text": _digest(text),
+        "first": _digest(kept[: options.length // 4]),
+    }
+
+
+def _digest(tokens: NDArray[np.integer]) -> float:
+    return zlib.crc32(tokens.astype(np.int64).tobytes())
+
+
+def check_tokens(results: dict[str, Figures]) -> None:
+    """Raise where the sides did not make the same tokens of the text, or began their blocks with different ones."""
+    for figure in ("tokens", "text", "first"):
+        if len({found[figure] for found in results.values()}) > 1:
+            raise RuntimeError("the two sides prepared different tokens")
+
+
+def print_results(results: dict[str, Figures], title: str) -> None:
+    """The table."""
+    table = Table(title=title)
+    for column in ("", "seconds", "a second run", "MB added", "MB on disk", "tokens kept", "lost"):
+        table.add_column(column, justify="right" if column else "left")
+    first = next(iter(results.values()))
+    for name, found in results.items():
+        table.add_row(
+            name,
+            f"{found['seconds']:.2f} ({first['seconds'] / found['seconds']:.1f}×)",
+            f"{found['again']:.2f}",
+            f"{found['MB added']:.0f}" if found["MB added"] == found["MB added"] else "-",
+            f"{found['MB on disk']:.1f} ({first['MB on disk'] / found['MB on disk']:.1f}×)",
+            f"{found['kept']:,.0f}",
+            f"{1 - found['kept'] / found['tokens']:.2%}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
