@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +31,7 @@ from transformers import (
 )
 
 from bundled import given_or_bundled
-from sides import run_in_turn
+from sides import forget_peak, peak_megabytes, run_in_turn
 from wordmask.arguments import parse_arguments
 from wordmask.attention import packed_attention
 from wordmask.collators import MaskingCollator
@@ -185,12 +183,10 @@ class Setting:
             return compute_loss(model, inputs, *more, **options)
 
         trainer.compute_loss = counting  # type: ignore[method-assign]
-        before = _resident_megabytes()
+        before = forget_peak()
         trainer.train()
-        if torch.cuda.is_available():
-            added = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+        on_gpu = torch.cuda.is_available()
+        added = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_megabytes() - before
         steps = len(clock.times) - 1
         seconds = clock.times[-1] - clock.times[warmup]
         real = sum(counted.real[warmup:steps])
@@ -207,11 +203,6 @@ class Setting:
         config = self.model.config
         layers = sum(p.numel() for p in self.model.base_model.encoder.parameters())
         return 6.0 * (layers * real + config.vocab_size * config.hidden_size * labels)
-
-
-def _resident_megabytes() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _matrix_rate() -> float:
