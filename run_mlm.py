@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wordmask.errors import reports_input_errors
+from wordmask.launch import leave
 from wordmask.training import run
 
 
@@ -26,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 def _mp_fn(index: int) -> None:
     """The entry point of spawn launchers (TPU)."""
     main()
+    leave()
 
 
 if __name__ == "__main__":
     main()
+    leave()

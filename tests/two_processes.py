@@ -31,6 +31,7 @@ def counted(*args, **kwargs):
 tokens.tokenize = counted  # before the modules that import it
 
 import run_mlm_wwm  # noqa: E402
+from wordmask.launch import leave  # noqa: E402
 
 
 def main(path: Path) -> None:
@@ -40,8 +41,7 @@ def main(path: Path) -> None:
         run_mlm_wwm.main([word.replace("{rank}", rank) for word in argv])
         assert torch.distributed.get_world_size() == 2
     path.with_name(f"tokenized-{rank}").write_text(str(len(calls)))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

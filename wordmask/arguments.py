@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -15,7 +16,9 @@ from typing import Any, Literal
 import torch
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
+from transformers.utils import is_flash_attn_2_available
 
 from wordmask.commandline import Gone, OldFlag, Parser, argument, build, is_true, suggest
 from wordmask.errors import InputError, one_line
@@ -85,6 +88,12 @@ class ModelArguments:
                 f"{suggest(self.model_type, MODEL_TYPES)}; "
                 f"known types are {', '.join(MODEL_TYPES)}"
             )
+        implementations = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+        asked = self.attn_implementation
+        if asked and asked not in implementations and "/" not in asked:  # a kernel of the hub has a slash
+            raise InputError(f"--attn_implementation: {asked} is not known{suggest(asked, implementations)}")
+        if asked == "flash_attention_2" and not is_flash_attn_2_available():
+            raise InputError("--attn_implementation flash_attention_2 needs a GPU and flash-attn; give sdpa instead")
         if self.vocab_size is not None and self.vocab_size < 10:
             raise InputError(f"--vocab_size: {self.vocab_size} leaves no room for words; give some thousands")
 
@@ -125,13 +134,15 @@ class DataArguments:
     )
     length_schedule: str | None = argument(
         "Instead of --max_seq_length: rows of several lengths, one after the other, each for a share of the steps, "
-        "such as 128:0.9,512:0.1; shorter rows come as more of them, so that a step has as many tokens.",
+        "such as 128:0.9,512:0.1; shorter rows come as more of them, so that a step has about as many tokens.",
         default=None,
     )
     pad_to_max_length: bool = argument(
         "Pad every row to --max_seq_length, so that shapes never change (TPU).", default=False
     )
-    max_train_samples: int | None = argument("Train on no more than the first so many rows.", default=None)
+    max_train_samples: int | None = argument(
+        "Train on no more than the first so many lines or blocks, or texts when streaming.", default=None
+    )
     max_eval_samples: int | None = argument("Evaluate on no more than the first so many rows.", default=None)
     streaming: bool = argument("Read and tokenize the training text while training; needs --max_steps.", default=False)
     prepared_dir: str | None = argument(
@@ -331,6 +342,8 @@ class RunArguments(TrainingArguments):
                 raise InputError(
                     f"--report_to: {tracker} is not known{suggest(tracker, list(INTEGRATION_TO_CALLBACK))}"
                 )
+        if self.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+            raise InputError("--use_liger_kernel needs its package: pip install liger-kernel")
         optimizers = [name.value for name in OptimizerNames]
         if self.optim not in (None, *optimizers):
             raise InputError(f"--optim: {self.optim} is not known{suggest(str(self.optim), optimizers)}")
@@ -522,6 +535,11 @@ def _check_words(arguments: Arguments) -> None:
         )
     if references and arguments.segmentation.segmenter:
         raise InputError(f"{references[0]} and --segmenter both say what the words are; give one of the two")
+    if arguments.data.streaming and arguments.training.sampling_is_given:
+        raise InputError(
+            "--train_sampling_strategy needs to know the text beforehand, and a stream comes in its own order; drop "
+            "it, or --streaming"
+        )
     if arguments.data.streaming and arguments.masking.rates[0] != arguments.masking.rates[1]:
         raise InputError("--mlm_probability: a schedule needs to know the length of training; drop --streaming")
 

@@ -99,7 +99,7 @@ class MaskingCollator:
         pieces = [piece for line in lines for piece in (prefix, line, suffix)]
         sizes = np.array(list(map(len, lines))) + (len(prefix) + len(suffix))
         lengths = sizes if len(lines) == len(rows) else np.add.reduceat(sizes, np.cumsum([0, *counts[:-1]]))
-        width = longest if self.fixed else -(-int(lengths.max()) // self.multiple_of) * self.multiple_of
+        width = longest if self.fixed else min(longest, -(-int(lengths.max()) // self.multiple_of) * self.multiple_of)
         filled = np.arange(width) < lengths[:, None]
         tokens = np.full(filled.shape, self.vocabulary.pad_token_id << 1, np.int64)
         flat = np.concatenate(pieces)

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from wordmask.arguments import Arguments
 from wordmask.attention import PackedAttention, packed_attention
 from wordmask.errors import InputError
@@ -39,9 +41,15 @@ def choose_forward(arguments: Arguments, model: Any) -> Forward:
     Raises:
         InputError: where it cannot, or where flags exclude each other.
     """
+    # What a model can take is tried in full precision, but for flash attention, which has none.
+    training, flash = arguments.training, "flash" in str(model.config._attn_implementation)
+    half = torch.float16 if training.fp16 else torch.bfloat16
+    with torch.autocast(training.device.type, half, enabled=flash):
+        sparse = _sparse(arguments, model)
+        attention = _attention(model) if arguments.data.pack_sequences else None
     return Forward(
-        sparse=_sparse(arguments, model),
-        attention=_attention(model) if arguments.data.pack_sequences else None,
+        sparse=sparse,
+        attention=attention,
         tokens_per_pass=_tokens_per_pass(arguments),
         fixed=arguments.data.pad_to_max_length,
     )
@@ -57,6 +65,11 @@ def _sparse(arguments: Arguments, model: Any) -> SparsePrediction | None:
 
 
 def _attention(model: Any) -> PackedAttention:
+    if model.config._attn_implementation == "flex_attention":
+        raise InputError(
+            "--pack_sequences with --attn_implementation flex_attention: that trains on few devices, and without "
+            "dropout only; give sdpa or eager"
+        )
     attention = packed_attention(model)
     if attention is None:
         raise InputError(
@@ -68,9 +81,11 @@ def _attention(model: Any) -> PackedAttention:
 
 def _tokens_per_pass(arguments: Arguments) -> int | None:
     training, asked = arguments.training, arguments.training.tokens_per_pass
-    if arguments.data.pad_to_max_length or training.deepspeed:
+    whole = {"--pad_to_max_length": arguments.data.pad_to_max_length}
+    whole |= {"--deepspeed": bool(training.deepspeed), "--fsdp": bool(training.fsdp)}
+    if any(whole.values()):
         if asked:
-            other = "--deepspeed" if training.deepspeed else "--pad_to_max_length"
+            other = next(flag for flag, is_given in whole.items() if is_given)
             raise InputError(
                 f"--tokens_per_pass divides batches by their lengths, and {other} needs them whole; raise "
                 "--gradient_accumulation_steps instead"

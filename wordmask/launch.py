@@ -35,6 +35,13 @@ def choose_optimizer(asked: str | None, default: str) -> str:
     return asked or ("adamw_torch" if package else default)
 
 
+def leave() -> None:
+    """Leave the group of processes, if there is one; without that, some processes end before others are done."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def check_environment(use_cpu: bool, backend: str | None, environment: Mapping[str, str] = os.environ) -> None:
     """Check what a launcher said to this process.
 

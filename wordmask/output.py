@@ -127,5 +127,27 @@ def write_record(script: str, given: Mapping[str, Any], training: RunArguments) 
         file.write("\n")
 
 
+# What decides which rows a step has, and how they are masked.
+_ORDER = (
+    *("train_file", "dataset_name", "max_train_samples", "line_by_line", "long_lines", "max_seq_length"),
+    *("length_schedule", "pack_sequences", "train_sampling_strategy", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "max_steps", "num_train_epochs", "seed", "data_seed"),
+    *("masking_strategy", "mlm_probability"),
+)
+
+
+def warn_of_changes(given: Mapping[str, Any], training: RunArguments) -> None:
+    """Warn where a run goes on with other rows or masks than those that it began with."""
+    path = Path(training.output_dir) / RECORD
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+    different = [f"--{name}" for name in _ORDER if before.get(name) != _plain(given.get(name))]
+    if different:
+        logger.warning(
+            "this run began with another %s; what it has seen is not what it would have seen", ", ".join(different)
+        )
+
+
 def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value

@@ -109,7 +109,7 @@ class MlmTrainer(Trainer):
         if isinstance(rows, StreamedRows):
             return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.forward.fixed)
         batches = Batches(
-            self._stages(rows),
+            self.stages(rows),
             RateSchedule(*self.rates),
             steps=args.max_steps if args.max_steps > 0 else None,
             epochs=args.num_train_epochs,
@@ -118,11 +118,11 @@ class MlmTrainer(Trainer):
         )
         return self._loader(rows, self.collator, batch_sampler=batches)
 
-    def _stages(self, rows: StagedRows) -> list[Stage]:
-        """The stages, with more rows in a batch where rows are shorter, so that each has as many tokens."""
+    def stages(self, rows: StagedRows) -> list[Stage]:
+        """The stages, with more rows in a batch where rows are shorter, so that each has about as many tokens."""
         longest, stages = max(stage.length for stage in rows.stages), []
         for stage, share, first in zip(rows.stages, rows.shares, rows.edges, strict=False):
-            batch_size = self._train_batch_size * (longest // stage.length)
+            batch_size = self._train_batch_size * longest // stage.length
             layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
             stages.append(Stage(len(stage), self._order(stage, layout.step), layout, share, first))
         return stages
@@ -162,6 +162,11 @@ class MlmTrainer(Trainer):
         plugin = self.accelerator.state.fsdp_plugin if self.accelerator.is_fsdp2 else None
         with tied_weights_together(self.model, plugin) if plugin else contextlib.nullcontext():
             return super()._prepare_for_training(*args, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Sum up, with the loss since the last log averaged over the processes, which the Trainer forgets."""
+        self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean")
+        return super()._finalize_training(*args, **kwargs)
 
     # Loss
 

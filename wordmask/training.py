@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import datasets
@@ -22,7 +23,7 @@ from wordmask.collators import MaskingCollator
 from wordmask.errors import InputError, one_line
 from wordmask.forward import choose_forward
 from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
-from wordmask.output import claim, find_checkpoint, write_record
+from wordmask.output import claim, find_checkpoint, warn_of_changes, write_record
 from wordmask.prepared import load_prepared, prepare, tokens_of
 from wordmask.preview import preview
 from wordmask.rows import Rows, StagedRows, StreamedRows, special_count
@@ -82,6 +83,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     trainer = _trainer(arguments, model, tokenizer, vocabulary, rows)
     if trainer.is_world_process_zero():
         claim(training)
+        if checkpoint:
+            warn_of_changes(arguments.given, training)
         write_record(script, arguments.given, training)
     trainer.accelerator.wait_for_everyone()
 
@@ -223,6 +226,8 @@ def _trainer(
 ) -> MlmTrainer:
     """The Trainer, with what its arguments ask for checked."""
     training, data = arguments.training, arguments.data
+    if not (training.fsdp or training.deepspeed):
+        model.to(training.device)  # where flash attention can be tried
     forward = choose_forward(arguments, model)
     try:
         trainer = MlmTrainer(
@@ -239,7 +244,7 @@ def _trainer(
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
-            _check_stages(data, trainer.planned_steps())
+            _check_stages(trainer, data)
     except InputError:
         raise
     except (ValueError, ImportError) as error:
@@ -247,10 +252,21 @@ def _trainer(
     return trainer
 
 
-def _check_stages(data: DataArguments, steps: int) -> None:
-    """Raise an `InputError` where a stage is too short for a single step."""
-    for length, share in data.stages:
-        if round(share * steps) < 1:
+def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
+    """Raise an `InputError` where a stage, or the training itself, would be without a single step."""
+    training, rows = trainer.args, trainer.train_rows
+    if not isinstance(rows, StagedRows):
+        return
+    for stage in trainer.stages(rows):
+        if not stage.steps(training.dataloader_drop_last):
+            raise InputError(
+                f"--dataloader_drop_last: {stage.rows} rows do not fill a batch of {stage.layout.batch_size} on "
+                f"{stage.layout.processes} processes; drop it, or lower --per_device_train_batch_size"
+            )
+    steps = trainer.planned_steps()
+    ends = [round(share * steps) for share in accumulate((share for _, share in data.stages), initial=0.0)]
+    for (length, share), (begin, end) in zip(data.stages, pairwise(ends), strict=True):
+        if begin == end:
             raise InputError(
                 f"--length_schedule: {length}:{share:g} of {steps} steps is not one step; give it a larger share"
             )
@@ -282,6 +298,8 @@ def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
             return {}
         logger.warning("going on from %s", checkpoint)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if not trainer.state.global_step:
+        raise InputError("--train_file: the tokenizer finds no token in this text; give text that it was made for")
     if isinstance(trainer.train_rows, StagedRows):
         metrics["train_samples"] = trainer.train_rows.stages[-1].lines
     trainer.save_model()

@@ -1,0 +1,106 @@
+"""Runs that are too small, or go on otherwise than they began: a sentence or the right figure, never a wrong one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_mlm
+import run_mlm_wwm
+from conftest import refusal, save_model, train_tokenizer, uneven_text
+
+ROOT = Path(__file__).parent.parent
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return save_model(tmp_path_factory.mktemp("model"), train_tokenizer("bert"), **NO_DROPOUT)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    return uneven_text(tmp_path_factory.mktemp("text"), 41)
+
+
+@pytest.fixture
+def command(model, text, tmp_path) -> list[str]:
+    argv = f"--model_name_or_path {model} --train_file {text} --do_train --use_cpu --output_dir {tmp_path / 'out'}"
+    return [*argv.split(), "--max_steps", "3", "--per_device_train_batch_size", "4"]
+
+
+def test_the_loss_that_two_processes_report_is_that_of_one(command, tmp_path):
+    """Without a log in between, where the Trainer alone reports the share of the first process."""
+    alone = run_mlm_wwm.main([*command, "--train_sampling_strategy", "random"])
+    together = tmp_path / "together"
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577"]
+        + [str(ROOT / "run_mlm_wwm.py"), *command, "--train_sampling_strategy", "random"]
+        + ["--per_device_train_batch_size", "2", "--output_dir", str(together)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    found = json.loads((together / "train_results.json").read_text())
+    assert found["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--per_device_train_batch_size 100",
+        "--per_device_train_batch_size 100 --max_steps -1 --num_train_epochs 1",
+        "--pack_sequences --max_seq_length 60 --per_device_train_batch_size 64",
+    ],
+)
+def test_rows_that_fill_no_batch_are_not_dropped_in_silence(command, more, capsys):
+    sentence = refusal(capsys, run_mlm_wwm.main, *command, "--dataloader_drop_last", *more.split())
+    assert sentence.startswith("--dataloader_drop_last: ") and "rows do not fill a batch" in sentence
+
+
+def test_a_stage_without_a_step_is_noticed_wherever_it_stands(command, capsys):
+    more = "--no_line_by_line --max_steps 2 --length_schedule 16:0.34,32:0.33,64:0.33"
+    sentence = refusal(capsys, run_mlm.main, *command, *more.split())
+    assert sentence.startswith("--length_schedule: 32:0.33 of 2 steps is not one step")
+
+
+def test_rows_in_half_precision_stay_within_the_models_positions(command):
+    """Its 70 positions are no multiple of the eight that batches are padded to."""
+    metrics = run_mlm.main([*command, "--bf16"])
+    assert 5 < metrics["train_loss"] < 8
+
+
+def test_a_stream_without_a_token_trains_nothing(command, tmp_path, capsys):
+    path = tmp_path / "empty.txt"
+    path.write_text("\u200b\n\u200b\n", encoding="utf-8")
+    sentence = refusal(capsys, run_mlm_wwm.main, *command, "--train_file", str(path), "--streaming")
+    assert "finds no token in this text" in sentence
+
+
+def test_a_run_that_goes_on_otherwise_than_it_began_says_so(command, caplog):
+    run_mlm_wwm.main([*command, "--save_steps", "2", "--max_steps", "2"])
+    with caplog.at_level(logging.WARNING):
+        run_mlm_wwm.main([*command, "--save_steps", "2", "--max_steps", "4", "--mlm_probability", "0.3"])
+    warned = [record.message for record in caplog.records if "began with another" in record.message]
+    assert len(warned) == 1 and "--max_steps, --mlm_probability;" in warned[0]
+
+
+@pytest.mark.parametrize(
+    "more, flag",
+    [
+        ("--streaming --train_sampling_strategy group_by_length", "--train_sampling_strategy needs to know the text"),
+        ("--attn_implementation sdpaa", "--attn_implementation: sdpaa is not known; did you mean sdpa"),
+        ("--attn_implementation flash_attention_2", "--attn_implementation flash_attention_2 needs a GPU"),
+        ("--attn_implementation flex_attention --pack_sequences", "--pack_sequences with --attn_implementation flex"),
+        ("--use_liger_kernel", "--use_liger_kernel needs its package"),
+    ],
+)
+def test_flags_that_cannot_be_met_are_named(command, more, flag, capsys):
+    assert refusal(capsys, run_mlm_wwm.main, *command, *more.split()).startswith(flag)
