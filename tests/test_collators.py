@@ -19,7 +19,7 @@ from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 
 PAD, CLS, SEP, MASK, ADDED = 0, 101, 102, 103, 104
-LENGTH = 40  # tokens in the longest row that there can be
+LENGTH = 80  # tokens in the longest row that there can be
 VOCABULARY = Vocabulary(
     pad_token_id=PAD,
     mask_token_id=MASK,
