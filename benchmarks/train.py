@@ -33,15 +33,13 @@ from transformers import (
 from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, run_in_turn
 from wordmask.arguments import parse_arguments
-from wordmask.attention import packed_attention
 from wordmask.collators import MaskingCollator
-from wordmask.forward import Forward
+from wordmask.forward import choose_forward
 from wordmask.masking import IGNORED, Strategy
 from wordmask.modeling import load_model
 from wordmask.preparation import tokenized
 from wordmask.rows import Rows, StagedRows
 from wordmask.sampling import EVALUATION, Draw
-from wordmask.sparse import sparse_prediction
 from wordmask.texts import Texts, load_texts
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
@@ -69,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20, help="of --batch lines; packed rows hold more")
     parser.add_argument("--warmup", type=int, default=1, help="steps that are not timed")
-    parser.add_argument("--tokens_per_pass", type=int, default=2048, help="of ours; 0 for whole batches")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--device_flags", nargs=argparse.REMAINDER, default=["--use_cpu"])
@@ -221,11 +218,22 @@ def _matrix_rate() -> float:
 def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[str, float]:
     """Our Trainer, as the script sets it up."""
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(options, folder, "--train_sampling_strategy", sampling)
+        flags = ["--train_sampling_strategy", sampling, *["--pack_sequences"] * packed]
+        if packed and "--torch_compile" in options.device_flags:  # so that nothing is compiled again
+            flags.append("--pad_to_max_length")
+        setting = Setting(options, folder, *flags)
         rows, training = setting.rows(setting.train_texts, packed), setting.arguments.training
         if packed:  # so many rows that a step has as many tokens
             training.per_device_train_batch_size = max(1, round(len(rows) / options.steps))
-        collator = MaskingCollator(Vocabulary.of(setting.tokenizer), Strategy.TOKEN, seed=42, packed=packed)
+        forward = choose_forward(setting.arguments, setting.model)
+        collator = MaskingCollator(
+            Vocabulary.of(setting.tokenizer),
+            Strategy.TOKEN,
+            seed=42,
+            fixed=forward.fixed,
+            multiple_of=8 if training.bf16 or training.fp16 else 1,
+            packed=packed,
+        )
         counted = Counted(collator)
         trainer = MlmTrainer(
             setting.model,
@@ -236,11 +244,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
             counted,  # type: ignore[arg-type]
             collator,
             (RATE, RATE),
-            Forward(
-                sparse_prediction(setting.model),
-                packed_attention(setting.model) if packed else None,
-                options.tokens_per_pass,
-            ),
+            forward,
         )
         return setting.figures(trainer, counted)
 
