@@ -180,6 +180,9 @@ class Lines(Dataset):
     def __getitem__(self, draw) -> Example:
         return Example([self.rows[draw.index]], *draw, self.length)
 
+    def examples(self, draws, first) -> list[Example]:
+        return [self[draw] for draw in draws]
+
 
 def collator(seed: int = 5, **options) -> MaskingCollator:
     vocabulary = Vocabulary(0, 3, np.arange(100) > 3, np.arange(60, 90), prefix=[1], suffix=[2])

@@ -158,17 +158,23 @@ class Rows(torch.utils.data.Dataset):
         lengths, packs = self.division.stops - self.division.starts + self.specials, self.division.packs
         return lengths if packs is None else np.add.reduceat(lengths[packs.lines], packs.edges[:-1])
 
+    def examples(self, draws: Sequence[Draw], first: int = 0) -> list[Example]:
+        """The rows of a batch, where the first of these rows has this index."""
+        division, read, length = self.division, self.stream.read, self.length
+        rows = [draw.index - first for draw in draws]
+        if division.packs is not None:
+            lines = [[read(*span) for span in division.lines(row)] for row in rows]
+        else:
+            spans = zip(division.starts[rows].tolist(), division.stops[rows].tolist(), strict=True)
+            lines = [[read(*span)] for span in spans]
+        return [Example(own, *draw, length) for own, draw in zip(lines, draws, strict=True)]
+
     def __getitem__(self, draw: Draw) -> Example:
-        lines = [self.stream.read(start, stop) for start, stop in self.division.lines(draw.index)]
-        return Example(lines, *draw, self.length)
+        return self.examples([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Example]:
         """The rows of a batch, for which a `DataLoader` asks at once."""
-        if self.division.packs is not None:
-            return [self[draw] for draw in draws]
-        rows, read, length = [draw.index for draw in draws], self.stream.read, self.length
-        spans = zip(self.division.starts[rows].tolist(), self.division.stops[rows].tolist(), draws, strict=True)
-        return [Example([read(start, stop)], *draw, length) for start, stop, draw in spans]
+        return self.examples(draws)
 
 
 class StagedRows(torch.utils.data.Dataset):
@@ -187,9 +193,12 @@ class StagedRows(torch.utils.data.Dataset):
         return self.edges[-1]
 
     def __getitem__(self, draw: Draw) -> Example:
-        stage = bisect.bisect_right(self.edges, draw.index) - 1
-        example = self.stages[stage][draw._replace(index=draw.index - self.edges[stage])]
-        return example._replace(identity=draw.index)
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[Example]:
+        """The rows of a batch, for which a `DataLoader` asks at once; they are of one stage."""
+        stage = bisect.bisect_right(self.edges, draws[0].index) - 1
+        return self.stages[stage].examples(draws, self.edges[stage])
 
 
 class StreamedRows(torch.utils.data.IterableDataset):

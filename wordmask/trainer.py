@@ -103,22 +103,26 @@ class MlmTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches in an order, and with masks, that depend on the seed and the epoch alone."""
-        rows, args = self.train_rows, self.args
+        rows = self.train_rows
         if rows is None:
             raise ValueError("there is nothing to train on")
         if isinstance(rows, StreamedRows):
             return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.forward.fixed)
-        batches = Batches(
-            self.stages(rows),
+        return self._loader(rows, self.collator, batch_sampler=self.batches(rows))
+
+    def batches(self, rows: StagedRows) -> Batches:
+        """This process's batches of the whole training."""
+        args = self.args
+        return Batches(
+            self._stages(rows),
             RateSchedule(*self.rates),
             steps=args.max_steps if args.max_steps > 0 else None,
             epochs=args.num_train_epochs,
             fill=self.forward.fixed,
             drop_last=args.dataloader_drop_last,
         )
-        return self._loader(rows, self.collator, batch_sampler=batches)
 
-    def stages(self, rows: StagedRows) -> list[Stage]:
+    def _stages(self, rows: StagedRows) -> list[Stage]:
         """The stages, with more rows in a batch where rows are shorter, so that each has about as many tokens."""
         longest, stages = max(stage.length for stage in rows.stages), []
         for stage, share, first in zip(rows.stages, rows.shares, rows.edges, strict=False):

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import Any
 
 import datasets
@@ -244,31 +243,29 @@ def _trainer(
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
-            _check_stages(trainer, data)
-    except InputError:
-        raise
     except (ValueError, ImportError) as error:
         raise InputError(f"--optim, --report_to or another flag cannot be met: {one_line(error)}") from None
+    if training.do_train:
+        _check_stages(trainer, data)
     return trainer
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
     """Raise an `InputError` where a stage, or the training itself, would be without a single step."""
-    training, rows = trainer.args, trainer.train_rows
-    if not isinstance(rows, StagedRows):
+    if not isinstance(trainer.train_rows, StagedRows):
         return
-    for stage in trainer.stages(rows):
-        if not stage.steps(training.dataloader_drop_last):
+    batches = trainer.batches(trainer.train_rows)
+    for stage in batches.stages:
+        if not stage.steps(batches.drop_last):
             raise InputError(
                 f"--dataloader_drop_last: {stage.rows} rows do not fill a batch of {stage.layout.batch_size} on "
                 f"{stage.layout.processes} processes; drop it, or lower --per_device_train_batch_size"
             )
-    steps = trainer.planned_steps()
-    ends = [round(share * steps) for share in accumulate((share for _, share in data.stages), initial=0.0)]
-    for (length, share), (begin, end) in zip(data.stages, pairwise(ends), strict=True):
+    for (length, share), begin, end in zip(data.stages, [0, *batches.ends], batches.ends, strict=False):
         if begin == end:
             raise InputError(
-                f"--length_schedule: {length}:{share:g} of {steps} steps is not one step; give it a larger share"
+                f"--length_schedule: {length}:{share:g} of {batches.ends[-1]} steps is not one step; give it a larger "
+                "share"
             )
 
 
