@@ -2,7 +2,8 @@
 
     python benchmarks/masking.py --tokenizer DIRECTORY_OR_HUB_ID --text FILE
 
-Both sides get the same rows, interleaved in one run; the table gives medians and what the others take times ours.
+Both sides get the same rows, in turn in one run; each makes a few batches in a turn, as a loader's worker does. The
+table gives medians and what the others take times ours.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", help="by default one trained on the text")
     parser.add_argument("--text", help="by default a bundled sample")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=5, help="in each turn")
     parser.add_argument("--shapes", type=lambda text: tuple(map(int, text.split("x"))), nargs="+", default=SHAPES)
     with given_or_bundled(parser.parse_args(argv), "english") as options:
         tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     table = Table(title="ms per batch, from rows to masked tensors (times ours)")
     results = []
     for length, batch in options.shapes:
-        results.append(measure(contestants(tokenizer, *make_rows(tokenizer, lines, length, batch)), options.repeats))
+        calls = contestants(tokenizer, *make_rows(tokenizer, lines, length, batch))
+        results.append(measure(calls, options.repeats, options.batches))
         if not table.columns:
             table.add_column("length × batch")
             for name in results[0]:
@@ -107,15 +110,16 @@ def contestants(tokenizer, peer_rows: datasets.Dataset, rows: Rows) -> dict[str,
     }
 
 
-def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def measure(calls: dict[str, Callable[[], Any]], repeats: int, batches: int) -> dict[str, float]:
     """The median milliseconds of each, taken in turn; the first turn is not counted."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if repeat:
-                times[name].append(1000 * (time.perf_counter() - start))
+            for _ in range(batches):
+                start = time.perf_counter()
+                call()
+                if repeat:
+                    times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 

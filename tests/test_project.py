@@ -27,7 +27,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 # Each module may import only those of a lower rank.
 LAYERS = [
-    {"errors", "numerics", "sharding"},
+    {"compiled", "errors", "numerics", "sharding"},
     {"textfiles", "words", "segmenters", "commandline", "hub", "progress", "workers"},
     {"tokens"},
     {"segmentation", "masking", "references", "vocabulary", "launch"},

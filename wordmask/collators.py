@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wordmask.compiled import compiled
 from wordmask.masking import Replacement, Strategy, choose, hash64, replace, word_starts
 from wordmask.vocabulary import Vocabulary
 
@@ -71,41 +72,84 @@ class MaskingCollator:
         words: bool = False,
     ):
         self.vocabulary, self.strategy, self.seeded = vocabulary, strategy, hash64(seed)
-        self.affixes = [np.array(affix, np.int64) << 1 for affix in (vocabulary.prefix, vocabulary.suffix)]
+        self.affixes = [np.array(affix, np.int64) for affix in (vocabulary.prefix, vocabulary.suffix)]
         self.replacement = Replacement(vocabulary.mask_token_id, vocabulary.random_ids, mask_prob, random_prob)
         self.fixed, self.multiple_of, self.packed, self.words = fixed, multiple_of, packed, words
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         lines_of_rows, identities, epochs, rates, lengths = zip(*examples, strict=True)
-        tokens, filled, lines = self._lay_out(lines_of_rows, lengths[0])
-        input_ids, continues = tokens >> 1, (tokens & 1).astype(bool)
-        maskable = self.vocabulary.maskable[input_ids] & filled
         keys = hash64(np.array(epochs), np.array(identities, np.uint64), state=self.seeded)
+        input_ids, continues, maskable, lines = self._lay_out(lines_of_rows, lengths[0])
         chosen = choose(maskable, continues, np.array(rates), keys, self.strategy)
         masked, labels = replace(input_ids, chosen, keys, self.replacement)
-        batch: dict[str, NDArray] = {"input_ids": masked, "attention_mask": filled.astype(np.int64), "labels": labels}
+        batch: dict[str, NDArray] = {
+            "input_ids": masked,
+            "attention_mask": (lines > 0).astype(np.int64),
+            "labels": labels,
+        }
         if self.packed:
             batch["lines"] = lines
         if self.words:
-            batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(filled.shape)
+            batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _lay_out(
         self, rows: Sequence[Sequence[NDArray[np.integer]]], longest: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-        """The tokens with special ones and padding, where there is none, and the lines' numbers: (batch, length)."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+        """See `_lay_out`; the width is that of the longest row, or fixed."""
+        lines = list(chain.from_iterable(rows))
+        counts, sizes = np.array(list(map(len, rows))), np.array(list(map(len, lines)))
         prefix, suffix = self.affixes
-        counts, lines = list(map(len, rows)), list(chain.from_iterable(rows))
-        pieces = [piece for line in lines for piece in (prefix, line, suffix)]
-        sizes = np.array(list(map(len, lines))) + (len(prefix) + len(suffix))
-        lengths = sizes if len(lines) == len(rows) else np.add.reduceat(sizes, np.cumsum([0, *counts[:-1]]))
+        whole = sizes + (len(prefix) + len(suffix))
+        lengths = whole if len(lines) == len(rows) else np.add.reduceat(whole, np.cumsum(counts) - counts)
         width = longest if self.fixed else min(longest, -(-int(lengths.max()) // self.multiple_of) * self.multiple_of)
-        filled = np.arange(width) < lengths[:, None]
-        tokens = np.full(filled.shape, self.vocabulary.pad_token_id << 1, np.int64)
-        flat = np.concatenate(pieces)
-        flat[np.cumsum(sizes) - sizes] &= ~1  # a line begins a word, whatever it was cut from
-        tokens[filled] = flat
-        numbers = np.zeros(filled.shape if self.packed else 0, np.int64)
-        if self.packed:
-            numbers[filled] = np.repeat(np.concatenate([np.arange(1, count + 1) for count in counts]), sizes)
-        return tokens, filled, numbers
+        vocabulary = self.vocabulary
+        ids = np.full((len(rows), width), vocabulary.pad_token_id, np.int64)
+        return _lay_out(np.concatenate(lines), sizes, counts, prefix, suffix, vocabulary.maskable, ids)
+
+
+@compiled
+def _lay_out(
+    tokens: NDArray[np.integer],
+    sizes: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    prefix: NDArray[np.int64],
+    suffix: NDArray[np.int64],
+    maskable_ids: NDArray[np.bool_],
+    ids: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+    """Write lines and the special tokens around them into rows of padding.
+
+    Args:
+        tokens: the lines, one behind the other, as `Example` has them.
+        sizes: (lines,) their lengths.
+        counts: (batch,) the lines of each row.
+        prefix, suffix: the special tokens around a line.
+        maskable_ids: (ids,) whether a token may be masked.
+        ids: (batch, length), padding.
+
+    Returns:
+        Four arrays (batch, length): `ids`, whether a token continues the word of the one before it, whether it may be
+        masked, and the number of its line in the row, from 1, padding 0.
+    """
+    continues, maskable = np.zeros(ids.shape, np.bool_), np.zeros(ids.shape, np.bool_)
+    numbers = np.zeros(ids.shape, np.int64)
+    line = token = 0
+    for row in range(len(counts)):
+        start = 0
+        for number in range(1, counts[row] + 1):
+            first = start + len(prefix)
+            end = first + sizes[line]
+            ids[row, start:first] = prefix
+            for place in range(first, end):
+                code = np.int64(tokens[token])
+                ids[row, place] = code >> 1
+                continues[row, place] = code & 1 and place > first  # a line begins a word, whatever it was cut from
+                token += 1
+            ids[row, end : end + len(suffix)] = suffix
+            for place in range(start, end + len(suffix)):
+                maskable[row, place] = maskable_ids[ids[row, place]]
+                numbers[row, place] = number
+            start = end + len(suffix)
+            line += 1
+    return ids, continues, maskable, numbers

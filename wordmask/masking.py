@@ -1,4 +1,4 @@
-"""Choosing what to mask and replacing it: pure functions of arrays, vectorised over the batch.
+"""Choosing what to mask and replacing it: pure functions of arrays, compiled, linear in batch × length.
 
 A mask is a function of a 64-bit key for each row (made from the seed, the epoch and the example) and of positions,
 through a counter-based generator: there is no state to save, so a resume, another number of workers or of processes
@@ -10,6 +10,8 @@ floor((r + 1)p + u) > floor(rp + u), with one uniform number u a row. Every unit
 probability exactly p whatever its length, and because the order is by length the tokens taken stay within one unit
 of the budget np: the share is exact where BERT's rule starves long words (35, 19, 13 and 0 % for words of 1 to 4
 tokens on 20-token lines) and "until the budget is passed" overshoots (18 % for 15 %).
+
+Of the units of one length only those that are taken are ever drawn, by the first steps of a Fisher-Yates shuffle.
 """
 
 from __future__ import annotations
@@ -17,21 +19,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.compiled import compiled
+
 IGNORED = -100  # the label of a position that is not predicted
 MAX_UNIT = 10  # tokens; a row has at most ceil(np) + MAX_UNIT - 1 labels
 
-# A sort key in 32 bits: length, then chance, then position, which makes every key of a row unique, so that any sort
-# gives the same order. Where chance has few bits left, ties go by position: that moves no word's probability, which is
-# that of its row in any order.
-_LENGTH_BITS, LONGEST_ROW = 4, 2**16
-_NO_UNIT = np.uint32(2**32 - 1)
 # One stream of random numbers for each purpose, so that no two draws share a number.
-_ORDER, _RUN, _REPLACE = range(3)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ORDER, _RUN, _REPLACE = (np.uint64(purpose << 32) for purpose in range(3))
+# Numba makes a float of an unsigned and a signed number, hence the types of all constants.
+_GOLDEN, _ONE, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(1), np.uint64(32)
 
 
 class Strategy(StrEnum):
@@ -53,6 +54,7 @@ RUN_LENGTHS = {
     Strategy.NGRAM: np.array([0.4, 0.3, 0.2, 0.1]),  # MacBERT (arXiv 2004.13922)
     Strategy.SPAN: _span_lengths(),
 }
+_STEPS = {strategy: np.cumsum(RUN_LENGTHS.get(strategy, np.zeros(1)))[:-1] for strategy in Strategy}
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ class Replacement:
         return some_mask, some_random
 
 
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The mixing function of splitmix64 (Steele, Lea and Flood, 2014)."""
+@compiled
+def _mix(state: Any) -> Any:
+    """The mixing function of splitmix64 (Steele, Lea and Flood, 2014), of a number or of an array."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
@@ -92,21 +95,22 @@ def hash64(*parts: int | NDArray, state: NDArray[np.uint64] | None = None) -> ND
     return state
 
 
-def draw(keys: NDArray[np.uint64], purpose: int, positions: NDArray[np.int64] | int = 0) -> NDArray[np.uint64]:
-    """64 random bits for each key and position: splitmix64, seeded by the key, at a place in the purpose's stream."""
-    counter = np.atleast_1d(positions).astype(np.uint64) + np.uint64((purpose << 32) + 1)
-    return _mix(keys + counter * _GOLDEN)
+@compiled
+def _draw(key: np.uint64, purpose: np.uint64, place: int) -> np.uint64:
+    """64 random bits for a key and a place: splitmix64, seeded by the key, at a place in the purpose's stream."""
+    return _mix(key + (purpose + np.uint64(place) + _ONE) * _GOLDEN)
 
 
-def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Numbers in [0, 1) from 64 random bits."""
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+@compiled
+def uniform(bits: Any) -> Any:
+    """Numbers in [0, 1) from 64 random bits, of a number or of an array."""
+    return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def _ranges(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0 … c-1 for each count c, one after the other: [2, 3] gives [0, 1, 0, 1, 2]."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+@compiled
+def _below(most: int, bits: np.uint64) -> np.int64:
+    """A whole number from 0 to `most` - 1, for `most` up to 2^32, from the upper half of 64 random bits."""
+    return np.int64(((bits >> _HALF) * np.uint64(most)) >> _HALF)
 
 
 def word_starts(maskable: NDArray[np.bool_], continues: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -117,67 +121,105 @@ def word_starts(maskable: NDArray[np.bool_], continues: NDArray[np.bool_]) -> ND
     return maskable & ~joined
 
 
+@compiled
 def _units(
+    maskable: NDArray[np.bool_], continues: NDArray[np.bool_], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> int:
+    """Write down where each word of a row starts and how long it is, long ones in parts; return how many there are."""
+    units, joins = 0, False
+    for place in range(len(maskable)):
+        if maskable[place]:
+            if joins and continues[place] and lengths[units - 1] < MAX_UNIT:
+                lengths[units - 1] += 1
+            else:
+                starts[units], lengths[units] = place, 1
+                units += 1
+        joins = maskable[place]
+    return units
+
+
+@compiled
+def _runs(
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    units: int,
+    longest: int,
+    key: np.uint64,
+    steps: NDArray[np.float64],
+) -> int:
+    """Join the words of a row to runs of random numbers of words, in place; return how many there are.
+
+    A run is cut, at a word, where it would pass `longest` tokens or a special token. One that is then taken with a
+    probability that does not depend on it has the lengths drawn, and every word in it has that same probability.
+    """
+    runs = drawn = left = 0
+    for unit in range(units):
+        begins = left == 0
+        if begins:
+            left = 1 + np.searchsorted(steps, uniform(_draw(key, _RUN, drawn)), side="right")
+            drawn += 1
+        else:
+            apart = starts[runs - 1] + lengths[runs - 1] != starts[unit]
+            begins = apart or lengths[runs - 1] + lengths[unit] > longest
+        left -= 1
+        if begins:
+            starts[runs], lengths[runs] = starts[unit], lengths[unit]
+            runs += 1
+        else:
+            lengths[runs - 1] += lengths[unit]
+    return runs
+
+
+@compiled
+def _sample(lengths: NDArray[np.int64], units: int, rate: float, key: np.uint64, order: NDArray[np.int64]) -> int:
+    """Write the units taken to the front of `order`; return how many there are."""
+    ends = np.zeros(MAX_UNIT + 1, np.int64)
+    for unit in range(units):
+        ends[lengths[unit]] += 1
+    ends = np.cumsum(ends)
+    nexts = np.concatenate((ends[:1], ends[:-1]))
+    for unit in range(units):
+        order[nexts[lengths[unit]]] = unit
+        nexts[lengths[unit]] += 1
+
+    phase = uniform(key)  # random bits already, and every other draw mixes them again
+    taken = 0
+    for length in range(1, MAX_UNIT + 1):
+        first, end = ends[length - 1], ends[length]
+        before, wanted = taken, min(end, int(end * rate + phase))
+        for rank in range(first, first + wanted - before):
+            other = rank + _below(end - rank, _draw(key, _ORDER, rank))
+            order[rank], order[other] = order[other], order[rank]
+            order[taken] = order[rank]
+            taken += 1
+    if taken == 0 and units and rate > 0:  # too short for its rate: one unit all the same, each as likely
+        order[0] = min(units - 1, int(phase / (1 - units * rate) * units))
+        taken = 1
+    return taken
+
+
+@compiled
+def _choose(
     maskable: NDArray[np.bool_],
     continues: NDArray[np.bool_],
     rates: NDArray[np.float64],
     keys: NDArray[np.uint64],
-    strategy: Strategy,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first flat position and the length of every unit of a batch, in order."""
-    if strategy is Strategy.TOKEN:
-        starts = np.flatnonzero(maskable)
-        return starts, np.ones_like(starts)
-    begins = word_starts(maskable, continues)
-    starts = np.flatnonzero(begins)
-    if not len(starts):
-        return starts, starts
-    ends = maskable.copy()  # a word's last token: what follows begins a word or is not maskable
-    ends[:, :-1] &= begins[:, 1:] | ~maskable[:, 1:]
-    lengths = np.flatnonzero(ends) - starts + 1
-    if lengths.max() > MAX_UNIT:
-        parts = -(-lengths // MAX_UNIT)
-        part = _ranges(parts)
-        starts = np.repeat(starts, parts) + MAX_UNIT * part
-        lengths = np.minimum(np.repeat(lengths, parts) - MAX_UNIT * part, MAX_UNIT)
-    if strategy is Strategy.WHOLE_WORD:
-        return starts, lengths
-    return _runs(starts, lengths, maskable.shape, rates, keys, RUN_LENGTHS[strategy])
-
-
-def _runs(
-    starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    shape: tuple[int, int],
-    rates: NDArray[np.float64],
-    keys: NDArray[np.uint64],
-    probabilities: NDArray[np.floating],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tile each row's words with runs of random lengths; a run is cut, at a word, where it would pass the budget.
-
-    A run that is then taken with a probability that does not depend on it has the length distribution of the tiles,
-    and every word in it has that same probability.
-    """
-    batch, width = shape
-    rows = starts // width
-    words = np.bincount(rows, minlength=batch)
-    first = (np.cumsum(words) - words)[rows]
-    rank = np.arange(len(starts)) - first
-    drawn = uniform(draw(keys[rows], _RUN, rank))
-    run_lengths = 1 + np.searchsorted(np.cumsum(probabilities)[:-1], drawn, side="right")
-    passed = np.cumsum(run_lengths) - run_lengths
-    boundary = first + passed - passed[first]
-    begins = np.zeros(len(starts), bool)
-    begins[boundary[boundary < first + words[rows]]] = True
-    begins[1:] |= starts[1:] != starts[:-1] + lengths[:-1]  # a special token lies between
-
-    budget = rates * np.bincount(rows, weights=lengths, minlength=batch)
-    longest = np.clip(np.floor(budget), 1, MAX_UNIT).astype(np.int64)[rows]
-    offset = starts - starts[np.maximum.accumulate(np.where(begins, np.arange(len(starts)), 0))]
-    # Words that lie whole within the same stretch of `longest` tokens stay together.
-    stretch = offset // longest
-    begins[1:] |= stretch[:-1] != (offset + lengths - 1)[1:] // longest[1:]
-    return starts[begins], np.add.reduceat(lengths, np.flatnonzero(begins))
+    steps: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """See `choose`; `steps` are the cumulative shares of runs of 1, 2, … words but the longest, none without runs."""
+    batch, width = maskable.shape
+    chosen, found = np.empty(batch * width, np.int64), 0
+    starts, lengths, order = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
+    for row in range(batch):
+        units = _units(maskable[row], continues[row], starts, lengths)
+        if len(steps):
+            longest = min(max(int(rates[row] * lengths[:units].sum()), 1), MAX_UNIT)
+            units = _runs(starts, lengths, units, longest, keys[row], steps)
+        for unit in order[: _sample(lengths, units, rates[row], keys[row], order)]:
+            for place in range(starts[unit], starts[unit] + lengths[unit]):
+                chosen[found] = row * width + place
+                found += 1
+    return chosen[:found]
 
 
 def choose(
@@ -197,38 +239,39 @@ def choose(
         strategy: what is masked as one.
 
     Returns:
-        The flat positions chosen, in no order: at least one unit in each row with something to mask and a rate
-        above 0, and at most ceil(np) + MAX_UNIT - 1 in a row with n maskable tokens and rate p.
+        The flat positions chosen, row after row, in no order within one: at least one unit in each row with something
+        to mask and a rate above 0, and at most ceil(np) + MAX_UNIT - 1 in a row with n maskable tokens and rate p.
     """
-    batch, width = maskable.shape
-    if width > LONGEST_ROW:
-        raise ValueError(f"rows of {width} tokens are beyond {LONGEST_ROW}")
-    starts, lengths = _units(maskable, continues, rates, keys, strategy)
-    position_bits, length_shift = max(width - 1, 1).bit_length(), np.uint32(32 - _LENGTH_BITS)
-    positions = np.arange(width)
-    chance = draw(keys[:, None], _ORDER, positions) >> np.uint64(32 + _LENGTH_BITS + position_bits)
-    by_chance = chance.astype(np.uint32) << np.uint32(position_bits) | positions.astype(np.uint32)
-    order = np.full((batch, width), _NO_UNIT)
-    order.ravel()[starts] = by_chance.ravel().take(starts) | lengths.astype(np.uint32) << length_shift
-    units = np.count_nonzero(order != _NO_UNIT, axis=1)
-    order.sort(axis=1)
+    if strategy is Strategy.TOKEN:
+        continues = np.zeros_like(maskable)
+    in_rows = np.ascontiguousarray  # a transposed array would be compiled for once more
+    return _choose(in_rows(maskable), in_rows(continues), in_rows(rates), keys, _STEPS[strategy])
 
-    phase = uniform(keys)  # random bits already, and every other draw mixes them again
-    taken = np.floor(units * rates + phase).astype(np.int64)
-    row = np.repeat(np.arange(batch), taken)
-    # The ranks r at which floor(rp + u) steps up to 1, 2, …
-    rank = np.ceil((_ranges(taken) + 1 - phase[row]) / rates[row]).astype(np.int64) - 1
 
-    if not taken.all() and len(missed := np.flatnonzero((rates > 0) & (units > 0) & (taken == 0))):
-        # Rows too short for their rate: one unit all the same, each as likely.
-        spread = phase[missed] / (1 - units[missed] * rates[missed])
-        row = np.concatenate([row, missed])
-        rank = np.concatenate([rank, (spread * units[missed]).astype(np.int64)])
-
-    chosen = order[row, np.clip(rank, 0, units[row] - 1)]
-    first = row * width + (chosen & np.uint32(2**position_bits - 1))
-    lengths = (chosen >> length_shift).astype(np.int64)
-    return np.repeat(first, lengths) + _ranges(lengths)
+@compiled
+def _replace(
+    input_ids: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    mask_token_id: int,
+    random_ids: NDArray[np.int64],
+    some_mask: np.uint64,
+    some_random: np.uint64,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """See `replace`; `some_mask` and `some_random` are the thresholds of `Replacement`."""
+    masked, labels = input_ids.copy(), np.full_like(input_ids, IGNORED)
+    width = input_ids.shape[1]
+    for position in chosen:
+        row, place = position // width, position % width
+        labels[row, place] = input_ids[row, place]
+        # The upper half of the bits says what to do, the lower half which token.
+        bits = _draw(keys[row], _REPLACE, place)
+        action = bits >> _HALF
+        if action < some_mask:
+            masked[row, place] = mask_token_id
+        elif action < some_random:
+            masked[row, place] = random_ids[_below(len(random_ids), bits << _HALF)]
+    return masked, labels
 
 
 def replace(
@@ -246,18 +289,5 @@ def replace(
         The masked input ids and the labels, both (batch, length): the original token where one was chosen,
         `IGNORED` elsewhere.
     """
-    width = input_ids.shape[1]
-    masked, labels = input_ids.copy(order="C"), np.full(input_ids.shape, IGNORED, input_ids.dtype)
-    original = masked.ravel()[chosen]
-    labels.ravel()[chosen] = original
-    rows = chosen // width
-    bits = draw(keys[rows], _REPLACE, chosen - rows * width)
-    # The upper half of the bits says what to do, the lower half which token.
-    action = bits >> np.uint64(32)
-    some_mask, some_random = replacement.thresholds
-    new = np.where(action < some_mask, replacement.mask_token_id, original)
-    at_random = np.flatnonzero((action >= some_mask) & (action < some_random))
-    pick = ((bits[at_random] & np.uint64(2**32 - 1)) * np.uint64(len(replacement.random_ids))) >> np.uint64(32)
-    new[at_random] = replacement.random_ids[pick.astype(np.int64)]
-    masked.ravel()[chosen] = new
-    return masked, labels
+    how = (replacement.mask_token_id, replacement.random_ids, *replacement.thresholds)
+    return _replace(np.ascontiguousarray(input_ids), chosen, keys, *how)
