@@ -9,8 +9,9 @@ import os
 import pytest
 from transformers import TrainingArguments
 
-from wordmask.arguments import OLD_FLAGS, parse_arguments
+from wordmask.arguments import parse_arguments
 from wordmask.errors import InputError
+from wordmask.oldflags import OLD_FLAGS
 
 NEEDED = {"model_name_or_path": "some/model", "train_file": "some.txt", "output_dir": "out", "use_cpu": "true"}
 

@@ -19,8 +19,9 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 import run_mlm
 import run_mlm_wwm
-from wordmask.arguments import OLD_FLAGS, parse_arguments
+from wordmask.arguments import parse_arguments
 from wordmask.commandline import Gone
+from wordmask.oldflags import OLD_FLAGS
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -30,7 +31,7 @@ LAYERS = [
     {"compiled", "errors", "numerics", "sharding"},
     {"textfiles", "words", "segmenters", "commandline", "hub", "progress", "workers"},
     {"tokens"},
-    {"segmentation", "masking", "references", "vocabulary", "launch"},
+    {"segmentation", "masking", "references", "vocabulary", "launch", "oldflags"},
     {"arguments", "card", "collators", "sampling", "metrics", "sparse", "attention"},
     {"building", "cluster", "texts", "modeling", "output", "packing", "passes"},
     {"preparation", "forward"},

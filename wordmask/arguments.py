@@ -1,4 +1,4 @@
-"""The flags of the training scripts, and what became of those that people know from ten years of scripts."""
+"""The flags of the training scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +20,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_flash_attn_2_available
 
-from wordmask.commandline import Gone, OldFlag, Parser, argument, build, is_true, suggest
+from wordmask.commandline import Parser, argument, build, is_true, suggest
 from wordmask.errors import InputError, one_line
 from wordmask.launch import check_environment, check_sharding, choose_optimizer
 from wordmask.masking import Strategy
+from wordmask.oldflags import OLD_FLAGS
 from wordmask.segmentation import SegmentationArguments
 
 logger = logging.getLogger(__name__)
@@ -393,93 +394,6 @@ class Arguments:
     def words(self) -> SegmentationArguments | None:
         """Where words come from besides the tokenizer; `None` where none are needed."""
         return None if self.masking.masking_strategy is Strategy.TOKEN else self.segmentation
-
-
-def _boolean(then: Sequence[str]) -> Callable[[str | None], list[str]]:
-    """An old switch: new arguments where it was on, none where it was off."""
-    return lambda value: list(then) if is_true(value) else []
-
-
-def _token(value: str | None) -> list[str]:
-    stored = value is None or value.lower() in ("true", "false")
-    return [] if stored else ["--token", str(value)]
-
-
-def _logging_dir(value: str | None) -> list[str]:
-    if value is None:
-        raise InputError("--logging_dir is missing its value, a directory")
-    os.environ["TENSORBOARD_LOGGING_DIR"] = value
-    return []
-
-
-def _warmup(value: str | None) -> list[str]:
-    """A ratio of 0 left --warmup_steps in force; one of 1 would be read as one step."""
-    ratio = float(value or 0)
-    return ["--warmup_steps", str(min(ratio, 0.999999))] if ratio else []
-
-
-def _safetensors(value: str | None) -> list[str]:
-    if not is_true(value):
-        raise InputError("--save_safetensors false is gone: weights are always saved as safetensors; drop the flag")
-    return []
-
-
-OLD_FLAGS: dict[str, OldFlag] = {
-    "evaluation_strategy": "eval_strategy",
-    "warmup_ratio": ("--warmup_steps, below 1 for a share of the steps", _warmup),
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "push_to_hub_token": "hub_token",
-    "push_to_hub_model_id": "hub_model_id",
-    "torch_dtype": "dtype",
-    "train_data_file": "train_file",
-    "eval_data_file": "validation_file",
-    "eval_ref_file": "validation_ref_file",
-    "train_data_files": "train_file",
-    "block_size": "max_seq_length",
-    "no_cuda": ("--use_cpu", _boolean(["--use_cpu"])),
-    "group_by_length": (
-        "--train_sampling_strategy group_by_length",
-        _boolean(["--train_sampling_strategy", "group_by_length"]),
-    ),
-    "adafactor": ("--optim adafactor", _boolean(["--optim", "adafactor"])),
-    "evaluate_during_training": ("--eval_strategy steps", _boolean(["--eval_strategy", "steps"])),
-    "tpu_metrics_debug": ("--debug tpu_metrics_debug", _boolean(["--debug", "tpu_metrics_debug"])),
-    "use_auth_token": ("--token, not needed after hf auth login", _token),
-    "logging_dir": ("the environment variable TENSORBOARD_LOGGING_DIR, set for this run", _logging_dir),
-    "save_safetensors": ("no flag: weights are always saved as safetensors", _safetensors),
-    "use_mps_device": ("no flag: an Apple GPU is used where there is one", _boolean([])),
-    "low_cpu_mem_usage": ("no flag: models always load that way", _boolean([])),
-    "keep_linebreaks": ("no flag: the end of a line is no text", _boolean([])),
-    "mlm": ("no flag: these scripts always mask", _boolean([])),
-    "whole_word_mask": (
-        "--masking_strategy whole_word, the default of run_mlm_wwm.py",
-        _boolean(["--masking_strategy", "whole_word"]),
-    ),
-    "should_continue": ("no flag: a run goes on from its last checkpoint by itself", _boolean([])),
-    "n_gpu": Gone("start with torchrun --nproc_per_node instead"),
-    "eval_all_checkpoints": Gone("give each checkpoint as --model_name_or_path with --do_eval"),
-    "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
-    "half_precision_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
-    "fp16_opt_level": Gone("it was apex's; use --bf16 or --fp16 without it"),
-    "tpu_num_cores": Gone("the launcher sets the number of cores; start with accelerate launch --tpu"),
-    "sharded_ddp": Gone("use --fsdp instead"),
-    "fsdp_min_num_params": Gone("give it as min_num_params in --fsdp_config"),
-    "fsdp_transformer_layer_cls_to_wrap": Gone("give it as transformer_layer_cls_to_wrap in --fsdp_config"),
-    "use_ipex": Gone("PyTorch itself has what it did; drop the flag"),
-    "jit_mode_eval": Gone("use --torch_compile instead"),
-    "torchdynamo": Gone("use --torch_compile_backend instead"),
-    "past_index": Gone("masked language models have no past; drop the flag"),
-    "mp_parameters": Gone("it was SageMaker's own; drop the flag"),
-    "ray_scope": Gone("hyperparameter search has no flag here; drop it"),
-    "use_legacy_prediction_loop": Gone("there is one evaluation loop; drop the flag"),
-    "include_inputs_for_metrics": Gone("use --include_for_metrics inputs instead"),
-    "include_tokens_per_second": Gone("use --include_num_input_tokens_seen instead"),
-    "dispatch_batches": Gone("every process makes its own batches; drop the flag"),
-    "split_batches": Gone("every process makes its own batches; drop the flag"),
-    "xpu_backend": Gone("use --ddp_backend instead"),
-    "push_to_hub_organization": Gone("use --hub_model_id ORGANIZATION/NAME instead"),
-}
 
 
 def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
