@@ -126,35 +126,42 @@ def test_chinese_ref_refuses_to_compare_different_lines(program, monkeypatch):
         chinese_ref.main(["--lines", "5"])
 
 
-def test_all_sides_of_train_see_the_same_lines_and_reach_the_same_loss(program, english_model, monkeypatch, capsys):
+def test_all_sides_of_train_see_the_same_lines_and_reach_the_same_loss(program, english_model, capsys):
     train = program("train")
-    seen: list[list[list[int]]] = []  # the tokens of each line, by side
-
-    class Recorded(train.Counted):
-        def __init__(self, collator):
-            super().__init__(collator)
-            seen.append([])
-
-        def __call__(self, rows):
-            batch = super().__call__(rows)
-            labels, ids = batch["labels"], batch["input_ids"]
-            whole = torch.where(labels == -100, ids, labels)[batch["attention_mask"].bool()].tolist()
-            cls = whole[0]
-            starts = [place for place, token in enumerate(whole) if token == cls]
-            seen[-1] += [whole[start:stop] for start, stop in zip(starts, [*starts[1:], len(whole)], strict=True)]
-            return batch
-
-    monkeypatch.setattr(train, "Counted", Recorded)
     size = "--layers 1 --hidden 16 --heads 2 --length 64 --batch 8 --steps 4"
     results = train.main(["--tokenizer", english_model, *size.split()])
-    assert list(results) == list(train.SIDES) and len(seen) == len(results)
-    assert len(seen[0]) == 8 * 4 and len({tuple(line) for line in seen[0]}) > 16
-    assert all(sorted(lines) == sorted(seen[0]) for lines in seen)
+    assert list(results) == list(train.SIDES)
+    assert len({figures["lines"] for figures in results.values()}) == 1
     losses = [figures["loss"] for figures in results.values()]
     assert losses == pytest.approx([losses[0]] * len(losses), rel=0.01)
     assert all(math.isfinite(figures["speed"]) and figures["speed"] > 0 for figures in results.values())
     printed = capsys.readouterr().out
     assert "loss afterwards" in printed and "MB added" in printed and "packed" in printed
+    assert "from the first one's: none" in " ".join(printed.split())
+
+
+def test_train_tells_lines_apart_and_losses_that_are_not_the_same(program, monkeypatch, capsys):
+    train = program("train")
+
+    def counted(*lines: list[int]) -> float:
+        batch = {"input_ids": torch.tensor([[2, *line, 3] for line in lines])}
+        batch |= {"attention_mask": torch.ones_like(batch["input_ids"]), "labels": batch["input_ids"].clone()}
+        batch["labels"][:, 1], batch["input_ids"][:, 2] = -100, 4  # one is not predicted, another one is masked
+        collator = train.Counted(lambda rows: batch)
+        collator(lines)
+        return float(collator.lines)
+
+    assert counted([7, 8, 9], [5, 6, 7]) == counted([5, 6, 7], [7, 8, 9])
+    assert len({counted([7, 8, 9]), counted([7, 9, 9]), counted([7, 8, 9], [7, 8, 9]), counted([8, 8, 9])}) == 4
+
+    same = {"speed": 1.0, "padding": 0.0, "memory": 1.0, "mfu": 0.0, "loss": 5.0, "lines": 1.0}
+    sides = {"plain Trainer": same, "ours, random": same | {"loss": 5.04}, "ours, packed": same | {"loss": 5.06}}
+    monkeypatch.setattr(train, "SIDES", {name: lambda options, found=found: found for name, found in sides.items()})
+    train.main(["--sides", *sides])
+    assert "from the first one's: ours, packed" in " ".join(capsys.readouterr().out.split())
+    sides["ours, random"]["lines"] = 2.0
+    with pytest.raises(RuntimeError, match="different lines"):
+        train.main(["--sides", *sides])
 
 
 def test_sides_run_in_processes_of_their_own_and_give_medians_or_their_error():

@@ -420,6 +420,12 @@ def test_loops_are_compiled_where_the_result_cannot_be_kept():
     assert compiled(scope["double"])(21) == 42
 
 
+def test_an_index_out_of_bounds_is_an_error_and_reads_no_other_memory():
+    ids, keys = np.full((1, 4), 10), keys_of(1)
+    with pytest.raises(IndexError):
+        replace(ids, np.array([4]), keys, Replacement(MASK, np.array([5])))
+
+
 # Random numbers
 
 
