@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import shutil
+import subprocess
+import sys
+from itertools import chain, cycle
 from pathlib import Path
 
+import datasets
 import pytest
+import zstandard
 
 import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
 from wordmask import prepared
-from wordmask.arguments import RunArguments
+from wordmask.arguments import DataArguments, RunArguments
+from wordmask.errors import InputError
+from wordmask.texts import FileTexts, load_texts
 
+ROOT = Path(__file__).parent.parent
+OPENERS = {".txt": open, ".ref": open, ".gz": gzip.open, ".zst": zstandard.open}
 STEPS = ["--max_steps", "3", "--per_device_train_batch_size", "4", "--use_cpu", "--report_to", "none"]
 
 
@@ -39,6 +49,11 @@ def without_text(argv: list[str]) -> list[str]:
     return [word for flag, value in pairs if not flag.endswith("_file") for word in (flag, value)]
 
 
+def lines_with_words() -> list[str]:
+    """Chinese lines whose first two characters may be a word."""
+    return [line for line in sample_lines("chinese", 60) if all("\u4e00" <= char <= "\u9fff" for char in line[:2])]
+
+
 @pytest.fixture
 def english(english_model, english_file) -> list[str]:
     return ["--model_name_or_path", english_model, "--train_file", english_file]
@@ -47,7 +62,7 @@ def english(english_model, english_file) -> list[str]:
 @pytest.fixture
 def chinese(chinese_model, tmp_path) -> list[str]:
     """Chinese with references, other ones for validation, and with blank lines."""
-    lines = [line for line in sample_lines("chinese", 60) if all("\u4e00" <= char <= "\u9fff" for char in line[:2])]
+    lines = lines_with_words()
     argv = ["--model_name_or_path", chinese_model, "--mlm_probability", "0.3"]
     for split, own in (("train", lines[:20]), ("validation", lines[20:])):
         text, references = tmp_path / f"{split}.txt", tmp_path / f"{split}.ref"
@@ -112,6 +127,100 @@ def test_the_files_do_not_depend_on_how_the_work_is_divided(english, tmp_path):
         sharded = prepare(run_mlm_wwm, english, tmp_path / "shards", "--num_shards", "3", "--shard_index", shard)
         assert (len(sharded) == len(alone)) is (shard == "1")
     assert sharded == alone
+
+
+def write_lines(path: Path, lines: list[str]) -> str:
+    """A file of lines, every fifth of them with a blank one behind it."""
+    with OPENERS[path.suffix](path, "wt", encoding="utf-8") as file:
+        file.write("\n".join(line + "\n  " * (number % 5 == 0) for number, line in enumerate(lines)))
+    return str(path)
+
+
+def write_corpus(folder: Path, split: str, names: list[str], with_references: bool) -> tuple[list[str], list[str]]:
+    """Texts, no two of them alike, in files of these names and in one table: the flags that name the files, and the
+    table."""
+    files, reference_files, rows = [], [], []
+    for name in names:
+        texts = [f"{line} {number} {name}" for number, line in zip(range(1300), cycle(lines_with_words()))]
+        references = [[2] * (number % 3 == 0) for number in range(1300)]
+        files.append(write_lines(folder / name, texts))
+        reference_files.append(write_lines(folder / f"{name}.ref", [*map(str, references)]))
+        for text, reference in zip(texts, references, strict=True):
+            rows.append({"text": text, "chinese_ref": reference} if with_references else {"text": text})
+    table = folder / f"{split}.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    flags = [f"--{split}_file", *files]
+    if with_references:
+        flags += [f"--{split}_ref_file", *reference_files]
+    return flags, [f"--{split}_file", str(table)]
+
+
+@pytest.mark.parametrize(
+    "splits, references, flags",
+    [
+        ({"train": ["text.txt"]}, False, []),
+        ({"train": ["text.txt.zst"]}, False, ["--validation_split_percentage", "37"]),
+        ({"train": ["one.txt", "two.txt.gz", "three.txt"]}, False, ["--no_line_by_line"]),
+        ({"train": ["one.txt.gz", "two.txt"]}, True, []),
+        ({"train": ["text.txt"], "validation": ["one.txt", "two.txt"]}, True, []),
+    ],
+    ids=["plain", "compressed", "several", "references", "validation"],
+)
+def test_shards_copy_no_text_and_make_the_same_parts(chinese_model, tmp_path, monkeypatch, splits, references, flags):
+    """Parts and batches end elsewhere than the thousand lines that are read together, and so do files.
+
+    A table of the same texts, whose rows are found by their numbers, tells what the parts must be.
+    """
+    corpora = [write_corpus(tmp_path, split, names, references) for split, names in splits.items()]
+    text, table = (["--model_name_or_path", chinese_model, *chain(*own)] for own in zip(*corpora, strict=True))
+    flags = [*flags, "--part_lines", "450"]
+    monkeypatch.setattr(prepared, "BATCH", 200)
+    expected = prepare(run_mlm_wwm, table, tmp_path / "table", *flags)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = set(tmp_path.iterdir())
+
+    alone = prepare(run_mlm_wwm, text, tmp_path / "alone", *flags)
+    parts = [name for name in alone if name != prepared.RECORD]
+    assert [alone[name] for name in parts] == [expected[name] for name in parts] and alone.keys() == expected.keys()
+    there = {prepared.RECORD}
+    for shard in (2, 0, 1):
+        shards = ["--num_shards", "3", "--shard_index", str(shard)]
+        together = prepare(run_mlm_wwm, text, tmp_path / "together", *flags, *shards)
+        assert together.keys() - there == set(parts[shard::3])
+        there = together.keys()
+    assert together == alone
+    assert {path.name for path in set(tmp_path.iterdir()) - before} == {"alone", "together"}
+    load_texts(DataArguments(train_file=[text[3]]), None, None, False)
+    assert list((tmp_path / "cache").rglob("*.arrow")), "a guard: where a copy is made, this test sees it"
+
+
+def test_mistakes_in_what_other_shards_do_are_found_by_all(chinese, tmp_path, capsys):
+    text, references = (Path(chinese[chinese.index(f"--train_{kind}") + 1]) for kind in ("file", "ref_file"))
+    argv = [*chinese, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
+    argv += ["--num_shards", "20", "--shard_index", "0"]
+    good = references.read_text()
+    references.write_text(good + "[2]\n")
+    assert "21 references" in refusal(capsys, run_mlm_wwm.main, *argv)
+    references.write_text(good)
+    lines = text.read_bytes().split(b"\n")
+    text.write_bytes(b"\n".join([*lines[:-2], b"\xff"]))
+    assert f"line {len(lines) - 1}: byte 0xff" in refusal(capsys, run_mlm_wwm.main, *argv)
+    text.write_text("\n \n")
+    references.write_text("\n")
+    assert "no text in it" in refusal(capsys, run_mlm_wwm.main, *argv)
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_text_that_is_cut_while_it_is_read_is_refused(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("one\ntwo\n")
+    texts = FileTexts((str(path),), (), ("--train_file", ""), range(3))
+    assert [table["text"].to_pylist() for table in texts.tables([range(1, 2)])] == [["two"]]
+    for content in ("one\ntwo\n", ""):
+        path.write_text(content)
+        with pytest.raises(InputError, match="--train_file: .*text.txt was cut"):
+            list(texts.tables([range(3)]))
 
 
 def test_a_run_that_was_killed_is_gone_on_with(english, tmp_path):
@@ -282,6 +391,9 @@ def test_parts_of_another_text_or_tokenizer_are_found(english, english_file, tmp
     Path(english_file).write_text("\n".join([*lines[:20], "another line", *lines[21:]]), encoding="utf-8")
     sentence = refusal(capsys, run_mlm_wwm.main, *argv, *english)
     assert "part 3 of 6 of train" in sentence and "another text" in sentence
+    (tmp_path / "d" / "train-00001-of-00006.arrow").unlink()
+    assert refusal(capsys, run_mlm_wwm.main, *argv, *english) == sentence
+    assert (tmp_path / "d" / "train-00001-of-00006.arrow").exists()
 
 
 def test_references_are_part_of_the_text(chinese, tmp_path, capsys):
@@ -320,3 +432,51 @@ def test_a_directory_that_is_not_whole_is_refused(english, tmp_path, capsys):
     assert "part 3 of 6 of train and 1 more are missing" in refusal(capsys, run_mlm_wwm.main, *argv)
     (directory / prepared.RECORD).unlink()
     assert "was not made with --prepare_only" in refusal(capsys, run_mlm_wwm.main, *argv)
+
+
+MEMORY = """
+import sys
+import run_mlm_wwm
+
+def peak():
+    # Not `ru_maxrss`, which begins with the peak of the parent process.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
+
+folder, tokenizer = sys.argv[1:]
+for lines in ("few", "many"):
+    run_mlm_wwm.main(
+        ["--train_file", f"{folder}/{lines}.txt", "--train_ref_file", f"{folder}/{lines}.ref", "--model_type", "bert"]
+        + ["--tokenizer_name", tokenizer, "--prepare_only", "--prepared_dir", f"{folder}/{lines}", "--use_cpu"]
+    )
+    print(peak())
+with open(f"{folder}/many.txt", encoding="utf-8") as text:
+    held = text.readlines()
+print(peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_memory_does_not_grow_from_10_000_lines_to_100_000(chinese_model, tmp_path):
+    """The peak of one process, which only ever rises: what the second text adds to that of the first.
+
+    All but the validation texts are one part; 6 MiB are allowed for what allocators do not give back.
+    """
+    tolerance = 6
+    block = "".join(f"{line * 4}\n" for line in sample_lines("chinese"))
+    block = "\n".join((block * 100).split("\n")[:10_000]) + "\n"
+    for name, times in (("few", 1), ("many", 10)):
+        (tmp_path / f"{name}.txt").write_text(block * times, encoding="utf-8")
+        (tmp_path / f"{name}.ref").write_text("[]\n" * 10_000 * times, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path), chinese_model],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+        | {"HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    few, many, held = (int(line) for line in result.stdout.splitlines() if line.isdigit())
+    assert many - few <= tolerance, f"{few} MiB for 10,000 lines, {many} MiB for 100,000"
+    assert held - many > tolerance, "lines that are held do not show, so nothing is measured"
+    assert "95,000 texts of train, 5,000 texts of validation in 2 parts" in result.stdout

@@ -14,9 +14,8 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import cached_property, partial
@@ -34,7 +33,7 @@ from wordmask.segmenters import Segmenter
 from wordmask.textfiles import is_blank, read_lines, write_atomically
 from wordmask.tokens import Backend, backend_state, require_fast, special_affixes, tokenize
 from wordmask.words import segmented
-from wordmask.workers import worker_pool
+from wordmask.workers import parallel_map
 
 OUTPUT_ERRORS = {
     getattr(errno, name)
@@ -62,10 +61,10 @@ def line_positions(
     tokens = tokenize(tokenizer, lines)
     joined = tokens.joined(segmented(tokens.characters, segmenter.segment(lines), mixed, numbers))
     places = np.flatnonzero(joined)
-    edges = [*np.searchsorted(places, tokens.line_first).tolist(), len(places)]
+    edges = np.searchsorted(places, np.append(tokens.line_first, len(joined)))
     before_line = np.repeat(tokens.line_first - len(special_affixes(tokenizer)[0]), np.diff(edges))
     positions = (places - before_line).tolist()
-    return [positions[first:end] for first, end in pairwise(edges)]
+    return [positions[first:end] for first, end in pairwise(edges.tolist())]
 
 
 class Annotator:
@@ -111,25 +110,10 @@ class Annotator:
         return references
 
 
-_block: Callable[[Batch], tuple[Block, bool]] | None = None
-
-
-def _set_up(annotator: Annotator, output: Output) -> None:
-    """Make ready a worker process."""
-    global _block
-    _block = partial(_make_block, annotator, output)
-
-
 def _make_block(annotator: Annotator, output: Output, batch: Batch) -> tuple[Block, bool]:
     """A batch as it stands in the output, and whether there is text in it."""
     references = annotator(batch)
     return output.block(batch[1], references), any(reference is not None for reference in references)
-
-
-def _block_of_worker(batch: Batch) -> tuple[Block, bool]:
-    if _block is None:
-        raise RuntimeError("this process was not started as a worker")
-    return _block(batch)
 
 
 @dataclass(frozen=True)
@@ -282,11 +266,8 @@ def write_references(
         )
         digest = TextDigest()
         lines = track(line for path in text_paths for line in read_lines(path, "--file_name"))
-        with _open_parts(output, provenance, work), ExitStack() as stack:
-            if work.workers > 1:
-                annotate = _parallel(annotator, output, work, stack)
-            else:
-                annotate = partial(map, partial(_make_block, annotator, output))
+        make_block = partial(_make_block, annotator, output)
+        with _open_parts(output, provenance, work), parallel_map(make_block, work.workers) as annotate:
             parts = _write_parts(lines, digest, output, work, annotate)
             if work.shards > 1:
                 return None  # another shard may be at work: a last run puts all parts together
@@ -397,19 +378,3 @@ def _write_part(part: Path, read: Iterable[Batch], output: Output, annotate: Ann
 
     output.write(part, blocks())
     return some_text
-
-
-def _parallel(annotator: Annotator, output: Output, work: Work, stack: ExitStack) -> Annotate:
-    """A map over batches on several processes, in order, with only a few batches under way."""
-    pool = stack.enter_context(worker_pool(work.workers, _set_up, annotator, output))
-
-    def annotate(read: Iterable[Batch]) -> Iterator[tuple[Block, bool]]:
-        under_way: deque[Future[tuple[Block, bool]]] = deque()
-        for batch in read:
-            under_way.append(pool.submit(_block_of_worker, batch))
-            if len(under_way) > 4 * work.workers:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-
-    return annotate

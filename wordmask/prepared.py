@@ -2,22 +2,27 @@
 
 The texts of a split are divided into parts of equal number. A part is tokenized in batches that its content alone
 decides, is written under a temporary name and then renamed: one part of the text in, one file out. So the files do not
-depend on the number of processes, on interruptions, or on how parts were divided over machines.
+depend on the number of processes, on interruptions, or on how parts were divided over machines. Texts pass to them one
+batch after the other, so that no more than a few batches are held.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,7 +35,7 @@ from wordmask.segmentation import SegmentationArguments
 from wordmask.textfiles import write_atomically
 from wordmask.texts import Texts
 from wordmask.tokens import require_fast
-from wordmask.workers import CONTEXT, worker_pool
+from wordmask.workers import parallel_map
 
 RECORD = "wordmask_prepared.json"
 SOURCE = b"wordmask.source"  # in the schema of a part, the digest of what it was made from
@@ -48,18 +53,35 @@ TEXT_FLAGS = (
 
 @dataclass(frozen=True)
 class Part:
-    """Some texts of a split, which are tokenized into one file."""
+    """Some texts of a split, which are tokenized into one file.
+
+    Attributes:
+        split: which one.
+        number: the part's, of so many `parts`.
+        texts: the numbers of its texts.
+    """
 
     split: str
     number: int
     parts: int
+    texts: range
 
     @property
     def file(self) -> str:
         return f"{self.split}-{self.number:05d}-of-{self.parts:05d}.arrow"
 
+    @property
+    def batches(self) -> list[range]:
+        """The numbers of the texts that are tokenized together."""
+        return _divided(self.texts, BATCH)
+
     def __str__(self) -> str:
         return f"part {self.number + 1} of {self.parts} of {self.split}"
+
+
+def _divided(numbers: range, size: int) -> list[range]:
+    """Ranges of `size` numbers, the last one shorter."""
+    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 @dataclass(frozen=True)
@@ -82,8 +104,8 @@ class Record:
 
     def parts(self, split: str) -> list[Part]:
         """The parts of a split, in order."""
-        count = -(-self.texts[split] // self.part_lines)
-        return [Part(split, number, count) for number in range(count)]
+        divided = _divided(range(self.texts[split]), self.part_lines)
+        return [Part(split, number, len(divided), texts) for number, texts in enumerate(divided)]
 
     @property
     def all_parts(self) -> list[Part]:
@@ -129,60 +151,91 @@ class PartWriter:
 
     Attributes:
         directory: where they go.
-        rows: the texts of each split.
+        texts: the text of each split.
         preparations: what tokenizes each split.
         made_with: their identities.
-        part_lines: texts in a part.
+        advance: is told how many texts more are done.
     """
 
     directory: Path
-    rows: Mapping[str, datasets.Dataset]
+    texts: Mapping[str, Texts]
     preparations: Mapping[str, Preparation]
     made_with: Mapping[str, dict[str, Any]]
-    part_lines: int
+    advance: Callable[[int], Any]
 
-    def __call__(self, part: Part, advance: Callable[[int], None]) -> None:
-        """Write a part that is not there yet.
+    def __call__(self, parts: Sequence[Part], workers: int) -> None:
+        """Write the parts that are not there yet, in order, and check those that are.
 
         Args:
-            part: which one.
-            advance: is told how many texts more are done.
+            parts: a share of all parts, in order.
+            workers: the processes that tokenize.
 
         Raises:
-            InputError: where the part is there and was made from something else.
+            InputError: where a part is there and was made from something else.
         """
-        path, rows = self.directory / part.file, self.texts(part)
-        source = self._digest(part.split, rows)
-        if path.exists():
-            if _source(path) != source:
-                raise InputError(
-                    f"--prepared_dir: {part} in {self.directory} was made from another text; give a new directory"
-                )
-            advance(len(rows))
-            return
-        preparation = self.preparations[part.split]
-        schema = preparation.features.arrow_schema
-        schema = schema.with_metadata({**schema.metadata, SOURCE: source})
-        with write_atomically(path, binary=True) as file, pa.ipc.new_stream(file, schema) as stream:
-            for batch in rows.iter(BATCH):
-                stream.write_table(preparation(batch))
-                advance(len(batch))
+        missing = [part for part in parts if not self._path(part).exists()]
+        digests = {part: self._digest(part) for part in parts}
+        with parallel_map(partial(_tokens, self.preparations), workers) as tokenize:
+            tokens = tokenize(self._read(parts, set(missing), digests))
+            for part in missing:
+                self._write(part, islice(tokens, len(part.batches)), digests[part])
+            deque(tokens, maxlen=0)  # so that what is there behind the last missing one is checked, too
 
-    def texts(self, part: Part) -> datasets.Dataset:
-        """The texts of a part."""
-        rows, first = self.rows[part.split], part.number * self.part_lines
-        return rows.select(range(first, min(first + self.part_lines, len(rows)))).with_format("arrow")
+    def _path(self, part: Part) -> Path:
+        return self.directory / part.file
 
-    def _digest(self, split: str, rows: datasets.Dataset) -> bytes:
-        """The digest of a part's texts, their references, and what tokenizes them."""
-        digest = hashlib.sha256(json.dumps(self.made_with[split], sort_keys=True).encode())
-        for batch in rows.iter(BATCH):
-            texts = pc.fill_null(batch["text"].cast(pa.large_binary()), b"").combine_chunks()
-            digest.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).tobytes())
-            digest.update(b"".join(texts.to_pylist()))
-            if "chinese_ref" in batch.column_names:
-                digest.update(json.dumps(batch["chinese_ref"].to_pylist()).encode())
-        return digest.hexdigest().encode()
+    def _digest(self, part: Part) -> Any:
+        """The digest of what tokenizes a part, to which its texts are to be added."""
+        return hashlib.sha256(json.dumps(self.made_with[part.split], sort_keys=True).encode())
+
+    def _read(
+        self, parts: Sequence[Part], missing: Set[Part], digests: Mapping[Part, Any]
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """The texts of missing parts, batch by batch, with their split; all texts are added to the digests."""
+        for split, group in groupby(parts, attrgetter("split")):
+            own = list(group)
+            tables = self.texts[split].tables(batch for part in own for batch in part.batches)
+            for part in own:
+                for table in islice(tables, len(part.batches)):
+                    _add(digests[part], table)
+                    if part in missing:  # copied, since a slice goes to a worker with all that it was cut from
+                        yield split, table.take(np.arange(len(table)))
+                    else:
+                        self.advance(len(table))
+                if part not in missing and _source(self._path(part)) != digests[part].hexdigest().encode():
+                    raise InputError(
+                        f"--prepared_dir: {part} in {self.directory} was made from another text; give a new directory"
+                    )
+
+    def _write(self, part: Part, tokens: Iterable[pa.Table], digest: Any) -> None:
+        """Write a part. Its digest, which stands at the beginning, is whole when the last of its tokens have come."""
+        schema = self.preparations[part.split].features.arrow_schema
+
+        def with_source() -> pa.Schema:
+            return schema.with_metadata({**schema.metadata, SOURCE: digest.hexdigest().encode()})
+
+        with write_atomically(self._path(part), binary=True) as file:
+            with pa.ipc.new_stream(file, with_source()) as stream:
+                for table in tokens:
+                    stream.write_table(table)
+                    self.advance(len(table))
+            file.seek(0)
+            file.write(with_source().serialize())  # which is as long as before
+
+
+def _add(digest: Any, batch: pa.Table) -> None:
+    """Add texts and their references to a digest."""
+    texts = pc.fill_null(batch["text"].cast(pa.large_binary()), b"").combine_chunks()
+    digest.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).tobytes())
+    digest.update(b"".join(texts.to_pylist()))
+    if "chinese_ref" in batch.column_names:
+        digest.update(json.dumps(batch["chinese_ref"].to_pylist()).encode())
+
+
+def _tokens(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> pa.Table:
+    """The tokens of texts of a split."""
+    split, texts = batch
+    return preparations[split](texts)
 
 
 def _source(path: Path) -> bytes | None:
@@ -227,19 +280,12 @@ def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: W
         {split: len(own.rows) for split, own in texts.items()},
         {split: preparation.identity() for split, preparation in preparations.items()},
     )
-    write = PartWriter(
-        directory, {split: own.rows for split, own in texts.items()}, preparations, record.made_with, work.part_lines
-    )
     own_parts = record.all_parts[work.shard :: work.shards]
     try:
         _claim(directory, record)
-        total = sum(len(write.texts(part)) for part in own_parts)
+        total = sum(len(part.texts) for part in own_parts)
         with datasets.utils.tqdm(total=total, unit=" texts", unit_scale=True, desc="Tokenizing") as bar:
-            if min(work.workers, len(own_parts)) > 1:
-                _write_in_parallel(write, own_parts, work.workers, bar)
-            else:
-                for part in own_parts:
-                    write(part, bar.update)
+            PartWriter(directory, texts, preparations, record.made_with, bar.update)(own_parts, work.workers)
     except BrokenProcessPool:
         raise InputError(
             "--preprocessing_num_workers: a worker died, perhaps for lack of memory; give fewer and run again to go on"
@@ -286,39 +332,6 @@ def _report(directory: Path, record: Record) -> str:
         left.unlink(missing_ok=True)
     splits = ", ".join(f"{count:,} texts of {split}" for split, count in record.texts.items())
     return f"{splits} in {len(parts)} parts: {directory}"
-
-
-_write: PartWriter
-_done: Any  # the number of texts that the workers of a pool have done together
-
-
-def _set_up(write: PartWriter, done: Any) -> None:
-    global _write, _done
-    _write, _done = write, done
-
-
-def _write_in_worker(part: Part) -> None:
-    def advance(texts: int) -> None:
-        with _done.get_lock():
-            _done.value += texts
-
-    _write(part, advance)
-
-
-def _write_in_parallel(write: PartWriter, parts: Sequence[Part], workers: int, bar: Any) -> None:
-    """Write parts on several processes; after an error those that have begun are finished."""
-    done = CONTEXT.Value("q", 0)
-    with worker_pool(min(workers, len(parts)), _set_up, write, done) as pool:
-        waiting = {pool.submit(_write_in_worker, part) for part in parts}
-        try:
-            while waiting:
-                finished, waiting = wait(waiting, timeout=0.5, return_when="FIRST_COMPLETED")
-                for future in finished:
-                    future.result()
-                bar.update(done.value - bar.n)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,56 @@ from wordmask.textfiles import (
 FORMATS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
 
 
+@dataclass(frozen=True)
+class FileTexts:
+    """The texts of text files, of which no copy is made: they are read from the beginning whenever they are needed.
+
+    Attributes:
+        files, references, flags: as `_text_tables` takes them.
+        numbers: which of the texts in the files these are.
+    """
+
+    files: tuple[str, ...]
+    references: tuple[str, ...]
+    flags: tuple[str, str]
+    numbers: range
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def select(self, span: range) -> FileTexts:
+        """Some of the texts, one behind the other."""
+        return replace(self, numbers=self.numbers[span.start : span.stop])
+
+    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
+        """The texts of each span, of which none begins before the end of the one before it.
+
+        Raises:
+            InputError: where there are fewer texts than were counted.
+        """
+        read = _text_tables(self.files, self.references, self.flags)
+        try:
+            held, first = next(read), 0  # some texts, and the number of the first of them
+            for span in spans:
+                own = self.numbers[span.start : span.stop]
+                while first + len(held) < own.stop:
+                    kept = held[own.start - first :]
+                    first += len(held) - len(kept)
+                    held = pa.concat_tables([kept, next(read)])
+                yield held[own.start - first : own.stop - first]
+        except StopIteration:
+            raise InputError(
+                f"{self.flags[0]}: {', '.join(self.files)} was cut while it was read; run again when it is whole"
+            ) from None
+
+
 @dataclass
 class Texts:
     """The text of one split before it is tokenized.
 
     Attributes:
-        rows: a `datasets.Dataset` or, when streaming, `IterableDataset`, with the columns `text`, where there are
-            references `chinese_ref`, and where they come from a file `line`.
+        rows: a `datasets.Dataset`, when streaming an `IterableDataset`, or `FileTexts`; with the columns `text`, where
+            there are references `chinese_ref`, and where they come from a file `line`.
         flag: the flag that names the text, for error messages.
         reference_flag: the flag that names the references.
         references: the reference files.
@@ -56,6 +99,13 @@ class Texts:
         """What each reference file says that it was made from, where it says so."""
         found = {path: read_provenance(path, self.reference_flag) for path in self.references}
         return {path: provenance for path, provenance in found.items() if provenance}
+
+    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
+        """The rows of each span, of which none begins before the end of the one before it. Not for streams."""
+        if isinstance(self.rows, FileTexts):
+            return self.rows.tables(spans)
+        rows = self.rows.with_format("arrow")
+        return (rows[span.start : span.stop] for span in spans)
 
 
 def load_texts(
@@ -207,6 +257,9 @@ def _read_text(
         shards = {"positions": list(range(len(files))), "files": list(files), "references": list(references or files)}
         settings = {"flags": (flag, reference_flag), "paired": bool(references)}
         return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=shards | settings)
+    if arguments.prepare_only:
+        count = sum(map(len, _tracked(_text_tables(**keywords), "Counting")))
+        return FileTexts(**keywords, numbers=range(count))
     sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
     cache = _cache(cache_dir)
     contents = [_content(file, cache) for file in [*files, *references, *sidecars]]
@@ -216,11 +269,9 @@ def _read_text(
             with (
                 write_atomically(path, binary=True) as file,
                 datasets.arrow_writer.ArrowWriter(stream=file, features=features) as writer,
-                _bar("Reading", " lines") as progress,
             ):
-                for table in _text_tables(**keywords):
+                for table in _tracked(_text_tables(**keywords), "Reading"):
                     writer.write_table(table.select(list(features)))
-                    progress.update(len(table))
                 writer.finalize(close_stream=False)
     return datasets.Dataset.from_file(str(path))
 
@@ -228,6 +279,14 @@ def _read_text(
 def _bar(description: str, unit: str, total: int | None = None) -> Any:
     """A progress bar of what takes over two seconds."""
     return datasets.utils.tqdm(desc=description, unit=unit, unit_scale=True, total=total, delay=2)
+
+
+def _tracked(tables: Iterable[pa.Table], description: str) -> Iterator[pa.Table]:
+    """The same tables, with a bar that shows how many of their lines have passed."""
+    with _bar(description, " lines") as progress:
+        for table in tables:
+            yield table
+            progress.update(len(table))
 
 
 def _cache(cache_dir: str | None) -> Path:

@@ -4,29 +4,52 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context, parent_process
 from typing import Any
 
-CONTEXT = get_context("spawn")  # a process that has used threads must not be forked
+_CONTEXT = get_context("spawn")  # a process that has used threads must not be forked
 
 
-def worker_pool(workers: int, set_up: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
-    """A pool of processes.
+@contextmanager
+def parallel_map(function: Callable[[Any], Any], workers: int) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+    """A map over items on several processes, in order, with only a few of them under way.
 
     Args:
-        workers: their number.
-        set_up: called once in each of them, with `arguments`.
+        function: what becomes of an item; each process is sent it once.
+        workers: the processes; a single one is this one.
     """
+    if workers == 1:
+        yield partial(map, function)
+        return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    return ProcessPoolExecutor(workers, CONTEXT, _start, (threads, set_up, *arguments))
+    with ProcessPoolExecutor(workers, _CONTEXT, _set_up, (threads, function)) as pool:
+
+        def in_order(items: Iterable[Any]) -> Iterator[Any]:
+            under_way: deque[Future[Any]] = deque()
+            for item in items:
+                under_way.append(pool.submit(_call, item))
+                if len(under_way) > 4 * workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+
+        yield in_order
 
 
-def _start(threads: int, set_up: Callable[..., None], *arguments: Any) -> None:
+_function: Callable[[Any], Any]
+
+
+def _set_up(threads: int, function: Callable[[Any], Any]) -> None:
+    """Make ready a worker process."""
+    global _function
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    set_up(*arguments)
+    _function = function
 
 
 def _end_with_parent() -> None:
@@ -34,3 +57,7 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _call(item: Any) -> Any:
+    return _function(item)
