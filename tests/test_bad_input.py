@@ -425,3 +425,8 @@ def test_a_process_ends_with_one_line_and_a_status_of_its_own(model, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: --train_file: legacy.txt, line 1") and done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("flag, value", [("seed", 2**32), ("data_seed", 2**64)])
+def test_a_seed_that_is_too_large(refuse, flag, value):
+    assert holds(refuse(f"--{flag}", str(value)), f"--{flag}: {value} is too large", "below 2^")

@@ -113,6 +113,9 @@ def test_rows_take_the_special_tokens_of_their_tokenizer():
     bare = Vocabulary(PAD, MASK, VOCABULARY.maskable, VOCABULARY.random_ids)
     batch = MaskingCollator(bare, Strategy.TOKEN, 1)([example([7 * 2], rate=1.0), example([8 * 2, 9 * 2], rate=0.0)])
     assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]] and batch["labels"].tolist() == [[7, -100], [-100] * 2]
+    pair = example([7 * 2], rate=0.0)._replace(lines=[np.array([7 * 2]), np.array([8 * 2 + 1, 9 * 2 + 1])])
+    batch = MaskingCollator(bare, Strategy.WHOLE_WORD, 1, packed=True, words=True)([pair])
+    assert batch["lines"].tolist() == [[1, 2, 2]] and batch["words"].tolist() == [[1, 2, 2]]
 
 
 @EVERY

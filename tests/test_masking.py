@@ -320,22 +320,28 @@ def touching(lengths: np.ndarray, rate: float, longest: int) -> np.ndarray:
 
 
 @RUNS
-def test_run_lengths_have_the_distribution_of_the_paper(strategy):
-    """40, 30, 20, 10 % for n-grams; geometric with p = 0.2, cut at 10, for spans.
+@pytest.mark.parametrize("word", [1, 2])
+@pytest.mark.parametrize("longest", [3, 6, 10])
+def test_run_lengths_have_the_distribution_of_the_paper_as_far_as_they_fit(strategy, word, longest):
+    """40, 30, 20, 10 % for n-grams; geometric with p = 0.2, cut at 10, for spans; and no run above the row's budget.
 
-    On long rows of one-token words, at a rate so low that few runs touch; those that do are reckoned with.
+    On long rows of words of one or two tokens, at a rate so low that few runs touch; those that do are reckoned with.
     """
-    rate, rows, tokens = 0.02, 600, 2000
+    tokens = 2000
+    rate = 0.02 if longest == 10 else (longest + 0.5) / tokens
+    rows = 1200 if longest == 10 else 4000
     papers = {
         Strategy.NGRAM: np.array([0.4, 0.3, 0.2, 0.1]),
         Strategy.SPAN: 0.2 * 0.8 ** np.arange(10) / (1 - 0.8**10),
     }
     np.testing.assert_allclose(RUN_LENGTHS[strategy], papers[strategy])
-    mask = chosen_mask(*repeated([1] * tokens, rows), rate, keys_of(rows), strategy)
-    lengths = maximal_runs(mask)
+    mask = chosen_mask(*repeated([word] * (tokens // word), rows), rate, keys_of(rows), strategy)
+    assert not (maximal_runs(mask) % word).any()
+    lengths = maximal_runs(mask) // word
     assert len(lengths) > 5000
-    cells = len(papers[strategy])
-    expected = touching(papers[strategy], rate, 60)
+    cells = min(len(papers[strategy]), longest // word)
+    shares = np.array([*papers[strategy][: cells - 1], papers[strategy][cells - 1 :].sum()])
+    expected = touching(shares, rate, 60)
     observed = np.bincount(lengths, minlength=61)[1:]
     # Touching runs longer than any single one are one cell.
     observed = [*observed[:cells], observed[cells:].sum()]
@@ -396,6 +402,26 @@ def test_random_tokens_are_drawn_evenly_from_those_allowed_and_from_no_other():
     assert chi_square(np.unique(new, return_counts=True)[1], np.ones(5)) < chi_square_limit(4)
 
 
+def test_random_tokens_are_even_also_where_they_are_few():
+    """One number says what becomes of a token and which token: what it says first may not decide the second."""
+    random_ids = np.arange(100, 140)
+    new, _ = replaced(0.8, 0.1, random_ids)
+    drawn = new[np.isin(new, random_ids)]
+    assert len(drawn) > 10_000
+    assert chi_square(np.bincount(drawn - 100, minlength=40), np.ones(40)) < chi_square_limit(39)
+
+
+def test_what_stands_in_place_does_not_depend_on_what_was_chosen():
+    """With the numbers that chose a token, the first position would always be masked and the last one never."""
+    rows, tokens = 30_000, 20
+    maskable, continues = repeated([1] * tokens, rows)
+    ids = np.full(maskable.shape, 10)
+    chosen = choose(maskable, continues, np.full(rows, 0.15), keys_of(rows), Strategy.WHOLE_WORD)
+    masked, labels = replace(ids, chosen, keys_of(rows), Replacement(MASK, np.array([5]), 0.5, 0.5))
+    counts = [((masked == token) & (labels != -100)).sum(0) for token in (MASK, 5)]
+    assert chi_square(np.concatenate(counts), np.ones(2 * tokens)) < chi_square_limit(2 * tokens - 1)
+
+
 def test_replacement_is_independent_of_the_place_in_the_word():
     """The tokens of a word are drawn one by one: a word is not replaced as one."""
     new, _ = replaced(0.5, 0.5, np.array([7]))
@@ -413,11 +439,14 @@ def test_replacement_at_its_limits_is_exact(probs, kept):
 # Compiled loops
 
 
-def test_loops_are_compiled_where_the_result_cannot_be_kept():
+def test_loops_are_compiled_where_the_result_cannot_be_kept(caplog):
     """Code without a file stands for a package and a home that cannot be written: numba knows no place then."""
     scope: dict = {}
     exec("def double(number): return 2 * number", scope)
-    assert compiled(scope["double"])(21) == 42
+    with caplog.at_level("WARNING"):
+        assert compiled(scope["double"])(21) == 42
+        compiled(scope["double"])
+    assert caplog.text.count("NUMBA_CACHE_DIR") == 1
 
 
 def test_an_index_out_of_bounds_is_an_error_and_reads_no_other_memory():

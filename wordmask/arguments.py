@@ -324,6 +324,9 @@ class RunArguments(TrainingArguments):
         for name in ("seed", "data_seed", "learning_rate", "weight_decay", "tokens_per_pass"):
             if (getattr(self, name) or 0) < 0:
                 raise InputError(f"--{name}: {getattr(self, name)} is below 0; give 0 or more")
+        for name, bits in (("seed", 32), ("data_seed", 64)):
+            if (getattr(self, name) or 0) >= 2**bits:
+                raise InputError(f"--{name}: {getattr(self, name)} is too large; give a number below 2^{bits}")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in METRICS:
             raise InputError(f"--metric_for_best_model: {metric} is not known; choose from {', '.join(METRICS)}")

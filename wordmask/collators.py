@@ -19,7 +19,7 @@ class Example(NamedTuple):
     """A row of tokens, and what its mask depends on.
 
     Attributes:
-        lines: the lines of the row, in most cases one; each (length,), every token's id times two, plus one where it
+        lines: the lines of the row, one or more; each (length,), every token's id times two, plus one where it
             continues the word of the token before it; without the special tokens around a line, which the collator
             adds.
         identity: what tells this row from others: its index, or its place in a stream.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 from numba import njit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+logger = logging.getLogger(__name__)
 
 
 def compiled(function: Function) -> Function:
@@ -19,6 +23,15 @@ def compiled(function: Function) -> Function:
     loop: Any
     try:
         loop = njit(cache=True, boundscheck=True)(function)
-    except RuntimeError:  # no place to keep it
+    except RuntimeError:
+        _warn()
         loop = njit(boundscheck=True)(function)
     return loop
+
+
+@cache
+def _warn() -> None:
+    logger.warning(
+        "there is no place to keep compiled code, so every process takes some seconds to compile its own; set "
+        "NUMBA_CACHE_DIR to a directory that can be written"
+    )

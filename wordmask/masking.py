@@ -149,24 +149,21 @@ def _runs(
 ) -> int:
     """Join the words of a row to runs of random numbers of words, in place; return how many there are.
 
-    A run is cut, at a word, where it would pass `longest` tokens or a special token. One that is then taken with a
-    probability that does not depend on it has the lengths drawn, and every word in it has that same probability.
+    A run is cut, at a word, where it would pass `longest` tokens or a special token, and the next one is drawn anew.
+    One that is then taken with a probability that does not depend on it has the lengths drawn, as far as they fit, and
+    every word in it has that same probability.
     """
-    runs = drawn = left = 0
+    runs = left = 0
     for unit in range(units):
-        begins = left == 0
-        if begins:
-            left = 1 + np.searchsorted(steps, uniform(_draw(key, _RUN, drawn)), side="right")
-            drawn += 1
+        last = runs - 1
+        fits = left > 0 and starts[last] + lengths[last] == starts[unit] and lengths[last] + lengths[unit] <= longest
+        if fits:
+            lengths[last] += lengths[unit]
+            left -= 1
         else:
-            apart = starts[runs - 1] + lengths[runs - 1] != starts[unit]
-            begins = apart or lengths[runs - 1] + lengths[unit] > longest
-        left -= 1
-        if begins:
+            left = np.searchsorted(steps, uniform(_draw(key, _RUN, runs)), side="right")
             starts[runs], lengths[runs] = starts[unit], lengths[unit]
             runs += 1
-        else:
-            lengths[runs - 1] += lengths[unit]
     return runs
 
 

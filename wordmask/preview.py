@@ -39,7 +39,7 @@ def preview(
         InputError: where there is nothing to look at.
     """
     examples = (
-        list(islice(rows, count))
+        list(islice(rows.one_pass(0), count))
         if isinstance(rows, StreamedRows)
         else [rows[Draw(index, 0, rate)] for index in range(min(count, len(rows)))]
     )
