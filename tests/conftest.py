@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
@@ -30,6 +31,13 @@ def sample_lines(language: str, count: int = 200) -> list[str]:
     """The first lines of text of a bundled sample, `english` or `chinese`."""
     lines = (SAMPLES / f"{language}.txt").read_text(encoding="utf-8").split("\n")
     return [line for line in lines if line][:count]
+
+
+def free_port() -> str:
+    """A port on which processes may meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def uneven_text(folder: Path, count: int) -> str:

@@ -48,6 +48,17 @@ def test_text_is_prepared_on_an_executor_as_by_one_process(tmp_path, chinese_fil
     assert together == alone and len(alone) == 8
 
 
+def test_what_another_command_did_before_is_not_taken_for_done(tmp_path):
+    """datatrove marks tasks as done in its logs, whatever they ran."""
+    script, calls = tmp_path / "script.py", tmp_path / "calls"
+    script.write_text(f"import sys\nopen({str(calls)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n")
+    for name in ("one", "other"):
+        cluster.main(["--tasks", "2", "--logging_dir", str(tmp_path / "logs"), "--", str(script), name])
+    shards = ["", " --num_shards 2 --shard_index 0", " --num_shards 2 --shard_index 1"]
+    expected = [name + shard for name in ("one", "other") for shard in shards]
+    assert sorted(calls.read_text().splitlines()) == sorted(expected)
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [

@@ -87,8 +87,9 @@ def test_a_rank_that_is_not_in_the_world(refuse):
     assert "RANK=2 and WORLD_SIZE=2" in refuse("--use_cpu", **{**TORCHRUN, "RANK": "2"})
 
 
-def test_a_variable_that_is_no_number(refuse):
-    assert "WORLD_SIZE=two" in refuse("--use_cpu", **{**TORCHRUN, "WORLD_SIZE": "two"})
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "MASTER_PORT"])
+def test_a_variable_that_is_no_number(refuse, variable):
+    assert f"{variable}=two" in refuse("--use_cpu", **{**TORCHRUN, variable: "two"})
 
 
 def test_an_address_that_is_taken(refuse):

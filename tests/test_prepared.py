@@ -215,7 +215,7 @@ def test_mistakes_in_what_other_shards_do_are_found_by_all(chinese, tmp_path, ca
 def test_a_text_that_is_cut_while_it_is_read_is_refused(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("one\ntwo\n")
-    texts = FileTexts((str(path),), (), ("--train_file", ""), range(3))
+    texts = FileTexts((str(path),), (), ("--train_file", ""), range(3), "digest")
     assert [table["text"].to_pylist() for table in texts.tables([range(1, 2)])] == [["two"]]
     for content in ("one\ntwo\n", ""):
         path.write_text(content)
@@ -389,10 +389,23 @@ def test_parts_of_another_text_or_tokenizer_are_found(english, english_file, tmp
     other = save_model(tmp_path / "other", train_tokenizer("bert", 500))
     assert "another tokenizer" in refusal(capsys, run_mlm_wwm.main, *argv, *english, "--tokenizer_name", other)
     Path(english_file).write_text("\n".join([*lines[:20], "another line", *lines[21:]]), encoding="utf-8")
-    sentence = refusal(capsys, run_mlm_wwm.main, *argv, *english)
+    for shard in ([], ["--num_shards", "2", "--shard_index", "1"]):
+        assert "was made with another text;" in refusal(capsys, run_mlm_wwm.main, *argv, *english, *shard)
+
+
+def test_parts_of_another_table_are_found(english, tmp_path, capsys):
+    """What a table holds is compared part by part."""
+    lines, path = sample_lines("english", 40), tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    english[english.index("--train_file") + 1] = str(path)
+    prepare(run_mlm_wwm, english, tmp_path / "d")
+    lines[20] = "another line"
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    argv = [*english, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv)
     assert "part 3 of 6 of train" in sentence and "another text" in sentence
     (tmp_path / "d" / "train-00001-of-00006.arrow").unlink()
-    assert refusal(capsys, run_mlm_wwm.main, *argv, *english) == sentence
+    assert refusal(capsys, run_mlm_wwm.main, *argv) == sentence
     assert (tmp_path / "d" / "train-00001-of-00006.arrow").exists()
 
 
@@ -400,7 +413,7 @@ def test_references_are_part_of_the_text(chinese, tmp_path, capsys):
     prepare(run_mlm_wwm, chinese, tmp_path / "d")
     Path(chinese[chinese.index("--train_ref_file") + 1]).write_text("[2]\n" * 19 + "[]\n")
     argv = ["--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
-    assert "part 3 of 3 of train" in refusal(capsys, run_mlm_wwm.main, *argv, *chinese)
+    assert "was made with another text;" in refusal(capsys, run_mlm_wwm.main, *argv, *chinese)
 
 
 def test_prepared_text_that_does_not_fit_is_refused(english, tmp_path, capsys):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import run_mlm_wwm
-from conftest import save_model, train_tokenizer, trajectory, uneven_text
+from conftest import free_port, save_model, train_tokenizer, trajectory, uneven_text
 
 ROOT = Path(__file__).parent.parent
 STEP = 16  # the rows of a step, however they are divided
@@ -112,11 +111,8 @@ def together(folder) -> str:
     commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
     path = folder.path / "commands.json"
     path.write_text(json.dumps([*commands, folder.ddp_command(2)]))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
         + [str(ROOT / "tests/two_processes.py"), str(path)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

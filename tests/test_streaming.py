@@ -13,7 +13,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 import run_mlm_wwm
-from conftest import sample_lines, train_tokenizer, training_steps, trajectory
+from conftest import free_port, sample_lines, train_tokenizer, training_steps, trajectory
 from wordmask.arguments import DataArguments
 from wordmask.rows import StreamedRows
 from wordmask.texts import load_texts
@@ -92,7 +92,7 @@ def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_mo
     argv = ["--model_name_or_path", english_model, "--train_file", str(text), "--streaming", "--max_steps", "6"]
     argv += ["--per_device_train_batch_size", "3", "--logging_steps", "1", "--save_steps", "4", "--use_cpu"]
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29573"]
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
         + [str(tmp_path / "twice.py"), str(tmp_path), *argv, "--max_seq_length", "30"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         check=True,

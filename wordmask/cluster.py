@@ -32,7 +32,7 @@ class ClusterArguments:
     tasks: int = argument("The number of shards.")
     executor: Literal["local", "slurm", "ray"] = argument("What runs them.", default="local")
     workers: int = argument("Tasks that run at the same time; all of them if -1.", default=-1)
-    logging_dir: str = argument("Where datatrove keeps its logs and what is done.", default="cluster_logs")
+    logging_dir: str = argument("Where datatrove keeps its logs.", default="cluster_logs")
     partition: str = argument("Slurm: the partition.", default="")
     time: str = argument("Slurm: the longest that a task may take.", default="24:00:00")
     cpus_per_task: int = argument("Slurm and Ray: cores for a task.", default=1)
@@ -68,6 +68,7 @@ def executor(arguments: ClusterArguments, step: Any, tasks: int, name: str, **op
     except ImportError as error:
         raise InputError(f"wordmask.cluster needs datatrove ({error}): pip install 'wordmask[cluster]'") from None
     options |= {"pipeline": [step], "tasks": tasks, "logging_dir": f"{arguments.logging_dir}/{name}"}
+    options["skip_completed"] = False  # the scripts know what is done; datatrove only that some command was run there
     options["workers"] = min(arguments.workers, tasks)
     if arguments.executor == "local":
         return datatrove.LocalPipelineExecutor(**options)

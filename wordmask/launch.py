@@ -69,6 +69,7 @@ def check_environment(use_cpu: bool, backend: str | None, environment: Mapping[s
             f"the environment has {', '.join(found)} without {', '.join(missing)}; start with torchrun, which sets "
             "them all, or unset them to train in one process"
         )
+    _number(environment, "MASTER_PORT", 0)
     if not 0 <= rank < size:
         raise InputError(f"the environment has RANK={rank} and WORLD_SIZE={size}; ranks count from 0 to {size - 1}")
     if _on_cpu(use_cpu, environment):

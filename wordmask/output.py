@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -120,6 +121,7 @@ def write_record(script: str, given: Mapping[str, Any], training: RunArguments) 
         "script": script,
         "versions": {"wordmask": wordmask.__version__, "python": platform.python_version()}
         | {name: version(name) for name in packages},
+        "processes": training.world_size,
         "arguments": {name: _plain(value) for name, value in sorted(given.items()) if name not in SECRET},
     }
     with write_atomically(path) as file:
@@ -130,10 +132,10 @@ def write_record(script: str, given: Mapping[str, Any], training: RunArguments) 
 # What decides which rows a step has, and how they are masked.
 _ORDER = (
     *("train_file", "dataset_name", "max_train_samples", "line_by_line", "long_lines", "max_seq_length"),
-    *("length_schedule", "pack_sequences", "train_sampling_strategy", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "max_steps", "num_train_epochs", "seed", "data_seed"),
-    *("masking_strategy", "mlm_probability"),
+    *("length_schedule", "pack_sequences", "train_sampling_strategy", "max_steps", "num_train_epochs"),
+    *("seed", "data_seed", "masking_strategy", "mlm_probability"),
 )
+_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 
 
 def warn_of_changes(given: Mapping[str, Any], training: RunArguments) -> None:
@@ -141,8 +143,17 @@ def warn_of_changes(given: Mapping[str, Any], training: RunArguments) -> None:
     path = Path(training.output_dir) / RECORD
     if not path.exists():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-    different = [f"--{name}" for name in _ORDER if before.get(name) != _plain(given.get(name))]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    before = record["arguments"] | {"processes": record["processes"]}
+    now = {name: _plain(value) for name, value in given.items()} | {"processes": training.world_size}
+    different = [f"--{name}" for name in _ORDER if before.get(name) != now.get(name)]
+    step, other = (tuple(run[name] for name in _STEP) for run in (before, now))
+    # A stream is divided over processes and their workers, a text that is known beforehand step by step.
+    if now.get("streaming"):
+        step, other = (*step, before.get("dataloader_num_workers")), (*other, now.get("dataloader_num_workers"))
+        different += ["division of the stream"] * (step != other)
+    else:
+        different += ["number of rows in a step"] * (math.prod(step) != math.prod(other))
     if different:
         logger.warning(
             "this run began with another %s; what it has seen is not what it would have seen", ", ".join(different)

@@ -24,7 +24,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from wordmask.arguments import Arguments, DataArguments
 from wordmask.building import OUTPUT_ERRORS, Work
@@ -33,7 +32,7 @@ from wordmask.preparation import Preparation, TokenStream, separator, tokenized,
 from wordmask.references import BATCH
 from wordmask.segmentation import SegmentationArguments
 from wordmask.textfiles import write_atomically
-from wordmask.texts import Texts
+from wordmask.texts import FileTexts, Texts, add_texts
 from wordmask.tokens import require_fast
 from wordmask.workers import parallel_map
 
@@ -93,6 +92,7 @@ class Record:
         flags: the flags that say what is text and what are words, as far as they were given.
         part_lines: the texts in a part.
         texts: the number of texts of each split.
+        digests: those of the text files of each split; `None` for tables and datasets of the hub.
         made_with: for each split what its tokens depend on besides, see `Preparation.identity`.
     """
 
@@ -100,6 +100,7 @@ class Record:
     flags: dict[str, Any]
     part_lines: int
     texts: dict[str, int]
+    digests: dict[str, str | None]
     made_with: dict[str, dict[str, Any]]
 
     def parts(self, split: str) -> list[Part]:
@@ -117,7 +118,8 @@ class Record:
         if self.texts.keys() != other.texts.keys():
             return ["choice of splits"]
         names = {name for made in self.made_with.values() for name in made}
-        different = ["--part_lines"] * (self.part_lines != other.part_lines) + ["text"] * (self.texts != other.texts)
+        different = ["--part_lines"] * (self.part_lines != other.part_lines)
+        different += ["text"] * ((self.texts, self.digests) != (other.texts, other.digests))
         return different + [
             "--line_by_line" if name == "separator" else name
             for name in sorted(names)
@@ -197,7 +199,7 @@ class PartWriter:
             tables = self.texts[split].tables(batch for part in own for batch in part.batches)
             for part in own:
                 for table in islice(tables, len(part.batches)):
-                    _add(digests[part], table)
+                    add_texts(digests[part], table)
                     if part in missing:  # copied, since a slice goes to a worker with all that it was cut from
                         yield split, table.take(np.arange(len(table)))
                     else:
@@ -221,15 +223,6 @@ class PartWriter:
                     self.advance(len(table))
             file.seek(0)
             file.write(with_source().serialize())  # which is as long as before
-
-
-def _add(digest: Any, batch: pa.Table) -> None:
-    """Add texts and their references to a digest."""
-    texts = pc.fill_null(batch["text"].cast(pa.large_binary()), b"").combine_chunks()
-    digest.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).tobytes())
-    digest.update(b"".join(texts.to_pylist()))
-    if "chinese_ref" in batch.column_names:
-        digest.update(json.dumps(batch["chinese_ref"].to_pylist()).encode())
 
 
 def _tokens(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> pa.Table:
@@ -278,6 +271,7 @@ def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: W
         _given_flags(data, arguments.segmentation),
         work.part_lines,
         {split: len(own.rows) for split, own in texts.items()},
+        {split: own.rows.digest if isinstance(own.rows, FileTexts) else None for split, own in texts.items()},
         {split: preparation.identity() for split, preparation in preparations.items()},
     )
     own_parts = record.all_parts[work.shard :: work.shards]
@@ -386,11 +380,13 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
     """
     directory = Path(str(arguments.prepared_dir))
     record = _read_record(directory)
+    defaults = {flag.name: flag.default for flag in (*fields(arguments), *fields(segmentation))}
     for name, value in _given_flags(arguments, segmentation).items():
-        if record.flags.get(name) != value:
+        before = record.flags.get(name, defaults[name])
+        if before != value:
             raise InputError(
-                f"--{name}: {_shown(value)} is not what {directory} was made with ({_shown(record.flags.get(name))}); "
-                "drop the flag, or give another --prepared_dir"
+                f"--{name}: {_shown(value)} is not what {directory} was made with ({_shown(before)}); drop the flag, "
+                "or give another --prepared_dir"
             )
     missing = [part for part in record.all_parts if not (directory / part.file).exists()]
     if missing:

@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock
 
 from wordmask.arguments import DataArguments
@@ -41,12 +42,14 @@ class FileTexts:
     Attributes:
         files, references, flags: as `_text_tables` takes them.
         numbers: which of the texts in the files these are.
+        digest: that of all texts in the files, with their references.
     """
 
     files: tuple[str, ...]
     references: tuple[str, ...]
     flags: tuple[str, str]
     numbers: range
+    digest: str
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -75,6 +78,15 @@ class FileTexts:
             raise InputError(
                 f"{self.flags[0]}: {', '.join(self.files)} was cut while it was read; run again when it is whole"
             ) from None
+
+
+def add_texts(digest: Any, batch: pa.Table) -> None:
+    """Add texts, and their references where there are any, to a digest."""
+    texts = pc.fill_null(batch["text"].cast(pa.large_binary()), b"").combine_chunks()
+    digest.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).tobytes())
+    digest.update(b"".join(texts.to_pylist()))
+    if "chinese_ref" in batch.column_names:
+        digest.update(json.dumps(batch["chinese_ref"].to_pylist()).encode())
 
 
 @dataclass
@@ -258,8 +270,11 @@ def _read_text(
         settings = {"flags": (flag, reference_flag), "paired": bool(references)}
         return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=shards | settings)
     if arguments.prepare_only:
-        count = sum(map(len, _tracked(_text_tables(**keywords), "Counting")))
-        return FileTexts(**keywords, numbers=range(count))
+        digest, count = hashlib.sha256(), 0
+        for table in _tracked(_text_tables(**keywords), "Counting"):
+            add_texts(digest, table)
+            count += len(table)
+        return FileTexts(**keywords, numbers=range(count), digest=digest.hexdigest())
     sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
     cache = _cache(cache_dir)
     contents = [_content(file, cache) for file in [*files, *references, *sidecars]]
