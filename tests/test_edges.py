@@ -14,7 +14,7 @@ import pytest
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, save_model, train_tokenizer, uneven_text
+from conftest import free_port, refusal, save_model, train_tokenizer, uneven_text
 
 ROOT = Path(__file__).parent.parent
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -41,7 +41,7 @@ def test_the_loss_that_two_processes_report_is_that_of_one(command, tmp_path):
     alone = run_mlm_wwm.main([*command, "--train_sampling_strategy", "random"])
     together = tmp_path / "together"
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577"]
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
         + [str(ROOT / "run_mlm_wwm.py"), *command, "--train_sampling_strategy", "random"]
         + ["--per_device_train_batch_size", "2", "--output_dir", str(together)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
@@ -83,6 +83,14 @@ def test_a_stream_without_a_token_trains_nothing(command, tmp_path, capsys):
     path.write_text("\u200b\n\u200b\n", encoding="utf-8")
     sentence = refusal(capsys, run_mlm_wwm.main, *command, "--train_file", str(path), "--streaming")
     assert "finds no token in this text" in sentence
+
+
+def test_a_mistake_that_a_worker_finds_gets_one_sentence_too(command, tmp_path, capsys):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"a line\n" * 1500 + b"caf\xe9\n")
+    more = ["--train_file", str(path), "--streaming", "--max_steps", "100", "--dataloader_num_workers", "1"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *command, *more, "--per_device_train_batch_size", "64")
+    assert sentence.startswith("--train_file: ") and "line 1501: byte 0xe9" in sentence
 
 
 def test_a_run_that_goes_on_otherwise_than_it_began_says_so(command, caplog):

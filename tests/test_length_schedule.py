@@ -53,6 +53,22 @@ def test_the_rate_goes_on_through_the_stages():
     np.testing.assert_allclose(rates, 0.3 - 0.2 * np.arange(40) / 40, atol=1e-12)
 
 
+@pytest.mark.parametrize("rows, sizes", [((50, 45), (4, 1)), ((9, 40), (4, 1)), ((37, 21), (16, 5))])
+@pytest.mark.parametrize("steps", [None, 29])
+def test_the_rate_falls_evenly_whatever_the_stages_epochs(rows, sizes, steps):
+    """Row by row: a stage may pass through its rows more often than the other one, and leave its last epoch early."""
+    sampler = batches(rows, sizes, steps=steps, epochs=2)
+    draws = []
+    for epoch in range(2 if steps is None else -(-steps // len(sampler))):
+        sampler.set_epoch(epoch)
+        draws += list(sampler)
+    draws = draws[:steps]
+    first = sum(batch[0].index < rows[0] for batch in draws)
+    for stage, start, end in ((draws[:first], 0.3, 0.15), (draws[first:], 0.15, 0.1)):
+        rates = [draw.rate for batch in stage for draw in batch]
+        np.testing.assert_allclose(rates, np.linspace(start, end, len(rates), endpoint=False), atol=1e-12)
+
+
 @pytest.mark.parametrize("accumulation, processes", [(2, 1), (1, 2), (2, 2)])
 def test_a_step_has_the_same_rows_however_it_is_divided(accumulation, processes):
     """40 and 10 rows in steps of 16 and 4: the last step of each of a stage's epochs is not full."""

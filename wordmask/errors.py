@@ -25,6 +25,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     """The `InputError` in a chain of exceptions (`datasets` wraps what a generator raises), or `None`."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__
+    if error is not None and str(error).startswith("Caught InputError in"):  # torch puts a worker's traceback into it
+        return InputError(str(error).rpartition("InputError: ")[2].strip())
     return error
 
 

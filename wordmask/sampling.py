@@ -107,6 +107,11 @@ class Stage:
         everywhere = self.layout.batch_size * self.layout.processes
         return self.rows // everywhere * everywhere if drop_last else self.rows
 
+    def rows_in(self, steps: int, drop_last: bool) -> int:
+        """The rows that so many steps see."""
+        epochs, rest = divmod(steps, max(1, self.steps(drop_last)))
+        return epochs * self.used(drop_last) + rest * self.layout.step
+
 
 class Batches(Sampler[list[Draw]]):
     """One process's batches of one epoch.
@@ -146,10 +151,8 @@ class Batches(Sampler[list[Draw]]):
         self.edges = list(accumulate((stage.share / whole for stage in stages), initial=0.0))
         last = steps or math.ceil(epochs * self.steps_in_epoch)
         self.ends = [round(edge * last) for edge in self.edges[1:]]
-        self.planned = [
-            stage.share / whole * (steps * stage.layout.step if steps else epochs * stage.used(drop_last))
-            for stage in stages
-        ]
+        own = np.diff(self.ends, prepend=0).tolist()
+        self.planned = [stage.rows_in(steps, drop_last) for stage, steps in zip(stages, own, strict=True)]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; the Trainer calls this."""
