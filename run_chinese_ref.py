@@ -22,7 +22,7 @@ from wordmask.errors import InputError, reports_input_errors
 from wordmask.progress import track_lines
 from wordmask.references import Provenance
 from wordmask.segmentation import SegmentationArguments
-from wordmask.textfiles import expand_files, read_lines
+from wordmask.textfiles import TextLines, expand_files, make_directory_atomically
 
 
 @dataclass
@@ -46,6 +46,10 @@ class ReferenceArguments:
     )
     shard_index: int = argument("Which of these runs this one is, from 0.", default=0)
 
+    def __post_init__(self) -> None:
+        if self.vocab_size is not None and self.vocab_size < 10:
+            raise InputError(f"--vocab_size: {self.vocab_size} leaves no room for words; give some thousands")
+
 
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> Provenance | None:
@@ -56,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)
     # Imported here, since a worker imports this script as it starts and needs neither.
     from wordmask.hub import load_pretrained_tokenizer
-    from wordmask.vocabulary import train_tokenizer
 
     work = Work(
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
@@ -64,19 +67,31 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     output = Output(arguments.save_path)
     files = expand_files(arguments.file_name, "--file_name")
     _check(arguments, output, files)
+    load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
+    annotator = Annotator(load_tokenizer, segmentation.load, segmentation.mixed_words)
     if arguments.vocab_size and not (os.path.exists(arguments.bert) and _goes_on(arguments)):
-        texts = (line for file in files for line in read_lines(file, "--file_name"))
-        train_tokenizer("bert", texts, arguments.vocab_size).save_pretrained(arguments.bert)
+        _ = annotator.segmenter  # a mistake there shows before the text is read to its end
+        _train_tokenizer(files, arguments.vocab_size, arguments.bert)
 
-    with track_lines("Segmenting", files) as track:
-        load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
-        annotator = Annotator(load_tokenizer, segmentation.load, segmentation.mixed_words)
+    with track_lines("Segmenting") as track:
         provenance = write_references(files, output, annotator, work, track)
     if provenance:
         print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
     else:
         print(f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}")
     return provenance
+
+
+def _train_tokenizer(files: Sequence[str], vocab_size: int, directory: str) -> None:
+    """Train a tokenizer on a text, and save it whole or not at all."""
+    from wordmask.vocabulary import train_tokenizer
+
+    tokenizer = train_tokenizer("bert", TextLines(files, "--file_name"), vocab_size)
+    try:
+        with make_directory_atomically(directory) as whole:
+            tokenizer.save_pretrained(whole)
+    except OSError as error:
+        raise InputError(f"--bert: {directory} cannot be written ({error.strerror}); give another name") from None
 
 
 def _goes_on(arguments: ReferenceArguments) -> bool:
@@ -96,6 +111,12 @@ def _check(arguments: ReferenceArguments, output: Output, files: Sequence[str]) 
         )
     if arguments.vocab_size and not _goes_on(arguments):
         check_output(arguments.bert, arguments.overwrite, flag="--bert")
+    if arguments.vocab_size and arguments.num_shards > 1 and not os.path.exists(arguments.bert):
+        raise InputError(
+            f"--vocab_size: {arguments.bert} does not exist, and each of {arguments.num_shards} shards would train a "
+            "tokenizer of its own; train it by a run without --num_shards first, for which a part of the text will "
+            "do, then start the shards"
+        )
     if len(files) > 1 and output.kind == "references":
         raise InputError(
             f"--file_name: {len(files)} files would share one reference file; run once for each, or let --save_path "

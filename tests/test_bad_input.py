@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from transformers import EsmTokenizer, PreTrainedTokenizerFast, TrainingArguments
+import zstandard
+from transformers import AutoTokenizer, EsmTokenizer, PreTrainedTokenizerFast, TrainingArguments
 
 import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
+from wordmask.references import Provenance, TextDigest, tokenizer_digest, write_provenance
 
 SCRIPTS = [run_mlm, run_mlm_wwm]
 TEXT = "我喜欢你\n今天天气很好\n他们在图书馆看书\nT恤很好看\n"
@@ -125,9 +128,21 @@ def test_a_file_that_is_not_what_its_name_says(refuse, tmp_path, name, caplog):
     assert caplog.messages == [], "what is logged is a second line on stderr"
 
 
-def test_a_compressed_file_that_was_cut_off(refuse, tmp_path):
-    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(TEXT.encode() * 100)[:-20])
-    assert holds(refuse(train_file=str(tmp_path / "text.txt.gz")), "--train_file", "text.txt.gz")
+@pytest.mark.parametrize(
+    "name, content", [("text.txt", TEXT), ("text.jsonl", '{"text": "a b"}\n'), ("text.ref", "[]\n" * 4)]
+)
+@pytest.mark.parametrize(
+    "suffix, compress",
+    [(".gz", gzip.compress), (".xz", lzma.compress), (".zst", zstandard.ZstdCompressor().compress)],
+    ids=[".gz", ".xz", ".zst"],
+)
+def test_a_compressed_file_that_was_cut_off(refuse, tmp_path, suffix, compress, name, content):
+    """Cut in its only frame, or in its second one, after all of the first."""
+    frame, path = compress(content.encode() * 100), tmp_path / (name + suffix)
+    flag = "train_ref_file" if name == "text.ref" else "train_file"
+    for whole in (b"", frame):
+        path.write_bytes(whole + frame[: len(frame) // 2])
+        assert holds(refuse(**{flag: str(path)}), f"--{flag}", path.name, "cannot be")
 
 
 def test_a_file_of_a_kind_that_is_not_known(refuse, tmp_path):
@@ -201,10 +216,13 @@ def test_a_position_that_cannot_be(refuse, tmp_path, position, why):
         ("[MASK]很好", 2, "not joined"),
     ],
 )
-def test_a_position_that_joins_what_is_not_together(refuse, tmp_path, line, position, why):
-    text, references = tmp_path / "text.txt", tmp_path / "ref.txt"
+def test_a_position_that_joins_what_is_not_together(refuse, model, tmp_path, line, position, why):
+    text, references, tokenizer = tmp_path / "text.txt", tmp_path / "ref.txt", AutoTokenizer.from_pretrained(model)
     text.write_text(f"我喜欢你\n\n{line}\n", encoding="utf-8")
     references.write_text(f"[3]\n\n[{position}]\n")
+    digest = TextDigest()
+    digest.add(["我喜欢你", "", line])
+    write_provenance(references, Provenance(3, digest.hexdigest(), tokenizer_digest(tokenizer)))
     sentence = refuse(train_file=str(text), train_ref_file=str(references))
     assert holds(sentence, "--train_ref_file", f"position {position}", "line 3", why)
 

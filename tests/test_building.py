@@ -70,6 +70,8 @@ class Pairs(Segmenter):
                 os._exit(7)
             if what == "lose":
                 return [[line.replace("停", "")] for line in lines]
+            if what == "pass over":
+                return [[line] for line in lines if "停" not in line]
             if what == "wait":
                 (folder / "waiting").touch()
             while what == "wait" and order.exists():
@@ -88,7 +90,7 @@ class Pairs:
         self.folder = folder
 
     def told(self, order: str | None) -> None:
-        """What it shall do at the line with 停: `die`, `lose`, `wait`, or just go on; or `keep no notes`."""
+        """What it shall do at the line with 停: `die`, `lose`, `pass over`, `wait`, or go on; or `keep no notes`."""
         (self.folder / "order").unlink(missing_ok=True)
         if order:
             (self.folder / "order").write_text(order)
@@ -569,6 +571,39 @@ def test_a_segmenter_that_loses_text_leaves_nothing_under_the_final_name(kind, f
     assert contents(save) == before
 
 
+def test_a_segmenter_that_passes_a_line_over_is_refused(files, pairs, tmp_path, capsys):
+    pairs.told("pass over")
+    line = refused(capsys, command(files, tmp_path / "ref"))
+    given = sum(bool(text.strip()) for text in LINES[PART * STOPPED : PART * (STOPPED + 1)])
+    assert "--segmenter: pairs_of_characters:Pairs" in line and f"{given - 1} lists of words for {given} lines" in line
+    assert not (tmp_path / "ref").exists()
+    model, text = str(files / "tokenizer"), str(files / "text.txt")
+    argv = ["--model_name_or_path", model, "--train_file", text, "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    with pytest.raises(SystemExit):
+        run_mlm_wwm.main([*argv, "--segmenter", "pairs_of_characters:Pairs", "--max_steps", "1"])
+    assert "error: --segmenter: pairs_of_characters:Pairs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_output_never_lies_beside_the_sidecar_of_the_one_that_it_replaces(
+    kind, files, whole, pairs, precious, tmp_path, monkeypatch
+):
+    save, beside = target(tmp_path, kind), Path(f"{target(tmp_path, kind).rstrip('/')}.meta.json")
+    before, replace = precious(kind), os.replace
+
+    def killed(source, destination):
+        if Path(destination) == beside:
+            raise KeyboardInterrupt
+        replace(source, destination)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        make(files, save, "--overwrite")
+    assert not beside.exists() and Path(save).exists()
+    make(files, save, "--overwrite", "--resume")
+    assert contents(save) == whole[kind] != before
+
+
 def test_a_worker_that_dies_ends_the_run_with_a_sentence_and_keeps_what_was_there(
     files, whole, pairs, precious, tmp_path, capsys
 ):
@@ -598,6 +633,13 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence_and_keeps_what_was_ther
 def test_divisions_that_cannot_be_are_refused(flags, words, files, pairs, tmp_path, capsys):
     line = refused(capsys, command(files, tmp_path / "ref", *flags))
     assert all(word in line for word in words) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["ref.txt.gz", "ref.xz", "table.jsonl.zst"])
+def test_a_name_that_says_compressed_is_refused_before_any_work(name, files, pairs, tmp_path, capsys):
+    line = refused(capsys, command(files, tmp_path / name))
+    assert "--save_path" in line and name in line and f"give {tmp_path / name}".rpartition(".")[0] in line
+    assert pairs.seen() == [] and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]])

@@ -27,6 +27,7 @@ from wordmask.masking import Strategy
 from wordmask.preparation import Preparation, tokenized
 from wordmask.rows import Rows, StreamedRows
 from wordmask.sampling import Draw
+from wordmask.textfiles import TextLines
 from wordmask.texts import load_texts
 from wordmask.vocabulary import Vocabulary
 
@@ -90,6 +91,34 @@ def tokenizer(english_model):
 def test_every_format_gives_the_same_texts(tmp_path, kind, compression):
     path = write(tmp_path / f"text.{kind}{compression}", LINES)
     assert texts_of(train_file=[path]) == LINES
+
+
+@pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_compressed_file_of_several_frames_is_read_to_its_end(tmp_path, kind, compression):
+    """As `cat` joins them, and as compressors on several cores write them."""
+    first, second = (write(tmp_path / f"{name}.{kind}{compression}", LINES) for name in ("first", "second"))
+    whole = tmp_path / f"whole.{kind}{compression}"
+    with OPENERS[compression](tmp_path / f"end{compression}", "wb") as file:
+        file.write(b"\n")
+    frames = [Path(first), tmp_path / f"end{compression}", Path(second)]
+    whole.write_bytes(b"".join(frame.read_bytes() for frame in frames))
+    assert texts_of(train_file=[str(whole)]) == LINES * 2
+
+
+@pytest.mark.parametrize("compression", OPENERS)
+def test_how_far_files_have_been_read_is_told_by_their_size_on_disk(tmp_path, compression):
+    paths = [tmp_path / f"{name}.txt{compression}" for name in ("a", "b")]
+    for path in paths:
+        with OPENERS[compression](path, "wb") as file:
+            file.write(b"".join(b"%d\n" % (number * 7919**3 % 10**9) for number in range(100_000)))
+    lines = TextLines(paths, "--file_name")
+    assert lines.position == 0
+    positions = [lines.position for _ in lines]
+    sizes = [path.stat().st_size for path in paths]
+    assert positions == sorted(positions) and positions[-1] == lines.position == lines.size == sum(sizes)
+    for part in (0.25, 0.5, 0.75):  # buffers are read ahead
+        assert positions[int(part * len(positions))] == pytest.approx(part * lines.size, rel=0.4)
 
 
 def test_a_json_file_may_be_one_array(tmp_path):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from conftest import character_tokenizer, pair_with_text, read_positions
+import run_mlm_wwm
+from conftest import character_tokenizer, pair_with_text, read_positions, refusal, save_model
 from wordmask import building
+from wordmask.arguments import DataArguments
 from wordmask.building import check_output
 from wordmask.errors import InputError
 from wordmask.references import (
@@ -24,6 +29,7 @@ from wordmask.references import (
     tokenizer_digest,
 )
 from wordmask.segmenters import Segmenter
+from wordmask.texts import load_texts
 from wordmask.tokens import tokenize
 
 TEXT = ["研究生命", "", "我喜欢你。", "  \t", "OK研究", "\u3000", "生"]
@@ -224,12 +230,25 @@ def test_another_tokenizer_is_refused_and_the_same_one_elsewhere_is_not(write, t
         character_tokenizer(["研究"]),
         BertTokenizer(vocab=vocabulary, do_lower_case=False),
         BertTokenizer(vocab=vocabulary, tokenize_chinese_chars=False),
-        BertTokenizer.from_pretrained(tmp_path / "copy"),
     ]
-    others[-1].add_tokens(["研究"])
-    for other in others:
-        with pytest.raises(InputError, match=f"{FLAG}.*ref.txt was made with another tokenizer.*--bert"):
+    for number, other in enumerate(others):
+        other.name_or_path = f"other-{number}"
+        with pytest.raises(
+            InputError, match=f"{FLAG}.*ref.txt was made with another tokenizer.*--bert other-{number}"
+        ):
             check_tokenizer(provenance, other, path, FLAG)
+
+
+def test_a_tokenizer_of_the_same_name_is_said_to_have_changed(write, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "bert")
+    same = BertTokenizer.from_pretrained(tmp_path / "bert")
+    _, path, provenance = made(write, same)
+    same.add_tokens(["研究"])
+    with pytest.raises(
+        InputError, match=f"{FLAG}.*ref.txt was made with the tokenizer given here.*changed.*--bert"
+    ) as e:
+        check_tokenizer(provenance, same, path, FLAG)
+    assert "another tokenizer" not in str(e.value)
 
 
 def test_truncation_and_padding_do_not_make_another_tokenizer(tokenizer):
@@ -339,26 +358,97 @@ def test_an_empty_text_with_an_empty_reference_file_has_no_pairs(write):
 
 
 @pytest.mark.parametrize(
-    "lines",
-    [TEXT[::-1], [*TEXT, ""], [line.replace("我", "你") for line in TEXT], [line for line in TEXT if line.strip()]],
+    "lines, found",
+    [
+        (TEXT[::-1], "of as many lines, 7, but with other characters in them"),
+        ([*TEXT, ""], "7 lines where this one has 8"),
+        ([line.replace("我", "你") for line in TEXT], "of as many lines, 7, but with other characters in them"),
+        ([line for line in TEXT if line.strip()], "7 lines where this one has 4"),
+    ],
     ids=["another order", "a blank line more", "a character", "without blank lines"],
 )
-def test_a_text_changed_since_is_refused_though_its_lines_are_as_many(write, tokenizer, lines):
+def test_a_text_changed_since_is_refused_though_its_lines_are_as_many(write, tokenizer, lines, found):
     """The count of references fits each of these texts; only the digest tells."""
     _, path, _ = made(write, tokenizer)
     other = write("other.txt", lines)
-    with pytest.raises(InputError, match=f"{FLAG}.*ref.txt was made from another text than .*other.txt"):
+    with pytest.raises(InputError, match=rf"{FLAG}.*ref.txt was made from another text than .*other.txt \({found}\)"):
         list(pair_with_text(other, path, TEXT_FLAG, FLAG))
+
+
+ONE_A_LINE = ["[2, 4]", "[]", "[3]", "[]", "[4]", "[]", "[]"]  # also for the blank lines of TEXT
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_classic_file_may_have_an_empty_reference_for_each_blank_line(write, monkeypatch, size):
+    """In batches that are blank throughout, begin or end with a blank line."""
+    monkeypatch.setattr("wordmask.references.batches.__defaults__", (size,))
+    text, path = write("text.txt", TEXT), write("ref.txt", ONE_A_LINE)
+    expected = list(zip([1, 3, 5, 7], [TEXT[0], TEXT[2], TEXT[4], TEXT[6]], REFERENCES, strict=True))
+    assert list(pair_with_text(text, path, TEXT_FLAG, FLAG)) == expected
+
+
+def test_a_reference_of_a_blank_line_that_is_not_empty_is_named(write):
+    text, path = write("text.txt", TEXT), write("ref.txt", ["[2, 4]", "[]", "[3]", "[4]", "[]", "[]", "[]"])
+    with pytest.raises(
+        InputError, match=rf"{FLAG}: .*ref.txt has the reference \[4\] for line 4 of .*text.txt.* blank"
+    ):
+        list(pair_with_text(text, path, TEXT_FLAG, FLAG))
+
+
+def test_a_file_with_provenance_has_no_references_for_blank_lines(write, tokenizer):
+    text, path, _ = made(write, tokenizer)
+    write("ref.txt", ONE_A_LINE)
+    with pytest.raises(InputError, match="ref.txt has 7 references and .*text.txt has 4 lines of text"):
+        list(pair_with_text(text, path, TEXT_FLAG, FLAG))
+
+
+def test_a_file_that_changes_is_counted_again(write):
+    """The counts are remembered, so that a stream does not count in each pass."""
+    text, path = write("text.txt", TEXT), write("ref.txt", ONE_A_LINE)
+    before = list(pair_with_text(text, path, TEXT_FLAG, FLAG))
+    write("ref.txt", map(json.dumps, REFERENCES))
+    assert list(pair_with_text(text, path, TEXT_FLAG, FLAG)) == before
+    write("ref.txt", ONE_A_LINE[:3])
+    os.utime(path, (1, 1))
+    with pytest.raises(InputError, match="ref.txt has 3 references"):
+        list(pair_with_text(text, path, TEXT_FLAG, FLAG))
+
+
+def streamed(texts: list[str], references: list[str]):
+    arguments = DataArguments(train_file=texts, train_ref_file=references, streaming=True)
+    return load_texts(arguments, None, None, False)["train"].rows
+
+
+@pytest.mark.parametrize("provenance", [True, False])
+def test_a_stream_of_another_text_is_refused_before_it_begins(write, tokenizer, provenance):
+    """The second file is the wrong one, and its first lines are right."""
+    text, path, _ = made(write, tokenizer)
+    other = write("other.txt", [*TEXT, "生"])
+    if not provenance:
+        sidecar(path).unlink()
+    assert [row["chinese_ref"] for row in streamed([text, text], [path, path])] == REFERENCES * 2
+    found = "was made from another text than" if provenance else "has 4 references and"
+    with pytest.raises(InputError, match=f"{FLAG}: .*ref.txt {found} .*other.txt"):
+        streamed([text, other], [path, path])
+
+
+def test_each_file_of_a_stream_pairs_its_blank_lines_in_its_own_way(write):
+    text, each, few = write("text.txt", TEXT), write("each", ONE_A_LINE), write("few", map(json.dumps, REFERENCES))
+    assert [row["chinese_ref"] for row in streamed([text, text], [each, few])] == REFERENCES * 2
 
 
 # From references to tokens
 
 
-def continues(tokenizer, lines, references, mixed=False, numbers=None, special=()):
-    """`continuations`, with the tokenizer's prefix of one."""
+def continues(tokenizer, lines, references, mixed=False, numbers=None, special=(), classic=None, warnings=None):
+    """`continuations`, with the tokenizer's prefix of one; `classic` says which lines are, none if it is `None`."""
     ids = np.array([*tokenizer.convert_tokens_to_ids(["[PAD]", "[CLS]", "[SEP]", "[MASK]"]), *special])
     numbers = numbers or range(1, len(lines) + 1)
-    found = continuations(tokenize(tokenizer, lines), references, 1, ids, mixed, f"{FLAG} ref.txt", numbers)
+    classic = np.array(classic or [False] * len(lines))
+    warn = (warnings := [] if warnings is None else warnings).append
+    tokens = tokenize(tokenizer, lines)
+    found = continuations(tokens, references, 1, ids, mixed, f"{FLAG} ref.txt", numbers, classic, warn)
+    assert not warnings or classic.any()
     assert found.dtype == bool
     return found.astype(int).tolist()
 
@@ -438,3 +528,82 @@ def test_characters_that_nobody_sees_join_and_white_space_does_not_even_in_mixed
 def test_the_first_wrong_position_of_a_batch_is_the_one_that_is_named(tokenizer):
     with pytest.raises(InputError, match="position 9 of the reference for line 2 "):
         continues(tokenizer, ["研究", "研究", "研究"], [[2], [2, 9], [8]])
+
+
+# Classic files
+
+
+CLASSIC = ["研 究 研究", "研\ufffd究生命", "研究生命"]  # BERT drops U+FFFD
+
+
+@pytest.fixture
+def classic(monkeypatch, tokenizer):
+    """A function that gives references as the classic run_chinese_ref.py makes them."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    from peers import classic_references
+
+    return lambda lines: classic_references(lines, tokenizer, [["研究", "生命"]] * len(lines))
+
+
+def test_what_the_classic_script_joins_over_gaps_is_left_out(tokenizer, classic):
+    references, warnings = classic(CLASSIC), []
+    assert references == [[2, 4], [2, 4], [2, 4]]
+    found = continues(tokenizer, CLASSIC, references, classic=[True] * 3, numbers=[4, 7, 9], warnings=warnings)
+    assert found == [0, 0, 0, 1] + [0, 0, 0, 1] + [0, 1, 0, 1]
+    assert len(warnings) == 1 and warnings[0].startswith(f"{FLAG} ref.txt: 2 of 6 positions in 3 lines ")
+    assert "the first is position 2 of the reference for line 4 of the text" in warnings[0]
+    assert "run_chinese_ref.py" in warnings[0]
+
+
+def test_exact_references_of_a_classic_file_warn_of_nothing(tokenizer, classic):
+    warnings = []
+    assert continues(tokenizer, CLASSIC[2:], classic(CLASSIC[2:]), classic=[True], warnings=warnings) == [0, 1, 0, 1]
+    assert warnings == []
+
+
+@pytest.mark.parametrize("line, why", [(CLASSIC[0], "not joined"), (CLASSIC[1], "not Chinese")])
+def test_only_lines_of_a_classic_file_may_join_over_gaps(tokenizer, line, why):
+    """The same line in a file with provenance, behind one of a file without."""
+    with pytest.raises(InputError, match=f"position 2 of the reference for line 2 .*{why}"):
+        continues(tokenizer, [line, line], [[2, 4], [2, 4]], classic=[True, False])
+
+
+@pytest.mark.parametrize(
+    "position, why", [(-1, "out of range"), (0, "special"), (1, "first"), (3, "special"), (4, "out")]
+)
+def test_a_position_that_cannot_be_is_refused_in_a_classic_file_too(tokenizer, position, why):
+    with pytest.raises(InputError, match=f"position {position} of the reference for line 1 .*{why}"):
+        continues(tokenizer, ["研 究"], [[2, position]], classic=[True])
+
+
+@pytest.mark.parametrize("flags", [[], ["--streaming"]], ids=["", "streaming"])
+def test_a_classic_file_is_trained_on_with_one_warning(
+    write, tokenizer, classic, tmp_path, caplog, monkeypatch, flags
+):
+    """Of many batches; where provenance stands beside the same file, the run ends."""
+    monkeypatch.setattr("wordmask.rows.STREAM_BATCH", 2)
+    monkeypatch.setattr("wordmask.references.batches.__defaults__", (2,))
+    lines = CLASSIC[2:] + CLASSIC * (10 if flags else 400)
+    text = write("text.txt", lines)
+    path = write("ref.txt", map(json.dumps, classic(lines)))
+    argv = ["--model_name_or_path", save_model(tmp_path / "model", tokenizer), "--use_cpu", "--max_steps", "4"]
+    argv += ["--train_file", text, FLAG, path, "--output_dir", str(tmp_path / "out"), *flags]
+    argv += ["--validation_split_percentage", "0"]
+    with caplog.at_level(logging.WARNING):
+        run_mlm_wwm.main(argv)
+    (warning,) = [message for message in caplog.messages if "left out" in message]
+    assert (
+        warning.startswith(f"{FLAG}: ") and f"position 2 of the reference for line 2 of the text ({path})" in warning
+    )
+
+
+def test_a_file_with_provenance_that_joins_over_gaps_ends_the_run(write, tokenizer, classic, tmp_path, capsys):
+    """Though a file without comes first."""
+    text, path, _ = made(write, tokenizer, CLASSIC)
+    old = write("old.txt", map(json.dumps, classic(CLASSIC)))
+    write("ref.txt", map(json.dumps, classic(CLASSIC)))
+    argv = ["--model_name_or_path", save_model(tmp_path / "model", tokenizer), "--use_cpu", "--max_steps", "1"]
+    argv += ["--train_file", text, text, FLAG, old, path, "--output_dir", str(tmp_path / "out")]
+    argv += ["--validation_split_percentage", "0"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv)
+    assert f"position 2 of the reference for line 1 of the text ({path}) is not joined" in sentence

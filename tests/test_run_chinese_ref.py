@@ -7,10 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
+from transformers import BertTokenizer
 
 import run_chinese_ref
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
+from wordmask.progress import track_lines
+from wordmask.textfiles import TextLines
 
 TEXT = "我喜欢你\n\n研究生命的起源，T恤 hello\r\n二〇〇八年\n"
 
@@ -74,6 +78,17 @@ def test_compressed_text_gives_the_same_references(text, tokenizer, tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+def test_the_end_of_compressed_text_is_foretold(tmp_path, monkeypatch):
+    packed, shown = tmp_path / "text.txt.gz", []
+    packed.write_bytes(gzip.compress(TEXT.encode()))
+    monkeypatch.setattr(Progress, "update", lambda self, task, **values: shown.append(values))
+    with track_lines("Reading", every=1) as track:
+        assert len(list(track(TextLines([packed], "--file_name")))) == 4
+    size = packed.stat().st_size
+    assert [values["lines"] for values in shown] == [1, 2, 3, 4, 4]
+    assert {values["total"] for values in shown} == {size} and shown[-1]["completed"] == size
+
+
 def test_existing_output_is_kept_without_overwrite(text, tokenizer, tmp_path, capsys):
     save = tmp_path / "ref"
     save.write_text("precious")
@@ -132,6 +147,65 @@ def test_tokenizer_trained_on_the_spot_serves_training_too(text, tmp_path):
         + ["--validation_ref_file", str(tmp_path / "ref")]
     )
     assert metrics["train_samples"] == 3 and metrics["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("size", ["9", "0", "-5"])
+def test_a_vocabulary_without_room_for_words(size, text, tmp_path, capsys):
+    flags = ["--file_name", text, "--bert", str(tmp_path / "made"), "--save_path", str(tmp_path / "ref")]
+    line = refused(capsys, *flags, "--segmenter", "jieba", f"--vocab_size={size}")
+    assert f"--vocab_size: {size} leaves no room" in line and not (tmp_path / "made").exists()
+
+
+def test_shards_that_start_together_train_no_tokenizer_each(text, tmp_path, capsys):
+    made, flags = tmp_path / "made", ["--vocab_size", "60", "--num_shards", "2"]
+    paths = ["--file_name", text, "--bert", str(made), "--save_path", str(tmp_path / "ref"), "--segmenter", "jieba"]
+    line = refused(capsys, *paths, *flags)
+    assert "--vocab_size" in line and str(made) in line and "--num_shards" in line
+    assert not made.exists() and not (tmp_path / "ref.parts").exists()
+    make(text, str(made), tmp_path / "first", "--vocab_size", "60")
+    for shard in ("0", "1"):
+        make(text, str(made), tmp_path / "ref", *flags, "--shard_index", shard)
+    make(text, str(made), tmp_path / "ref", "--resume")
+    assert (tmp_path / "ref").read_bytes() == (tmp_path / "first").read_bytes()
+
+
+def test_a_tokenizer_is_saved_whole_or_not_at_all(text, tmp_path, monkeypatch):
+    made, save = tmp_path / "made", BertTokenizer.save_pretrained
+
+    def killed(tokenizer, directory):
+        save(tokenizer, directory)
+        assert not made.exists(), "a kill would leave half of it"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(BertTokenizer, "save_pretrained", killed)
+        make(text, str(made), tmp_path / "ref", "--vocab_size", "60")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    make(text, str(made), tmp_path / "ref", "--vocab_size", "60")
+    (tmp_path / "beside").mkdir()
+    assert made.stat().st_mode == (tmp_path / "beside").stat().st_mode, "others may not read it"
+
+
+def test_a_tokenizer_that_replaces_another_leaves_other_files_alone(text, tokenizer, tmp_path):
+    before = Path(tokenizer, "tokenizer.json").read_bytes()
+    Path(tokenizer, "model.safetensors").write_text("precious")
+    make(text, tokenizer, tmp_path / "ref", "--vocab_size", "60", "--overwrite")
+    assert Path(tokenizer, "tokenizer.json").read_bytes() != before
+    assert Path(tokenizer, "model.safetensors").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name, flags", [("file", ["--overwrite"]), ("file/made", [])])
+def test_a_tokenizer_that_cannot_be_saved(name, flags, text, tmp_path, capsys):
+    (tmp_path / "file").write_text("precious")
+    paths = ["--file_name", text, "--bert", str(tmp_path / name), "--save_path", str(tmp_path / "ref")]
+    assert "--bert" in refused(capsys, *paths, "--segmenter", "jieba", "--vocab_size", "60", *flags)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_wrong_segmenter_shows_before_a_tokenizer_is_trained(text, tmp_path, capsys):
+    paths = ["--file_name", text, "--bert", str(tmp_path / "made"), "--save_path", str(tmp_path / "ref")]
+    assert "--ltp nowhere" in refused(capsys, *paths, "--ltp", "nowhere", "--vocab_size", "60")
+    assert not (tmp_path / "made").exists()
 
 
 def test_references_of_another_text_or_tokenizer_are_refused(text, tokenizer, tmp_path, capsys):

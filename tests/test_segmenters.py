@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from wordmask import segmenters
 from wordmask.errors import InputError
-from wordmask.segmenters import Segmenter, available, load_segmenter, register
+from wordmask.segmenters import Segmenter, available, load_segmenter, register, words_of
 from wordmask.segmenters.ltp import split_long
 
 SENTENCES = ["中国 人民 银行", "研究 生命 的 起源", "研究生 说 生活 不易", "我们 在 银行 研究 起源 。"]
@@ -275,6 +275,17 @@ def test_a_missing_package_comes_with_the_line_that_installs_it(monkeypatch, leg
     options = {"model": legacy_dir} if name == "ltp" else {}
     with pytest.raises(InputError, match=f"--segmenter {name} needs the package .*{install}"):
         load_segmenter(name, **options)
+
+
+def test_as_many_lists_of_words_as_lines():
+    class Joined(Characters):
+        def segment(self, lines):
+            return super().segment(["".join(lines)])
+
+    assert words_of(Characters(), ["中国", ""]) == [["中", "国"], []] and words_of(Characters(), []) == []
+    for lines in (["中国", "人民"], []):
+        with pytest.raises(InputError, match=f"--segmenter: .*Joined gave 1 lists of words for {len(lines)} lines"):
+            words_of(Joined(), lines)
 
 
 # white space

@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 
 from wordmask.errors import InputError
 from wordmask.references import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
-from wordmask.segmenters import Segmenter
-from wordmask.textfiles import is_blank, read_lines, write_atomically
+from wordmask.segmenters import Segmenter, words_of
+from wordmask.textfiles import COMPRESSED, TextLines, is_blank, write_atomically
 from wordmask.tokens import Backend, backend_state, require_fast, special_affixes, tokenize
 from wordmask.words import segmented
 from wordmask.workers import parallel_map
@@ -57,9 +57,12 @@ def line_positions(
         lines: text, taken as it stands.
         mixed: whether words of mixed script (T恤) count, see `wordmask.words.segmented`.
         numbers: the number of each line in its file, for an error message.
+
+    Raises:
+        InputError: where the words are not those of the lines.
     """
     tokens = tokenize(tokenizer, lines)
-    joined = tokens.joined(segmented(tokens.characters, segmenter.segment(lines), mixed, numbers))
+    joined = tokens.joined(segmented(tokens.characters, words_of(segmenter, lines), mixed, numbers))
     places = np.flatnonzero(joined)
     edges = np.searchsorted(places, np.append(tokens.line_first, len(joined)))
     before_line = np.repeat(tokens.line_first - len(special_affixes(tokenizer)[0]), np.diff(edges))
@@ -121,9 +124,20 @@ class Output:
     """Where references go: one to a line of a reference file, or side by side with the text in a table.
 
     A name that ends in .jsonl or .parquet is a table, one that ends in / a directory of Parquet files.
+
+    Raises:
+        InputError: where what is written, plain as it is, would be read as compressed.
     """
 
     path: str
+
+    def __post_init__(self) -> None:
+        if self.path.endswith(COMPRESSED):
+            name, suffix = os.path.splitext(self.path)
+            raise InputError(
+                f"--save_path: {self.path} would hold plain text, and {suffix} says that it is compressed; give "
+                f"{name} and compress it afterwards, or a name that ends in .parquet"
+            )
 
     @property
     def parts(self) -> Path:
@@ -159,27 +173,28 @@ class Output:
                 file.writelines(blocks)
 
     def put_together(self, parts: Sequence[Path]) -> None:
-        """Make the output of its parts, which are in order."""
+        """Make the output of its parts, which are in order; the sidecar of what was there goes before that does."""
+        final, gathered = Path(self.path), Path(f"{self.parts}.whole")
         if self.kind == "directory":
-            final, gathered = Path(self.path), Path(f"{self.parts}.whole")
             shutil.rmtree(gathered, ignore_errors=True)
             gathered.mkdir()
             for number, part in enumerate(parts):  # copied, so that the parts stay until all is done
                 shutil.copyfile(part, gathered / f"part-{number:05d}-of-{len(parts):05d}.parquet")
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(gathered, final)
         elif self.kind == "parquet":
-            with write_atomically(self.path, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+            with write_atomically(gathered, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
                 for part in parts:
                     source = pq.ParquetFile(part)
                     for group in range(source.num_row_groups):
                         writer.write_table(source.read_row_group(group))
         else:
-            with write_atomically(self.path, binary=True) as file:
+            with write_atomically(gathered, binary=True) as file:
                 for part in parts:
                     with open(part, "rb") as source:
                         shutil.copyfileobj(source, file)
+        sidecar(self.path).unlink(missing_ok=True)
+        if self.kind == "directory" and final.exists():
+            shutil.rmtree(final)
+        os.replace(gathered, final)
 
 
 @dataclass(frozen=True)
@@ -224,7 +239,7 @@ def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:
         return
     if not overwrite:
         raise InputError(f"{flag}: {path} exists; give another name, or --overwrite to replace it")
-    if path.endswith("/") and not Path(path).is_dir():
+    if (path.endswith("/") or flag == "--bert") and not Path(path).is_dir():
         raise InputError(f"{flag}: {path} is a file, not a directory; give another name")
     if flag == "--save_path" and Path(path).is_dir():
         others = [name for name in os.listdir(path) if not fnmatch(name, "part-*-of-*.parquet")]
@@ -237,7 +252,7 @@ def write_references(
     output: Output,
     annotator: Annotator,
     work: Work,
-    track: Callable[[Iterable[str]], Iterable[str]] = lambda lines: lines,
+    track: Callable[[TextLines], Iterable[str]] = lambda lines: lines,
 ) -> Provenance | None:
     """Make the references of a text. Memory does not grow with the text.
 
@@ -246,7 +261,7 @@ def write_references(
         output: appears when it is whole; what was there is replaced.
         annotator: gives the references.
         work: how the work is divided.
-        track: wraps the iterator of lines, for a progress bar.
+        track: wraps the lines, for a progress bar.
 
     Returns:
         What the references were made from; `None` for one of several shards.
@@ -265,7 +280,7 @@ def write_references(
             mixed_words=annotator.mixed,
         )
         digest = TextDigest()
-        lines = track(line for path in text_paths for line in read_lines(path, "--file_name"))
+        lines = track(TextLines(text_paths, "--file_name"))
         make_block = partial(_make_block, annotator, output)
         with _open_parts(output, provenance, work), parallel_map(make_block, work.workers) as annotate:
             parts = _write_parts(lines, digest, output, work, annotate)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from wordmask.arguments import ModelArguments
 from wordmask.attention import first_position, position_embeddings
 from wordmask.errors import InputError
 from wordmask.hub import load_pretrained_tokenizer, loading, making
+from wordmask.textfiles import make_directory_atomically
 from wordmask.vocabulary import train_tokenizer
 
 LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
@@ -79,11 +77,8 @@ def _trained_tokenizer(arguments: ModelArguments, rows: Any) -> str:
     directory = Path(arguments.cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", f"tokenizer-{key}")
     if not directory.exists():
         tokenizer = train_tokenizer(kind, (text or "" for text in rows["text"]), int(arguments.vocab_size or 0))
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
-            tokenizer.save_pretrained(temporary)
-            shutil.copytree(temporary, f"{temporary}.whole")
-            os.replace(f"{temporary}.whole", directory)
+        with make_directory_atomically(directory) as whole:
+            tokenizer.save_pretrained(whole)
     return str(directory)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -16,11 +17,13 @@ from wordmask.arguments import DataArguments
 from wordmask.errors import InputError, one_line
 from wordmask.references import check_tokenizer, continuations, tokenizer_digest
 from wordmask.segmentation import SegmentationArguments
-from wordmask.segmenters import Segmenter
+from wordmask.segmenters import Segmenter, words_of
 from wordmask.texts import Texts
 from wordmask.tokens import Backend, backend_state, special_affixes, tokenize
 from wordmask.vocabulary import special_ids
 from wordmask.words import segmented
+
+logger = logging.getLogger(__name__)
 
 
 class _Places(Sequence[str]):
@@ -53,6 +56,8 @@ class Preparation:
         self.tokenizer, self.separator, self.words = tokenizer, separator, words
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
         self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)
+        self.classic = np.array([path not in texts.provenance for path in self.files], bool)
+        self.warned = False
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
         self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
@@ -95,12 +100,19 @@ class Preparation:
             continues = tokens.continues
             if "chinese_ref" in batch.column_names:
                 references = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
-                numbers = _Places(batch, self.files)
                 continues = continues | continuations(
-                    tokens, references, self.prefix, self.special_ids, self.mixed, self.where, numbers
+                    tokens,
+                    references,
+                    self.prefix,
+                    self.special_ids,
+                    self.mixed,
+                    self.where,
+                    _Places(batch, self.files),
+                    self._are_classic(batch),
+                    self._warn_once,
                 )
             if self.segmenter and self.words:
-                words = self.segmenter.segment(lines)
+                words = words_of(self.segmenter, lines)
                 continues = continues | tokens.joined(segmented(tokens.characters, words, self.words.mixed_words))
             codes |= continues
         else:
@@ -113,6 +125,18 @@ class Preparation:
             lengths = lengths + (lengths > 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return pa.table({"tokens": pa.ListArray.from_arrays(offsets, codes.astype(self.dtype))})
+
+    def _are_classic(self, batch: pa.Table) -> NDArray[np.bool_]:
+        """(lines,) Whether the reference of each line is from a file without provenance."""
+        if "file" in batch.column_names:
+            return self.classic[batch["file"].to_numpy()]
+        return np.full(len(batch), self.classic.all())
+
+    def _warn_once(self, sentence: str) -> None:
+        """Log what need not be said of each batch; each process says it once."""
+        if not self.warned:
+            logger.warning(sentence)
+        self.warned = True
 
     @property
     def features(self) -> datasets.Features:

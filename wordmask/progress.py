@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-Tracker = Callable[[Iterable[str]], Iterator[str]]
+
+class Lines(Protocol):
+    """Lines of files that know how many bytes these have on disk, and how many have been read."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def position(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
+Tracker = Callable[[Lines], Iterator[str]]
 
 
 class _LinesPerSecond(ProgressColumn):
@@ -20,27 +33,23 @@ class _LinesPerSecond(ProgressColumn):
 
 
 @contextlib.contextmanager
-def track_lines(description: str, files: Sequence[str], every: int = 1000) -> Iterator[Tracker]:
-    """A function that passes lines on and shows how far they got, by the size of their files.
+def track_lines(description: str, every: int = 1000) -> Iterator[Tracker]:
+    """A function that passes lines on and shows how far they got, by the size of their files on disk.
 
     Args:
         description: what is being done.
-        files: the files whose lines will pass; of a compressed one the size is not known, so no end is foretold.
         every: lines between two updates.
     """
-    compressed = any(file.endswith((".gz", ".xz", ".zst")) for file in files)
-    total = None if compressed else sum(os.path.getsize(file) for file in files)
     columns = (TextColumn("{task.description}"), BarColumn(), _LinesPerSecond(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total, lines=0)
+        task = progress.add_task(description, total=None, lines=0)
 
-        def track(lines: Iterable[str]) -> Iterator[str]:
-            number = passed = 0
+        def track(lines: Lines) -> Iterator[str]:
+            number, total = 0, lines.size
             for number, line in enumerate(lines, 1):
-                passed += len(line.encode("utf-8", "surrogatepass")) + 1
                 if number % every == 0:
-                    progress.update(task, completed=passed, lines=number)
+                    progress.update(task, completed=lines.position, total=total, lines=number)
                 yield line
-            progress.update(task, completed=total if total is not None else passed, lines=number)
+            progress.update(task, completed=total, total=total, lines=number)
 
         yield track

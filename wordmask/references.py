@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json  # noqa: F401  # makes pa.json
 from numpy.typing import NDArray
 
@@ -156,20 +159,22 @@ def _is_reference(line: str) -> bool:
 
 
 def pair_tables(text_path: str, reference_path: str, text_flag: str, flag: str) -> Iterator[pa.Table]:
-    """The lines of a text with their numbers and references, blank lines passed over on both sides, as tables with the
-    columns `line`, `text` and `chinese_ref`.
+    """The lines of a text with their numbers and references, blank lines left out, as tables with the columns `line`,
+    `text` and `chinese_ref`.
 
     Raises:
-        InputError: where there are too few or too many references, or where the provenance beside the reference file
-            says that it was made from another text.
+        InputError: where there are too few or too many references, where a blank line has positions, or where the
+            provenance beside the reference file says that it was made from another text.
     """
+    provenance = read_provenance(reference_path, flag)
+    every_line = provenance is None and pairs_blank_lines(text_path, reference_path, text_flag, flag)
     digest = TextDigest()
     arrays = read_reference_arrays(reference_path, flag)
     waiting, pairs, missing = pa.array([], pa.list_(pa.int32())), 0, 0
     for batch in batches(read_lines(text_path, text_flag)):
         first = digest.lines + 1
         digest.add(batch)
-        numbered = [(number, line) for number, line in enumerate(batch, first) if not is_blank(line)]
+        numbered = [(number, line) for number, line in enumerate(batch, first) if every_line or not is_blank(line)]
         while len(waiting) < len(numbered) and (array := next(arrays, None)) is not None:
             waiting = pa.concat_arrays([waiting, array])
         found = min(len(numbered), len(waiting))
@@ -177,29 +182,89 @@ def pair_tables(text_path: str, reference_path: str, text_flag: str, flag: str) 
         if found and not missing:
             numbers, lines = zip(*numbered, strict=True)
             columns = [pa.array(numbers, pa.int64()), pa.array(lines, pa.string()), waiting[:found]]
-            yield pa.table(columns, ["line", "text", "chinese_ref"])
+            table = pa.table(columns, ["line", "text", "chinese_ref"])
+            yield _without_blank_lines(table, text_path, reference_path, flag) if every_line else table
         waiting, pairs = waiting[found:], pairs + found
     surplus = len(waiting) + sum(map(len, arrays))
-    if missing or surplus:
+    _check_counts(text_path, pairs + missing, reference_path, pairs + surplus, flag)
+    if provenance:
+        check_text(provenance, digest, text_path, reference_path, flag)
+
+
+def pairs_blank_lines(text_path: str, reference_path: str, text_flag: str, flag: str) -> bool:
+    """Whether a classic file has references for the blank lines of its text, too, by the number of both.
+
+    Raises:
+        InputError: where there are too few or too many references, counted either way.
+    """
+    lines, texts = _count_lines(text_path, text_flag)
+    _, references = _count_lines(reference_path, flag)
+    if references != lines:
+        _check_counts(text_path, texts, reference_path, references, flag)
+    return references == lines > texts
+
+
+def _count_lines(path: str, flag: str) -> tuple[int, int]:
+    """The number of lines of a file, and of those that are not blank."""
+    status = os.stat(path)
+    return _count_lines_of(path, flag, status.st_size, status.st_mtime_ns)
+
+
+@cache  # by size and time, so that each pass of a stream does not count again a file that stays as it is
+def _count_lines_of(path: str, flag: str, _size: int, _changed: int) -> tuple[int, int]:
+    lines = texts = 0
+    for line in read_lines(path, flag):
+        lines += 1
+        texts += not is_blank(line)
+    return lines, texts
+
+
+def _check_counts(text_path: str, texts: int, reference_path: str, references: int, flag: str) -> None:
+    """Raise an `InputError` where a text and its references differ in number."""
+    if references != texts:
         raise InputError(
-            f"{flag}: {reference_path} has {pairs + surplus} references and {text_path} has {pairs + missing} lines "
-            "of text; make the references again with run_chinese_ref.py from this text"
+            f"{flag}: {reference_path} has {references} references and {text_path} has {texts} lines of text; make "
+            "the references again with run_chinese_ref.py from this text"
         )
-    provenance = read_provenance(reference_path, flag)
-    if provenance and provenance.text_sha256 != digest.hexdigest():
+
+
+def _without_blank_lines(table: pa.Table, text_path: str, reference_path: str, flag: str) -> pa.Table:
+    """Leave out blank lines, the references of which must be empty."""
+    blank = np.fromiter(map(is_blank, table["text"].to_pylist()), bool, len(table))
+    wrong = blank & (pc.list_value_length(table["chinese_ref"]).to_numpy() > 0)
+    if wrong.any():
+        row = table.slice(int(np.argmax(wrong)), 1).to_pylist()[0]
         raise InputError(
-            f"{flag}: {reference_path} was made from another text than {text_path} ({provenance.lines} lines where "
-            f"this one has {digest.lines}, or other words in them); make the references again with run_chinese_ref.py"
+            f"{flag}: {reference_path} has the reference {row['chinese_ref']} for line {row['line']} of {text_path}, "
+            "which is blank; make the references again with run_chinese_ref.py from this text"
+        )
+    return table.filter(pa.array(~blank))
+
+
+def check_text(provenance: Provenance, digest: TextDigest, text_path: str, reference_path: str, flag: str) -> None:
+    """Raise an `InputError` where a text, all of which is in the digest, is not that of its reference file."""
+    if provenance.text_sha256 != digest.hexdigest():
+        found = (
+            f"{provenance.lines} lines where this one has {digest.lines}"
+            if provenance.lines != digest.lines
+            else f"of as many lines, {digest.lines}, but with other characters in them"
+        )
+        raise InputError(
+            f"{flag}: {reference_path} was made from another text than {text_path} ({found}); make the references "
+            "again with run_chinese_ref.py"
         )
 
 
 def check_tokenizer(provenance: Provenance, tokenizer, path: str, flag: str) -> None:
     """Raise an `InputError` where a reference file was made with a tokenizer that divides text differently."""
     if provenance.tokenizer_sha256 != tokenizer_digest(tokenizer):
-        raise InputError(
-            f"{flag}: {path} was made with another tokenizer ({provenance.tokenizer}) than the one given "
-            f"({tokenizer.name_or_path}); make the references again with --bert {tokenizer.name_or_path}"
+        name = tokenizer.name_or_path
+        found = (
+            f"another tokenizer ({provenance.tokenizer}) than the one given ({name})"
+            if provenance.tokenizer != name
+            else "the tokenizer given here, but that has changed since (for instance, tokens were added)"
         )
+        raise InputError(f"{flag}: {path} was made with {found}; make the references again with --bert {name}")
 
 
 def continuations(
@@ -210,6 +275,8 @@ def continuations(
     mixed: bool,
     where: str,
     numbers: Sequence[int | str],
+    classic: NDArray[np.bool_],
+    warn: Callable[[str], None],
 ) -> NDArray[np.bool_]:
     """(tokens,) Which tokens continue a word by the references of their lines.
 
@@ -221,10 +288,15 @@ def continuations(
         mixed: whether words may be other than Chinese.
         where: the flag and the file, for an error message.
         numbers: the number of each line in its text, or where else it is from, for an error message.
+        classic: (lines,) whether a reference is from a file without provenance. The classic script matched words
+            against tokens, and so could join over white space and over characters that the tokenizer drops; such
+            positions are left out.
+        warn: takes the sentence that says so.
 
     Raises:
-        InputError: naming the line and the position that cannot be: out of range, special, the first of its line or
-            behind white space (not joined to the token before it), or not Chinese where `mixed` does not hold.
+        InputError: naming the line and the position that cannot be: out of range, special, the first of its line, or,
+            where the line is not classic, behind white space (not joined to the token before it), or not Chinese where
+            `mixed` does not hold.
     """
     counts = np.fromiter(map(len, references), np.int64, len(references))
     largest = 2**63 - 1  # JSON knows no bounds, arrays do
@@ -232,13 +304,16 @@ def continuations(
     positions = np.fromiter(flat, np.int64, counts.sum())
     line = np.repeat(np.arange(len(references)), counts)
 
+    def first(wrong: NDArray[np.bool_]) -> str:
+        at = int(np.argmax(wrong))
+        position, number = list(chain(*references))[at], numbers[line[at]]
+        place = number if isinstance(number, str) else f"{number} of the text"
+        return f"position {position} of the reference for line {place}"
+
     def refuse(wrong: NDArray[np.bool_], why: str) -> None:
         if wrong.any():
-            at = int(np.argmax(wrong))
-            position, number = list(chain(*references))[at], numbers[line[at]]
-            place = number if isinstance(number, str) else f"{number} of the text"
             raise InputError(
-                f"{where}: position {position} of the reference for line {place} {why}; "
+                f"{where}: {first(wrong)} {why}; "
                 "make the references again with run_chinese_ref.py and the tokenizer given here"
             )
 
@@ -249,15 +324,22 @@ def continuations(
     refuse(np.isin(tokens.ids[token], special_ids), "is a special token")
     refuse(index == 0, "is the first token of its line, so not joined to a token before it")
     spaces_before = np.cumsum(tokens.characters.classes == 0)
-    gap = spaces_before[tokens.first[token]] != spaces_before[tokens.last[token - 1]]
-    refuse(gap | np.isin(tokens.ids[token - 1], special_ids), "is not joined to the token before it")
+    exact = ~classic[line]
+    apart = spaces_before[tokens.first[token]] != spaces_before[tokens.last[token - 1]]
+    apart |= np.isin(tokens.ids[token - 1], special_ids)
+    refuse(apart & exact, "is not joined to the token before it")
     if not mixed:
         other = ~np.isin(tokens.characters.classes, (CHINESE, EXTEND))
         others = np.concatenate([[0], np.cumsum(other)])
-        refuse(
-            others[tokens.last[token] + 1] != others[tokens.first[token - 1]],
-            "joins text that is not Chinese in a file that does not say that it holds mixed words",
+        foreign = others[tokens.last[token] + 1] != others[tokens.first[token - 1]]
+        refuse(foreign & exact, "joins text that is not Chinese in a file that does not say that it holds mixed words")
+        apart |= foreign
+    if apart.any():
+        warn(
+            f"{where}: {apart.sum()} of {len(token)} positions in {len(references)} lines join what does not stand "
+            "together and are left out of the masks, as will be any like them in other lines; the first is "
+            f"{first(apart)}; run_chinese_ref.py makes exact references"
         )
     continues = np.zeros(len(tokens.ids), bool)
-    continues[token] = True
+    continues[token[~apart]] = True
     return continues

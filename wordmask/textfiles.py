@@ -17,45 +17,81 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-import zstandard
+import pyarrow as pa
 
 from wordmask.errors import InputError
 
 COMPRESSED = (".gz", ".xz", ".zst")
-DECOMPRESSION_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
+DECOMPRESSION_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
-def open_binary(path: str | Path) -> IO[bytes]:
+@contextlib.contextmanager
+def open_binary(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file for reading bytes, decompressed where its name ends in .gz, .xz or .zst."""
-    suffix = Path(path).suffix
+    with open(path, "rb") as packed, _decompressed(packed, Path(path).suffix) as file:
+        yield file
+
+
+def _decompressed(packed: IO[bytes], suffix: str) -> IO[bytes]:
+    """What is in a file with this suffix; one of `DECOMPRESSION_ERRORS` ends reading where the file was cut off."""
     if suffix == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
+        return cast(IO[bytes], gzip.open(packed, "rb"))
     if suffix == ".xz":
-        return lzma.open(path, "rb")
-    if suffix == ".zst":
-        return io.BufferedReader(zstandard.open(path, "rb"))
-    return open(path, "rb")
+        return lzma.open(packed, "rb")
+    if suffix == ".zst":  # zstandard's own reader takes a frame that was cut off for a whole one
+        return io.BufferedReader(cast(Any, pa.input_stream(packed, compression="zstd")))
+    return packed
+
+
+class TextLines:
+    """The lines of UTF-8 files without their ends; a byte order mark at a file's start is dropped.
+
+    Args:
+        paths: the files, read one after the other.
+        flag: the flag that names them.
+
+    Raises:
+        InputError: from the iterator, naming `flag`, the file and the line, where bytes are not UTF-8, or the file
+            cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], flag: str):
+        self.paths, self.flag = paths, flag
+        self._packed: IO[bytes] = io.BytesIO()
+        self._before = 0
+
+    @property
+    def size(self) -> int:
+        """The bytes of the files as they lie on disk."""
+        return sum(map(os.path.getsize, self.paths))
+
+    @property
+    def position(self) -> int:
+        """How many of these bytes have been read."""
+        return self._before + (0 if self._packed.closed else self._packed.tell())
+
+    def __iter__(self) -> Iterator[str]:
+        self._before = 0
+        for path in self.paths:
+            number = 0
+            try:
+                with open(path, "rb") as self._packed, _decompressed(self._packed, Path(path).suffix) as file:
+                    for number, line in enumerate(file, 1):
+                        line = line.removesuffix(b"\n").removesuffix(b"\r")
+                        yield (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).decode("utf-8")
+                self._before += os.path.getsize(path)
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{self.flag}: {path}, line {number}: byte 0x{error.object[error.start]:02x} at column "
+                    f"{error.start + 1} is not UTF-8; convert the file, for example with iconv -t UTF-8"
+                ) from None
+            except DECOMPRESSION_ERRORS as error:
+                raise InputError(f"{self.flag}: {path} cannot be read after line {number} ({error})") from None
 
 
 def read_lines(path: str | Path, flag: str) -> Iterator[str]:
-    """The lines of a UTF-8 file without their ends; a byte order mark at its start is dropped.
-
-    Raises:
-        InputError: naming `flag`, the file and the line, where bytes are not UTF-8, or the file cannot be read.
-    """
-    number = 0
-    try:
-        with open_binary(path) as file:
-            for number, line in enumerate(file, 1):
-                line = line.removesuffix(b"\n").removesuffix(b"\r")
-                yield (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{flag}: {path}, line {number}: byte 0x{error.object[error.start]:02x} at column {error.start + 1} "
-            f"is not UTF-8; convert the file, for example with iconv -t UTF-8"
-        ) from None
-    except DECOMPRESSION_ERRORS as error:
-        raise InputError(f"{flag}: {path} cannot be read after line {number} ({error})") from None
+    """The lines of one file, as `TextLines` has them."""
+    return iter(TextLines([path], flag))
 
 
 def is_blank(line: str) -> bool:
@@ -95,3 +131,22 @@ def write_atomically(path: str | Path, binary: bool = False) -> Iterator[IO[Any]
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def make_directory_atomically(path: str | Path) -> Iterator[Path]:
+    """A directory that appears under its name only when it is whole; after an error nothing is left.
+
+    Where there is one already, what else it holds stays, and each file appears when all are whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        whole = Path(temporary, "whole")
+        whole.mkdir()
+        yield whole
+        if path.exists():
+            for file in whole.iterdir():
+                os.replace(file, path / file.name)
+        else:
+            os.replace(whole, path)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import pyarrow as pa
@@ -21,7 +21,15 @@ from filelock import FileLock
 from wordmask.arguments import DataArguments
 from wordmask.errors import InputError, one_line
 from wordmask.hub import quiet_hub
-from wordmask.references import Provenance, batches, pair_tables, read_provenance
+from wordmask.references import (
+    Provenance,
+    TextDigest,
+    batches,
+    check_text,
+    pair_tables,
+    pairs_blank_lines,
+    read_provenance,
+)
 from wordmask.textfiles import (
     COMPRESSED,
     DECOMPRESSION_ERRORS,
@@ -31,6 +39,8 @@ from wordmask.textfiles import (
     read_lines,
     write_atomically,
 )
+
+Lines = TypeVar("Lines", pa.Table, list[str])
 
 FORMATS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
 
@@ -265,6 +275,8 @@ def _read_text(
         raise InputError(
             f"--text_column_name: {files[0]} is no table and has no column {arguments.text_column_name}; drop the flag"
         )
+    if streaming and references:
+        _check_pairs(files, references, flag, reference_flag)
     if streaming:  # lists, so that each file can be read by another process
         shards = {"positions": list(range(len(files))), "files": list(files), "references": list(references or files)}
         settings = {"flags": (flag, reference_flag), "paired": bool(references)}
@@ -296,8 +308,8 @@ def _bar(description: str, unit: str, total: int | None = None) -> Any:
     return datasets.utils.tqdm(desc=description, unit=unit, unit_scale=True, total=total, delay=2)
 
 
-def _tracked(tables: Iterable[pa.Table], description: str) -> Iterator[pa.Table]:
-    """The same tables, with a bar that shows how many of their lines have passed."""
+def _tracked(tables: Iterable[Lines], description: str) -> Iterator[Lines]:
+    """The same tables or lists of lines, with a bar that shows how many lines have passed."""
     with _bar(description, " lines") as progress:
         for table in tables:
             yield table
@@ -342,6 +354,24 @@ def _text_tables(
         else:
             for batch in batches(line for line in read_lines(file, flag) if not is_blank(line)):
                 yield pa.table({"text": pa.array(batch, pa.string())})
+
+
+def _check_pairs(files: Sequence[str], references: Sequence[str], flag: str, reference_flag: str) -> None:
+    """Check before a stream begins what else would be known only when a file has been read to its end.
+
+    Raises:
+        InputError: where a text is not the one that its references were made from, as far as that is known, or differs
+            from them in number.
+    """
+    for file, reference in zip(files, references, strict=True):
+        provenance = read_provenance(reference, reference_flag)
+        if provenance is None:
+            pairs_blank_lines(file, reference, flag, reference_flag)
+            continue
+        digest = TextDigest()
+        for batch in _tracked(batches(read_lines(file, flag)), "Checking"):
+            digest.add(batch)
+        check_text(provenance, digest, file, reference, reference_flag)
 
 
 def _text_rows(

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from wordmask.errors import InputError
 
-__all__ = ["Segmenter", "available", "load_segmenter", "register"]
+__all__ = ["Segmenter", "available", "load_segmenter", "register", "words_of"]
 
 
 class Segmenter(ABC):
@@ -49,6 +49,21 @@ class Segmenter(ABC):
         paths, no device.
         """
         return {"name": f"{type(self).__module__}:{type(self).__qualname__}"}
+
+
+def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
+    """For each line its words, as `Segmenter.segment` gives them.
+
+    Raises:
+        InputError: where a segmenter does not give as many lists as there are lines.
+    """
+    words = segmenter.segment(lines)
+    if len(words) != len(lines):
+        raise InputError(
+            f"--segmenter: {type(segmenter).__module__}:{type(segmenter).__qualname__} gave {len(words)} lists of "
+            f"words for {len(lines)} lines; let its method segment return one for each line, if need be an empty one"
+        )
+    return words
 
 
 S = TypeVar("S", bound=Segmenter)
