@@ -1,23 +1,27 @@
-"""The fast path of `tokenize`: Chinese text encoded piece by piece has to be what whole lines give."""
+"""The fast paths of `tokenize`: text encoded piece by piece has to be what whole lines give."""
 
 from __future__ import annotations
 
 import gc
+import io
 import pickle
+import tempfile
+import unicodedata
 import weakref
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 
-import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokenizer
 
-from conftest import character_tokenizer, train_tokenizer
+from conftest import character_tokenizer, sample_lines, train_tokenizer
 from wordmask.references import tokenizer_digest
-from wordmask.tokens import Backend, _encode_lines, _Runs, special_affixes, tokenize
+from wordmask.tokens import Backend, TokenizedLines, _encode_lines, _Runs, special_affixes, tokenize
 from wordmask.words import CHINESE_BLOCKS, Characters
 
 COMMON = "的一是了我不人在他有这来研究生命起源喜欢你中国〇"
@@ -68,23 +72,18 @@ def like_bert_base_chinese(kind: str) -> BertTokenizer:
     return piece_tokenizer(**KINDS[kind])
 
 
-def shared(words: np.ndarray, lengths: np.ndarray) -> list[bool]:
-    """For each pair of neighbours in one line, whether they share a word."""
-    same = words[1:] == words[:-1]
-    line = np.repeat(np.arange(len(lengths)), lengths)
-    return same[line[1:] == line[:-1]].tolist()
+def assert_equal(found: TokenizedLines, expected: TokenizedLines) -> None:
+    for name in ("lengths", "ids", "first", "last", "attached", "continues"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
 
 
 def assert_equal_to_whole_lines(tokenizer, texts: list[str]) -> None:
     runs = _Runs.of(tokenizer)
     assert runs is not None, "the fast path does not apply, so nothing would be compared"
-    characters = Characters(texts)
-    found, found_lengths = runs(tokenizer, characters)
-    expected, lengths = _encode_lines(tokenizer, texts, characters)
-    assert found_lengths.tolist() == lengths.tolist()
-    for name in ("ids", "starts", "ends"):
-        assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
-    assert shared(found.words, lengths) == shared(expected.words, lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wordmask.tokens._LONG", 1000)  # divide texts with few spaces, too
+        found = runs(tokenizer, Characters(texts))
+    assert_equal(found, _encode_lines(tokenizer, Characters(texts)))
 
 
 # The same tokens
@@ -128,8 +127,7 @@ def test_the_backend_by_itself_gives_the_tokens_of_its_tokenizer(added):
     texts = ["研究 walked[SEP]生命é", "", "研\u200b究"]
     sent, expected = pickle.loads(pickle.dumps(Backend(tokenizer))), tokenize(tokenizer, texts)
     assert (tokenizer.convert_tokens_to_ids("研究") in expected.ids.tolist()) is bool(added)
-    for name in ("ids", "lengths", "continues", "first", "last"):
-        assert getattr(tokenize(sent, texts), name).tolist() == getattr(expected, name).tolist(), name
+    assert_equal(tokenize(sent, texts), expected)
     assert special_affixes(sent) == special_affixes(tokenizer) == ([2], [3])
 
 
@@ -141,9 +139,7 @@ def test_words_do_not_depend_on_the_way_they_were_encoded(texts):
     fast = tokenize(tokenizer, texts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Runs, "of", lambda tokenizer: None)
-        slow = tokenize(tokenizer, texts)
-    for name in ("ids", "lengths", "continues", "first", "last"):
-        assert getattr(fast, name).tolist() == getattr(slow, name).tolist(), name
+        assert_equal(fast, tokenize(tokenizer, texts))
 
 
 @settings(max_examples=100, deadline=None)
@@ -179,6 +175,184 @@ def test_added_tokens_next_to_chinese_are_found_as_in_whole_lines(added, special
     assert_equal_to_whole_lines(tokenizer, [*texts, *(text.upper() for text in texts)])
 
 
+# The same tokens, where words begin at spaces
+
+ODD_SPACES = ["  ", "   ", *SPACES, "\x1c", "\x85", "\u1680", "\u202f", "\u180e"]
+PREPENDED = "\u0600\u06dd\u070f\u0d4e\U000110bd"  # joined to the character behind
+JOINED = "\u0e33\u0eb3\uff9e\u1160\u3164\u1100\u1161\u11a8"  # letters that are joined to others
+MADE_OF_SPACES = "\u00a8\u00b4\u2017\u309b\ufdfa\ufe70"  # by compatibility
+# The rules of a normalizer that is as bad as can be: it makes spaces, drops characters and takes others with them.
+BAD_RULES = {"¶": " ", "§": "", "w": "w ", "q": " q", "ab": "X", "e\u0301": "é", "o\u0301": "", " \u0301": "Y"}
+BAD_RULES |= {"\u0301": "", "™": "TM", "½": "1 2", "…": ". . .", "\u0600": "p", "\x01": "", "\xa0": " "}
+
+spaced_pieces = st.one_of(
+    st.just(" "),
+    st.just(" "),
+    st.sampled_from("abwqes"),
+    st.sampled_from([*"stT09.,'\"`-()▁ĠÂé¶§™…½研究", "the", "don't", "walk", "``", "''", "<x>", "<mask>", "<s>"]),
+    st.sampled_from([*ODD_SPACES, *MARKS, *CONTROL, *PREPENDED, *JOINED, *MADE_OF_SPACES, *EMOJI]),
+    st.characters(exclude_categories=["Cs"]),
+)
+spaced_lines = st.lists(st.lists(spaced_pieces, max_size=14).map("".join), max_size=5)
+
+
+@cache
+def precompiled(bad: bool = False) -> normalizers.Precompiled:
+    """A normalizer of the kind that comes with sentencepiece: its usual rules, or bad ones."""
+    trained = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.writelines(
+            "\t".join(" ".join(f"{ord(character):X}" for character in side) for side in rule) + "\n"
+            for rule in BAD_RULES.items()
+        )
+        file.flush()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sample_lines("english", 50)),
+            model_writer=trained,
+            vocab_size=100,
+            minloglevel=3,
+            **({"normalization_rule_tsv": file.name} if bad else {"normalization_rule_name": "nmt_nfkc"}),
+        )
+    # In the model, a protocol buffer, the rules stand behind their name: a tag, their length in 7 bits a byte, they.
+    rest = trained.getvalue().rpartition(b"user_defined\x12" if bad else b"nmt_nfkc\x12")[2]
+    digits = next(place for place, byte in enumerate(rest) if byte < 128) + 1
+    length = sum((byte & 127) << 7 * place for place, byte in enumerate(rest[:digits]))
+    return normalizers.Precompiled(rest[digits : digits + length])
+
+
+def spaced_tokenizer(
+    pre_tokenizer, *steps, model=None, processor=None, added: Sequence[AddedToken] = ()
+) -> PreTrainedTokenizerFast:
+    """A tokenizer from its parts: Unigram, or byte-level BPE, unless a model is given."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    by_bytes = "ByteLevel" in repr(pre_tokenizer)
+    backend = Tokenizer(model or (models.BPE() if by_bytes else models.Unigram()))
+    if steps:
+        backend.normalizer = normalizers.Sequence(list(steps))
+    backend.pre_tokenizer = pre_tokenizer
+    options = {"vocab_size": 500, "special_tokens": special, "show_progress": False}
+    if type(backend.model) is models.Unigram:
+        trainer = trainers.UnigramTrainer(unk_token="<unk>", **options)
+    else:
+        alphabet = pre_tokenizers.ByteLevel.alphabet() if by_bytes else []
+        trainer = trainers.BpeTrainer(initial_alphabet=alphabet, **options)
+    backend.train_from_iterator(sample_lines("english", 100), trainer)
+    if processor:
+        backend.post_processor = processor
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>")
+    tokenizer.add_tokens([AddedToken("<mask>", lstrip=True, special=True, normalized=False), *added])
+    return tokenizer
+
+
+def roberta_processing(**options) -> processors.RobertaProcessing:
+    return processors.RobertaProcessing(("</s>", 2), ("<s>", 0), **options)
+
+
+BYTES, METASPACE = pre_tokenizers.ByteLevel, pre_tokenizers.Metaspace
+RIGHT = normalizers.Strip(left=False, right=True)
+QUOTES = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+SQUEEZE = normalizers.Replace(Regex(" {2,}"), " ")
+EXTRA = [
+    AddedToken("  ", normalized=True),
+    AddedToken("É", normalized=True, single_word=True),
+    AddedToken("<x>", normalized=True, lstrip=True),
+    AddedToken("a", normalized=False, single_word=True),
+]
+SPACED = {
+    "roberta": lambda: spaced_tokenizer(BYTES(add_prefix_space=False), processor=roberta_processing()),
+    "roberta with a prefix": lambda: spaced_tokenizer(BYTES(), processor=roberta_processing()),
+    "roberta, not trimmed": lambda: spaced_tokenizer(
+        BYTES(), processor=roberta_processing(trim_offsets=False), added=EXTRA
+    ),
+    "modernbert": lambda: spaced_tokenizer(BYTES(add_prefix_space=False), normalizers.NFC(), added=EXTRA),
+    "digits apart": lambda: spaced_tokenizer(
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTES(add_prefix_space=False)]),
+        normalizers.NFKC(),
+        normalizers.Lowercase(),
+        processor=processors.ByteLevel(add_prefix_space=False),
+        added=EXTRA,
+    ),
+    "bytes of bad rules": lambda: spaced_tokenizer(BYTES(), precompiled(bad=True), processor=roberta_processing()),
+    "xlm-roberta": lambda: spaced_tokenizer(
+        pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), METASPACE()]), precompiled()
+    ),
+    "t5": lambda: spaced_tokenizer(
+        METASPACE(), precompiled(), RIGHT, normalizers.Replace(Regex(" {2,}"), "▁"), added=EXTRA[1:]
+    ),
+    "albert": lambda: spaced_tokenizer(
+        METASPACE(),
+        *QUOTES,
+        normalizers.NFKD(),
+        normalizers.StripAccents(),
+        normalizers.Lowercase(),
+        precompiled(),
+        SQUEEZE,
+    ),
+    "deberta-v2": lambda: spaced_tokenizer(
+        pre_tokenizers.Sequence([METASPACE()]),
+        normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
+        normalizers.NFC(),
+        RIGHT,
+    ),
+    "deberta-v3": lambda: spaced_tokenizer(METASPACE(), normalizers.Strip(), precompiled(), SQUEEZE, added=EXTRA[1:]),
+    "sentencepiece": lambda: spaced_tokenizer(METASPACE(), normalizers.Nmt(), normalizers.NFKC(), SQUEEZE),
+    "first words only": lambda: spaced_tokenizer(
+        METASPACE(prepend_scheme="first"), model=models.BPE(byte_fallback=True, unk_token="<unk>"), added=EXTRA
+    ),
+    "bad rules": lambda: spaced_tokenizer(
+        METASPACE(prepend_scheme="first"), precompiled(bad=True), RIGHT, SQUEEZE, added=EXTRA[1:]
+    ),
+    "stripped": lambda: spaced_tokenizer(METASPACE(prepend_scheme="first"), normalizers.Strip(), added=EXTRA[1:]),
+    "stripped bytes": lambda: spaced_tokenizer(
+        BYTES(add_prefix_space=False), normalizers.Strip(right=False), processor=roberta_processing(), added=EXTRA[1:]
+    ),
+    "never a prefix": lambda: spaced_tokenizer(METASPACE(prepend_scheme="never"), precompiled(bad=True)),
+}
+
+
+@cache
+def spaced(kind: str) -> PreTrainedTokenizerFast:
+    return SPACED[kind]()
+
+
+@pytest.mark.parametrize("kind", SPACED)
+@settings(max_examples=120, deadline=None)
+@given(texts=spaced_lines)
+@example(texts=["", " ", "a", " a", "a ", "  a  b ", "a b\nc d\n\ne", "\ta \tb"])
+@example(texts=["He walked the dog, didn't he?", " He walked", "研究生命的起源", "研究 生命"])
+@example(texts=["<mask>a b", "x <mask> <mask> y", "<mask> word <s>word<s> w", "a<mask>b c d", "x <x>y <x> z É É."])
+@example(texts=["\x01a b c", "a <mask>\x01b c d", "a \u0301b c", "a b\u0600 c", "\xa0\u0e33 b", "a¨ ¨b c", "½ﾞ a"])
+def test_any_text_gives_the_tokens_of_whole_lines_where_words_begin_at_spaces(kind, texts):
+    assert_equal_to_whole_lines(spaced(kind), texts)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "digits apart", "albert", "t5", "bad rules"])
+def test_every_odd_character_is_taken_as_in_whole_lines(kind):
+    """Marks, white space, control characters, and what normalises to several characters, beside spaces and tokens."""
+    odd = [
+        character
+        for character in map(chr, range(1, 0x11000))
+        if unicodedata.category(character)[0] in "MZC"
+        and unicodedata.category(character) not in ("Cn", "Co", "Cs")
+        or len(unicodedata.normalize("NFKD", character)) > 1
+        and not "가" <= character <= "힣"
+        or character in PREPENDED + JOINED
+    ]
+    assert len(odd) > 2000
+    contexts = ["{0}a b c", "a{0} b {0}c d", "x <mask>{0}a b <mask> {0} c", "\xa0{0} b {0}{0} {0}"]
+    for context in contexts:
+        assert_equal_to_whole_lines(spaced(kind), [context.format(character) for character in odd])
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches=st.lists(spaced_lines, min_size=2, max_size=4))
+def test_words_at_spaces_that_are_remembered_and_forgotten_change_no_tokens(batches):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Runs, "_most", 4)
+        for texts in [*batches, *batches]:
+            assert_equal_to_whole_lines(spaced("t5"), texts)
+
+
 # Where it applies
 
 
@@ -205,8 +379,6 @@ def test_it_applies_to_chinese_bert_cased_and_uncased():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: train_tokenizer("roberta"),
-        lambda: train_tokenizer("albert"),
         lambda: piece_tokenizer(tokenize_chinese_chars=False),
         lambda: with_token("研究"),
         lambda: with_token("a研"),
@@ -216,13 +388,47 @@ def test_it_applies_to_chinese_bert_cased_and_uncased():
         lambda: with_token("x", rstrip=True),
         lambda: with_token("x", single_word=True),
     ],
-    ids=["roberta", "albert", "chinese not apart", "chinese", "mixed", "compatibility", "line end"]
-    + ["lstrip", "rstrip", "single_word"],
+    ids=["chinese not apart", "chinese", "mixed", "compatibility", "line end"] + ["lstrip", "rstrip", "single_word"],
 )
 def test_it_does_not_apply_where_a_token_may_reach_over_a_chinese_character(make):
     tokenizer = make()
     assert _Runs.of(tokenizer) is None
     assert len(tokenize(tokenizer, ["研究 ab研", "x 研x\ny究"]).ids)
+
+
+@pytest.mark.parametrize(
+    "model_type", ["roberta", "gpt2", "xlm-roberta", "camembert", "albert", "deberta-v2", "t5", "mbart", "big_bird"]
+)
+def test_it_applies_to_every_model_whose_words_begin_at_spaces(model_type):
+    tokenizer = train_tokenizer(model_type)
+    assert_equal_to_whole_lines(tokenizer, ["He walked the dog, didn't he?", "  a  b ", "研究 <mask>a b"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: spaced_tokenizer(METASPACE(), added=[AddedToken("x", rstrip=True)]),
+        lambda: spaced_tokenizer(METASPACE(), added=[AddedToken("foo bar")]),
+        lambda: spaced_tokenizer(METASPACE(), added=[AddedToken(" b")]),
+        lambda: spaced_tokenizer(METASPACE(), SQUEEZE, added=[AddedToken("  ")]),
+        lambda: spaced_tokenizer(BYTES(), normalizers.NFKC(), added=[AddedToken("¨")]),
+        lambda: spaced_tokenizer(METASPACE(split=False)),
+        lambda: spaced_tokenizer(BYTES(use_regex=False)),
+        lambda: spaced_tokenizer(pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), BYTES()])),
+        lambda: spaced_tokenizer(METASPACE(), processor=roberta_processing()),
+        lambda: spaced_tokenizer(METASPACE(), normalizers.Prepend("▁")),
+        lambda: spaced_tokenizer(METASPACE(), normalizers.Replace(" ", "▁")),
+        lambda: spaced_tokenizer(METASPACE(), normalizers.Replace(Regex(r"\s+"), " ")),
+        lambda: spaced_tokenizer(METASPACE(), model=models.BPE(dropout=0.5, unk_token="<unk>")),
+    ],
+    ids=["rstrip", "space in a token", "space before a token", "token that becomes a space", "mark after a space"]
+    + ["not split", "no regex", "punctuation before bytes", "trimmed after Metaspace", "prefix by a normalizer"]
+    + ["spaces replaced", "unknown pattern", "dropout"],
+)
+def test_it_does_not_apply_where_nothing_is_proved_of_a_part(make):
+    tokenizer = make()
+    assert _Runs.of(tokenizer) is None
+    assert len(tokenize(tokenizer, ["a foo bar x  b"]).ids)
 
 
 @pytest.mark.parametrize(
@@ -241,9 +447,7 @@ def test_other_models_behind_berts_division_work_as_with_whole_lines(model, opti
     """A Chinese character may be no token, or three of bytes."""
     tokenizer = bert_like(model(), **options)
     texts = ["研究a研", "", "aa 究究", "a\n\x00\u0301研a"]
-    tokens = tokenize(tokenizer, texts)
-    expected, lengths = _encode_lines(tokenizer, texts, Characters(texts))
-    assert tokens.ids.tolist() == expected.ids.tolist() and tokens.lengths.tolist() == lengths.tolist()
+    assert_equal(tokenize(tokenizer, texts), _encode_lines(tokenizer, Characters(texts)))
 
 
 def test_a_tokenizer_that_cuts_by_a_segmenter_of_its_own_is_taken():
@@ -269,12 +473,30 @@ def test_words_of_other_scripts_are_remembered_one_by_one_unless_an_added_token_
         assert ("abc x walked" in runs.numbers) is bool(added)
 
 
+@pytest.mark.parametrize("kind", SPACED)
+def test_a_word_behind_a_space_is_encoded_once(kind, monkeypatch):
+    tokenizer, runs = spaced(kind), _Runs.of(spaced(kind))
+    text = "He tells the dog, the other dog"
+    before = tokenize(tokenizer, [text, "the dog"])
+    assert {"\nHe", "\nthe", "tells", "the", "dog,", "other", "dog"} <= {*runs.numbers}
+    monkeypatch.setattr("wordmask.tokens._encode_lines", None)
+    assert_equal(tokenize(tokenizer, [text, "the dog"]), before)
+    assert tokenize(tokenizer, ["the other dog, the dog tells", "He tells"]).lengths.all()
+
+
+def test_text_without_spaces_is_encoded_whole_and_not_remembered():
+    tokenizer, runs = spaced("xlm-roberta"), _Runs.of(spaced("xlm-roberta"))
+    runs._forget()
+    tokenize(tokenizer, ["研究生命的起源，" * 5, "我喜欢研究生命的起源。" * 3])
+    assert not runs.numbers
+
+
 @pytest.mark.parametrize("content", ["研究", "ab", "a"], ids=["chinese", "latin", "in the vocabulary already"])
 def test_tokens_added_later_are_noticed(content):
     tokenizer = character_tokenizer(["研究abc"])
     before = tokenize(tokenizer, ["c研究 abc"]).ids.tolist()
     tokenizer.add_tokens([content])
-    expected, _ = _encode_lines(tokenizer, ["c研究 abc"], Characters(["c研究 abc"]))
+    expected = _encode_lines(tokenizer, Characters(["c研究 abc"]))
     assert expected.ids.tolist() != before, "the added token changes nothing, so nothing would be noticed"
     assert tokenize(tokenizer, ["c研究 abc"]).ids.tolist() == expected.ids.tolist()
 
@@ -285,7 +507,7 @@ def test_an_added_chinese_word_that_the_vocabulary_has_is_noticed():
     tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
     assert tokenize(tokenizer, ["研究"]).ids.tolist() == [5, 6]
     tokenizer.add_tokens(["研究"])
-    expected, _ = _encode_lines(tokenizer, ["研究"], Characters(["研究"]))
+    expected = _encode_lines(tokenizer, Characters(["研究"]))
     assert expected.ids.tolist() == [7], "the added token changes nothing, so nothing would be noticed"
     assert tokenize(tokenizer, ["研究"]).ids.tolist() == [7]
 
@@ -296,18 +518,24 @@ def test_a_copy_of_a_tokenizer_has_a_memory_of_its_own():
     other = deepcopy(tokenizer)
     other.add_tokens(["ab"])
     for one in (tokenizer, other, tokenizer):
-        expected, _ = _encode_lines(one, ["研ab"], Characters(["研ab"]))
+        expected = _encode_lines(one, Characters(["研ab"]))
         assert tokenize(one, ["研ab"]).ids.tolist() == expected.ids.tolist()
 
 
 @pytest.mark.parametrize(
-    "text",
-    [lambda number: f"研{number}究", lambda number: "\t" * number + "研", lambda number: "\u200b" * number + "研"],
-    ids=["tokens", "white space, no tokens", "dropped characters, no tokens"],
+    "make, text",
+    [
+        (lambda: like_bert_base_chinese("uncased"), lambda number: f"研{number}究"),
+        (lambda: like_bert_base_chinese("uncased"), lambda number: "\t" * number + "研"),
+        (lambda: like_bert_base_chinese("uncased"), lambda number: "\u200b" * number + "研"),
+        (lambda: spaced("roberta"), lambda number: f"x {number}"),
+        (lambda: spaced("xlm-roberta"), lambda number: f"{number} x"),
+    ],
+    ids=["tokens", "white space, no tokens", "dropped characters, no tokens", "words", "beginnings of lines"],
 )
-def test_what_is_remembered_is_bounded_however_many_texts_pass(text, monkeypatch):
+def test_what_is_remembered_is_bounded_however_many_texts_pass(make, text, monkeypatch):
     monkeypatch.setattr(_Runs, "_most", 50)
-    tokenizer = like_bert_base_chinese("uncased")
+    tokenizer = make()
     runs = _Runs.of(tokenizer)
     runs._forget()
     sizes = []

@@ -26,7 +26,7 @@ from wordmask.masking import word_starts
 from wordmask.segmenters import Segmenter
 from wordmask.tokens import special_affixes, tokenize
 from wordmask.vocabulary import Vocabulary
-from wordmask.words import is_chinese, segmented
+from wordmask.words import EXTEND, FLAG, LETTER, SPACE, SYMBOL, Characters, character_class, is_chinese, segmented
 
 SENTENCE = "He walked, unbelievably don't 2004 3.14"
 CHINESE = "我用写代码恤打印卡拉研究生命的起源说活不易在东京野家喜欢你年，。"
@@ -300,6 +300,33 @@ ANY_TEXT = st.text(
 )
 
 
+def numbers_by_the_rule(line: str) -> list[int]:
+    """The number of each character's word, character by character."""
+    number, before, halves, numbers = 1, SPACE, 0, []
+    for place, character in enumerate(line):
+        kind = character_class(ord(character))
+        halves = halves + 1 if kind == FLAG else 0
+        joined = line[:place].endswith("\u200d")
+        begins = {EXTEND: False, LETTER: before != LETTER, SYMBOL: not joined, FLAG: halves % 2 == 1}
+        number += begins.get(kind, True)
+        numbers.append(number)
+        before = before if kind == EXTEND else kind
+    return numbers
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines=st.lists(ANY_TEXT | st.text("ab  .👍🏽🇫🇷\u200d\u0301研", max_size=12), max_size=3))
+@example(lines=["\u0301a", "🇫\u0301🇷🇩🇪", "a\u0301\u0301b", "\u200d👍", "🇫", "🇷"])
+def test_the_rule_for_text_holds_for_many_lines_at_once(lines):
+    characters = Characters(lines)
+    for line, start in zip(lines, characters.line_starts.tolist(), strict=True):
+        found = characters.words[start : start + len(line)].tolist()
+        assert [after - before for before, after in pairwise(found)] == [
+            after - before for before, after in pairwise(numbers_by_the_rule(line))
+        ]
+    assert len({*characters.words[characters.line_starts + characters.line_lengths].tolist()}) == len(lines)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "albert", "deberta-v2", "metaspace unsplit"])
 @settings(max_examples=60, deadline=None)
 @given(lines=st.lists(ANY_TEXT, min_size=1, max_size=4))
@@ -463,6 +490,11 @@ def test_words_are_numbered_for_every_character_and_none_for_what_does_not_count
     first, second = words[:4], words[5:8]
     assert first[0] == first[1] > 0 and not first[2:].any()
     assert len({0, *second.tolist()}) == 3 and second[1] == 0, "two words and white space"
+
+
+def test_a_line_with_the_mark_that_words_are_put_together_with():
+    words = segmented(Characters(["研\0究生", "命"]), [["研\0究", "生"], ["命"]]).tolist()
+    assert words[0] == words[1] == words[2] and len({0, words[0], words[3], words[5]}) == 4
 
 
 def belongs_to_chinese(character: str) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
-from itertools import chain, repeat
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,12 +63,15 @@ def character_class(code_point: int) -> int:
 
 
 _known_classes = np.full(0x110000, -1, np.int8)  # by code point, of the characters that were met
+for _first, _last in CHINESE_BLOCKS:
+    _known_classes[_first : _last + 1] = CHINESE
 
 
 class Characters:
     """The characters of a batch of lines, one array for all, with a separator behind each line."""
 
     def __init__(self, lines: Sequence[str]):
+        self.lines = lines
         self.line_lengths = np.fromiter(map(len, lines), np.int64, len(lines))
         self.line_starts = np.cumsum(self.line_lengths + 1) - self.line_lengths - 1
         self.text = "\n".join([*lines, ""])
@@ -79,39 +82,55 @@ class Characters:
         """The class of each character, see `character_class`."""
         classes = _known_classes[self.code_points]
         if (classes < 0).any():
-            unknown = np.unique(self.code_points[classes < 0])
-            _known_classes[unknown] = [character_class(point) for point in unknown.tolist()]
+            for point in {*self.code_points[classes < 0].tolist()}:
+                _known_classes[point] = character_class(point)
             classes = _known_classes[self.code_points]
         return classes
 
     @cached_property
-    def words(self) -> NDArray[np.int64]:
+    def words(self) -> NDArray[np.int32]:
         """The number of each character's word by the rule for text, from 1."""
         classes = self.classes
-        visible = np.maximum.accumulate(np.where(classes != EXTEND, np.arange(len(classes)), 0))
-        before = np.concatenate([[SPACE], classes[visible][:-1]])
-        joined = np.concatenate([[False], self.code_points[:-1] == _ZERO_WIDTH_JOINER])
-        index = np.arange(len(classes))
-        run = index - np.maximum.accumulate(np.where(classes != FLAG, index, -1))  # 1 for the first of a run of halves
-        alone = (classes == CHINESE) | (classes == SYMBOL) & ~joined | (classes == FLAG) & (run % 2 == 1)
-        return 1 + np.cumsum(alone | (classes == LETTER) & (before != LETTER) | (classes == SPACE))
+        marks = np.flatnonzero(classes == EXTEND)
+        carried = classes.copy()  # by each mark the class of the character that it belongs to
+        carried[marks] = classes[_starts_of_runs(marks) - 1]
+        begins = classes == SYMBOL
+        begins[1:] &= self.code_points[:-1] != _ZERO_WIDTH_JOINER
+        begins[1:] |= (classes[1:] == LETTER) & (carried[:-1] != LETTER)
+        begins |= (classes == CHINESE) | (classes == SPACE)
+        flags = np.flatnonzero(classes == FLAG)
+        begins[flags] = (flags - _starts_of_runs(flags)) % 2 == 0
+        return np.cumsum(begins, dtype=np.int32) + 1
 
     @cached_property
-    def next_visible(self) -> NDArray[np.int64]:
-        """For each character, the first from there on that is not white space (the last index where there is none)."""
-        last = len(self.classes) - 1
-        positions = np.where(self.classes != SPACE, np.arange(last + 1), last)
-        return np.minimum.accumulate(positions[::-1])[::-1]
+    def visible(self) -> NDArray[np.bool_]:
+        """Which characters are no white space; the separators behind lines count as visible."""
+        visible = self.classes != SPACE
+        visible[self.line_starts + self.line_lengths] = True
+        return visible
 
-    @cached_property
-    def last_visible(self) -> NDArray[np.int64]:
-        """For each character, the last up to there that is not white space (0 where there is none)."""
-        return np.maximum.accumulate(np.where(self.classes != SPACE, np.arange(len(self.classes)), 0))
+    def visible_in(
+        self, starts: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """The first and the last visible character of each of these spans, and whether it has any.
+
+        Where it has none, both are the next one behind it.
+        """
+        places = np.flatnonzero(self.visible)
+        before = np.append([0], np.cumsum(self.visible, dtype=np.int32))
+        first, last = before[starts], before[ends] - 1
+        return places[first], places[np.maximum(first, last)], first <= last
+
+
+def _starts_of_runs(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of these places, where the run of neighbours that it belongs to begins."""
+    begins = np.diff(places, prepend=-2) > 1
+    return np.maximum.accumulate(np.where(begins, places, 0))
 
 
 def segmented(
     characters: Characters, words: Sequence[Sequence[str]], mixed: bool = False, numbers: Sequence[int] | None = None
-) -> NDArray[np.int64]:
+) -> NDArray[np.int32]:
     """Give each character the number of its word as a segmenter has it, 0 where the word does not count.
 
     A word counts when all its characters are Chinese; with `mixed`, also when only some are and the rest are letters
@@ -126,19 +145,29 @@ def segmented(
     Raises:
         InputError: naming the line, where the words do not add up to it.
     """
-    pieces = [*chain.from_iterable(chain.from_iterable(zip(words, repeat("\n"))))]
-    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
-    if "".join(pieces) != characters.text or not lengths.all():  # white space is left out
+    marked = "\n".join([*map(_MARK.join, words), ""])
+    points = np.frombuffer(marked.encode("utf-32-le", "surrogatepass"), "<u4")
+    marks = np.flatnonzero(points == ord(_MARK))
+    if np.array_equal(points[np.flatnonzero(points != ord(_MARK))], characters.code_points):
+        starts = marks - np.arange(len(marks))
+    else:  # white space is left out
         numbered = numbers or range(1, len(words) + 1)
         lengths = np.fromiter(chain.from_iterable(_pieces(characters, words, numbered)), np.int64)
-    starts = np.cumsum(lengths) - lengths
-    chinese, letter = characters.classes == CHINESE, characters.classes == LETTER
+        starts = np.cumsum(lengths) - lengths
+    begins = np.zeros(len(characters.code_points), bool)
+    begins[starts] = begins[characters.line_starts] = begins[characters.line_starts + characters.line_lengths] = True
+    word = np.cumsum(begins, dtype=np.int32)
+    classes = characters.classes
+    counts = np.full(len(word) + 1, not mixed)
     if mixed:
-        allowed = chinese | letter | (characters.classes == EXTEND)
-        counts = np.logical_and.reduceat(allowed, starts) & np.logical_or.reduceat(chinese, starts)
+        counts[word[classes == CHINESE]] = True
+        counts[word[(classes == SYMBOL) | (classes == FLAG) | (classes == SPACE)]] = False
     else:
-        counts = np.logical_and.reduceat(chinese | (characters.classes == EXTEND), starts)
-    return np.repeat(np.where(counts, np.arange(1, len(lengths) + 1), 0), lengths)
+        counts[word[(classes != CHINESE) & (classes != EXTEND)]] = False
+    return np.where(counts[word], word, 0)
+
+
+_MARK = "\0"  # between two words; a line that holds one itself is only slower to match
 
 
 def _pieces(characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[Iterable[int]]:
