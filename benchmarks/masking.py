@@ -26,9 +26,10 @@ from wordmask.collators import MaskingCollator
 from wordmask.masking import Strategy
 from wordmask.preparation import TokenStream
 from wordmask.rows import Division, Rows
+from wordmask.runs import tokenize
 from wordmask.sampling import Draw
 from wordmask.textfiles import is_blank, read_lines
-from wordmask.tokens import special_affixes, tokenize
+from wordmask.tokens import special_affixes
 from wordmask.vocabulary import Vocabulary
 
 SHAPES = ((128, 32), (128, 256), (512, 32), (512, 64), (512, 256))

@@ -28,9 +28,9 @@ from wordmask.references import (
     sidecar,
     tokenizer_digest,
 )
+from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter
 from wordmask.texts import load_texts
-from wordmask.tokens import tokenize
 
 TEXT = ["研究生命", "", "我喜欢你。", "  \t", "OK研究", "\u3000", "生"]
 REFERENCES = [[2, 4], [3], [4], []]  # 研究/生命  我/喜欢/你/。  o ##k 研究  生

@@ -21,7 +21,8 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokeniz
 
 from conftest import character_tokenizer, sample_lines, train_tokenizer
 from wordmask.references import tokenizer_digest
-from wordmask.tokens import Backend, TokenizedLines, _encode_lines, _Runs, special_affixes, tokenize
+from wordmask.runs import Runs, tokenize
+from wordmask.tokens import Backend, TokenizedLines, encode_lines, special_affixes
 from wordmask.words import CHINESE_BLOCKS, Characters
 
 COMMON = "的一是了我不人在他有这来研究生命起源喜欢你中国〇"
@@ -78,12 +79,12 @@ def assert_equal(found: TokenizedLines, expected: TokenizedLines) -> None:
 
 
 def assert_equal_to_whole_lines(tokenizer, texts: list[str]) -> None:
-    runs = _Runs.of(tokenizer)
+    runs = Runs.of(tokenizer)
     assert runs is not None, "the fast path does not apply, so nothing would be compared"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wordmask.tokens._LONG", 1000)  # divide texts with few spaces, too
+        patch.setattr("wordmask.runs._LONG", 1000)  # divide texts with few spaces, too
         found = runs(tokenizer, Characters(texts))
-    assert_equal(found, _encode_lines(tokenizer, Characters(texts)))
+    assert_equal(found, encode_lines(tokenizer, Characters(texts)))
 
 
 # The same tokens
@@ -138,7 +139,7 @@ def test_words_do_not_depend_on_the_way_they_were_encoded(texts):
     tokenizer = like_bert_base_chinese("uncased")
     fast = tokenize(tokenizer, texts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Runs, "of", lambda tokenizer: None)
+        patch.setattr(Runs, "of", lambda tokenizer: None)
         assert_equal(fast, tokenize(tokenizer, texts))
 
 
@@ -148,7 +149,7 @@ def test_what_is_remembered_and_forgotten_changes_no_tokens(batches):
     """Batches meet runs that are known, unknown and forgotten, in any order."""
     tokenizer = like_bert_base_chinese("cased")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Runs, "_most", 4)
+        patch.setattr(Runs, "_most", 4)
         for texts in [*batches, *batches]:
             assert_equal_to_whole_lines(tokenizer, texts)
 
@@ -159,7 +160,7 @@ def test_added_tokens_next_to_chinese_are_found_as_in_whole_lines(added, special
     """Tokens that are not special are looked for in normalised text, in which Chinese has spaces around it."""
     tokenizer = piece_tokenizer(do_lower_case=True)
     tokenizer.add_tokens([AddedToken(added, special=special, normalized=not special)])
-    if _Runs.of(tokenizer) is None:
+    if Runs.of(tokenizer) is None:
         return  # not to use the fast path is right, too
     texts = [
         f"研{added}究",
@@ -348,7 +349,7 @@ def test_every_odd_character_is_taken_as_in_whole_lines(kind):
 @given(batches=st.lists(spaced_lines, min_size=2, max_size=4))
 def test_words_at_spaces_that_are_remembered_and_forgotten_change_no_tokens(batches):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Runs, "_most", 4)
+        patch.setattr(Runs, "_most", 4)
         for texts in [*batches, *batches]:
             assert_equal_to_whole_lines(spaced("t5"), texts)
 
@@ -372,8 +373,8 @@ def with_token(content: str, **options) -> BertTokenizer:
 
 def test_it_applies_to_chinese_bert_cased_and_uncased():
     for kind in KINDS:
-        assert _Runs.of(like_bert_base_chinese(kind)) is not None
-    assert _Runs.of(character_tokenizer(["研究"])) is not None
+        assert Runs.of(like_bert_base_chinese(kind)) is not None
+    assert Runs.of(character_tokenizer(["研究"])) is not None
 
 
 @pytest.mark.parametrize(
@@ -392,7 +393,7 @@ def test_it_applies_to_chinese_bert_cased_and_uncased():
 )
 def test_it_does_not_apply_where_a_token_may_reach_over_a_chinese_character(make):
     tokenizer = make()
-    assert _Runs.of(tokenizer) is None
+    assert Runs.of(tokenizer) is None
     assert len(tokenize(tokenizer, ["研究 ab研", "x 研x\ny究"]).ids)
 
 
@@ -427,7 +428,7 @@ def test_it_applies_to_every_model_whose_words_begin_at_spaces(model_type):
 )
 def test_it_does_not_apply_where_nothing_is_proved_of_a_part(make):
     tokenizer = make()
-    assert _Runs.of(tokenizer) is None
+    assert Runs.of(tokenizer) is None
     assert len(tokenize(tokenizer, ["a foo bar x  b"]).ids)
 
 
@@ -447,7 +448,7 @@ def test_other_models_behind_berts_division_work_as_with_whole_lines(model, opti
     """A Chinese character may be no token, or three of bytes."""
     tokenizer = bert_like(model(), **options)
     texts = ["研究a研", "", "aa 究究", "a\n\x00\u0301研a"]
-    assert_equal(tokenize(tokenizer, texts), _encode_lines(tokenizer, Characters(texts)))
+    assert_equal(tokenize(tokenizer, texts), encode_lines(tokenizer, Characters(texts)))
 
 
 def test_a_tokenizer_that_cuts_by_a_segmenter_of_its_own_is_taken():
@@ -467,7 +468,7 @@ def test_words_of_other_scripts_are_remembered_one_by_one_unless_an_added_token_
         tokenizer = piece_tokenizer(do_lower_case=True)
         tokenizer.add_tokens(added)
         tokenize(tokenizer, ["abc x walked", "walked研abc x walked" if added else "walked研x"])
-        runs = _Runs.of(tokenizer)
+        runs = Runs.of(tokenizer)
         assert runs is not None
         assert sorted(set(runs.numbers) & {*expected}) == expected
         assert ("abc x walked" in runs.numbers) is bool(added)
@@ -475,17 +476,17 @@ def test_words_of_other_scripts_are_remembered_one_by_one_unless_an_added_token_
 
 @pytest.mark.parametrize("kind", SPACED)
 def test_a_word_behind_a_space_is_encoded_once(kind, monkeypatch):
-    tokenizer, runs = spaced(kind), _Runs.of(spaced(kind))
+    tokenizer, runs = spaced(kind), Runs.of(spaced(kind))
     text = "He tells the dog, the other dog"
     before = tokenize(tokenizer, [text, "the dog"])
     assert {"\nHe", "\nthe", "tells", "the", "dog,", "other", "dog"} <= {*runs.numbers}
-    monkeypatch.setattr("wordmask.tokens._encode_lines", None)
+    monkeypatch.setattr("wordmask.runs.encode_lines", None)
     assert_equal(tokenize(tokenizer, [text, "the dog"]), before)
     assert tokenize(tokenizer, ["the other dog, the dog tells", "He tells"]).lengths.all()
 
 
 def test_text_without_spaces_is_encoded_whole_and_not_remembered():
-    tokenizer, runs = spaced("xlm-roberta"), _Runs.of(spaced("xlm-roberta"))
+    tokenizer, runs = spaced("xlm-roberta"), Runs.of(spaced("xlm-roberta"))
     runs._forget()
     tokenize(tokenizer, ["研究生命的起源，" * 5, "我喜欢研究生命的起源。" * 3])
     assert not runs.numbers
@@ -496,7 +497,7 @@ def test_tokens_added_later_are_noticed(content):
     tokenizer = character_tokenizer(["研究abc"])
     before = tokenize(tokenizer, ["c研究 abc"]).ids.tolist()
     tokenizer.add_tokens([content])
-    expected = _encode_lines(tokenizer, Characters(["c研究 abc"]))
+    expected = encode_lines(tokenizer, Characters(["c研究 abc"]))
     assert expected.ids.tolist() != before, "the added token changes nothing, so nothing would be noticed"
     assert tokenize(tokenizer, ["c研究 abc"]).ids.tolist() == expected.ids.tolist()
 
@@ -507,7 +508,7 @@ def test_an_added_chinese_word_that_the_vocabulary_has_is_noticed():
     tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
     assert tokenize(tokenizer, ["研究"]).ids.tolist() == [5, 6]
     tokenizer.add_tokens(["研究"])
-    expected = _encode_lines(tokenizer, Characters(["研究"]))
+    expected = encode_lines(tokenizer, Characters(["研究"]))
     assert expected.ids.tolist() == [7], "the added token changes nothing, so nothing would be noticed"
     assert tokenize(tokenizer, ["研究"]).ids.tolist() == [7]
 
@@ -518,7 +519,7 @@ def test_a_copy_of_a_tokenizer_has_a_memory_of_its_own():
     other = deepcopy(tokenizer)
     other.add_tokens(["ab"])
     for one in (tokenizer, other, tokenizer):
-        expected = _encode_lines(one, Characters(["研ab"]))
+        expected = encode_lines(one, Characters(["研ab"]))
         assert tokenize(one, ["研ab"]).ids.tolist() == expected.ids.tolist()
 
 
@@ -534,9 +535,9 @@ def test_a_copy_of_a_tokenizer_has_a_memory_of_its_own():
     ids=["tokens", "white space, no tokens", "dropped characters, no tokens", "words", "beginnings of lines"],
 )
 def test_what_is_remembered_is_bounded_however_many_texts_pass(make, text, monkeypatch):
-    monkeypatch.setattr(_Runs, "_most", 50)
+    monkeypatch.setattr(Runs, "_most", 50)
     tokenizer = make()
-    runs = _Runs.of(tokenizer)
+    runs = Runs.of(tokenizer)
     runs._forget()
     sizes = []
     for batch in range(40):
@@ -549,9 +550,9 @@ def test_what_is_remembered_is_bounded_however_many_texts_pass(make, text, monke
 
 def test_runs_without_chinese_do_not_fill_the_memory_by_their_length(monkeypatch):
     """A word of a million letters is one token, [UNK]; 200,000 of those would be 200 GB."""
-    monkeypatch.setattr(_Runs, "_most", 100)
+    monkeypatch.setattr(Runs, "_most", 100)
     tokenizer = like_bert_base_chinese("uncased")
-    runs = _Runs.of(tokenizer)
+    runs = Runs.of(tokenizer)
     runs._forget()
     for number in range(90):
         tokenize(tokenizer, [f"{number:03}" + "x" * 10_000])
@@ -562,7 +563,7 @@ def test_runs_without_chinese_do_not_fill_the_memory_by_their_length(monkeypatch
 def test_tokenizers_are_not_kept_alive():
     tokenizer = character_tokenizer(["研究ab"])
     tokenize(tokenizer, ["研a"])
-    assert tokenizer in _Runs._known, "it was not remembered, so it could not be kept alive"
+    assert tokenizer in Runs._known, "it was not remembered, so it could not be kept alive"
     gone = weakref.ref(tokenizer)
     del tokenizer
     gc.collect()

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from wordmask import tokens
+from wordmask import runs
 
 calls = []
-tokenize = tokens.tokenize
+tokenize = runs.tokenize
 
 
 def counted(*args, **kwargs):
@@ -28,7 +28,7 @@ def counted(*args, **kwargs):
     return tokenize(*args, **kwargs)
 
 
-tokens.tokenize = counted  # before the modules that import it
+runs.tokenize = counted  # before the modules that import it
 
 import run_mlm_wwm  # noqa: E402
 from wordmask.launch import leave  # noqa: E402

@@ -29,9 +29,10 @@ import pyarrow.parquet as pq
 
 from wordmask.errors import InputError
 from wordmask.references import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
+from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter, words_of
 from wordmask.textfiles import COMPRESSED, TextLines, is_blank, write_atomically
-from wordmask.tokens import Backend, backend_state, require_fast, special_affixes, tokenize
+from wordmask.tokens import Backend, backend_state, require_fast, special_affixes
 from wordmask.words import segmented
 from wordmask.workers import parallel_map
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from wordmask.arguments import DataArguments
 from wordmask.errors import InputError, one_line
 from wordmask.references import check_tokenizer, continuations, tokenizer_digest
+from wordmask.runs import tokenize
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter, words_of
 from wordmask.texts import Texts
-from wordmask.tokens import Backend, backend_state, special_affixes, tokenize
+from wordmask.tokens import Backend, backend_state, special_affixes
 from wordmask.vocabulary import special_ids
 from wordmask.words import segmented
 
