@@ -112,7 +112,7 @@ class Counted:
         real = batch["attention_mask"].bool()
         real[[index for index, row in enumerate(rows) if getattr(row, "rate", RATE) == 0]] = False  # fill up a batch
         tokens = torch.where(batch["labels"] == IGNORED, batch["input_ids"], batch["labels"])[real]
-        for line in torch.tensor_split(tokens, (tokens == batch["input_ids"][0, 0]).nonzero()[:, 0]):
+        for line in torch.tensor_split(tokens, (tokens == batch["input_ids"][0, 0]).nonzero()[1:, 0]):
             digest = hashlib.sha256(line.numpy().tobytes()).digest()
             self.lines = (self.lines + int.from_bytes(digest[:6])) % 2**48
         return batch

@@ -152,6 +152,7 @@ def test_train_tells_lines_apart_and_losses_that_are_not_the_same(program, monke
         return float(collator.lines)
 
     assert counted([7, 8, 9], [5, 6, 7]) == counted([5, 6, 7], [7, 8, 9])
+    assert counted([7, 8, 9], [5, 6, 7]) == (counted([7, 8, 9]) + counted([5, 6, 7])) % 2**48  # in two batches
     assert len({counted([7, 8, 9]), counted([7, 9, 9]), counted([7, 8, 9], [7, 8, 9]), counted([8, 8, 9])}) == 4
 
     same = {"speed": 1.0, "padding": 0.0, "memory": 1.0, "mfu": 0.0, "loss": 5.0, "lines": 1.0}
