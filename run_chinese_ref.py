@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from wordmask.building import Annotator, Output, Work, check_output, write_references
-from wordmask.commandline import Parser, argument, build
+from wordmask.commandline import Parser, argument, build, check_vocab_size
 from wordmask.errors import InputError, reports_input_errors
 from wordmask.progress import track_lines
 from wordmask.references import Provenance
@@ -47,8 +47,7 @@ class ReferenceArguments:
     shard_index: int = argument("Which of these runs this one is, from 0.", default=0)
 
     def __post_init__(self) -> None:
-        if self.vocab_size is not None and self.vocab_size < 10:
-            raise InputError(f"--vocab_size: {self.vocab_size} leaves no room for words; give some thousands")
+        check_vocab_size(self.vocab_size)
 
 
 @reports_input_errors

@@ -33,6 +33,15 @@ def sample_lines(language: str, count: int = 200) -> list[str]:
     return [line for line in lines if line][:count]
 
 
+# For a program that a test starts: `peak`, the most memory that its process has had, in MiB.
+PEAK = """
+def peak():
+    # Not `ru_maxrss`, which begins with the peak of the parent process.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
+"""
+
+
 def free_port() -> str:
     """A port on which processes may meet."""
     with socket.socket() as free:

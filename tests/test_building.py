@@ -27,7 +27,7 @@ from transformers import ByT5Tokenizer, RoFormerTokenizer
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
-from conftest import character_tokenizer, pair_with_text, sample_lines, save_model
+from conftest import PEAK, character_tokenizer, pair_with_text, sample_lines, save_model
 from wordmask.building import Annotator
 from wordmask.hub import load_pretrained_tokenizer
 from wordmask.references import read_provenance
@@ -796,15 +796,12 @@ def test_a_table_that_begins_with_text_without_words_is_read_to_its_end(spaced, 
 
 # Size
 
-MEMORY = """
+MEMORY = (
+    PEAK
+    + """
 import sys
 import numpy as np
 import run_chinese_ref
-
-def peak():
-    # Not `ru_maxrss`, which begins with the peak of the parent process.
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
 
 folder, tokenizer, kinds = sys.argv[1], sys.argv[2], sys.argv[3:]
 for lines in ("few", "many"):
@@ -818,6 +815,7 @@ with open(f"{folder}/many.txt", encoding="utf-8") as text:
     held = text.readlines()
 print(peak())
 """
+)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")

@@ -18,7 +18,7 @@ import zstandard
 
 import run_mlm
 import run_mlm_wwm
-from conftest import character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
+from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
 from wordmask import prepared
 from wordmask.arguments import DataArguments, RunArguments
 from wordmask.errors import InputError
@@ -447,14 +447,11 @@ def test_a_directory_that_is_not_whole_is_refused(english, tmp_path, capsys):
     assert "was not made with --prepare_only" in refusal(capsys, run_mlm_wwm.main, *argv)
 
 
-MEMORY = """
+MEMORY = (
+    PEAK
+    + """
 import sys
 import run_mlm_wwm
-
-def peak():
-    # Not `ru_maxrss`, which begins with the peak of the parent process.
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
 
 folder, tokenizer = sys.argv[1:]
 for lines in ("few", "many"):
@@ -467,6 +464,7 @@ with open(f"{folder}/many.txt", encoding="utf-8") as text:
     held = text.readlines()
 print(peak())
 """
+)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")

@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_flash_attn_2_available
 
-from wordmask.commandline import Parser, argument, build, is_true, suggest
+from wordmask.commandline import Parser, argument, build, check_vocab_size, is_true, suggest
 from wordmask.errors import InputError, one_line
 from wordmask.launch import check_environment, check_sharding, choose_optimizer
 from wordmask.masking import Strategy
@@ -95,8 +95,7 @@ class ModelArguments:
             raise InputError(f"--attn_implementation: {asked} is not known{suggest(asked, implementations)}")
         if asked == "flash_attention_2" and not is_flash_attn_2_available():
             raise InputError("--attn_implementation flash_attention_2 needs a GPU and flash-attn; give sdpa instead")
-        if self.vocab_size is not None and self.vocab_size < 10:
-            raise InputError(f"--vocab_size: {self.vocab_size} leaves no room for words; give some thousands")
+        check_vocab_size(self.vocab_size)
 
 
 @dataclass

@@ -43,6 +43,12 @@ def is_true(value: str | None) -> bool:
     return value is None or string_to_bool(value)
 
 
+def check_vocab_size(value: int | None) -> None:
+    """Raise an `InputError` where `--vocab_size` is too small to train a tokenizer."""
+    if value is not None and value < 10:
+        raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands")
+
+
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 

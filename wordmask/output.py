@@ -144,16 +144,16 @@ def warn_of_changes(given: Mapping[str, Any], training: RunArguments) -> None:
     if not path.exists():
         return
     record = json.loads(path.read_text(encoding="utf-8"))
-    before = record["arguments"] | {"processes": record["processes"]}
+    before = record["arguments"] | {"processes": record.get("processes", 1)}
     now = {name: _plain(value) for name, value in given.items()} | {"processes": training.world_size}
     different = [f"--{name}" for name in _ORDER if before.get(name) != now.get(name)]
-    step, other = (tuple(run[name] for name in _STEP) for run in (before, now))
     # A stream is divided over processes and their workers, a text that is known beforehand step by step.
     if now.get("streaming"):
-        step, other = (*step, before.get("dataloader_num_workers")), (*other, now.get("dataloader_num_workers"))
-        different += ["division of the stream"] * (step != other)
+        names = (*_STEP, "dataloader_num_workers")
+        different += ["division of the stream"] * any(before.get(name) != now.get(name) for name in names)
     else:
-        different += ["number of rows in a step"] * (math.prod(step) != math.prod(other))
+        step, other = (math.prod(run[name] for name in _STEP) for run in (before, now))
+        different += ["number of rows in a step"] * (step != other)
     if different:
         logger.warning(
             "this run began with another %s; what it has seen is not what it would have seen", ", ".join(different)
