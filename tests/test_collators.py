@@ -262,3 +262,13 @@ def test_an_unknown_token_that_is_also_another_special_one_stays_unmasked():
 def test_a_tokenizer_without_a_mask_token_is_refused():
     with pytest.raises(InputError, match="--tokenizer_name.*no mask token"):
         Vocabulary.of(word_level(unk_token="<u>"))
+
+
+def test_the_positions_of_labels_are_as_many_whatever_is_masked():
+    """Two rows of 20 tokens at most, at a rate of at most 0.15: 2 × (3 + 9)."""
+    masks = collator(fixed=True, highest_rate=0.15)
+    for rate in (0.15, 0.05, 0.0):
+        batch = masks([example([7 * 2] * 9, rate=rate)._replace(length=20), example([7 * 2], 1)._replace(length=20)])
+        positions = batch["positions"].tolist()
+        assert len(positions) == len({*positions}) == 24
+        assert {*batch["labels"].view(-1).ne(-100).nonzero()[:, 0].tolist()} <= {*positions}

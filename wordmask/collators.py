@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.compiled import compiled
-from wordmask.masking import Replacement, Strategy, choose, hash64, replace, word_starts
+from wordmask.masking import IGNORED, MAX_UNIT, Replacement, Strategy, choose, hash64, replace, word_starts
 from wordmask.vocabulary import Vocabulary
 
 
@@ -46,7 +47,8 @@ class MaskingCollator:
         labels      [-100, 7, 8, -100, -100]
 
     The result also holds `attention_mask`; with `packed`, the number of each token's line in its row as `lines`, from
-    1, padding 0; with `words`, the number of each token's word in the batch.
+    1, padding 0; with `words`, the number of each token's word in the batch; with
+    `highest_rate`, the flat `positions` of the labels, filled up with others to as many as there can be at most.
 
     Args:
         vocabulary: see `Vocabulary`.
@@ -57,6 +59,7 @@ class MaskingCollator:
         multiple_of: other batches are padded to a multiple of this.
         packed: whether to return `lines`.
         words: whether to return `words`.
+        highest_rate: the highest masking rate of the training, to return `positions`.
     """
 
     def __init__(
@@ -70,11 +73,13 @@ class MaskingCollator:
         multiple_of: int = 1,
         packed: bool = False,
         words: bool = False,
+        highest_rate: float | None = None,
     ):
         self.vocabulary, self.strategy, self.seeded = vocabulary, strategy, hash64(seed)
         self.affixes = [np.array(affix, np.int64) for affix in (vocabulary.prefix, vocabulary.suffix)]
         self.replacement = Replacement(vocabulary.mask_token_id, vocabulary.random_ids, mask_prob, random_prob)
         self.fixed, self.multiple_of, self.packed, self.words = fixed, multiple_of, packed, words
+        self.highest_rate = highest_rate
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         lines_of_rows, identities, epochs, rates, lengths = zip(*examples, strict=True)
@@ -91,6 +96,10 @@ class MaskingCollator:
             batch["lines"] = lines
         if self.words:
             batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
+        if self.highest_rate is not None:
+            size, width = masked.shape
+            most = size * min(width, math.ceil(self.highest_rate * width) + MAX_UNIT - 1)
+            batch["positions"] = np.argsort(labels.ravel() == IGNORED, kind="stable")[:most]
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _lay_out(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from wordmask.arguments import RunArguments
 from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
 from wordmask.forward import Forward
-from wordmask.masking import IGNORED, MAX_UNIT
+from wordmask.masking import IGNORED
 from wordmask.metrics import MaskedLM
 from wordmask.passes import divide_batch
 from wordmask.rows import Rows, StagedRows, StreamedRows
@@ -219,7 +218,7 @@ class MlmTrainer(Trainer):
         if "lines" in inputs and self.forward.attention is not None:
             inputs |= self.forward.attention.inputs(inputs.pop("lines"), self.dtype)
         # A mean over no label is NaN, which no weight of 0 undoes: such a part is given one label, then weight 0.
-        labels = inputs.pop("labels").clone()
+        labels, positions = inputs.pop("labels").clone(), inputs.pop("positions", None)
         labels[0, 0] = torch.where(count == 0, inputs["input_ids"][0, 0], labels[0, 0])
         if self.label_smoother is not None:
             outputs = model(**inputs)
@@ -227,20 +226,11 @@ class MlmTrainer(Trainer):
         if self.forward.sparse is None:
             outputs = model(**inputs, labels=labels)
         else:
-            positions = self._positions(labels)
+            positions = _labelled(labels) if positions is None else positions
             with self.forward.sparse.at(positions):
                 outputs = model(**inputs, labels=labels.view(-1)[positions][None])
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         return loss * (count > 0), outputs
-
-    def _positions(self, labels: torch.Tensor) -> torch.Tensor:
-        """The flat positions with a label; where shapes must not change, as many as there can be at most."""
-        labelled = labels.view(-1) != IGNORED
-        if not self.forward.fixed:
-            return labelled.nonzero()[:, 0]
-        rows, length = labels.shape
-        most = rows * min(length, math.ceil(max(self.rates) * length) + MAX_UNIT - 1)
-        return torch.argsort(labelled.to(torch.uint8), descending=True, stable=True)[:most]
 
     # Evaluation
 
@@ -277,15 +267,22 @@ class MlmTrainer(Trainer):
         found: dict[str, Any] = {}
         if int(count) and not self.args.prediction_loss_only:
             logits = outputs["logits"] if isinstance(outputs, dict) else outputs[-1]
-            found = self._found(logits.argmax(-1).cpu(), labels.cpu(), words.cpu())
+            positions = inputs["positions"].cpu() if "positions" in inputs else _labelled(labels.cpu())
+            found = self._found(logits.argmax(-1).cpu(), labels.cpu(), words.cpu(), positions)
         self.metric.add_batch(loss=float(loss) * int(count), tokens=int(count), **found)
         return None, None, None
 
-    def _found(self, predicted: torch.Tensor, labels: torch.Tensor, words: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _found(
+        self, predicted: torch.Tensor, labels: torch.Tensor, words: torch.Tensor, positions: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Prediction, label and word at each masked position; on the CPU, where shapes may change."""
-        predicted, labels, words, shape = predicted.view(-1), labels.view(-1), words.view(-1), labels.shape
+        predicted, labels, words = predicted.view(-1), labels.view(-1), words.view(-1)
         if self.forward.sparse and not self.label_smoother:
-            positions = self._positions(labels.view(shape))
             labels, words = labels[positions], words[positions]
         masked = labels != IGNORED
         return {"predictions": predicted[masked], "references": labels[masked], "words": words[masked]}
+
+
+def _labelled(labels: torch.Tensor) -> torch.Tensor:
+    """The flat positions with a label."""
+    return labels.view(-1).ne(IGNORED).nonzero()[:, 0]

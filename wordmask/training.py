@@ -217,6 +217,7 @@ def _collator(
         multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores take whole tiles
         packed=packed,
         words=words,
+        highest_rate=max(masking.rates) if arguments.data.pad_to_max_length else None,
     )
 
 
