@@ -26,6 +26,7 @@ test: install  ## run the tests
 MASKING ?= --repeats 3
 PREPARATION ?= --times 40 --repeats 1
 REFERENCES ?= --times 20 --repeats 1
+NEURAL ?= --lines 200
 TRAINING ?= --layers 2 --hidden 128 --heads 2 --length 128 --steps 10
 ENGLISH := $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(if $(TEXT),--text $(TEXT))
 CHINESE := $(if $(CHINESE_TOKENIZER),--tokenizer $(CHINESE_TOKENIZER)) $(if $(CHINESE_TEXT),--text $(CHINESE_TEXT))
@@ -34,6 +35,7 @@ bench: install  ## measure against transformers and the classic scripts; benchma
 	$(BIN)/python benchmarks/masking.py $(ENGLISH) $(MASKING)
 	$(BIN)/python benchmarks/prepare.py $(ENGLISH) $(PREPARATION)
 	$(BIN)/python benchmarks/chinese_ref.py $(CHINESE) $(if $(LTP),--ltp $(LTP)) $(REFERENCES)
+	$(BIN)/python benchmarks/neural.py $(CHINESE) $(NEURAL)
 	$(BIN)/python benchmarks/train.py $(ENGLISH) $(TRAINING)
 
 check: install  ## lint and check types

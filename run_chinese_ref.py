@@ -85,7 +85,8 @@ def _train_tokenizer(files: Sequence[str], vocab_size: int, directory: str) -> N
     """Train a tokenizer on a text, and save it whole or not at all."""
     from wordmask.vocabulary import train_tokenizer
 
-    tokenizer = train_tokenizer("bert", TextLines(files, "--file_name"), vocab_size)
+    with track_lines("Training a tokenizer") as track:
+        tokenizer = train_tokenizer("bert", track(TextLines(files, "--file_name")), vocab_size)
     try:
         with make_directory_atomically(directory) as whole:
             tokenizer.save_pretrained(whole)

@@ -17,8 +17,11 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial, reduce
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bundled import given_or_bundled
-from sides import forget_peak, peak_megabytes, run_in_turn, use_one_core
+from sides import forget_peak, peak_megabytes, restart_peak, run_in_turn, use_one_core
 from wordmask import building
 from wordmask.building import Annotator, Output, Work, line_positions, write_references
 from wordmask.references import BATCH, read_reference_arrays
@@ -73,6 +76,7 @@ def compare(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             f"classic, {segmenter}": partial(run_classic, text, options.tokenizer, segmentation),
             f"ours, {segmenter}": partial(run_ours, text, options.tokenizer, segmentation, 1),
             f"ours, {segmenter}, 2 workers": partial(run_ours, text, options.tokenizer, segmentation, 2),
+            f"ours, {segmenter}, 2 runs": partial(run_two, text, options.tokenizer, segmentation),
             "ours, jieba without HMM": partial(run_ours, text, options.tokenizer, quick, 1),
         }
         sides = {name: contestants[name] for name in options.only or contestants}
@@ -110,7 +114,8 @@ def run_classic(text: str, tokenizer_name: str, segmentation: SegmentationArgume
     words: list[list[str]] = []
     for first in range(0, len(lines), 100):
         words += segment(lines[first : first + 100])
-    segmented = CLOCK()
+    segmented, peak = CLOCK(), peak_megabytes()
+    restart_peak()
     references = classic_references(lines, tokenizer, words)
     with tempfile.TemporaryFile("w") as file:
         file.writelines(f"{reference}\n" for reference in references)
@@ -119,14 +124,15 @@ def run_classic(text: str, tokenizer_name: str, segmentation: SegmentationArgume
         "segment": segmented - start,
         "match": end - segmented,
         "total": end - start,
-        "MB added": peak_megabytes() - before,
+        "MB, segment": peak - before,
+        "MB, match": peak_megabytes() - before,
         "digest": reduce(_digest, lines, 0),
     }
 
 
 def _digest(digest: int, line: str) -> int:
-    """The digest of lines, one after the other."""
-    return zlib.crc32(line.encode(), digest)
+    """The digest of lines with one more line, in whatever order."""
+    return (digest + zlib.crc32(line.encode())) % 2**48
 
 
 def make_annotator(tokenizer_name: str, segmentation: SegmentationArguments) -> Annotator:
@@ -138,29 +144,56 @@ def make_annotator(tokenizer_name: str, segmentation: SegmentationArguments) -> 
     return annotator
 
 
+@dataclass
+class Calls:
+    """What the calls of a function took.
+
+    Attributes:
+        seconds: of each.
+        peak, peak_between: the most memory in MB during a call, and between two.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    peak: float = 0.0
+    peak_between: float = 0.0
+
+
 @contextmanager
-def timed(owner: Any, name: str) -> Iterator[list[float]]:
-    """The seconds of each call of a function, which goes by this name in a module or a class, while this lasts."""
-    function, seconds = getattr(owner, name), []
+def timed(owner: Any, name: str, memory: bool = False) -> Iterator[Calls]:
+    """The calls of a function, which goes by this name in a module or a class, while this lasts."""
+    function, calls = getattr(owner, name), Calls()
 
     def call(*arguments: Any, **options: Any) -> Any:
+        if memory:
+            calls.peak_between = max(calls.peak_between, peak_megabytes())
+            restart_peak()
         start = CLOCK()
         try:
             return function(*arguments, **options)
         finally:
-            seconds.append(CLOCK() - start)
+            calls.seconds.append(CLOCK() - start)
+            if memory:
+                calls.peak = max(calls.peak, peak_megabytes())
+                restart_peak()
 
     setattr(owner, name, call)
     try:
-        yield seconds
+        yield calls
     finally:
+        calls.peak_between = max(calls.peak_between, peak_megabytes())
         setattr(owner, name, function)
 
 
-def run_ours(text: str, tokenizer_name: str, segmentation: SegmentationArguments, workers: int) -> dict[str, float]:
-    """run_chinese_ref.py, its start left out as the classic script's is, but not that of its workers."""
-    clock = CLOCK if workers == 1 else time.perf_counter
-    if workers == 1:
+def run_ours(
+    text: str, tokenizer_name: str, segmentation: SegmentationArguments, workers: int, one_core: bool = True
+) -> dict[str, float]:
+    """run_chinese_ref.py, its start left out as the classic script's is, but not that of its workers.
+
+    A single worker keeps to one core, unless told otherwise.
+    """
+    one_core &= workers == 1
+    clock = CLOCK if one_core else time.perf_counter
+    if one_core:
         use_one_core()
     annotator, read, digest = make_annotator(tokenizer_name, segmentation), [], 0
 
@@ -172,21 +205,42 @@ def run_ours(text: str, tokenizer_name: str, segmentation: SegmentationArguments
                 read.append(clock())
             yield line
 
-    with tempfile.TemporaryDirectory() as folder, timed(type(annotator.segmenter), "segment") as segment:
+    with tempfile.TemporaryDirectory() as folder, timed(type(annotator.segmenter), "segment", workers == 1) as segment:
         before, start = forget_peak(), clock()
         write_references([text], Output(f"{folder}/ref"), annotator, Work(workers), note_times)
         total = clock() - start
     # Reading keeps step with the work, but for the batches that it is ahead of workers.
     ahead = len(read) // 4
     warm = (len(read) - 1 - ahead) * BATCH / (read[-1] - read[ahead]) if len(read) > 40 else float("nan")
-    segmented = sum(segment) if workers == 1 else float("nan")
+    segmented = sum(segment.seconds) if workers == 1 else float("nan")
     return {
         "segment": segmented,
         "match": total - segmented,
         "total": total,
         "warm lines/s": warm,
-        "MB added": peak_megabytes() - before,
+        "MB, segment": segment.peak - before if workers == 1 else float("nan"),
+        "MB, match": segment.peak_between - before,
         "digest": digest,
+    }
+
+
+def run_two(text: str, tokenizer_name: str, segmentation: SegmentationArguments) -> dict[str, float]:
+    """Two runs at once, of half of the lines each: what two cores can do where there is nothing to share out."""
+    lines = list(read_lines(text, "--text"))
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        halves = [f"{folder}/{half}.txt" for half in (0, 1)]
+        for half, path in enumerate(halves):
+            Path(path).write_text("".join(f"{line}\n" for line in lines[half::2]), encoding="utf-8")
+        runs = [pool.submit(run_ours, path, tokenizer_name, segmentation, 1, False) for path in halves]
+        one, other = (run.result() for run in runs)
+    return {
+        "segment": float("nan"),
+        "match": float("nan"),
+        "total": max(one["total"], other["total"]),
+        "warm lines/s": one["warm lines/s"] + other["warm lines/s"],
+        "MB, segment": one["MB, segment"] + other["MB, segment"],
+        "MB, match": one["MB, match"] + other["MB, match"],
+        "digest": (one["digest"] + other["digest"]) % 2**48,
     }
 
 
@@ -207,7 +261,7 @@ def profile(text: str, tokenizer_name: str, segmentation: SegmentationArguments)
         start = CLOCK()
         write_references([text], Output(f"{folder}/ref"), annotator, Work())
         total = CLOCK() - start
-    seconds = {stage: sum(found) for stage, found in calls.items()}
+    seconds = {stage: sum(found.seconds) for stage, found in calls.items()}
     seconds["references"] -= seconds["segment"] + seconds["tokenize"] + seconds["words of characters"]
     seconds["read, digest, write"] = total - sum(seconds.values())
     lines = [line for line in read_lines(text, "--text") if not is_blank(line)]
@@ -245,7 +299,7 @@ def compare_reading(
 def print_results(results: dict[str, dict[str, float]], lines: int) -> None:
     """Lines per second of each stage, times the first side's."""
     table = Table(title=f"{lines:,} lines: lines/s (times the first), memory added")
-    for column in ("", "segment", "tokenize and match", "total", "when warm", "peak MB added"):
+    for column in ("", "segment", "tokenize and match", "total", "when warm", "MB added: segment", "match"):
         table.add_column(column, justify="right" if column else "left")
     first = next(iter(results.values()))
     for name, figures in results.items():
@@ -256,7 +310,8 @@ def print_results(results: dict[str, dict[str, float]], lines: int) -> None:
             for stage in ("segment", "match", "total")
         ]
         warm = figures.get("warm lines/s", float("nan"))
-        table.add_row(name, *cells, f"{warm:,.0f}" if warm == warm else "-", f"{figures['MB added']:.0f}")
+        memory = [f"{figures[f'MB, {stage}']:.0f}".replace("nan", "-") for stage in ("segment", "match")]
+        table.add_row(name, *cells, f"{warm:,.0f}" if warm == warm else "-", *memory)
     Console().print(table)
 
 

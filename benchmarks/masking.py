@@ -1,9 +1,9 @@
-"""Milliseconds from rows of a dataset to a masked batch, ours beside transformers' collators and the classic one.
+"""Milliseconds and memory from rows of a dataset to a masked batch, ours beside other collators.
 
     python benchmarks/masking.py --tokenizer DIRECTORY_OR_HUB_ID --text FILE
 
 Both sides get the same rows, in turn in one run; each makes a few batches in a turn, as a loader's worker does. The
-table gives medians and what the others take times ours.
+tables give medians and what the peers take times ours.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from bundled import given_or_bundled
 from peers import ClassicWholeWordCollator
+from sides import Figures, forget_peak, peak_megabytes
 from wordmask.collators import MaskingCollator
 from wordmask.masking import Strategy
 from wordmask.preparation import TokenStream
@@ -32,11 +33,12 @@ from wordmask.textfiles import is_blank, read_lines
 from wordmask.tokens import special_affixes
 from wordmask.vocabulary import Vocabulary
 
+PEERS = ("v5 token", "v5 whole word", "classic whole word")
 SHAPES = ((128, 32), (128, 256), (512, 32), (512, 64), (512, 256))
 
 
-def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
-    """Print the table and return its rows."""
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Figures]]:
+    """Print the tables and return the figures of each side, for each shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", help="by default one trained on the text")
     parser.add_argument("--text", help="by default a bundled sample")
@@ -46,20 +48,33 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     with given_or_bundled(parser.parse_args(argv), "english") as options:
         tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
         lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)]
-    table = Table(title="ms per batch, from rows to masked tensors (times ours)")
     results = []
     for length, batch in options.shapes:
         calls = contestants(tokenizer, *make_rows(tokenizer, lines, length, batch))
         results.append(measure(calls, options.repeats, options.batches))
-        if not table.columns:
-            table.add_column("length × batch")
-            for name in results[0]:
-                table.add_column(name, justify="right")
-        ours = results[-1]["whole word"]
-        cells = (f"{ms:.2f}" if ms <= 3 * ours else f"{ms:.1f} ({ms / ours:.0f}×)" for ms in results[-1].values())
-        table.add_row(f"{length} × {batch}", *cells)
-    Console().print(table)
+    shapes = [f"{length} × {batch}" for length, batch in options.shapes]
+    print_table("ms per batch, from rows to masked tensors", shapes, [_only(found, "ms") for found in results], 2)
+    print_table("MB that a batch adds at its peak", shapes, [_only(found, "MB") for found in results], 1)
     return results
+
+
+def _only(results: dict[str, Figures], figure: str) -> Figures:
+    return {name: found[figure] for name, found in results.items()}
+
+
+def print_table(title: str, shapes: Sequence[str], rows: Sequence[Figures], digits: int) -> None:
+    """One figure of each side, and of peers how many times it is that of our whole words."""
+    table = Table(title=f"{title} (times ours)")
+    for column in ("length × batch", *rows[0]):
+        table.add_column(column, justify="left" if table.columns == [] else "right")
+    for shape, row in zip(shapes, rows, strict=True):
+        ours = row["whole word"]
+        cells = [
+            f"{value:.1f} ({value / ours:.0f}×)" if name in PEERS and ours else f"{value:.{digits}f}"
+            for name, value in row.items()
+        ]
+        table.add_row(shape, *cells)
+    Console().print(table)
 
 
 def make_rows(tokenizer, lines: Sequence[str], length: int, batch: int) -> tuple[datasets.Dataset, Rows]:
@@ -104,24 +119,29 @@ def contestants(tokenizer, peer_rows: datasets.Dataset, rows: Rows) -> dict[str,
     words = DataCollatorForLanguageModeling(
         tokenizer, mlm_probability=0.15, whole_word_mask=True, mask_replace_prob=1.0, random_replace_prob=0.0
     )
-    return {strategy.value.replace("_", " "): ours(strategy) for strategy in Strategy} | {
-        "v5 token": peer(token, "offset_mapping"),
-        "v5 whole word": peer(words),
-        "classic whole word": peer(ClassicWholeWordCollator(tokenizer), "offset_mapping"),
-    }
+    classic = ClassicWholeWordCollator(tokenizer)
+    peers = (peer(token, "offset_mapping"), peer(words), peer(classic, "offset_mapping"))
+    return {strategy.value.replace("_", " "): ours(strategy) for strategy in Strategy} | dict(
+        zip(PEERS, peers, strict=True)
+    )
 
 
-def measure(calls: dict[str, Callable[[], Any]], repeats: int, batches: int) -> dict[str, float]:
-    """The median milliseconds of each, taken in turn; the first turn is not counted."""
+def measure(calls: dict[str, Callable[[], Any]], repeats: int, batches: int) -> dict[str, Figures]:
+    """The median milliseconds of each, taken in turn, and its peak memory, in the first turn, which is not timed."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
+    added = {}
+    for name, call in calls.items():
+        call()  # what it loads or compiles stays
+        before = forget_peak()
+        call()
+        added[name] = peak_megabytes() - before
+    for _ in range(repeats):
         for name, call in calls.items():
             for _ in range(batches):
                 start = time.perf_counter()
                 call()
-                if repeat:
-                    times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: {"ms": statistics.median(values), "MB": added[name]} for name, values in times.items()}
 
 
 if __name__ == "__main__":

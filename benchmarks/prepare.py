@@ -89,7 +89,7 @@ class Ours:
 
     def prepare(self) -> None:
         texts = load_texts(self.arguments, self.cache, None, False)["train"]
-        stream = tokenized(texts, self.tokenizer, self.arguments, None)
+        stream = tokenized(texts, self.tokenizer, self.arguments, None, self.cache)
         self.rows = Rows.of(stream, self.tokenizer, self.arguments, self.length)
 
     def tokens(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
@@ -127,7 +127,7 @@ def measure(kind: type[Classic] | type[Ours], options: argparse.Namespace, cache
     return {
         "seconds": seconds,
         "MB added": added if alone else float("nan"),  # that of the processes it starts is not known
-        "MB on disk": sum(path.stat().st_size for path in Path(cache).rglob("cache-*.arrow")) / 2**20,
+        "MB on disk": sum(path.stat().st_size for path in Path(cache).rglob("*") if path.is_file()) / 2**20,
         "tokens": len(text),
         "kept": len(kept),
         "text": _digest(text),

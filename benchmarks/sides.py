@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import statistics
@@ -35,9 +36,17 @@ def use_one_core() -> None:
 
 
 def forget_peak() -> float:
-    """Forget the peak memory of this process, which its imports may have set, and return its memory now, in MB."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """Forget the peak memory of this process, and return its memory now, in MB; what it only keeps in store goes back
+    to the system first."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # the C library of most Linux systems has it
+        trim(0)
+    restart_peak()
     return _memory("VmRSS")
+
+
+def restart_peak() -> None:
+    """Have the peak memory of this process begin anew at what it holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_megabytes() -> float:

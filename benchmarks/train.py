@@ -11,15 +11,15 @@ a GPU the share of the card's measured matrix rate (MFU) is printed as well.
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -42,7 +42,8 @@ from wordmask.modeling import load_model
 from wordmask.preparation import tokenized
 from wordmask.rows import Rows, StagedRows
 from wordmask.sampling import EVALUATION, Draw
-from wordmask.texts import Texts, load_texts
+from wordmask.textfiles import is_blank, read_lines
+from wordmask.texts import load_texts
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--device_flags", nargs=argparse.REMAINDER, default=["--use_cpu"])
-    with given_or_bundled(parser.parse_args(argv), "english") as options:
+    with given_or_bundled(parser.parse_args(argv), "english") as options, tempfile.TemporaryDirectory() as folder:
+        options.text, options.evaluated = write_lines(options, Path(folder))
         results = run_in_turn({name: partial(SIDES[name], options) for name in options.sides}, options.repeats)
     if len({found["lines"] for found in results.values()}) > 1:
         raise RuntimeError("the sides saw different lines")
@@ -93,6 +95,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     Console().print("all sides saw the same lines")
     Console().print(f"losses further than {TOLERANCE:.0%} from the first one's: {', '.join(beyond) or 'none'}")
     return results
+
+
+def write_lines(options: argparse.Namespace, folder: Path) -> tuple[str, str]:
+    """Files of the lines to train on and of those to evaluate on; a short text is repeated."""
+    lines = cycle([line for line in read_lines(options.text, "--text") if not is_blank(line)])
+    evaluated, trained = folder / "evaluated.txt", folder / "trained.txt"
+    for path, number in ((evaluated, EVALUATED), (trained, options.steps * options.batch)):
+        path.write_text("".join(f"{line}\n" for line in islice(lines, number)), encoding="utf-8")
+    return str(trained), str(evaluated)
 
 
 class Counted:
@@ -145,7 +156,8 @@ class Setting:
         size = f"hidden_size={options.hidden},num_hidden_layers={options.layers},num_attention_heads={options.heads}"
         size += f",intermediate_size={4 * options.hidden}"
         run = ["--num_train_epochs", 1, "--per_device_train_batch_size", options.batch, "--learning_rate", 5e-4]
-        text = ["--train_file", options.text, "--max_seq_length", options.length, "--output_dir", folder]
+        text = ["--train_file", options.text, "--validation_file", options.evaluated]
+        text += ["--max_seq_length", options.length, "--output_dir", folder]
         quiet = ["--disable_tqdm", "--report_to", "none", "--save_strategy", "no", "--logging_strategy", "no"]
         argv = [*model, size, *run, *text, *quiet, *options.device_flags, *flags]
         self.options, self.folder = options, folder
@@ -153,19 +165,13 @@ class Setting:
         self.tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
         set_seed(42)
         self.model = load_model(self.arguments.model, self.tokenizer)
-        texts = load_texts(self.arguments.data, None, None, False)["train"]
-        needed = EVALUATED + options.steps * options.batch
-        while len(texts.rows) < needed:  # a short text is repeated
-            texts.rows = datasets.concatenate_datasets([texts.rows, texts.rows])
-        self.train_texts = copy.copy(texts)
-        self.train_texts.rows = texts.rows.select(range(EVALUATED, needed))
-        texts.rows = texts.rows.select(range(EVALUATED))
-        self.evaluated = self.rows(texts)
+        self.texts = load_texts(self.arguments.data, folder, None, True)
+        self.evaluated = self.rows("validation")
 
-    def rows(self, texts: Texts, packed: bool = False) -> Rows:
+    def rows(self, split: str, packed: bool = False) -> Rows:
         """Our rows of some texts."""
         data = self.arguments.data
-        stream = tokenized(texts, self.tokenizer, data, None)
+        stream = tokenized(self.texts[split], self.tokenizer, data, None, self.folder)
         return Rows.of(stream, self.tokenizer, data, self.options.length, packed)
 
     def evaluate(self) -> float:
@@ -237,7 +243,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
         if packed and "--torch_compile" in options.device_flags:  # so that nothing is compiled again
             flags.append("--pad_to_max_length")
         setting = Setting(options, folder, *flags)
-        rows, training = setting.rows(setting.train_texts, packed), setting.arguments.training
+        rows, training = setting.rows("train", packed), setting.arguments.training
         if packed:  # so many rows that a step has as many tokens
             training.per_device_train_batch_size = max(1, round(len(rows) / options.steps))
         forward = choose_forward(setting.arguments, setting.model)
@@ -269,7 +275,7 @@ def run_plain(sampling: str, options: argparse.Namespace) -> dict[str, float]:
     """transformers' own Trainer and collator."""
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(options, folder)
-        lines = setting.train_texts.rows["text"][:]
+        lines = list(read_lines(options.text, "--text"))
         encoded = setting.tokenizer(lines, truncation=True, max_length=options.length, return_special_tokens_mask=True)
         dataset = [{name: encoded[name][index] for name in encoded} for index in range(len(lines))]
         counted = Counted(DataCollatorForLanguageModeling(setting.tokenizer, mlm_probability=RATE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import re
 import shlex
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import transformers
 from conftest import SAMPLES, character_tokenizer, sample_lines, train_tokenizer
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = ("masking", "prepare", "chinese_ref", "train")
+PROGRAMS = ("masking", "prepare", "chinese_ref", "neural", "train")
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,9 @@ def test_masking_prints_every_side(tmp_path, capsys):
         "v5 whole word",
         "classic whole word",
     }
-    assert "32 × 4" in capsys.readouterr().out
+    assert all(figures["ms"] > 0 for figures in results[0].values())
+    printed = capsys.readouterr().out
+    assert printed.count("32 × 4") == 2 and "ms per batch" in printed and "MB that a batch adds" in printed
 
 
 def test_exactness_is_judged_by_the_tokenizers_own_offsets(tmp_path, capsys):
@@ -112,7 +115,9 @@ def test_the_classic_example_joins_a_thousand_lines_and_cuts_them(english_model,
 
 def test_chinese_ref_compares_with_jieba_where_no_ltp_model_is_given(program, capsys):
     results = program("chinese_ref").main(["--lines", "60", "--repeats", "1"])
-    assert list(results) == ["classic, jieba", "ours, jieba", "ours, jieba, 2 workers", "ours, jieba without HMM"]
+    ours = ["ours, jieba", "ours, jieba, 2 workers", "ours, jieba, 2 runs", "ours, jieba without HMM"]
+    assert list(results) == ["classic, jieba", *ours]
+    assert results["classic, jieba"].keys() <= results["ours, jieba"].keys()
     assert len({figures["digest"] for figures in results.values()}) == 1
     printed = capsys.readouterr().out
     assert "60 lines" in printed and "segmenter alone" in printed and "reading the references" in printed
@@ -121,9 +126,20 @@ def test_chinese_ref_compares_with_jieba_where_no_ltp_model_is_given(program, ca
 def test_chinese_ref_refuses_to_compare_different_lines(program, monkeypatch):
     chinese_ref = program("chinese_ref")
     monkeypatch.setattr(chinese_ref, "run_classic", lambda *settings: {"digest": 1.0})
-    monkeypatch.setattr(chinese_ref, "run_ours", lambda *settings: {"digest": 2.0})
+    for ours in ("run_ours", "run_two"):
+        monkeypatch.setattr(chinese_ref, ours, lambda *settings: {"digest": 2.0})
     with pytest.raises(RuntimeError, match="different lines"):
         chinese_ref.main(["--lines", "5"])
+
+
+def test_neural_reads_a_model_with_random_weights_as_both_do(program, chinese_model, capsys):
+    pytest.importorskip("ltp")
+    results = program("neural").main(["--tokenizer", chinese_model, "--lines", "30", "--layers", "1"])
+    assert list(results) == ["classic", "ours"] and all(found["seconds"] > 0 for found in results.values())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "30 lines" in printed
+    same = int(re.search(r"the same words in (\d+) of 30 lines", printed)[1])
+    assert same >= 29, "rounding"
 
 
 def test_all_sides_of_train_see_the_same_lines_and_reach_the_same_loss(program, english_model, capsys):
@@ -204,7 +220,8 @@ def test_make_bench_gives_every_program_flags_that_it_has(monkeypatch):
         monkeypatch.setattr(module, "given_or_bundled", stop)
         with pytest.raises(Parsed) as parsed:
             module.main(flags)
-        assert parsed.value.args == (("c", "y", "l") if "chinese" in script else ("t", "x", None))
+        given = {"chinese_ref": ("c", "y", "l"), "neural": ("c", "y", None)}
+        assert parsed.value.args == given.get(Path(script).stem, ("t", "x", None))
 
 
 @pytest.mark.parametrize("sample", ["english", "chinese"])

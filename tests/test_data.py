@@ -7,7 +7,7 @@ import gzip
 import json
 import logging
 import lzma
-import shutil
+import os
 from pathlib import Path
 
 import datasets
@@ -59,7 +59,11 @@ def write(path: Path, lines: list[str], column: str = "text") -> str:
 
 def texts_of(evaluate: bool = False, split: str = "train", **arguments) -> list[str]:
     """The texts of a split, as a run would read them."""
-    return [row["text"] for row in load_texts(DataArguments(**arguments), None, None, evaluate)[split].rows]
+    settings = DataArguments(**arguments)
+    texts = load_texts(settings, None, None, evaluate)[split]
+    if settings.streaming:
+        return [row["text"] for row in texts.rows]
+    return pa.concat_tables(texts.batches())["text"].to_pylist()
 
 
 def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
@@ -159,25 +163,49 @@ def test_the_column_that_was_named_is_read(tmp_path, kind):
     assert texts_of(train_file=[path], text_column_name="content") == LINES
 
 
-def test_a_copy_of_a_file_is_known_by_its_content(tokenizer, tmp_path, monkeypatch):
-    """Neither its name nor its time matters: nothing is read or tokenized again."""
+@pytest.mark.parametrize("kind, copy", [("txt", "txt"), ("txt", "txt.gz"), ("jsonl", "jsonl"), ("csv", "csv")])
+def test_a_copy_of_a_file_is_known_by_its_content(tokenizer, tmp_path, monkeypatch, kind, copy):
+    """Neither its name nor its time matters, nor the number of workers: nothing is tokenized again."""
 
     def stream(path, **arguments):
-        settings = DataArguments(train_file=[str(path)], **arguments)
-        texts = load_texts(settings, str(tmp_path / "cache"), None, False)["train"]
-        return tokenized(texts, tokenizer, settings, None)
+        settings, cache = DataArguments(train_file=[str(path)], **arguments), str(tmp_path / "cache")
+        return tokenized(load_texts(settings, cache, None, False)["train"], tokenizer, settings, None, cache)
 
-    write(tmp_path / "text.txt", ["some text", "and more"])
-    first = stream(tmp_path / "text.txt")
+    first = stream(write(tmp_path / f"text.{kind}", ["some text", "and more"]))
     (tmp_path / "elsewhere").mkdir()
-    shutil.copyfile(tmp_path / "text.txt", tmp_path / "elsewhere" / "copy.txt")
+    other = write(tmp_path / "elsewhere" / f"copy.{copy}", ["some text", "and more"])
+    os.utime(other, (1, 1))
     calls: list = []
     prepare = Preparation.__call__
     monkeypatch.setattr(Preparation, "__call__", lambda self, batch: calls.append(1) or prepare(self, batch))
-    again = stream(tmp_path / "elsewhere" / "copy.txt")
+    again = stream(other, preprocessing_num_workers=2)
     assert again.read(0, 3).tolist() == first.read(0, 3).tolist() and not calls
-    stream(tmp_path / "text.txt", overwrite_cache=True)
+    stream(tmp_path / f"text.{kind}", overwrite_cache=True)
     assert calls, "a guard: where text is tokenized, this test notices"
+
+
+def test_no_copy_is_made_of_text_files(english_model, english_file, tmp_path):
+    """What a run keeps of its text is two bytes a token."""
+    argv = [
+        "--model_name_or_path",
+        english_model,
+        "--train_file",
+        english_file,
+        "--cache_dir",
+        str(tmp_path / "cache"),
+    ]
+    run_mlm_wwm.main([*argv, "--do_train", "--max_steps", "1", "--use_cpu", "--output_dir", str(tmp_path / "out")])
+    (tokens,) = (tmp_path / "cache").rglob("*.arrow")
+    assert tokens.name.startswith("tokens-")
+    others = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path != tokens]
+    assert sum(path.stat().st_size for path in others) < 1000 < os.path.getsize(english_file)
+
+
+def test_a_cache_that_cannot_be_written_gets_a_sentence(english_model, english_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    argv = ["--model_name_or_path", english_model, "--train_file", english_file, "--cache_dir", str(tmp_path / "file")]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--use_cpu", "--output_dir", str(tmp_path / "out"))
+    assert "--cache_dir" in sentence and "cannot be written" in sentence
 
 
 def test_a_changed_file_is_not_read_from_the_cache(tmp_path):
@@ -212,7 +240,7 @@ def test_the_first_part_of_the_text_is_set_apart_for_evaluation(english_file, pe
     lines = Path(english_file).read_text(encoding="utf-8").split("\n")[:-1]
     settings = DataArguments(train_file=[english_file], validation_split_percentage=percentage)
     texts = load_texts(settings, None, None, True)
-    found = {split: [row["text"] for row in texts[split].rows] for split in texts}
+    found = {split: pa.concat_tables(texts[split].batches())["text"].to_pylist() for split in texts}
     assert found == {"train": lines[count:], **({"validation": lines[:count]} if count else {})}
 
 

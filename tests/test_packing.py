@@ -129,13 +129,17 @@ def test_positions_restart_with_each_line_where_the_model_begins_to_count():
         assert positions.tolist() == [[0, 1, 2, 0, 1, 0, 1], [0, 0, 0, 1, 2, 3, 4]]
 
 
-def test_a_wrong_position_or_a_leak_is_noticed(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_wrong_position_or_a_leak_is_noticed(monkeypatch, dtype):
     """Guards the check: it must not pass where positions begin elsewhere, or where lines see each other."""
-    monkeypatch.setattr("wordmask.attention.first_position", lambda table: 0)
-    assert packed_attention(tiny("roberta")) is None
-    monkeypatch.undo()
-    monkeypatch.setattr("wordmask.attention.packed_sequence_mask_function", lambda lines: lambda *places: True)
-    assert packed_attention(tiny("bert")) is None
+    models = {name: tiny(name).to(dtype) for name in ("roberta", "bert")}
+    assert all(map(packed_attention, models.values()))
+    with monkeypatch.context() as patch:
+        patch.setattr("wordmask.attention.first_position", lambda table: 0)
+        assert packed_attention(models["roberta"]) is None
+    with monkeypatch.context() as patch:
+        patch.setattr("wordmask.attention.packed_sequence_mask_function", lambda lines: lambda *places: True)
+        assert packed_attention(models["bert"]) is None
 
 
 # Training

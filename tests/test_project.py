@@ -28,14 +28,14 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 # Each module may import only those of a lower rank.
 LAYERS = [
-    {"compiled", "errors", "numerics", "sharding"},
+    {"compiled", "errors", "memory", "numerics", "sharding"},
     {"textfiles", "words", "segmenters", "commandline", "hub", "progress", "workers"},
-    {"tokens"},
+    {"tokens", "cache"},
     {"runs"},
     {"segmentation", "masking", "references", "vocabulary", "launch", "oldflags"},
-    {"arguments", "card", "collators", "sampling", "metrics", "sparse", "attention"},
-    {"building", "cluster", "texts", "modeling", "output", "packing", "passes"},
-    {"preparation", "forward"},
+    {"arguments", "card", "collators", "sampling", "metrics", "sparse", "attention", "corpus"},
+    {"building", "cluster", "texts", "output", "packing", "passes"},
+    {"preparation", "forward", "modeling"},
     {"prepared"},
     {"rows"},
     {"trainer", "preview"},

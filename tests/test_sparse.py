@@ -63,8 +63,12 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+@pytest.mark.parametrize("in_double", [False, True], ids=["as it is", "without a cast to float32"])
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_loss_and_all_gradients_are_those_of_the_full_head(model_type):
+def test_loss_and_all_gradients_are_those_of_the_full_head(model_type, in_double, monkeypatch):
+    """Some heads cast logits to float32 for the loss, which rounds the gradients, too."""
+    if in_double:
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     full, model = tiny(model_type), tiny(model_type)
     inputs, positions = batch()
     sparse = sparse_prediction(model)
@@ -78,6 +82,7 @@ def test_loss_and_all_gradients_are_those_of_the_full_head(model_type):
     assert found.loss.item() == pytest.approx(expected.loss.item(), abs=1e-6)
     wanted, given = gradients(full), gradients(model)
     assert given.keys() == wanted.keys() and any(gradient.abs().max() > 1e-4 for gradient in wanted.values())
+    assert found.loss.dtype == torch.float64 or not in_double
     tolerance = 1e-10 if found.loss.dtype == torch.float64 else 1e-6
     for name, gradient in wanted.items():
         torch.testing.assert_close(given[name], gradient, rtol=0, atol=tolerance)
@@ -94,7 +99,8 @@ def test_what_is_saved_and_what_is_predicted_outside_carry_no_trace():
     assert model.state_dict().keys() == before.keys() and set(vars(model.config)) == names
 
 
-def test_a_model_that_cannot_take_it_falls_back_with_one_warning(caplog):
+@pytest.mark.parametrize("half", [False, True])
+def test_a_model_that_cannot_take_it_falls_back_with_one_warning(caplog, half):
     class Pooled(type(tiny("bert"))):
         """A head that needs all positions."""
 
@@ -104,12 +110,31 @@ def test_a_model_that_cannot_take_it_falls_back_with_one_warning(caplog):
             loss = torch.nn.functional.cross_entropy(logits.view(-1, WORDS), labels.view(-1))
             return type(output)(loss=loss, logits=logits)
 
-    model = tiny("bert")
+    model = tiny("bert").float()
     model.__class__ = Pooled
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), torch.autocast("cpu", torch.bfloat16, enabled=half):
         assert sparse_prediction(model) is None
     assert [record.name for record in caplog.records] == ["wordmask.sparse"]
     assert model(batch()[0]["input_ids"], batch()[0]["labels"]).logits.shape == (ROWS, LENGTH, WORDS)
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES.keys() - {"fnet"}))  # which has no transform in it
+def test_half_precision_is_no_reason_to_fall_back(model_type):
+    """As flash attention has it."""
+    assert sparse_prediction(tiny(model_type).bfloat16()) is not None
+
+
+def test_what_a_model_can_take_is_tried_without_tf32():
+    seen = []
+    before = torch.backends.fp32_precision
+    torch.backends.fp32_precision = "tf32"
+    try:
+        model = tiny("bert")
+        model.register_forward_hook(lambda *_: seen.append(torch.backends.fp32_precision))
+        assert sparse_prediction(model) and torch.backends.fp32_precision == "tf32"
+    finally:
+        torch.backends.fp32_precision = before
+    assert set(seen) == {"ieee"}
 
 
 def passes(model: torch.nn.Module) -> list[int]:

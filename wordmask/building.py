@@ -7,14 +7,12 @@ not depend on the number of workers, on interruptions, or on how parts were divi
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -27,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wordmask.errors import InputError
+from wordmask.errors import InputError, output_of_workers
 from wordmask.references import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
 from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter, words_of
@@ -36,10 +34,6 @@ from wordmask.tokens import Backend, backend_state, require_fast, special_affixe
 from wordmask.words import segmented
 from wordmask.workers import parallel_map
 
-OUTPUT_ERRORS = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
-}
 ROW_GROUP = 10  # batches
 Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the text, and lines
 Block: TypeAlias = bytes | pa.Table  # what a batch becomes in the output
@@ -272,8 +266,7 @@ def write_references(
     """
     tokenizer, segmenter = annotator.tokenizer, annotator.segmenter
     require_fast(tokenizer, "--bert")
-    gc.freeze()  # to look for garbage in all that transformers and torch hold takes 0.1 s
-    try:
+    with _garbage_left(), output_of_workers("--save_path", output.path, "--num_workers", "go on with --resume"):
         provenance = Provenance(
             tokenizer_sha256=tokenizer_digest(tokenizer),
             tokenizer=tokenizer.name_or_path,
@@ -294,19 +287,17 @@ def write_references(
         output.put_together(parts)
         write_provenance(output.path, provenance)
         shutil.rmtree(output.parts)
-    except BrokenProcessPool:
-        raise InputError(
-            "--num_workers: a worker died, perhaps for lack of memory; give fewer, and --resume to go on"
-        ) from None
-    except OSError as error:
-        if error.errno not in OUTPUT_ERRORS:
-            raise
-        raise InputError(
-            f"--save_path: {output.path} cannot be written ({error.strerror}); --resume goes on"
-        ) from None
+    return provenance
+
+
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Do not look for garbage in what is there already: in all that transformers and torch hold, that takes 0.1 s."""
+    gc.freeze()
+    try:
+        yield
     finally:
         gc.unfreeze()
-    return provenance
 
 
 @contextmanager

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+OUTPUT_ERRORS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
+}
 
 
 class InputError(ValueError):
@@ -28,6 +35,30 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     if error is not None and str(error).startswith("Caught InputError in"):  # torch puts a worker's traceback into it
         return InputError(str(error).rpartition("InputError: ")[2].strip())
     return error
+
+
+@contextlib.contextmanager
+def output_of_workers(flag: str, path: object, workers_flag: str, go_on: str) -> Iterator[None]:
+    """Report, in a sentence, what keeps worker processes from writing their output.
+
+    Args:
+        flag, path: the output.
+        workers_flag: says how many there are.
+        go_on: what to do afterwards.
+
+    Raises:
+        InputError: where a worker dies, or the output cannot be written.
+    """
+    try:
+        yield
+    except BrokenProcessPool:
+        raise InputError(
+            f"{workers_flag}: a worker died, perhaps for lack of memory; give fewer, and {go_on}"
+        ) from None
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS:
+            raise
+        raise InputError(f"{flag}: {path} cannot be written ({error.strerror}); make room, and {go_on}") from None
 
 
 def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:

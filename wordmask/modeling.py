@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -18,9 +17,12 @@ from transformers import (
 
 from wordmask.arguments import ModelArguments
 from wordmask.attention import first_position, position_embeddings
+from wordmask.cache import cache_directory, hashed
 from wordmask.errors import InputError
 from wordmask.hub import load_pretrained_tokenizer, loading, making
+from wordmask.progress import tracked
 from wordmask.textfiles import make_directory_atomically
+from wordmask.texts import Texts
 from wordmask.vocabulary import train_tokenizer
 
 LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
@@ -35,7 +37,7 @@ def _hub_options(arguments: ModelArguments) -> dict[str, Any]:
     }
 
 
-def load_tokenizer(arguments: ModelArguments, rows: Any, checkpoint: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer, or train one on the spot.
 
     One that is trained is kept in the cache by its text and size, so that other processes and later runs find it: to
@@ -44,7 +46,7 @@ def load_tokenizer(arguments: ModelArguments, rows: Any, checkpoint: str | None 
 
     Args:
         arguments: which tokenizer.
-        rows: the training text, a dataset with the column `text`; `None` where there is none.
+        texts: the training text, as far as there is any that is not tokenized.
         checkpoint: where the run goes on.
 
     Raises:
@@ -52,7 +54,7 @@ def load_tokenizer(arguments: ModelArguments, rows: Any, checkpoint: str | None 
     """
     name = arguments.tokenizer_name or arguments.model_name_or_path
     if arguments.vocab_size and not name:
-        return AutoTokenizer.from_pretrained(checkpoint or _trained_tokenizer(arguments, rows))
+        return AutoTokenizer.from_pretrained(checkpoint or _trained_tokenizer(arguments, texts))
     name = name or arguments.config_name
     if not name:
         raise InputError(
@@ -62,9 +64,9 @@ def load_tokenizer(arguments: ModelArguments, rows: Any, checkpoint: str | None 
     return load_pretrained_tokenizer(flag, name, use_fast=arguments.use_fast_tokenizer, **_hub_options(arguments))
 
 
-def _trained_tokenizer(arguments: ModelArguments, rows: Any) -> str:
+def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
     """The directory in the cache of a tokenizer trained on a text."""
-    if not isinstance(rows, datasets.Dataset):
+    if not isinstance(texts, Texts) or isinstance(texts.rows, datasets.IterableDataset):
         raise InputError(
             "--vocab_size trains a tokenizer on the training text, which must be there and not be streamed; give "
             "--tokenizer_name"
@@ -73,10 +75,12 @@ def _trained_tokenizer(arguments: ModelArguments, rows: Any) -> str:
     if kind is None:
         with loading("--config_name", str(arguments.config_name), "a configuration"):
             kind = AutoConfig.from_pretrained(str(arguments.config_name), **_hub_options(arguments)).model_type
-    key = datasets.fingerprint.Hasher.hash([kind, arguments.vocab_size, rows._fingerprint])
-    directory = Path(arguments.cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask", f"tokenizer-{key}")
+    key = hashed(kind, arguments.vocab_size, texts.fingerprint)
+    directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
     if not directory.exists():
-        tokenizer = train_tokenizer(kind, (text or "" for text in rows["text"]), int(arguments.vocab_size or 0))
+        tables = tracked(texts.batches(), "Training a tokenizer", " texts", len(texts.rows))
+        lines = (text or "" for table in tables for text in table["text"].to_pylist())
+        tokenizer = train_tokenizer(kind, lines, int(arguments.vocab_size or 0))
         with make_directory_atomically(directory) as whole:
             tokenizer.save_pretrained(whole)
     return str(directory)

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import bisect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from wordmask.arguments import DataArguments
-from wordmask.errors import InputError, one_line
+from wordmask.cache import cache_directory, hashed
+from wordmask.errors import InputError, one_line, output_of_workers
+from wordmask.progress import bar
 from wordmask.references import check_tokenizer, continuations, tokenizer_digest
 from wordmask.runs import tokenize
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter, words_of
+from wordmask.textfiles import write_atomically
 from wordmask.texts import Texts
 from wordmask.tokens import Backend, backend_state, special_affixes
 from wordmask.vocabulary import special_ids
 from wordmask.words import segmented
+from wordmask.workers import parallel_map
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +74,12 @@ class Preparation:
     def identity(self) -> dict[str, Any]:
         """What the result depends on besides the text, for a cache's fingerprint or a record."""
         return {
-            "version": 2,
+            "version": 3,
             "tokenizer": tokenizer_identity(self.tokenizer),
             "special_tokens": self.prefix,
             "separator": self.separator,
             "mixed_references": self.mixed,
+            "classic_references": self.classic.tolist() if self.classic.any() != self.classic.all() else None,
             "segmenter": self.segmenter.identity if self.segmenter else None,
             "mixed_words": bool(self.segmenter and self.words and self.words.mixed_words),
         }
@@ -193,7 +200,13 @@ def tokenizer_identity(tokenizer) -> str:
     return tokenizer_digest(tokenizer) if tokenizer.is_fast else f"{type(tokenizer).__name__}:{tokenizer.name_or_path}"
 
 
-def tokenized(texts: Texts, tokenizer, arguments: DataArguments, words: SegmentationArguments | None) -> TokenStream:
+def tokenized(
+    texts: Texts,
+    tokenizer,
+    arguments: DataArguments,
+    words: SegmentationArguments | None,
+    cache_dir: str | None = None,
+) -> TokenStream:
     """Tokenize a text, on as many processes as asked for and once for all runs.
 
     Args:
@@ -201,19 +214,39 @@ def tokenized(texts: Texts, tokenizer, arguments: DataArguments, words: Segmenta
         tokenizer: the tokenizer.
         arguments: how rows will be made.
         words: where words come from besides; `None` where a tokenizer that knows no words will do.
+        cache_dir: where the tokens are kept.
+
+    Raises:
+        InputError: where they cannot be kept there, or a worker dies.
     """
     prepared = Preparation(tokenizer, texts, separator(tokenizer, arguments), words)
-    dataset = texts.rows.with_format("arrow").map(
-        prepared,
-        batched=True,
-        num_proc=_processes(arguments.preprocessing_num_workers, len(texts.rows)),
-        remove_columns=texts.rows.column_names,
-        features=prepared.features,
-        load_from_cache_file=not arguments.overwrite_cache,
-        new_fingerprint=datasets.fingerprint.Hasher.hash([texts.rows._fingerprint, prepared.identity()]),
-        desc="Tokenizing",
-    )
-    return TokenStream(dataset, separated=prepared.separator is not None)
+    path = cache_directory(cache_dir) / f"tokens-{hashed(texts.fingerprint, prepared.identity())}.arrow"
+    with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # of runs that start together, one tokenizes
+            if arguments.overwrite_cache or not path.exists():
+                _write(path, texts, prepared, arguments.preprocessing_num_workers or 1)
+    return TokenStream(datasets.Dataset.from_file(str(path)), separated=prepared.separator is not None)
+
+
+def _write(path: Path, texts: Texts, prepared: Preparation, workers: int) -> None:
+    """Tokenize texts into a file."""
+    with (
+        bar("Tokenizing", " texts", len(texts.rows)) as progress,
+        write_atomically(path, binary=True) as file,
+        parallel_map(prepared, workers) as tokenize,
+    ):
+        write_tokens(file, prepared.features.arrow_schema, tokenize(texts.batches()), progress.update)
+
+
+def write_tokens(
+    file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table], advance: Callable[[int], Any]
+) -> None:
+    """Write tokens as `TokenStream` reads them; `advance` is told of the texts that are done."""
+    with pa.ipc.new_stream(file, schema) as stream:
+        for table in tables:
+            stream.write_table(table)
+            advance(len(table))
 
 
 def separator(tokenizer, arguments: DataArguments) -> int | None:
@@ -221,8 +254,3 @@ def separator(tokenizer, arguments: DataArguments) -> int | None:
     if arguments.line_by_line:
         return None
     return tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-
-
-def _processes(asked: int | None, rows: int) -> int | None:
-    """As many processes as asked for, but none without a row."""
-    return min(asked, rows) if asked and asked > 1 else None

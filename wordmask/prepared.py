@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -22,17 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 
 from wordmask.arguments import Arguments, DataArguments
-from wordmask.building import OUTPUT_ERRORS, Work
-from wordmask.errors import InputError, one_line
-from wordmask.preparation import Preparation, TokenStream, separator, tokenized, tokenizer_identity
+from wordmask.building import Work
+from wordmask.corpus import FileTexts, add_texts
+from wordmask.errors import InputError, one_line, output_of_workers
+from wordmask.preparation import Preparation, TokenStream, separator, tokenized, tokenizer_identity, write_tokens
+from wordmask.progress import bar
 from wordmask.references import BATCH
 from wordmask.segmentation import SegmentationArguments
 from wordmask.textfiles import write_atomically
-from wordmask.texts import FileTexts, Texts, add_texts
+from wordmask.texts import Texts, divided
 from wordmask.tokens import require_fast
 from wordmask.workers import parallel_map
 
@@ -72,15 +72,10 @@ class Part:
     @property
     def batches(self) -> list[range]:
         """The numbers of the texts that are tokenized together."""
-        return _divided(self.texts, BATCH)
+        return divided(self.texts, BATCH)
 
     def __str__(self) -> str:
         return f"part {self.number + 1} of {self.parts} of {self.split}"
-
-
-def _divided(numbers: range, size: int) -> list[range]:
-    """Ranges of `size` numbers, the last one shorter."""
-    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 @dataclass(frozen=True)
@@ -105,8 +100,8 @@ class Record:
 
     def parts(self, split: str) -> list[Part]:
         """The parts of a split, in order."""
-        divided = _divided(range(self.texts[split]), self.part_lines)
-        return [Part(split, number, len(divided), texts) for number, texts in enumerate(divided)]
+        spans = divided(range(self.texts[split]), self.part_lines)
+        return [Part(split, number, len(spans), span) for number, span in enumerate(spans)]
 
     @property
     def all_parts(self) -> list[Part]:
@@ -200,8 +195,8 @@ class PartWriter:
             for part in own:
                 for table in islice(tables, len(part.batches)):
                     add_texts(digests[part], table)
-                    if part in missing:  # copied, since a slice goes to a worker with all that it was cut from
-                        yield split, table.take(np.arange(len(table)))
+                    if part in missing:
+                        yield split, table
                     else:
                         self.advance(len(table))
                 if part not in missing and _source(self._path(part)) != digests[part].hexdigest().encode():
@@ -217,10 +212,7 @@ class PartWriter:
             return schema.with_metadata({**schema.metadata, SOURCE: digest.hexdigest().encode()})
 
         with write_atomically(self._path(part), binary=True) as file:
-            with pa.ipc.new_stream(file, with_source()) as stream:
-                for table in tokens:
-                    stream.write_table(table)
-                    self.advance(len(table))
+            write_tokens(file, with_source(), tokens, self.advance)
             file.seek(0)
             file.write(with_source().serialize())  # which is as long as before
 
@@ -275,21 +267,11 @@ def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: W
         {split: preparation.identity() for split, preparation in preparations.items()},
     )
     own_parts = record.all_parts[work.shard :: work.shards]
-    try:
+    with output_of_workers("--prepared_dir", directory, "--preprocessing_num_workers", "run again to go on"):
         _claim(directory, record)
         total = sum(len(part.texts) for part in own_parts)
-        with datasets.utils.tqdm(total=total, unit=" texts", unit_scale=True, desc="Tokenizing") as bar:
-            PartWriter(directory, texts, preparations, record.made_with, bar.update)(own_parts, work.workers)
-    except BrokenProcessPool:
-        raise InputError(
-            "--preprocessing_num_workers: a worker died, perhaps for lack of memory; give fewer and run again to go on"
-        ) from None
-    except OSError as error:
-        if error.errno not in OUTPUT_ERRORS:
-            raise
-        raise InputError(
-            f"--prepared_dir: {directory} cannot be written ({error.strerror}); run again to go on"
-        ) from None
+        with bar("Tokenizing", " texts", total) as progress:
+            PartWriter(directory, texts, preparations, record.made_with, progress.update)(own_parts, work.workers)
     return _report(directory, record)
 
 
@@ -335,14 +317,12 @@ class PreparedTexts:
     Attributes:
         directory, record, split: where it lies, and which it is.
         flag: the flag that names it, for error messages.
-        rows: its texts, which are not there.
     """
 
     directory: Path
     record: Record
     split: str
     flag: str = "--prepared_dir"
-    rows: None = None
 
     def tokens(self, tokenizer, arguments: DataArguments, words: SegmentationArguments | None) -> TokenStream:
         """The tokens, read where they lie on disk.
@@ -402,9 +382,13 @@ def _shown(value: Any) -> str:
 
 
 def tokens_of(
-    texts: Texts | PreparedTexts, tokenizer, arguments: DataArguments, words: SegmentationArguments | None
+    texts: Texts | PreparedTexts,
+    tokenizer,
+    arguments: DataArguments,
+    words: SegmentationArguments | None,
+    cache_dir: str | None,
 ) -> TokenStream:
-    """The tokens of a text, from `--prepared_dir` or made now."""
+    """The tokens of a text, from `--prepared_dir` or made now and kept in the cache."""
     if isinstance(texts, PreparedTexts):
         return texts.tokens(tokenizer, arguments, words)
-    return tokenized(texts, tokenizer, arguments, words)
+    return tokenized(texts, tokenizer, arguments, words, cache_dir)

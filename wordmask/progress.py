@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+Batch = TypeVar("Batch", bound=Sized)
 
 
 class Lines(Protocol):
@@ -53,3 +55,20 @@ def track_lines(description: str, every: int = 1000) -> Iterator[Tracker]:
             progress.update(task, completed=total, total=total, lines=number)
 
         yield track
+
+
+def bar(description: str, unit: str, total: int | None = None) -> Any:
+    """A bar of what takes over two seconds while a run gets ready, shown where `datasets` shows its own."""
+    import datasets  # not everybody who counts lines needs it
+
+    return datasets.utils.tqdm(desc=description, unit=unit, unit_scale=True, total=total, delay=2)
+
+
+def tracked(
+    batches: Iterable[Batch], description: str, unit: str = " lines", total: int | None = None
+) -> Iterator[Batch]:
+    """The same batches, with a bar that shows how much has passed."""
+    with bar(description, unit, total) as progress:
+        for batch in batches:
+            yield batch
+            progress.update(len(batch))

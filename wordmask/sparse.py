@@ -81,4 +81,5 @@ def _agrees(model: Any, sparse: SparsePrediction, length: int) -> bool:
     with sparse.at(positions):
         part = model(input_ids=ids, labels=labels.view(-1)[positions][None])
     expected = whole.logits.reshape(-1, whole.logits.shape[-1])[None, positions]
-    return close(part.logits, expected) and close(part.loss, whole.loss, scale=expected.abs().max())
+    scale = torch.maximum(expected.abs().max(), whole.loss.abs())
+    return close(part.logits, expected) and close(part.loss, whole.loss, scale)

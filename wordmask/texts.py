@@ -3,100 +3,33 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from filelock import FileLock
 
 from wordmask.arguments import DataArguments
+from wordmask.cache import cache_directory, content, hashed
+from wordmask.corpus import FileTexts, count_texts, stream_texts
 from wordmask.errors import InputError, one_line
 from wordmask.hub import quiet_hub
-from wordmask.references import (
-    Provenance,
-    TextDigest,
-    batches,
-    check_text,
-    pair_tables,
-    pairs_blank_lines,
-    read_provenance,
-)
-from wordmask.textfiles import (
-    COMPRESSED,
-    DECOMPRESSION_ERRORS,
-    expand_files,
-    is_blank,
-    open_binary,
-    read_lines,
-    write_atomically,
-)
-
-Lines = TypeVar("Lines", pa.Table, list[str])
+from wordmask.references import BATCH, Provenance, read_provenance
+from wordmask.textfiles import COMPRESSED, DECOMPRESSION_ERRORS, expand_files, is_blank, open_binary, write_atomically
 
 FORMATS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
 
 
-@dataclass(frozen=True)
-class FileTexts:
-    """The texts of text files, of which no copy is made: they are read from the beginning whenever they are needed.
-
-    Attributes:
-        files, references, flags: as `_text_tables` takes them.
-        numbers: which of the texts in the files these are.
-        digest: that of all texts in the files, with their references.
-    """
-
-    files: tuple[str, ...]
-    references: tuple[str, ...]
-    flags: tuple[str, str]
-    numbers: range
-    digest: str
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def select(self, span: range) -> FileTexts:
-        """Some of the texts, one behind the other."""
-        return replace(self, numbers=self.numbers[span.start : span.stop])
-
-    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
-        """The texts of each span, of which none begins before the end of the one before it.
-
-        Raises:
-            InputError: where there are fewer texts than were counted.
-        """
-        read = _text_tables(self.files, self.references, self.flags)
-        try:
-            held, first = next(read), 0  # some texts, and the number of the first of them
-            for span in spans:
-                own = self.numbers[span.start : span.stop]
-                while first + len(held) < own.stop:
-                    kept = held[own.start - first :]
-                    first += len(held) - len(kept)
-                    held = pa.concat_tables([kept, next(read)])
-                yield held[own.start - first : own.stop - first]
-        except StopIteration:
-            raise InputError(
-                f"{self.flags[0]}: {', '.join(self.files)} was cut while it was read; run again when it is whole"
-            ) from None
-
-
-def add_texts(digest: Any, batch: pa.Table) -> None:
-    """Add texts, and their references where there are any, to a digest."""
-    texts = pc.fill_null(batch["text"].cast(pa.large_binary()), b"").combine_chunks()
-    digest.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).tobytes())
-    digest.update(b"".join(texts.to_pylist()))
-    if "chinese_ref" in batch.column_names:
-        digest.update(json.dumps(batch["chinese_ref"].to_pylist()).encode())
+def divided(numbers: range, size: int) -> list[range]:
+    """Ranges of `size` numbers, the last one shorter."""
+    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 @dataclass
@@ -104,8 +37,8 @@ class Texts:
     """The text of one split before it is tokenized.
 
     Attributes:
-        rows: a `datasets.Dataset`, when streaming an `IterableDataset`, or `FileTexts`; with the columns `text`, where
-            there are references `chinese_ref`, and where they come from a file `line`.
+        rows: `FileTexts`, a `datasets.Dataset`, or when streaming an `IterableDataset`; with the columns `text`, where
+            there are references `chinese_ref`, and where those come from a file `line` and `file`.
         flag: the flag that names the text, for error messages.
         reference_flag: the flag that names the references.
         references: the reference files.
@@ -122,12 +55,24 @@ class Texts:
         found = {path: read_provenance(path, self.reference_flag) for path in self.references}
         return {path: provenance for path, provenance in found.items() if provenance}
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells these texts from others. Not for streams."""
+        return self.rows.fingerprint if isinstance(self.rows, FileTexts) else self.rows._fingerprint
+
     def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
         """The rows of each span, of which none begins before the end of the one before it. Not for streams."""
         if isinstance(self.rows, FileTexts):
-            return self.rows.tables(spans)
-        rows = self.rows.with_format("arrow")
-        return (rows[span.start : span.stop] for span in spans)
+            tables = self.rows.tables(spans)
+        else:
+            rows = self.rows.with_format("arrow")
+            tables = (rows[span.start : span.stop] for span in spans)
+        for table in tables:  # copied, since a slice goes to another process with all that it was cut from
+            yield table.take(np.arange(len(table)))
+
+    def batches(self) -> Iterator[pa.Table]:
+        """All rows in order, a thousand at a time. Not for streams."""
+        return self.tables(divided(range(len(self.rows)), BATCH))
 
 
 def load_texts(
@@ -259,128 +204,14 @@ def _read_text(
     cache_dir: str | None,
 ) -> Any:
     """Text files, a text to a line."""
-    features = datasets.Features({"text": datasets.Value("string")})
-    if references:
-        features["chinese_ref"] = datasets.List(datasets.Value("int32"))
-        features["line"] = datasets.Value("int64")
-        features["file"] = datasets.Value("int16")
-    keywords: dict[str, Any] = {
-        "files": tuple(files),  # no lists, since those would be taken for shards
-        "references": tuple(references),
-        "flags": (flag, reference_flag),
-    }
-    if next(_text_tables(**keywords), None) is None:
-        raise InputError(f"{flag}: {', '.join(files)} has no text in it; give a file with one text to a line")
     if arguments.text_column_name not in (None, "text"):
         raise InputError(
             f"--text_column_name: {files[0]} is no table and has no column {arguments.text_column_name}; drop the flag"
         )
-    if streaming and references:
-        _check_pairs(files, references, flag, reference_flag)
-    if streaming:  # lists, so that each file can be read by another process
-        shards = {"positions": list(range(len(files))), "files": list(files), "references": list(references or files)}
-        settings = {"flags": (flag, reference_flag), "paired": bool(references)}
-        return datasets.IterableDataset.from_generator(_text_rows, features=features, gen_kwargs=shards | settings)
-    if arguments.prepare_only:
-        digest, count = hashlib.sha256(), 0
-        for table in _tracked(_text_tables(**keywords), "Counting"):
-            add_texts(digest, table)
-            count += len(table)
-        return FileTexts(**keywords, numbers=range(count), digest=digest.hexdigest())
-    sidecars = [f"{path}.meta.json" for path in references if os.path.exists(f"{path}.meta.json")]
-    cache = _cache(cache_dir)
-    contents = [_content(file, cache) for file in [*files, *references, *sidecars]]
-    path = cache / f"texts-{datasets.fingerprint.Hasher.hash([contents, bool(references)])}.arrow"
-    with FileLock(f"{path}.lock"):  # of runs that start together, one writes
-        if arguments.overwrite_cache or not path.exists():
-            with (
-                write_atomically(path, binary=True) as file,
-                datasets.arrow_writer.ArrowWriter(stream=file, features=features) as writer,
-            ):
-                for table in _tracked(_text_tables(**keywords), "Reading"):
-                    writer.write_table(table.select(list(features)))
-                writer.finalize(close_stream=False)
-    return datasets.Dataset.from_file(str(path))
-
-
-def _bar(description: str, unit: str, total: int | None = None) -> Any:
-    """A progress bar of what takes over two seconds."""
-    return datasets.utils.tqdm(desc=description, unit=unit, unit_scale=True, total=total, delay=2)
-
-
-def _tracked(tables: Iterable[Lines], description: str) -> Iterator[Lines]:
-    """The same tables or lists of lines, with a bar that shows how many lines have passed."""
-    with _bar(description, " lines") as progress:
-        for table in tables:
-            yield table
-            progress.update(len(table))
-
-
-def _cache(cache_dir: str | None) -> Path:
-    """Where what is read is kept."""
-    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask")
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
-
-
-def _content(file: str, cache: Path) -> str:
-    """The digest of a file's content, so that a copy of it is known again; read once as long as the file stays."""
-    status = os.stat(file)
-    stamp = datasets.fingerprint.Hasher.hash([os.path.abspath(file), status.st_size, status.st_mtime_ns])
-    known = cache / f"content-{stamp}.txt"
-    if not known.exists():
-        digest = hashlib.sha256()
-        with open(file, "rb") as source, _bar("Looking for a copy", "B", status.st_size) as progress:
-            for part in iter(partial(source.read, 2**20), b""):
-                digest.update(part)
-                progress.update(len(part))
-        with write_atomically(known) as target:
-            target.write(digest.hexdigest())
-    return known.read_text(encoding="utf-8")
-
-
-def _text_tables(
-    files: Sequence[str], references: Sequence[str], flags: tuple[str, str], first: int = 0
-) -> Iterator[pa.Table]:
-    """The lines of text files, blank ones passed over, with their references where there are any.
-
-    The files, the number of the first of which is given, are counted in the column `file` if there are references.
-    """
-    flag, reference_flag = flags
-    for position, file in enumerate(files, first):
-        if references:
-            for table in pair_tables(file, references[position - first], flag, reference_flag):
-                yield table.append_column("file", pa.array([position] * len(table), pa.int16()))
-        else:
-            for batch in batches(line for line in read_lines(file, flag) if not is_blank(line)):
-                yield pa.table({"text": pa.array(batch, pa.string())})
-
-
-def _check_pairs(files: Sequence[str], references: Sequence[str], flag: str, reference_flag: str) -> None:
-    """Check before a stream begins what else would be known only when a file has been read to its end.
-
-    Raises:
-        InputError: where a text is not the one that its references were made from, as far as that is known, or differs
-            from them in number.
-    """
-    for file, reference in zip(files, references, strict=True):
-        provenance = read_provenance(reference, reference_flag)
-        if provenance is None:
-            pairs_blank_lines(file, reference, flag, reference_flag)
-            continue
-        digest = TextDigest()
-        for batch in _tracked(batches(read_lines(file, flag)), "Checking"):
-            digest.add(batch)
-        check_text(provenance, digest, file, reference, reference_flag)
-
-
-def _text_rows(
-    positions: Sequence[int], files: Sequence[str], references: Sequence[str], flags: tuple[str, str], paired: bool
-) -> Iterator[dict[str, Any]]:
-    """The same, row by row, for a stream of some of the files."""
-    for position, file, reference in zip(positions, files, references, strict=True):
-        for table in _text_tables([file], [reference] if paired else [], flags, position):
-            yield from table.to_pylist()
+    if streaming:
+        return stream_texts(files, references, (flag, reference_flag))
+    cache = cache_directory(cache_dir)
+    return count_texts(files, references, (flag, reference_flag), cache, arguments.overwrite_cache)
 
 
 def _read_table(
@@ -402,7 +233,9 @@ def _read_table(
             features=_reference_features(kind, files[0]),
             **options,
         )
-        rows = _text_columns(rows, arguments.text_column_name, flag, source)
+        cache = cache_directory(cache_dir)
+        known = None if streaming else hashed(kind, [content(file, cache) for file in files])
+        rows = _text_columns(rows, arguments.text_column_name, flag, source, known)
         some_text = any(not is_blank(row["text"] or "") for row in rows)
     except InputError:
         raise
@@ -433,8 +266,8 @@ def _decompressed(file: str, flag: str, cache_dir: str | None) -> str:
     """The path of a file's plain copy in the cache, or its own where it is plain."""
     if Path(file).suffix not in COMPRESSED:
         return os.path.abspath(file)
-    cache = _cache(cache_dir)
-    plain = cache / _content(file, cache)[:32] / Path(file).stem
+    cache = cache_directory(cache_dir)
+    plain = cache / content(file, cache)[:32] / Path(file).stem
     if not plain.exists():
         try:
             with open_binary(file) as source, write_atomically(plain, binary=True) as target:
@@ -444,8 +277,11 @@ def _decompressed(file: str, flag: str, cache_dir: str | None) -> str:
     return str(plain)
 
 
-def _text_columns(rows: Any, name: str | None, flag: str, source: str) -> Any:
-    """A dataset with the column `text` and, where there is one, `chinese_ref`."""
+def _text_columns(rows: Any, name: str | None, flag: str, source: str, known: str | None = None) -> Any:
+    """A dataset with the column `text` and, where there is one, `chinese_ref`.
+
+    It is known again by its content, if that is given, or else where it lies.
+    """
     columns = rows.column_names or list(next(iter(rows), {}))
     if not columns:
         raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
@@ -457,5 +293,5 @@ def _text_columns(rows: Any, name: str | None, flag: str, source: str) -> Any:
     if kind not in ("string", "large_string"):
         raise InputError(f"--text_column_name: column {name} of {source} holds {kind}, not text; name another column")
     kept = [name, *(column for column in ("chinese_ref",) if column in columns)]
-    rows = rows.select_columns(kept)
+    rows = rows.select_columns(kept, new_fingerprint=hashed(known, kept)) if known else rows.select_columns(kept)
     return rows if name == "text" else rows.rename_column(name, "text")

@@ -20,6 +20,7 @@ from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
 from wordmask.forward import Forward
 from wordmask.masking import IGNORED
+from wordmask.memory import keep_freed_memory
 from wordmask.metrics import MaskedLM
 from wordmask.passes import divide_batch
 from wordmask.rows import Rows, StagedRows, StreamedRows
@@ -76,6 +77,8 @@ class MlmTrainer(Trainer):
         parameters = inspect.signature(model.forward).parameters
         self._unwanted = {"attention_mask"} - set(parameters)
         self.dtype = model.dtype
+        if args.device.type == "cpu":
+            keep_freed_memory()
 
     # Batches
 

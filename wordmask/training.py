@@ -68,7 +68,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
 
     texts = _load_texts(arguments)
     with training.main_process_first(desc="loading the tokenizer"):
-        tokenizer = load_tokenizer(arguments.model, texts["train"].rows if "train" in texts else None, checkpoint)
+        tokenizer = load_tokenizer(arguments.model, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model = load_model(arguments.model, tokenizer)
     lengths = _lengths(arguments, model, tokenizer)
@@ -181,6 +181,7 @@ def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
 def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
     """Rows for the splits that are used."""
     training, data, words = arguments.training, arguments.data, arguments.words
+    cache_dir = arguments.model.cache_dir
     rows: dict[str, Rows | StagedRows | StreamedRows] = {}
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
@@ -189,11 +190,11 @@ def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: li
                 place = training.world_size, training.process_index
                 rows["train"] = StreamedRows(texts["train"], tokenizer, data, lengths[0], words, rate, *place)
             else:
-                stream, limit = tokens_of(texts["train"], tokenizer, data, words), data.max_train_samples
+                stream, limit = tokens_of(texts["train"], tokenizer, data, words, cache_dir), data.max_train_samples
                 stages = [Rows.of(stream, tokenizer, data, length, data.pack_sequences, limit) for length in lengths]
                 rows["train"] = StagedRows(stages, [share for _, share in data.stages] or [1.0])
         if "validation" in texts and (training.do_eval or not rows):
-            stream, limit = tokens_of(texts["validation"], tokenizer, data, words), data.max_eval_samples
+            stream, limit = tokens_of(texts["validation"], tokenizer, data, words, cache_dir), data.max_eval_samples
             rows["validation"] = Rows.of(stream, tokenizer, data, max(lengths), limit=limit)
     for split, found in rows.items():
         if not isinstance(found, StreamedRows) and not len(found):

@@ -1,0 +1,66 @@
+"""What is kept between runs, where `datasets` keeps what it makes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from wordmask.progress import bar
+from wordmask.textfiles import write_atomically
+
+
+def cache_directory(cache_dir: str | None) -> Path:
+    """Where this suite keeps something.
+
+    Args:
+        cache_dir: the user's choice, `None` for that of `datasets`.
+    """
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask")
+
+
+def hashed(*values: Any) -> str:
+    """A name for values, the same in every process."""
+    return datasets.fingerprint.Hasher.hash(values)
+
+
+def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], Any], again: bool = False) -> Any:
+    """What was found out about files, remembered as long as their names, sizes and times stay the same.
+
+    Args:
+        cache: where it is remembered, if that can be written.
+        what: its name there.
+        files: the files.
+        find: finds it out, in a form that JSON can hold.
+        again: whether to find it out even where it is remembered.
+    """
+    stats = [(os.path.abspath(file), os.stat(file)) for file in files]
+    stamp = hashed([(path, status.st_size, status.st_mtime_ns) for path, status in stats])
+    remembered = cache / f"{what}-{stamp}.json"
+    if not again and remembered.exists():
+        return json.loads(remembered.read_text(encoding="utf-8"))
+    found = find()
+    with contextlib.suppress(OSError), write_atomically(remembered) as target:
+        json.dump(found, target)
+    return found
+
+
+def content(file: str, cache: Path) -> str:
+    """The digest of a file's content, so that a copy of it is known again."""
+    return found_once(cache, "content", [file], partial(_digest, file))
+
+
+def _digest(file: str) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as source, bar("Looking for a copy", "B", os.path.getsize(file)) as progress:
+        for part in iter(partial(source.read, 2**20), b""):
+            digest.update(part)
+            progress.update(len(part))
+    return digest.hexdigest()
