@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Figures]:
         sides = {name: partial(run, load, model, lines, words[name]) for name, load in SIDES.items()}
         results = run_in_turn(sides, options.repeats)
         classic, ours = (json.loads(path.read_text()) for path in words.values())
-    table = Table(title=f"neural LTP, {len(lines):,} lines of {sum(map(len, lines)) / len(lines):.0f} characters")
+    length = sum(map(len, lines)) / len(lines)
+    table = Table(title=f"neural LTP, {len(lines):,} lines of {length:.0f} characters", min_width=50)
     for column in ("", "lines/s"):
         table.add_column(column, justify="right" if column else "left")
     first = results["classic"]["seconds"]
@@ -122,7 +123,10 @@ SIDES = {"classic": load_classic, "ours": load_ours}
 
 def run(load: Callable[[Path], Segment], model: Path, lines: Sequence[str], words: Path) -> Figures:
     """The seconds that one core needs to segment the lines; their words go to a file."""
+    import torch
+
     use_one_core()
+    torch.set_num_threads(1)
     segment = load(model)
     segment(lines[:10])
     start = time.process_time()

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 from wordmask.errors import InputError
 from wordmask.segmenters import Segmenter, import_package, replace_surrogates, restore
 
-DEFAULT_BATCH_SIZE = 32
+TOKENS_ON_CPU = 1024  # in a batch, padding included: more leave its caches
+TOKENS_ON_GPU = 2**14
 
 
 class LTPSegmenter(Segmenter):
@@ -34,7 +35,8 @@ class LTPSegmenter(Segmenter):
         model: a directory in LTP's format (`config.json` beside the weights), or a hub id such as `LTP/small`,
             optionally with a revision: `LTP/small@main`.
         device: where a neural model runs, in torch's words; the GPU if there is one.
-        batch_size: lines that a neural model reads at once, 32 unless given.
+        batch_size: lines that a neural model reads at once; if not given, as many as make 1,024 tokens on a CPU and
+            16,384 elsewhere.
 
     Raises:
         InputError: where a package is missing, the hub out of reach, the model unreadable or without word
@@ -210,18 +212,20 @@ class _Neural:
     def __init__(
         self, directory: Path, config: dict[str, Any], source: str, device: str | None, batch_size: int | None
     ) -> None:
-        self._batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
-        if self._batch_size < 1:
+        self._batch_size = batch_size
+        if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size}: a neural LTP model has to read at least 1 line at once")
         _check_neural_config(config, source)
         self._ltp = _build(directory, config, source)
-        _move(self._ltp, device)
+        on_cpu = _move(self._ltp, device).type == "cpu"
+        self._tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
         try:
             self._ltp.pipeline(["试一试。"], tasks=["cws"])
         except Exception as error:  # parts that do not fit each other; what they raise shares no class
             raise InputError(f"{source}: this model cannot segment a word ({_brief(error)})") from error
         positions = getattr(self._ltp.model.backbone.config, "max_position_embeddings", None) or _MAX_TOKENS
-        self._max_length = min(positions, _MAX_TOKENS) - self._ltp.tokenizer.num_special_tokens_to_add()
+        self._special_tokens = self._ltp.tokenizer.num_special_tokens_to_add()
+        self._max_length = min(positions, _MAX_TOKENS) - self._special_tokens
         self._source = source
         self.identity = {
             "kind": "neural",
@@ -239,8 +243,9 @@ class _Neural:
         # first, so that memory runs out at the start or not at all.
         order = sorted(filter(self._has_tokens, parts), key=lambda part: (-len(part), part))
         found: dict[str, list[str]] = {part: [] for part in parts}
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
+        while order:
+            rows = self._batch_size or max(1, self._tokens // (len(order[0]) + self._special_tokens))
+            batch, order = order[:rows], order[rows:]
             copies = [replace_surrogates(part) for part in batch]
             found.update(zip(batch, self._ltp.pipeline(copies, tasks=["cws"]).cws, strict=True))
         return {part: _restore(part, words, self._source) for part, words in found.items()}
@@ -314,14 +319,17 @@ def _build(directory: Path, config: dict[str, Any], source: str) -> Any:
     return ltp
 
 
-def _move(ltp: Any, device: str | None) -> None:
+def _move(ltp: Any, name: str | None) -> Any:
+    """Take a model to a device, the GPU if there is one, and return that."""
     import torch
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        ltp.to(torch.device(device))
+        device = torch.device(name)
+        ltp.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={device}: torch cannot use it ({_brief(error)})") from error
+        raise InputError(f"device={name}: torch cannot use it ({_brief(error)})") from error
+    return device
 
 
 def _digest(directory: Path, names: Sequence[str]) -> str:
