@@ -14,22 +14,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wordmask.errors import reports_input_errors
-from wordmask.launch import leave
-from wordmask.training import run
 
 
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run with these arguments (`sys.argv[1:]` if `None`) and return the metrics."""
+    from wordmask.training import run  # here, since a worker imports this script as it starts and needs no more
+
     return run("run_mlm_wwm.py", argv, masking_strategy="whole_word", line_by_line=True)
 
 
-def _mp_fn(index: int) -> None:
-    """The entry point of spawn launchers (TPU)."""
+def _mp_fn(index: int = 0) -> None:
+    """The entry point of this script, and of launchers that start a process for each device (TPU)."""
     main()
+    from wordmask.launch import leave
+
     leave()
 
 
 if __name__ == "__main__":
-    main()
-    leave()
+    _mp_fn()

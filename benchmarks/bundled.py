@@ -11,7 +11,6 @@ from pathlib import Path
 
 import wordmask
 from wordmask.textfiles import read_lines
-from wordmask.vocabulary import train_tokenizer
 
 SAMPLES = Path(wordmask.__file__).parent / "samples"
 VOCABULARY = 4000  # tokens; a sample has no more
@@ -29,6 +28,8 @@ def given_or_bundled(options: argparse.Namespace, sample: str) -> Iterator[argpa
     text = options.text or str(SAMPLES / f"{sample}.txt")
     with tempfile.TemporaryDirectory() as folder:
         if options.tokenizer is None:
+            from wordmask.vocabulary import train_tokenizer  # here, since a worker needs none of it
+
             lines = islice(read_lines(text, "--text"), LINES)
             train_tokenizer("bert", lines, VOCABULARY).save_pretrained(folder)
         yield argparse.Namespace(**vars(options) | {"text": text, "tokenizer": options.tokenizer or folder})

@@ -25,12 +25,12 @@ from peers import ClassicWholeWordCollator
 from sides import Figures, forget_peak, peak_megabytes
 from wordmask.collators import MaskingCollator
 from wordmask.masking import Strategy
-from wordmask.preparation import TokenStream
 from wordmask.rows import Division, Rows
 from wordmask.runs import tokenize
 from wordmask.sampling import Draw
 from wordmask.textfiles import is_blank, read_lines
 from wordmask.tokens import special_affixes
+from wordmask.tokenstream import TokenStream
 from wordmask.vocabulary import Vocabulary
 
 PEERS = ("v5 token", "v5 whole word", "classic whole word")

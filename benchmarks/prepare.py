@@ -4,7 +4,8 @@
 
 Both sides tokenize the same lines and divide them into blocks, in processes of their own, in turn, each with an empty
 cache and then once more with what it has cached. Seconds are those that one core worked, but with several processes
-(`--preprocessing_num_workers 2`) those of the clock on the wall.
+(`--preprocessing_num_workers 2`) those of the clock on the wall. What a worker needs none of is imported where it is
+used, so that one starts, as it imports this program, no later than under run_mlm.py.
 """
 
 from __future__ import annotations
@@ -20,23 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.compute as pc
-import transformers
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from bundled import given_or_bundled
-from peers import classic_preparation
 from sides import Figures, forget_peak, peak_megabytes, run_in_turn, use_one_core
-from wordmask.arguments import DataArguments
-from wordmask.preparation import tokenized
-from wordmask.rows import Rows
 from wordmask.textfiles import is_blank, read_lines
-from wordmask.texts import load_texts
-from wordmask.vocabulary import special_ids
+from wordmask.tokens import special_ids
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Figures]:
@@ -69,6 +63,8 @@ class Classic:
         self.settings = (options.text, tokenizer, options.length, cache, processes if processes > 1 else None)
 
     def prepare(self) -> None:
+        from peers import classic_preparation
+
         self.lines, self.blocks = classic_preparation(*self.settings)
 
     def tokens(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
@@ -81,6 +77,8 @@ class Ours:
     """What run_mlm.py does before it trains."""
 
     def __init__(self, options: argparse.Namespace, tokenizer: Any, cache: str):
+        from wordmask.arguments import DataArguments
+
         self.tokenizer, self.cache, self.length = tokenizer, cache, options.length
         processes = options.preprocessing_num_workers
         self.arguments = DataArguments(
@@ -88,6 +86,10 @@ class Ours:
         )
 
     def prepare(self) -> None:
+        from wordmask.rows import Rows
+        from wordmask.texts import load_texts
+        from wordmask.tokenstream import tokenized
+
         texts = load_texts(self.arguments, self.cache, None, False)["train"]
         stream = tokenized(texts, self.tokenizer, self.arguments, None, self.cache)
         self.rows = Rows.of(stream, self.tokenizer, self.arguments, self.length)
@@ -112,6 +114,12 @@ def run(kind: type[Classic] | type[Ours], options: argparse.Namespace) -> Figure
 
 def measure(kind: type[Classic] | type[Ours], options: argparse.Namespace, cache: str) -> Figures:
     """One run of a side: only to read, tokenize and divide is timed."""
+    import datasets
+    import transformers
+
+    import peers  # noqa: F401
+    import wordmask.rows  # noqa: F401  # all that is used below, before the clock runs
+
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     alone = options.preprocessing_num_workers == 1

@@ -39,11 +39,11 @@ from wordmask.collators import MaskingCollator
 from wordmask.forward import choose_forward
 from wordmask.masking import IGNORED, Strategy
 from wordmask.modeling import load_model
-from wordmask.preparation import tokenized
 from wordmask.rows import Rows, StagedRows
 from wordmask.sampling import EVALUATION, Draw
 from wordmask.textfiles import is_blank, read_lines
 from wordmask.texts import load_texts
+from wordmask.tokenstream import tokenized
 from wordmask.trainer import MlmTrainer
 from wordmask.vocabulary import Vocabulary
 

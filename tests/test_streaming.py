@@ -86,7 +86,8 @@ def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_mo
         "    shutil.rmtree(f'{folder}/resumed/checkpoint-6')\n"
         "dist.barrier()\n"
         "run_mlm_wwm.main([*argv, '--output_dir', f'{folder}/resumed'])\n"
-        "run_mlm_wwm.leave()\n"
+        "from wordmask.launch import leave\n"
+        "leave()\n"
     )
     (tmp_path / "twice.py").write_text(script)
     argv = ["--model_name_or_path", english_model, "--train_file", str(text), "--streaming", "--max_steps", "6"]

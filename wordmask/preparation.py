@@ -1,34 +1,29 @@
-"""Tokenizing texts: with one fact for each token, whether it continues the word of the token before it."""
+"""Tokenizing texts: with one fact for each token, whether it continues the word of the token before it.
+
+A process that does nothing else starts in a second: neither torch nor transformers nor datasets is imported here.
+"""
 
 from __future__ import annotations
 
-import bisect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from wordmask.arguments import DataArguments
-from wordmask.cache import cache_directory, hashed
-from wordmask.errors import InputError, one_line, output_of_workers
-from wordmask.progress import bar
+from wordmask.errors import InputError, one_line
 from wordmask.references import check_tokenizer, continuations, tokenizer_digest
 from wordmask.runs import tokenize
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter, words_of
-from wordmask.textfiles import write_atomically
-from wordmask.texts import Texts
-from wordmask.tokens import Backend, backend_state, special_affixes
-from wordmask.vocabulary import special_ids
+from wordmask.tokens import Backend, backend_state, special_affixes, special_ids
 from wordmask.words import segmented
-from wordmask.workers import parallel_map
+
+if TYPE_CHECKING:
+    from wordmask.texts import Texts
 
 logger = logging.getLogger(__name__)
 
@@ -146,53 +141,11 @@ class Preparation:
             logger.warning(sentence)
         self.warned = True
 
-    @property
-    def features(self) -> datasets.Features:
-        return datasets.Features({"tokens": datasets.List(datasets.Value(np.dtype(self.dtype).name))})
 
-
-class TokenStream:
-    """All tokens of a prepared dataset, one text behind the other, read where they lie on disk.
-
-    Args:
-        dataset: the tokens of each text.
-        separated: whether a separator stands behind each text.
-    """
-
-    def __init__(self, dataset: datasets.Dataset, separated: bool = False):
-        self.dataset, self.separated = dataset, separated
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"dataset": self.dataset, "separated": self.separated}  # what is cached is mapped anew in each worker
-
-    @cached_property
-    def _chunks(self) -> list[tuple[NDArray[np.int32], NDArray[np.integer]]]:
-        chunks = self.dataset.data.table.column("tokens").chunks
-        return [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
-
-    @cached_property
-    def _edges(self) -> list[int]:
-        """Where each chunk begins in the stream, and where the last one ends."""
-        return np.cumsum([0, *(int(offsets[-1] - offsets[0]) for offsets, _ in self._chunks)]).tolist()
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """(texts,) The number of tokens of each text."""
-        return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets, _ in self._chunks)])
-
-    def read(self, start: int, stop: int) -> NDArray[np.integer]:
-        """The tokens from `start` to `stop`."""
-        if len(self._chunks) == 1:
-            offsets, values = self._chunks[0]
-            return values[start + int(offsets[0]) : stop + int(offsets[0])]
-        parts, chunk = [], bisect.bisect_right(self._edges, start) - 1
-        while start < stop:
-            offsets, values = self._chunks[chunk]
-            shift = int(offsets[0]) - self._edges[chunk]
-            end = min(stop, self._edges[chunk + 1])
-            parts.append(values[start + shift : end + shift])
-            start, chunk = end, chunk + 1
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def tokens_of_split(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> pa.Table:
+    """The tokens of texts that come with the name of their split."""
+    split, texts = batch
+    return preparations[split](texts)
 
 
 def tokenizer_identity(tokenizer) -> str:
@@ -200,57 +153,8 @@ def tokenizer_identity(tokenizer) -> str:
     return tokenizer_digest(tokenizer) if tokenizer.is_fast else f"{type(tokenizer).__name__}:{tokenizer.name_or_path}"
 
 
-def tokenized(
-    texts: Texts,
-    tokenizer,
-    arguments: DataArguments,
-    words: SegmentationArguments | None,
-    cache_dir: str | None = None,
-) -> TokenStream:
-    """Tokenize a text, on as many processes as asked for and once for all runs.
-
-    Args:
-        texts: the text.
-        tokenizer: the tokenizer.
-        arguments: how rows will be made.
-        words: where words come from besides; `None` where a tokenizer that knows no words will do.
-        cache_dir: where the tokens are kept.
-
-    Raises:
-        InputError: where they cannot be kept there, or a worker dies.
-    """
-    prepared = Preparation(tokenizer, texts, separator(tokenizer, arguments), words)
-    path = cache_directory(cache_dir) / f"tokens-{hashed(texts.fingerprint, prepared.identity())}.arrow"
-    with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # of runs that start together, one tokenizes
-            if arguments.overwrite_cache or not path.exists():
-                _write(path, texts, prepared, arguments.preprocessing_num_workers or 1)
-    return TokenStream(datasets.Dataset.from_file(str(path)), separated=prepared.separator is not None)
-
-
-def _write(path: Path, texts: Texts, prepared: Preparation, workers: int) -> None:
-    """Tokenize texts into a file."""
-    with (
-        bar("Tokenizing", " texts", len(texts.rows)) as progress,
-        write_atomically(path, binary=True) as file,
-        parallel_map(prepared, workers) as tokenize,
-    ):
-        write_tokens(file, prepared.features.arrow_schema, tokenize(texts.batches()), progress.update)
-
-
-def write_tokens(
-    file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table], advance: Callable[[int], Any]
-) -> None:
-    """Write tokens as `TokenStream` reads them; `advance` is told of the texts that are done."""
-    with pa.ipc.new_stream(file, schema) as stream:
-        for table in tables:
-            stream.write_table(table)
-            advance(len(table))
-
-
-def separator(tokenizer, arguments: DataArguments) -> int | None:
-    """The token between two texts of a block."""
-    if arguments.line_by_line:
+def separator(tokenizer, line_by_line: bool) -> int | None:
+    """The token between two texts of a block, if they share one."""
+    if line_by_line:
         return None
     return tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id

@@ -27,13 +27,14 @@ from wordmask.arguments import Arguments, DataArguments
 from wordmask.building import Work
 from wordmask.corpus import FileTexts, add_texts
 from wordmask.errors import InputError, one_line, output_of_workers
-from wordmask.preparation import Preparation, TokenStream, separator, tokenized, tokenizer_identity, write_tokens
+from wordmask.preparation import Preparation, separator, tokenizer_identity, tokens_of_split
 from wordmask.progress import bar
 from wordmask.references import BATCH
 from wordmask.segmentation import SegmentationArguments
 from wordmask.textfiles import write_atomically
 from wordmask.texts import Texts, divided
 from wordmask.tokens import require_fast
+from wordmask.tokenstream import TokenStream, token_schema, tokenized, write_tokens
 from wordmask.workers import parallel_map
 
 RECORD = "wordmask_prepared.json"
@@ -172,7 +173,7 @@ class PartWriter:
         """
         missing = [part for part in parts if not self._path(part).exists()]
         digests = {part: self._digest(part) for part in parts}
-        with parallel_map(partial(_tokens, self.preparations), workers) as tokenize:
+        with parallel_map(partial(tokens_of_split, self.preparations), workers) as tokenize:
             tokens = tokenize(self._read(parts, set(missing), digests))
             for part in missing:
                 self._write(part, islice(tokens, len(part.batches)), digests[part])
@@ -206,7 +207,7 @@ class PartWriter:
 
     def _write(self, part: Part, tokens: Iterable[pa.Table], digest: Any) -> None:
         """Write a part. Its digest, which stands at the beginning, is whole when the last of its tokens have come."""
-        schema = self.preparations[part.split].features.arrow_schema
+        schema = token_schema(self.preparations[part.split].dtype)
 
         def with_source() -> pa.Schema:
             return schema.with_metadata({**schema.metadata, SOURCE: digest.hexdigest().encode()})
@@ -215,12 +216,6 @@ class PartWriter:
             write_tokens(file, with_source(), tokens, self.advance)
             file.seek(0)
             file.write(with_source().serialize())  # which is as long as before
-
-
-def _tokens(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> pa.Table:
-    """The tokens of texts of a split."""
-    split, texts = batch
-    return preparations[split](texts)
 
 
 def _source(path: Path) -> bytes | None:
@@ -256,7 +251,7 @@ def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: W
         InputError: where the directory holds something else, or cannot be written. Finished parts stay.
     """
     data, directory = arguments.data, Path(str(arguments.data.prepared_dir))
-    end = separator(tokenizer, data)
+    end = separator(tokenizer, data.line_by_line)
     preparations = {split: Preparation(tokenizer, own, end, arguments.words) for split, own in texts.items()}
     record = Record(
         tokenizer.name_or_path,
@@ -332,7 +327,7 @@ class PreparedTexts:
         """
         if words:
             require_fast(tokenizer, "--tokenizer_name", ", or use --masking_strategy token")
-        made, end = self.record.made_with[self.split], separator(tokenizer, arguments)
+        made, end = self.record.made_with[self.split], separator(tokenizer, arguments.line_by_line)
         if made["tokenizer"] != tokenizer_identity(tokenizer):
             raise InputError(
                 f"--prepared_dir: {self.directory} was made with another tokenizer ({self.record.tokenizer}) than the "

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from wordmask.arguments import DataArguments
 from wordmask.collators import Example
 from wordmask.packing import Packs, pack
-from wordmask.preparation import Preparation, TokenStream, separator
+from wordmask.preparation import Preparation, separator
 from wordmask.sampling import Draw
 from wordmask.segmentation import SegmentationArguments
 from wordmask.texts import Texts
 from wordmask.tokens import special_affixes
+from wordmask.tokenstream import TokenStream
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         limit = arguments.max_train_samples
         self.texts = texts.rows.take(limit) if limit else texts.rows
         self.files = 1 if limit else texts.rows.num_shards
-        self.preparation = Preparation(tokenizer, texts, separator(tokenizer, arguments), words)
+        self.preparation = Preparation(tokenizer, texts, separator(tokenizer, arguments.line_by_line), words)
         self.specials, self.length = special_count(tokenizer), length
         self.arguments, self.rate = arguments, rate
         self.processes, self.process = processes, process

@@ -16,6 +16,15 @@ from wordmask.errors import InputError
 from wordmask.words import Characters
 
 
+def special_ids(tokenizer) -> NDArray[np.int64]:
+    """The ids of special tokens, also those added as special; but not of one that only stands for unknown text."""
+    added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    names = ("bos", "eos", "sep", "pad", "cls", "mask")
+    roles = {getattr(tokenizer, f"{name}_token_id") for name in names} - {None}
+    unknown = {tokenizer.unk_token_id} - roles
+    return np.array(sorted({*tokenizer.all_special_ids, *added, *roles} - unknown), np.int64)
+
+
 def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
     if tokenizer.is_fast:

@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, DebertaTokenizer, PreTrainedTokenizerBase
 
 from wordmask.errors import InputError, one_line
-from wordmask.tokens import special_affixes
-
-
-def special_ids(tokenizer) -> NDArray[np.int64]:
-    """The ids of special tokens, also those added as special; but not of one that only stands for unknown text."""
-    added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
-    names = ("bos", "eos", "sep", "pad", "cls", "mask")
-    roles = {getattr(tokenizer, f"{name}_token_id") for name in names} - {None}
-    unknown = {tokenizer.unk_token_id} - roles
-    return np.array(sorted({*tokenizer.all_special_ids, *added, *roles} - unknown), np.int64)
+from wordmask.tokens import special_affixes, special_ids
 
 
 @dataclass(frozen=True)
