@@ -21,7 +21,7 @@ import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
 from wordmask import prepared
 from wordmask.arguments import RunArguments
-from wordmask.corpus import FileTexts
+from wordmask.corpus import count_texts
 from wordmask.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -212,15 +212,20 @@ def test_mistakes_in_what_other_shards_do_are_found_by_all(chinese, tmp_path, ca
     assert not (tmp_path / "d").exists()
 
 
-def test_a_text_that_is_cut_while_it_is_read_is_refused(tmp_path):
+@pytest.mark.parametrize("content", ["one\ntwo\n", "", "one\ntwo\nthree\nfour\n", "one\ntwo\nTHREE\n"])
+def test_a_text_that_is_changed_while_it_is_read_is_refused(tmp_path, content):
+    """What is known of it, by which its tokens are found again, would be another text's."""
     path = tmp_path / "text.txt"
-    path.write_text("one\ntwo\n")
-    texts = FileTexts((str(path),), (), ("--train_file", ""), range(3), "digest")
+    path.write_text("one\ntwo\nthree\n")
+    texts = count_texts([str(path)], [], ("--train_file", ""), tmp_path, again=False)
     assert [table["text"].to_pylist() for table in texts.tables([range(1, 2)])] == [["two"]]
-    for content in ("one\ntwo\n", ""):
-        path.write_text(content)
-        with pytest.raises(InputError, match="--train_file: .*text.txt was cut"):
-            list(texts.tables([range(3)]))
+    tables = texts.tables([range(1), range(1, 3)])
+    assert next(tables)["text"].to_pylist() == ["one"]
+    path.write_text(content)
+    os.utime(path, (1, 1))
+    for rest in (tables, texts.tables([range(3)])):
+        with pytest.raises(InputError, match="--train_file: .*text.txt was changed"):
+            list(rest)
 
 
 def test_a_run_that_was_killed_is_gone_on_with(english, tmp_path):

@@ -31,6 +31,12 @@ def hashed(*values: Any) -> str:
     return datasets.fingerprint.Hasher.hash(values)
 
 
+def stamps(files: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The path, the size and the time of each file, by which a change shows."""
+    stats = [(os.path.abspath(file), os.stat(file)) for file in files]
+    return [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
+
+
 def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], Any], again: bool = False) -> Any:
     """What was found out about files, remembered as long as their names, sizes and times stay the same.
 
@@ -41,9 +47,7 @@ def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], 
         find: finds it out, in a form that JSON can hold.
         again: whether to find it out even where it is remembered.
     """
-    stats = [(os.path.abspath(file), os.stat(file)) for file in files]
-    stamp = hashed([(path, status.st_size, status.st_mtime_ns) for path, status in stats])
-    remembered = cache / f"{what}-{stamp}.json"
+    remembered = cache / f"{what}-{hashed(stamps(files))}.json"
     if not again and remembered.exists():
         return json.loads(remembered.read_text(encoding="utf-8"))
     found = find()

@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wordmask.cache import found_once, hashed
+from wordmask.cache import found_once, hashed, stamps
 from wordmask.errors import InputError
 from wordmask.progress import tracked
 from wordmask.references import (
@@ -36,6 +36,7 @@ class FileTexts:
         files, references, flags: as `text_tables` takes them.
         numbers: which of the texts in the files these are.
         digest: that of all texts in the files, with their references.
+        stamps: those of the files and references when they were counted.
     """
 
     files: tuple[str, ...]
@@ -43,6 +44,7 @@ class FileTexts:
     flags: tuple[str, str]
     numbers: range
     digest: str
+    stamps: list[tuple[str, int, int]]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -60,22 +62,29 @@ class FileTexts:
         """The texts of each span, of which none begins before the end of the one before it.
 
         Raises:
-            InputError: where there are fewer texts than were counted.
+            InputError: where files are no longer what was counted.
         """
+        self._check_files()
         read = text_tables(self.files, self.references, self.flags)
-        try:
-            held, first = next(read), 0  # some texts, and the number of the first of them
-            for span in spans:
-                own = self.numbers[span.start : span.stop]
-                while first + len(held) < own.stop:
-                    kept = held[own.start - first :]
-                    first += len(held) - len(kept)
-                    held = pa.concat_tables([kept, next(read)])
-                yield held[own.start - first : own.stop - first]
-        except StopIteration:
-            raise InputError(
-                f"{self.flags[0]}: {', '.join(self.files)} was cut while it was read; run again when it is whole"
-            ) from None
+        held, first = next(read, None), 0  # some texts, and the number of the first of them
+        for span in spans:
+            own = self.numbers[span.start : span.stop]
+            while held is not None and first + len(held) < own.stop:
+                kept, more = held[own.start - first :], next(read, None)
+                first += len(held) - len(kept)
+                held = None if more is None else pa.concat_tables([kept, more])
+            if held is None:
+                raise self._changed()
+            yield held[own.start - first : own.stop - first]
+        self._check_files()
+
+    def _check_files(self) -> None:
+        if stamps([*self.files, *self.references]) != self.stamps:
+            raise self._changed()
+
+    def _changed(self) -> InputError:
+        files = ", ".join(self.files)
+        return InputError(f"{self.flags[0]}: {files} was changed while it was read; run again when it stays as it is")
 
 
 def count_texts(
@@ -100,10 +109,11 @@ def count_texts(
             number += len(table)
         return number, digest.hexdigest()
 
+    counted = stamps([*files, *references])
     sidecars = [str(sidecar(path)) for path in references if sidecar(path).exists()]
     what = "pairs" if references else "texts"
     number, digest = found_once(cache, what, [*files, *references, *sidecars], count, again)
-    return FileTexts(tuple(files), tuple(references), flags, range(number), digest)
+    return FileTexts(tuple(files), tuple(references), flags, range(number), digest, counted)
 
 
 def add_texts(digest: Any, batch: pa.Table) -> None:
