@@ -4,8 +4,9 @@
 
 Every side sees the same lines once, which is checked, with the same small model, tokens in a step, masking rate and
 seed, in a process of its own, in turn; then it is evaluated on the same masks of other lines, and losses further than
-1 % from the first side's are named. `--device_flags` are given to all sides, for example `--bf16 --torch_compile`; on
-a GPU the share of the card's measured matrix rate (MFU) is printed as well.
+1 % from the first side's are named. MFU is the least arithmetic that this training takes, as a share of what matrix
+products alone reach here, so that its inverse is what is left to gain; `--profile` shows where the time goes.
+`--device_flags` are given to all sides, for example `--bf16 --torch_compile`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.profiler import profile
 from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -55,7 +58,7 @@ COLUMNS = {
     "padding": ("padding", "{:.1%}"),
     "memory": ("MB added", "{:,.0f}"),
     "mfu": ("MFU", "{:.1%}"),
-    "loss": ("loss afterwards", "{:.3f}"),
+    "loss": ("loss", "{:.3f}"),
 }
 
 
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--steps", type=int, default=20, help="of --batch lines; packed rows hold more")
     parser.add_argument("--warmup", type=int, default=1, help="steps that are not timed")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--profile", action="store_true", help="show what takes longest in each side")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--device_flags", nargs=argparse.REMAINDER, default=["--use_cpu"])
     with given_or_bundled(parser.parse_args(argv), "english") as options, tempfile.TemporaryDirectory() as folder:
@@ -201,7 +205,10 @@ class Setting:
 
         trainer.compute_loss = counting  # type: ignore[method-assign]
         before = forget_peak()
-        trainer.train()
+        with profile() if self.options.profile else nullcontext() as recorded:
+            trainer.train()
+        if recorded:
+            print(recorded.key_averages().table("self_cpu_time_total", row_limit=12, max_name_column_width=40))
         on_gpu = torch.cuda.is_available()
         added = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_megabytes() - before
         steps = len(clock.times) - 1
@@ -224,16 +231,16 @@ class Setting:
 
 
 def _matrix_rate() -> float:
-    """Operations per second of large matrix products in bfloat16 on this card; endless without one."""
-    if not torch.cuda.is_available():
-        return float("inf")
-    one = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    """Operations per second of large matrix products alone, in bfloat16 on a GPU and in single precision on a CPU."""
+    on_gpu = torch.cuda.is_available()
+    size, options = (8192, {"device": "cuda", "dtype": torch.bfloat16}) if on_gpu else (1024, {})
+    one = torch.randn(size, size, **options)  # type: ignore[arg-type]
     for _ in range(3):
         one @ one
     start = _now()
     for _ in range(20):
         one @ one
-    return 20 * 2 * 8192**3 / (_now() - start)
+    return 20 * 2 * size**3 / (_now() - start)
 
 
 def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[str, float]:

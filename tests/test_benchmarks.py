@@ -152,7 +152,7 @@ def test_all_sides_of_train_see_the_same_lines_and_reach_the_same_loss(program, 
     assert losses == pytest.approx([losses[0]] * len(losses), rel=0.01)
     assert all(math.isfinite(figures["speed"]) and figures["speed"] > 0 for figures in results.values())
     printed = capsys.readouterr().out
-    assert "loss afterwards" in printed and "MB added" in printed and "packed" in printed
+    assert "MFU" in printed and "MB added" in printed and "packed" in printed
     assert "from the first one's: none" in " ".join(printed.split())
 
 
