@@ -32,7 +32,7 @@ from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, restart_peak, run_in_turn, use_one_core
 from wordmask import building
 from wordmask.building import Annotator, Output, Work, line_positions, write_references
-from wordmask.references import BATCH, read_reference_arrays
+from wordmask.references import BATCH, batches, read_reference_arrays
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.textfiles import is_blank, read_lines
@@ -112,8 +112,8 @@ def run_classic(text: str, tokenizer_name: str, segmentation: SegmentationArgume
     before, start = forget_peak(), CLOCK()
     lines = [line for line in Path(text).read_text(encoding="utf-8").split("\n") if line]
     words: list[list[str]] = []
-    for first in range(0, len(lines), 100):
-        words += segment(lines[first : first + 100])
+    for batch in batches(lines, 100):
+        words += segment(batch)
     segmented, peak = CLOCK(), peak_megabytes()
     restart_peak()
     references = classic_references(lines, tokenizer, words)
@@ -266,8 +266,8 @@ def profile(text: str, tokenizer_name: str, segmentation: SegmentationArguments)
     seconds["read, digest, write"] = total - sum(seconds.values())
     lines = [line for line in read_lines(text, "--text") if not is_blank(line)]
     start = CLOCK()
-    for first in range(0, len(lines), BATCH):
-        annotator.segmenter.segment(lines[first : first + BATCH])
+    for batch in batches(lines):
+        annotator.segmenter.segment(batch)
     alone = CLOCK() - start
     return seconds | {"total": total, "segmenter alone": alone}
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bundled import given_or_bundled
 from sides import Figures, run_in_turn, use_one_core
-from wordmask.references import BATCH
+from wordmask.references import batches
 from wordmask.textfiles import is_blank, read_lines
 
 CLASSIC_BATCH = 100  # lines
@@ -99,8 +99,7 @@ def load_classic(model: Path) -> Segment:
     ltp.tokenizer.batch_encode_plus = ltp.tokenizer.__call__
 
     def segment(lines: Sequence[str]) -> list[list[str]]:
-        batches = [lines[first : first + CLASSIC_BATCH] for first in range(0, len(lines), CLASSIC_BATCH)]
-        return [words for batch in batches for words in ltp.pipeline(list(batch), tasks=["cws"]).cws]
+        return [words for batch in batches(lines, CLASSIC_BATCH) for words in ltp.pipeline(batch, tasks=["cws"]).cws]
 
     return segment
 
@@ -112,8 +111,7 @@ def load_ours(model: Path) -> Segment:
     segmenter = load_segmenter("ltp", model=str(model))
 
     def segment(lines: Sequence[str]) -> list[list[str]]:
-        batches = [lines[first : first + BATCH] for first in range(0, len(lines), BATCH)]
-        return [words for batch in batches for words in segmenter.segment(batch)]
+        return [words for batch in batches(lines) for words in segmenter.segment(batch)]
 
     return segment
 

@@ -58,7 +58,7 @@ def output_of_workers(flag: str, path: object, workers_flag: str, go_on: str) ->
     except OSError as error:
         if error.errno not in OUTPUT_ERRORS:
             raise
-        raise InputError(f"{flag}: {path} cannot be written ({error.strerror}); make room, and {go_on}") from None
+        raise InputError(f"{flag}: {path} cannot be written ({error.strerror}); mend that, and {go_on}") from None
 
 
 def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
