@@ -1,6 +1,6 @@
 """Tokenizing texts: with one fact for each token, whether it continues the word of the token before it.
 
-A process that does nothing else starts in a second: neither torch nor transformers nor datasets is imported here.
+A process that does nothing else starts in a second: neither torch nor datasets is imported here.
 """
 
 from __future__ import annotations
