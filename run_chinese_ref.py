@@ -18,11 +18,11 @@ from functools import partial
 
 from wordmask.building import Annotator, Output, Work, check_output, write_references
 from wordmask.commandline import Parser, argument, build, check_vocab_size
-from wordmask.errors import InputError, reports_input_errors
-from wordmask.progress import track_lines
 from wordmask.references import Provenance
 from wordmask.segmentation import SegmentationArguments
-from wordmask.textfiles import TextLines, expand_files, make_directory_atomically
+from wordmask.utils.errors import InputError, reports_input_errors
+from wordmask.utils.files import TextLines, expand_files, make_directory_atomically
+from wordmask.utils.progress import track_lines
 
 
 @dataclass
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)
     # Imported here, since a worker imports this script as it starts and needs neither.
-    from wordmask.hub import load_pretrained_tokenizer
+    from wordmask.utils.hub import load_pretrained_tokenizer
 
     work = Work(
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wordmask.errors import reports_input_errors
+from wordmask.utils.errors import reports_input_errors
 
 
 @reports_input_errors

@@ -35,7 +35,7 @@ from wordmask.building import Annotator, Output, Work, line_positions, write_ref
 from wordmask.references import BATCH, batches, read_reference_arrays
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
-from wordmask.textfiles import is_blank, read_lines
+from wordmask.utils.files import is_blank, read_lines
 from wordmask.words import is_chinese
 
 CLOCK = time.process_time  # on one core: what others do on it does not count
@@ -137,7 +137,7 @@ def _digest(digest: int, line: str) -> int:
 
 def make_annotator(tokenizer_name: str, segmentation: SegmentationArguments) -> Annotator:
     """What makes references, with its tokenizer and its segmenter loaded."""
-    from wordmask.hub import load_pretrained_tokenizer
+    from wordmask.utils.hub import load_pretrained_tokenizer
 
     annotator = Annotator(partial(load_pretrained_tokenizer, "--bert", tokenizer_name), segmentation.load)
     annotator.tokenizer, annotator.segmenter  # noqa: B018

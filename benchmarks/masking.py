@@ -28,9 +28,9 @@ from wordmask.masking import Strategy
 from wordmask.rows import Division, Rows
 from wordmask.runs import tokenize
 from wordmask.sampling import Draw
-from wordmask.textfiles import is_blank, read_lines
 from wordmask.tokens import special_affixes
 from wordmask.tokenstream import TokenStream
+from wordmask.utils.files import is_blank, read_lines
 from wordmask.vocabulary import Vocabulary
 
 PEERS = ("v5 token", "v5 whole word", "classic whole word")

@@ -10,8 +10,8 @@ import pytest
 from transformers import TrainingArguments
 
 from wordmask.arguments import parse_arguments
-from wordmask.errors import InputError
 from wordmask.oldflags import OLD_FLAGS
+from wordmask.utils.errors import InputError
 
 NEEDED = {"model_name_or_path": "some/model", "train_file": "some.txt", "output_dir": "out", "use_cpu": "true"}
 

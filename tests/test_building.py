@@ -30,9 +30,9 @@ import run_mlm
 import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, pair_with_text, sample_lines, save_model
 from wordmask.building import Annotator
-from wordmask.hub import load_pretrained_tokenizer
 from wordmask.references import read_provenance
 from wordmask.segmentation import SegmentationArguments
+from wordmask.utils.hub import load_pretrained_tokenizer
 
 ROOT = Path(__file__).parent.parent
 KINDS = ["ref", "table.jsonl", "table.parquet", "tables/"]
@@ -526,7 +526,7 @@ def full_disk(monkeypatch, room: int):
         return copy(source, destination)
 
     with monkeypatch.context() as patch:
-        patch.setattr("wordmask.textfiles.open", open_full, raising=False)
+        patch.setattr("wordmask.utils.files.open", open_full, raising=False)
         patch.setattr("shutil.copyfile", copy_full)
         yield
 

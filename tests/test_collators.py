@@ -13,9 +13,9 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 from conftest import character_tokenizer, save_model
 from wordmask.arguments import RunArguments
 from wordmask.collators import Example, MaskingCollator
-from wordmask.errors import InputError
 from wordmask.masking import Strategy
 from wordmask.trainer import MlmTrainer
+from wordmask.utils.errors import InputError
 from wordmask.vocabulary import Vocabulary
 
 PAD, CLS, SEP, MASK, ADDED = 0, 101, 102, 103, 104

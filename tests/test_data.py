@@ -22,14 +22,14 @@ import run_mlm_wwm
 from conftest import refusal, sample_lines
 from wordmask.arguments import DataArguments
 from wordmask.collators import MaskingCollator
-from wordmask.errors import InputError
 from wordmask.masking import Strategy
 from wordmask.preparation import Preparation
 from wordmask.rows import Rows, StreamedRows
 from wordmask.sampling import Draw
-from wordmask.textfiles import TextLines
 from wordmask.texts import load_texts
 from wordmask.tokenstream import tokenized
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import TextLines
 from wordmask.vocabulary import Vocabulary
 
 LINES = ["one, two", 'three "four" five', "sixième", "seven\u2028eight\x85nine\x0bten", "NA", "null"]

@@ -17,7 +17,7 @@ import run_mlm_wwm
 from conftest import refusal
 from wordmask import launch
 from wordmask.arguments import parse_arguments
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 
 TORCHRUN = {
     "RANK": "0",

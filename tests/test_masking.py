@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordmask.compiled import compiled
 from wordmask.masking import (
     RUN_LENGTHS,
     Replacement,
@@ -27,6 +26,7 @@ from wordmask.masking import (
     uniform,
     word_starts,
 )
+from wordmask.utils.jit import compiled
 
 MASK, PAD, SPECIAL = 3, 0, 2  # ids; text begins at 10
 EVERY = pytest.mark.parametrize("strategy", list(Strategy), ids=lambda strategy: strategy.value)

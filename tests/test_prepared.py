@@ -22,7 +22,7 @@ from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_mode
 from wordmask import prepared
 from wordmask.arguments import RunArguments
 from wordmask.corpus import count_texts
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 OPENERS = {".txt": open, ".ref": open, ".gz": gzip.open, ".zst": zstandard.open}

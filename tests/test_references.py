@@ -19,7 +19,6 @@ from conftest import character_tokenizer, pair_with_text, read_positions, refusa
 from wordmask import building
 from wordmask.arguments import DataArguments
 from wordmask.building import check_output
-from wordmask.errors import InputError
 from wordmask.references import (
     Provenance,
     check_tokenizer,
@@ -31,6 +30,7 @@ from wordmask.references import (
 from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter
 from wordmask.texts import load_texts
+from wordmask.utils.errors import InputError
 
 TEXT = ["研究生命", "", "我喜欢你。", "  \t", "OK研究", "\u3000", "生"]
 REFERENCES = [[2, 4], [3], [4], []]  # 研究/生命  我/喜欢/你/。  o ##k 研究  生

@@ -13,8 +13,8 @@ from transformers import BertTokenizer
 import run_chinese_ref
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
-from wordmask.progress import track_lines
-from wordmask.textfiles import TextLines
+from wordmask.utils.files import TextLines
+from wordmask.utils.progress import track_lines
 
 TEXT = "我喜欢你\n\n研究生命的起源，T恤 hello\r\n二〇〇八年\n"
 

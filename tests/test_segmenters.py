@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordmask import segmenters
-from wordmask.errors import InputError
 from wordmask.segmenters import Segmenter, available, load_segmenter, register, words_of
 from wordmask.segmenters.ltp import split_long
+from wordmask.utils.errors import InputError
 
 SENTENCES = ["中国 人民 银行", "研究 生命 的 起源", "研究生 说 生活 不易", "我们 在 银行 研究 起源 。"]
 
@@ -238,7 +238,7 @@ def test_a_class_is_found_by_its_module(monkeypatch):
         ("jeiba", "choose from jieba, ltp, whitespace"),
         ("no.such_module:Class", "cannot import no.such_module"),
         ("wordmask.segmenters:NoSuchClass", "no class NoSuchClass"),
-        ("wordmask.errors:InputError", "derived from wordmask.segmenters.Segmenter"),
+        ("wordmask.utils.errors:InputError", "derived from wordmask.segmenters.Segmenter"),
         (":Class", "no such segmenter"),
         ("..relative:Class", "no such segmenter"),
     ],

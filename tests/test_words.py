@@ -21,11 +21,11 @@ from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, BertTokenizer, PreTr
 
 from conftest import character_tokenizer
 from wordmask.building import line_positions
-from wordmask.errors import InputError
 from wordmask.masking import word_starts
 from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter
 from wordmask.tokens import special_affixes
+from wordmask.utils.errors import InputError
 from wordmask.vocabulary import Vocabulary
 from wordmask.words import EXTEND, FLAG, LETTER, SPACE, SYMBOL, Characters, character_class, is_chinese, segmented
 

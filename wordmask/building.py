@@ -25,14 +25,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wordmask.errors import InputError, output_of_workers
 from wordmask.references import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
 from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter, words_of
-from wordmask.textfiles import COMPRESSED, TextLines, is_blank, write_atomically
 from wordmask.tokens import Backend, backend_state, require_fast, special_affixes
+from wordmask.utils.errors import InputError, output_of_workers
+from wordmask.utils.files import COMPRESSED, TextLines, is_blank, write_atomically
+from wordmask.utils.workers import parallel_map
 from wordmask.words import segmented
-from wordmask.workers import parallel_map
 
 ROW_GROUP = 10  # batches
 Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the text, and lines

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wordmask.commandline import Parser, argument, build
-from wordmask.errors import InputError, reports_input_errors
+from wordmask.utils.errors import InputError, reports_input_errors
 
 
 @dataclass

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.compiled import compiled
 from wordmask.masking import IGNORED, MAX_UNIT, Replacement, Strategy, choose, hash64, replace, word_starts
+from wordmask.utils.jit import compiled
 from wordmask.vocabulary import Vocabulary
 
 

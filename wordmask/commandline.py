@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 
 T = TypeVar("T")
 

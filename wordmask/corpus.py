@@ -13,9 +13,6 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wordmask.cache import found_once, hashed, stamps
-from wordmask.errors import InputError
-from wordmask.progress import tracked
 from wordmask.references import (
     TextDigest,
     batches,
@@ -25,7 +22,10 @@ from wordmask.references import (
     read_provenance,
     sidecar,
 )
-from wordmask.textfiles import is_blank, read_lines
+from wordmask.utils.cache import found_once, hashed, stamps
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import is_blank, read_lines
+from wordmask.utils.progress import tracked
 
 
 @dataclass(frozen=True)

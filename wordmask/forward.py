@@ -10,8 +10,8 @@ import torch
 
 from wordmask.arguments import Arguments
 from wordmask.attention import PackedAttention, packed_attention
-from wordmask.errors import InputError
 from wordmask.sparse import SparsePrediction, sparse_prediction
+from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

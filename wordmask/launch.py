@@ -9,7 +9,7 @@ import torch
 from transformers.integrations import is_deepspeed_available
 from transformers.utils import is_torch_tpu_available, is_torch_xla_available
 
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets for each process
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")

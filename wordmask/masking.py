@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.compiled import compiled
+from wordmask.utils.jit import compiled
 
 IGNORED = -100  # the label of a position that is not predicted
 MAX_UNIT = 10  # tokens; a row has at most ceil(np) + MAX_UNIT - 1 labels

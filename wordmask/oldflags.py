@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from wordmask.commandline import Gone, OldFlag, is_true
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 
 
 def _boolean(then: Sequence[str]) -> Callable[[str | None], list[str]]:

@@ -17,8 +17,8 @@ from typing import Any
 
 import wordmask
 from wordmask.arguments import RunArguments
-from wordmask.errors import InputError
-from wordmask.textfiles import write_atomically
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

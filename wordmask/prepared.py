@@ -26,16 +26,16 @@ import pyarrow as pa
 from wordmask.arguments import Arguments, DataArguments
 from wordmask.building import Work
 from wordmask.corpus import FileTexts, add_texts
-from wordmask.errors import InputError, one_line, output_of_workers
 from wordmask.preparation import Preparation, separator, tokenizer_identity, tokens_of_split
-from wordmask.progress import bar
 from wordmask.references import BATCH
 from wordmask.segmentation import SegmentationArguments
-from wordmask.textfiles import write_atomically
 from wordmask.texts import Texts, divided
 from wordmask.tokens import require_fast
 from wordmask.tokenstream import TokenStream, token_schema, tokenized, write_tokens
-from wordmask.workers import parallel_map
+from wordmask.utils.errors import InputError, one_line, output_of_workers
+from wordmask.utils.files import write_atomically
+from wordmask.utils.progress import bar
+from wordmask.utils.workers import parallel_map
 
 RECORD = "wordmask_prepared.json"
 SOURCE = b"wordmask.source"  # in the schema of a part, the digest of what it was made from

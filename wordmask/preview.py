@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from wordmask.collators import Example, MaskingCollator
-from wordmask.errors import InputError
 from wordmask.masking import IGNORED
 from wordmask.rows import Rows, StagedRows, StreamedRows
 from wordmask.sampling import Draw
+from wordmask.utils.errors import InputError
 
 # Brackets and colours say the same, so that a pipe and a colour-blind eye lose nothing.
 MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}>", "bold green")

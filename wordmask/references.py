@@ -25,9 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.json  # noqa: F401  # makes pa.json
 from numpy.typing import NDArray
 
-from wordmask.errors import InputError
-from wordmask.textfiles import is_blank, read_lines, write_atomically
 from wordmask.tokens import TokenizedLines, backend_state
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import is_blank, read_lines, write_atomically
 from wordmask.words import CHINESE, EXTEND
 
 BATCH = 1000  # lines

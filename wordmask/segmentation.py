@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wordmask.commandline import argument
-from wordmask.errors import InputError
 from wordmask.segmenters import Segmenter, load_segmenter
+from wordmask.utils.errors import InputError
 
 
 @dataclass

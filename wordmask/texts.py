@@ -17,12 +17,19 @@ import numpy as np
 import pyarrow as pa
 
 from wordmask.arguments import DataArguments
-from wordmask.cache import cache_directory, content, hashed
 from wordmask.corpus import FileTexts, count_texts, stream_texts
-from wordmask.errors import InputError, one_line
-from wordmask.hub import quiet_hub
 from wordmask.references import BATCH, Provenance, read_provenance
-from wordmask.textfiles import COMPRESSED, DECOMPRESSION_ERRORS, expand_files, is_blank, open_binary, write_atomically
+from wordmask.utils.cache import cache_directory, content, hashed
+from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.files import (
+    COMPRESSED,
+    DECOMPRESSION_ERRORS,
+    expand_files,
+    is_blank,
+    open_binary,
+    write_atomically,
+)
+from wordmask.utils.hub import quiet_hub
 
 FORMATS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 from wordmask.words import Characters
 
 

@@ -15,14 +15,14 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from wordmask.arguments import DataArguments
-from wordmask.cache import cache_directory, hashed
-from wordmask.errors import output_of_workers
 from wordmask.preparation import Preparation, separator
-from wordmask.progress import bar
 from wordmask.segmentation import SegmentationArguments
-from wordmask.textfiles import write_atomically
 from wordmask.texts import Texts
-from wordmask.workers import parallel_map
+from wordmask.utils.cache import cache_directory, hashed
+from wordmask.utils.errors import output_of_workers
+from wordmask.utils.files import write_atomically
+from wordmask.utils.progress import bar
+from wordmask.utils.workers import parallel_map
 
 
 class TokenStream:

@@ -20,12 +20,12 @@ from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
 from wordmask.forward import Forward
 from wordmask.masking import IGNORED
-from wordmask.memory import keep_freed_memory
 from wordmask.metrics import MaskedLM
 from wordmask.passes import divide_batch
 from wordmask.rows import Rows, StagedRows, StreamedRows
 from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
 from wordmask.sharding import tied_weights_together
+from wordmask.utils.memory import keep_freed_memory
 
 
 class MlmTrainer(Trainer):

@@ -19,7 +19,6 @@ from wordmask.arguments import Arguments, DataArguments, RunArguments, parse_arg
 from wordmask.building import Work
 from wordmask.card import Card
 from wordmask.collators import MaskingCollator
-from wordmask.errors import InputError, one_line
 from wordmask.forward import choose_forward
 from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.output import claim, find_checkpoint, warn_of_changes, write_record
@@ -28,6 +27,7 @@ from wordmask.preview import preview
 from wordmask.rows import Rows, StagedRows, StreamedRows, special_count
 from wordmask.texts import load_texts
 from wordmask.trainer import MlmTrainer
+from wordmask.utils.errors import InputError, one_line
 from wordmask.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)

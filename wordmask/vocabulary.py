@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, DebertaTokenizer, PreTrainedTokenizerBase
 
-from wordmask.errors import InputError, one_line
 from wordmask.tokens import special_affixes, special_ids
+from wordmask.utils.errors import InputError, one_line
 
 
 @dataclass(frozen=True)

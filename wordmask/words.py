@@ -23,7 +23,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 
 SPACE, EXTEND, LETTER, SYMBOL, CHINESE, FLAG = range(6)
 _ZERO_WIDTH_JOINER = 0x200D

@@ -22,7 +22,7 @@ from itertools import accumulate, pairwise
 from types import ModuleType
 from typing import Any, TypeVar
 
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 
 __all__ = ["Segmenter", "available", "load_segmenter", "register", "words_of"]
 

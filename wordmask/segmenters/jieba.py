@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from wordmask.errors import InputError
 from wordmask.segmenters import Segmenter, import_package, replace_surrogates, restore
+from wordmask.utils.errors import InputError
 
 
 class JiebaSegmenter(Segmenter):

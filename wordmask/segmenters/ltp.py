@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from wordmask.errors import InputError
 from wordmask.segmenters import Segmenter, import_package, replace_surrogates, restore
+from wordmask.utils.errors import InputError
 
 TOKENS_ON_CPU = 1024  # in a batch, padding included: more leave its caches
 TOKENS_ON_GPU = 2**14

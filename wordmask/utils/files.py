@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from wordmask.errors import InputError
+from wordmask.utils.errors import InputError
 
 COMPRESSED = (".gz", ".xz", ".zst")
 DECOMPRESSION_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from wordmask.errors import InputError, one_line
+from wordmask.utils.errors import InputError, one_line
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from typing import Any
 
 import datasets
 
-from wordmask.progress import bar
-from wordmask.textfiles import write_atomically
+from wordmask.utils.files import write_atomically
+from wordmask.utils.progress import bar
 
 
 def cache_directory(cache_dir: str | None) -> Path:
