@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
 
 def _train_tokenizer(files: Sequence[str], vocab_size: int, directory: str) -> None:
     """Train a tokenizer on a text, and save it whole or not at all."""
-    from wordmask.vocabulary import train_tokenizer
+    from wordmask.tokenization.vocabulary import train_tokenizer
 
     with track_lines("Training a tokenizer") as track:
         tokenizer = train_tokenizer("bert", track(TextLines(files, "--file_name")), vocab_size)

@@ -35,8 +35,8 @@ from wordmask.building import Annotator, Output, Work, line_positions, write_ref
 from wordmask.references import BATCH, batches, read_reference_arrays
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
+from wordmask.tokenization.words import is_chinese
 from wordmask.utils.files import is_blank, read_lines
-from wordmask.words import is_chinese
 
 CLOCK = time.process_time  # on one core: what others do on it does not count
 

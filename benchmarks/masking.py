@@ -26,12 +26,12 @@ from sides import Figures, forget_peak, peak_megabytes
 from wordmask.collators import MaskingCollator
 from wordmask.masking import Strategy
 from wordmask.rows import Division, Rows
-from wordmask.runs import tokenize
 from wordmask.sampling import Draw
-from wordmask.tokens import special_affixes
+from wordmask.tokenization.encoding import special_affixes
+from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenstream import TokenStream
 from wordmask.utils.files import is_blank, read_lines
-from wordmask.vocabulary import Vocabulary
 
 PEERS = ("v5 token", "v5 whole word", "classic whole word")
 SHAPES = ((128, 32), (128, 256), (512, 32), (512, 64), (512, 256))

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 import torch
 
-from wordmask.words import is_chinese
+from wordmask.tokenization.words import is_chinese
 
 IGNORED = -100
 

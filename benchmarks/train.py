@@ -45,10 +45,10 @@ from wordmask.modeling import load_model
 from wordmask.rows import Rows, StagedRows
 from wordmask.sampling import EVALUATION, Draw
 from wordmask.texts import load_texts
+from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.tokenstream import tokenized
 from wordmask.trainer import MlmTrainer
 from wordmask.utils.files import is_blank, read_lines
-from wordmask.vocabulary import Vocabulary
 
 EVALUATED = 200  # lines, the first of the text, which no side trains on
 RATE = 0.15

@@ -14,9 +14,9 @@ from conftest import character_tokenizer, save_model
 from wordmask.arguments import RunArguments
 from wordmask.collators import Example, MaskingCollator
 from wordmask.masking import Strategy
+from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
-from wordmask.vocabulary import Vocabulary
 
 PAD, CLS, SEP, MASK, ADDED = 0, 101, 102, 103, 104
 LENGTH = 80  # tokens in the longest row that there can be

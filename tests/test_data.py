@@ -27,10 +27,10 @@ from wordmask.preparation import Preparation
 from wordmask.rows import Rows, StreamedRows
 from wordmask.sampling import Draw
 from wordmask.texts import load_texts
+from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.tokenstream import tokenized
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import TextLines
-from wordmask.vocabulary import Vocabulary
 
 LINES = ["one, two", 'three "four" five', "sixième", "seven\u2028eight\x85nine\x0bten", "NA", "null"]
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}

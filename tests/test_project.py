@@ -80,7 +80,7 @@ def test_no_layer_imports_an_upper_one(rank):
         ("run_mlm", ["transformers", "datasets", "torch"]),
         ("wordmask.masking", ["transformers", "datasets"]),
         ("wordmask.preparation", ["datasets", "torch", "transformers.trainer"]),
-        ("wordmask.runs", ["transformers", "datasets", "torch"]),
+        ("wordmask.tokenization.word_cache", ["transformers", "datasets", "torch"]),
     ],
 )
 def test_import_brings_no_more_than_it_needs(module, unwanted):

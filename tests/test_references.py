@@ -27,9 +27,9 @@ from wordmask.references import (
     sidecar,
     tokenizer_digest,
 )
-from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter
 from wordmask.texts import load_texts
+from wordmask.tokenization.word_cache import tokenize
 from wordmask.utils.errors import InputError
 
 TEXT = ["研究生命", "", "我喜欢你。", "  \t", "OK研究", "\u3000", "生"]

@@ -18,8 +18,8 @@ from wordmask.collators import Example, MaskingCollator
 from wordmask.masking import Strategy
 from wordmask.rows import StagedRows
 from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, shuffled
+from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.trainer import MlmTrainer
-from wordmask.vocabulary import Vocabulary
 
 CONSTANT = RateSchedule(0.15, 0.15)
 

@@ -21,9 +21,9 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokeniz
 
 from conftest import character_tokenizer, sample_lines, train_tokenizer
 from wordmask.references import tokenizer_digest
-from wordmask.runs import Runs, tokenize
-from wordmask.tokens import Backend, TokenizedLines, encode_lines, special_affixes
-from wordmask.words import CHINESE_BLOCKS, Characters
+from wordmask.tokenization.encoding import Backend, TokenizedLines, encode_lines, special_affixes
+from wordmask.tokenization.word_cache import Runs, tokenize
+from wordmask.tokenization.words import CHINESE_BLOCKS, Characters
 
 COMMON = "的一是了我不人在他有这来研究生命起源喜欢你中国〇"
 COMPATIBILITY = ("\uf900\ufa0e\ufa6d\ufa70\ufad9\ufaff", "\U0002f800\U0002fa1d\U0002fa1f")
@@ -82,7 +82,7 @@ def assert_equal_to_whole_lines(tokenizer, texts: list[str]) -> None:
     runs = Runs.of(tokenizer)
     assert runs is not None, "the fast path does not apply, so nothing would be compared"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wordmask.runs._LONG", 1000)  # divide texts with few spaces, too
+        patch.setattr("wordmask.tokenization.word_cache._LONG", 1000)  # divide texts with few spaces, too
         found = runs(tokenizer, Characters(texts))
     assert_equal(found, encode_lines(tokenizer, Characters(texts)))
 
@@ -480,7 +480,7 @@ def test_a_word_behind_a_space_is_encoded_once(kind, monkeypatch):
     text = "He tells the dog, the other dog"
     before = tokenize(tokenizer, [text, "the dog"])
     assert {"\nHe", "\nthe", "tells", "the", "dog,", "other", "dog"} <= {*runs.numbers}
-    monkeypatch.setattr("wordmask.runs.encode_lines", None)
+    monkeypatch.setattr("wordmask.tokenization.word_cache.encode_lines", None)
     assert_equal(tokenize(tokenizer, [text, "the dog"]), before)
     assert tokenize(tokenizer, ["the other dog, the dog tells", "He tells"]).lengths.all()
 

@@ -22,12 +22,22 @@ from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, BertTokenizer, PreTr
 from conftest import character_tokenizer
 from wordmask.building import line_positions
 from wordmask.masking import word_starts
-from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter
-from wordmask.tokens import special_affixes
+from wordmask.tokenization.encoding import special_affixes
+from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.words import (
+    EXTEND,
+    FLAG,
+    LETTER,
+    SPACE,
+    SYMBOL,
+    Characters,
+    character_class,
+    is_chinese,
+    segmented,
+)
 from wordmask.utils.errors import InputError
-from wordmask.vocabulary import Vocabulary
-from wordmask.words import EXTEND, FLAG, LETTER, SPACE, SYMBOL, Characters, character_class, is_chinese, segmented
 
 SENTENCE = "He walked, unbelievably don't 2004 3.14"
 CHINESE = "我用写代码恤打印卡拉研究生命的起源说活不易在东京野家喜欢你年，。"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from wordmask import runs
+from wordmask.tokenization import word_cache
 
 calls = []
-tokenize = runs.tokenize
+tokenize = word_cache.tokenize
 
 
 def counted(*args, **kwargs):
@@ -28,7 +28,7 @@ def counted(*args, **kwargs):
     return tokenize(*args, **kwargs)
 
 
-runs.tokenize = counted  # before the modules that import it
+word_cache.tokenize = counted  # before the modules that import it
 
 import run_mlm_wwm  # noqa: E402
 from wordmask.launch import leave  # noqa: E402

@@ -26,13 +26,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wordmask.references import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
-from wordmask.runs import tokenize
 from wordmask.segmenters import Segmenter, words_of
-from wordmask.tokens import Backend, backend_state, require_fast, special_affixes
+from wordmask.tokenization.encoding import Backend, backend_state, require_fast, special_affixes
+from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.words import segmented
 from wordmask.utils.errors import InputError, output_of_workers
 from wordmask.utils.files import COMPRESSED, TextLines, is_blank, write_atomically
 from wordmask.utils.workers import parallel_map
-from wordmask.words import segmented
 
 ROW_GROUP = 10  # batches
 Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the text, and lines
@@ -50,7 +50,7 @@ def line_positions(
         tokenizer: a fast tokenizer.
         segmenter: the source of the words.
         lines: text, taken as it stands.
-        mixed: whether words of mixed script (T恤) count, see `wordmask.words.segmented`.
+        mixed: whether words of mixed script (T恤) count, see `wordmask.tokenization.words.segmented`.
         numbers: the number of each line in its file, for an error message.
 
     Raises:

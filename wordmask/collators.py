@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.masking import IGNORED, MAX_UNIT, Replacement, Strategy, choose, hash64, replace, word_starts
+from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.jit import compiled
-from wordmask.vocabulary import Vocabulary
 
 
 class Example(NamedTuple):

@@ -18,12 +18,12 @@ from transformers import (
 from wordmask.arguments import ModelArguments
 from wordmask.attention import first_position, position_embeddings
 from wordmask.texts import Texts
+from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading, making
 from wordmask.utils.progress import tracked
-from wordmask.vocabulary import train_tokenizer
 
 LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
 

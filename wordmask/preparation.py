@@ -15,12 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wordmask.references import check_tokenizer, continuations, tokenizer_digest
-from wordmask.runs import tokenize
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter, words_of
-from wordmask.tokens import Backend, backend_state, special_affixes, special_ids
+from wordmask.tokenization.encoding import Backend, backend_state, special_affixes, special_ids
+from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.words import segmented
 from wordmask.utils.errors import InputError, one_line
-from wordmask.words import segmented
 
 if TYPE_CHECKING:
     from wordmask.texts import Texts

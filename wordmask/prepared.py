@@ -30,7 +30,7 @@ from wordmask.preparation import Preparation, separator, tokenizer_identity, tok
 from wordmask.references import BATCH
 from wordmask.segmentation import SegmentationArguments
 from wordmask.texts import Texts, divided
-from wordmask.tokens import require_fast
+from wordmask.tokenization.encoding import require_fast
 from wordmask.tokenstream import TokenStream, token_schema, tokenized, write_tokens
 from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_atomically

@@ -25,10 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.json  # noqa: F401  # makes pa.json
 from numpy.typing import NDArray
 
-from wordmask.tokens import TokenizedLines, backend_state
+from wordmask.tokenization.encoding import TokenizedLines, backend_state
+from wordmask.tokenization.words import CHINESE, EXTEND
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, read_lines, write_atomically
-from wordmask.words import CHINESE, EXTEND
 
 BATCH = 1000  # lines
 

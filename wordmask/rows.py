@@ -20,7 +20,7 @@ from wordmask.preparation import Preparation, separator
 from wordmask.sampling import Draw
 from wordmask.segmentation import SegmentationArguments
 from wordmask.texts import Texts
-from wordmask.tokens import special_affixes
+from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenstream import TokenStream
 
 logger = logging.getLogger(__name__)

@@ -26,9 +26,9 @@ from wordmask.prepared import load_prepared, prepare, tokens_of
 from wordmask.preview import preview
 from wordmask.rows import Rows, StagedRows, StreamedRows, special_count
 from wordmask.texts import load_texts
+from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
-from wordmask.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, DebertaTokenizer, PreTrainedTokenizerBase
 
-from wordmask.tokens import special_affixes, special_ids
+from wordmask.tokenization.encoding import special_affixes, special_ids
 from wordmask.utils.errors import InputError, one_line
 
 

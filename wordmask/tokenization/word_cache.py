@@ -15,8 +15,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.tokens import TokenizedLines, encode_lines, require_fast, whole
-from wordmask.words import CHINESE, CHINESE_BLOCKS, LETTER, SYMBOL, Characters, character_class, is_chinese
+from wordmask.tokenization.encoding import TokenizedLines, encode_lines, require_fast, whole
+from wordmask.tokenization.words import (
+    CHINESE,
+    CHINESE_BLOCKS,
+    LETTER,
+    SYMBOL,
+    Characters,
+    character_class,
+    is_chinese,
+)
 
 # The characters of these blocks that `tokenizers` does not set apart, though BERT does.
 _LEFT_TOGETHER = range(0x2B820, 0x2B920)

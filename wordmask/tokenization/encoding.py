@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.tokenization.words import Characters
 from wordmask.utils.errors import InputError
-from wordmask.words import Characters
 
 
 def special_ids(tokenizer) -> NDArray[np.int64]:

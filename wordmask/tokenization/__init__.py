@@ -1,0 +1,1 @@
+"""From text to tokens, and which word each token belongs to."""
