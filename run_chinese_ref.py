@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from wordmask.building import Annotator, Output, Work, check_output, write_references
 from wordmask.commandline import Parser, argument, build, check_vocab_size
-from wordmask.references import Provenance
+from wordmask.references.format import Provenance
+from wordmask.references.writer import Annotator, Output, Work, check_output, write_references
 from wordmask.segmentation import SegmentationArguments
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import TextLines, expand_files, make_directory_atomically

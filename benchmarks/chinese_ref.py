@@ -30,9 +30,9 @@ from rich.table import Table
 
 from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, restart_peak, run_in_turn, use_one_core
-from wordmask import building
-from wordmask.building import Annotator, Output, Work, line_positions, write_references
-from wordmask.references import BATCH, batches, read_reference_arrays
+from wordmask.references import writer
+from wordmask.references.format import BATCH, batches, read_reference_arrays
+from wordmask.references.writer import Annotator, Output, Work, line_positions, write_references
 from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import is_chinese
@@ -249,11 +249,11 @@ def profile(text: str, tokenizer_name: str, segmentation: SegmentationArguments)
     use_one_core()
     annotator = make_annotator(tokenizer_name, segmentation)
     stages = {
-        "digest of the tokenizer": (building, "tokenizer_digest"),
+        "digest of the tokenizer": (writer, "tokenizer_digest"),
         "segment": (type(annotator.segmenter), "segment"),
-        "tokenize": (building, "tokenize"),
-        "words of characters": (building, "segmented"),
-        "references": (building, "line_positions"),
+        "tokenize": (writer, "tokenize"),
+        "words of characters": (writer, "segmented"),
+        "references": (writer, "line_positions"),
         "format": (Output, "block"),
     }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

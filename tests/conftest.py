@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, AutoModelForMaskedLM, BertTokenizer  # noqa: E402
 
-from wordmask.references import pair_tables, read_reference_arrays  # noqa: E402
+from wordmask.references.format import pair_tables, read_reference_arrays  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, BertTokenizer, PreTrainedTokenizerFast
 
 from conftest import character_tokenizer
-from wordmask.building import line_positions
 from wordmask.masking import word_starts
+from wordmask.references.writer import line_positions
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.vocabulary import Vocabulary

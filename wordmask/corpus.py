@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wordmask.references import (
+from wordmask.references.format import (
     TextDigest,
     batches,
     check_text,

@@ -24,10 +24,10 @@ import datasets
 import pyarrow as pa
 
 from wordmask.arguments import Arguments, DataArguments
-from wordmask.building import Work
 from wordmask.corpus import FileTexts, add_texts
 from wordmask.preparation import Preparation, separator, tokenizer_identity, tokens_of_split
-from wordmask.references import BATCH
+from wordmask.references.format import BATCH
+from wordmask.references.writer import Work
 from wordmask.segmentation import SegmentationArguments
 from wordmask.texts import Texts, divided
 from wordmask.tokenization.encoding import require_fast

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from wordmask.arguments import DataArguments
 from wordmask.corpus import FileTexts, count_texts, stream_texts
-from wordmask.references import BATCH, Provenance, read_provenance
+from wordmask.references.format import BATCH, Provenance, read_provenance
 from wordmask.utils.cache import cache_directory, content, hashed
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import (

@@ -16,7 +16,6 @@ from rich.table import Table
 from transformers import TrainerState, set_seed
 
 from wordmask.arguments import Arguments, DataArguments, RunArguments, parse_arguments
-from wordmask.building import Work
 from wordmask.card import Card
 from wordmask.collators import MaskingCollator
 from wordmask.forward import choose_forward
@@ -24,6 +23,7 @@ from wordmask.modeling import choose_length, load_model, load_tokenizer, longest
 from wordmask.output import claim, find_checkpoint, warn_of_changes, write_record
 from wordmask.prepared import load_prepared, prepare, tokens_of
 from wordmask.preview import preview
+from wordmask.references.writer import Work
 from wordmask.rows import Rows, StagedRows, StreamedRows, special_count
 from wordmask.texts import load_texts
 from wordmask.tokenization.vocabulary import Vocabulary

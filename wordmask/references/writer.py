@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wordmask.references import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
+from wordmask.references.format import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
 from wordmask.segmenters import Segmenter, words_of
 from wordmask.tokenization.encoding import Backend, backend_state, require_fast, special_affixes
 from wordmask.tokenization.word_cache import tokenize

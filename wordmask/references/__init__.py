@@ -1,0 +1,1 @@
+"""Reference files: their format, and how they are written."""
