@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from wordmask.commandline import Parser, argument, build, check_vocab_size
+from wordmask.config.parser import Parser, argument, build, check_vocab_size
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.format import Provenance
 from wordmask.references.writer import Annotator, Output, Work, check_output, write_references
-from wordmask.segmentation import SegmentationArguments
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import TextLines, expand_files, make_directory_atomically
 from wordmask.utils.progress import track_lines

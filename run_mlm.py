@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 def _mp_fn(index: int = 0) -> None:
     """The entry point of this script, and of launchers that start a process for each device (TPU)."""
     main()
-    from wordmask.launch import leave
+    from wordmask.config.launch_checks import leave
 
     leave()
 

@@ -77,7 +77,7 @@ class Ours:
     """What run_mlm.py does before it trains."""
 
     def __init__(self, options: argparse.Namespace, tokenizer: Any, cache: str):
-        from wordmask.arguments import DataArguments
+        from wordmask.config.arguments import DataArguments
 
         self.tokenizer, self.cache, self.length = tokenizer, cache, options.length
         processes = options.preprocessing_num_workers

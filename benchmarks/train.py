@@ -37,8 +37,8 @@ from transformers import (
 
 from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, run_in_turn
-from wordmask.arguments import parse_arguments
 from wordmask.collators import MaskingCollator
+from wordmask.config.arguments import parse_arguments
 from wordmask.forward import choose_forward
 from wordmask.masking import IGNORED, Strategy
 from wordmask.modeling import load_model

@@ -9,8 +9,8 @@ import os
 import pytest
 from transformers import TrainingArguments
 
-from wordmask.arguments import parse_arguments
-from wordmask.oldflags import OLD_FLAGS
+from wordmask.config.arguments import parse_arguments
+from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.utils.errors import InputError
 
 NEEDED = {"model_name_or_path": "some/model", "train_file": "some.txt", "output_dir": "out", "use_cpu": "true"}

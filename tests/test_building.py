@@ -29,9 +29,9 @@ import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, pair_with_text, sample_lines, save_model
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.format import read_provenance
 from wordmask.references.writer import Annotator
-from wordmask.segmentation import SegmentationArguments
 from wordmask.utils.hub import load_pretrained_tokenizer
 
 ROOT = Path(__file__).parent.parent

@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 import run_mlm
 import run_mlm_wwm
 from conftest import refusal, sample_lines
-from wordmask.arguments import DataArguments
 from wordmask.collators import MaskingCollator
+from wordmask.config.arguments import DataArguments
 from wordmask.masking import Strategy
 from wordmask.preparation import Preparation
 from wordmask.rows import Rows, StreamedRows

@@ -15,8 +15,8 @@ from transformers.utils import import_utils
 
 import run_mlm_wwm
 from conftest import refusal
-from wordmask import launch
-from wordmask.arguments import parse_arguments
+from wordmask.config import launch_checks
+from wordmask.config.arguments import parse_arguments
 from wordmask.utils.errors import InputError
 
 TORCHRUN = {
@@ -27,7 +27,7 @@ TORCHRUN = {
     "MASTER_ADDR": "127.0.0.1",
     "MASTER_PORT": "29500",
 }
-FROM_OUTSIDE = (*TORCHRUN, *launch.MPI, "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU")
+FROM_OUTSIDE = (*TORCHRUN, *launch_checks.MPI, "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU")
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_accelerate_launch_still_does_that(tmp_path):
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
     with pytest.raises(InputError, match="accelerate launch started one process"):
-        launch.check_environment(True, None, json.loads(line))
+        launch_checks.check_environment(True, None, json.loads(line))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_accelerate_launch_still_does_that(tmp_path):
     ],
 )
 def test_environments_that_work_are_let_pass(variables):
-    launch.check_environment(True, None, variables)
+    launch_checks.check_environment(True, None, variables)
 
 
 def test_a_backend_that_does_not_join_cpus(refuse):
@@ -165,7 +165,7 @@ def test_an_unknown_backend(refuse):
 @pytest.fixture
 def deepspeed_file(tmp_path, monkeypatch) -> str:
     """A configuration, and DeepSpeed as if it were installed."""
-    monkeypatch.setattr(launch, "is_deepspeed_available", lambda: True)
+    monkeypatch.setattr(launch_checks, "is_deepspeed_available", lambda: True)
     path = tmp_path / "deepspeed.json"
     path.write_text('{"zero_optimization": {"stage": 2}}')
     return str(path)
@@ -201,7 +201,7 @@ def test_a_settings_file_that_is_missing_or_holds_something_else(refuse, tmp_pat
 
 
 def test_deepspeed_that_is_not_installed(refuse, monkeypatch, tmp_path):
-    monkeypatch.setattr(launch, "is_deepspeed_available", lambda: False)
+    monkeypatch.setattr(launch_checks, "is_deepspeed_available", lambda: False)
     (tmp_path / "deepspeed.json").write_text("{}")
     assert "pip install deepspeed" in refuse("--deepspeed", str(tmp_path / "deepspeed.json"))
 
@@ -209,7 +209,7 @@ def test_deepspeed_that_is_not_installed(refuse, monkeypatch, tmp_path):
 @pytest.mark.parametrize("value, switch", [("true", True), ("yes", True), ("no", False), ("full_shard", "full_shard")])
 def test_fsdp_in_an_argument_file_is_a_switch(tmp_path, monkeypatch, value, switch):
     seen = []
-    monkeypatch.setattr("wordmask.arguments.check_sharding", lambda fsdp, *others: seen.append(fsdp))
+    monkeypatch.setattr("wordmask.config.arguments.check_sharding", lambda fsdp, *others: seen.append(fsdp))
     path = tmp_path / "run.yaml"
     path.write_text(f"model_type: bert\ntrain_file: text.txt\nuse_cpu: true\nfsdp: {value}\n")
     parse_arguments([str(path)])
@@ -247,11 +247,11 @@ def fake(monkeypatch):
 
 def test_packages_for_tpus_are_recognised_and_not_needed(fake):
     fake("neither")
-    assert launch.tpu_package() is None
+    assert launch_checks.tpu_package() is None
     fake("torch_tpu")
-    assert launch.tpu_package() == "torch_tpu"
+    assert launch_checks.tpu_package() == "torch_tpu"
     fake("torch_xla")
-    assert launch.tpu_package() == "torch_xla"
+    assert launch_checks.tpu_package() == "torch_xla"
 
 
 def optimizer(*argv: str) -> str:
@@ -262,13 +262,13 @@ def optimizer(*argv: str) -> str:
 def test_the_optimizer_is_one_that_the_device_has(monkeypatch):
     assert optimizer() == "adamw_torch_fused"
     for package in ("torch_xla", "torch_tpu"):
-        monkeypatch.setattr(launch, "tpu_package", lambda package=package: package)
+        monkeypatch.setattr(launch_checks, "tpu_package", lambda package=package: package)
         assert optimizer() == "adamw_torch"
         assert optimizer("--optim", "adafactor") == "adafactor"
 
 
 def test_the_fused_optimizer_is_refused_where_it_would_crash(refuse, monkeypatch):
-    monkeypatch.setattr(launch, "tpu_package", lambda: "torch_xla")
+    monkeypatch.setattr(launch_checks, "tpu_package", lambda: "torch_xla")
     sentence = refuse("--optim", "adamw_torch_fused", "--use_cpu")
     assert "--optim adamw_torch_fused" in sentence and "adamw_torch," in sentence
 

@@ -20,7 +20,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
 from wordmask import prepared
-from wordmask.arguments import RunArguments
+from wordmask.config.arguments import RunArguments
 from wordmask.corpus import count_texts
 from wordmask.utils.errors import InputError
 

@@ -19,9 +19,9 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 import run_mlm
 import run_mlm_wwm
-from wordmask.arguments import parse_arguments
-from wordmask.commandline import Gone
-from wordmask.oldflags import OLD_FLAGS
+from wordmask.config.arguments import parse_arguments
+from wordmask.config.legacy_flags import OLD_FLAGS
+from wordmask.config.parser import Gone
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -75,7 +75,7 @@ def test_no_layer_imports_an_upper_one(rank):
 @pytest.mark.parametrize(
     "module, unwanted",
     [
-        ("run_chinese_ref", ["transformers.trainer", "wordmask.arguments"]),
+        ("run_chinese_ref", ["transformers.trainer", "wordmask.config.arguments"]),
         ("wordmask.segmenters", ["torch", "transformers", "jieba", "ltp"]),
         ("run_mlm", ["transformers", "datasets", "torch"]),
         ("wordmask.masking", ["transformers", "datasets"]),
@@ -110,7 +110,7 @@ def parse_launcher(command: list[str]) -> tuple[argparse.Namespace, str, list[st
 def any_hardware(monkeypatch):
     """A machine whose devices and packages do not matter."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("wordmask.arguments.check_sharding", lambda *flags: None)
+    monkeypatch.setattr("wordmask.config.arguments.check_sharding", lambda *flags: None)
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # what transformers sets is gone after the test
 
 

@@ -16,7 +16,7 @@ from transformers import BertTokenizer
 
 import run_mlm_wwm
 from conftest import character_tokenizer, pair_with_text, read_positions, refusal, save_model
-from wordmask.arguments import DataArguments
+from wordmask.config.arguments import DataArguments
 from wordmask.references import writer
 from wordmask.references.format import (
     Provenance,

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForMaskedLM
 
 from conftest import character_tokenizer, save_model
-from wordmask.arguments import RunArguments
 from wordmask.collators import Example, MaskingCollator
+from wordmask.config.arguments import RunArguments
 from wordmask.masking import Strategy
 from wordmask.rows import StagedRows
 from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, shuffled

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import run_mlm_wwm
 from conftest import free_port, sample_lines, train_tokenizer, training_steps, trajectory
-from wordmask.arguments import DataArguments
+from wordmask.config.arguments import DataArguments
 from wordmask.rows import StreamedRows
 from wordmask.texts import load_texts
 
@@ -86,7 +86,7 @@ def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_mo
         "    shutil.rmtree(f'{folder}/resumed/checkpoint-6')\n"
         "dist.barrier()\n"
         "run_mlm_wwm.main([*argv, '--output_dir', f'{folder}/resumed'])\n"
-        "from wordmask.launch import leave\n"
+        "from wordmask.config.launch_checks import leave\n"
         "leave()\n"
     )
     (tmp_path / "twice.py").write_text(script)

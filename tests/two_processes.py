@@ -31,7 +31,7 @@ def counted(*args, **kwargs):
 word_cache.tokenize = counted  # before the modules that import it
 
 import run_mlm_wwm  # noqa: E402
-from wordmask.launch import leave  # noqa: E402
+from wordmask.config.launch_checks import leave  # noqa: E402
 
 
 def main(path: Path) -> None:

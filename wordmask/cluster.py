@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from wordmask.commandline import Parser, argument, build
+from wordmask.config.parser import Parser, argument, build
 from wordmask.utils.errors import InputError, reports_input_errors
 
 

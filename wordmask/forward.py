@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from wordmask.arguments import Arguments
 from wordmask.attention import PackedAttention, packed_attention
+from wordmask.config.arguments import Arguments
 from wordmask.sparse import SparsePrediction, sparse_prediction
 from wordmask.utils.errors import InputError
 

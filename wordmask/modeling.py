@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wordmask.arguments import ModelArguments
 from wordmask.attention import first_position, position_embeddings
+from wordmask.config.arguments import ModelArguments
 from wordmask.texts import Texts
 from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed

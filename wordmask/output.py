@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import wordmask
-from wordmask.arguments import RunArguments
+from wordmask.config.arguments import RunArguments
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
 

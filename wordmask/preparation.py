@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.format import check_tokenizer, continuations, tokenizer_digest
-from wordmask.segmentation import SegmentationArguments
 from wordmask.segmenters import Segmenter, words_of
 from wordmask.tokenization.encoding import Backend, backend_state, special_affixes, special_ids
 from wordmask.tokenization.word_cache import tokenize

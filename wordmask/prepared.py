@@ -23,12 +23,12 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from wordmask.arguments import Arguments, DataArguments
+from wordmask.config.arguments import Arguments, DataArguments
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.corpus import FileTexts, add_texts
 from wordmask.preparation import Preparation, separator, tokenizer_identity, tokens_of_split
 from wordmask.references.format import BATCH
 from wordmask.references.writer import Work
-from wordmask.segmentation import SegmentationArguments
 from wordmask.texts import Texts, divided
 from wordmask.tokenization.encoding import require_fast
 from wordmask.tokenstream import TokenStream, token_schema, tokenized, write_tokens

@@ -13,12 +13,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from wordmask.arguments import DataArguments
 from wordmask.collators import Example
+from wordmask.config.arguments import DataArguments
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.packing import Packs, pack
 from wordmask.preparation import Preparation, separator
 from wordmask.sampling import Draw
-from wordmask.segmentation import SegmentationArguments
 from wordmask.texts import Texts
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenstream import TokenStream

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from wordmask.arguments import DataArguments
+from wordmask.config.arguments import DataArguments
 from wordmask.corpus import FileTexts, count_texts, stream_texts
 from wordmask.references.format import BATCH, Provenance, read_provenance
 from wordmask.utils.cache import cache_directory, content, hashed

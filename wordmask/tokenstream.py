@@ -14,9 +14,9 @@ import pyarrow as pa
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from wordmask.arguments import DataArguments
+from wordmask.config.arguments import DataArguments
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.preparation import Preparation, separator
-from wordmask.segmentation import SegmentationArguments
 from wordmask.texts import Texts
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import output_of_workers

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from wordmask.arguments import RunArguments
 from wordmask.card import Card, write_card
 from wordmask.collators import MaskingCollator
+from wordmask.config.arguments import RunArguments
 from wordmask.forward import Forward
 from wordmask.masking import IGNORED
 from wordmask.metrics import MaskedLM

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerState, set_seed
 
-from wordmask.arguments import Arguments, DataArguments, RunArguments, parse_arguments
 from wordmask.card import Card
 from wordmask.collators import MaskingCollator
+from wordmask.config.arguments import Arguments, DataArguments, RunArguments, parse_arguments
 from wordmask.forward import choose_forward
 from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.output import claim, find_checkpoint, warn_of_changes, write_record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wordmask.commandline import argument
+from wordmask.config.parser import argument
 from wordmask.segmenters import Segmenter, load_segmenter
 from wordmask.utils.errors import InputError
 

@@ -20,11 +20,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_flash_attn_2_available
 
-from wordmask.commandline import Parser, argument, build, check_vocab_size, is_true, suggest
-from wordmask.launch import check_environment, check_sharding, choose_optimizer
+from wordmask.config.launch_checks import check_environment, check_sharding, choose_optimizer
+from wordmask.config.legacy_flags import OLD_FLAGS
+from wordmask.config.parser import Parser, argument, build, check_vocab_size, is_true, suggest
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.masking import Strategy
-from wordmask.oldflags import OLD_FLAGS
-from wordmask.segmentation import SegmentationArguments
 from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from wordmask.commandline import Gone, OldFlag, is_true
+from wordmask.config.parser import Gone, OldFlag, is_true
 from wordmask.utils.errors import InputError
 
 
