@@ -23,14 +23,14 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 from bundled import given_or_bundled
 from peers import ClassicWholeWordCollator
 from sides import Figures, forget_peak, peak_megabytes
-from wordmask.collators import MaskingCollator
+from wordmask.data.collator import MaskingCollator
+from wordmask.data.sampler import Draw
+from wordmask.data.sequences import Division, Rows
+from wordmask.data.token_store import TokenStream
 from wordmask.masking import Strategy
-from wordmask.rows import Division, Rows
-from wordmask.sampling import Draw
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.tokenization.word_cache import tokenize
-from wordmask.tokenstream import TokenStream
 from wordmask.utils.files import is_blank, read_lines
 
 PEERS = ("v5 token", "v5 whole word", "classic whole word")

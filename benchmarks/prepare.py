@@ -86,9 +86,9 @@ class Ours:
         )
 
     def prepare(self) -> None:
-        from wordmask.rows import Rows
-        from wordmask.texts import load_texts
-        from wordmask.tokenstream import tokenized
+        from wordmask.data.sequences import Rows
+        from wordmask.data.sources import load_texts
+        from wordmask.data.token_store import tokenized
 
         texts = load_texts(self.arguments, self.cache, None, False)["train"]
         stream = tokenized(texts, self.tokenizer, self.arguments, None, self.cache)
@@ -118,7 +118,7 @@ def measure(kind: type[Classic] | type[Ours], options: argparse.Namespace, cache
     import transformers
 
     import peers  # noqa: F401
-    import wordmask.rows  # noqa: F401  # all that is used below, before the clock runs
+    import wordmask.data.sequences  # noqa: F401  # all that is used below, before the clock runs
 
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()

@@ -37,16 +37,16 @@ from transformers import (
 
 from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, run_in_turn
-from wordmask.collators import MaskingCollator
 from wordmask.config.arguments import parse_arguments
+from wordmask.data.collator import MaskingCollator
+from wordmask.data.sampler import EVALUATION, Draw
+from wordmask.data.sequences import Rows, StagedRows
+from wordmask.data.sources import load_texts
+from wordmask.data.token_store import tokenized
 from wordmask.forward import choose_forward
 from wordmask.masking import IGNORED, Strategy
 from wordmask.modeling import load_model
-from wordmask.rows import Rows, StagedRows
-from wordmask.sampling import EVALUATION, Draw
-from wordmask.texts import load_texts
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.tokenstream import tokenized
 from wordmask.trainer import MlmTrainer
 from wordmask.utils.files import is_blank, read_lines
 

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from conftest import character_tokenizer, save_model
-from wordmask.collators import Example, MaskingCollator
 from wordmask.config.arguments import RunArguments
+from wordmask.data.collator import Example, MaskingCollator
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.trainer import MlmTrainer

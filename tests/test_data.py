@@ -20,15 +20,15 @@ from transformers import AutoTokenizer
 import run_mlm
 import run_mlm_wwm
 from conftest import refusal, sample_lines
-from wordmask.collators import MaskingCollator
 from wordmask.config.arguments import DataArguments
+from wordmask.data.collator import MaskingCollator
+from wordmask.data.sampler import Draw
+from wordmask.data.sequences import Rows, StreamedRows
+from wordmask.data.sources import load_texts
+from wordmask.data.token_store import tokenized
+from wordmask.data.tokenize import Preparation
 from wordmask.masking import Strategy
-from wordmask.preparation import Preparation
-from wordmask.rows import Rows, StreamedRows
-from wordmask.sampling import Draw
-from wordmask.texts import load_texts
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.tokenstream import tokenized
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import TextLines
 

@@ -14,7 +14,7 @@ import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
 from test_sparse import gradients, tiny
 from wordmask.attention import PackedAttention, packed_attention
-from wordmask.packing import pack
+from wordmask.data.packing import pack
 from wordmask.sparse import sparse_prediction
 
 # The architectures whose layers take a mask for each pair of positions, with the attention that they offer.

@@ -19,9 +19,9 @@ import zstandard
 import run_mlm
 import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
-from wordmask import prepared
 from wordmask.config.arguments import RunArguments
-from wordmask.corpus import count_texts
+from wordmask.data import prepared_dir
+from wordmask.data.text_files import count_texts
 from wordmask.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -174,16 +174,16 @@ def test_shards_copy_no_text_and_make_the_same_parts(chinese_model, tmp_path, mo
     corpora = [write_corpus(tmp_path, split, names, references) for split, names in splits.items()]
     text, table = (["--model_name_or_path", chinese_model, *chain(*own)] for own in zip(*corpora, strict=True))
     flags = [*flags, "--part_lines", "450"]
-    monkeypatch.setattr(prepared, "BATCH", 200)
+    monkeypatch.setattr(prepared_dir, "BATCH", 200)
     expected = prepare(run_mlm_wwm, table, tmp_path / "table", *flags)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = set(tmp_path.iterdir())
 
     alone = prepare(run_mlm_wwm, text, tmp_path / "alone", *flags)
-    parts = [name for name in alone if name != prepared.RECORD]
+    parts = [name for name in alone if name != prepared_dir.RECORD]
     assert [alone[name] for name in parts] == [expected[name] for name in parts] and alone.keys() == expected.keys()
-    there = {prepared.RECORD}
+    there = {prepared_dir.RECORD}
     for shard in (2, 0, 1):
         shards = ["--num_shards", "3", "--shard_index", str(shard)]
         together = prepare(run_mlm_wwm, text, tmp_path / "together", *flags, *shards)
@@ -240,14 +240,14 @@ def test_a_run_that_was_killed_is_gone_on_with(english, tmp_path):
 
 
 def test_a_full_disk_gets_a_sentence_and_keeps_what_is_done(english, tmp_path, capsys, monkeypatch):
-    write = prepared.write_atomically
+    write = prepared_dir.write_atomically
 
     def full(path, binary=False):
         if Path(path).name.startswith("train-00002"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(path, binary)
 
-    monkeypatch.setattr(prepared, "write_atomically", full)
+    monkeypatch.setattr(prepared_dir, "write_atomically", full)
     argv = [*english, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv)
     assert "--prepared_dir" in sentence and "No space left" in sentence and "run again" in sentence
@@ -448,7 +448,7 @@ def test_a_directory_that_is_not_whole_is_refused(english, tmp_path, capsys):
     assert "part 3 of 6 of train is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
     (directory / "validation-00000-of-00001.arrow").unlink()
     assert "part 3 of 6 of train and 1 more are missing" in refusal(capsys, run_mlm_wwm.main, *argv)
-    (directory / prepared.RECORD).unlink()
+    (directory / prepared_dir.RECORD).unlink()
     assert "was not made with --prepare_only" in refusal(capsys, run_mlm_wwm.main, *argv)
 
 

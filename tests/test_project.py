@@ -79,7 +79,7 @@ def test_no_layer_imports_an_upper_one(rank):
         ("wordmask.segmenters", ["torch", "transformers", "jieba", "ltp"]),
         ("run_mlm", ["transformers", "datasets", "torch"]),
         ("wordmask.masking", ["transformers", "datasets"]),
-        ("wordmask.preparation", ["datasets", "torch", "transformers.trainer"]),
+        ("wordmask.data.tokenize", ["datasets", "torch", "transformers.trainer"]),
         ("wordmask.tokenization.word_cache", ["transformers", "datasets", "torch"]),
     ],
 )

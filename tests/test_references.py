@@ -17,6 +17,7 @@ from transformers import BertTokenizer
 import run_mlm_wwm
 from conftest import character_tokenizer, pair_with_text, read_positions, refusal, save_model
 from wordmask.config.arguments import DataArguments
+from wordmask.data.sources import load_texts
 from wordmask.references import writer
 from wordmask.references.format import (
     Provenance,
@@ -28,7 +29,6 @@ from wordmask.references.format import (
 )
 from wordmask.references.writer import check_output
 from wordmask.segmenters import Segmenter
-from wordmask.texts import load_texts
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.utils.errors import InputError
 
@@ -581,7 +581,7 @@ def test_a_classic_file_is_trained_on_with_one_warning(
     write, tokenizer, classic, tmp_path, caplog, monkeypatch, flags
 ):
     """Of many batches; where provenance stands beside the same file, the run ends."""
-    monkeypatch.setattr("wordmask.rows.STREAM_BATCH", 2)
+    monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 2)
     monkeypatch.setattr("wordmask.references.format.batches.__defaults__", (2,))
     lines = CLASSIC[2:] + CLASSIC * (10 if flags else 400)
     text = write("text.txt", lines)

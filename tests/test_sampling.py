@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForMaskedLM
 
 from conftest import character_tokenizer, save_model
-from wordmask.collators import Example, MaskingCollator
 from wordmask.config.arguments import RunArguments
+from wordmask.data.collator import Example, MaskingCollator
+from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, shuffled
+from wordmask.data.sequences import StagedRows
 from wordmask.masking import Strategy
-from wordmask.rows import StagedRows
-from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, shuffled
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.trainer import MlmTrainer
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 import run_mlm_wwm
 from conftest import free_port, sample_lines, train_tokenizer, training_steps, trajectory
 from wordmask.config.arguments import DataArguments
-from wordmask.rows import StreamedRows
-from wordmask.texts import load_texts
+from wordmask.data.sequences import StreamedRows
+from wordmask.data.sources import load_texts
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +42,7 @@ EVERY_KIND = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 
 @EVERY_KIND
 def test_workers_share_the_rows_and_change_none(tokenizer, english_file, settings, monkeypatch):
-    monkeypatch.setattr("wordmask.rows.STREAM_BATCH", 7)
+    monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 7)
     rows = stream(english_file, tokenizer, **settings)
     alone = [key(example) for example in rows.one_pass(0)]
     assert len(alone) == len(set(alone)) > 15
@@ -57,7 +57,7 @@ def test_workers_share_the_rows_and_change_none(tokenizer, english_file, setting
 @pytest.mark.parametrize("files", [1, 3, 5])
 def test_processes_share_the_rows_and_change_none(tokenizer, tmp_path, settings, files, monkeypatch):
     """With as many files as processes and more, each reads its own; with fewer, each takes its share of every file."""
-    monkeypatch.setattr("wordmask.rows.STREAM_BATCH", 4)
+    monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 4)
     lines, paths = sample_lines("english", 50), []
     for number in range(files):
         paths.append(str(tmp_path / f"{number}.txt"))

@@ -17,7 +17,7 @@ from transformers import (
 
 from wordmask.attention import first_position, position_embeddings
 from wordmask.config.arguments import ModelArguments
-from wordmask.texts import Texts
+from wordmask.data.sources import Texts
 from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError

@@ -7,10 +7,10 @@ from itertools import islice
 from rich.console import Console
 from rich.text import Text
 
-from wordmask.collators import Example, MaskingCollator
+from wordmask.data.collator import Example, MaskingCollator
+from wordmask.data.sampler import Draw
+from wordmask.data.sequences import Rows, StagedRows, StreamedRows
 from wordmask.masking import IGNORED
-from wordmask.rows import Rows, StagedRows, StreamedRows
-from wordmask.sampling import Draw
 from wordmask.utils.errors import InputError
 
 # Brackets and colours say the same, so that a pipe and a colour-blind eye lose nothing.

@@ -16,14 +16,14 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.card import Card, write_card
-from wordmask.collators import MaskingCollator
 from wordmask.config.arguments import RunArguments
+from wordmask.data.collator import MaskingCollator
+from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
+from wordmask.data.sequences import Rows, StagedRows, StreamedRows
 from wordmask.forward import Forward
 from wordmask.masking import IGNORED
 from wordmask.metrics import MaskedLM
 from wordmask.passes import divide_batch
-from wordmask.rows import Rows, StagedRows, StreamedRows
-from wordmask.sampling import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
 from wordmask.sharding import tied_weights_together
 from wordmask.utils.memory import keep_freed_memory
 

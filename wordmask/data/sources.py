@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
-from wordmask.corpus import FileTexts, count_texts, stream_texts
+from wordmask.data.text_files import FileTexts, count_texts, stream_texts
 from wordmask.references.format import BATCH, Provenance, read_provenance
 from wordmask.utils.cache import cache_directory, content, hashed
 from wordmask.utils.errors import InputError, one_line

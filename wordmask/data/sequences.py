@@ -13,15 +13,15 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from wordmask.collators import Example
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.packing import Packs, pack
-from wordmask.preparation import Preparation, separator
-from wordmask.sampling import Draw
-from wordmask.texts import Texts
+from wordmask.data.collator import Example
+from wordmask.data.packing import Packs, pack
+from wordmask.data.sampler import Draw
+from wordmask.data.sources import Texts
+from wordmask.data.token_store import TokenStream
+from wordmask.data.tokenize import Preparation, separator
 from wordmask.tokenization.encoding import special_affixes
-from wordmask.tokenstream import TokenStream
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from wordmask.tokenization.words import segmented
 from wordmask.utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from wordmask.texts import Texts
+    from wordmask.data.sources import Texts
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Preparation:
         return state
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Tokens, as `wordmask.collators.Example` has them, for a table of texts."""
+        """Tokens, as `wordmask.data.collator.Example` has them, for a table of texts."""
         try:
             lines = [text or "" for text in batch["text"].to_pylist()]
         except UnicodeDecodeError as error:

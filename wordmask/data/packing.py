@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.sampling import shuffled
+from wordmask.data.sampler import shuffled
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ import pyarrow as pa
 
 from wordmask.config.arguments import Arguments, DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.corpus import FileTexts, add_texts
-from wordmask.preparation import Preparation, separator, tokenizer_identity, tokens_of_split
+from wordmask.data.sources import Texts, divided
+from wordmask.data.text_files import FileTexts, add_texts
+from wordmask.data.token_store import TokenStream, token_schema, tokenized, write_tokens
+from wordmask.data.tokenize import Preparation, separator, tokenizer_identity, tokens_of_split
 from wordmask.references.format import BATCH
 from wordmask.references.writer import Work
-from wordmask.texts import Texts, divided
 from wordmask.tokenization.encoding import require_fast
-from wordmask.tokenstream import TokenStream, token_schema, tokenized, write_tokens
 from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import bar

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.preparation import Preparation, separator
-from wordmask.texts import Texts
+from wordmask.data.sources import Texts
+from wordmask.data.tokenize import Preparation, separator
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import output_of_workers
 from wordmask.utils.files import write_atomically
