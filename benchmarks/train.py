@@ -43,11 +43,11 @@ from wordmask.data.sampler import EVALUATION, Draw
 from wordmask.data.sequences import Rows, StagedRows
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import tokenized
-from wordmask.forward import choose_forward
 from wordmask.masking import IGNORED, Strategy
-from wordmask.modeling import load_model
+from wordmask.models.forward import choose_forward
+from wordmask.models.loading import load_model
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.trainer import MlmTrainer
+from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.files import is_blank, read_lines
 
 EVALUATED = 200  # lines, the first of the text, which no side trains on

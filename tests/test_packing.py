@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
 from test_sparse import gradients, tiny
-from wordmask.attention import PackedAttention, packed_attention
 from wordmask.data.packing import pack
-from wordmask.sparse import sparse_prediction
+from wordmask.models.packed_attention import PackedAttention, packed_attention
+from wordmask.models.sparse_prediction import sparse_prediction
 
 # The architectures whose layers take a mask for each pair of positions, with the attention that they offer.
 PACKABLE = [
@@ -135,10 +135,11 @@ def test_a_wrong_position_or_a_leak_is_noticed(monkeypatch, dtype):
     models = {name: tiny(name).to(dtype) for name in ("roberta", "bert")}
     assert all(map(packed_attention, models.values()))
     with monkeypatch.context() as patch:
-        patch.setattr("wordmask.attention.first_position", lambda table: 0)
+        patch.setattr("wordmask.models.packed_attention.first_position", lambda table: 0)
         assert packed_attention(models["roberta"]) is None
     with monkeypatch.context() as patch:
-        patch.setattr("wordmask.attention.packed_sequence_mask_function", lambda lines: lambda *places: True)
+        mask_function = "wordmask.models.packed_attention.packed_sequence_mask_function"
+        patch.setattr(mask_function, lambda lines: lambda *places: True)
         assert packed_attention(models["bert"]) is None
 
 

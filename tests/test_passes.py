@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, trajectory, uneven_text
-from wordmask.passes import cheapest_parts, divide_batch
+from wordmask.models.micro_batches import cheapest_parts, divide_batch
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -103,7 +103,7 @@ def run(model: str, text: str, directory: Path, *more: str) -> list[tuple[float,
 def test_training_in_parts_is_training_on_whole_batches(model, text, tmp_path, monkeypatch, more):
     passes: list[int] = []
     monkeypatch.setattr(
-        "wordmask.trainer.divide_batch",
+        "wordmask.training.trainer.divide_batch",
         lambda *given: [passes.append(1) or part for part in divide_batch(*given)],
     )
     whole = run(model, text, tmp_path / "whole", *more.split(), "--tokens_per_pass", "0")

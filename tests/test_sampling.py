@@ -19,7 +19,7 @@ from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Sta
 from wordmask.data.sequences import StagedRows
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.trainer import MlmTrainer
+from wordmask.training.trainer import MlmTrainer
 
 CONSTANT = RateSchedule(0.15, 0.15)
 

@@ -13,7 +13,7 @@ import torch
 
 import run_mlm_wwm
 from conftest import save_model, train_tokenizer, uneven_text
-from wordmask.trainer import MlmTrainer
+from wordmask.training.trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from conftest import SMALL
-from wordmask.sharding import layer_classes, tied_weights_together
-from wordmask.sparse import sparse_prediction
+from wordmask.models.sparse_prediction import sparse_prediction
+from wordmask.training.fsdp import layer_classes, tied_weights_together
 
 LAYERS = {
     "bert": ["BertLayer"],
@@ -78,7 +78,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(model_type, group):
 
 @pytest.mark.parametrize("model_type", LAYERS)
 def test_accelerate_alone_cannot_divide_such_models(model_type, group):
-    """A guard: when this fails, wordmask.sharding may go."""
+    """A guard: when this fails, wordmask.training.fsdp may go."""
     with pytest.raises((TypeError, ValueError)):
         shard(tiny(model_type), together=False)(input_ids=torch.ones(1, 4, dtype=torch.long))
 

@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm_wwm
 from conftest import SMALL, sample_lines, save_model, train_tokenizer, trajectory
-from wordmask.sparse import SparsePrediction, sparse_prediction
+from wordmask.models.sparse_prediction import SparsePrediction, sparse_prediction
 
 ARCHITECTURES = {
     "bert": {},
@@ -114,7 +114,7 @@ def test_a_model_that_cannot_take_it_falls_back_with_one_warning(caplog, half):
     model.__class__ = Pooled
     with caplog.at_level(logging.WARNING), torch.autocast("cpu", torch.bfloat16, enabled=half):
         assert sparse_prediction(model) is None
-    assert [record.name for record in caplog.records] == ["wordmask.sparse"]
+    assert [record.name for record in caplog.records] == ["wordmask.models.sparse_prediction"]
     assert model(batch()[0]["input_ids"], batch()[0]["labels"]).logits.shape == (ROWS, LENGTH, WORDS)
 
 

@@ -15,9 +15,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wordmask.attention import first_position, position_embeddings
 from wordmask.config.arguments import ModelArguments
 from wordmask.data.sources import Texts
+from wordmask.models.packed_attention import first_position, position_embeddings
 from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wordmask.numerics import close, some_ids, why_not
+from wordmask.models.probing import close, some_ids, why_not
 
 logger = logging.getLogger(__name__)
 

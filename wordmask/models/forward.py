@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from wordmask.attention import PackedAttention, packed_attention
 from wordmask.config.arguments import Arguments
-from wordmask.sparse import SparsePrediction, sparse_prediction
+from wordmask.models.packed_attention import PackedAttention, packed_attention
+from wordmask.models.sparse_prediction import SparsePrediction, sparse_prediction
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)

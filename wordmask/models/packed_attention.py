@@ -18,7 +18,7 @@ from transformers.masking_utils import (
     packed_sequence_mask_function,
 )
 
-from wordmask.numerics import close, some_ids, why_not
+from wordmask.models.probing import close, some_ids, why_not
 
 Mask = Any  # what a model takes as attention_mask: a tensor, a block mask, or one of them for each kind of layer
 

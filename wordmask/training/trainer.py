@@ -15,16 +15,16 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from wordmask.card import Card, write_card
 from wordmask.config.arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
 from wordmask.data.sequences import Rows, StagedRows, StreamedRows
-from wordmask.forward import Forward
 from wordmask.masking import IGNORED
-from wordmask.metrics import MaskedLM
-from wordmask.passes import divide_batch
-from wordmask.sharding import tied_weights_together
+from wordmask.models.forward import Forward
+from wordmask.models.micro_batches import divide_batch
+from wordmask.training.fsdp import tied_weights_together
+from wordmask.training.metrics import MaskedLM
+from wordmask.training.model_card import Card, write_card
 from wordmask.utils.memory import keep_freed_memory
 
 

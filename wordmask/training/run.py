@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerState, set_seed
 
-from wordmask.card import Card
 from wordmask.config.arguments import Arguments, DataArguments, RunArguments, parse_arguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Rows, StagedRows, StreamedRows, special_count
 from wordmask.data.sources import load_texts
-from wordmask.forward import choose_forward
-from wordmask.modeling import choose_length, load_model, load_tokenizer, longest_row
-from wordmask.output import claim, find_checkpoint, warn_of_changes, write_record
-from wordmask.preview import preview
+from wordmask.models.forward import choose_forward
+from wordmask.models.loading import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.references.writer import Work
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.trainer import MlmTrainer
+from wordmask.training.model_card import Card
+from wordmask.training.output_dir import claim, find_checkpoint, warn_of_changes, write_record
+from wordmask.training.preview import preview
+from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
