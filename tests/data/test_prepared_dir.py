@@ -24,7 +24,7 @@ from wordmask.data import prepared_dir
 from wordmask.data.text_files import count_texts
 from wordmask.utils.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 OPENERS = {".txt": open, ".ref": open, ".gz": gzip.open, ".zst": zstandard.open}
 STEPS = ["--max_steps", "3", "--per_device_train_batch_size", "4", "--use_cpu", "--report_to", "none"]
 

@@ -18,7 +18,7 @@ from wordmask.config.arguments import DataArguments
 from wordmask.data.sequences import StreamedRows
 from wordmask.data.sources import load_texts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import run_mlm_wwm
 from conftest import save_model, train_tokenizer, uneven_text
 from wordmask.training.trainer import MlmTrainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from wordmask.references.format import read_provenance
 from wordmask.references.writer import Annotator
 from wordmask.utils.hub import load_pretrained_tokenizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 KINDS = ["ref", "table.jsonl", "table.parquet", "tables/"]
 STOP = "停"  # at a line with this character the segmenter below does what it was told to
 ODD = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_sparse_prediction import gradients, tiny
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
-from test_sparse import gradients, tiny
 from wordmask.data.packing import pack
 from wordmask.models.packed_attention import PackedAttention, packed_attention
 from wordmask.models.sparse_prediction import sparse_prediction

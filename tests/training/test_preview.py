@@ -13,7 +13,7 @@ import pytest
 import run_mlm
 import run_mlm_wwm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("script", [run_mlm, run_mlm_wwm])

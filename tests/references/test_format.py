@@ -539,7 +539,7 @@ CLASSIC = ["研 究 研究", "研\ufffd究生命", "研究生命"]  # BERT drops
 @pytest.fixture
 def classic(monkeypatch, tokenizer):
     """A function that gives references as the classic run_chinese_ref.py makes them."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent.parent / "benchmarks"))
     from peers import classic_references
 
     return lambda lines: classic_references(lines, tokenizer, [["研究", "生命"]] * len(lines))

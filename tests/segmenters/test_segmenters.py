@@ -52,7 +52,7 @@ def adds_up(line: str, words: list[str]) -> bool:
 def fresh_python(code: str, *flags: str) -> tuple[str, str]:
     """What a new interpreter prints, on stdout and stderr."""
     command = [sys.executable, "-X", "utf8", *flags, "-c", code]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=True)
     return done.stdout, done.stderr
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import run_mlm_wwm
 from conftest import free_port, save_model, train_tokenizer, trajectory, uneven_text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 STEP = 16  # the rows of a step, however they are divided
 MODELS = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},  # its head ignores num_items_in_batch
@@ -113,7 +113,7 @@ def together(folder) -> str:
     path.write_text(json.dumps([*commands, folder.ddp_command(2)]))
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-        + [str(ROOT / "tests/two_processes.py"), str(path)],
+        + [str(ROOT / "tests/training/two_processes.py"), str(path)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -16,7 +16,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import free_port, refusal, save_model, train_tokenizer, uneven_text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
