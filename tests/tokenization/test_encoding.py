@@ -74,7 +74,7 @@ def like_bert_base_chinese(kind: str) -> BertTokenizer:
 
 
 def assert_equal(found: TokenizedLines, expected: TokenizedLines) -> None:
-    for name in ("lengths", "ids", "first", "last", "attached", "continues"):
+    for name in ("lengths", "ids", "first", "last", "continues"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
 
 

@@ -56,7 +56,6 @@ class _Tokens(NamedTuple):
     ids: NDArray[np.int32]
     first: NDArray[Any]
     last: NDArray[Any]
-    attached: NDArray[np.bool_]
 
 
 _BETWEEN = "\0"  # what runs are divided by; a text that holds it is encoded as it is
@@ -80,7 +79,7 @@ class Runs(ABC):
     def _forget(self) -> None:
         """Begin an empty memory: each run's number, the tokens of all runs, and where those of each begin and end."""
         self.numbers: dict[str, int] = {}
-        self.memory = _Tokens(*(np.zeros(0, kind) for kind in (np.int32, np.int32, np.int32, bool)))
+        self.memory = _Tokens(*(np.zeros(0, kind) for kind in [np.int32] * 3))
         self.edges = np.zeros(1, np.int64)
         self.held = 0
 
@@ -97,9 +96,9 @@ class Runs(ABC):
         # A token that stands at a space stands for what follows its run.
         if tokens is None or not characters.visible[tokens.first].all():
             return encode_lines(tokenizer, characters)
-        ids, first, last, attached = tokens
+        ids, first, last = tokens
         edges = np.searchsorted(first, np.append(characters.line_starts, len(characters.text)))
-        return TokenizedLines(ids, np.diff(edges), attached, first, last, characters)
+        return TokenizedLines(ids, np.diff(edges), first, last, characters)
 
     @abstractmethod
     def _encode(self, tokenizer, characters: Characters) -> _Tokens | None:
@@ -120,9 +119,9 @@ class Runs(ABC):
         counts = np.diff(self.edges)[numbers]
         ends = np.cumsum(counts)
         places = np.repeat(self.edges[numbers] - ends + counts, counts) + np.arange(counts.sum())
-        ids, first, last, attached = (array[places] for array in self.memory)
+        ids, first, last = (array[places] for array in self.memory)
         shift = np.repeat(starts, counts)
-        return _Tokens(ids, first + shift, last + shift, attached)
+        return _Tokens(ids, first + shift, last + shift)
 
     def _remember(self, tokenizer, runs: Sequence[str]) -> None:
         """Encode runs, and count the characters of each token from the start of its run."""
@@ -133,7 +132,7 @@ class Runs(ABC):
         starts = np.cumsum(lengths + 1) - lengths - 1  # behind each run is a space or the end of a text
         run = np.searchsorted(starts, tokens.first, "right") - 1
         first, last = ((places - starts[run]).astype(np.int32) for places in (tokens.first, tokens.last))
-        new = tokens.ids, first, last, tokens.attached
+        new = tokens.ids, first, last
         edges = self.edges[-1] + np.cumsum(np.bincount(run, minlength=len(runs)))
         self.held += int(lengths.sum()) + len(runs)
         self.numbers |= zip(runs, count(len(self.edges) - 1))
@@ -187,7 +186,7 @@ class _ChineseApart(Runs):
             return merged
 
         ids = merge(tokens.ids, self._ids(tokenizer, points[places]))
-        return _Tokens(ids, merge(tokens.first, places), merge(tokens.last, places), merge(tokens.attached, False))
+        return _Tokens(ids, merge(tokens.first, places), merge(tokens.last, places))
 
     def _ids(self, tokenizer, code_points: NDArray[np.uint32]) -> NDArray[np.int32]:
         """The token of each Chinese character."""
@@ -356,6 +355,7 @@ def _sets_chinese_apart(parts: _Parts) -> bool:
     return (
         [step["type"] for step in parts.normalizer + parts.pre_tokenizer] == ["BertNormalizer", "BertPreTokenizer"]
         and parts.normalizer[0]["handle_chinese_chars"]
+        and parts.normalizer[0]["clean_text"]  # no token is white space or U+200B, which would count with the next run
         and type(parts.model).__name__ == "WordPiece"
         and parts.model.token_to_id(parts.model.unk_token) is not None
         and not _trims(parts)
