@@ -54,15 +54,15 @@ class Findings:
         return Findings(**counts | {"first": self.first or other.first})
 
 
-class TokenTable(NamedTuple):
-    """The tokens of a batch of texts as a table with the column `tokens`, and what was found."""
+class TokenBatch(NamedTuple):
+    """A batch of texts: the tokens of each, as `wordmask.data.collator.Example` has them, and what was found."""
 
-    table: pa.Table
+    tokens: pa.ListArray
     findings: Findings
 
     def write(self, stream: pa.ipc.RecordBatchStreamWriter) -> None:
-        """Write the tokens, with the findings in the metadata of their batch."""
-        (batch,) = self.table.combine_chunks().to_batches()
+        """Write the tokens as the column `tokens`, with the findings in the metadata of the batch."""
+        batch = pa.record_batch({"tokens": self.tokens})
         stream.write_batch(batch, custom_metadata={_KEY: json.dumps(asdict(self.findings))})
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from wordmask.config.arguments import Arguments, DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.findings import Findings, Found, TokenTable, findings_in, report, total
+from wordmask.data.findings import Findings, Found, TokenBatch, findings_in, report, total
 from wordmask.data.sources import Texts, divided
 from wordmask.data.text_files import FileTexts, add_texts
 from wordmask.data.token_store import TokenStream, token_schema, tokenized, write_tokens
@@ -135,14 +135,14 @@ def _given_flags(data: DataArguments, segmentation: SegmentationArguments) -> di
 def _read_record(directory: Path) -> Record:
     try:
         record = Record(**json.loads((directory / RECORD).read_text(encoding="utf-8")))
+        versions = {made["version"] for made in record.made_with.values()}
     except FileNotFoundError:
         what = "was not made with --prepare_only" if directory.is_dir() else "is no directory"
         raise InputError(
             f"--prepared_dir: {directory} {what}; tokenize the text into a new directory with --prepare_only first"
         ) from None
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise InputError(f"--prepared_dir: {directory / RECORD} cannot be read ({one_line(error)})") from None
-    versions = {made.get("version") for made in record.made_with.values()}
     if versions - {VERSION}:
         raise InputError(
             f"--prepared_dir: {directory} was made by another version of this suite, which tells words apart by "
@@ -213,7 +213,7 @@ class PartWriter:
                         f"--prepared_dir: {part} in {self.directory} was made from another text; give a new directory"
                     )
 
-    def _write(self, part: Part, tokens: Iterable[TokenTable], digest: Any) -> None:
+    def _write(self, part: Part, tokens: Iterable[TokenBatch], digest: Any) -> None:
         """Write a part. Its digest, which stands at the beginning, is whole when the last of its tokens have come."""
         schema = token_schema(self.preparations[part.split].dtype)
 

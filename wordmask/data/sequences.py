@@ -259,9 +259,8 @@ class StreamedRows(torch.utils.data.IterableDataset):
     def one_pass(self, epoch: int) -> Iterator[Example]:
         """This worker's rows of one pass through the stream."""
         for place, batch in self._own_batches(epoch):
-            table, findings = self.preparation(batch)
+            tokens, findings = self.preparation(batch)
             self._warn_once(left_out(findings, self.flags[1], ", as will be any like them in other texts"))
-            tokens = table["tokens"].combine_chunks()
             offsets, values = tokens.offsets.to_numpy(), tokens.values.to_numpy()
             lengths, separated = np.diff(offsets).astype(np.int64), self.preparation.separator is not None
             packed = self.arguments.pack_sequences

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.findings import NOTHING, Found, TokenTable, findings_in
+from wordmask.data.findings import NOTHING, Found, TokenBatch, findings_in
 from wordmask.data.sources import Texts
 from wordmask.data.tokenize import Preparation, separator
 from wordmask.utils.cache import cache_directory, hashed
@@ -118,10 +118,10 @@ def token_schema(dtype: Any) -> pa.Schema:
 
 
 def write_tokens(
-    file: IO[bytes], schema: pa.Schema, tables: Iterable[TokenTable], advance: Callable[[int], Any]
+    file: IO[bytes], schema: pa.Schema, batches: Iterable[TokenBatch], advance: Callable[[int], Any]
 ) -> None:
     """Write tokens as `TokenStream` reads them; `advance` is told of the texts that are done."""
     with pa.ipc.new_stream(file, schema) as stream:
-        for tokens in tables:
-            tokens.write(stream)
-            advance(len(tokens.table))
+        for batch in batches:
+            batch.write(stream)
+            advance(len(batch.tokens))

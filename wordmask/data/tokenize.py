@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.findings import Findings, TokenTable
+from wordmask.data.findings import Findings, TokenBatch
 from wordmask.references.format import LineReferences, check_tokenizer, continuations, tokenizer_digest
 from wordmask.segmenters import Segmenter, words_of
 from wordmask.tokenization.encoding import (
@@ -98,8 +98,8 @@ class Preparation:
             state["tokenizer"] = Backend(self.tokenizer)
         return state
 
-    def __call__(self, batch: pa.Table) -> TokenTable:
-        """Tokens, as `wordmask.data.collator.Example` has them, for a table of texts."""
+    def __call__(self, batch: pa.Table) -> TokenBatch:
+        """The tokens of a table of texts."""
         try:
             lines = [text or "" for text in batch["text"].to_pylist()]
         except UnicodeDecodeError as error:
@@ -119,8 +119,7 @@ class Preparation:
             codes = np.insert(codes, ends, self.separator << 1)
             lengths = lengths + (lengths > 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        table = pa.table({"tokens": pa.ListArray.from_arrays(offsets, codes.astype(self.dtype))})
-        return TokenTable(table, findings)
+        return TokenBatch(pa.ListArray.from_arrays(offsets, codes.astype(self.dtype)), findings)
 
     def _words(self, tokens: TokenizedLines, batch: pa.Table) -> tuple[NDArray[np.bool_], Findings]:
         """(tokens,) Which tokens continue a word by all that says so, and what there is to be said of these texts."""
@@ -149,7 +148,7 @@ class Preparation:
         return np.full(len(batch), self.classic.all())
 
 
-def tokens_of_split(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> TokenTable:
+def tokens_of_split(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> TokenBatch:
     """The tokens of texts that come with the name of their split."""
     split, texts = batch
     return preparations[split](texts)
