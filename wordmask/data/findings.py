@@ -50,8 +50,13 @@ class Findings:
         return cls(int(np.count_nonzero(characters.visible)) - len(characters.lines), single)
 
     def __add__(self, other: Findings) -> Findings:
-        counts = {name: value + getattr(other, name) for name, value in asdict(self).items()}
-        return Findings(**counts | {"first": self.first or other.first})
+        return Findings(
+            self.characters + other.characters,
+            self.single + other.single,
+            self.positions + other.positions,
+            self.left_out + other.left_out,
+            self.first or other.first,
+        )
 
 
 class TokenBatch(NamedTuple):
