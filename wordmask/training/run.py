@@ -17,6 +17,7 @@ from transformers import TrainerState, set_seed
 
 from wordmask.config.arguments import Arguments, DataArguments, RunArguments, parse_arguments
 from wordmask.data.collator import MaskingCollator
+from wordmask.data.findings import Found, report
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Rows, StagedRows, StreamedRows, special_count
 from wordmask.data.sources import load_texts
@@ -183,21 +184,27 @@ def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: li
     training, data, words = arguments.training, arguments.data, arguments.words
     cache_dir = arguments.model.cache_dir
     rows: dict[str, Rows | StagedRows | StreamedRows] = {}
+    found: list[Found] = []
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
             rate = arguments.masking.rates[0]
             if data.streaming:
                 place = training.world_size, training.process_index
-                rows["train"] = StreamedRows(texts["train"], tokenizer, data, lengths[0], words, rate, *place)
+                streamed = StreamedRows(texts["train"], tokenizer, data, lengths[0], words, rate, *place)
+                rows["train"] = streamed
+                found += [streamed.found()] if training.should_log else []
             else:
                 stream, limit = tokens_of(texts["train"], tokenizer, data, words, cache_dir), data.max_train_samples
+                found.append(stream.found)
                 stages = [Rows.of(stream, tokenizer, data, length, data.pack_sequences, limit) for length in lengths]
                 rows["train"] = StagedRows(stages, [share for _, share in data.stages] or [1.0])
         if "validation" in texts and (training.do_eval or not rows):
             stream, limit = tokens_of(texts["validation"], tokenizer, data, words, cache_dir), data.max_eval_samples
+            found.append(stream.found)
             rows["validation"] = Rows.of(stream, tokenizer, data, max(lengths), limit=limit)
-    for split, found in rows.items():
-        if not isinstance(found, StreamedRows) and not len(found):
+    report(found, masks_words=words is not None)
+    for split, own in rows.items():
+        if not isinstance(own, StreamedRows) and not len(own):
             raise InputError(
                 f"{texts[split].flag}: the tokenizer finds no token in this text; give text that it was made for"
             )
