@@ -11,6 +11,7 @@ from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -58,6 +59,8 @@ def _why(error: BaseException, what: str, found: str) -> str:
         chain.append(cause)
     if any(isinstance(link, GatedRepoError) for link in chain):
         return "is a gated repository of the hub; ask for access on its page, and give --token or run hf auth login"
+    if any(isinstance(link, HFValidationError) for link in chain):
+        return "is neither a directory nor the id of a repository of the hub; check the path"
     if any(isinstance(link, RevisionNotFoundError) for link in chain):
         return "has no such branch, tag or commit on the hub; check --model_revision"
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
