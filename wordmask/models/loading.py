@@ -125,12 +125,16 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
 def _no_table() -> Iterator[None]:
     """Keep back transformers' table of weights that are missing or left over: `_check_weights` says what matters."""
     log = logging.getLogger("transformers.modeling_utils")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    log.addFilter(_is_other)
     try:
         yield
     finally:
-        log.setLevel(before)
+        log.removeFilter(_is_other)
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+    """Whether a record is neither that table nor the guess that a checkpoint without a head is corrupted."""
+    return not any(words in record.getMessage() for words in (" LOAD REPORT", "checkpoint seem corrupted"))
 
 
 def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapping[str, Any]) -> bool:

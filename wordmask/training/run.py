@@ -32,7 +32,7 @@ from wordmask.training.output_dir import claim, find_checkpoint, warn_of_changes
 from wordmask.training.preview import preview
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.hub import check_push
+from wordmask.utils.hub import check_push, pushing
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         name: value for name, value in metrics.items() if name in REPORTED and name != "eval_samples"
     }
     if training.push_to_hub:
-        trainer.push_to_hub()
+        with pushing(training.output_dir):
+            trainer.push_to_hub()
     elif training.do_train:
         trainer.create_model_card()
     if trainer.is_world_process_zero():

@@ -117,6 +117,19 @@ def check_push(repository: str | None, token: str | None) -> None:
 
 
 @contextlib.contextmanager
+def pushing(directory: object) -> Iterator[None]:
+    """Turn what goes wrong while a model is pushed into one sentence that says where the model is."""
+    try:
+        with quiet_hub():
+            yield
+    except Exception as error:  # of the client, which changes with the version of the hub's library
+        raise InputError(
+            f"--push_to_hub: the hub did not take the model ({one_line(error)[:200]}); it is in {directory}, and hf "
+            "upload pushes it"
+        ) from None
+
+
+@contextlib.contextmanager
 def making(flag: str, settings: str) -> Iterator[None]:
     """Turn what goes wrong while a model is made from settings into one sentence that names the flag."""
     try:
