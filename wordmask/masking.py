@@ -115,6 +115,9 @@ def _below(most: int, bits: np.uint64) -> np.int64:
 
 def word_starts(maskable: NDArray[np.bool_], continues: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Where a word begins: a maskable token that does not continue a maskable one. All arrays (batch, length)."""
+    # maskable   1 1 0 1 1    with the special token in the middle
+    # continues  0 1 1 1 1
+    # result     1 0 0 1 0    the fourth token continues nothing, for what is before it cannot be masked
     joined = continues.copy()
     joined[:, 0] = False
     joined[:, 1:] &= maskable[:, :-1]
@@ -169,12 +172,17 @@ def _runs(
 
 @compiled
 def _sample(lengths: NDArray[np.int64], units: int, rate: float, key: np.uint64, order: NDArray[np.int64]) -> int:
-    """Write the units taken to the front of `order`; return how many there are."""
+    """Write the units taken to the front of `order`; return how many there are.
+
+    With lengths 2, 1, 2, 1, 1, a rate of 0.4 and a phase of 0.5, `order` is first 1 3 4 | 0 2, short units before long
+    ones. Of 3 units of length 1, int(3 * 0.4 + 0.5) = 1 is taken; of all 5 then, int(5 * 0.4 + 0.5) = 2.
+    """
+    # A counting sort: units of a length lie in `order` from the end of the next shorter length to their own end.
     ends = np.zeros(MAX_UNIT + 1, np.int64)
     for unit in range(units):
         ends[lengths[unit]] += 1
-    ends = np.cumsum(ends)
-    nexts = np.concatenate((ends[:1], ends[:-1]))
+    ends = np.cumsum(ends)  # lengths 2, 1, 2, 1, 1: 0 units up to length 0, 3 up to 1, 5 up to 2
+    nexts = np.concatenate((ends[:1], ends[:-1]))  # where the next unit of each length goes: 0, 0, 3
     for unit in range(units):
         order[nexts[lengths[unit]]] = unit
         nexts[lengths[unit]] += 1
@@ -184,12 +192,16 @@ def _sample(lengths: NDArray[np.int64], units: int, rate: float, key: np.uint64,
     for length in range(1, MAX_UNIT + 1):
         first, end = ends[length - 1], ends[length]
         before, wanted = taken, min(end, int(end * rate + phase))
+        # Fisher-Yates, stopped after as many steps as units are wanted; `taken` never passes `rank`.
         for rank in range(first, first + wanted - before):
             other = rank + _below(end - rank, _draw(key, _ORDER, rank))
             order[rank], order[other] = order[other], order[rank]
             order[taken] = order[rank]
             taken += 1
-    if taken == 0 and units and rate > 0:  # too short for its rate: one unit all the same, each as likely
+    # A row too short for its rate gets one unit all the same, each as likely. None was taken because
+    # int(units * rate + phase) is 0, so phase is uniform below 1 - units * rate, and divided by it uniform below 1:
+    # with 2 units at a rate of 0.15, phase is below 0.7, the first unit for one below 0.35.
+    if taken == 0 and units and rate > 0:
         order[0] = min(units - 1, int(phase / (1 - units * rate) * units))
         taken = 1
     return taken

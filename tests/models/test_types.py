@@ -104,9 +104,9 @@ def test_a_type_that_does_not_read_text_alone_is_refused(model_type, tokenizer, 
 @pytest.mark.parametrize(
     "model_type, overrides, words",
     [
-        ("xmod", BERT, ("cannot be trained", "Input language unknown")),
-        ("perceiver", TRAINED["perceiver"][0], ("cannot be trained", "--pad_to_max_length")),
-        ("reformer", TRAINED["reformer"][0], ("cannot be trained", "axial_pos_shape")),
+        ("xmod", BERT, ("XmodForMaskedLM that text alone does not train", "Input language unknown")),
+        ("perceiver", TRAINED["perceiver"][0], ("PerceiverForMaskedLM", "--pad_to_max_length")),
+        ("reformer", TRAINED["reformer"][0], ("ReformerForMaskedLM", "axial_pos_shape", "--pad_to_max_length")),
         ("reformer", "hidden_size=32", ("makes no masked language model", "axial_pos_embds")),
         ("esmc", f"{BERT},num_key_value_heads=1", ("num_key_value_heads",)),
         ("modernbert", f"{BERT},layer_types=[full_attention]", ("num_hidden_layers", "layer_types")),

@@ -52,7 +52,8 @@ class ModelArguments:
     model_name_or_path: str | None = argument("The model to go on from: a directory or a hub id.", default=None)
     model_type: str | None = argument("Train from scratch a model of this type, for example bert.", default=None)
     config_overrides: str | None = argument(
-        "From scratch: settings other than the type's own, as in hidden_size=256,num_hidden_layers=4.", default=None
+        "From scratch: settings other than the type's own: hidden_size=256,num_hidden_layers=4; a list as [1,2].",
+        default=None,
     )
     config_name: str | None = argument(
         "A configuration other than the model's: a directory or a hub id.", default=None

@@ -36,10 +36,10 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
     """
     training = arguments.training
     flag, what = origin(arguments.model)
-    fixed = arguments.data.pad_to_max_length
+    fixed, name = arguments.data.pad_to_max_length, type(model).__name__
     if not (training.fsdp or training.deepspeed):
-        passes = _failing(f"{flag}: {what} cannot be trained on text alone; two short sequences gave", fixed)
-        with passes, unchanged(model):
+        sentence = f"{flag}: {what} makes a {name} that text alone does not train; two short sequences gave"
+        with _failing(sentence, fixed), unchanged(model):
             model.train(training.do_train)
             half = torch.float16 if training.fp16 else torch.bfloat16
             with torch.autocast(model.device.type, half, enabled=training.fp16 or training.bf16):
