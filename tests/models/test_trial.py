@@ -10,7 +10,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm_wwm
-from conftest import SMALL
+from conftest import SMALL, character_tokenizer, save_model
 from wordmask.models.probing import some_ids, unchanged
 
 
@@ -23,6 +23,15 @@ def test_a_run_is_the_same_with_and_without_a_trial(english_model, english_file,
     run_mlm_wwm.main([*argv, str(tmp_path / "without")])
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("with", "without")]
     assert weights[0] == weights[1]
+
+
+def test_a_vocabulary_of_nine_entries_is_enough(tmp_path):
+    tokenizer = character_tokenizer(["一丁"])
+    assert len(tokenizer) == 9
+    (tmp_path / "text.txt").write_text("一丁丁一一丁\n" * 8, encoding="utf-8")
+    argv = ["--model_name_or_path", save_model(tmp_path / "model", tokenizer), "--use_cpu", "--max_steps", "1"]
+    argv += ["--train_file", str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "out")]
+    assert 1 < run_mlm_wwm.main(argv)["train_loss"] < 4
 
 
 def all_of(model: torch.nn.Module) -> tuple:
