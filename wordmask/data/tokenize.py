@@ -25,6 +25,7 @@ from wordmask.tokenization.encoding import (
     set_apart,
     special_affixes,
     special_ids,
+    vocabulary_size,
 )
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import segmented
@@ -69,7 +70,8 @@ class Preparation:
         self.classic = np.array([path not in texts.provenance for path in self.files], bool)
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
-        self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
+        self.size = vocabulary_size(tokenizer)
+        self.dtype = np.uint16 if self.size <= 2**15 else np.uint32  # the largest code is 2 * size - 1
         for path, provenance in texts.provenance.items():
             check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
 
@@ -118,6 +120,7 @@ class Preparation:
             ends = np.cumsum(lengths)[lengths > 0]
             codes = np.insert(codes, ends, self.separator << 1)
             lengths = lengths + (lengths > 0)
+        self._check_ids(codes)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return TokenBatch(pa.ListArray.from_arrays(offsets, codes.astype(self.dtype)), findings)
 
@@ -140,6 +143,15 @@ class Preparation:
             joins = segmented(characters, words, mixed, any_script=self.segmenter.any_script)
             continues = continues | tokens.joined(joins)
         return set_apart(continues, special), findings
+
+    def _check_ids(self, codes: NDArray[np.integer]) -> None:
+        """Raise an `InputError` for an id that the vocabulary does not have: narrowed, it would become another."""
+        highest = int(codes.max(initial=0)) >> 1
+        if highest >= self.size:
+            raise InputError(
+                f"--tokenizer_name: the tokenizer gives the id {highest}, and the largest id of its vocabulary is "
+                f"{self.size - 1}; mend its files"
+            )
 
     def _are_classic(self, batch: pa.Table) -> NDArray[np.bool_]:
         """(lines,) Whether the reference of each line is from a file without provenance."""

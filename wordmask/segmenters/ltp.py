@@ -312,8 +312,9 @@ def _build(directory: Path, config: dict[str, Any], source: str) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, config=backbone, local_files_only=True)
     except Exception as error:
         raise InputError(f"{source}: cannot load its tokenizer ({_brief(error)})") from error
-    if len(tokenizer) > backbone.vocab_size:
-        raise InputError(f"{source}: its tokenizer has {len(tokenizer)} entries, its model {backbone.vocab_size}")
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= backbone.vocab_size:
+        raise InputError(f"{source}: its tokenizer has ids up to {largest}, its model up to {backbone.vocab_size - 1}")
     # transformers 5 removed this method, and ltp 4.2.14 calls it. The line can go when ltp calls the tokenizer itself.
     if not hasattr(tokenizer, "batch_encode_plus"):
         tokenizer.batch_encode_plus = tokenizer.__call__

@@ -24,6 +24,16 @@ def special_ids(tokenizer) -> NDArray[np.int64]:
     return np.array(sorted({*tokenizer.all_special_ids, *added, *roles} - unknown), np.int64)
 
 
+def vocabulary_size(tokenizer) -> int:
+    """The largest id of a tokenizer plus one: the rows that an embedding of its tokens needs.
+
+    `len(tokenizer)` counts entries, which are fewer where a `vocab.txt` repeats one or leaves ids out: entries a, b, a
+    have the ids 1 and 2, so two entries need three rows.
+    """
+    ids = {*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    return max(ids) + 1
+
+
 def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
     if tokenizer.is_fast:
