@@ -13,8 +13,8 @@ from transformers import BertTokenizer
 import run_chinese_ref
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
-from wordmask.utils.files import TextLines
 from wordmask.utils.progress import track_lines
+from wordmask.utils.readers import TextFiles
 
 TEXT = "我喜欢你\n\n研究生命的起源，T恤 hello\r\n二〇〇八年\n"
 
@@ -83,7 +83,7 @@ def test_the_end_of_compressed_text_is_foretold(tmp_path, monkeypatch):
     packed.write_bytes(gzip.compress(TEXT.encode()))
     monkeypatch.setattr(Progress, "update", lambda self, task, **values: shown.append(values))
     with track_lines("Reading", every=1) as track:
-        assert len(list(track(TextLines([packed], "--file_name")))) == 4
+        assert len(list(track(TextFiles([packed], "--file_name")))) == 4
     size = packed.stat().st_size
     assert [values["lines"] for values in shown] == [1, 2, 3, 4, 4]
     assert {values["total"] for values in shown} == {size} and shown[-1]["completed"] == size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import datasets
 import torch
 from transformers import (
     CONFIG_MAPPING,
@@ -66,7 +65,7 @@ def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None
 
 def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
     """The directory in the cache of a tokenizer trained on a text."""
-    if not isinstance(texts, Texts) or isinstance(texts.rows, datasets.IterableDataset):
+    if not isinstance(texts, Texts) or texts.is_stream:
         raise InputError(
             "--vocab_size trains a tokenizer on the training text, which must be there and not be streamed; give "
             "--tokenizer_name"
