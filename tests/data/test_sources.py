@@ -50,8 +50,8 @@ def write(path: Path, lines: list[str], column: str = "text") -> str:
         if kind == ".txt":
             file.write("".join(line + "\n" for line in lines))
         elif kind in (".csv", ".tsv"):
-            writer = csv.writer(file, delimiter="," if kind == ".csv" else "\t", lineterminator="\n")
-            writer.writerows([["number", column], *enumerate(lines)])
+            options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if kind == ".tsv" else {}
+            csv.writer(file, lineterminator="\n", **options).writerows([["number", column], *enumerate(lines)])
         else:
             rows = [json.dumps({"number": number, column: line}) for number, line in enumerate(lines)]
             file.write("[" + ",\n".join(rows) + "]" if path.name.startswith("array") else "\n".join(rows))

@@ -257,7 +257,8 @@ def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | 
         is_stream = isinstance(rows, datasets.IterableDataset)
         count = "a stream of" if is_stream else f"{len(rows):,}"
         logger.warning("%s: %s texts from column %s of the split %s of %s", flag, count, column, split, name)
-        texts[split] = Texts(DatasetStream(rows) if is_stream else DatasetTexts(rows), flag, flag, [name])
+        source = DatasetStream(rows) if is_stream else DatasetTexts(rows)
+        texts[split] = Texts(source, flag, flag, [name] if column.references else [])
     if not texts:
         raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
     return texts

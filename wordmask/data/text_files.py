@@ -151,15 +151,14 @@ def _tables_with_references(texts: TextFiles, count: TextDigest) -> Iterator[pa.
 
 
 def rebatched(tables: Iterable[pa.Table], size: int = BATCH) -> Iterator[pa.Table]:
-    """The same texts in tables of `size`, the last one shorter, as are those that reach so many bytes before that
-    each could be a text of its own."""
+    """The same texts in tables of `size`, the last one shorter, as are those that reach `CHARACTERS` bytes before."""
     held: list[pa.Table] = []
     count = weight = 0
     for table in tables:
         begin = 0
         for row, length in enumerate(pc.binary_length(table["text"]).to_pylist(), 1):
             count, weight = count + 1, weight + (length or 0)
-            if count == size or weight >= 4 * CHARACTERS:
+            if count == size or weight >= CHARACTERS:
                 yield pa.concat_tables([*held, table.slice(begin, row - begin)])
                 held, begin, count, weight = [], row, 0, 0
         if begin < len(table):

@@ -87,15 +87,18 @@ def choose(tables: Sequence[tuple[str, dict[Keys, str], bool]], name: str | None
     tables = [table for table in tables if table[1]] or list(tables)
     found = _named(tables, name) if name is not None else _only_one(tables, flag)
     for source, columns, _ in tables:
-        if found not in columns:
-            raise InputError(
-                f"--text_column_name: {source} has no column {'.'.join(found)}, but {_listed(columns, source)}"
-            )
-        kind = columns[found]
-        if kind not in READABLE or name is None and kind not in (TEXT, NOTHING):
+        kind = columns.get(found)
+        if kind is None:
+            raise InputError(f"--text_column_name: {source} has no column {'.'.join(found)}, but {_listed(columns)}")
+        if kind not in READABLE:
             raise InputError(
                 f"--text_column_name: column {'.'.join(found)} of {source} holds {kind}, not text; name another "
-                f"column, of {_listed(columns, source)}"
+                f"column, of {_listed(columns)}"
+            )
+        if name is None and kind not in (TEXT, NOTHING):
+            raise InputError(
+                f"{flag}: column {'.'.join(found)} of {source} holds {kind}; give --text_column_name "
+                f"{'.'.join(found)} to read them, or name another column, of {_listed(columns)}"
             )
     references = [(REFERENCES,) in columns for _, columns, _ in tables]
     if any(references) and not all(references):
@@ -120,18 +123,20 @@ def _only_one(tables: Sequence[tuple[str, dict[Keys, str], bool]], flag: str) ->
             in_list = is_document and any(columns.get(keys[:depth]) == OBJECTS for depth in range(1, len(keys)))
             if kind in (TEXT, TEXTS) and (len(keys) == 1 or in_list) and keys != (REFERENCES,):
                 rivals.setdefault(keys, source)
+    source, columns, _ = tables[0]
+    if not columns:
+        raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
     alone = next(iter(rivals), None)
     if alone is not None and len(rivals) == 1 and any(columns.get(alone) == TEXT for _, columns, _ in tables):
         return alone
-    source, columns, _ = tables[0]
     if len(rivals) > 1:
         raise InputError(
             f"{flag}: {source} has several columns that could be the text; choose one with --text_column_name: "
             f"{_names(rivals)}"
         )
     raise InputError(
-        f"{flag}: {source} has no text in it and no column that is text by itself, but "
-        f"{_listed(columns, source)}; choose one with --text_column_name"
+        f"{flag}: {source} has no column of texts, but {_listed(columns)}; choose what is the text with "
+        "--text_column_name"
     )
 
 
@@ -141,7 +146,7 @@ def _names(columns: Mapping[Keys, Any]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _listed(columns: Mapping[Keys, str], source: str) -> str:
+def _listed(columns: Mapping[Keys, str]) -> str:
     """What there is to choose from: what can be read first."""
     readable = {keys: kind for keys, kind in columns.items() if kind in READABLE}
     return _names(readable or columns) or "nothing"

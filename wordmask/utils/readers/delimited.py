@@ -77,7 +77,7 @@ class DelimitedFile:
                 yield [row[index] for index in indices]
 
     def _wrong_width(self, found: int, width: int) -> InputError:
-        more = "quote the fields that hold the separator" if self.comma else "a tab parts fields"
+        more = "quote the fields that hold the separator" if self.comma else "a tab separates fields"
         otherwise = "" if self.comma else ", and rename the file to .csv if its fields are quoted"
         return self.place.mistake(
             f"has {found} field{'s' * (found != 1)} where the header has {width}; {more}{otherwise}"
@@ -104,8 +104,7 @@ class DelimitedFile:
                 yield row or [""]
         except csv.Error as error:
             raise place.mistake(
-                f"is no row of CSV ({error}); put a field with quotation marks into quotation marks and write them "
-                "twice in it",
+                f'is no row of CSV ({error}); write a field that holds a quotation mark as "a ""b"" c"',
                 line + 1,
             ) from None
 

@@ -129,7 +129,7 @@ class JsonFile:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise place.mistake(f"is not JSON ({error.msg} at column {error.colno}); mend the line") from None
+                raise place.mistake(f"is not JSON ({error.msg} at column {error.colno}); fix the line") from None
             except ValueError:
                 row = ANY_NUMBER.decode(line)
             except RecursionError:
@@ -281,4 +281,4 @@ class _Document:
         return self.lines + self.buffer.count("\n", 0, self.at if position is None else position)
 
     def _mistake(self, what: str, position: int) -> InputError:
-        return self.place.mistake(f"is not JSON ({what}); mend the file", self._line(position))
+        return self.place.mistake(f"is not JSON ({what}); fix the file", self._line(position))
