@@ -129,8 +129,8 @@ class TextFiles:
             else:
                 self._place, table = _table(path, self.flag)
                 for (value,) in table.values([self.column.keys]):
-                    if value is None or value == "":
-                        yield ""
+                    if type(value) is str and value.isascii():
+                        yield value
                     elif isinstance(value, list):
                         for item in flattened(value):
                             yield _text(item, self._place)

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from wordmask.utils.errors import InputError
 from wordmask.utils.readers.columns import TEXT, Keys, looks_like_text
-from wordmask.utils.readers.place import BYTE_ORDER_MARK, Place, lines
+from wordmask.utils.readers.place import Place, decoded, lines
 
 DELIMITERS = (",", ";", "\t", "|")  # of which a header shows the one that is used
 LARGEST = 2**31 - 1  # characters in a field; Python's own limit is 131,072
@@ -32,6 +32,7 @@ class DelimitedFile:
 
     def __init__(self, place: Place, comma: bool):
         self.place, self.comma = place, comma
+        self._returns = False
 
     def columns(self, name: str | None) -> dict[Keys, str]:
         """What each column holds, which is text; none in an empty file.
@@ -40,7 +41,12 @@ class DelimitedFile:
             InputError: where the first row is no header, unless it holds `name`, the column that is asked for.
         """
         with self.place.open() as file:
-            header = _header(self._rows(file))
+            try:
+                header = _header(self._rows(file))
+            except csv.Error as error:
+                raise self._no_row(error) from None
+            self.place.number = self.place.locate() if self.place.locate else self.place.number
+            self.place.locate = None
         if not self.comma and header and all(map(QUOTED.fullmatch, header)):
             raise self._is_csv()
         if header.count(name or "text") > 1:
@@ -68,13 +74,20 @@ class DelimitedFile:
             rows = self._rows(file)
             header = _header(rows)
             indices = [header.index(keys[0]) for keys in columns] if header else []
-            width = len(header)
-            for row in rows:
-                if len(row) != width:
-                    if row == [""]:
-                        continue
-                    raise self._wrong_width(len(row), width)
-                yield [row[index] for index in indices]
+            width, first = len(header), indices[0] if len(indices) == 1 else None
+            try:
+                for row in rows:
+                    if len(row) != width:
+                        if row in ([], [""]):  # an empty line is a blank text where texts are all there is
+                            if width == 1:
+                                yield ("",)
+                            continue
+                        raise self._wrong_width(len(row), width)
+                    if self._returns:
+                        row = [field.replace(RETURN, "\r") for field in row]
+                    yield (row[first],) if first is not None else [row[index] for index in indices]
+            except csv.Error as error:
+                raise self._no_row(error) from None
 
     def _wrong_width(self, found: int, width: int) -> InputError:
         more = "quote the fields that hold the separator" if self.comma else "a tab separates fields"
@@ -88,34 +101,17 @@ class DelimitedFile:
 
     def _csv(self, file: IO[bytes]) -> Iterator[list[str]]:
         csv.field_size_limit(LARGEST)
-        place = self.place
         source = self._csv_lines(file)
-        first = next((line for line in source if line and not line.isspace()), None)
-        if first is None:
-            return
-        line = before = place.number - 1
+        empty, first = 0, next(source, "")
+        while first and first.isspace():
+            empty, first = empty + 1, next(source, "")
         reader = csv.reader(chain([first], source), delimiter=_delimiter(first), strict=True)
-        try:
-            for row in reader:
-                place.number, line = line + 1, before + reader.line_num
-                if self._returns:
-                    row = [field.replace(RETURN, "\r") for field in row]
-                # An empty line is a blank text where texts are all there is.
-                yield row or [""]
-        except csv.Error as error:
-            raise place.mistake(
-                f'is no row of CSV ({error}); write a field that holds a quotation mark as "a ""b"" c"',
-                line + 1,
-            ) from None
+        self.place.locate = lambda: empty + reader.line_num
+        return reader
 
     def _csv_lines(self, file: IO[bytes]) -> Iterator[str]:
         """The lines with their ends, since a field may hold some."""
-        self._returns = False
-        for number, encoded in enumerate(file, 1):
-            if number == 1:
-                encoded = encoded.removeprefix(BYTE_ORDER_MARK)
-            self.place.number = number
-            line = encoded.decode("utf-8")
+        for line in decoded(file):
             if "\r" in line:
                 content = line.removesuffix("\n").removesuffix("\r")
                 if "\r" in content:
@@ -123,12 +119,25 @@ class DelimitedFile:
                     line = content.replace("\r", RETURN) + line[len(content) :]
             yield line
 
+    def _no_row(self, error: csv.Error) -> InputError:
+        """The error of what is no row of CSV, which names its first line: the file is read again to find that."""
+        with self.place.open() as file:
+            rows = self._csv(file)
+            line = 0
+            try:
+                for _ in rows:
+                    line = self.place.locate() if self.place.locate else 0
+            except csv.Error:
+                pass
+        return self.place.mistake(
+            f'is no row of CSV ({error}); write a field that holds a quotation mark as "a ""b"" c"', line + 1
+        )
+
     def _tsv(self, file: IO[bytes]) -> Iterator[list[str]]:
         """The rows; at the end of the file it is known whether every quotation mark is one of CSV."""
         some_quoted = some_not = False
         place = self.place
-        for number, line in enumerate(lines(file, place), 1):
-            place.number = number
+        for line in lines(file, place):
             row = line.split("\t")
             if not some_not and '"' in line:
                 starts = [field for field in row if field.startswith('"')]
@@ -147,7 +156,7 @@ class DelimitedFile:
 
 def _header(rows: Iterator[list[str]]) -> list[str]:
     """The first row, where empty lines may stand before it; empty in an empty file."""
-    return next((row for row in rows if row != [""]), [])
+    return next((row for row in rows if row not in ([], [""])), [])
 
 
 def _delimiter(header: str) -> str:

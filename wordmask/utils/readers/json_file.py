@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from wordmask.utils.errors import InputError
 from wordmask.utils.readers.columns import Keys, observe, summarized, values_at
-from wordmask.utils.readers.place import BYTE_ORDER_MARK, Place
+from wordmask.utils.readers.place import Place, decoded
 
 SAMPLE = 1000  # rows in which columns are looked for
 CHUNK = 2**20  # bytes
@@ -60,10 +60,12 @@ class JsonFile:
             InputError: naming the line of what is no JSON or no object, or where no row has the first column.
         """
         first, some_row, found = columns[0], False, False
+        key = first[0] if len(columns) == len(first) == 1 else None
         for row in self._rows(first[0] if len(columns) == 1 else None):
             some_row = True
-            found = found or first[0] in row
-            yield [row.get(keys[0]) if len(keys) == 1 else values_at(row, keys) for keys in columns]
+            if not found:
+                found = first[0] in row
+            yield (row.get(key),) if key is not None else [values_at(row, keys) for keys in columns]
         if some_row and not found:
             raise InputError(
                 f"--text_column_name: {self.place.path} has no column {'.'.join(first)} in any of its rows"
@@ -72,7 +74,7 @@ class JsonFile:
     def _layout(self) -> str:
         """`lines`, `array`, or `values`, which is anything else that may be JSON."""
         with self.place.open() as file:
-            head = file.read(CHUNK).removeprefix(BYTE_ORDER_MARK).lstrip()
+            head = file.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
         if head.startswith(b"["):
             return "array"
         line, end, _ = head.partition(b"\n")
@@ -119,12 +121,8 @@ class JsonFile:
 
     def _lines(self, file: IO[bytes]) -> Iterator[dict[str, Any]]:
         place = self.place
-        for number, encoded in enumerate(file, 1):
-            place.number = number
-            if number == 1:
-                encoded = encoded.removeprefix(BYTE_ORDER_MARK)
-            line = encoded.decode("utf-8")
-            if not line or line.isspace():
+        for place.number, line in enumerate(decoded(file), 1):
+            if line.isspace():
                 continue
             try:
                 row = json.loads(line)
@@ -134,7 +132,7 @@ class JsonFile:
                 row = ANY_NUMBER.decode(line)
             except RecursionError:
                 raise _too_deep(place) from None
-            yield self._object(row)
+            yield row if type(row) is dict else self._object(row)
 
     def _object(self, row: Any) -> dict[str, Any]:
         if type(row) is not dict:
@@ -266,14 +264,9 @@ class _Document:
             return False
         self.lines += self.buffer.count("\n", 0, self.at)
         self.buffer, self.at = self.buffer[self.at :], 0
-        self.place.number = self.lines
         encoded = self.file.read(max(CHUNK, len(self.buffer)))
         self.whole = not encoded
-        try:
-            self.buffer += self.decoder.decode(encoded, final=self.whole)
-        except UnicodeDecodeError as error:
-            self.place.number += self.buffer.count("\n") + error.object[: error.start].count(b"\n")
-            raise
+        self.buffer += self.decoder.decode(encoded, final=self.whole)
         return True
 
     def _line(self, position: int | None = None) -> int:

@@ -12,8 +12,6 @@ from typing import IO
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import DECOMPRESSION_ERRORS, decompressed
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
 
 class Place:
     """A file that is being read.
@@ -42,17 +40,33 @@ class Place:
     def open(self) -> Iterator[IO[bytes]]:
         """The file, decompressed. What goes wrong while it is read names the file and the last line."""
         try:
-            with open(self.path, "rb") as self._packed, decompressed(self._packed, self.path) as file:
+            with self._bytes() as file:
                 yield file
-        except UnicodeDecodeError as error:
+        except UnicodeDecodeError:
+            number, error = self._undecodable()
             raise InputError(
-                f"{self}: byte 0x{error.object[error.start]:02x} at column {error.start + 1} is not UTF-8; convert "
-                "the file, for example with iconv -t UTF-8"
+                f"{self.flag}: {self.path}, line {number}: byte 0x{error.object[error.start]:02x} at column "
+                f"{error.start + 1} is not UTF-8; convert the file, for example with iconv -t UTF-8"
             ) from None
         except DECOMPRESSION_ERRORS as error:
             raise InputError(
                 f"{self.flag}: {self.path} cannot be read after {self.unit} {self.number} ({one_line(error)})"
             ) from None
+
+    @contextlib.contextmanager
+    def _bytes(self) -> Iterator[IO[bytes]]:
+        with open(self.path, "rb") as self._packed, decompressed(self._packed, self.path) as file:
+            yield file
+
+    def _undecodable(self) -> tuple[int, UnicodeDecodeError]:
+        """The first line that is not UTF-8. It is looked for when something is, since text is decoded in blocks."""
+        with self._bytes() as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    return number, error
+        raise AssertionError("the file has changed")
 
     def mistake(self, what: str, number: int | None = None) -> InputError:
         """The error that says what is wrong with a line, the one just read if no number is given."""
@@ -66,15 +80,15 @@ class Place:
         return f"{self.flag}: {self.path}, {self.unit} {self.number}"
 
 
-def lines(file: IO[bytes], place: Place) -> Iterator[str]:
-    """The lines of UTF-8 without their ends; a byte order mark at the start is dropped.
+def decoded(file: IO[bytes]) -> Iterator[str]:
+    """The lines of UTF-8 with their ends; a byte order mark at the start is dropped.
 
-    A line ends at `\\n` or `\\r\\n` and nowhere else: U+2028, U+0085, `\\x0b` and a lone `\\r` are part of the line.
+    A line ends at `\\n` and nowhere else: U+2028, U+0085, `\\x0b` and a lone `\\r` are part of the line.
     """
-    number = 0
-    try:
-        for number, line in enumerate(file, 1):
-            line = line.removesuffix(b"\n").removesuffix(b"\r")
-            yield (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).decode("utf-8")
-    finally:
-        place.number = number
+    return io.TextIOWrapper(file, "utf-8-sig", newline="\n")
+
+
+def lines(file: IO[bytes], place: Place) -> Iterator[str]:
+    """The lines of UTF-8 without their ends, `\\n` or `\\r\\n`."""
+    for place.number, line in enumerate(decoded(file), 1):
+        yield line.removesuffix("\n").removesuffix("\r")
