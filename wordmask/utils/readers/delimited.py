@@ -49,6 +49,8 @@ class DelimitedFile:
             self.place.locate = None
         if not self.comma and header and all(map(QUOTED.fullmatch, header)):
             raise self._is_csv()
+        if any(RETURN in field for field in header):
+            raise self.place.mistake("has line ends of \\r alone; convert the file, for example with tr '\\r' '\\n'")
         if header.count(name or "text") > 1:
             raise self.place.mistake(f"names the column {name or 'text'} twice; give each column a name of its own")
         if not header or (name or "text") in header:
@@ -82,18 +84,20 @@ class DelimitedFile:
                             if width == 1:
                                 yield ("",)
                             continue
-                        raise self._wrong_width(len(row), width)
+                        raise self._wrong_width(row, width)
                     if self._returns:
                         row = [field.replace(RETURN, "\r") for field in row]
                     yield (row[first],) if first is not None else [row[index] for index in indices]
             except csv.Error as error:
                 raise self._no_row(error) from None
 
-    def _wrong_width(self, found: int, width: int) -> InputError:
+    def _wrong_width(self, row: list[str], width: int) -> InputError:
+        found, last = len(row), self.place.locate() if self.place.locate else self.place.number
         more = "quote the fields that hold the separator" if self.comma else "a tab separates fields"
         otherwise = "" if self.comma else ", and rename the file to .csv if its fields are quoted"
         return self.place.mistake(
-            f"has {found} field{'s' * (found != 1)} where the header has {width}; {more}{otherwise}"
+            f"has {found} field{'s' * (found != 1)} where the header has {width}; {more}{otherwise}",
+            last - sum(field.count("\n") for field in row),
         )
 
     def _rows(self, file: IO[bytes]) -> Iterator[list[str]]:
