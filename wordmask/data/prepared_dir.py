@@ -9,6 +9,7 @@ batch after the other, so that no more than a few batches are held.
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import bar
 from wordmask.utils.workers import parallel_map
+
+logger = logging.getLogger(__name__)
 
 RECORD = "wordmask_prepared.json"
 SOURCE = b"wordmask.source"  # in the schema of a part, the digest of what it was made from
@@ -370,6 +373,8 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
         raise InputError(
             f"--prepared_dir: {directory} is not complete, {missing[0]}{more} missing; run --prepare_only again"
         )
+    for split, count in record.texts.items():
+        logger.warning("--prepared_dir: %s texts of %s, tokenized before, from %s", f"{count:,}", split, directory)
     return {split: PreparedTexts(directory, record, split) for split in record.texts}
 
 

@@ -93,12 +93,13 @@ def choose(tables: Sequence[tuple[str, dict[Keys, str], bool]], name: str | None
         if kind not in READABLE:
             raise InputError(
                 f"--text_column_name: column {'.'.join(found)} of {source} holds {kind}, not text; name another "
-                f"column, of {_listed(columns)}"
+                f"column; there is {_listed(columns, found)}"
             )
         if name is None and kind not in (TEXT, NOTHING):
             raise InputError(
                 f"{flag}: column {'.'.join(found)} of {source} holds {kind}; give --text_column_name "
-                f"{'.'.join(found)} to read them, or name another column, of {_listed(columns)}"
+                f"{'.'.join(found)} to read them, or name another column; there is "
+                f"{_listed(columns, found)}"
             )
     references = [(REFERENCES,) in columns for _, columns, _ in tables]
     if any(references) and not all(references):
@@ -146,10 +147,10 @@ def _names(columns: Mapping[Keys, Any]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _listed(columns: Mapping[Keys, str]) -> str:
-    """What there is to choose from: what can be read first."""
-    readable = {keys: kind for keys, kind in columns.items() if kind in READABLE}
-    return _names(readable or columns) or "nothing"
+def _listed(columns: Mapping[Keys, str], but: Keys | None = None) -> str:
+    """What there is to choose from: what can be read, or else everything."""
+    others = {keys: kind for keys, kind in columns.items() if keys != but}
+    return _names({keys: kind for keys, kind in others.items() if kind in READABLE} or others) or "no other"
 
 
 def values_at(node: Any, keys: Keys) -> Any:
