@@ -21,18 +21,25 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.format import Provenance
 from wordmask.references.writer import Annotator, Output, Work, check_output, write_references
 from wordmask.utils.errors import InputError, reports_input_errors
-from wordmask.utils.files import TextLines, expand_files, make_directory_atomically
+from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.progress import track_lines
+from wordmask.utils.readers import Column, TextFiles, check_column_name, choose_column, text_files
 
 
 @dataclass
 class ReferenceArguments:
     """Which text, whose tokens, and where the references go."""
 
-    file_name: list[str] = argument("The text: UTF-8, a text to a line, plain or as .gz, .xz or .zst.")
+    file_name: list[str] = argument(
+        "The text: files, globs or a directory of txt, csv, tsv, json, jsonl or parquet, also as .gz, .xz or .zst."
+    )
     bert: str = argument("The tokenizer that training will use: a directory or a hub id.")
     save_path: str = argument(
         "The reference file to write; a name ending in .jsonl, .parquet or / takes text and references side by side."
+    )
+    text_column_name: str | None = argument(
+        "The column of a table with the text, such as text or review.body; text, or the only one, if not given.",
+        default=None,
     )
     vocab_size: int | None = argument(
         "Train a BERT tokenizer with so many entries on the text first, and save it as --bert.", default=None
@@ -64,16 +71,18 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
     )
     output = Output(arguments.save_path)
-    files = expand_files(arguments.file_name, "--file_name")
+    files = text_files(arguments.file_name, "--file_name")
     _check(arguments, output, files)
+    column = choose_column(files, "--file_name", arguments.text_column_name)
+    check_column_name([column], arguments.text_column_name, files[0])
     load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
     annotator = Annotator(load_tokenizer, segmentation.load, segmentation.mixed_words)
     if arguments.vocab_size and not (os.path.exists(arguments.bert) and _goes_on(arguments)):
         _ = annotator.segmenter  # a mistake there shows before the text is read to its end
-        _train_tokenizer(files, arguments.vocab_size, arguments.bert)
+        _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
 
     with track_lines("Segmenting") as track:
-        provenance = write_references(files, output, annotator, work, track)
+        provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
         print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
     else:
@@ -81,12 +90,13 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     return provenance
 
 
-def _train_tokenizer(files: Sequence[str], vocab_size: int, directory: str) -> None:
+def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: int, directory: str) -> None:
     """Train a tokenizer on a text, and save it whole or not at all."""
     from wordmask.tokenization.vocabulary import train_tokenizer
 
     with track_lines("Training a tokenizer") as track:
-        tokenizer = train_tokenizer("bert", track(TextLines(files, "--file_name")), vocab_size)
+        texts = track(TextFiles(files, "--file_name", column))
+        tokenizer = train_tokenizer("bert", texts, vocab_size)
     try:
         with make_directory_atomically(directory) as whole:
             tokenizer.save_pretrained(whole)

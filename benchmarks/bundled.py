@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import wordmask
-from wordmask.utils.files import read_lines
+from wordmask.utils.readers import read_lines
 
 SAMPLES = Path(wordmask.__file__).parent / "samples"
 VOCABULARY = 4000  # tokens; a sample has no more

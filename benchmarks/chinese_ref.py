@@ -36,7 +36,8 @@ from wordmask.references.format import BATCH, batches, read_reference_arrays
 from wordmask.references.writer import Annotator, Output, Work, line_positions, write_references
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import is_chinese
-from wordmask.utils.files import is_blank, read_lines
+from wordmask.utils.files import is_blank
+from wordmask.utils.readers import read_lines
 
 CLOCK = time.process_time  # on one core: what others do on it does not count
 

@@ -31,7 +31,8 @@ from wordmask.masking import Strategy
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.tokenization.word_cache import tokenize
-from wordmask.utils.files import is_blank, read_lines
+from wordmask.utils.files import is_blank
+from wordmask.utils.readers import read_lines
 
 PEERS = ("v5 token", "v5 whole word", "classic whole word")
 SHAPES = ((128, 32), (128, 256), (512, 32), (512, 64), (512, 256))

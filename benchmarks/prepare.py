@@ -30,7 +30,8 @@ from rich.table import Table
 from bundled import given_or_bundled
 from sides import Figures, forget_peak, peak_megabytes, run_in_turn, use_one_core
 from wordmask.tokenization.encoding import special_ids
-from wordmask.utils.files import is_blank, read_lines
+from wordmask.utils.files import is_blank
+from wordmask.utils.readers import read_lines
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Figures]:

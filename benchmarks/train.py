@@ -48,7 +48,8 @@ from wordmask.models.forward import choose_forward
 from wordmask.models.loading import load_model
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.trainer import MlmTrainer
-from wordmask.utils.files import is_blank, read_lines
+from wordmask.utils.files import is_blank
+from wordmask.utils.readers import read_lines
 
 EVALUATED = 200  # lines, the first of the text, which no side trains on
 RATE = 0.15

@@ -62,7 +62,7 @@ def test_every_name_at_the_top_of_the_package_has_a_layer():
 @pytest.mark.parametrize("layer", LAYERS)
 def test_no_layer_imports_an_upper_one(layer):
     below = {*LAYERS[LAYERS.index(layer) :]}
-    files = [*(ROOT / "wordmask" / layer).glob("*.py"), *(ROOT / "wordmask").glob(f"{layer}.py")]
+    files = [*(ROOT / "wordmask" / layer).rglob("*.py"), *(ROOT / "wordmask").glob(f"{layer}.py")]
     assert files
     for file in files:
         assert imports(file) <= below, file

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.progress import Progress
 from transformers import BertTokenizer
@@ -13,8 +16,9 @@ from transformers import BertTokenizer
 import run_chinese_ref
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
-from wordmask.utils.files import TextLines
+from wordmask.references.format import TextDigest, pair_tables
 from wordmask.utils.progress import track_lines
+from wordmask.utils.readers import TextFiles
 
 TEXT = "我喜欢你\n\n研究生命的起源，T恤 hello\r\n二〇〇八年\n"
 
@@ -83,7 +87,7 @@ def test_the_end_of_compressed_text_is_foretold(tmp_path, monkeypatch):
     packed.write_bytes(gzip.compress(TEXT.encode()))
     monkeypatch.setattr(Progress, "update", lambda self, task, **values: shown.append(values))
     with track_lines("Reading", every=1) as track:
-        assert len(list(track(TextLines([packed], "--file_name")))) == 4
+        assert len(list(track(TextFiles([packed], "--file_name")))) == 4
     size = packed.stat().st_size
     assert [values["lines"] for values in shown] == [1, 2, 3, 4, 4]
     assert {values["total"] for values in shown} == {size} and shown[-1]["completed"] == size
@@ -224,3 +228,97 @@ def test_references_of_another_text_or_tokenizer_are_refused(text, tokenizer, tm
 
     assert "--train_ref_file" in train(str(other)) and "another text" in train(str(other))
     assert "--train_ref_file" in train(text) and "another tokenizer" in train(text)
+
+
+LINES = ["我喜欢你", "", "研究生命的起源，T恤 hello", "二〇〇八年\n我喜欢你"]
+
+
+def tables(folder: Path) -> dict[str, Path]:
+    """A file of `LINES` in each format; only a table can hold the last one."""
+    rows = [{"id": str(number), "body": line} for number, line in enumerate(LINES)]
+    with open(folder / "a.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["id", "body"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "a.json").write_text(json.dumps({"version": "1", "body": [row["body"] for row in rows]}))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    return {kind: folder / f"a.{kind}" for kind in ("csv", "jsonl", "json", "parquet")}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
+def test_every_format_has_one_reference_for_each_text_and_trains_with_it(kind, tmp_path, tokenizer, capsys, caplog):
+    path, save = str(tables(tmp_path)[kind]), tmp_path / "ref"
+    flags = ["--text_column_name", "body"]
+    provenance = make(path, tokenizer, save, *flags)
+    said = [message for message in caplog.messages if message.startswith("--file_name")]
+    assert said == ["--file_name: 3 texts from column body of 1 file (1 blank one skipped)"]
+    lines = save.read_text().split("\n")
+    assert len(lines) == 5 and (lines[0], lines[1], lines[-1]) == ("[3]", "", "") and provenance.lines == 4
+    digest = TextDigest()
+    digest.add(LINES)
+    assert provenance.text_sha256 == digest.hexdigest(), "the same in every format"
+    save_model(Path(tokenizer), character_tokenizer([TEXT, *sample_lines("chinese")]))
+    argv = [
+        "--model_name_or_path",
+        tokenizer,
+        "--train_file",
+        path,
+        "--train_ref_file",
+        str(save),
+        *flags,
+        "--use_cpu",
+    ]
+    argv += ["--do_train", "--mlm_probability", "0.5", "--max_steps", "1", "--output_dir", str(tmp_path / "out")]
+    argv += ["--overwrite_output_dir"]
+    assert run_mlm_wwm.main(argv)["train_samples"] == 3
+    if kind == "csv":
+        run_mlm_wwm.main([*argv, "--streaming"])
+    save.write_text("\n".join([*lines[:3], "[999]", ""]))
+    with pytest.raises(SystemExit):
+        run_mlm_wwm.main(argv)
+    assert "line 4 of the text" in capsys.readouterr().err
+
+
+def test_columns_are_listed_and_plain_text_has_none(text, tokenizer, tmp_path, capsys):
+    flags = ["--bert", tokenizer, "--save_path", str(tmp_path / "ref"), "--segmenter", "jieba"]
+    path = str(tables(tmp_path)["jsonl"])
+    assert "several columns" in refused(capsys, "--file_name", path, *flags)
+    assert "--text_column_name" in refused(capsys, "--file_name", text, "--text_column_name", "body", *flags)
+    assert not (tmp_path / "ref").exists()
+
+
+def test_a_tokenizer_is_trained_on_the_text_column(tmp_path):
+    path, made = str(tables(tmp_path)["csv"]), tmp_path / "made"
+    make(path, str(made), tmp_path / "ref", "--vocab_size", "60", "--text_column_name", "body")
+    vocabulary = BertTokenizer.from_pretrained(made).get_vocab()
+    assert "研" in vocabulary and "1" not in vocabulary
+
+
+def test_a_directory_of_references_is_read_as_files_and_keeps_its_sidecar(tokenizer, tmp_path, caplog):
+    """Positions of files without provenance are taken as classic ones, and so would be left out in part."""
+    text = tmp_path / "text.txt"
+    text.write_text("买 T恤 去\n" * 5)
+    model = save_model(tmp_path / "model", character_tokenizer(["买T恤去"]))
+    save = f"{tmp_path / 'table'}/"
+    flags = ["--segmenter", "whitespace", "--mixed_words", "--part_lines", "2"]
+    run_chinese_ref.main(["--file_name", str(text), "--bert", model, "--save_path", save, *flags])
+    argv = ["--model_name_or_path", model, "--do_train", "--use_cpu", "--max_steps", "1", "--output_dir"]
+    run_mlm_wwm.main([*argv, str(tmp_path / "out"), "--train_file", save])
+    assert not [message for message in caplog.messages if "left out" in message]
+    assert "--train_file: 5 texts from column text of 3 files" in caplog.messages
+
+
+@pytest.mark.parametrize("lines, length", [(1, 1_300_000), (4, 300_000)], ids=["a book on one line", "long lines"])
+def test_lines_longer_than_a_block_of_json(tokenizer, tmp_path, lines, length):
+    """Their references are over a MiB, the block of pyarrow's JSON reader."""
+    text, save = tmp_path / "text.txt", tmp_path / "ref"
+    text.write_text("".join("我喜欢 " * (length // 4) + "\n" for _ in range(lines)) + "我喜欢你\n")
+    flags = ["--segmenter", "whitespace"]
+    run_chinese_ref.main(["--file_name", str(text), "--bert", tokenizer, "--save_path", str(save), *flags])
+    with open(save) as file:
+        assert len(file.readline()) > 2**20 and json.loads(file.readline())[:3] == (
+            [2, 3, 4] if lines == 1 else [2, 3, 5]
+        )
+    pairs = list(pair_tables(TextFiles([text], "--train_file"), str(save), "--train_ref_file"))
+    assert sum(map(len, pairs)) == lines + 1

@@ -21,7 +21,7 @@ import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
-from wordmask.data.text_files import count_texts
+from wordmask.data.text_files import Files, count_texts, rebatched
 from wordmask.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -137,8 +137,8 @@ def write_lines(path: Path, lines: list[str]) -> str:
 
 
 def write_corpus(folder: Path, split: str, names: list[str], with_references: bool) -> tuple[list[str], list[str]]:
-    """Texts, no two of them alike, in files of these names and in one table: the flags that name the files, and the
-    table."""
+    """Texts, no two of them alike, in files of these names and in one dataset: the flags that name the files, and
+    the dataset."""
     files, reference_files, rows = [], [], []
     for name in names:
         texts = [f"{line} {number} {name}" for number, line in zip(range(1300), cycle(lines_with_words()))]
@@ -147,12 +147,10 @@ def write_corpus(folder: Path, split: str, names: list[str], with_references: bo
         reference_files.append(write_lines(folder / f"{name}.ref", [*map(str, references)]))
         for text, reference in zip(texts, references, strict=True):
             rows.append({"text": text, "chinese_ref": reference} if with_references else {"text": text})
-    table = folder / f"{split}.jsonl"
-    table.write_text("\n".join(map(json.dumps, rows)))
     flags = [f"--{split}_file", *files]
     if with_references:
         flags += [f"--{split}_ref_file", *reference_files]
-    return flags, [f"--{split}_file", str(table)]
+    return flags, datasets.Dataset.from_list(rows)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +167,15 @@ def write_corpus(folder: Path, split: str, names: list[str], with_references: bo
 def test_shards_copy_no_text_and_make_the_same_parts(chinese_model, tmp_path, monkeypatch, splits, references, flags):
     """Parts and batches end elsewhere than the thousand lines that are read together, and so do files.
 
-    A table of the same texts, whose rows are found by their numbers, tells what the parts must be.
+    A dataset of the same texts, whose rows are found by their numbers, tells what the parts must be.
     """
     corpora = [write_corpus(tmp_path, split, names, references) for split, names in splits.items()]
-    text, table = (["--model_name_or_path", chinese_model, *chain(*own)] for own in zip(*corpora, strict=True))
+    model = ["--model_name_or_path", chinese_model]
+    text = [*model, *chain(*(own for own, _ in corpora))]
+    datasets.DatasetDict(zip(splits, (rows for _, rows in corpora), strict=True)).save_to_disk(tmp_path / "saved")
+    table = [*model, "--dataset_name", str(tmp_path / "saved")]
     flags = [*flags, "--part_lines", "450"]
-    monkeypatch.setattr(prepared_dir, "BATCH", 200)
+    monkeypatch.setattr(rebatched, "__defaults__", (200,))
     expected = prepare(run_mlm_wwm, table, tmp_path / "table", *flags)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -217,7 +218,7 @@ def test_a_text_that_is_changed_while_it_is_read_is_refused(tmp_path, content):
     """What is known of it, by which its tokens are found again, would be another text's."""
     path = tmp_path / "text.txt"
     path.write_text("one\ntwo\nthree\n")
-    texts = count_texts([str(path)], [], ("--train_file", ""), tmp_path, again=False)
+    texts = count_texts(Files((str(path),), "--train_file"), tmp_path, again=False)
     assert [table["text"].to_pylist() for table in texts.tables([range(1, 2)])] == [["two"]]
     tables = texts.tables([range(1), range(1, 3)])
     assert next(tables)["text"].to_pylist() == ["one"]
@@ -398,14 +399,20 @@ def test_parts_of_another_text_or_tokenizer_are_found(english, english_file, tmp
         assert "was made with another text;" in refusal(capsys, run_mlm_wwm.main, *argv, *english, *shard)
 
 
-def test_parts_of_another_table_are_found(english, tmp_path, capsys):
-    """What a table holds is compared part by part."""
-    lines, path = sample_lines("english", 40), tmp_path / "text.jsonl"
-    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    english[english.index("--train_file") + 1] = str(path)
+def test_parts_of_another_dataset_are_found(english, tmp_path, capsys):
+    """What a dataset holds is compared part by part."""
+    lines, path = sample_lines("english", 40), tmp_path / "dataset"
+    path.mkdir()
+
+    def write() -> None:
+        (path / "train.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+
+    write()
+    at = english.index("--train_file")
+    english[at : at + 2] = ["--dataset_name", str(path)]
     prepare(run_mlm_wwm, english, tmp_path / "d")
     lines[20] = "another line"
-    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    write()
     argv = [*english, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv)
     assert "part 3 of 6 of train" in sentence and "another text" in sentence

@@ -30,7 +30,7 @@ from wordmask.data.tokenize import Preparation
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
-from wordmask.utils.files import TextLines
+from wordmask.utils.readers import TextFiles
 
 LINES = ["one, two", 'three "four" five', "sixième", "seven\u2028eight\x85nine\x0bten", "NA", "null"]
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
@@ -50,8 +50,8 @@ def write(path: Path, lines: list[str], column: str = "text") -> str:
         if kind == ".txt":
             file.write("".join(line + "\n" for line in lines))
         elif kind in (".csv", ".tsv"):
-            writer = csv.writer(file, delimiter="," if kind == ".csv" else "\t", lineterminator="\n")
-            writer.writerows([["number", column], *enumerate(lines)])
+            options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if kind == ".tsv" else {}
+            csv.writer(file, lineterminator="\n", **options).writerows([["number", column], *enumerate(lines)])
         else:
             rows = [json.dumps({"number": number, column: line}) for number, line in enumerate(lines)]
             file.write("[" + ",\n".join(rows) + "]" if path.name.startswith("array") else "\n".join(rows))
@@ -63,7 +63,8 @@ def texts_of(evaluate: bool = False, split: str = "train", **arguments) -> list[
     settings = DataArguments(**arguments)
     texts = load_texts(settings, None, None, evaluate)[split]
     if settings.streaming:
-        return [row["text"] for row in texts.rows]
+        tables = (table for shard in range(texts.rows.shards) for table in texts.rows.tables(shard, 1000))
+        return [text for table in tables for text in table["text"].to_pylist()]
     return pa.concat_tables(texts.batches())["text"].to_pylist()
 
 
@@ -117,7 +118,7 @@ def test_how_far_files_have_been_read_is_told_by_their_size_on_disk(tmp_path, co
     for path in paths:
         with OPENERS[compression](path, "wb") as file:
             file.write(b"".join(b"%d\n" % (number * 7919**3 % 10**9) for number in range(100_000)))
-    lines = TextLines(paths, "--file_name")
+    lines = TextFiles(paths, "--file_name")
     assert lines.position == 0
     positions = [lines.position for _ in lines]
     sizes = [path.stat().st_size for path in paths]

@@ -119,11 +119,13 @@ class DataArguments:
     dataset_name: str | None = argument("A dataset of the hub, or a directory that save_to_disk wrote.", default=None)
     dataset_config_name: str | None = argument("The configuration of the hub's dataset.", default=None)
     train_file: list[str] | None = argument(
-        "Files or globs to train on: txt, csv, tsv, json, jsonl or parquet, also as .gz, .xz or .zst.", default=None
+        "Files, globs or a directory to train on: txt, csv, tsv, json, jsonl or parquet, also as .gz, .xz or .zst.",
+        default=None,
     )
     validation_file: list[str] | None = argument("Files or globs to evaluate on.", default=None)
     text_column_name: str | None = argument(
-        "The column with the text; text, or the first one, if not given.", default=None
+        "The column of a table with the text, such as text or review.body; text, or the only one, if not given.",
+        default=None,
     )
     train_ref_file: list[str] | None = argument(
         "Chinese reference files of --train_file, one for each, made by run_chinese_ref.py.", default=None

@@ -8,14 +8,14 @@ batch after the other, so that no more than a few batches are held.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,17 @@ from wordmask.config.arguments import Arguments, DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import Findings, Found, TokenBatch, findings_in, report, total
 from wordmask.data.sources import Texts, divided
-from wordmask.data.text_files import FileTexts, add_texts
+from wordmask.data.text_files import ContentDigest
 from wordmask.data.token_store import TokenStream, token_schema, tokenized, write_tokens
 from wordmask.data.tokenize import VERSION, Preparation, separator, tokenizer_identity, tokens_of_split
-from wordmask.references.format import BATCH
 from wordmask.references.writer import Work
 from wordmask.tokenization.encoding import require_fast
 from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import bar
 from wordmask.utils.workers import parallel_map
+
+logger = logging.getLogger(__name__)
 
 RECORD = "wordmask_prepared.json"
 SOURCE = b"wordmask.source"  # in the schema of a part, the digest of what it was made from
@@ -71,11 +72,6 @@ class Part:
     def file(self) -> str:
         return f"{self.split}-{self.number:05d}-of-{self.parts:05d}.arrow"
 
-    @property
-    def batches(self) -> list[range]:
-        """The numbers of the texts that are tokenized together."""
-        return divided(self.texts, BATCH)
-
     def __str__(self) -> str:
         return f"part {self.number + 1} of {self.parts} of {self.split}"
 
@@ -89,7 +85,7 @@ class Record:
         flags: the flags that say what is text and what are words, as far as they were given.
         part_lines: the texts in a part.
         texts: the number of texts of each split.
-        digests: those of the text files of each split; `None` for tables and datasets of the hub.
+        digests: those of the files of each split; `None` for datasets.
         made_with: for each split what its tokens depend on besides, see `Preparation.identity`.
     """
 
@@ -184,15 +180,15 @@ class PartWriter:
         with parallel_map(partial(tokens_of_split, self.preparations), workers) as tokenize:
             tokens = tokenize(self._read(parts, set(missing), digests))
             for part in missing:
-                self._write(part, islice(tokens, len(part.batches)), digests[part])
+                self._write(part, _take(tokens, len(part.texts)), digests[part])
             deque(tokens, maxlen=0)  # so that what is there behind the last missing one is checked, too
 
     def _path(self, part: Part) -> Path:
         return self.directory / part.file
 
-    def _digest(self, part: Part) -> Any:
+    def _digest(self, part: Part) -> ContentDigest:
         """The digest of what tokenizes a part, to which its texts are to be added."""
-        return hashlib.sha256(json.dumps(self.made_with[part.split], sort_keys=True).encode())
+        return ContentDigest(json.dumps(self.made_with[part.split], sort_keys=True))
 
     def _read(
         self, parts: Sequence[Part], missing: Set[Part], digests: Mapping[Part, Any]
@@ -200,10 +196,10 @@ class PartWriter:
         """The texts of missing parts, batch by batch, with their split; all texts are added to the digests."""
         for split, group in groupby(parts, attrgetter("split")):
             own = list(group)
-            tables = self.texts[split].tables(batch for part in own for batch in part.batches)
+            tables = self.texts[split].tables(part.texts for part in own)
             for part in own:
-                for table in islice(tables, len(part.batches)):
-                    add_texts(digests[part], table)
+                for table in _take(tables, len(part.texts)):
+                    digests[part].add(table)
                     if part in missing:
                         yield split, table
                     else:
@@ -224,6 +220,14 @@ class PartWriter:
             write_tokens(file, with_source(), tokens, self.advance)
             file.seek(0)
             file.write(with_source().serialize())  # which is as long as before
+
+
+def _take(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
+    """The next tables, of which so many rows are wanted; none goes beyond them."""
+    while count:
+        table = next(tables)
+        count -= len(table)
+        yield table
 
 
 def _source(path: Path) -> bytes | None:
@@ -275,7 +279,7 @@ def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: W
         _given_flags(data, arguments.segmentation),
         work.part_lines,
         {split: len(own.rows) for split, own in texts.items()},
-        {split: own.rows.digest if isinstance(own.rows, FileTexts) else None for split, own in texts.items()},
+        {split: own.rows.digest for split, own in texts.items()},
         {split: preparation.identity() for split, preparation in preparations.items()},
     )
     own_parts = record.all_parts[work.shard :: work.shards]
@@ -392,6 +396,8 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
         raise InputError(
             f"--prepared_dir: {directory} is not complete, {missing[0]}{more} missing; run --prepare_only again"
         )
+    for split, count in record.texts.items():
+        logger.warning("--prepared_dir: %s texts of %s, tokenized before, from %s", f"{count:,}", split, directory)
     return {split: PreparedTexts(directory, record, split) for split in record.texts}
 
 

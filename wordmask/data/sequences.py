@@ -237,7 +237,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
     ):
         limit = arguments.max_train_samples
         self.texts = texts.rows.take(limit) if limit else texts.rows
-        self.files = 1 if limit else texts.rows.num_shards
+        self.files = self.texts.shards
         self.flags = texts.flag, texts.reference_flag
         self.warned = multiprocessing.Value("b", False)  # whether any of this machine's workers has warned
         self.preparation = Preparation(tokenizer, texts, separator(tokenizer, arguments.line_by_line), words)
@@ -299,8 +299,6 @@ class StreamedRows(torch.utils.data.IterableDataset):
         for file in range(self.files):
             if by_file and file % workers != own:
                 continue
-            texts = self.texts.shard(self.files, file) if self.files > 1 else self.texts
-            for batch, rows in enumerate(texts.iter(batch_size=STREAM_BATCH)):
+            for batch, table in enumerate(self.texts.tables(file, STREAM_BATCH)):
                 if by_file or batch % workers == own:
-                    names = [name for name in ("text", "chinese_ref", "line", "file") if name in rows]
-                    yield file << 20 | batch, pa.table({name: rows[name] for name in names})
+                    yield file << 20 | batch, table

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import glob
-import json
+import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from fnmatch import fnmatch
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
-from wordmask.data.text_files import FileTexts, count_texts, stream_texts
-from wordmask.references.format import BATCH, Provenance, read_provenance
-from wordmask.utils.cache import cache_directory, content, hashed
+from wordmask.data.text_files import Files, count_texts, rebatched, stream_texts
+from wordmask.references.format import BATCH, Provenance, read_provenance, sidecar
+from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.files import (
-    COMPRESSED,
-    DECOMPRESSION_ERRORS,
-    expand_files,
-    is_blank,
-    open_binary,
-    write_atomically,
-)
 from wordmask.utils.hub import quiet_hub
+from wordmask.utils.readers import check_column_name, choose_column, expand_files, summary, text_files
+from wordmask.utils.readers.columns import REFERENCES, Column, Keys, choose, flattened, observe, summarized, values_at
+from wordmask.utils.readers.parquet_file import kinds_of
 
-FORMATS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "txt"}
+logger = logging.getLogger(__name__)
 
 
 def divided(numbers: range, size: int) -> list[range]:
@@ -39,16 +33,101 @@ def divided(numbers: range, size: int) -> list[range]:
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
+class Source(Protocol):
+    """Texts that are all there, in tables with the column `text` and, where there are references, `chinese_ref`.
+
+    Attributes:
+        digest: that of the content of files; `None` for datasets.
+        fingerprint: what tells these texts from others.
+    """
+
+    @property
+    def digest(self) -> str | None: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def select(self, span: range) -> Source:
+        """Some of the texts, one behind the other."""
+        ...
+
+    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
+        """The texts of each span, of which none begins before the end of the one before it, in tables of a thousand,
+        or fewer where they are long."""
+        ...
+
+
+class Stream(Protocol):
+    """Texts of which the number is not known, in tables as `Source` has them."""
+
+    @property
+    def shards(self) -> int: ...
+
+    def take(self, limit: int) -> Stream:
+        """The first so many texts, as one shard."""
+        ...
+
+    def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
+        """The texts of a shard, so many at a time, or fewer where they are long."""
+        ...
+
+
+@dataclass(frozen=True)
+class DatasetTexts:
+    """A `Source` of a dataset with the column `text`."""
+
+    dataset: datasets.Dataset
+    digest = None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.dataset._fingerprint
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def select(self, span: range) -> DatasetTexts:
+        return DatasetTexts(self.dataset.select(span))
+
+    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
+        rows = self.dataset.with_format("arrow")
+        for span in spans:
+            yield from rebatched(rows[some.start : some.stop] for some in divided(span, BATCH))
+
+
+@dataclass(frozen=True)
+class DatasetStream:
+    """A `Stream` of a dataset with the column `text`."""
+
+    dataset: datasets.IterableDataset
+    limited: bool = False
+
+    @property
+    def shards(self) -> int:
+        return 1 if self.limited else self.dataset.num_shards
+
+    def take(self, limit: int) -> DatasetStream:
+        return DatasetStream(self.dataset.take(limit), limited=True)
+
+    def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
+        own = self.dataset.shard(self.shards, shard) if self.shards > 1 else self.dataset
+        names = ("text", REFERENCES)
+        return rebatched(
+            pa.table({name: batch[name] for name in names if name in batch}) for batch in own.iter(batch_size=size)
+        )
+
+
 @dataclass
 class Texts:
     """The text of one split before it is tokenized.
 
     Attributes:
-        rows: `FileTexts`, a `datasets.Dataset`, or when streaming an `IterableDataset`; with the columns `text`, where
-            there are references `chinese_ref`, and where those come from a file `line` and `file`.
+        rows: a `Source`, or a `Stream` where the text is streamed.
         flag: the flag that names the text, for error messages.
         reference_flag: the flag that names the references.
-        references: the reference files.
+        references: the files that hold the references, each of which `file` counts where tables have that column.
     """
 
     rows: Any
@@ -59,33 +138,40 @@ class Texts:
     @cached_property
     def provenance(self) -> dict[str, Provenance]:
         """What each reference file says that it was made from, where it says so."""
-        found = {path: read_provenance(path, self.reference_flag) for path in self.references}
+        found = {path: read_provenance(_described(path), self.reference_flag) for path in self.references}
         return {path: provenance for path, provenance in found.items() if provenance}
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the number of texts is not known."""
+        return not hasattr(self.rows, "fingerprint")
 
     @property
     def fingerprint(self) -> str:
         """What tells these texts from others. Not for streams."""
-        return self.rows.fingerprint if isinstance(self.rows, FileTexts) else self.rows._fingerprint
+        return self.rows.fingerprint
 
     def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
-        """The rows of each span, of which none begins before the end of the one before it. Not for streams."""
-        if isinstance(self.rows, FileTexts):
-            tables = self.rows.tables(spans)
-        else:
-            rows = self.rows.with_format("arrow")
-            tables = (rows[span.start : span.stop] for span in spans)
-        for table in tables:  # copied, since a slice goes to another process with all that it was cut from
+        """The texts of each span, see `Source`. Not for streams."""
+        for table in self.rows.tables(spans):  # copied, since a slice goes to another process with all of its table
             yield table.take(np.arange(len(table)))
 
     def batches(self) -> Iterator[pa.Table]:
-        """All rows in order, a thousand at a time. Not for streams."""
-        return self.tables(divided(range(len(self.rows)), BATCH))
+        """All texts in order. Not for streams."""
+        return self.tables([range(len(self.rows))])
+
+
+def _described(path: str) -> str:
+    """What the sidecar lies beside that describes a file: a part of a directory of references has that of all."""
+    parent = os.path.dirname(path)
+    is_part = fnmatch(os.path.basename(path), "part-*-of-*.parquet") and not sidecar(path).exists()
+    return parent if is_part and parent and sidecar(parent).exists() else path
 
 
 def load_texts(
     arguments: DataArguments, cache_dir: str | None, token: str | None, evaluate: bool, if_possible: bool = False
 ) -> dict[str, Texts]:
-    """The text of the splits `train` and `validation`, as far as there are any.
+    """The text of the splits `train` and `validation`, as far as there are any. A line of the log says what was read.
 
     Args:
         arguments: where the text is.
@@ -97,14 +183,7 @@ def load_texts(
     Raises:
         InputError: naming the flag, where text is missing or cannot be read.
     """
-    if arguments.dataset_name:
-        texts = _from_dataset(arguments, cache_dir, token)
-    else:
-        texts = {
-            split: _from_files(arguments, split, cache_dir)
-            for split in ("train", "validation")
-            if getattr(arguments, f"{split}_file")
-        }
+    texts = _from_dataset(arguments, cache_dir, token) if arguments.dataset_name else _from_files(arguments, cache_dir)
     percentage = arguments.validation_split_percentage
     splits = percentage and "train" in texts and "validation" not in texts and not arguments.streaming
     if splits and (evaluate or if_possible and len(texts["train"].rows) > 1):
@@ -128,177 +207,96 @@ def _split(texts: Texts, percentage: int) -> dict[str, Texts]:
     return {"train": cut(part, count), "validation": cut(0, part)}
 
 
+def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Texts]:
+    """The text of local files, with their references where there are any."""
+    splits = [split for split in ("train", "validation") if getattr(arguments, f"{split}_file")]
+    files = {split: _files(arguments, split) for split in splits}
+    columns = [own.column for own in files.values()]
+    check_column_name(columns, arguments.text_column_name, files[splits[0]].paths[0])
+    cache, texts = cache_directory(cache_dir), {}
+    for split, own in files.items():
+        rows: Any
+        if arguments.streaming and split == "train":  # what is evaluated on is read once and kept
+            rows = stream_texts(own)
+            read = summary(None, 0, len(own.paths), own.column)
+        else:
+            rows = count_texts(own, cache, arguments.overwrite_cache)
+            read = summary(len(rows), rows.blank, len(own.paths), own.column)
+        logger.warning("%s: %s", own.flag, read)
+        in_table = own.column and own.column.references and not own.references
+        reference_flag, references = (own.flag, own.paths) if in_table else (own.reference_flag, own.references)
+        texts[split] = Texts(rows, own.flag, reference_flag, references)
+    return texts
+
+
+def _files(arguments: DataArguments, split: str) -> Files:
+    """The files of a split."""
+    flag, reference_flag = f"--{split}_file", f"--{split}_ref_file"
+    files = text_files(getattr(arguments, f"{split}_file"), flag)
+    references = expand_files(getattr(arguments, f"{split}_ref_file") or [], reference_flag)
+    if references and len(references) != len(files):
+        raise InputError(
+            f"{reference_flag}: {len(references)} reference files for {len(files)} text files; give one for each"
+        )
+    column = choose_column(files, flag, arguments.text_column_name)
+    return Files(tuple(files), flag, column, tuple(references), reference_flag)
+
+
 def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts]:
     """The splits of a dataset of the hub, or of one saved on disk."""
-    name = str(arguments.dataset_name)
-    try:
-        if os.path.isdir(name) and any(Path(name, mark).exists() for mark in ("dataset_dict.json", "state.json")):
-            loaded = datasets.load_from_disk(name)
-        else:
-            with quiet_hub():
-                loaded = datasets.load_dataset(
-                    name,
-                    arguments.dataset_config_name,
-                    cache_dir=cache_dir,
-                    token=token,
-                    streaming=arguments.streaming,
-                )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--dataset_name: {name} cannot be loaded ({one_line(error)}); give a dataset of the hub, with the "
-            "network or the cache to reach it, or a directory that save_to_disk wrote"
-        ) from None
+    name, flag = str(arguments.dataset_name), "--dataset_name"
+    loaded = _loaded_dataset(arguments, cache_dir, token)
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
-    flag = "--dataset_name"
-    texts = {
-        split: Texts(_text_columns(splits[split], arguments.text_column_name, flag, name), flag, flag, [name])
-        for split in ("train", "validation")
-        if split in splits
-    }
-    if arguments.streaming and "validation" in texts:  # what is evaluated on is read once and kept
-        rows = texts["validation"].rows.take(arguments.max_eval_samples or 10**9)
-        texts["validation"].rows = datasets.Dataset.from_list(list(rows))
+    texts = {}
+    for split in ("train", "validation"):
+        if split not in splits:
+            continue
+        rows, column = _with_text_column(splits[split], arguments.text_column_name, flag, name)
+        if arguments.streaming and split == "validation":  # what is evaluated on is read once and kept
+            rows = datasets.Dataset.from_list(list(rows.take(arguments.max_eval_samples or 10**9)))
+        is_stream = isinstance(rows, datasets.IterableDataset)
+        count = "a stream of" if is_stream else f"{len(rows):,}"
+        logger.warning("%s: %s texts from column %s of the split %s of %s", flag, count, column, split, name)
+        source = DatasetStream(rows) if is_stream else DatasetTexts(rows)
+        texts[split] = Texts(source, flag, flag, [name] if column.references else [])
     if not texts:
         raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
     return texts
 
 
-def _from_files(arguments: DataArguments, split: str, cache_dir: str | None) -> Texts:
-    """The text of local files, with their references where there are any."""
-    flag, reference_flag = f"--{split}_file", f"--{split}_ref_file"
-    streaming = arguments.streaming and split == "train"  # what is evaluated on is read once and kept
-    files = expand_files(getattr(arguments, f"{split}_file"), flag)
-    references = expand_files(getattr(arguments, f"{split}_ref_file") or [], reference_flag)
-    kinds = {_format(file, flag) for file in files}
-    if len(kinds) > 1:
-        raise InputError(f"{flag}: files of one kind are needed, found {', '.join(sorted(kinds))}")
-    if references and kinds != {"txt"}:
-        raise InputError(
-            f"{reference_flag}: goes with .txt files; a {kinds.pop()} file has its references in a column chinese_ref"
-        )
-    if references and len(references) != len(files):
-        raise InputError(
-            f"{reference_flag}: {len(references)} reference files for {len(files)} text files; give one for each"
-        )
-    if kinds == {"txt"}:
-        rows = _read_text(files, references, flag, reference_flag, arguments, streaming, cache_dir)
-    else:
-        rows = _read_table(kinds.pop(), files, flag, arguments, streaming, cache_dir)
-        if "chinese_ref" in (rows.column_names or ()):
-            return Texts(rows, flag, flag, files)
-    return Texts(rows, flag, reference_flag, references)
-
-
-def _format(file: str, flag: str) -> str:
-    """The kind of a file by its name."""
-    name = Path(file)
-    suffix = Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
-    if suffix[1:] not in FORMATS:
-        raise InputError(
-            f"{flag}: {file} is of no known kind; its name must end in {', '.join('.' + known for known in FORMATS)}, "
-            f"plain or with {', '.join(COMPRESSED)} behind"
-        )
-    return FORMATS[suffix[1:]]
-
-
-def _read_text(
-    files: Sequence[str],
-    references: Sequence[str],
-    flag: str,
-    reference_flag: str,
-    arguments: DataArguments,
-    streaming: bool,
-    cache_dir: str | None,
-) -> Any:
-    """Text files, a text to a line."""
-    if arguments.text_column_name not in (None, "text"):
-        raise InputError(
-            f"--text_column_name: {files[0]} is no table and has no column {arguments.text_column_name}; drop the flag"
-        )
-    if streaming:
-        return stream_texts(files, references, (flag, reference_flag))
-    cache = cache_directory(cache_dir)
-    return count_texts(files, references, (flag, reference_flag), cache, arguments.overwrite_cache)
-
-
-def _read_table(
-    kind: str, files: Sequence[str], flag: str, arguments: DataArguments, streaming: bool, cache_dir: str | None
-) -> Any:
-    """CSV, JSON or Parquet files."""
-    options: dict[str, Any] = {}
-    if kind in ("csv", "tsv"):
-        options = {"sep": "\t" if kind == "tsv" else ",", "keep_default_na": False}
-    source = ", ".join(files)
+def _loaded_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> Any:
+    name = str(arguments.dataset_name)
     try:
-        rows = datasets.load_dataset(
-            "csv" if kind == "tsv" else kind,
-            data_files={"train": [glob.escape(_decompressed(file, flag, cache_dir)) for file in files]},
-            split="train",
-            cache_dir=cache_dir,
-            streaming=streaming,
-            download_mode="force_redownload" if arguments.overwrite_cache else None,
-            features=_reference_features(kind, files[0]),
-            **options,
-        )
-        cache = cache_directory(cache_dir)
-        known = None if streaming else hashed(kind, [content(file, cache) for file in files])
-        rows = _text_columns(rows, arguments.text_column_name, flag, source, known)
-        some_text = any(not is_blank(row["text"] or "") for row in rows)
-    except InputError:
-        raise
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, StopIteration, RuntimeError) as error:
+        if os.path.isdir(name) and any(Path(name, mark).exists() for mark in ("dataset_dict.json", "state.json")):
+            return datasets.load_from_disk(name)
+        with quiet_hub():
+            return datasets.load_dataset(
+                name, arguments.dataset_config_name, cache_dir=cache_dir, token=token, streaming=arguments.streaming
+            )
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{flag}: {source} cannot be read as {kind} in UTF-8 ({one_line(error.__cause__ or error)})"
+            f"--dataset_name: {name} cannot be loaded ({one_line(error)}); give a dataset of the hub, with the "
+            "network or the cache to reach it, or a directory that save_to_disk wrote"
         ) from None
-    if not some_text:
-        raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
-    return rows
 
 
-def _reference_features(kind: str, file: str) -> datasets.Features | None:
-    """The features of a JSON file with references: without, an early stretch of empty ones would settle their type."""
-    if kind != "json":
-        return None
-    with open_binary(file) as source:
-        try:
-            row = json.loads(source.readline())
-        except ValueError:
-            return None
-    if not isinstance(row, dict) or row.keys() != {"text", "chinese_ref"}:
-        return None
-    return datasets.Features({"text": datasets.Value("string"), "chinese_ref": datasets.List(datasets.Value("int32"))})
+def _with_text_column(rows: Any, name: str | None, flag: str, source: str) -> tuple[Any, Column]:
+    """A dataset with the columns `text` and, where there is one, `chinese_ref`; and the column that the text was."""
+    if rows.features is None:
+        seen: dict[Keys, set[str]] = {}
+        for row in rows.take(BATCH):
+            observe(row, seen)
+        kinds = summarized(seen)
+    else:
+        kinds = kinds_of(rows.features.arrow_schema)
+    column = choose([(source, kinds, False)], name, flag)
+    outer, names = column.keys[0], rows.column_names or [keys[0] for keys in kinds if len(keys) == 1]
+    if len(column.keys) > 1 or kinds[column.keys] != "text":
+        return rows.map(partial(_texts_at, keys=column.keys), batched=True, remove_columns=names), column
+    rows = rows.select_columns([outer, *([REFERENCES] if column.references else [])])
+    return rows if outer == "text" else rows.rename_column(outer, "text"), column
 
 
-def _decompressed(file: str, flag: str, cache_dir: str | None) -> str:
-    """The path of a file's plain copy in the cache, or its own where it is plain."""
-    if Path(file).suffix not in COMPRESSED:
-        return os.path.abspath(file)
-    cache = cache_directory(cache_dir)
-    plain = cache / content(file, cache)[:32] / Path(file).stem
-    if not plain.exists():
-        try:
-            with open_binary(file) as source, write_atomically(plain, binary=True) as target:
-                shutil.copyfileobj(source, target)
-        except DECOMPRESSION_ERRORS as error:
-            raise InputError(f"{flag}: {file} cannot be decompressed ({error})") from None
-    return str(plain)
-
-
-def _text_columns(rows: Any, name: str | None, flag: str, source: str, known: str | None = None) -> Any:
-    """A dataset with the column `text` and, where there is one, `chinese_ref`.
-
-    It is known again by its content, if that is given, or else where it lies.
-    """
-    columns = rows.column_names or list(next(iter(rows), {}))
-    if not columns:
-        raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
-    if name is None:
-        name = "text" if "text" in columns else columns[0]
-    elif name not in columns:
-        raise InputError(f"--text_column_name: {source} has no column {name}, but {', '.join(columns)}")
-    kind = rows.features[name].dtype if rows.features else "string"
-    if kind not in ("string", "large_string"):
-        raise InputError(f"--text_column_name: column {name} of {source} holds {kind}, not text; name another column")
-    kept = [name, *(column for column in ("chinese_ref",) if column in columns)]
-    rows = rows.select_columns(kept, new_fingerprint=hashed(known, kept)) if known else rows.select_columns(kept)
-    return rows if name == "text" else rows.rename_column(name, "text")
+def _texts_at(batch: dict[str, list[Any]], keys: Keys) -> dict[str, list[Any]]:
+    """What lies at the end of a way in a batch of rows; each text of a list by itself."""
+    return {"text": list(flattened(values_at(value, keys[1:]) for value in batch[keys[0]]))}

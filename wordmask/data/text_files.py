@@ -1,19 +1,20 @@
-"""Text files, a text to a line, with their reference files: read as they are, without a copy."""
+"""The texts of local files with their references: read as they are whenever they are needed, without a copy."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wordmask.references.format import (
+    BATCH,
+    CHARACTERS,
     TextDigest,
     batches,
     check_text,
@@ -24,25 +25,188 @@ from wordmask.references.format import (
 )
 from wordmask.utils.cache import found_once, hashed, stamps
 from wordmask.utils.errors import InputError
-from wordmask.utils.files import is_blank, read_lines
+from wordmask.utils.files import is_blank
 from wordmask.utils.progress import tracked
+from wordmask.utils.readers import Column, TextFiles
+from wordmask.utils.readers.paths import format_of
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of one format, and where their references are.
+
+    Attributes:
+        paths: the files.
+        flag: the flag that names them.
+        column: the text column of tables, which may have one of references beside it.
+        references: a reference file for each, or none.
+        reference_flag: the flag that names those.
+    """
+
+    paths: tuple[str, ...]
+    flag: str
+    column: Column | None = None
+    references: tuple[str, ...] = ()
+    reference_flag: str = ""
+
+    @property
+    def all(self) -> list[str]:
+        """Every file that has a part in it."""
+        sidecars = [str(sidecar(path)) for path in self.references if sidecar(path).exists()]
+        return [*self.paths, *self.references, *sidecars]
+
+    def tables(self, digest: TextDigest | None = None) -> Iterator[pa.Table]:
+        """The texts, blank ones passed over, some thousand at a time, in the column `text`.
+
+        Where there are references, three more columns hold them and say where a text is from: `chinese_ref`, `line`
+        (its number in the file) and `file` (the number of the file).
+
+        Args:
+            digest: counts what is read; it takes in no texts where nothing needs that.
+        """
+        for number in range(len(self.paths)):
+            yield from self.tables_of(number, digest)
+
+    def tables_of(self, number: int, digest: TextDigest | None = None) -> Iterator[pa.Table]:
+        """The same of the file of this number."""
+        texts, digest = TextFiles([self.paths[number]], self.flag, self.column), digest or TextDigest()
+        if self.references:
+            own = TextDigest()
+            tables = pair_tables(texts, self.references[number], self.reference_flag, own)
+        elif self.column and self.column.references:
+            own, tables = digest, _tables_with_references(texts, digest)
+        else:
+            own, tables = digest, _tables_of_texts(texts, digest)
+        for table in tables:
+            if "chinese_ref" in table.column_names:
+                table = table.append_column("file", pa.array([number] * len(table), pa.int32()))
+            yield table
+        if own is not digest:
+            digest.lines, digest.blank = digest.lines + own.lines, digest.blank + own.blank
+
+    def require_text(self) -> None:
+        """Raise an `InputError` where there is no text."""
+        if next(self.tables(), None) is None:
+            raise InputError(
+                f"{self.flag}: {', '.join(self.paths[:3])} has no text in it; give a file with one text to a line, or "
+                "to a row of a table"
+            )
+
+    def check(self) -> None:
+        """Check before a stream begins what else would be known only when a file has been read to its end.
+
+        Raises:
+            InputError: where a text is not the one that its references were made from, as far as that is known, or
+                differs from them in number, or where quotation marks of TSV are those of CSV.
+        """
+        for number, path in enumerate(self.paths):
+            texts = TextFiles([path], self.flag, self.column)
+            if self.references:
+                self._check_pair(texts, self.references[number])
+            elif format_of(path) == "tsv":
+                for _ in tracked(batches(texts), "Checking"):
+                    pass
+
+    def _check_pair(self, texts: TextFiles, reference: str) -> None:
+        provenance = read_provenance(reference, self.reference_flag)
+        if provenance is None:
+            pairs_blank_lines(texts, reference, self.reference_flag)
+            return
+        digest = TextDigest()
+        for batch in tracked(batches(texts), "Checking"):
+            digest.add(batch)
+        check_text(provenance, digest, texts.paths[0], reference, self.reference_flag)
+
+
+def _tables_of_texts(texts: TextFiles, count: TextDigest) -> Iterator[pa.Table]:
+    for batch in batches(texts):
+        kept = [text for text in batch if not is_blank(text)]
+        count.lines += len(batch)
+        count.blank += len(batch) - len(kept)
+        if kept:
+            yield pa.table({"text": pa.array(kept, pa.string())})
+
+
+def _tables_with_references(texts: TextFiles, count: TextDigest) -> Iterator[pa.Table]:
+    """Texts with the references beside them in their table."""
+    for batch in batches(texts.with_references(), weight=lambda pair: len(pair[0])):
+        kept = [
+            (number, text, reference)
+            for number, (text, reference) in enumerate(batch, count.lines + 1)
+            if not is_blank(text)
+        ]
+        count.lines += len(batch)
+        count.blank += len(batch) - len(kept)
+        if kept:
+            numbers, own, references = zip(*kept, strict=True)
+            try:
+                positions = pa.array(references, pa.list_(pa.int32()))
+            except (pa.ArrowInvalid, OverflowError):
+                raise InputError(
+                    f"{texts.flag}: {texts.paths[0]} has a reference with a position that is out of range in row "
+                    f"{numbers[0]} or one of the next {BATCH}; make the file with run_chinese_ref.py"
+                ) from None
+            columns = [pa.array(numbers, pa.int64()), pa.array(own, pa.string()), positions]
+            yield pa.table(columns, ["line", "text", "chinese_ref"])
+
+
+def rebatched(tables: Iterable[pa.Table], size: int = BATCH) -> Iterator[pa.Table]:
+    """The same texts in tables of `size`, the last one shorter, as are those that reach `CHARACTERS` bytes before."""
+    held: list[pa.Table] = []
+    count = weight = 0
+    for table in tables:
+        begin = 0
+        for row, length in enumerate(pc.binary_length(table["text"]).to_pylist(), 1):
+            count, weight = count + 1, weight + (length or 0)
+            if count == size or weight >= CHARACTERS:
+                yield pa.concat_tables([*held, table.slice(begin, row - begin)])
+                held, begin, count, weight = [], row, 0, 0
+        if begin < len(table):
+            held.append(table.slice(begin))
+    if held:
+        yield pa.concat_tables(held)
+
+
+class ContentDigest:
+    """A running digest of texts and their references, however they are divided into tables.
+
+    Args:
+        start: what else it depends on.
+    """
+
+    def __init__(self, start: str = ""):
+        self._lengths, self._texts, self._references = (hashlib.sha256(start.encode()) for _ in range(3))
+
+    def add(self, table: pa.Table) -> None:
+        """Take the next texts into account."""
+        texts = pc.fill_null(table["text"].cast(pa.large_binary()), b"").combine_chunks()
+        lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False)
+        self._lengths.update(lengths.astype(np.int64).tobytes())
+        self._texts.update(b"".join(texts.to_pylist()))
+        if "chinese_ref" in table.column_names:
+            self._references.update("".join(map(json.dumps, table["chinese_ref"].to_pylist())).encode())
+
+    def hexdigest(self) -> str:
+        """The digest of the texts so far."""
+        parts = (self._lengths, self._texts, self._references)
+        return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
 
 
 @dataclass(frozen=True)
 class FileTexts:
-    """The texts of text files, of which no copy is made: they are read from the beginning whenever they are needed.
+    """The texts of local files, which are read from the beginning whenever they are needed.
 
     Attributes:
-        files, references, flags: as `text_tables` takes them.
+        files: where they are.
         numbers: which of the texts in the files these are.
+        blank: how many texts were passed over.
         digest: that of all texts in the files, with their references.
-        stamps: those of the files and references when they were counted.
+        stamps: those of the files when they were counted.
     """
 
-    files: tuple[str, ...]
-    references: tuple[str, ...]
-    flags: tuple[str, str]
+    files: Files
     numbers: range
+    blank: int
     digest: str
     stamps: list[tuple[str, int, int]]
 
@@ -59,41 +223,46 @@ class FileTexts:
         return replace(self, numbers=self.numbers[span.start : span.stop])
 
     def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
-        """The texts of each span, of which none begins before the end of the one before it.
+        """The texts of each span, of which none begins before the end of the one before it, in tables of a thousand.
 
         Raises:
             InputError: where files are no longer what was counted.
         """
         self._check_files()
-        read = text_tables(self.files, self.references, self.flags)
+        read = self.files.tables()
         held, first = next(read, None), 0  # some texts, and the number of the first of them
+
+        def texts_of(own: range) -> Iterator[pa.Table]:
+            nonlocal held, first
+            position = own.start
+            while position < own.stop:
+                while held is not None and first + len(held) <= position:
+                    first, held = first + len(held), next(read, None)
+                if held is None:
+                    raise self._changed()
+                yield held.slice(position - first, own.stop - position)
+                position = min(own.stop, first + len(held))
+
         for span in spans:
-            own = self.numbers[span.start : span.stop]
-            while held is not None and first + len(held) < own.stop:
-                kept, more = held[own.start - first :], next(read, None)
-                first += len(held) - len(kept)
-                held = None if more is None else pa.concat_tables([kept, more])
-            if held is None:
-                raise self._changed()
-            yield held[own.start - first : own.stop - first]
+            yield from rebatched(texts_of(self.numbers[span.start : span.stop]))
         self._check_files()
 
     def _check_files(self) -> None:
-        if stamps([*self.files, *self.references]) != self.stamps:
+        if stamps(self.files.all) != self.stamps:
             raise self._changed()
 
     def _changed(self) -> InputError:
-        files = ", ".join(self.files)
-        return InputError(f"{self.flags[0]}: {files} was changed while it was read; run again when it stays as it is")
+        files = ", ".join(self.files.paths[:3])
+        return InputError(
+            f"{self.files.flag}: {files} was changed while it was read; run again when it stays as it is"
+        )
 
 
-def count_texts(
-    files: Sequence[str], references: Sequence[str], flags: tuple[str, str], cache: Path, again: bool
-) -> FileTexts:
-    """All texts of text files; they are read for that, and checked, unless that was done before.
+def count_texts(files: Files, cache: Path, again: bool) -> FileTexts:
+    """All texts of some files; they are read for that, and checked, unless that was done before.
 
     Args:
-        files, references, flags: as `text_tables` takes them.
+        files: the files.
         cache: where the count is remembered.
         again: whether to count even where it is.
 
@@ -101,96 +270,59 @@ def count_texts(
         InputError: where there is no text, or references are those of another one.
     """
 
-    def count() -> tuple[int, str]:
-        _require_text(files, references, flags)
-        digest, number = hashlib.sha256(), 0
-        for table in tracked(text_tables(files, references, flags), "Counting"):
-            add_texts(digest, table)
+    def count() -> tuple[int, int, str]:
+        files.require_text()
+        content, read, number = ContentDigest(), TextDigest(), 0
+        for table in tracked(files.tables(read), "Counting"):
+            content.add(table)
             number += len(table)
-        return number, digest.hexdigest()
+        return number, read.blank, content.hexdigest()
 
-    counted = stamps([*files, *references])
-    sidecars = [str(sidecar(path)) for path in references if sidecar(path).exists()]
-    what = "pairs" if references else "texts"
-    number, digest = found_once(cache, what, [*files, *references, *sidecars], count, again)
-    return FileTexts(tuple(files), tuple(references), flags, range(number), digest, counted)
-
-
-def add_texts(digest: Any, batch: pa.Table) -> None:
-    """Add texts, and their references where there are any, to a digest."""
-    texts = pc.fill_null(batch["text"].cast(pa.large_binary()), b"").combine_chunks()
-    digest.update(pc.binary_length(texts).to_numpy(zero_copy_only=False).tobytes())
-    digest.update(b"".join(texts.to_pylist()))
-    if "chinese_ref" in batch.column_names:
-        digest.update(json.dumps(batch["chinese_ref"].to_pylist()).encode())
+    counted = stamps(files.all)
+    what = f"texts-{hashed(files.column, bool(files.references))[:16]}"
+    number, blank, digest = found_once(cache, what, files.all, count, again)
+    return FileTexts(files, range(number), blank, digest, counted)
 
 
-def text_tables(
-    files: Sequence[str], references: Sequence[str], flags: tuple[str, str], first: int = 0
-) -> Iterator[pa.Table]:
-    """The lines of text files, blank ones passed over, with their references where there are any.
+@dataclass(frozen=True)
+class FileStream:
+    """The texts of local files as a stream, of which each file is a shard that another process can read.
 
-    The files, the number of the first of which is given, are counted in the column `file` if there are references.
+    Attributes:
+        files: where they are.
+        limit: how many of the first texts are read, all if `None`; they are one shard.
     """
-    flag, reference_flag = flags
-    for position, file in enumerate(files, first):
-        if references:
-            for table in pair_tables(file, references[position - first], flag, reference_flag):
-                yield table.append_column("file", pa.array([position] * len(table), pa.int16()))
-        else:
-            for batch in batches(line for line in read_lines(file, flag) if not is_blank(line)):
-                yield pa.table({"text": pa.array(batch, pa.string())})
+
+    files: Files
+    limit: int | None = None
+
+    @property
+    def shards(self) -> int:
+        return len(self.files.paths) if self.limit is None else 1
+
+    def take(self, limit: int) -> FileStream:
+        """The first so many texts."""
+        return replace(self, limit=limit)
+
+    def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
+        """The texts of a shard, so many at a time."""
+        if self.limit is None:
+            yield from rebatched(self.files.tables_of(shard), size)
+            return
+        left = self.limit
+        for table in rebatched(self.files.tables(), size):
+            yield table.slice(0, left)
+            left -= len(table)
+            if left <= 0:
+                return
 
 
-def stream_texts(files: Sequence[str], references: Sequence[str], flags: tuple[str, str]) -> datasets.IterableDataset:
-    """The texts of text files as a stream, of which each file can be read by another process.
-
-    Args:
-        files, references, flags: as `text_tables` takes them.
+def stream_texts(files: Files) -> FileStream:
+    """The texts of files as a stream.
 
     Raises:
         InputError: where there is no text, or references are those of another one.
     """
-    _require_text(files, references, flags)
-    features = {"text": datasets.Value("string")}
-    if references:
-        _check_pairs(files, references, *flags)
-        more = {"chinese_ref": datasets.List(datasets.Value("int32")), "line": datasets.Value("int64")}
-        features |= more | {"file": datasets.Value("int16")}
-    shards = {"positions": list(range(len(files))), "files": list(files), "references": list(references or files)}
-    settings = {"flags": flags, "paired": bool(references)}
-    return datasets.IterableDataset.from_generator(
-        _text_rows, features=datasets.Features(features), gen_kwargs=shards | settings
-    )
-
-
-def _require_text(files: Sequence[str], references: Sequence[str], flags: tuple[str, str]) -> None:
-    if next(text_tables(files, references, flags), None) is None:
-        raise InputError(f"{flags[0]}: {', '.join(files)} has no text in it; give a file with one text to a line")
-
-
-def _check_pairs(files: Sequence[str], references: Sequence[str], flag: str, reference_flag: str) -> None:
-    """Check before a stream begins what else would be known only when a file has been read to its end.
-
-    Raises:
-        InputError: where a text is not the one that its references were made from, as far as that is known, or differs
-            from them in number.
-    """
-    for file, reference in zip(files, references, strict=True):
-        provenance = read_provenance(reference, reference_flag)
-        if provenance is None:
-            pairs_blank_lines(file, reference, flag, reference_flag)
-            continue
-        digest = TextDigest()
-        for batch in tracked(batches(read_lines(file, flag)), "Checking"):
-            digest.add(batch)
-        check_text(provenance, digest, file, reference, reference_flag)
-
-
-def _text_rows(
-    positions: Sequence[int], files: Sequence[str], references: Sequence[str], flags: tuple[str, str], paired: bool
-) -> Iterator[dict[str, Any]]:
-    """The same, row by row, for a stream of some of the files."""
-    for position, file, reference in zip(positions, files, references, strict=True):
-        for table in text_tables([file], [reference] if paired else [], flags, position):
-            yield from table.to_pylist()
+    files.require_text()
+    files.check()
+    return FileStream(files)

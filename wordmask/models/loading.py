@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import datasets
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -58,7 +57,7 @@ def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None
 
 def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
     """The directory in the cache of a tokenizer trained on a text."""
-    if not isinstance(texts, Texts) or isinstance(texts.rows, datasets.IterableDataset):
+    if not isinstance(texts, Texts) or texts.is_stream:
         raise InputError(
             "--vocab_size trains a tokenizer on the training text, which must be there and not be streamed; give "
             "--tokenizer_name"

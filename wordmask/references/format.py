@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import TokenizedLines, backend_state
 from wordmask.utils.errors import InputError
-from wordmask.utils.files import is_blank, read_lines, write_atomically
+from wordmask.utils.files import is_blank, write_atomically
+from wordmask.utils.readers import Column, TextFiles, read_lines
 
-BATCH = 1000  # lines
+BATCH = 1000  # texts that are worked on together
+CHARACTERS = 2**22  # and no more characters than these, but for a text that alone has more
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Provenance:
 
     Attributes:
         lines: the number of lines of the text, blank ones included.
-        text_sha256: the digest of its lines, whatever their ends and the file's compression.
+        text_sha256: the digest of its lines, whatever their ends and the file's compression and format.
         tokenizer_sha256: the digest of what decides where tokens lie, see `tokenizer_digest`.
         tokenizer, segmenter: names and versions, for people.
         mixed_words: whether words of mixed script count.
@@ -85,26 +87,52 @@ def tokenizer_digest(tokenizer) -> str:
 
 
 class TextDigest:
-    """A running digest of lines."""
+    """A running digest of texts, one to a line.
+
+    Attributes:
+        lines: how many there were.
+        blank: how many of these were blank.
+    """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
-        self.lines = 0
+        self.lines = self.blank = 0
 
     def add(self, lines: Sequence[str]) -> None:
-        """Take the next lines into account."""
-        self._hash.update("\n".join([*lines, ""]).encode("utf-8", "surrogatepass"))
+        """Take the next texts into account."""
+        joined = "\n".join([*lines, ""])
+        if joined.count("\n") > len(lines):  # a table's text may hold line ends: a byte that UTF-8 never has
+            self._hash.update(b"".join(_encoded(line).replace(b"\n", b"\xff") + b"\n" for line in lines))
+        else:
+            self._hash.update(_encoded(joined))
         self.lines += len(lines)
+        self.blank += sum(map(is_blank, lines))
 
     def hexdigest(self) -> str:
-        """The digest of the lines so far."""
+        """The digest of the texts so far."""
         return self._hash.hexdigest()
 
 
-def batches(items: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def batches(items: Iterable[Any], size: int = BATCH, *, weight: Callable[[Any], int] = len) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter, as are those that reach `CHARACTERS` before.
+
+    Args:
+        items: texts, or anything else.
+        size: the most items in a list.
+        weight: gives an item's number of characters.
+    """
+    batch, total = [], 0
+    for item in items:
+        batch.append(item)
+        total += weight(item)
+        if len(batch) == size or total >= CHARACTERS:
+            yield batch
+            batch, total = [], 0
+    if batch:
         yield batch
 
 
@@ -115,7 +143,7 @@ def read_reference_arrays(path: str, flag: str) -> Iterator[pa.ListArray]:
         InputError: naming the line that is not a JSON list of integers, or holds one that is out of range.
     """
     numbered = ((number, line) for number, line in enumerate(read_lines(path, flag), 1) if not is_blank(line))
-    for batch in batches(numbered):
+    for batch in batches(numbered, weight=lambda item: len(item[1])):
         array = _parse([line for _, line in batch])
         if array is None:
             number, line = next((number, line) for number, line in batch if _parse([line]) is None)
@@ -136,7 +164,8 @@ def _parse(lines: Sequence[str]) -> pa.ListArray | None:
         return None
     try:
         rows = "".join(f'{{"r":{line}}}\n' for line in lines).encode("utf-8", "surrogatepass")
-        column = pa.json.read_json(pa.py_buffer(rows), parse_options=_ONE_LIST)["r"].combine_chunks()
+        whole = pa.json.ReadOptions(block_size=max(len(rows), 2**20))  # a line longer than a block ends the reader
+        column = pa.json.read_json(pa.py_buffer(rows), whole, _ONE_LIST)["r"].combine_chunks()
         values = column.values.cast(pa.int32())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
@@ -158,20 +187,28 @@ def _is_reference(line: str) -> bool:
     return isinstance(value, list) and all(type(position) is int for position in value)
 
 
-def pair_tables(text_path: str, reference_path: str, text_flag: str, flag: str) -> Iterator[pa.Table]:
-    """The lines of a text with their numbers and references, blank lines left out, as tables with the columns `line`,
+def pair_tables(
+    texts: TextFiles, reference_path: str, flag: str, digest: TextDigest | None = None
+) -> Iterator[pa.Table]:
+    """The texts of a file with their numbers and references, blank ones left out, as tables with the columns `line`,
     `text` and `chinese_ref`.
 
+    Args:
+        texts: the texts of one file.
+        reference_path: its reference file.
+        flag: the flag that names that.
+        digest: takes in the texts.
+
     Raises:
-        InputError: where there are too few or too many references, where a blank line has positions, or where the
+        InputError: where there are too few or too many references, where a blank text has positions, or where the
             provenance beside the reference file says that it was made from another text.
     """
+    text_path, digest = texts.paths[0], digest or TextDigest()
     provenance = read_provenance(reference_path, flag)
-    every_line = provenance is None and pairs_blank_lines(text_path, reference_path, text_flag, flag)
-    digest = TextDigest()
+    every_line = provenance is None and pairs_blank_lines(texts, reference_path, flag)
     arrays = read_reference_arrays(reference_path, flag)
     waiting, pairs, missing = pa.array([], pa.list_(pa.int32())), 0, 0
-    for batch in batches(read_lines(text_path, text_flag)):
+    for batch in batches(texts):
         first = digest.lines + 1
         digest.add(batch)
         numbered = [(number, line) for number, line in enumerate(batch, first) if every_line or not is_blank(line)]
@@ -191,29 +228,29 @@ def pair_tables(text_path: str, reference_path: str, text_flag: str, flag: str) 
         check_text(provenance, digest, text_path, reference_path, flag)
 
 
-def pairs_blank_lines(text_path: str, reference_path: str, text_flag: str, flag: str) -> bool:
+def pairs_blank_lines(text: TextFiles, reference_path: str, flag: str) -> bool:
     """Whether a classic file has references for the blank lines of its text, too, by the number of both.
 
     Raises:
         InputError: where there are too few or too many references, counted either way.
     """
-    lines, texts = _count_lines(text_path, text_flag)
-    _, references = _count_lines(reference_path, flag)
+    lines, texts = _count_lines(text)
+    _, references = _count_lines(TextFiles([reference_path], flag))
     if references != lines:
-        _check_counts(text_path, texts, reference_path, references, flag)
+        _check_counts(text.paths[0], texts, reference_path, references, flag)
     return references == lines > texts
 
 
-def _count_lines(path: str, flag: str) -> tuple[int, int]:
-    """The number of lines of a file, and of those that are not blank."""
-    status = os.stat(path)
-    return _count_lines_of(path, flag, status.st_size, status.st_mtime_ns)
+def _count_lines(text: TextFiles) -> tuple[int, int]:
+    """The number of texts of a file, and of those that are not blank."""
+    status = os.stat(text.paths[0])
+    return _count_lines_of(text.paths[0], text.flag, text.column, status.st_size, status.st_mtime_ns)
 
 
 @cache  # by size and time, so that each pass of a stream does not count again a file that stays as it is
-def _count_lines_of(path: str, flag: str, _size: int, _changed: int) -> tuple[int, int]:
+def _count_lines_of(path: str, flag: str, column: Column | None, _size: int, _changed: int) -> tuple[int, int]:
     lines = texts = 0
-    for line in read_lines(path, flag):
+    for line in TextFiles([path], flag, column):
         lines += 1
         texts += not is_blank(line)
     return lines, texts

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import shutil
 from collections import deque
@@ -31,8 +32,11 @@ from wordmask.tokenization.encoding import Backend, backend_state, require_fast,
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import segmented
 from wordmask.utils.errors import InputError, output_of_workers
-from wordmask.utils.files import COMPRESSED, TextLines, is_blank, write_atomically
+from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
+from wordmask.utils.readers import Column, TextFiles, summary
 from wordmask.utils.workers import parallel_map
+
+logger = logging.getLogger(__name__)
 
 ROW_GROUP = 10  # batches
 Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the text, and lines
@@ -108,6 +112,10 @@ class Annotator:
         return references
 
 
+def _bytes(block: Block) -> int:
+    return block.nbytes if isinstance(block, pa.Table) else len(block)
+
+
 def _make_block(annotator: Annotator, output: Output, batch: Batch) -> tuple[Block, bool]:
     """A batch as it stands in the output, and whether there is text in it."""
     references = annotator(batch)
@@ -162,7 +170,7 @@ class Output:
         with write_atomically(path, binary=True) as file:
             if self.kind in ("directory", "parquet"):
                 with pq.ParquetWriter(file, SCHEMA) as writer:
-                    for tables in batches(blocks, ROW_GROUP):
+                    for tables in batches(blocks, ROW_GROUP, weight=_bytes):
                         writer.write_table(pa.concat_tables(tables))
             else:
                 file.writelines(blocks)
@@ -247,16 +255,18 @@ def write_references(
     output: Output,
     annotator: Annotator,
     work: Work,
-    track: Callable[[TextLines], Iterable[str]] = lambda lines: lines,
+    track: Callable[[TextFiles], Iterable[str]] = lambda texts: texts,
+    column: Column | None = None,
 ) -> Provenance | None:
     """Make the references of a text. Memory does not grow with the text.
 
     Args:
-        text_paths: the files of the text, plain or compressed.
+        text_paths: the files of the text, of one format.
         output: appears when it is whole; what was there is replaced.
         annotator: gives the references.
         work: how the work is divided.
-        track: wraps the lines, for a progress bar.
+        track: wraps the texts, for a progress bar.
+        column: the text column of tables.
 
     Returns:
         What the references were made from; `None` for one of several shards.
@@ -274,10 +284,12 @@ def write_references(
             mixed_words=annotator.mixed,
         )
         digest = TextDigest()
-        lines = track(TextLines(text_paths, "--file_name"))
+        texts = track(TextFiles(text_paths, "--file_name", column))
         make_block = partial(_make_block, annotator, output)
         with _open_parts(output, provenance, work), parallel_map(make_block, work.workers) as annotate:
-            parts = _write_parts(lines, digest, output, work, annotate)
+            parts = _write_parts(texts, digest, output, work, annotate)
+            read = summary(digest.lines - digest.blank, digest.blank, len(text_paths), column)
+            logger.warning("--file_name: %s", read)
             if work.shards > 1:
                 return None  # another shard may be at work: a last run puts all parts together
             if not any(json.loads(_stamp(part).read_text())["text"] for part in parts):
