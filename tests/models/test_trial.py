@@ -19,7 +19,7 @@ def test_a_run_is_the_same_with_and_without_a_trial(english_model, english_file,
     argv += ["--config_overrides", "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"]
     argv += ["--do_train", "--max_steps", "2", "--output_dir"]
     run_mlm_wwm.main([*argv, str(tmp_path / "with")])
-    monkeypatch.setattr("wordmask.training.run.try_model", lambda *args: None)
+    monkeypatch.setattr("wordmask.models.trial.try_model", lambda *args: None)
     run_mlm_wwm.main([*argv, str(tmp_path / "without")])
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("with", "without")]
     assert weights[0] == weights[1]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM, AutoTokenizer, BartConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM, AutoTokenizer, BartConfig
 
 import run_mlm_wwm
 from conftest import refusal, sample_lines, train_tokenizer
+from wordmask.config.arguments import ModelArguments
+from wordmask.models.configuration import load_config, make_config
 
 BERT = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=70"
 XLM = "emb_dim=32,n_layers=2,n_heads=2,max_position_embeddings=70"
@@ -92,6 +94,18 @@ def test_a_type_is_trained_and_saved(model_type, tokenizer, text, tmp_path):
     assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
     tied = model.all_tied_weights_keys
     assert all(model.get_parameter(key) is model.get_parameter(source) for key, source in tied.items())
+
+
+@pytest.mark.parametrize("model_type", TRAINED)
+def test_settings_follow_in_a_saved_configuration_as_in_its_type(model_type, tokenizer, tmp_path):
+    """A saved configuration holds what followed from its old settings: layer types, windows by layer, head sizes."""
+    CONFIG_MAPPING[model_type]().save_pretrained(tmp_path)
+    overrides, entries = TRAINED[model_type][0], AutoTokenizer.from_pretrained(tokenizer)
+    by_type = ModelArguments(model_type=model_type, config_overrides=overrides)
+    by_name = ModelArguments(config_name=str(tmp_path), config_overrides=overrides)
+    made, remade = (make_config(given, load_config(given), entries).to_dict() for given in (by_type, by_name))
+    del made["_name_or_path"], remade["_name_or_path"]
+    assert made == remade
 
 
 @pytest.mark.parametrize("model_type", REFUSED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import MISSING, fields
 from typing import Any
 
 import yaml
@@ -134,7 +135,8 @@ def _remade(config: PreTrainedConfig, values: dict[str, Any]) -> PreTrainedConfi
     """
     kind, given = type(config), config.to_dict()
     values = _by_field(config, values)
-    without_default = {name for name in given if getattr(kind, name, None) is None} - values.keys()
+    defaults = {field.name: field.default for field in fields(kind)}
+    without_default = {name for name in given if defaults.get(name) in (None, MISSING)} - values.keys()
     try:
         remade = kind(**{name: value for name, value in given.items() if name not in without_default}).to_dict()
     except Exception:  # each configuration class fails in its own way where it needs a setting

@@ -12,12 +12,33 @@ import torch
 from transformers import PreTrainedModel
 
 from wordmask.config.arguments import Arguments
+from wordmask.config.launch_checks import tpu_package
 from wordmask.masking import IGNORED
 from wordmask.models.configuration import origin
+from wordmask.models.forward import Forward, choose_forward
 from wordmask.models.probing import some_ids, unchanged
 from wordmask.utils.errors import InputError, one_line
 
 SHORT = 8  # tokens in a sequence of the trial
+
+
+def place_and_try(arguments: Arguments, model: Any, size: int, length: int) -> Forward:
+    """Put a model where it is trained, try it, and find out how batches go through it.
+
+    Args:
+        arguments, model, size, length: see `try_model`.
+
+    Raises:
+        InputError: where it cannot be trained and saved, or cannot take what the flags ask for.
+    """
+    training = arguments.training
+    divided, on_tpu = training.fsdp or training.deepspeed, tpu_package() is not None
+    if not (divided or on_tpu):  # on a TPU, the trial would compile shapes that do not come again
+        model.to(training.device)  # where flash attention can be tried
+    try_model(arguments, model, size, length)
+    if on_tpu and not divided:
+        model.to(training.device)
+    return choose_forward(arguments, model)
 
 
 def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: int) -> None:

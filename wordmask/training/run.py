@@ -17,15 +17,14 @@ from rich.table import Table
 from transformers import TrainerState, set_seed
 
 from wordmask.config.arguments import Arguments, DataArguments, RunArguments, parse_arguments
-from wordmask.config.launch_checks import tpu_package
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.findings import Found, report
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Rows, StagedRows, StreamedRows, special_count
 from wordmask.data.sources import load_texts
-from wordmask.models.forward import Forward, choose_forward
+from wordmask.models.forward import Forward
 from wordmask.models.loading import choose_length, load_model, load_tokenizer, longest_row
-from wordmask.models.trial import try_model
+from wordmask.models.trial import place_and_try
 from wordmask.references.writer import Work
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.model_card import Card
@@ -80,7 +79,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     model, head_is_new = load_model(arguments.model, tokenizer)
     lengths = _lengths(arguments, model, tokenizer)
     if not arguments.masking.preview_masking:
-        forward = _tried(arguments, model, vocabulary, max(lengths))
+        forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
     rows = _prepare(texts, tokenizer, arguments, lengths)
 
     if arguments.masking.preview_masking:
@@ -187,18 +186,6 @@ def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
     if data.stages:
         return [choose_length(length, limit, specials, "--length_schedule") for length, _ in data.stages]
     return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
-
-
-def _tried(arguments: Arguments, model: Any, vocabulary: Vocabulary, length: int) -> Forward:
-    """How batches go through the model, after a trial of training and saving it."""
-    training = arguments.training
-    divided, on_tpu = training.fsdp or training.deepspeed, tpu_package() is not None
-    if not (divided or on_tpu):  # on a TPU, the trial would compile shapes that do not come again
-        model.to(training.device)  # where flash attention can be tried
-    try_model(arguments, model, len(vocabulary.maskable), length)
-    if on_tpu and not divided:
-        model.to(training.device)
-    return choose_forward(arguments, model)
 
 
 def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
