@@ -23,7 +23,8 @@ from conftest import refusal, sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import tokenized
-from wordmask.references.format import TextDigest, batches
+from wordmask.references.format import TextDigest
+from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
 
 COMPRESS = {
@@ -403,7 +404,7 @@ def test_one_document_is_read_element_by_element(write, monkeypatch):
 
 
 def test_batches_are_bounded_by_characters(monkeypatch):
-    monkeypatch.setattr("wordmask.references.format.CHARACTERS", 10)
+    monkeypatch.setattr("wordmask.utils.batches.CHARACTERS", 10)
     assert list(batches(["a" * 4] * 7, 5)) == [["a" * 4] * 3, ["a" * 4] * 3, ["a" * 4]]
     assert list(batches(["a" * 50, "b", "c"], 2)) == [["a" * 50], ["b", "c"]]
 
