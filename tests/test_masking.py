@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordmask.masking import (
-    RUN_LENGTHS,
+    NGRAM_LENGTHS,
     Replacement,
     Strategy,
     choose,
@@ -334,7 +334,7 @@ def test_run_lengths_have_the_distribution_of_the_paper_as_far_as_they_fit(strat
         Strategy.NGRAM: np.array([0.4, 0.3, 0.2, 0.1]),
         Strategy.SPAN: 0.2 * 0.8 ** np.arange(10) / (1 - 0.8**10),
     }
-    np.testing.assert_allclose(RUN_LENGTHS[strategy], papers[strategy])
+    np.testing.assert_allclose(NGRAM_LENGTHS[strategy], papers[strategy])
     mask = chosen_mask(*repeated([word] * (tokens // word), rows), rate, keys_of(rows), strategy)
     assert not (maximal_runs(mask) % word).any()
     lengths = maximal_runs(mask) // word

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch.distributed.run
+import yaml
 from accelerate.commands.launch import launch_command_parser
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 import run_mlm
 import run_mlm_wwm
+import wordmask
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.parser import Gone
+from wordmask.training.output_dir import RECORD
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -210,3 +213,21 @@ def test_readme_names_every_script_and_file_it_shows():
         "benchmarks/README.md",
     ):
         assert name in text and (ROOT / name).exists()
+
+
+def test_the_version_to_cite_is_that_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == wordmask.__version__ and citation["cff-version"] == "1.2.0"
+
+
+def test_every_hook_before_a_commit_runs_a_pinned_tool():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    tools = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks}
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()}
+    assert tools == {"ruff", "mypy"} and tools < pinned
+
+
+def test_templates_ask_for_the_record_of_the_run():
+    for name in ("ISSUE_TEMPLATE/bug.yml", "pull_request_template.md"):
+        assert RECORD in (ROOT / ".github" / name).read_text(encoding="utf-8")
+    yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text(encoding="utf-8"))

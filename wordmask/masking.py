@@ -1,17 +1,18 @@
-"""Choosing what to mask and replacing it: pure functions of arrays, compiled, linear in batch × length.
+"""The heart: choose what to mask, then replace it. Pure functions of arrays, compiled, linear in batch × length.
 
-A mask is a function of a 64-bit key for each row (made from the seed, the epoch and the example) and of positions,
-through a counter-based generator: there is no state to save, so a resume, another number of workers or of processes
-changes nothing.
+A mask is a function of a 64-bit key for each sequence (made from the seed, the epoch and the example) and of
+positions, through a counter-based generator. There is no state to save, so a resume, another number of workers or of
+processes changes nothing.
 
-Choosing happens on *units*: tokens, words, or runs of words, never longer than `MAX_UNIT` tokens. A row's units are
-put in order of their length, at random within a length, and sampled systematically: the unit of rank r is taken where
-floor((r + 1)p + u) > floor(rp + u), with one uniform number u a row. Every unit, and so every word, is taken with
-probability exactly p whatever its length, and because the order is by length the tokens taken stay within one unit
-of the budget np: the share is exact where BERT's rule starves long words (35, 19, 13 and 0 % for words of 1 to 4
-tokens on 20-token lines) and "until the budget is passed" overshoots (18 % for 15 %).
+We choose *units*: tokens, words, or n-grams of words, never longer than `MAX_UNIT` tokens. The units of a sequence are
+sorted by length, in random order within a length. The unit of rank r is chosen where
+floor((r + 1)p + u) > floor(rp + u), with one uniform number u for each sequence (systematic sampling). So every unit,
+and every word, is chosen with probability exactly p, whatever its length. And because the order is by length, the
+number of chosen tokens stays within one unit of the budget np. BERT's rule skips a unit that overshoots the budget: it
+masks words of 1 to 4 tokens on 20-token lines at 35, 19, 13 and 0 %. The rule "until the budget is passed" masks 18 %
+for 15 %.
 
-Of the units of one length only those that are taken are ever drawn, by the first steps of a Fisher-Yates shuffle.
+Of the units of one length, only the chosen ones are drawn, by the first steps of a Fisher-Yates shuffle.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from numpy.typing import NDArray
 from wordmask.utils.jit import compiled
 
 IGNORED = -100  # the label of a position that is not predicted
-MAX_UNIT = 10  # tokens; a row has at most ceil(np) + MAX_UNIT - 1 labels
+MAX_UNIT = 10  # tokens; a sequence of n tokens has at most ceil(np) + MAX_UNIT - 1 labels
 
-# One stream of random numbers for each purpose, so that no two draws share a number.
-_ORDER, _RUN, _REPLACE = (np.uint64(purpose << 32) for purpose in range(3))
-# Numba makes a float of an unsigned and a signed number, hence the types of all constants.
+# Each purpose has its own stream of random numbers, so no two draws share a number.
+_ORDER, _NGRAM, _REPLACE = (np.uint64(purpose << 32) for purpose in range(3))
+# Numba turns the sum of an unsigned and a signed integer into a float, so every constant is unsigned.
 _GOLDEN, _ONE, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(1), np.uint64(32)
 
 
 class Strategy(StrEnum):
-    """What is masked as one: a token, a word, or a run of words."""
+    """What is masked as one unit: a token, a word, or an n-gram of words."""
 
     TOKEN = "token"
     WHOLE_WORD = "whole_word"
@@ -45,30 +46,33 @@ class Strategy(StrEnum):
 
 
 def _span_lengths(p: float = 0.2, longest: int = 10) -> NDArray[np.floating]:
-    """Probabilities of runs of 1 to `longest` words, geometric, as in SpanBERT (arXiv 1907.10529)."""
+    """The probabilities of n-grams of 1 to `longest` words: geometric, as in SpanBERT (arXiv 1907.10529)."""
     weights = p * (1 - p) ** np.arange(longest)
     return weights / weights.sum()
 
 
-RUN_LENGTHS = {
+NGRAM_LENGTHS = {
     Strategy.NGRAM: np.array([0.4, 0.3, 0.2, 0.1]),  # MacBERT (arXiv 2004.13922)
     Strategy.SPAN: _span_lengths(),
 }
-_STEPS = {strategy: np.cumsum(RUN_LENGTHS.get(strategy, np.zeros(1)))[:-1] for strategy in Strategy}
+# The cumulative probabilities without the last one, which is 1: NGRAM has 0.4, 0.7, 0.9. A uniform number of 0.75 then
+# falls behind two of them, and gives an n-gram of 3 words. TOKEN and WHOLE_WORD have none.
+_STEPS = {strategy: np.cumsum(NGRAM_LENGTHS.get(strategy, np.zeros(1)))[:-1] for strategy in Strategy}
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """What happens to a chosen token, with what probability; the rest is kept as it is (BERT: 80 / 10 / 10 %)."""
+    """What replaces a chosen token, and with what probability. The rest is kept (BERT: 80, 10 and 10 %)."""
 
     mask_token_id: int
-    random_ids: NDArray[np.int64]  # the tokens that may stand in for another: no special one
+    random_ids: NDArray[np.int64]  # the tokens that may replace another one: no special ones
     mask_prob: float = 0.8
     random_prob: float = 0.1
 
     @cached_property
     def thresholds(self) -> tuple[np.uint64, np.uint64]:
-        """Of 2^32 equal chances, below which a token becomes the mask token, and below which at most a random one."""
+        """Two bounds for a random number of 32 bits: below the first, a token becomes the mask token; from there to
+        the second, a random token."""
         shares = self.mask_prob, min(self.mask_prob + self.random_prob, 1.0)
         some_mask, some_random = (np.uint64(round(share * 2**32)) for share in shares)
         return some_mask, some_random
@@ -76,18 +80,18 @@ class Replacement:
 
 @compiled
 def _mix(state: Any) -> Any:
-    """The mixing function of splitmix64 (Steele, Lea and Flood, 2014), of a number or of an array."""
+    """The mixing function of splitmix64 (Steele, Lea and Flood, 2014), for a number or an array."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
 
 
 def hash64(*parts: int | NDArray, state: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
-    """A 64-bit hash of whole numbers, element by element, with numpy's broadcasting.
+    """A 64-bit hash of integers, element by element, with numpy's broadcasting.
 
     Args:
-        parts: the numbers.
-        state: the hash of the numbers before them, if any.
+        parts: the integers.
+        state: the hash of the integers before them, if any.
     """
     state = np.zeros(1, np.uint64) if state is None else state
     for part in parts:
@@ -96,20 +100,20 @@ def hash64(*parts: int | NDArray, state: NDArray[np.uint64] | None = None) -> ND
 
 
 @compiled
-def _draw(key: np.uint64, purpose: np.uint64, place: int) -> np.uint64:
-    """64 random bits for a key and a place: splitmix64, seeded by the key, at a place in the purpose's stream."""
-    return _mix(key + (purpose + np.uint64(place) + _ONE) * _GOLDEN)
+def _draw(key: np.uint64, purpose: np.uint64, counter: int) -> np.uint64:
+    """64 random bits: number `counter` in a purpose's stream of splitmix64, which the key seeds."""
+    return _mix(key + (purpose + np.uint64(counter) + _ONE) * _GOLDEN)
 
 
 @compiled
 def uniform(bits: Any) -> Any:
-    """Numbers in [0, 1) from 64 random bits, of a number or of an array."""
+    """Numbers in [0, 1) from 64 random bits, for a number or an array."""
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
 @compiled
 def _below(most: int, bits: np.uint64) -> np.int64:
-    """A whole number from 0 to `most` - 1, for `most` up to 2^32, from the upper half of 64 random bits."""
+    """An integer from 0 to `most` - 1, for `most` up to 2^32, from the upper half of 64 random bits."""
     return np.int64(((bits >> _HALF) * np.uint64(most)) >> _HALF)
 
 
@@ -125,21 +129,36 @@ def word_starts(maskable: NDArray[np.bool_], continues: NDArray[np.bool_]) -> ND
 def _units(
     maskable: NDArray[np.bool_], continues: NDArray[np.bool_], starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> int:
-    """Write down where each word of a row starts and how long it is, long ones in parts; return how many there are."""
+    """Find the words of a sequence. A word of more than `MAX_UNIT` tokens is several units.
+
+    With the tokens [CLS] un ##believ ##able , yes [SEP]:
+
+        maskable   0 1 1 1 1 1 0
+        continues  0 0 1 1 0 0 0
+        starts     1 4 5            the first position of each unit
+        lengths    3 1 1            its tokens
+
+    Args:
+        maskable, continues: (length,), see `choose`.
+        starts, lengths: (length,), filled here.
+
+    Returns:
+        The number of units.
+    """
     units, joins = 0, False
-    for place in range(len(maskable)):
-        if maskable[place]:
-            if joins and continues[place] and lengths[units - 1] < MAX_UNIT:
+    for position in range(len(maskable)):
+        if maskable[position]:
+            if joins and continues[position] and lengths[units - 1] < MAX_UNIT:
                 lengths[units - 1] += 1
             else:
-                starts[units], lengths[units] = place, 1
+                starts[units], lengths[units] = position, 1
                 units += 1
-        joins = maskable[place]
+        joins = maskable[position]
     return units
 
 
 @compiled
-def _runs(
+def _ngrams(
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
     units: int,
@@ -147,52 +166,61 @@ def _runs(
     key: np.uint64,
     steps: NDArray[np.float64],
 ) -> int:
-    """Join the words of a row to runs of random numbers of words, in place; return how many there are.
+    """Join the words of a sequence to n-grams of random numbers of words, in place; return the number of n-grams.
 
-    A run is cut, at a word, where it would pass `longest` tokens or a special token, and the next one is drawn anew.
-    One that is then taken with a probability that does not depend on it has the lengths drawn, as far as they fit, and
-    every word in it has that same probability.
+    An n-gram is cut, at a word, where it would pass `longest` tokens or a special token, and the next one is drawn
+    anew. Each n-gram is later chosen with a probability that does not depend on its length. So the chosen ones have
+    the lengths that were drawn, as far as they fit, and every word in them has that same probability.
     """
-    runs = left = 0
+    ngrams = missing = 0  # missing: words that the last n-gram still wants
     for unit in range(units):
-        last = runs - 1
-        fits = left > 0 and starts[last] + lengths[last] == starts[unit] and lengths[last] + lengths[unit] <= longest
-        if fits:
+        last = ngrams - 1
+        touches = missing > 0 and starts[last] + lengths[last] == starts[unit]
+        if touches and lengths[last] + lengths[unit] <= longest:
             lengths[last] += lengths[unit]
-            left -= 1
+            missing -= 1
         else:
-            left = np.searchsorted(steps, uniform(_draw(key, _RUN, runs)), side="right")
-            starts[runs], lengths[runs] = starts[unit], lengths[unit]
-            runs += 1
-    return runs
+            missing = np.searchsorted(steps, uniform(_draw(key, _NGRAM, ngrams)), side="right")
+            starts[ngrams], lengths[ngrams] = starts[unit], lengths[unit]
+            ngrams += 1
+    return ngrams
 
 
 @compiled
 def _sample(lengths: NDArray[np.int64], units: int, rate: float, key: np.uint64, order: NDArray[np.int64]) -> int:
-    """Write the units taken to the front of `order`; return how many there are."""
+    """Write the chosen units to the front of `order`; return how many there are.
+
+    With the lengths 2 1 1 3 1, `order` is first sorted by length: 1 2 4 | 0 | 3, and `ends` is 0 3 4 5 5 …: units of
+    length 1 stand before index 3, those of length 2 before index 4. At a rate of 0.4 and u = 0.5, the sums r·0.4 + u
+    for r = 0 … 5 are 0.5 0.9 1.3 1.7 2.1 2.5. They pass a whole number at ranks 1 and 3. So one unit of length 1 is
+    chosen (of 1 2 4, each as likely), and the one of length 2.
+    """
     ends = np.zeros(MAX_UNIT + 1, np.int64)
     for unit in range(units):
         ends[lengths[unit]] += 1
     ends = np.cumsum(ends)
-    nexts = np.concatenate((ends[:1], ends[:-1]))
+    nexts = np.concatenate((ends[:1], ends[:-1]))  # the next free index for each length: a counting sort
     for unit in range(units):
         order[nexts[lengths[unit]]] = unit
         nexts[lengths[unit]] += 1
 
-    phase = uniform(key)  # random bits already, and every other draw mixes them again
-    taken = 0
+    phase = uniform(key)  # u: the key is random bits already, and every other draw mixes them again
+    chosen = 0
     for length in range(1, MAX_UNIT + 1):
         first, end = ends[length - 1], ends[length]
-        before, wanted = taken, min(end, int(end * rate + phase))
+        before, wanted = chosen, min(end, int(end * rate + phase))  # wanted: chosen units up to this length
         for rank in range(first, first + wanted - before):
             other = rank + _below(end - rank, _draw(key, _ORDER, rank))
             order[rank], order[other] = order[other], order[rank]
-            order[taken] = order[rank]
-            taken += 1
-    if taken == 0 and units and rate > 0:  # too short for its rate: one unit all the same, each as likely
+            order[chosen] = order[rank]  # chosen <= rank, so no unit of a longer length is overwritten
+            chosen += 1
+    if chosen == 0 and units and rate > 0:
+        # The sequence is too short for its rate: we choose one unit all the same, each as likely. Nothing was chosen
+        # because units * rate + phase < 1. Of all phases, uniform in [0, 1), those below 1 - units * rate remain. They
+        # are uniform there, so phase / (1 - units * rate) is uniform in [0, 1).
         order[0] = min(units - 1, int(phase / (1 - units * rate) * units))
-        taken = 1
-    return taken
+        chosen = 1
+    return chosen
 
 
 @compiled
@@ -203,18 +231,18 @@ def _choose(
     keys: NDArray[np.uint64],
     steps: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """See `choose`; `steps` are the cumulative shares of runs of 1, 2, … words but the longest, none without runs."""
+    """See `choose`; `steps` are those of the strategy, see `_STEPS`."""
     batch, width = maskable.shape
     chosen, found = np.empty(batch * width, np.int64), 0
     starts, lengths, order = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
     for row in range(batch):
         units = _units(maskable[row], continues[row], starts, lengths)
         if len(steps):
-            longest = min(max(int(rates[row] * lengths[:units].sum()), 1), MAX_UNIT)
-            units = _runs(starts, lengths, units, longest, keys[row], steps)
+            budget = int(rates[row] * lengths[:units].sum())
+            units = _ngrams(starts, lengths, units, min(max(budget, 1), MAX_UNIT), keys[row], steps)
         for unit in order[: _sample(lengths, units, rates[row], keys[row], order)]:
-            for place in range(starts[unit], starts[unit] + lengths[unit]):
-                chosen[found] = row * width + place
+            for position in range(starts[unit], starts[unit] + lengths[unit]):
+                chosen[found] = row * width + position
                 found += 1
     return chosen[:found]
 
@@ -226,23 +254,24 @@ def choose(
     keys: NDArray[np.uint64],
     strategy: Strategy,
 ) -> NDArray[np.int64]:
-    """Choose what to mask, each word with the probability of its row.
+    """Choose what to mask. Each word is chosen with the probability of its sequence.
 
     Args:
         maskable: (batch, length), the tokens that may be masked.
         continues: (batch, length), whether a token continues the word of the token before it.
         rates: (batch,), the share of maskable tokens to choose; 0 chooses nothing.
-        keys: (batch,), the rows' random keys, see `hash64`.
-        strategy: what is masked as one.
+        keys: (batch,), the random keys of the sequences, see `hash64`.
+        strategy: what is masked as one unit.
 
     Returns:
-        The flat positions chosen, row after row, in no order within one: at least one unit in each row with something
-        to mask and a rate above 0, and at most ceil(np) + MAX_UNIT - 1 in a row with n maskable tokens and rate p.
+        The flat positions that were chosen, sequence after sequence, in no order within one. A sequence with something
+        to mask and a rate above 0 has at least one unit. One with n maskable tokens and rate p has at most
+        ceil(np) + MAX_UNIT - 1 positions.
     """
     if strategy is Strategy.TOKEN:
         continues = np.zeros_like(maskable)
-    in_rows = np.ascontiguousarray  # a transposed array would be compiled for once more
-    return _choose(in_rows(maskable), in_rows(continues), in_rows(rates), keys, _STEPS[strategy])
+    dense = np.ascontiguousarray  # numba would compile once more for another memory layout
+    return _choose(dense(maskable), dense(continues), dense(rates), keys, _STEPS[strategy])
 
 
 @compiled
@@ -258,33 +287,33 @@ def _replace(
     """See `replace`; `some_mask` and `some_random` are the thresholds of `Replacement`."""
     masked, labels = input_ids.copy(), np.full_like(input_ids, IGNORED)
     width = input_ids.shape[1]
-    for position in chosen:
-        row, place = position // width, position % width
-        labels[row, place] = input_ids[row, place]
-        # The upper half of the bits says what to do, the lower half which token.
-        bits = _draw(keys[row], _REPLACE, place)
+    for flat in chosen:
+        row, position = flat // width, flat % width
+        labels[row, position] = input_ids[row, position]
+        # The upper half of the bits decides what happens, the lower half decides which token.
+        bits = _draw(keys[row], _REPLACE, position)
         action = bits >> _HALF
         if action < some_mask:
-            masked[row, place] = mask_token_id
+            masked[row, position] = mask_token_id
         elif action < some_random:
-            masked[row, place] = random_ids[_below(len(random_ids), bits << _HALF)]
+            masked[row, position] = random_ids[_below(len(random_ids), bits << _HALF)]
     return masked, labels
 
 
 def replace(
     input_ids: NDArray[np.int64], chosen: NDArray[np.int64], keys: NDArray[np.uint64], replacement: Replacement
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Replace the chosen tokens and label them; the input is not changed.
+    """Replace the chosen tokens and label them. The input is not changed.
 
     Args:
         input_ids: (batch, length).
         chosen: flat positions to predict.
-        keys: (batch,), the rows' random keys.
-        replacement: what stands in their place.
+        keys: (batch,), the random keys of the sequences.
+        replacement: what replaces them.
 
     Returns:
-        The masked input ids and the labels, both (batch, length): the original token where one was chosen,
-        `IGNORED` elsewhere.
+        The masked input ids and the labels, both (batch, length). A label is the original token where one was chosen,
+        and `IGNORED` elsewhere.
     """
     how = (replacement.mask_token_id, replacement.random_ids, *replacement.thresholds)
     return _replace(np.ascontiguousarray(input_ids), chosen, keys, *how)

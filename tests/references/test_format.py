@@ -20,6 +20,7 @@ from wordmask.config.arguments import DataArguments
 from wordmask.data.sources import load_texts
 from wordmask.references import writer
 from wordmask.references.format import (
+    LineReferences,
     Provenance,
     check_tokenizer,
     continuations,
@@ -441,16 +442,17 @@ def test_each_file_of_a_stream_pairs_its_blank_lines_in_its_own_way(write):
 # From references to tokens
 
 
-def continues(tokenizer, lines, references, mixed=False, numbers=None, special=(), classic=None, warnings=None):
+def continues(tokenizer, lines, references, mixed=False, numbers=None, special=(), classic=None, left_out=None):
     """`continuations`, with the tokenizer's prefix of one; `classic` says which lines are, none if it is `None`."""
     ids = np.array([*tokenizer.convert_tokens_to_ids(["[PAD]", "[CLS]", "[SEP]", "[MASK]"]), *special])
     numbers = numbers or range(1, len(lines) + 1)
     classic = np.array(classic or [False] * len(lines))
-    warn = (warnings := [] if warnings is None else warnings).append
-    tokens = tokenize(tokenizer, lines)
-    found = continuations(tokens, references, 1, ids, mixed, f"{FLAG} ref.txt", numbers, classic, warn)
-    assert not warnings or classic.any()
+    tokens, given = tokenize(tokenizer, lines), LineReferences(references, numbers, classic, mixed, f"{FLAG} ref.txt")
+    found, wrong = continuations(tokens, given, 1, np.isin(tokens.ids, ids))
+    assert not len(wrong) or classic.any()
     assert found.dtype == bool
+    if left_out is not None:
+        left_out += [given.place(number) for number in wrong.tolist()]
     return found.astype(int).tolist()
 
 
@@ -547,19 +549,17 @@ def classic(monkeypatch, tokenizer):
 
 
 def test_what_the_classic_script_joins_over_gaps_is_left_out(tokenizer, classic):
-    references, warnings = classic(CLASSIC), []
+    references, left_out = classic(CLASSIC), []
     assert references == [[2, 4], [2, 4], [2, 4]]
-    found = continues(tokenizer, CLASSIC, references, classic=[True] * 3, numbers=[4, 7, 9], warnings=warnings)
+    found = continues(tokenizer, CLASSIC, references, classic=[True] * 3, numbers=[4, 7, 9], left_out=left_out)
     assert found == [0, 0, 0, 1] + [0, 0, 0, 1] + [0, 1, 0, 1]
-    assert len(warnings) == 1 and warnings[0].startswith(f"{FLAG} ref.txt: 2 of 6 positions in 3 lines ")
-    assert "the first is position 2 of the reference for line 4 of the text" in warnings[0]
-    assert "run_chinese_ref.py" in warnings[0]
+    assert left_out == [f"position 2 of the reference for line {line} of the text" for line in (4, 7)]
 
 
 def test_exact_references_of_a_classic_file_warn_of_nothing(tokenizer, classic):
-    warnings = []
-    assert continues(tokenizer, CLASSIC[2:], classic(CLASSIC[2:]), classic=[True], warnings=warnings) == [0, 1, 0, 1]
-    assert warnings == []
+    left_out = []
+    assert continues(tokenizer, CLASSIC[2:], classic(CLASSIC[2:]), classic=[True], left_out=left_out) == [0, 1, 0, 1]
+    assert left_out == []
 
 
 @pytest.mark.parametrize("line, why", [(CLASSIC[0], "not joined"), (CLASSIC[1], "not Chinese")])

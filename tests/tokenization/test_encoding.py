@@ -22,7 +22,8 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokeniz
 from conftest import character_tokenizer, sample_lines, train_tokenizer
 from wordmask.references.format import tokenizer_digest
 from wordmask.tokenization.encoding import Backend, TokenizedLines, encode_lines, special_affixes
-from wordmask.tokenization.word_cache import Runs, tokenize
+from wordmask.tokenization.recipes import Parts, divider_of
+from wordmask.tokenization.word_cache import WordCache, tokenize
 from wordmask.tokenization.words import CHINESE_BLOCKS, Characters
 
 COMMON = "的一是了我不人在他有这来研究生命起源喜欢你中国〇"
@@ -74,16 +75,16 @@ def like_bert_base_chinese(kind: str) -> BertTokenizer:
 
 
 def assert_equal(found: TokenizedLines, expected: TokenizedLines) -> None:
-    for name in ("lengths", "ids", "first", "last", "attached", "continues"):
+    for name in ("lengths", "ids", "first", "last", "continues"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
 
 
 def assert_equal_to_whole_lines(tokenizer, texts: list[str]) -> None:
-    runs = Runs.of(tokenizer)
-    assert runs is not None, "the fast path does not apply, so nothing would be compared"
+    known = WordCache.of(tokenizer)
+    assert known is not None, "the fast path does not apply, so nothing would be compared"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wordmask.tokenization.word_cache._LONG", 1000)  # divide texts with few spaces, too
-        found = runs(tokenizer, Characters(texts))
+        found = known(tokenizer, Characters(texts))
     assert_equal(found, encode_lines(tokenizer, Characters(texts)))
 
 
@@ -139,17 +140,17 @@ def test_words_do_not_depend_on_the_way_they_were_encoded(texts):
     tokenizer = like_bert_base_chinese("uncased")
     fast = tokenize(tokenizer, texts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runs, "of", lambda tokenizer: None)
+        patch.setattr(WordCache, "of", lambda tokenizer: None)
         assert_equal(fast, tokenize(tokenizer, texts))
 
 
 @settings(max_examples=100, deadline=None)
 @given(batches=st.lists(lines, min_size=2, max_size=4))
 def test_what_is_remembered_and_forgotten_changes_no_tokens(batches):
-    """Batches meet runs that are known, unknown and forgotten, in any order."""
+    """Batches meet pre-tokens that are known, unknown and forgotten, in any order."""
     tokenizer = like_bert_base_chinese("cased")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runs, "_most", 4)
+        patch.setattr(WordCache, "_most", 4)
         for texts in [*batches, *batches]:
             assert_equal_to_whole_lines(tokenizer, texts)
 
@@ -160,7 +161,7 @@ def test_added_tokens_next_to_chinese_are_found_as_in_whole_lines(added, special
     """Tokens that are not special are looked for in normalised text, in which Chinese has spaces around it."""
     tokenizer = piece_tokenizer(do_lower_case=True)
     tokenizer.add_tokens([AddedToken(added, special=special, normalized=not special)])
-    if Runs.of(tokenizer) is None:
+    if WordCache.of(tokenizer) is None:
         return  # not to use the fast path is right, too
     texts = [
         f"研{added}究",
@@ -349,7 +350,7 @@ def test_every_odd_character_is_taken_as_in_whole_lines(kind):
 @given(batches=st.lists(spaced_lines, min_size=2, max_size=4))
 def test_words_at_spaces_that_are_remembered_and_forgotten_change_no_tokens(batches):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runs, "_most", 4)
+        patch.setattr(WordCache, "_most", 4)
         for texts in [*batches, *batches]:
             assert_equal_to_whole_lines(spaced("t5"), texts)
 
@@ -373,8 +374,8 @@ def with_token(content: str, **options) -> BertTokenizer:
 
 def test_it_applies_to_chinese_bert_cased_and_uncased():
     for kind in KINDS:
-        assert Runs.of(like_bert_base_chinese(kind)) is not None
-    assert Runs.of(character_tokenizer(["研究"])) is not None
+        assert WordCache.of(like_bert_base_chinese(kind)) is not None
+    assert WordCache.of(character_tokenizer(["研究"])) is not None
 
 
 @pytest.mark.parametrize(
@@ -393,7 +394,7 @@ def test_it_applies_to_chinese_bert_cased_and_uncased():
 )
 def test_it_does_not_apply_where_a_token_may_reach_over_a_chinese_character(make):
     tokenizer = make()
-    assert Runs.of(tokenizer) is None
+    assert WordCache.of(tokenizer) is None
     assert len(tokenize(tokenizer, ["研究 ab研", "x 研x\ny究"]).ids)
 
 
@@ -428,7 +429,7 @@ def test_it_applies_to_every_model_whose_words_begin_at_spaces(model_type):
 )
 def test_it_does_not_apply_where_nothing_is_proved_of_a_part(make):
     tokenizer = make()
-    assert Runs.of(tokenizer) is None
+    assert WordCache.of(tokenizer) is None
     assert len(tokenize(tokenizer, ["a foo bar x  b"]).ids)
 
 
@@ -460,6 +461,33 @@ def test_a_tokenizer_that_cuts_by_a_segmenter_of_its_own_is_taken():
     assert tokenizer_digest(tokenizer) == tokenizer_digest(tokenizer)
 
 
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
+def test_the_cache_can_be_turned_off_and_changes_no_tokens(kind, monkeypatch):
+    texts, tokenizer = ["He walked the dog, didn't he?", "", "研究 walked"], spaced(kind)
+    expected = tokenize(tokenizer, texts)
+    monkeypatch.setattr(WordCache, "__call__", None)
+    with pytest.raises(TypeError):
+        tokenize(tokenizer, texts)
+    monkeypatch.setenv("WORDMASK_WORD_CACHE", "off")
+    assert_equal(tokenize(tokenizer, texts), expected)
+
+
+@pytest.mark.parametrize(
+    "make, why",
+    [
+        (lambda: with_token("x研"), "the added token `x研` reaches over a Chinese character"),
+        (lambda: spaced_tokenizer(METASPACE(), added=[AddedToken("foo bar")]), "`new wave` reaches over a space"),
+        (lambda: spaced_tokenizer(BYTES(use_regex=False)), "words are not cut at spaces"),
+        (lambda: spaced_tokenizer(pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), BYTES()])), "no recipe"),
+        (lambda: PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())), "cuts text by nothing"),
+    ],
+)
+def test_a_tokenizer_without_the_cache_is_told_why(make, why):
+    parts = Parts.of(make())
+    assert parts is not None
+    assert why in str(divider_of(parts))
+
+
 # What it remembers
 
 
@@ -468,28 +496,28 @@ def test_words_of_other_scripts_are_remembered_one_by_one_unless_an_added_token_
         tokenizer = piece_tokenizer(do_lower_case=True)
         tokenizer.add_tokens(added)
         tokenize(tokenizer, ["abc x walked", "walked研abc x walked" if added else "walked研x"])
-        runs = Runs.of(tokenizer)
-        assert runs is not None
-        assert sorted(set(runs.numbers) & {*expected}) == expected
-        assert ("abc x walked" in runs.numbers) is bool(added)
+        known = WordCache.of(tokenizer)
+        assert known is not None
+        assert sorted(set(known.numbers) & {*expected}) == expected
+        assert ("abc x walked" in known.numbers) is bool(added)
 
 
 @pytest.mark.parametrize("kind", SPACED)
 def test_a_word_behind_a_space_is_encoded_once(kind, monkeypatch):
-    tokenizer, runs = spaced(kind), Runs.of(spaced(kind))
+    tokenizer, known = spaced(kind), WordCache.of(spaced(kind))
     text = "He tells the dog, the other dog"
     before = tokenize(tokenizer, [text, "the dog"])
-    assert {"\nHe", "\nthe", "tells", "the", "dog,", "other", "dog"} <= {*runs.numbers}
+    assert {"\nHe", "\nthe", "tells", "the", "dog,", "other", "dog"} <= {*known.numbers}
     monkeypatch.setattr("wordmask.tokenization.word_cache.encode_lines", None)
     assert_equal(tokenize(tokenizer, [text, "the dog"]), before)
     assert tokenize(tokenizer, ["the other dog, the dog tells", "He tells"]).lengths.all()
 
 
 def test_text_without_spaces_is_encoded_whole_and_not_remembered():
-    tokenizer, runs = spaced("xlm-roberta"), Runs.of(spaced("xlm-roberta"))
-    runs._forget()
+    tokenizer, known = spaced("xlm-roberta"), WordCache.of(spaced("xlm-roberta"))
+    known._forget()
     tokenize(tokenizer, ["研究生命的起源，" * 5, "我喜欢研究生命的起源。" * 3])
-    assert not runs.numbers
+    assert not known.numbers
 
 
 @pytest.mark.parametrize("content", ["研究", "ab", "a"], ids=["chinese", "latin", "in the vocabulary already"])
@@ -535,35 +563,35 @@ def test_a_copy_of_a_tokenizer_has_a_memory_of_its_own():
     ids=["tokens", "white space, no tokens", "dropped characters, no tokens", "words", "beginnings of lines"],
 )
 def test_what_is_remembered_is_bounded_however_many_texts_pass(make, text, monkeypatch):
-    monkeypatch.setattr(Runs, "_most", 50)
+    monkeypatch.setattr(WordCache, "_most", 50)
     tokenizer = make()
-    runs = Runs.of(tokenizer)
-    runs._forget()
+    known = WordCache.of(tokenizer)
+    known._forget()
     sizes = []
     for batch in range(40):
         tokenize(tokenizer, [text(20 * batch + number) for number in range(1, 21)])
-        sizes.append((len(runs.numbers), len(runs.memory.ids), len(runs.edges)))
-    # One batch of 20 lines, with up to 5 tokens and 2 runs each, may come on top.
+        sizes.append((len(known.numbers), len(known.memory.ids), len(known.edges)))
+    # One batch of 20 lines, with up to 5 tokens and 2 pre-tokens each, may come on top.
     assert max(map(max, sizes)) <= 50 + 20 * 5 + 1
     assert max(map(max, sizes)) > 1, "nothing is remembered, so nothing is bounded"
 
 
-def test_runs_without_chinese_do_not_fill_the_memory_by_their_length(monkeypatch):
+def test_words_without_chinese_do_not_fill_the_memory_by_their_length(monkeypatch):
     """A word of a million letters is one token, [UNK]; 200,000 of those would be 200 GB."""
-    monkeypatch.setattr(Runs, "_most", 100)
+    monkeypatch.setattr(WordCache, "_most", 100)
     tokenizer = like_bert_base_chinese("uncased")
-    runs = Runs.of(tokenizer)
-    runs._forget()
+    known = WordCache.of(tokenizer)
+    known._forget()
     for number in range(90):
         tokenize(tokenizer, [f"{number:03}" + "x" * 10_000])
     # A hundred characters to a token, as many again for good measure, and the last line.
-    assert sum(map(len, runs.numbers)) <= 2 * 100 * 100 + 10_003
+    assert sum(map(len, known.numbers)) <= 2 * 100 * 100 + 10_003
 
 
 def test_tokenizers_are_not_kept_alive():
     tokenizer = character_tokenizer(["研究ab"])
     tokenize(tokenizer, ["研a"])
-    assert tokenizer in Runs._known, "it was not remembered, so it could not be kept alive"
+    assert tokenizer in WordCache._known, "it was not remembered, so it could not be kept alive"
     gone = weakref.ref(tokenizer)
     del tokenizer
     gc.collect()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, BertTokenizer, PreTrainedTokenizerFast
 
 from conftest import character_tokenizer
@@ -170,8 +170,7 @@ def test_an_english_sentence_has_exactly_these_words(name):
 def test_chinese_mixed_with_english_is_cut_at_every_chinese_character(name):
     text = "我用Python3写代,T恤2004年50%"
     found = surfaces(family(name), text)
-    digits = ["Python", "3"] if name in BYTES else ["Python3"]  # GPT-2's pre-tokenisation divides further
-    assert found == ["我", "用", *digits, "写", "代", ",", "T", "恤", "2004", "年", "50", "%"]
+    assert found == ["我", "用", "Python3", "写", "代", ",", "T", "恤", "2004", "年", "50", "%"]
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in WORDPIECE])
@@ -210,18 +209,22 @@ def test_symbols_and_punctuation_stand_alone(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_accents_do_not_break_a_word(name):
     """Composed, and decomposed into a letter and a combining mark."""
-    found = surfaces(family(name), "café nai\u0308ve", dropped="\u0308")
-    if name == "roberta":  # a mark is neither letter nor digit to its pre-tokenisation, which divides further
-        assert found[0] == "café" and "".join(found[1:]) == "naive"
-    else:
-        assert found == ["café", "naive"]
+    assert surfaces(family(name), "café nai\u0308ve", dropped="\u0308") == ["café", "naive"]
 
 
-@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "metaspace unsplit"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "xlm-roberta", "metaspace unsplit"])
 def test_characters_that_nobody_sees_do_not_break_a_word(name):
-    """Control characters, zero-width spaces and soft hyphens stand inside a word."""
-    found = surfaces(family(name), "wal\u200bked un\u00adder\x07go", dropped="\u200b\u00ad\x07")
-    assert found == ["walked", "undergo"]
+    """Control characters, soft hyphens, joiners and non-joiners stand inside a word."""
+    dropped = "\u00ad\x07\u2060\u200c\ufeff"
+    found = surfaces(family(name), "wal\u2060ked un\u00adder\x07go a\u200cb\ufeffc", dropped)
+    assert found == ["walked", "undergo", "abc"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_zero_width_space_parts_words_unless_a_token_spans_it(name):
+    """BERT drops it and then has the token `walk`, over it: no rule can mask half of that."""
+    found = surfaces(family(name), "x\u200by wal\u200bked", dropped="\u200b")
+    assert found == (["x", "y", "walked"] if name in WORDPIECE else ["x", "y", "wal", "ked"])
 
 
 def test_wide_letters_and_kana_are_words_of_their_own_script():
@@ -369,6 +372,149 @@ def test_no_word_reaches_over_white_space(name, line):
             assert not any(character.isspace() for character in line[end:start])
 
 
+# The words of any text, whatever the tokenizer
+
+
+def whole_text_tokenizer(pre_tokenizer, model=None) -> PreTrainedTokenizerFast:
+    """A tokenizer of single characters, or bytes, without special tokens around a text."""
+    letters = pre_tokenizers.ByteLevel.alphabet() if "ByteLevel" in repr(pre_tokenizer) else CHARACTERS
+    backend = Tokenizer(model or models.BPE(numbered(["[UNK]", *sorted(letters)]), [], unk_token="[UNK]"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizer, decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def with_added_tokens() -> PreTrainedTokenizerFast:
+    tokenizer = deepcopy(family("modernbert"))
+    options = [{}, {"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": False}]
+    names = ["研究", "ab", "éx", "x.", "new wave"]
+    tokenizer.add_tokens([AddedToken(name, **option) for name, option in zip(names, options, strict=True)])
+    return tokenizer
+
+
+BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
+KINDS = {
+    "WordPiece, uncased": lambda: family("bert"),
+    "WordPiece, cased": lambda: chinese_tokenizer(do_lower_case=False),
+    "bytes, GPT-2": lambda: family("roberta"),
+    "bytes, ModernBERT": lambda: family("modernbert"),
+    "Unigram with Metaspace": lambda: family("xlm-roberta"),
+    "characters": lambda: whole_text_tokenizer(pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")),
+    "digits split": lambda: whole_text_tokenizer(
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL])
+    ),
+    "added tokens": with_added_tokens,
+}
+
+
+@cache
+def kind(name: str):
+    return KINDS[name]()
+
+
+def continues_by_the_rule(line: str, offsets: list[tuple[int, int]]) -> list[bool]:
+    """Which of the tokens with these offsets continue a word, token by token and character by character."""
+    numbers = [*numbers_by_the_rule(line), 10**6]  # behind the line is a word of its own
+    visible = [place for place, character in enumerate(line) if not character.isspace() and character != "\u200b"]
+    last, continues = -1, []
+    for start, end in offsets:
+        inside = [place for place in visible if start <= place < end]
+        inside = inside or [next((place for place in visible if place >= start), len(line))]
+        continues.append(last == numbers[inside[0]])
+        last = numbers[inside[-1]]
+    return continues
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=120, deadline=None)
+@given(
+    line=ANY_TEXT | st.lists(st.sampled_from([*"ab é研1._\u0301\u200b👍", "new wave", "ab"]), max_size=9).map("".join)
+)
+@example(line="Python3 re\u0301sume\u0301 हिन्दी\u200bx a_b")
+@example(line="xabx éx. studynew wavex 研究院ab")
+def test_the_words_of_any_text_are_those_of_its_characters_whatever_the_tokenizer(name, line):
+    tokenizer = kind(name)
+    offsets = tokenizer(line, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    assert tokenize(tokenizer, [line]).continues.tolist() == continues_by_the_rule(line, offsets)
+
+
+@pytest.mark.parametrize("name", ["bytes, GPT-2", "digits split"])
+@settings(max_examples=120, deadline=None)
+@given(line=ANY_TEXT)
+@example(line="Python3 re\u0301sume\u0301 हिन्दी\u200bx a_b  walked")
+def test_the_bytes_of_the_tokens_of_a_word_are_that_word(name, line):
+    """Without offsets: what the ids of each word stand for, put together, is what the text has there."""
+    tokenizer, words = kind(name), []
+    tokens = tokenize(tokenizer, [line])
+    for token, continues in zip(tokens.ids.tolist(), tokens.continues.tolist(), strict=True):
+        words += [] if continues else [[]]
+        words[-1].append(token)
+    found = [tokenizer.decode(word, clean_up_tokenization_spaces=False) for word in words]
+    expected: dict[int, str] = {}
+    for number, character in zip(numbers_by_the_rule(line), line, strict=True):
+        expected[number] = expected.get(number, "") + character
+    white = "".join({character for character in line if character_class(ord(character)) == SPACE})
+    stripped = [[word.strip(white) for word in of if word.strip(white)] for of in (found, expected.values())]
+    assert stripped[0] == stripped[1]
+
+
+WORD_LISTS = {
+    "Hindi": "हिन्दी भाषा बहुत सुन्दर है और किताब पढ़ना मैं विद्यालय में विज्ञान पढ़ता हूँ",
+    "Bengali": "আমি বাংলায় গান গাই বিদ্যালয় বিজ্ঞান ক্‌ত",
+    "Arabic with vowel signs": "بِسْمِ اللَّهِ الرَّحْمَٰنِ كِتَابٌ مُحَمَّدٌ",
+    "decomposed Vietnamese": unicodedata.normalize("NFD", "Chúng tôi nghiên cứu tiếng Việt ở trường đại học"),
+    "Khmer": "ខ្ញុំ ចូលចិត្ត អាន សៀវភៅ នៅ ផ្ទះ",
+    "Tamil": "தமிழ் மொழி இனிமையானது",
+    "Thai, with marks": "ผู้ใหญ่ น้ำ กำลัง",
+}
+
+
+def script_tokenizer(name: str, text: str):
+    """A tokenizer of a kind that knows each character of a text by itself."""
+    characters = sorted({*text} - {" "})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if name == "WordPiece":
+        pieces = [*special, *characters, *(f"##{character}" for character in characters)]
+        return BertTokenizer(vocab=numbered(pieces), do_lower_case=False)
+    if name == "Unigram":
+        backend = Tokenizer(models.Unigram([("[UNK]", 0.0), *((piece, -1.0) for piece in ["▁", *characters])], 0))
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    return family(name)
+
+
+@pytest.mark.parametrize("name", ["roberta", "modernbert", "WordPiece", "Unigram"])
+@pytest.mark.parametrize("language", WORD_LISTS)
+@pytest.mark.parametrize("separator", [" ", "\u200b"], ids=["spaces", "zero-width spaces"])
+def test_words_of_scripts_with_combining_marks_are_whole(name, language, separator):
+    """A mark is no letter to GPT-2's pre-tokenisation, which cuts there; and Khmer parts words by U+200B."""
+    words = WORD_LISTS[language].split()
+    tokenizer = script_tokenizer(name, WORD_LISTS[language])
+    text = separator.join(words)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    continues = tokenize(tokenizer, [text]).continues
+    starts = [start for (start, _), joined in zip(offsets, continues, strict=True) if not joined]
+    # To where the next word begins, since the offsets of a composed letter may leave out its marks.
+    found = [text[start:end].strip(" \u200b") for start, end in pairwise([*starts, len(text)])]
+    assert found == words
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("options", [{}, {"lstrip": True}, {"rstrip": True}, {"normalized": False}], ids=str)
+def test_tokens_added_for_a_domain_are_text_like_any_other(name, options):
+    """Inside a word, at its edges, beside punctuation, and as a word; a special one would part them."""
+    tokenizer = deepcopy(family(name))
+    tokenizer.add_tokens([AddedToken(word, **options) for word in ("graft", "covid", "lupus")])
+    text = "my grafts and engrafted covid19 with lupus-like postcovid graft covidlupus signs"
+    assert tokenizer.convert_tokens_to_ids("graft") in tokenize(tokenizer, [text]).ids.tolist()
+    assert surfaces(tokenizer, text) == text.replace("-", " - ").split()
+
+
+def test_added_tokens_that_stand_for_whole_words_only_are_found_and_are_words():
+    tokenizer = deepcopy(family("roberta"))
+    tokenizer.add_tokens([AddedToken("graft", single_word=True), AddedToken("new wave")])
+    assert surfaces(tokenizer, "grafts graft new waves") == ["grafts", "graft", "new waves"]
+
+
 # A segmenter's words
 
 
@@ -446,6 +592,10 @@ def test_characters_that_a_tokenizer_drops_or_changes_move_nothing(chinese, word
         (["", "研究", ""], "研究", [2]),
         ([], " \t", []),
         (["研", "研究"], "研 研究", [3]),
+        (["研究\u3000", "生命"], "研究\u3000生命", [2, 4]),  # at a word's edge, as LTP has it
+        (["\u3000研究 ", "\t生命"], "\u3000研究 \t生命", [2, 4]),
+        (["研究\u200b", "\u200b生命"], "研究\u200b\u200b生命", [2, 4]),
+        (["研究\u3000\u3000", "生 命 "], "研究\u3000\u3000生 命 ", [2]),
     ],
 )
 def test_white_space_that_a_segmenter_leaves_out_moves_nothing(chinese, words, line, expected):

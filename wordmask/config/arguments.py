@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, TrainingArguments
-from transformers.integrations import INTEGRATION_TO_CALLBACK
+from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, TrainingArguments
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_flash_attn_2_available
@@ -24,6 +23,7 @@ from wordmask.config.launch_checks import check_environment, check_sharding, cho
 from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.parser import Parser, argument, build, check_vocab_size, is_true, suggest
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.config.trackers import check_trackers
 from wordmask.masking import Strategy
 from wordmask.utils.errors import InputError, one_line
 
@@ -31,7 +31,18 @@ logger = logging.getLogger(__name__)
 
 METRICS = ("loss", "perplexity", "accuracy", "whole_word_accuracy")
 SAMPLING = ("random", "group_by_length", "sequential")
-MODEL_TYPES = tuple(sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING}))
+MODEL_TYPES = tuple(
+    sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING if not config.is_encoder_decoder})
+)
+
+
+def refuse_encoder_decoder(flag: str, name: str, config: Any) -> None:
+    """Raise an `InputError` for the configuration, or its class, of a model whose decoder sees the masked words."""
+    if config.is_encoder_decoder:
+        raise InputError(
+            f"{flag}: {name} is an encoder-decoder, whose decoder would be fed the words that it has to predict; give "
+            "an encoder, for example bert or roberta"
+        )
 
 
 @dataclass
@@ -41,7 +52,8 @@ class ModelArguments:
     model_name_or_path: str | None = argument("The model to go on from: a directory or a hub id.", default=None)
     model_type: str | None = argument("Train from scratch a model of this type, for example bert.", default=None)
     config_overrides: str | None = argument(
-        "From scratch: settings other than the type's own, as in hidden_size=256,num_hidden_layers=4.", default=None
+        "From scratch: settings other than the type's own: hidden_size=256,num_hidden_layers=4; a list as [1,2].",
+        default=None,
     )
     config_name: str | None = argument(
         "A configuration other than the model's: a directory or a hub id.", default=None
@@ -83,6 +95,8 @@ class ModelArguments:
             raise InputError("--config_overrides is for training from scratch; drop it or --model_name_or_path")
         if not (self.model_name_or_path or self.model_type or self.config_name):
             raise InputError("--model_name_or_path is missing; give a model, or --model_type to train from scratch")
+        if self.model_type and self.model_type in CONFIG_MAPPING:
+            refuse_encoder_decoder("--model_type", self.model_type, CONFIG_MAPPING[self.model_type])
         if self.model_type and self.model_type not in MODEL_TYPES:
             raise InputError(
                 f"--model_type: {self.model_type} has no masked language model"
@@ -342,11 +356,7 @@ class RunArguments(TrainingArguments):
                 f"--train_sampling_strategy: {self.train_sampling_strategy} is not offered; choose from "
                 f"{', '.join(SAMPLING)}"
             )
-        for tracker in [self.report_to] if isinstance(self.report_to, str) else self.report_to or []:
-            if tracker not in ("none", "all", *INTEGRATION_TO_CALLBACK):
-                raise InputError(
-                    f"--report_to: {tracker} is not known{suggest(tracker, list(INTEGRATION_TO_CALLBACK))}"
-                )
+        check_trackers([self.report_to] if isinstance(self.report_to, str) else self.report_to or [])
         if self.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
             raise InputError("--use_liger_kernel needs its package: pip install liger-kernel")
         optimizers = [name.value for name in OptimizerNames]

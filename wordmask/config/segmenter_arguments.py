@@ -14,7 +14,8 @@ class SegmentationArguments:
     """Whose words."""
 
     segmenter: str | None = argument(
-        "Where Chinese words come from: ltp, jieba, whitespace, or module:Class for one of your own.", default=None
+        "Where words come from: ltp or jieba (Chinese), whitespace (any script), or module:Class for one of your own.",
+        default=None,
     )
     ltp: str | None = argument("The LTP model: a directory or a hub id such as LTP/small.", default=None)
     user_dict: str | None = argument("jieba: a dictionary of your own.", default=None)

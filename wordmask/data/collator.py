@@ -99,6 +99,7 @@ class MaskingCollator:
         if self.highest_rate is not None:
             size, width = masked.shape
             most = size * min(width, math.ceil(self.highest_rate * width) + MAX_UNIT - 1)
+            # A stable sort of "has no label" puts labelled positions first: labels -100 7 -100 9 give 1 3 0 2.
             batch["positions"] = np.argsort(labels.ravel() == IGNORED, kind="stable")[:most]
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
@@ -110,6 +111,7 @@ class MaskingCollator:
         counts, sizes = np.array(list(map(len, rows))), np.array(list(map(len, lines)))
         prefix, suffix = self.affixes
         whole = sizes + (len(prefix) + len(suffix))
+        # The length of a row is the sum over its lines: counts 2, 1 and lengths 5, 3, 4 give 8, 4.
         lengths = whole if len(lines) == len(rows) else np.add.reduceat(whole, np.cumsum(counts) - counts)
         width = longest if self.fixed else min(longest, -(-int(lengths.max()) // self.multiple_of) * self.multiple_of)
         vocabulary = self.vocabulary
@@ -153,6 +155,7 @@ def _lay_out(
             for place in range(first, end):
                 code = np.int64(tokens[token])
                 ids[row, place] = code >> 1
+                # code 17 is id 8, which continues a word; code 16 is id 8, which begins one
                 continues[row, place] = code & 1 and place > first  # a line begins a word, whatever it was cut from
                 token += 1
             ids[row, end : end + len(suffix)] = suffix

@@ -46,9 +46,12 @@ def pack(lengths: NDArray[np.int64], capacity: int, seed: int = 0) -> Packs:
     if len(lengths) and lengths.max() > capacity:
         raise ValueError(f"a line of {lengths.max()} tokens does not fit into a row of {capacity}")
     kinds = _kinds_of_row(np.bincount(lengths, minlength=capacity + 1), capacity)
+    # Two rows of lengths (3, 1, 1) are the kind ((3, 1), (1, 2)), 2: their slots are 3 1 1 3 1 1, three to a row.
     slots = [np.tile(np.repeat(*np.array(kind, np.int64).T), rows) for kind, rows in kinds]
     counts = [np.full(rows, sum(copies for _, copies in kind)) for kind, rows in kinds]
     order = shuffled(seed, 0, len(lengths))
+    # The k-th shortest line goes to the k-th shortest slot, which has its length; slots 3 1 1 in order are 1, 2, 0.
+    # Lines of one length come in a random order: a stable sort keeps that of the shuffle.
     by_length = order[np.argsort(lengths[order], kind="stable")]
     lines = np.empty(len(lengths), np.int64)
     lines[np.argsort(np.concatenate([*slots, np.zeros(0, np.int64)]), kind="stable")] = by_length

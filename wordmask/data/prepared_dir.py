@@ -25,10 +25,11 @@ import pyarrow as pa
 
 from wordmask.config.arguments import Arguments, DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.data.findings import Findings, Found, TokenBatch, findings_in, report, total
 from wordmask.data.sources import Texts, divided
 from wordmask.data.text_files import ContentDigest
 from wordmask.data.token_store import TokenStream, token_schema, tokenized, write_tokens
-from wordmask.data.tokenize import Preparation, separator, tokenizer_identity, tokens_of_split
+from wordmask.data.tokenize import VERSION, Preparation, separator, tokenizer_identity, tokens_of_split
 from wordmask.references.writer import Work
 from wordmask.tokenization.encoding import require_fast
 from wordmask.utils.errors import InputError, one_line, output_of_workers
@@ -129,14 +130,21 @@ def _given_flags(data: DataArguments, segmentation: SegmentationArguments) -> di
 
 def _read_record(directory: Path) -> Record:
     try:
-        return Record(**json.loads((directory / RECORD).read_text(encoding="utf-8")))
+        record = Record(**json.loads((directory / RECORD).read_text(encoding="utf-8")))
+        versions = {made["version"] for made in record.made_with.values()}
     except FileNotFoundError:
         what = "was not made with --prepare_only" if directory.is_dir() else "is no directory"
         raise InputError(
             f"--prepared_dir: {directory} {what}; tokenize the text into a new directory with --prepare_only first"
         ) from None
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise InputError(f"--prepared_dir: {directory / RECORD} cannot be read ({one_line(error)})") from None
+    if versions - {VERSION}:
+        raise InputError(
+            f"--prepared_dir: {directory} was made by another version of this suite, which tells words apart by "
+            "another rule; tokenize the text again into a new directory with --prepare_only"
+        )
+    return record
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,8 @@ class PartWriter:
         with parallel_map(partial(tokens_of_split, self.preparations), workers) as tokenize:
             tokens = tokenize(self._read(parts, set(missing), digests))
             for part in missing:
-                self._write(part, _take(tokens, len(part.texts)), digests[part])
+                own = _take(tokens, len(part.texts), lambda batch: len(batch.tokens))
+                self._write(part, own, digests[part])
             deque(tokens, maxlen=0)  # so that what is there behind the last missing one is checked, too
 
     def _path(self, part: Part) -> Path:
@@ -201,7 +210,7 @@ class PartWriter:
                         f"--prepared_dir: {part} in {self.directory} was made from another text; give a new directory"
                     )
 
-    def _write(self, part: Part, tokens: Iterable[pa.Table], digest: Any) -> None:
+    def _write(self, part: Part, tokens: Iterable[TokenBatch], digest: Any) -> None:
         """Write a part. Its digest, which stands at the beginning, is whole when the last of its tokens have come."""
         schema = token_schema(self.preparations[part.split].dtype)
 
@@ -214,12 +223,12 @@ class PartWriter:
             file.write(with_source().serialize())  # which is as long as before
 
 
-def _take(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
-    """The next tables, of which so many rows are wanted; none goes beyond them."""
+def _take(batches: Iterator[Any], count: int, size: Callable[[Any], int] = len) -> Iterator[Any]:
+    """The next batches, which have so many texts together; none goes beyond them."""
     while count:
-        table = next(tables)
-        count -= len(table)
-        yield table
+        batch = next(batches)
+        count -= size(batch)
+        yield batch
 
 
 def _source(path: Path) -> bytes | None:
@@ -237,6 +246,15 @@ def _reads(path: Path) -> Iterator[None]:
         raise InputError(
             f"--prepared_dir: {path} cannot be read ({one_line(error)}); remove it and run --prepare_only again"
         ) from None
+
+
+def _findings(directory: Path, parts: Sequence[Part]) -> Findings:
+    """What was found in the texts of some parts."""
+    found = []
+    for part in parts:
+        with _reads(directory / part.file):
+            found.append(findings_in(directory / part.file))
+    return total(found)
 
 
 def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: Work) -> str:
@@ -271,6 +289,11 @@ def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: W
         total = sum(len(part.texts) for part in own_parts)
         with bar("Tokenizing", " texts", total) as progress:
             PartWriter(directory, texts, preparations, record.made_with, progress.update)(own_parts, work.workers)
+    found = [
+        Found(_findings(directory, [part for part in own_parts if part.split == split]), own.flag, own.reference_flag)
+        for split, own in texts.items()
+    ]
+    report(found, masks_words=arguments.words is not None)
     return _report(directory, record)
 
 
@@ -348,7 +371,8 @@ class PreparedTexts:
         for part in self.record.parts(self.split):
             with _reads(self.directory / part.file):
                 parts.append(datasets.Dataset.from_file(str(self.directory / part.file)))
-        return TokenStream(datasets.concatenate_datasets(parts), separated=end is not None)
+        found = _findings(self.directory, self.record.parts(self.split))
+        return TokenStream(datasets.concatenate_datasets(parts), end is not None, Found(found, self.flag, self.flag))
 
 
 def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments) -> dict[str, PreparedTexts]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.collator import Example
+from wordmask.data.findings import Findings, Found, left_out
 from wordmask.data.packing import Packs, pack
 from wordmask.data.sampler import Draw
 from wordmask.data.sources import Texts
 from wordmask.data.token_store import TokenStream
 from wordmask.data.tokenize import Preparation, separator
 from wordmask.tokenization.encoding import special_affixes
+from wordmask.tokenization.words import Characters
 
 logger = logging.getLogger(__name__)
 
@@ -234,6 +237,8 @@ class StreamedRows(torch.utils.data.IterableDataset):
         limit = arguments.max_train_samples
         self.texts = texts.rows.take(limit) if limit else texts.rows
         self.files = self.texts.shards
+        self.flags = texts.flag, texts.reference_flag
+        self.warned = multiprocessing.Value("b", False)  # whether any of this machine's workers has warned
         self.preparation = Preparation(tokenizer, texts, separator(tokenizer, arguments.line_by_line), words)
         self.specials, self.length = special_count(tokenizer), length
         self.arguments, self.rate = arguments, rate
@@ -253,7 +258,8 @@ class StreamedRows(torch.utils.data.IterableDataset):
     def one_pass(self, epoch: int) -> Iterator[Example]:
         """This worker's rows of one pass through the stream."""
         for place, batch in self._own_batches(epoch):
-            tokens = self.preparation(batch)["tokens"].combine_chunks()
+            tokens, findings = self.preparation(batch)
+            self._warn_once(left_out(findings, self.flags[1], ", as will be any like them in other texts"))
             offsets, values = tokens.offsets.to_numpy(), tokens.values.to_numpy()
             lengths, separated = np.diff(offsets).astype(np.int64), self.preparation.separator is not None
             packed = self.arguments.pack_sequences
@@ -261,6 +267,22 @@ class StreamedRows(torch.utils.data.IterableDataset):
             for row in range(len(division)):
                 lines = [values[start:stop] for start, stop in division.lines(row)]
                 yield Example(lines, place << 24 | row, epoch, self.rate, self.length)
+
+    def found(self) -> Found:
+        """What the first texts show of all, before there are workers; each of these would say it again."""
+        batch = next(self.texts.tables(0, STREAM_BATCH), pa.table({"text": pa.array([], pa.string())}))
+        words = self.preparation.words
+        has_words = "chinese_ref" in batch.column_names or bool(words and words.segmenter)
+        return Found(
+            Findings.of(Characters([text or "" for text in batch["text"].to_pylist()]), has_words), *self.flags
+        )
+
+    def _warn_once(self, sentences: Sequence[str]) -> None:
+        """Log sentences, unless a worker did before."""
+        with self.warned.get_lock():
+            for sentence in sentences if not self.warned.value else ():
+                logger.warning(sentence)
+                self.warned.value = True
 
     def _workers(self) -> tuple[int, int]:
         """The workers of all processes, and the number of this one."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.data.findings import NOTHING, Found, TokenBatch, findings_in
 from wordmask.data.sources import Texts
 from wordmask.data.tokenize import Preparation, separator
 from wordmask.utils.cache import cache_directory, hashed
@@ -31,13 +32,15 @@ class TokenStream:
     Args:
         dataset: the tokens of each text.
         separated: whether a separator stands behind each text.
+        found: what there is to be said of the text.
     """
 
-    def __init__(self, dataset: datasets.Dataset, separated: bool = False):
-        self.dataset, self.separated = dataset, separated
+    def __init__(self, dataset: datasets.Dataset, separated: bool = False, found: Found = NOTHING):
+        self.dataset, self.separated, self.found = dataset, separated, found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"dataset": self.dataset, "separated": self.separated}  # what is cached is mapped anew in each worker
+        kept = "dataset", "separated", "found"
+        return {name: getattr(self, name) for name in kept}  # what is cached is mapped anew in each worker
 
     @cached_property
     def _chunks(self) -> list[tuple[NDArray[np.int32], NDArray[np.integer]]]:
@@ -95,7 +98,8 @@ def tokenized(
         with FileLock(f"{path}.lock"):  # of runs that start together, one tokenizes
             if arguments.overwrite_cache or not path.exists():
                 _write(path, texts, prepared, arguments.preprocessing_num_workers or 1)
-    return TokenStream(datasets.Dataset.from_file(str(path)), separated=prepared.separator is not None)
+    found = Found(findings_in(path), texts.flag, texts.reference_flag)
+    return TokenStream(datasets.Dataset.from_file(str(path)), prepared.separator is not None, found)
 
 
 def _write(path: Path, texts: Texts, prepared: Preparation, workers: int) -> None:
@@ -114,10 +118,10 @@ def token_schema(dtype: Any) -> pa.Schema:
 
 
 def write_tokens(
-    file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table], advance: Callable[[int], Any]
+    file: IO[bytes], schema: pa.Schema, batches: Iterable[TokenBatch], advance: Callable[[int], Any]
 ) -> None:
     """Write tokens as `TokenStream` reads them; `advance` is told of the texts that are done."""
     with pa.ipc.new_stream(file, schema) as stream:
-        for table in tables:
-            stream.write_table(table)
-            advance(len(table))
+        for batch in batches:
+            batch.write(stream)
+            advance(len(batch.tokens))

@@ -1,11 +1,11 @@
 """Tokenizing texts: with one fact for each token, whether it continues the word of the token before it.
 
-A process that does nothing else starts in a second: neither torch nor datasets is imported here.
+A process that does nothing else starts in a second: neither torch nor datasets is imported here. Nothing is logged
+here either, see `wordmask.data.findings`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.format import check_tokenizer, continuations, tokenizer_digest
+from wordmask.data.findings import Findings, TokenBatch
+from wordmask.references.format import LineReferences, check_tokenizer, continuations, tokenizer_digest
 from wordmask.segmenters import Segmenter, words_of
-from wordmask.tokenization.encoding import Backend, backend_state, special_affixes, special_ids
+from wordmask.tokenization.encoding import (
+    Backend,
+    TokenizedLines,
+    backend_state,
+    set_apart,
+    special_affixes,
+    special_ids,
+    vocabulary_size,
+)
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import segmented
 from wordmask.utils.errors import InputError, one_line
@@ -25,7 +34,7 @@ from wordmask.utils.errors import InputError, one_line
 if TYPE_CHECKING:
     from wordmask.data.sources import Texts
 
-logger = logging.getLogger(__name__)
+VERSION = 4  # of the rule for words, and of how tokens are kept; other tokens are made again or refused
 
 
 class _Places(Sequence[str]):
@@ -59,17 +68,17 @@ class Preparation:
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
         self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)
         self.classic = np.array([path not in texts.provenance for path in self.files], bool)
-        self.warned = False
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
-        self.dtype = np.uint16 if len(tokenizer) <= 2**15 else np.uint32
+        self.size = vocabulary_size(tokenizer)
+        self.dtype = np.uint16 if self.size <= 2**15 else np.uint32  # the largest code is 2 * size - 1
         for path, provenance in texts.provenance.items():
             check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
 
     def identity(self) -> dict[str, Any]:
         """What the result depends on besides the text, for a cache's fingerprint or a record."""
         return {
-            "version": 3,
+            "version": VERSION,
             "tokenizer": tokenizer_identity(self.tokenizer),
             "special_tokens": self.prefix,
             "separator": self.separator,
@@ -91,32 +100,17 @@ class Preparation:
             state["tokenizer"] = Backend(self.tokenizer)
         return state
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Tokens, as `wordmask.data.collator.Example` has them, for a table of texts."""
+    def __call__(self, batch: pa.Table) -> TokenBatch:
+        """The tokens of a table of texts."""
         try:
             lines = [text or "" for text in batch["text"].to_pylist()]
         except UnicodeDecodeError as error:
             raise InputError(f"{self.flag}: {one_line(error)}; convert the file, for example with iconv") from None
+        findings = Findings()
         if self.tokenizer.is_fast or self.words:
             tokens = tokenize(self.tokenizer, lines)
+            continues, findings = self._words(tokens, batch)
             codes, lengths = tokens.ids << 1, tokens.lengths
-            continues = tokens.continues
-            if "chinese_ref" in batch.column_names:
-                references = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
-                continues = continues | continuations(
-                    tokens,
-                    references,
-                    self.prefix,
-                    self.special_ids,
-                    self.mixed,
-                    self.where,
-                    _Places(batch, self.files),
-                    self._are_classic(batch),
-                    self._warn_once,
-                )
-            if self.segmenter and self.words:
-                words = words_of(self.segmenter, lines)
-                continues = continues | tokens.joined(segmented(tokens.characters, words, self.words.mixed_words))
             codes |= continues
         else:
             ids = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
@@ -126,8 +120,38 @@ class Preparation:
             ends = np.cumsum(lengths)[lengths > 0]
             codes = np.insert(codes, ends, self.separator << 1)
             lengths = lengths + (lengths > 0)
+        self._check_ids(codes)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return pa.table({"tokens": pa.ListArray.from_arrays(offsets, codes.astype(self.dtype))})
+        return TokenBatch(pa.ListArray.from_arrays(offsets, codes.astype(self.dtype)), findings)
+
+    def _words(self, tokens: TokenizedLines, batch: pa.Table) -> tuple[NDArray[np.bool_], Findings]:
+        """(tokens,) Which tokens continue a word by all that says so, and what there is to be said of these texts."""
+        special = np.isin(tokens.ids, self.special_ids)
+        continues, characters = tokens.continues, tokens.characters
+        has_references = "chinese_ref" in batch.column_names
+        findings = Findings.of(characters, has_words=has_references or self.segmenter is not None)
+        if has_references:
+            positions = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
+            places = _Places(batch, self.files)
+            references = LineReferences(positions, places, self._are_classic(batch), self.mixed, self.where)
+            joined, wrong = continuations(tokens, references, self.prefix, special)
+            first = references.place(int(wrong[0])) if len(wrong) else ""
+            findings += Findings(positions=sum(map(len, positions)), left_out=len(wrong), first=first)
+            continues = continues | joined
+        if self.segmenter and self.words:
+            words, mixed = words_of(self.segmenter, characters.lines), self.words.mixed_words
+            joins = segmented(characters, words, mixed, any_script=self.segmenter.any_script)
+            continues = continues | tokens.joined(joins)
+        return set_apart(continues, special), findings
+
+    def _check_ids(self, codes: NDArray[np.integer]) -> None:
+        """Raise an `InputError` for an id that the vocabulary does not have: narrowed, it would become another."""
+        highest = int(codes.max(initial=0)) >> 1
+        if highest >= self.size:
+            raise InputError(
+                f"--tokenizer_name: the tokenizer gives the id {highest}, and the largest id of its vocabulary is "
+                f"{self.size - 1}; mend its files"
+            )
 
     def _are_classic(self, batch: pa.Table) -> NDArray[np.bool_]:
         """(lines,) Whether the reference of each line is from a file without provenance."""
@@ -135,14 +159,8 @@ class Preparation:
             return self.classic[batch["file"].to_numpy()]
         return np.full(len(batch), self.classic.all())
 
-    def _warn_once(self, sentence: str) -> None:
-        """Log what need not be said of each batch; each process says it once."""
-        if not self.warned:
-            logger.warning(sentence)
-        self.warned = True
 
-
-def tokens_of_split(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> pa.Table:
+def tokens_of_split(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> TokenBatch:
     """The tokens of texts that come with the name of their split."""
     split, texts = batch
     return preparations[split](texts)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.config.arguments import ModelArguments
 from wordmask.data.sources import Texts
+from wordmask.models.configuration import hub_options, load_config, make_config, origin
 from wordmask.models.packed_attention import first_position, position_embeddings
+from wordmask.models.probing import embedded_ids
+from wordmask.tokenization.encoding import vocabulary_size
 from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError
@@ -24,16 +23,9 @@ from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading, making
 from wordmask.utils.progress import tracked
 
+logger = logging.getLogger(__name__)
+
 LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
-
-
-def _hub_options(arguments: ModelArguments) -> dict[str, Any]:
-    return {
-        "cache_dir": arguments.cache_dir,
-        "revision": arguments.model_revision,
-        "token": arguments.token,
-        "trust_remote_code": arguments.trust_remote_code,
-    }
 
 
 def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None = None) -> PreTrainedTokenizerBase:
@@ -60,7 +52,7 @@ def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None
             "--tokenizer_name is missing; give a tokenizer, or --vocab_size to train one on the training text"
         )
     flag = "--tokenizer_name" if arguments.tokenizer_name else "--model_name_or_path"
-    return load_pretrained_tokenizer(flag, name, use_fast=arguments.use_fast_tokenizer, **_hub_options(arguments))
+    return load_pretrained_tokenizer(flag, name, use_fast=arguments.use_fast_tokenizer, **hub_options(arguments))
 
 
 def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
@@ -72,8 +64,7 @@ def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
         )
     kind = arguments.model_type
     if kind is None:
-        with loading("--config_name", str(arguments.config_name), "a configuration"):
-            kind = AutoConfig.from_pretrained(str(arguments.config_name), **_hub_options(arguments)).model_type
+        kind = load_config(arguments).model_type  # type: ignore[union-attr]
     key = hashed(kind, arguments.vocab_size, texts.fingerprint)
     directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
     if not directory.exists():
@@ -85,62 +76,102 @@ def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
     return str(directory)
 
 
-def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, bool]:
     """Load the model in the type asked for, or make one from scratch; its vocabulary covers the tokenizer's.
+
+    Returns:
+        The model, and whether weights of its head are new though it was loaded.
 
     Raises:
         InputError: where there is no such model, or the settings are not its own.
     """
-    source = arguments.config_name or arguments.model_name_or_path
-    options = _hub_options(arguments)
-    if source:
-        with loading("--config_name" if arguments.config_name else "--model_name_or_path", source, "a configuration"):
-            config = AutoConfig.from_pretrained(source, **options)
-    else:
-        config = CONFIG_MAPPING[str(arguments.model_type)]()
+    options, head_is_new = hub_options(arguments), False
     if arguments.attn_implementation:
         options["attn_implementation"] = arguments.attn_implementation
-
+    config = load_config(arguments)
     if arguments.model_name_or_path:
-        with loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"):
-            model = AutoModelForMaskedLM.from_pretrained(
-                arguments.model_name_or_path, config=config, dtype=arguments.dtype, **options
+        with loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"), _no_table():
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                arguments.model_name_or_path,
+                config=config,
+                dtype=arguments.dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below, with the names of the flags
+                **options,
             )
+        head_is_new = _check_weights(arguments, model, info)
     else:
-        _adopt_vocabulary(config, tokenizer)
-        _override(config, arguments.config_overrides)
-        flag = "--config_overrides" if arguments.config_overrides else "--config_name" if source else "--model_type"
-        what = arguments.config_overrides or source or str(arguments.model_type)
-        with making(flag, what):
+        config = make_config(arguments, config, tokenizer)
+        with making(*origin(arguments)):
             dtype = torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
             attention = {name: options[name] for name in ("attn_implementation",) if name in options}
             model = AutoModelForMaskedLM.from_config(
                 config, dtype=dtype, trust_remote_code=arguments.trust_remote_code, **attention
             )
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
-    return model
+    size = vocabulary_size(tokenizer)
+    if size > embedded_ids(model):
+        with making(*origin(arguments)):
+            model.resize_token_embeddings(size)
+    if size > (rows := embedded_ids(model)):
+        raise InputError(
+            f"--tokenizer_name: its ids go up to {size - 1} and the model has rows for {rows} tokens, which cannot be "
+            "made more; give the tokenizer of this model"
+        )
+    return model, head_is_new
 
 
-def _adopt_vocabulary(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a configuration the tokenizer's size and special tokens."""
-    config.vocab_size = len(tokenizer)
-    for name in ("pad", "bos", "eos", "cls", "sep", "mask", "unk"):
-        index, attribute = getattr(tokenizer, f"{name}_token_id"), f"{name}_token_id"
-        if hasattr(config, attribute):
-            setattr(config, attribute, index)
+@contextlib.contextmanager
+def _no_table() -> Iterator[None]:
+    """Keep back transformers' table of weights that are missing or left over: `_check_weights` says what matters."""
+    log = logging.getLogger("transformers.modeling_utils")
+    log.addFilter(_is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_other)
 
 
-def _override(config: Any, overrides: str | None) -> None:
-    """Apply `name=value,name=value`."""
-    if overrides:
-        try:
-            config.update_from_string(overrides)
-        except (ValueError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"--config_overrides: {overrides} does not fit {type(config).__name__} ({error}); write "
-                "name=value,name=value with names of that configuration"
-            ) from None
+def _is_other(record: logging.LogRecord) -> bool:
+    """Whether a record is neither that table nor the guess that a checkpoint without a head is corrupted."""
+    return not any(words in record.getMessage() for words in (" LOAD REPORT", "checkpoint seem corrupted"))
+
+
+def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapping[str, Any]) -> bool:
+    """Say which weights a checkpoint lacks, and return whether weights of the head are among them.
+
+    Tied weights are stored once, and a pooler serves no masked-LM head: neither is missing. Nothing is said of what is
+    left over.
+
+    Raises:
+        InputError: where weights have other shapes than the configuration says, or none is the encoder's.
+    """
+    name, kind = arguments.model_name_or_path, type(model).__name__
+    if info["mismatched_keys"]:
+        key, stored, expected = min(info["mismatched_keys"])
+        config = "--config_name" if arguments.config_name else "its config.json"
+        raise InputError(
+            f"--model_name_or_path: {name} holds {key} with the shape {tuple(stored)}, and by {config} it has "
+            f"{tuple(expected)}; give the configuration that the weights were saved with"
+        )
+    tied, absent = getattr(model, "all_tied_weights_keys", {}), set(info["missing_keys"])
+    absent = {key for key in absent if tied.get(key, key) in absent and "pooler" not in key.split(".")}
+    prefix = f"{model.base_model_prefix}."
+    encoder = {key for key, _ in model.named_parameters() if key.startswith(prefix) and "pooler" not in key.split(".")}
+    if encoder and encoder <= absent:
+        raise InputError(
+            f"--model_name_or_path: {name} holds no weight of a {kind}; give a checkpoint of that architecture"
+        )
+    lost = sorted(key for key in absent if key.startswith(prefix))
+    if lost:
+        logger.warning(
+            "--model_name_or_path: %s lacks %d weights of its encoder, and these are new: %s%s",
+            *(name, len(lost), ", ".join(lost[:3]), ", …" * (len(lost) > 3)),
+        )
+    if len(lost) < len(absent):
+        logger.warning(
+            "--model_name_or_path: %s has no masked-LM head, or not all of it; the head of this %s is new", name, kind
+        )
+    return len(lost) < len(absent)
 
 
 def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -40,6 +40,9 @@ def cheapest_parts(widths: NDArray[np.int64], most: int, price: int) -> list[int
         most: the most tokens in a part of several rows.
         price: what a part costs besides, in tokens.
     """
+    # cost[r] is that of the rows from r on, found for the last row first; taken[r] is the size of the part at r.
+    # Widths 8, 8, 2, 2 with 16 tokens at most and a price of 1: parts of 2 and 2 rows cost 16 + 1 + 4 + 1 = 22, a
+    # part for each 8 + 1 + 8 + 1 + 2 + 1 + 2 + 1 = 24.
     rows = len(widths)
     cost, taken = np.zeros(rows + 1), np.zeros(rows, int)
     for first in reversed(range(rows)):

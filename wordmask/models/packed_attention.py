@@ -74,6 +74,7 @@ class PackedAttention:
             dtype: the type of the model's weights.
         """
         like = torch.empty((*lines.shape, 1), dtype=dtype, device=lines.device)
+        # (batch, length): lines 1 1 1 2 2 give 0 1 2 0 1; tril(-1) keeps the pairs whose second place comes first.
         before = (lines[:, :, None] == lines[:, None, :]).tril(-1).sum(-1)  # positions of the same line
         return {
             "attention_mask": self.form(self.config, like, lines),

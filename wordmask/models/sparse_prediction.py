@@ -35,6 +35,7 @@ class SparsePrediction:
         if self._positions is None:
             return None
         hidden = output["last_hidden_state"] if isinstance(output, dict) else output[0]
+        # (batch, length, hidden) becomes (1, positions, hidden), one sequence; of 2 × 8, position 9 is [1, 1].
         kept = hidden.reshape(-1, hidden.shape[-1])[self._positions][None]
         if isinstance(output, dict):
             output["last_hidden_state"] = kept

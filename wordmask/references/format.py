@@ -9,13 +9,14 @@ Beside it lies `<name>.meta.json`, which says what the file was made from; a fil
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ import pyarrow.json  # noqa: F401  # makes pa.json
 from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import TokenizedLines, backend_state
-from wordmask.tokenization.words import CHINESE, EXTEND
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, write_atomically
@@ -282,79 +282,83 @@ def check_tokenizer(provenance: Provenance, tokenizer, path: str, flag: str) -> 
         raise InputError(f"{flag}: {path} was made with {found}; make the references again with --bert {name}")
 
 
-def continuations(
-    tokens: TokenizedLines,
-    references: Sequence[Sequence[int]],
-    prefix: int,
-    special_ids: NDArray[np.int64],
-    mixed: bool,
-    where: str,
-    numbers: Sequence[int | str],
-    classic: NDArray[np.bool_],
-    warn: Callable[[str], None],
-) -> NDArray[np.bool_]:
-    """(tokens,) Which tokens continue a word by the references of their lines.
+@dataclass(frozen=True)
+class LineReferences:
+    """The references of a batch of lines.
 
-    Args:
-        tokens: the tokenized lines.
-        references: for each line its positions.
-        prefix: the number of special tokens before a text, which positions count.
-        special_ids: the ids of special tokens, which belong to no word.
-        mixed: whether words may be other than Chinese.
-        where: the flag and the file, for an error message.
+    Attributes:
+        positions: for each line its positions.
         numbers: the number of each line in its text, or where else it is from, for an error message.
         classic: (lines,) whether a reference is from a file without provenance. The classic script matched words
             against tokens, and so could join over white space and over characters that the tokenizer drops; such
             positions are left out.
-        warn: takes the sentence that says so.
+        mixed: whether words may be other than Chinese.
+        where: the flag and the file, for an error message.
+    """
+
+    positions: Sequence[Sequence[int]]
+    numbers: Sequence[int | str]
+    classic: NDArray[np.bool_]
+    mixed: bool
+    where: str
+
+    def place(self, index: int) -> str:
+        """Where the position of this number, counted over all lines, is from."""
+        line = bisect.bisect_right([*accumulate(map(len, self.positions))], index)
+        number, position = self.numbers[line], [*chain(*self.positions)][index]
+        place = number if isinstance(number, str) else f"{number} of the text"
+        return f"position {position} of the reference for line {place}"
+
+    def refuse(self, wrong: NDArray[np.bool_], why: str) -> None:
+        """Raise an `InputError` where one of the positions is wrong."""
+        if wrong.any():
+            raise InputError(
+                f"{self.where}: {self.place(int(np.argmax(wrong)))} {why}; "
+                "make the references again with run_chinese_ref.py and the tokenizer given here"
+            )
+
+
+def continuations(
+    tokens: TokenizedLines, references: LineReferences, prefix: int, special: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which tokens continue a word by the references of their lines.
+
+    Args:
+        tokens: the tokenized lines.
+        references: theirs.
+        prefix: the number of special tokens before a text, which positions count.
+        special: (tokens,) which tokens are special and belong to no word.
+
+    Returns:
+        (tokens,) Whether each continues a word, and the numbers of the positions that are left out.
 
     Raises:
         InputError: naming the line and the position that cannot be: out of range, special, the first of its line, or,
             where the line is not classic, behind white space (not joined to the token before it), or not Chinese where
-            `mixed` does not hold.
+            words of mixed script do not count.
     """
-    counts = np.fromiter(map(len, references), np.int64, len(references))
+    counts = np.fromiter(map(len, references.positions), np.int64, len(references.positions))
     largest = 2**63 - 1  # JSON knows no bounds, arrays do
-    flat = (max(min(position, largest), -largest) for reference in references for position in reference)
+    flat = (max(min(position, largest), -largest) for position in chain(*references.positions))
     positions = np.fromiter(flat, np.int64, counts.sum())
-    line = np.repeat(np.arange(len(references)), counts)
-
-    def first(wrong: NDArray[np.bool_]) -> str:
-        at = int(np.argmax(wrong))
-        position, number = list(chain(*references))[at], numbers[line[at]]
-        place = number if isinstance(number, str) else f"{number} of the text"
-        return f"position {position} of the reference for line {place}"
-
-    def refuse(wrong: NDArray[np.bool_], why: str) -> None:
-        if wrong.any():
-            raise InputError(
-                f"{where}: {first(wrong)} {why}; "
-                "make the references again with run_chinese_ref.py and the tokenizer given here"
-            )
+    line = np.repeat(np.arange(len(counts)), counts)
+    exact, refuse = ~references.classic[line], references.refuse
 
     index = positions - prefix
     refuse((positions < 0) | (index > tokens.lengths[line]), "is out of range")
     refuse((index < 0) | (index == tokens.lengths[line]), "is a special token")
     token = tokens.line_first[line] + index
-    refuse(np.isin(tokens.ids[token], special_ids), "is a special token")
+    refuse(special[token], "is a special token")
     refuse(index == 0, "is the first token of its line, so not joined to a token before it")
-    spaces_before = np.cumsum(tokens.characters.classes == 0)
-    exact = ~classic[line]
+    spaces_before = np.cumsum(tokens.characters.white_space)
     apart = spaces_before[tokens.first[token]] != spaces_before[tokens.last[token - 1]]
-    apart |= np.isin(tokens.ids[token - 1], special_ids)
+    apart |= special[token - 1]
     refuse(apart & exact, "is not joined to the token before it")
-    if not mixed:
-        other = ~np.isin(tokens.characters.classes, (CHINESE, EXTEND))
-        others = np.concatenate([[0], np.cumsum(other)])
-        foreign = others[tokens.last[token] + 1] != others[tokens.first[token - 1]]
+    if not references.mixed:
+        foreign_before = np.concatenate([[0], np.cumsum(tokens.characters.foreign)])
+        foreign = foreign_before[tokens.last[token] + 1] != foreign_before[tokens.first[token - 1]]
         refuse(foreign & exact, "joins text that is not Chinese in a file that does not say that it holds mixed words")
         apart |= foreign
-    if apart.any():
-        warn(
-            f"{where}: {apart.sum()} of {len(token)} positions in {len(references)} lines join what does not stand "
-            "together and are left out of the masks, as will be any like them in other lines; the first is "
-            f"{first(apart)}; run_chinese_ref.py makes exact references"
-        )
     continues = np.zeros(len(tokens.ids), bool)
     continues[token[~apart]] = True
-    return continues
+    return continues, np.flatnonzero(apart)

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from wordmask.utils.errors import InputError
 
@@ -31,7 +31,13 @@ class Segmenter(ABC):
     """Cuts lines of text into words.
 
     The parameters of the constructor are the options that `load_segmenter` passes on.
+
+    Attributes:
+        any_script: whether `--segmenter` takes words without a Chinese character from it, too, when training. If not,
+            such words are by the rule for text: a Chinese segmenter knows little of other languages.
     """
+
+    any_script: ClassVar[bool] = False
 
     @abstractmethod
     def segment(self, lines: Sequence[str]) -> list[list[str]]:

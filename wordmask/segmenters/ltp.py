@@ -1,7 +1,9 @@
 """Words from LTP: the legacy perceptron and the neural models, from a directory or the Hugging Face Hub.
 
 Neither is loaded through `ltp.LTP`: it passes the hub an argument that today's huggingface_hub refuses, reads a path
-with "@" as a revision, and keeps random weights where the names in the file are wrong.
+with "@" as a revision, and keeps random weights where the names in the file are wrong. The first of these is mended by
+https://github.com/HIT-SCIR/ltp/pull/738, which no release up to 4.2.14 contains. `ltp.LTP` can be used when a release
+does, and when it also loads weights with `strict=True`.
 """
 
 from __future__ import annotations
@@ -310,9 +312,11 @@ def _build(directory: Path, config: dict[str, Any], source: str) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, config=backbone, local_files_only=True)
     except Exception as error:
         raise InputError(f"{source}: cannot load its tokenizer ({_brief(error)})") from error
-    if len(tokenizer) > backbone.vocab_size:
-        raise InputError(f"{source}: its tokenizer has {len(tokenizer)} entries, its model {backbone.vocab_size}")
-    if not hasattr(tokenizer, "batch_encode_plus"):  # gone in transformers 5, and called by LTP
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= backbone.vocab_size:
+        raise InputError(f"{source}: its tokenizer has ids up to {largest}, its model up to {backbone.vocab_size - 1}")
+    # transformers 5 removed this method, and ltp 4.2.14 calls it. The line can go when ltp calls the tokenizer itself.
+    if not hasattr(tokenizer, "batch_encode_plus"):
         tokenizer.batch_encode_plus = tokenizer.__call__
     ltp.tokenizer = tokenizer
     ltp.eval()

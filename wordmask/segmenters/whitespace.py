@@ -10,6 +10,8 @@ from wordmask.segmenters import Segmenter
 class WhitespaceSegmenter(Segmenter):
     """Words are what stands between white space, in Unicode's sense (the ideographic space U+3000 included)."""
 
+    any_script = True
+
     def segment(self, lines: Sequence[str]) -> list[list[str]]:
         return [line.split() for line in lines]
 

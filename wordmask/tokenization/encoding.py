@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -25,6 +24,16 @@ def special_ids(tokenizer) -> NDArray[np.int64]:
     return np.array(sorted({*tokenizer.all_special_ids, *added, *roles} - unknown), np.int64)
 
 
+def vocabulary_size(tokenizer) -> int:
+    """The largest id of a tokenizer plus one: the rows that an embedding of its tokens needs.
+
+    `len(tokenizer)` counts entries, which are fewer where a `vocab.txt` repeats one or leaves ids out: entries a, b, a
+    have the ids 1 and 2, so two entries need three rows.
+    """
+    ids = {*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    return max(ids) + 1
+
+
 def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
     if tokenizer.is_fast:
@@ -44,18 +53,32 @@ class TokenizedLines:
     Attributes:
         ids: (tokens,) token ids.
         lengths: (lines,) the number of tokens of each line.
-        attached: (tokens,) whether the tokenizer does not divide a token from the one before it.
-        first, last: (tokens,) each token's first and last visible character, as indices into `characters`; for one
-            without (a lone `▁`) the next visible one, or the end of its line.
+        first, last: (tokens,) each token's first and last visible character, as indices into `characters`. A token
+            without one (a lone `▁`) has the next visible one, or the end of its line: it counts with the word behind.
         characters: the characters of the lines.
     """
 
     ids: NDArray[np.int32]
     lengths: NDArray[np.int64]
-    attached: NDArray[np.bool_]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     characters: Characters
+
+    @classmethod
+    def at(
+        cls, ids: NDArray[np.int32], lengths: NDArray[np.int64], offsets: NDArray[np.int64], characters: Characters
+    ) -> TokenizedLines:
+        """Tokens that lie at these places.
+
+        Args:
+            ids: (tokens,) token ids.
+            lengths: (lines,) the number of tokens of each line.
+            offsets: (tokens, 2) the characters of each token in its line, from the first to behind the last one;
+                tokens that share a character, as bytes do, all have that character.
+            characters: the characters of the lines.
+        """
+        first, last, _ = characters.visible_in(*(offsets.T + np.repeat(characters.line_starts, lengths)))
+        return cls(ids, lengths, first, last, characters)
 
     @property
     def line_first(self) -> NDArray[np.int64]:
@@ -64,8 +87,11 @@ class TokenizedLines:
 
     @cached_property
     def continues(self) -> NDArray[np.bool_]:
-        """(tokens,) Whether a token continues the word of the one before it, as the tokenizer has it."""
-        return self.joined(self.characters.words) & self.attached
+        """(tokens,) Whether a token continues the word of the one before it, by the rule for text.
+
+        In `walked,` with the tokens `walk ed ,` only `ed` does. A token that spans two words joins them.
+        """
+        return self.joined(self.characters.words)
 
     def joined(self, character_words: NDArray[np.integer]) -> NDArray[np.bool_]:
         """(tokens,) Which tokens continue the word of the token before them, given each character's word.
@@ -78,6 +104,18 @@ class TokenizedLines:
         starts = self.line_first
         joined[starts[starts < len(joined)]] = False
         return joined
+
+
+def set_apart(continues: NDArray[np.bool_], special: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which tokens continue a word where special ones belong to none: neither they nor the tokens behind them do.
+
+    Args:
+        continues: (tokens,) which tokens continue a word by their characters.
+        special: (tokens,) which tokens are special.
+    """
+    continues = continues & ~special
+    continues[1:] &= ~special[:-1]
+    return continues
 
 
 def require_fast(tokenizer, flag: str, otherwise: str = "") -> None:
@@ -131,11 +169,4 @@ def encode_lines(tokenizer, characters: Characters) -> TokenizedLines:
     offsets = np.fromiter(
         chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings)), np.int64, 2 * total
     ).reshape(-1, 2)
-    words = [*chain.from_iterable(encoding.word_ids for encoding in encodings)]
-    first, last, visible = characters.visible_in(*(offsets.T + np.repeat(characters.line_starts, lengths)))
-    attached = np.zeros(total, bool)
-    attached[1:] = np.fromiter(map(operator.eq, words[1:], words), bool, max(total - 1, 0))
-    # A token without visible text (a lone `▁`) stands for the word that follows it.
-    attached[1:] |= ~visible[:-1]
-    attached[(np.cumsum(lengths) - lengths)[lengths > 0]] = False
-    return TokenizedLines(ids, lengths, attached, first, last, characters)
+    return TokenizedLines.at(ids, lengths, offsets, characters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, DebertaTokenizer, PreTrainedTokenizerBase
 
-from wordmask.tokenization.encoding import special_affixes, special_ids
+from wordmask.tokenization.encoding import special_affixes, special_ids, vocabulary_size
 from wordmask.utils.errors import InputError, one_line
+
+logger = logging.getLogger(__name__)
+
+# How tokenizers spell what has a role, for those that do not say which token has it.
+SPELLINGS = {
+    "mask": ("[MASK]", "<mask>"),
+    "pad": ("[PAD]", "<pad>"),
+    "cls": ("[CLS]", "<cls>", "<s>"),
+    "sep": ("[SEP]", "<sep>", "</s>"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Vocabulary:
         pad_token_id, mask_token_id: ids.
         maskable: (ids,) whether a token may be masked: all but special ones. The unknown token stands for
             text, so it belongs to a word and is masked with it.
-        random_ids: the tokens that may stand in for another: neither special nor unknown.
+        random_ids: the tokens that may stand in for another: neither special nor unknown, and no id without an entry.
         prefix, suffix: the special tokens before and after a row.
     """
 
@@ -37,21 +48,47 @@ class Vocabulary:
     def of(cls, tokenizer) -> Vocabulary:
         """The vocabulary of a tokenizer of transformers.
 
+        Tokens that are spelled like special ones are left alone, too. Without a padding token, padding is 0: no model
+        attends to it, and it has no label.
+
         Raises:
             InputError: where it has no mask token.
         """
+        entries, undeclared = tokenizer.get_vocab(), undeclared_roles(tokenizer)
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        lines = ", ".join(f'"{role}_token": "{token}"' for role, token in undeclared.items())
+        if "mask" in undeclared:
+            raise InputError(
+                f"--tokenizer_name: {name} holds {undeclared['mask']} and does not say that it is the mask token; add "
+                f"{lines} to its tokenizer_config.json"
+            )
         if tokenizer.mask_token_id is None:
-            name = tokenizer.name_or_path or type(tokenizer).__name__
             raise InputError(
                 f"--tokenizer_name: {name} has no mask token; choose the tokenizer of a masked language model"
             )
-        ids = np.sort(np.fromiter(tokenizer.get_vocab().values(), np.int64))
-        special = special_ids(tokenizer)
-        maskable = np.ones(max(ids.max(), special.max()) + 1, bool)
-        maskable[special] = False
+        if undeclared:
+            logger.warning(
+                "--tokenizer_name: %s holds special tokens and does not say so; add %s to its tokenizer_config.json",
+                *(name, lines),
+            )
+        ids = np.unique(np.fromiter(entries.values(), np.int64))
+        prefix, suffix = special_affixes(tokenizer)
+        maskable = np.ones(vocabulary_size(tokenizer), bool)
+        maskable[special_ids(tokenizer)] = False
+        maskable[[*prefix, *suffix, *(entries[token] for token in undeclared.values())]] = False
         random_ids = ids[maskable[ids] & (ids != tokenizer.unk_token_id)]
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        return cls(pad, tokenizer.mask_token_id, maskable, random_ids, *special_affixes(tokenizer))
+        pad = tokenizer.pad_token_id
+        if pad is None:
+            pad = entries[undeclared["pad"]] if "pad" in undeclared else 0
+        return cls(pad, tokenizer.mask_token_id, maskable, random_ids, prefix, suffix)
+
+
+def undeclared_roles(tokenizer) -> dict[str, str]:
+    """Tokens without a role that are spelled like special ones, by the role that no token has."""
+    entries = tokenizer.get_vocab().keys() - tokenizer.all_special_tokens
+    without = [role for role in SPELLINGS if getattr(tokenizer, f"{role}_token") is None]
+    found = {role: next((token for token in SPELLINGS[role] if token in entries), None) for role in without}
+    return {role: token for role, token in found.items() if token}
 
 
 def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:

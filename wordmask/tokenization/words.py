@@ -1,16 +1,17 @@
-"""Which word each token belongs to.
+"""Which word each character of a text belongs to.
 
 One fact is kept for each token: whether it *continues* the word of the token before it. A Chinese reference file has
-always said this (its positions are the tokens that would carry `##`), a tokenizer's `word_ids()` says it for other
-languages, and a word is a token that does not continue together with those after it that do.
+always said this (its positions are the tokens that would carry `##`). A word is a token that does not continue,
+together with those after it that do.
 
-Everything goes by character offsets, never by matching strings: characters are given the number of their word, and a
-token continues where its first character has the number of the last character of the token before it.
+Words come from the text, tokens from the tokenizer, and character offsets join them; no string is ever matched. Each
+character gets the number of its word. A token continues where its first character has the number of the last
+character of the token before it.
 
-The rule for text: white space separates; each Chinese character, punctuation mark and symbol stands alone; what lies
-between is a word, so `walked,` is two words, `don't` three (as BERT has it) and `2004` one. Marks, joiners, variation
-selectors and skin tones belong to the character before them. A tokenizer's own pre-tokenisation can only divide
-further.
+The rule for text: white space and the zero-width space U+200B part words. Each Chinese character, punctuation mark
+and symbol is a word of its own. Other letters and digits that touch are one word. So `walked,` is two words, `don't`
+three (as BERT has it) and `2004` one. Marks, joiners, variation selectors and skin tones belong to the character
+before them, and two regional indicators are one flag. The tokenizer has no say in this.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from wordmask.utils.errors import InputError
 
 SPACE, EXTEND, LETTER, SYMBOL, CHINESE, FLAG = range(6)
+ZERO_WIDTH_SPACE = "\u200b"  # parts words in Khmer, Thai, Burmese; the only format character that does
 _ZERO_WIDTH_JOINER = 0x200D
 # The blocks that BERT's tokenizer treats as Chinese: each of their characters becomes a token of its own.
 CHINESE_BLOCKS = (
@@ -47,11 +49,11 @@ def is_chinese(character: str) -> bool:
 
 @cache
 def character_class(code_point: int) -> int:
-    """`SPACE`, `EXTEND` (belongs to the character before), `LETTER` (digits too), `SYMBOL`, `CHINESE`, or `FLAG` (half
-    of one: a regional indicator)."""
+    """`SPACE` (U+200B too), `EXTEND` (belongs to the character before), `LETTER` (digits too), `SYMBOL`, `CHINESE`, or
+    `FLAG` (half of one: a regional indicator)."""
     character = chr(code_point)
     category = unicodedata.category(character)
-    if character.isspace():
+    if character.isspace() or character == ZERO_WIDTH_SPACE:
         return SPACE
     if category[0] == "M" or category in ("Cf", "Cc") or 0x1F3FB <= code_point <= 0x1F3FF:
         return EXTEND
@@ -103,8 +105,18 @@ class Characters:
         return np.cumsum(begins, dtype=np.int32) + 1
 
     @cached_property
+    def white_space(self) -> NDArray[np.bool_]:
+        """(characters,) Which characters are white space; U+200B is none, and a segmenter's word may hold it."""
+        return (self.classes == SPACE) & (self.code_points != ord(ZERO_WIDTH_SPACE))
+
+    @cached_property
+    def foreign(self) -> NDArray[np.bool_]:
+        """(characters,) Which characters cannot stand in a Chinese word of a segmenter."""
+        return (self.classes != CHINESE) & (self.classes != EXTEND) & (self.code_points != ord(ZERO_WIDTH_SPACE))
+
+    @cached_property
     def visible(self) -> NDArray[np.bool_]:
-        """Which characters are no white space; the separators behind lines count as visible."""
+        """Which characters are neither white space nor U+200B; the separators behind lines count as visible."""
         visible = self.classes != SPACE
         visible[self.line_starts + self.line_lengths] = True
         return visible
@@ -129,18 +141,24 @@ def _starts_of_runs(places: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def segmented(
-    characters: Characters, words: Sequence[Sequence[str]], mixed: bool = False, numbers: Sequence[int] | None = None
+    characters: Characters,
+    words: Sequence[Sequence[str]],
+    mixed: bool = False,
+    numbers: Sequence[int] | None = None,
+    any_script: bool = False,
 ) -> NDArray[np.int32]:
     """Give each character the number of its word as a segmenter has it, 0 where the word does not count.
 
-    A word counts when all its characters are Chinese; with `mixed`, also when only some are and the rest are letters
-    or digits (T恤, 二〇〇八年).
+    White space at a word's edges is left aside first: of `中国\u3000` the word is 中国. A word counts when all its
+    characters are Chinese; with `mixed`, also when only some are and the rest are letters or digits (T恤, 二〇〇八年);
+    with `any_script`, also when none is (làm_việc), and then U+200B parts words as white space does.
 
     Args:
         characters: the characters of the lines.
         words: for each line its words in order; what lies between them must be white space or control characters.
         mixed: whether words of mixed script count.
         numbers: the number of each line in its file, for an error message.
+        any_script: whether words without a Chinese character count.
 
     Raises:
         InputError: naming the line, where the words do not add up to it.
@@ -156,15 +174,39 @@ def segmented(
         starts = np.cumsum(lengths) - lengths
     begins = np.zeros(len(characters.code_points), bool)
     begins[starts] = begins[characters.line_starts] = begins[characters.line_starts + characters.line_lengths] = True
+    if any_script:
+        begins[np.flatnonzero(characters.code_points == ord(ZERO_WIDTH_SPACE))] = True
+    _part_at_edges(characters, begins)
     word = np.cumsum(begins, dtype=np.int32)
     classes = characters.classes
-    counts = np.full(len(word) + 1, not mixed)
+
+    def without(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(words + 1,) Which words hold none of these characters."""
+        without = np.ones(len(word) + 1, bool)
+        without[word[wrong]] = False
+        return without
+
     if mixed:
-        counts[word[classes == CHINESE]] = True
-        counts[word[(classes == SYMBOL) | (classes == FLAG) | (classes == SPACE)]] = False
+        counts = without((classes == SYMBOL) | (classes == FLAG) | characters.white_space)
+        counts &= ~without(classes == CHINESE)
     else:
-        counts[word[(classes != CHINESE) & (classes != EXTEND)]] = False
+        counts = without(characters.foreign)
+    if any_script:
+        counts |= without((classes == CHINESE) | characters.white_space)
     return np.where(counts[word], word, 0)
+
+
+def _part_at_edges(characters: Characters, begins: NDArray[np.bool_]) -> None:
+    """Let pieces also begin at the first visible character of each piece, and behind its last one.
+
+    In `| 中 国 ␣ | 人 |` the word 中国␣ becomes 中国 and ␣; `begins` goes from 1 0 0 1 to 1 0 1 1.
+    """
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], len(begins))
+    first, last, some = characters.visible_in(starts, ends)
+    begins[first[some]] = True
+    behind = last[some] + 1
+    begins[behind[behind < len(begins)]] = True
 
 
 _MARK = "\0"  # between two words; a line that holds one itself is only slower to match

@@ -22,6 +22,7 @@ class Card:
         datasets: hub ids of the data.
         settings: what else to tell of the training, by name.
         metrics: the results, by name.
+        head_is_new: whether weights of the masked-LM head were not in the base model and began at random.
     """
 
     base: str | None = None
@@ -30,6 +31,7 @@ class Card:
     datasets: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    head_is_new: bool = False
 
 
 def write_card(directory: str, card: Card) -> None:
@@ -45,6 +47,8 @@ def write_card(directory: str, card: Card) -> None:
     )
     base = f"[{card.base}](https://huggingface.co/{card.base})" if on_hub else f"`{Path(card.base or '').name}`"
     origin = f"It was fine-tuned from {base}." if card.base else "It was trained from scratch."
+    if card.head_is_new:
+        origin += " That model had no masked-LM head, or not all of it: the head began with random weights."
     lines = [
         f"# {name}",
         f"A {card.model_type} masked language model, trained with {card.strategy} masking by wordmask. {origin}",

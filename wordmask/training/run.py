@@ -11,17 +11,21 @@ from typing import Any
 
 import datasets
 import transformers
+from huggingface_hub.errors import HfHubHTTPError
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerState, set_seed
 
 from wordmask.config.arguments import Arguments, DataArguments, RunArguments, parse_arguments
+from wordmask.config.launch_checks import tpu_package
 from wordmask.data.collator import MaskingCollator
+from wordmask.data.findings import Found, report
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Rows, StagedRows, StreamedRows, special_count
 from wordmask.data.sources import load_texts
-from wordmask.models.forward import choose_forward
+from wordmask.models.forward import Forward, choose_forward
 from wordmask.models.loading import choose_length, load_model, load_tokenizer, longest_row
+from wordmask.models.trial import try_model
 from wordmask.references.writer import Work
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.model_card import Card
@@ -29,6 +33,7 @@ from wordmask.training.output_dir import claim, find_checkpoint, warn_of_changes
 from wordmask.training.preview import preview
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.hub import check_push, pushing
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     if arguments.data.prepare_only:
         return _prepare_only(arguments)
     _refuse_data_parallel(training, script)
+    if training.push_to_hub and training.process_index == 0:
+        check_push(training.hub_model_id, training.hub_token)
     checkpoint = None if arguments.masking.preview_masking else find_checkpoint(training)
     set_seed(training.seed)
 
@@ -70,8 +77,10 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     with training.main_process_first(desc="loading the tokenizer"):
         tokenizer = load_tokenizer(arguments.model, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
-    model = load_model(arguments.model, tokenizer)
+    model, head_is_new = load_model(arguments.model, tokenizer)
     lengths = _lengths(arguments, model, tokenizer)
+    if not arguments.masking.preview_masking:
+        forward = _tried(arguments, model, vocabulary, max(lengths))
     rows = _prepare(texts, tokenizer, arguments, lengths)
 
     if arguments.masking.preview_masking:
@@ -79,7 +88,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         first = rows.get("train") or rows["validation"]
         preview(first, shown, collator, tokenizer, arguments.masking.rates[0], Console())
         return {}
-    trainer = _trainer(arguments, model, tokenizer, vocabulary, rows)
+    trainer = _trainer(arguments, model, tokenizer, vocabulary, rows, forward)
+    trainer.card.head_is_new = head_is_new
     if trainer.is_world_process_zero():
         claim(training)
         if checkpoint:
@@ -96,7 +106,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         name: value for name, value in metrics.items() if name in REPORTED and name != "eval_samples"
     }
     if training.push_to_hub:
-        trainer.push_to_hub()
+        with pushing(training.output_dir):
+            trainer.push_to_hub()
     elif training.do_train:
         trainer.create_model_card()
     if trainer.is_world_process_zero():
@@ -178,26 +189,44 @@ def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
     return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
 
 
+def _tried(arguments: Arguments, model: Any, vocabulary: Vocabulary, length: int) -> Forward:
+    """How batches go through the model, after a trial of training and saving it."""
+    training = arguments.training
+    divided, on_tpu = training.fsdp or training.deepspeed, tpu_package() is not None
+    if not (divided or on_tpu):  # on a TPU, the trial would compile shapes that do not come again
+        model.to(training.device)  # where flash attention can be tried
+    try_model(arguments, model, len(vocabulary.maskable), length)
+    if on_tpu and not divided:
+        model.to(training.device)
+    return choose_forward(arguments, model)
+
+
 def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
     """Rows for the splits that are used."""
     training, data, words = arguments.training, arguments.data, arguments.words
     cache_dir = arguments.model.cache_dir
     rows: dict[str, Rows | StagedRows | StreamedRows] = {}
+    found: list[Found] = []
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
             rate = arguments.masking.rates[0]
             if data.streaming:
                 place = training.world_size, training.process_index
-                rows["train"] = StreamedRows(texts["train"], tokenizer, data, lengths[0], words, rate, *place)
+                streamed = StreamedRows(texts["train"], tokenizer, data, lengths[0], words, rate, *place)
+                rows["train"] = streamed
+                found += [streamed.found()] if training.should_log else []
             else:
                 stream, limit = tokens_of(texts["train"], tokenizer, data, words, cache_dir), data.max_train_samples
+                found.append(stream.found)
                 stages = [Rows.of(stream, tokenizer, data, length, data.pack_sequences, limit) for length in lengths]
                 rows["train"] = StagedRows(stages, [share for _, share in data.stages] or [1.0])
         if "validation" in texts and (training.do_eval or not rows):
             stream, limit = tokens_of(texts["validation"], tokenizer, data, words, cache_dir), data.max_eval_samples
+            found.append(stream.found)
             rows["validation"] = Rows.of(stream, tokenizer, data, max(lengths), limit=limit)
-    for split, found in rows.items():
-        if not isinstance(found, StreamedRows) and not len(found):
+    report(found, masks_words=words is not None)
+    for split, own in rows.items():
+        if not isinstance(own, StreamedRows) and not len(own):
             raise InputError(
                 f"{texts[split].flag}: the tokenizer finds no token in this text; give text that it was made for"
             )
@@ -223,13 +252,15 @@ def _collator(
 
 
 def _trainer(
-    arguments: Arguments, model: Any, tokenizer: Any, vocabulary: Vocabulary, rows: dict[str, Any]
+    arguments: Arguments,
+    model: Any,
+    tokenizer: Any,
+    vocabulary: Vocabulary,
+    rows: dict[str, Any],
+    forward: Forward,
 ) -> MlmTrainer:
     """The Trainer, with what its arguments ask for checked."""
     training, data = arguments.training, arguments.data
-    if not (training.fsdp or training.deepspeed):
-        model.to(training.device)  # where flash attention can be tried
-    forward = choose_forward(arguments, model)
     try:
         trainer = MlmTrainer(
             model,
@@ -245,6 +276,8 @@ def _trainer(
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
+    except (HfHubHTTPError, ConnectionError) as error:
+        raise InputError(f"--push_to_hub: the hub cannot make the repository ({one_line(error)})") from None
     except (ValueError, ImportError) as error:
         raise InputError(f"--optim, --report_to or another flag cannot be met: {one_line(error)}") from None
     if training.do_train:

@@ -1,0 +1,147 @@
+"""What a run says of its text: once, in every run, wherever its tokens come from and whoever made them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer
+
+import run_mlm
+import run_mlm_wwm
+from conftest import sample_lines
+from wordmask.config.arguments import DataArguments
+from wordmask.data.findings import Findings, single_characters
+from wordmask.data.sequences import StreamedRows
+from wordmask.data.sources import load_texts
+from wordmask.utils.files import write_atomically
+
+SINGLE, LEFT_OUT = "single characters are masked", "are left out of the masks"
+PREVIEW = ["--preview_masking", "1", "--use_cpu"]
+
+
+@pytest.fixture
+def said(caplog, capfd):
+    """How often each sentence is said by a run, in this process and in those that it starts."""
+
+    def of(script, *argv: str) -> list[str]:
+        caplog.clear()
+        capfd.readouterr()
+        script.main([*argv, *PREVIEW])
+        return [*caplog.messages, *capfd.readouterr().err.splitlines()]
+
+    return lambda *argv: [line for line in of(*argv) if SINGLE in line or LEFT_OUT in line]
+
+
+@pytest.fixture
+def chinese(chinese_model, chinese_file, tmp_path) -> list[str]:
+    model = ["--model_name_or_path", chinese_model, "--cache_dir", str(tmp_path / "cache")]
+    return [*model, "--output_dir", str(tmp_path / "out"), "--train_file", chinese_file]
+
+
+@pytest.fixture
+def classic(chinese, chinese_file, tmp_path) -> list[str]:
+    """Classic references, of which those of three lines join over white space."""
+    lines = [
+        f"研 究{line}" if number in (3, 20, 31) else line for number, line in enumerate(sample_lines("chinese", 40))
+    ]
+    Path(chinese_file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with write_atomically(tmp_path / "ref") as file:
+        file.writelines("[2, 5]\n" if line.startswith("研 究") else "[]\n" for line in lines)
+    return [*chinese, "--train_ref_file", str(tmp_path / "ref")]
+
+
+# Single characters
+
+
+def test_chinese_text_without_words_is_reported_in_every_run(chinese, said, tmp_path):
+    """The first run makes tokens, the second finds them; two processes; prepared text; a stream; validation text."""
+    (sentence,) = said(run_mlm_wwm, *chinese)
+    assert sentence.startswith("--train_file: ") and "% of the characters are Chinese" in sentence
+    assert "--segmenter jieba" in sentence and "--train_ref_file" in sentence
+    assert said(run_mlm_wwm, *chinese) == [sentence]
+    workers = ["--preprocessing_num_workers", "2", "--overwrite_cache"]
+    assert said(run_mlm_wwm, *chinese, *workers) == [sentence]
+    assert said(run_mlm_wwm, *chinese, "--validation_file", chinese[-1]) == [sentence]
+    assert len(said(run_mlm_wwm, *chinese, "--streaming")) == 1
+    assert said(run_mlm_wwm, *chinese, "--masking_strategy", "span") == [sentence]
+
+
+def test_chinese_text_without_words_is_reported_of_prepared_text_too(chinese, said, tmp_path, caplog):
+    prepared = ["--prepared_dir", str(tmp_path / "prepared")]
+    run_mlm_wwm.main([*chinese, *prepared, "--prepare_only", "--part_lines", "9"])
+    assert [SINGLE in message for message in caplog.messages] == [True]
+    (sentence,) = said(run_mlm_wwm, *chinese[:-2], *prepared)
+    assert sentence.startswith("--prepared_dir: ") and "prepare the text again with --segmenter" in sentence
+    assert said(run_mlm, *chinese[:-2], *prepared, "--line_by_line") == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--streaming"]], ids=["", "streaming"])
+def test_nothing_is_reported_where_words_are_given_or_not_masked(chinese, said, tmp_path, flags):
+    assert said(run_mlm, *chinese, *flags) == []
+    assert said(run_mlm_wwm, *chinese, *flags, "--segmenter", "whitespace") == []
+    (tmp_path / "ref").write_text("[]\n" * 40)
+    assert said(run_mlm_wwm, *chinese, *flags, "--train_ref_file", str(tmp_path / "ref")) == []
+
+
+def test_nothing_is_reported_of_english_with_a_few_chinese_names(english_model, said, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(f"{line} 北京" for line in sample_lines("english", 20)), "utf-8")
+    argv = ["--model_name_or_path", english_model, "--train_file", str(tmp_path / "text.txt")]
+    assert said(run_mlm_wwm, *argv, "--output_dir", str(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize("characters, single, said", [(100, 10, True), (100, 9, False), (0, 0, False), (9, 9, True)])
+def test_a_tenth_of_the_characters_is_a_substantial_share(characters, single, said):
+    assert bool(single_characters(Findings(characters, single), "--train_file")) is said
+
+
+# Positions that are left out
+
+
+def test_positions_that_are_left_out_are_reported_in_every_run(classic, said, tmp_path):
+    """All of them are counted, in whatever batches and processes they were found."""
+    (sentence,) = said(run_mlm_wwm, *classic)
+    assert sentence.startswith("--train_ref_file: 3 of 6 positions join what does not stand together and are left out")
+    assert f"the first is position 2 of the reference for line 4 of the text ({tmp_path / 'ref'})" in sentence
+    assert said(run_mlm_wwm, *classic) == [sentence]
+    assert said(run_mlm_wwm, *classic, "--preprocessing_num_workers", "2", "--overwrite_cache") == [sentence]
+
+
+def test_positions_that_are_left_out_are_counted_over_batches_and_parts(classic, said, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("wordmask.data.prepared_dir.BATCH", 4)
+    monkeypatch.setattr("wordmask.data.sources.BATCH", 4)
+    (sentence,) = said(run_mlm_wwm, *classic, "--validation_split_percentage", "0")
+    assert "--train_ref_file: 3 of 6 positions" in sentence and "for line 4 of the text" in sentence
+    prepared, caplog_before = ["--prepared_dir", str(tmp_path / "prepared")], len(caplog.messages)
+    shard = ["--prepare_only", "--part_lines", "9", "--num_shards", "2", "--validation_split_percentage", "0"]
+    for number in "01":
+        run_mlm_wwm.main([*classic, *prepared, *shard, "--shard_index", number])
+    of_shards = [message for message in caplog.messages[caplog_before:] if LEFT_OUT in message]
+    assert [message.split()[1] for message in of_shards] == ["2", "1"], "each shard counts its own parts"
+    (sentence,) = said(run_mlm_wwm, *classic[:-4], *prepared)
+    assert sentence.startswith("--prepared_dir: 3 of 6 positions") and "for line 4 of the text" in sentence
+
+
+def test_the_workers_of_a_stream_say_once_that_positions_are_left_out(classic, chinese_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 4)
+    texts = {name: [value] for name, value in zip(("train_file", "train_ref_file"), classic[-3::2], strict=True)}
+    arguments = DataArguments(**texts, streaming=True, line_by_line=True)
+    tokenizer = AutoTokenizer.from_pretrained(chinese_model)
+    rows = StreamedRows(load_texts(arguments, None, None, False)["train"], tokenizer, arguments, 60, None, 0.15)
+    log = logging.FileHandler(tmp_path / "log")
+    logging.getLogger("wordmask").addHandler(log)
+    try:
+        for _ in zip(range(100), DataLoader(rows, batch_size=1, collate_fn=list, num_workers=2), strict=False):
+            pass
+    finally:
+        logging.getLogger("wordmask").removeHandler(log)
+    (sentence,) = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert sentence.startswith("--train_ref_file: 1 of 2 positions") and "as will be any like them" in sentence
+
+
+def test_findings_add_up_and_keep_the_first_place():
+    one, two = Findings(10, 3, 2, 1, "line 1"), Findings(5, 4, 6, 2, "line 9")
+    assert Findings() + one + two == Findings(15, 7, 8, 3, "line 1")
+    assert (Findings(5) + two).first == "line 9"

@@ -1,0 +1,97 @@
+"""Words as a run has them, from the command line to the masks; and tokens of another version."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+import run_mlm_wwm
+from conftest import refusal, save_model
+
+VIETNAMESE = "Chúng_tôi là những nghiên_cứu_viên làm_việc tại trường đại_học ở Hà_Nội ."
+MIXED = "我 用 T恤 研究 làm_việc a\u200bb_c 研究，生命 ，"
+
+
+def letters_of(text: str, *added: AddedToken) -> PreTrainedTokenizerFast:
+    """A tokenizer with a token for each character of a text, white space left aside, and these tokens."""
+    letters = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({*text} - {" ", "\u200b"})]
+    backend = Tokenizer(models.WordLevel({letter: index for index, letter in enumerate(letters)}, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"[\s\u200b]"), "removed"), pre_tokenizers.Split(Regex("."), "isolated")]
+    )
+    special = [(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $0 [SEP]", special_tokens=special)
+    roles = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    tokenizer.add_tokens(list(added))
+    return tokenizer
+
+
+def words_shown(capsys, model: str, text: Path, *flags: str) -> list[str]:
+    """The words of the first line, as --preview_masking shows them; without special tokens, pieces and marks."""
+    capsys.readouterr()
+    argv = ["--model_name_or_path", model, "--train_file", str(text), "--output_dir", str(text.parent / "out")]
+    argv += ["--use_cpu", "--preview_masking", "1", "--mask_replace_prob", "1", "--random_replace_prob", "0"]
+    run_mlm_wwm.main([*argv, *flags])
+    shown = capsys.readouterr().out.splitlines()[1].partition("): ")[2]
+    return re.sub(r"[\[\]·]|##", "", shown.removeprefix("[CLS] ").removesuffix(" [SEP]")).split()
+
+
+def test_whitespace_on_the_spot_serves_any_script(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text(VIETNAMESE + "\n", encoding="utf-8")
+    model = save_model(tmp_path / "model", letters_of(VIETNAMESE), max_position_embeddings=120)
+    assert words_shown(capsys, model, text) == VIETNAMESE.replace("_", " _ ").split()
+    assert words_shown(capsys, model, text, "--segmenter", "whitespace") == VIETNAMESE.split()
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ([], "我 用 T 恤 研 究 làm _ việc a b _ c 研 究 ， 生 命 ，"),
+        (["--segmenter", "whitespace"], "我 用 T 恤 研究 làm_việc a b_c 研 究 ， 生 命 ，"),
+        (["--segmenter", "whitespace", "--mixed_words"], "我 用 T恤 研究 làm_việc a b_c 研 究 ， 生 命 ，"),
+        (["--segmenter", "jieba"], "我 用 T 恤 研究 làm _ việc a b _ c 研究 ， 生命 ，"),
+    ],
+)
+def test_words_that_mix_chinese_with_others_count_only_when_asked_for(tmp_path, capsys, flags, words):
+    """And only white space says anything about a word without a Chinese character; a zero-width space parts words."""
+    text = tmp_path / "text.txt"
+    text.write_text(MIXED + "\n", encoding="utf-8")
+    tokenizer = letters_of(MIXED)
+    assert words_shown(capsys, save_model(tmp_path / "model", tokenizer), text, *flags) == words.split()
+
+
+def test_special_tokens_part_words_and_tokens_added_as_text_do_not(tmp_path, capsys):
+    """`GRAFT` is text and [X] is special, though both are letters in a word; a segmenter joins over neither."""
+    text = tmp_path / "text.txt"
+    text.write_text("enGRAFTed grXYZafts XYZ sGRAFT\n", encoding="utf-8")
+    added = [AddedToken("GRAFT"), AddedToken("XYZ", special=True)]
+    model = save_model(tmp_path / "model", letters_of("engraftsd", *added))
+    for flags in ([], ["--segmenter", "whitespace"]):
+        expected = ["enGRAFTed", "gr", "XYZ", "afts", "XYZ", "sGRAFT"]
+        assert words_shown(capsys, model, text, *flags) == expected
+
+
+@pytest.mark.parametrize("version", [3, 99, None])
+def test_tokens_that_another_version_prepared_are_refused(english_model, english_file, tmp_path, capsys, version):
+    directory = tmp_path / "prepared"
+    argv = ["--model_name_or_path", english_model, "--use_cpu", "--prepared_dir", str(directory)]
+    run_mlm_wwm.main([*argv, "--train_file", english_file, "--prepare_only"])
+    record = directory / "wordmask_prepared.json"
+    made = json.loads(record.read_text(encoding="utf-8"))
+    made["made_with"]["train"]["version"] = version
+    record.write_text(json.dumps(made), encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    for more in (["--output_dir", str(tmp_path / "out")], ["--train_file", english_file, "--prepare_only"]):
+        sentence = refusal(capsys, run_mlm_wwm.main, *argv, *more)
+        assert (
+            sentence.startswith(f"--prepared_dir: {directory} was made by another version") and "new dir" in sentence
+        )
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert not (tmp_path / "out").exists()

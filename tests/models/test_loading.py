@@ -1,0 +1,175 @@
+"""What a model is loaded with: weights that a checkpoint lacks, configurations that follow, rows for every id."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM, BertTokenizer, ModernBertConfig
+
+import run_mlm_wwm
+from conftest import SMALL, refusal, sample_lines, save_model, train_tokenizer
+
+NEW_HEAD = "no masked-LM head"
+
+
+@pytest.fixture
+def train(english_file, tmp_path, caplog):
+    """A function that trains for one step and gives what was logged, its output directory being `out`."""
+
+    def check(*argv: str) -> list[str]:
+        caplog.clear()
+        text = ["--train_file", english_file, "--use_cpu", "--do_train", "--max_steps", "1"]
+        with caplog.at_level(logging.WARNING):
+            run_mlm_wwm.main([*argv, *text, "--overwrite_output_dir", "--output_dir", str(tmp_path / "out")])
+        return [record.getMessage() for record in caplog.records]
+
+    return check
+
+
+def refuse(capsys, english_file, tmp_path, *argv: str) -> str:
+    text = ["--train_file", english_file, "--use_cpu", "--output_dir", str(tmp_path / "out")]
+    return refusal(capsys, run_mlm_wwm.main, *argv, *text)
+
+
+def rewrite(directory: str, **settings) -> None:
+    """Change settings in a directory's config.json."""
+    path = Path(directory, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+# Heads
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert"])
+def test_a_checkpoint_without_a_head_is_told_of_once_and_in_the_card(train, tmp_path, model_type):
+    settings = {"hidden_size": 32} if model_type == "modernbert" else {}
+    source = save_model(tmp_path / "whole", train_tokenizer("bert"), model_type, **settings)
+    card = tmp_path / "out" / "README.md"
+    assert train("--model_name_or_path", source) == []
+    assert "head" not in card.read_text()
+
+    model = AutoModel.from_pretrained(source)
+    model.save_pretrained(tmp_path / "encoder")
+    logged = train("--model_name_or_path", str(tmp_path / "encoder"), "--tokenizer_name", source)
+    assert len(logged) == 1 and NEW_HEAD in logged[0] and logged[0].startswith("--model_name_or_path: "), logged
+    assert NEW_HEAD in card.read_text()
+
+
+def test_weights_that_are_tied_or_left_over_are_no_reason_for_a_word(train, english_model, tmp_path):
+    """Many checkpoints store the tied decoder and its bias once, and carry a pooler and a second head."""
+    weights = load_file(Path(english_model, "model.safetensors"))
+    assert not any("decoder" in name for name in weights)
+    weights["bert.pooler.dense.weight"] = torch.zeros(16, 16)
+    weights["cls.seq_relationship.weight"] = torch.zeros(2, 16)
+    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
+    save_file(weights, Path(directory, "model.safetensors"), {"format": "pt"})
+    assert train("--model_name_or_path", directory) == []
+
+
+def test_weights_of_the_encoder_that_are_missing_are_counted(train, tmp_path):
+    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
+    rewrite(directory, num_hidden_layers=2)
+    logged = train("--model_name_or_path", directory)
+    assert len(logged) == 1 and "lacks 16 weights of its encoder" in logged[0]
+    assert "bert.encoder.layer.1.attention.output" in logged[0] and NEW_HEAD not in logged[0]
+
+
+def test_weights_of_another_architecture_are_refused(english_model, english_file, tmp_path, capsys):
+    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
+    save_file({"other.weight": torch.zeros(2, 2)}, Path(directory, "model.safetensors"), {"format": "pt"})
+    sentence = refuse(capsys, english_file, tmp_path, "--model_name_or_path", directory)
+    assert sentence.startswith(f"--model_name_or_path: {directory} holds no weight of a BertForMaskedLM")
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_weights_of_another_size_than_the_configuration_says_are_refused(by_name, english_file, tmp_path, capsys):
+    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
+    other = save_model(tmp_path / "other", train_tokenizer("bert"), hidden_size=32)
+    argv = ["--model_name_or_path", directory]
+    if by_name:
+        argv += ["--config_name", other]
+    else:
+        rewrite(directory, hidden_size=32)
+    sentence = refuse(capsys, english_file, tmp_path, *argv)
+    assert sentence.startswith(f"--model_name_or_path: {directory} holds ") and "16" in sentence and "32" in sentence
+    assert ("--config_name" if by_name else "config.json") in sentence
+
+
+# Configurations
+
+
+def test_layer_types_follow_the_number_of_layers(train, english_model, tmp_path):
+    """Of a type, and of a configuration that was saved with its own layer types."""
+    ModernBertConfig(num_hidden_layers=5).save_pretrained(tmp_path / "config")
+    assert len(json.loads((tmp_path / "config" / "config.json").read_text())["layer_types"]) == 5
+    overrides = "hidden_size=32,num_hidden_layers=4,num_attention_heads=2,intermediate_size=32"
+    for source in (["--model_type", "modernbert"], ["--config_name", str(tmp_path / "config")]):
+        train(*source, "--tokenizer_name", english_model, "--config_overrides", overrides)
+        config = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config
+        assert config.layer_types == ["full_attention", *["sliding_attention"] * 2, "full_attention"]
+
+
+def test_layer_types_that_were_chosen_stay(train, english_model, tmp_path):
+    small = {name: value for name, value in SMALL.items() if name != "num_hidden_layers"} | {"hidden_size": 32}
+    chosen = ["sliding_attention", "full_attention"]
+    ModernBertConfig(**small, num_hidden_layers=2, layer_types=chosen).save_pretrained(tmp_path / "config")
+    source = ["--config_name", str(tmp_path / "config"), "--tokenizer_name", english_model]
+    train(*source, "--config_overrides", "intermediate_size=48")
+    config = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config
+    assert config.layer_types == chosen and config.intermediate_size == 48
+
+
+# Rows for every id
+
+
+def repeated(lines: list[str], size: int) -> BertTokenizer:
+    """A WordPiece tokenizer read from a vocab.txt of so many lines, of which 30 repeat earlier ones."""
+    words = sorted({word.lower() for line in lines for word in line.split() if word.isascii() and word.isalpha()})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    entries = [*special, *(f"[unused{number}]" for number in range(size - 35 - len(words))), *special[1:2] * 30]
+    return BertTokenizer(vocab={entry: index for index, entry in enumerate([*entries, *words])})
+
+
+@pytest.mark.parametrize("size, bits", [(2**15, 16), (2**15 + 2, 32)])
+def test_repeated_entries_of_a_vocabulary_lose_no_id(tmp_path, size, bits, train):
+    """The last words have the largest ids: in 16 bits, codes of ids from 32768 on would wrap to 0 and 1."""
+    lines = sample_lines("english", 40)
+    tokenizer = repeated(lines, size)
+    assert max(tokenizer.get_vocab().values()) == size - 1 and len(tokenizer) == size - 30
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    overrides = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
+    argv = ["--model_type", "bert", "--tokenizer_name", str(tmp_path / "tokenizer"), "--config_overrides", overrides]
+    assert train(*argv) == []
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+    assert model.config.vocab_size == model.get_input_embeddings().num_embeddings == size
+
+    words = [word for word, index in tokenizer.get_vocab().items() if index >= size - 3]
+    (tmp_path / "last.txt").write_text(" ".join(words))
+    prepared = ["--train_file", str(tmp_path / "last.txt"), "--prepare_only", "--prepared_dir", str(tmp_path / "made")]
+    assert run_mlm_wwm.main([*argv, *prepared, "--use_cpu", "--validation_split_percentage", "0"]) == {}
+    [tokens] = (tmp_path / "made").glob("*.arrow")
+    codes = pa.ipc.open_stream(tokens.read_bytes()).read_all()["tokens"].combine_chunks().values.to_numpy()
+    assert codes.dtype == f"uint{bits}" and sorted((codes >> 1).tolist()) == [size - 3, size - 2, size - 1]
+
+
+def test_a_checkpoint_with_more_rows_than_the_tokenizer_keeps_them(train, tmp_path):
+    tokenizer = train_tokenizer("bert", 200)
+    directory = save_model(tmp_path / "model", train_tokenizer("bert", 256))
+    tokenizer.save_pretrained(directory)
+    train("--model_name_or_path", directory)
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.vocab_size == 256
+
+
+def test_tokens_that_were_added_get_rows(train, tmp_path):
+    tokenizer = train_tokenizer("bert", 200)
+    directory = save_model(tmp_path / "model", tokenizer)
+    tokenizer.add_tokens(["graft", "lupus"])
+    tokenizer.save_pretrained(directory)
+    train("--model_name_or_path", directory)
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.vocab_size == 202

@@ -1,0 +1,182 @@
+"""What the hub does not have, or does not allow, is said in one sentence at the start of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import huggingface_hub
+import pytest
+
+import run_mlm_wwm
+from conftest import refusal
+
+# What a hub answers about a repository: status and X-Error-Code.
+REPOSITORIES = {
+    "me/gated": (403, "GatedRepo"),
+    "me/absent": (401, "RepoNotFound"),
+    "me/tiny": (404, "RevisionNotFound"),
+}
+# What it says of the owner of a token.
+USERS = {
+    "hf_reader": {"name": "me", "orgs": [], "auth": {"accessToken": {"role": "read"}}},
+    "hf_writer": {"name": "me", "orgs": [{"name": "lab"}], "auth": {"accessToken": {"role": "write"}}},
+}
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """A hub that knows a few repositories and tokens."""
+
+    def do_GET(self) -> None:
+        token = self.headers.get("authorization", "").removeprefix("Bearer ")
+        repository = next((name for name in REPOSITORIES if name in self.path), None)
+        if repository:
+            self._answer(REPOSITORIES[repository][0], {}, REPOSITORIES[repository][1])
+        elif token in USERS:
+            self._answer(200, USERS[token])
+        else:
+            self._answer(401, {"error": "Invalid username or password."})
+
+    do_HEAD = do_POST = do_GET
+
+    def _answer(self, status: int, content: dict, code: str = "") -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+def use_hub(monkeypatch, url: str) -> None:
+    """Make this process look for the hub at another place, and not be offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on this machine, in place of the real one."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    use_hub(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def refuse(capsys, tmp_path, english_file):
+    """A function that gives the sentence for a command line, and sees that it comes quickly and before any output."""
+
+    def check(*argv: str) -> str:
+        start, output = time.monotonic(), tmp_path / "out"
+        text = ["--train_file", english_file, "--use_cpu", "--output_dir", str(output), "--cache_dir"]
+        sentence = refusal(capsys, run_mlm_wwm.main, *argv, *text, str(tmp_path / "cache"))
+        assert not output.exists() and time.monotonic() - start < 30
+        return sentence
+
+    return check
+
+
+@pytest.fixture
+def cached_model(english_model, tmp_path) -> str:
+    """The hub id of a model that lies in the cache as its branch main."""
+    repository = tmp_path / "cache" / "models--me--tiny"
+    shutil.copytree(english_model, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    return "me/tiny"
+
+
+def test_a_model_in_the_cache_is_trained_offline(cached_model, english_file, tmp_path):
+    argv = ["--model_name_or_path", cached_model, "--cache_dir", str(tmp_path / "cache"), "--train_file", english_file]
+    metrics = run_mlm_wwm.main([*argv, "--use_cpu", "--max_steps", "1", "--output_dir", str(tmp_path / "out")])
+    assert metrics["train_samples"] == 38
+
+
+@pytest.mark.parametrize("more", [("me/other",), ("me/tiny", "--model_revision", "v2")])
+def test_what_the_cache_lacks_is_a_sentence_offline(refuse, cached_model, more):
+    sentence = refuse("--model_name_or_path", *more)
+    assert sentence.startswith(f"--model_name_or_path: {more[0]} ") and "HF_HUB_OFFLINE" in sentence
+    assert "--model_revision" in sentence
+
+
+@pytest.mark.parametrize("name", ["./no/such/directory", "/no/such/directory", "no such model", "a/b/c"])
+def test_a_name_that_is_no_hub_id_is_called_so(refuse, name):
+    sentence = refuse("--model_name_or_path", name)
+    assert sentence.startswith(f"--model_name_or_path: {name} is neither a directory nor") and "check" in sentence
+
+
+@pytest.mark.parametrize("flag", ["--model_name_or_path", "--tokenizer_name"])
+@pytest.mark.parametrize(
+    "name, words", [("me/gated", "gated --token"), ("me/absent", "--token"), ("me/tiny", "--model_revision")]
+)
+def test_what_the_hub_refuses_names_the_flag_that_mends_it(refuse, hub, flag, name, words):
+    others = [] if flag == "--model_name_or_path" else ["--model_type", "bert"]
+    sentence = refuse(flag, name, *others)
+    assert sentence.startswith(f"{flag}: {name} ") and all(word in sentence for word in words.split()), sentence
+
+
+def test_a_hub_that_cannot_be_reached(refuse, monkeypatch):
+    use_hub(monkeypatch, "http://127.0.0.1:9")  # the port "discard": nobody listens
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the hub's library tries each file five times
+    sentence = refuse("--model_name_or_path", "me/tiny")
+    assert sentence.startswith("--model_name_or_path: me/tiny ") and "http://127.0.0.1:9 cannot be reached" in sentence
+
+
+PUSH = ["--model_type", "bert", "--vocab_size", "90", "--push_to_hub"]
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """See that no text is read."""
+    monkeypatch.setattr("wordmask.training.run.load_texts", None)
+    monkeypatch.setattr("wordmask.utils.hub.get_token", lambda: None)
+
+
+@pytest.mark.parametrize(
+    "more, flag, words",
+    [
+        ([], "--push_to_hub", "hf auth login --hub_token"),
+        (["--hub_token", "hf_wrong"], "--push_to_hub", "does not take"),
+        (["--hub_token", "hf_reader"], "--push_to_hub", "only read"),
+        (["--hub_token", "hf_writer", "--hub_model_id", "you/bert"], "--hub_model_id", "you/bert you me, lab"),
+    ],
+)
+def test_a_push_that_the_hub_would_refuse_is_refused_before_anything_is_read(refuse, hub, unread, more, flag, words):
+    sentence = refuse(*PUSH, *more)
+    assert sentence.startswith(flag) and all(word in sentence for word in words.split()), sentence
+
+
+def test_a_push_offline_is_refused_before_anything_is_read(refuse, unread):
+    assert refuse(*PUSH).startswith("--push_to_hub") and "HF_HUB_OFFLINE" in refuse(*PUSH)
+
+
+def test_a_push_to_a_hub_that_cannot_be_reached_is_refused_before_anything_is_read(refuse, unread, monkeypatch):
+    use_hub(monkeypatch, "http://127.0.0.1:9")
+    sentence = refuse(*PUSH, "--hub_token", "hf_writer")
+    assert sentence.startswith("--push_to_hub: http://127.0.0.1:9 cannot be reached")
+
+
+def test_a_push_that_the_hub_takes_goes_on(hub, unread, english_file, tmp_path):
+    argv = [*PUSH, "--hub_token", "hf_writer", "--hub_model_id", "lab/bert", "--train_file", english_file, "--use_cpu"]
+    with pytest.raises(TypeError, match="NoneType"):  # the reading of text, which `unread` took away
+        run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "comet_ml", "mlflow", "flyte", "azure_ml", "clearml"])
+def test_a_tracker_without_its_package_is_refused_before_anything_is_read(refuse, unread, tracker, monkeypatch):
+    monkeypatch.setattr("wordmask.config.trackers.importlib.util.find_spec", lambda name: None)
+    sentence = refuse(*PUSH[:4], "--report_to", tracker)
+    assert sentence.startswith(f"--report_to {tracker} needs its package: pip install ")

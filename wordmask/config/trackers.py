@@ -1,0 +1,38 @@
+"""The trackers of --report_to, and the packages that they need."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+from wordmask.config.parser import suggest
+from wordmask.utils.errors import InputError
+
+# A module of each, of which one must be installed, and the name to install it by; kubeflow needs none.
+NEEDED = {
+    "azure_ml": (("azureml",), "azureml-core"),
+    "clearml": (("clearml",), "clearml"),
+    "codecarbon": (("codecarbon",), "codecarbon"),
+    "comet_ml": (("comet_ml",), "comet-ml"),
+    "dagshub": (("dagshub",), "dagshub"),
+    "dvclive": (("dvclive",), "dvclive"),
+    "flyte": (("flytekit",), "flytekit"),
+    "mlflow": (("mlflow",), "mlflow"),
+    "neptune": (("neptune",), "neptune"),
+    "swanlab": (("swanlab",), "swanlab"),
+    "tensorboard": (("tensorboard", "tensorboardX"), "tensorboard"),
+    "trackio": (("trackio",), "trackio"),
+    "wandb": (("wandb",), "wandb"),
+}
+
+
+def check_trackers(trackers: Sequence[str]) -> None:
+    """Raise an `InputError` for a tracker that is not known, or whose package is not installed."""
+    for tracker in trackers:
+        if tracker not in ("none", "all", *INTEGRATION_TO_CALLBACK):
+            raise InputError(f"--report_to: {tracker} is not known{suggest(tracker, list(INTEGRATION_TO_CALLBACK))}")
+        modules, package = NEEDED.get(tracker, ((), ""))
+        if modules and not any(importlib.util.find_spec(module) for module in modules):
+            raise InputError(f"--report_to {tracker} needs its package: pip install {package}")

@@ -1,0 +1,143 @@
+"""The configuration of a model: loaded or made from scratch, with the user's overrides and what follows from them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.hf_argparser import string_to_bool
+
+from wordmask.config.arguments import ModelArguments, refuse_encoder_decoder
+from wordmask.tokenization.encoding import vocabulary_size
+from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.hub import loading, making
+
+ROLES = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
+
+
+def hub_options(arguments: ModelArguments) -> dict[str, Any]:
+    """What `from_pretrained` needs to know of the hub."""
+    return {
+        "cache_dir": arguments.cache_dir,
+        "revision": arguments.model_revision,
+        "token": arguments.token,
+        "trust_remote_code": arguments.trust_remote_code,
+    }
+
+
+def origin(arguments: ModelArguments) -> tuple[str, str]:
+    """The flag that decides on the model, and its value, for error messages."""
+    for name in ("model_name_or_path", "config_overrides", "config_name"):
+        if getattr(arguments, name):
+            return f"--{name}", getattr(arguments, name)
+    return "--model_type", str(arguments.model_type)
+
+
+def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
+    """The configuration in a directory or on the hub; `None` where the model is made from its type alone.
+
+    Raises:
+        InputError: where there is none of that name, or that of an encoder-decoder.
+    """
+    source = arguments.config_name or arguments.model_name_or_path
+    if not source:
+        return None
+    flag = "--config_name" if arguments.config_name else "--model_name_or_path"
+    with loading(flag, source, "a configuration"):
+        config = AutoConfig.from_pretrained(source, **hub_options(arguments))
+    refuse_encoder_decoder(flag, source, config)
+    return config
+
+
+def make_config(
+    arguments: ModelArguments, loaded: PreTrainedConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedConfig:
+    """The configuration of a model from scratch: a type's or a loaded one, for this tokenizer, with the overrides.
+
+    Raises:
+        InputError: where the overrides do not fit.
+    """
+    flag, what = origin(arguments)
+    with making(flag, what):
+        base = CONFIG_MAPPING[str(arguments.model_type)]() if loaded is None else loaded
+        ids = {"vocab_size": vocabulary_size(tokenizer)}
+        ids |= {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+        values = {name: value for name, value in ids.items() if hasattr(base, name)}
+        if loaded is None and "vocab_size" not in values:
+            raise InputError(
+                f"--model_type: {arguments.model_type} is made of several models, {' and '.join(_parts(base))}, and "
+                "no tokenizer can be fitted to it; give --config_name with a configuration that has the vocabulary"
+            )
+        values |= _overrides(base, arguments.config_overrides or "")
+        config = type(base)(**_by_field(base, values)) if loaded is None else _remade(base, values)
+        config.validate()
+    refuse_encoder_decoder(flag, what, config)
+    return config
+
+
+def _parts(config: PreTrainedConfig) -> list[str]:
+    """The configurations inside a configuration."""
+    return [name for name, value in vars(config).items() if isinstance(value, PreTrainedConfig)]
+
+
+def _overrides(config: PreTrainedConfig, text: str) -> dict[str, Any]:
+    """The values of `name=value,name=value`; a list is written `[1,2]`."""
+    values = {}
+    try:
+        for part in re.split(r",(?![^\[]*\])", text) if text else []:
+            name, equals, value = (word.strip() for word in part.partition("="))
+            if not equals:
+                raise ValueError(f"{part} has no =")
+            if name.split(".")[0] in _parts(config):
+                raise ValueError(f"{name} is a configuration of its own; edit config.json and give --config_name")
+            if not hasattr(config, name) or callable(getattr(config, name)):
+                raise ValueError(f"{name} is not one of its settings")
+            values[name] = _parsed(value, getattr(config, name))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"--config_overrides: {text} does not fit {type(config).__name__} ({one_line(error)}); write "
+            "name=value,name=value with names of that configuration"
+        ) from None
+    return values
+
+
+def _parsed(value: str, like: Any) -> Any:
+    """A value of the type that a setting has; YAML says what the value of a list or of a setting without value is."""
+    if isinstance(like, bool):
+        try:
+            return string_to_bool(value)
+        except Exception:
+            raise ValueError(f"{value} is neither true nor false") from None
+    if isinstance(like, int | float | str):
+        return type(like)(value)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"{value} cannot be read") from None
+    if like is not None and not isinstance(parsed, list):
+        raise ValueError(f"{value} is no list such as [1,2]")
+    return parsed
+
+
+def _by_field(config: PreTrainedConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """Values by the names that a configuration stores, where it has others for the common ones (`dim`, `n_layers`)."""
+    return {config.attribute_map.get(name, name): value for name, value in values.items()}
+
+
+def _remade(config: PreTrainedConfig, values: dict[str, Any]) -> PreTrainedConfig:
+    """A configuration like a loaded one, with other values; a setting that follows from others follows from the new.
+
+    ModernBERT's `layer_types` are saved with it. As they come out the same when they are left out, they follow from
+    `num_hidden_layers`, and are made anew.
+    """
+    kind, given = type(config), config.to_dict()
+    values = _by_field(config, values)
+    without_default = {name for name in given if getattr(kind, name, None) is None} - values.keys()
+    try:
+        remade = kind(**{name: value for name, value in given.items() if name not in without_default}).to_dict()
+    except Exception:  # each configuration class fails in its own way where it needs a setting
+        remade = {}
+    derived = {name for name in without_default if name in remade and remade[name] == given[name]}
+    return kind(**{name: value for name, value in given.items() if name not in derived} | values)

@@ -1,0 +1,83 @@
+"""A trial of training and saving, before anything is tokenized: what fails in it would fail after hours."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from wordmask.config.arguments import Arguments
+from wordmask.masking import IGNORED
+from wordmask.models.configuration import origin
+from wordmask.models.probing import some_ids, unchanged
+from wordmask.utils.errors import InputError, one_line
+
+SHORT = 8  # tokens in a sequence of the trial
+
+
+def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: int) -> None:
+    """Train a model on two short sequences and save its configuration; nothing of it stays.
+
+    A model that --fsdp or --deepspeed divide is not in one place yet: only its configuration is tried.
+
+    Args:
+        arguments: the run's; without training, no gradient is computed.
+        model: where it is to be trained.
+        size: the ids of the tokenizer, see `vocabulary_size`.
+        length: the length of all sequences with --pad_to_max_length, which some architectures need.
+
+    Raises:
+        InputError: where one of these fails, since the architecture needs other inputs, or its settings do not fit.
+    """
+    training = arguments.training
+    flag, what = origin(arguments.model)
+    fixed, name = arguments.data.pad_to_max_length, type(model).__name__
+    if not (training.fsdp or training.deepspeed):
+        sentence = f"{flag}: {what} makes a {name} that text alone does not train; two short sequences gave"
+        with _failing(sentence, fixed), unchanged(model):
+            model.train(training.do_train)
+            half = torch.float16 if training.fp16 else torch.bfloat16
+            with torch.autocast(model.device.type, half, enabled=training.fp16 or training.bf16):
+                logits, loss = _pass(model, size, length if fixed else min(SHORT, length))
+            if training.do_train:
+                loss.backward()
+            if logits.shape[-1] < size:
+                raise ValueError(f"predictions of {logits.shape[-1]} tokens, and the tokenizer has {size}")
+    saving = _failing(f"{flag}: the configuration of {what} cannot be saved and loaded again; that gave")
+    with saving, TemporaryDirectory() as directory:
+        model.config.save_pretrained(directory)
+        type(model.config).from_pretrained(directory)
+
+
+def _pass(model: Any, size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and loss of two sequences with a label each; the second one ends in padding, and has the largest id."""
+    ids = some_ids(model, 2, length)
+    ids[1, 0] = size - 1
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    labels = torch.full_like(ids, IGNORED)
+    labels[:, 0] = ids[:, 0]
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    if "attention_mask" not in inspect.signature(model.forward).parameters:
+        del inputs["attention_mask"]
+    outputs = model(**inputs)
+    if isinstance(outputs, dict):
+        return outputs["logits"], outputs["loss"]
+    return outputs[1], outputs[0]
+
+
+@contextlib.contextmanager
+def _failing(sentence: str, fixed: bool = True) -> Iterator[None]:
+    """Turn what goes wrong into one sentence; each architecture fails in its own way."""
+    try:
+        yield
+    except Exception as error:
+        advice = "give other settings" if fixed else "give other settings, such as --pad_to_max_length"
+        raise InputError(
+            f"{sentence} {type(error).__name__} ({one_line(error)[:200]}); {advice}, or another model"
+        ) from None
