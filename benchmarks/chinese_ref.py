@@ -32,10 +32,11 @@ from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, restart_peak, run_in_turn, use_one_core
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references import writer
-from wordmask.references.format import BATCH, batches, read_reference_arrays
+from wordmask.references.format import read_reference_arrays
 from wordmask.references.writer import Annotator, Output, Work, line_positions, write_references
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import is_chinese
+from wordmask.utils.batches import BATCH, batches
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
 

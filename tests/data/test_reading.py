@@ -10,6 +10,7 @@ import logging
 import lzma
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +24,8 @@ from conftest import refusal, sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import tokenized
-from wordmask.references.format import TextDigest, batches
+from wordmask.references.format import TextDigest
+from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
 
 COMPRESS = {
@@ -403,7 +405,7 @@ def test_one_document_is_read_element_by_element(write, monkeypatch):
 
 
 def test_batches_are_bounded_by_characters(monkeypatch):
-    monkeypatch.setattr("wordmask.references.format.CHARACTERS", 10)
+    monkeypatch.setattr("wordmask.utils.batches.CHARACTERS", 10)
     assert list(batches(["a" * 4] * 7, 5)) == [["a" * 4] * 3, ["a" * 4] * 3, ["a" * 4]]
     assert list(batches(["a" * 50, "b", "c"], 2)) == [["a" * 50], ["b", "c"]]
 
@@ -422,3 +424,48 @@ def test_the_digest_of_texts_with_line_ends_is_that_of_no_other_texts():
         digest.add(texts)
         digests.add(digest.hexdigest())
     assert len(digests) == 5
+
+
+# References beside the texts, and datasets
+
+
+def test_references_beside_the_texts_are_read_in_every_format(write, tmp_path):
+    rows = [
+        {"text": "我喜欢你", "chinese_ref": [3]},
+        {"text": " ", "chinese_ref": []},
+        {"text": "我", "chinese_ref": []},
+    ]
+    paths = [
+        write("a.jsonl", "\n".join(map(json.dumps, rows))),
+        write("a.csv", 'text,chinese_ref\n我喜欢你,[3]\n" ",[]\n我,\n'),
+        write("a.tsv", "text\tchinese_ref\n我喜欢你\t[3]\n \t[]\n我\t[]\n"),
+        str(tmp_path / "a.parquet"),
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), paths[-1])
+    expected = [{"line": 1, "text": "我喜欢你", "chinese_ref": [3], "file": 0}]
+    expected += [{"line": 3, "text": "我", "chinese_ref": [], "file": 0}]
+    for path in paths:
+        texts = load_texts(DataArguments(train_file=[path]), None, None, False)["train"]
+        assert [row for table in texts.batches() for row in table.to_pylist()] == expected
+
+
+@pytest.mark.parametrize("wrong", ['[1, "x"]', "3", '{"a": 1}', "[2.5]", "[99999999999]"])
+def test_a_reference_beside_a_text_that_is_none_is_refused(write, wrong):
+    path = write("a.jsonl", f'{{"text": "a b", "chinese_ref": []}}\n{{"text": "b", "chinese_ref": {wrong}}}\n')
+    with pytest.raises(InputError, match="--train_file: .*a.jsonl.*(line 2 holds|out of range)"):
+        texts_of(path)
+
+
+def test_columns_of_a_dataset_are_chosen_in_the_same_way(tmp_path):
+    def read(name: str | None, **columns) -> list[str]:
+        datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / str(len(list(tmp_path.iterdir()))))
+        path = max(tmp_path.iterdir(), key=lambda path: int(path.name))
+        arguments = DataArguments(dataset_name=str(path), text_column_name=name)
+        tables = load_texts(arguments, str(tmp_path.parent / "cache"), None, False)["train"].batches()
+        return [text for table in tables for text in table["text"].to_pylist()]
+
+    assert read(None, number=[1], content=["a"]) == ["a"]
+    assert read("posts", thread=["t", "u"], posts=[["a", "b"], ["c"]]) == ["a", "b", "c"]
+    assert read("review.body", review=[{"body": "a"}, {"body": "b"}]) == ["a", "b"]
+    with pytest.raises(InputError, match="several columns that could be the text.*: news, content"):
+        read(None, news=["1"], content=["a"])

@@ -131,7 +131,7 @@ def test_batches_of_lines_keep_their_order_and_their_numbers(write, tokenizer, m
     text, path, provenance = made(write, tokenizer, lines)
     whole = lines_of(path)
     small = text + ".small"
-    monkeypatch.setattr("wordmask.references.format.batches.__defaults__", (5,))
+    monkeypatch.setattr("wordmask.utils.batches.batches.__defaults__", (5,))
     write_references([text], small, tokenizer, Known("研究", "生命", "喜欢", "T恤"))
     assert lines_of(small) == whole == ["[2]", "", "[2, 4]", "[]"] * 3 + [""]
     assert provenance.lines == 12
@@ -273,7 +273,7 @@ def test_any_references_are_read_back(tmp_path_factory, references, size):
     path = tmp_path_factory.mktemp("read") / "ref.txt"
     path.write_text("".join(f"{json.dumps(reference)}\n\n" for reference in references))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wordmask.references.format.batches.__defaults__", (size,))
+        patch.setattr("wordmask.utils.batches.batches.__defaults__", (size,))
         assert list(read_positions(path, FLAG)) == references
 
 
@@ -382,7 +382,7 @@ ONE_A_LINE = ["[2, 4]", "[]", "[3]", "[]", "[4]", "[]", "[]"]  # also for the bl
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_a_classic_file_may_have_an_empty_reference_for_each_blank_line(write, monkeypatch, size):
     """In batches that are blank throughout, begin or end with a blank line."""
-    monkeypatch.setattr("wordmask.references.format.batches.__defaults__", (size,))
+    monkeypatch.setattr("wordmask.utils.batches.batches.__defaults__", (size,))
     text, path = write("text.txt", TEXT), write("ref.txt", ONE_A_LINE)
     expected = list(zip([1, 3, 5, 7], [TEXT[0], TEXT[2], TEXT[4], TEXT[6]], REFERENCES, strict=True))
     assert list(pair_with_text(text, path, TEXT_FLAG, FLAG)) == expected
@@ -583,7 +583,7 @@ def test_a_classic_file_is_trained_on_with_one_warning(
 ):
     """Of many batches; where provenance stands beside the same file, the run ends."""
     monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 2)
-    monkeypatch.setattr("wordmask.references.format.batches.__defaults__", (2,))
+    monkeypatch.setattr("wordmask.utils.batches.batches.__defaults__", (2,))
     lines = CLASSIC[2:] + CLASSIC * (10 if flags else 400)
     text = write("text.txt", lines)
     path = write("ref.txt", map(json.dumps, classic(lines)))

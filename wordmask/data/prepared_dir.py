@@ -180,7 +180,8 @@ class PartWriter:
         with parallel_map(partial(tokens_of_split, self.preparations), workers) as tokenize:
             tokens = tokenize(self._read(parts, set(missing), digests))
             for part in missing:
-                self._write(part, _take(tokens, len(part.texts)), digests[part])
+                own = _take(tokens, len(part.texts), lambda batch: len(batch.tokens))
+                self._write(part, own, digests[part])
             deque(tokens, maxlen=0)  # so that what is there behind the last missing one is checked, too
 
     def _path(self, part: Part) -> Path:
@@ -222,12 +223,12 @@ class PartWriter:
             file.write(with_source().serialize())  # which is as long as before
 
 
-def _take(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
-    """The next tables, of which so many rows are wanted; none goes beyond them."""
+def _take(batches: Iterator[Any], count: int, size: Callable[[Any], int] = len) -> Iterator[Any]:
+    """The next batches, which have so many texts together; none goes beyond them."""
     while count:
-        table = next(tables)
-        count -= len(table)
-        yield table
+        batch = next(batches)
+        count -= size(batch)
+        yield batch
 
 
 def _source(path: Path) -> bytes | None:

@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -271,10 +270,12 @@ class StreamedRows(torch.utils.data.IterableDataset):
 
     def found(self) -> Found:
         """What the first texts show of all, before there are workers; each of these would say it again."""
-        batch: dict[str, Any] = next(iter(self.texts.iter(batch_size=STREAM_BATCH)), {"text": []})
+        batch = next(self.texts.tables(0, STREAM_BATCH), pa.table({"text": pa.array([], pa.string())}))
         words = self.preparation.words
-        has_words = "chinese_ref" in batch or bool(words and words.segmenter)
-        return Found(Findings.of(Characters([text or "" for text in batch["text"]]), has_words), *self.flags)
+        has_words = "chinese_ref" in batch.column_names or bool(words and words.segmenter)
+        return Found(
+            Findings.of(Characters([text or "" for text in batch["text"].to_pylist()]), has_words), *self.flags
+        )
 
     def _warn_once(self, sentences: Sequence[str]) -> None:
         """Log sentences, unless a worker did before."""

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.data.text_files import Files, count_texts, rebatched, stream_texts
-from wordmask.references.format import BATCH, Provenance, read_provenance, sidecar
+from wordmask.references.format import Provenance, read_provenance, sidecar
+from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.hub import quiet_hub
@@ -37,9 +38,13 @@ class Source(Protocol):
     """Texts that are all there, in tables with the column `text` and, where there are references, `chinese_ref`.
 
     Attributes:
+        is_stream: `False`.
         digest: that of the content of files; `None` for datasets.
         fingerprint: what tells these texts from others.
     """
+
+    @property
+    def is_stream(self) -> bool: ...
 
     @property
     def digest(self) -> str | None: ...
@@ -60,7 +65,15 @@ class Source(Protocol):
 
 
 class Stream(Protocol):
-    """Texts of which the number is not known, in tables as `Source` has them."""
+    """Texts of which the number is not known, in tables as `Source` has them.
+
+    Attributes:
+        is_stream: `True`.
+        shards: the parts that processes can read apart from each other.
+    """
+
+    @property
+    def is_stream(self) -> bool: ...
 
     @property
     def shards(self) -> int: ...
@@ -79,7 +92,7 @@ class DatasetTexts:
     """A `Source` of a dataset with the column `text`."""
 
     dataset: datasets.Dataset
-    digest = None
+    is_stream, digest = False, None
 
     @property
     def fingerprint(self) -> str:
@@ -103,6 +116,7 @@ class DatasetStream:
 
     dataset: datasets.IterableDataset
     limited: bool = False
+    is_stream = True
 
     @property
     def shards(self) -> int:
@@ -144,7 +158,7 @@ class Texts:
     @property
     def is_stream(self) -> bool:
         """Whether the number of texts is not known."""
-        return not hasattr(self.rows, "fingerprint")
+        return self.rows.is_stream
 
     @property
     def fingerprint(self) -> str:
@@ -215,13 +229,12 @@ def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Te
     check_column_name(columns, arguments.text_column_name, files[splits[0]].paths[0])
     cache, texts = cache_directory(cache_dir), {}
     for split, own in files.items():
-        rows: Any
+        rows: Source | Stream
         if arguments.streaming and split == "train":  # what is evaluated on is read once and kept
-            rows = stream_texts(own)
-            read = summary(None, 0, len(own.paths), own.column)
+            rows, read = stream_texts(own), summary(None, 0, len(own.paths), own.column)
         else:
-            rows = count_texts(own, cache, arguments.overwrite_cache)
-            read = summary(len(rows), rows.blank, len(own.paths), own.column)
+            rows = counted = count_texts(own, cache, arguments.overwrite_cache)
+            read = summary(len(counted), counted.blank, len(own.paths), own.column)
         logger.warning("%s: %s", own.flag, read)
         in_table = own.column and own.column.references and not own.references
         reference_flag, references = (own.flag, own.paths) if in_table else (own.reference_flag, own.references)

@@ -13,16 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wordmask.references.format import (
-    BATCH,
-    CHARACTERS,
     TextDigest,
-    batches,
     check_text,
     pair_tables,
     pairs_blank_lines,
     read_provenance,
     sidecar,
 )
+from wordmask.utils.batches import BATCH, CHARACTERS, batches
 from wordmask.utils.cache import found_once, hashed, stamps
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
@@ -209,6 +207,7 @@ class FileTexts:
     blank: int
     digest: str
     stamps: list[tuple[str, int, int]]
+    is_stream = False
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -295,6 +294,7 @@ class FileStream:
 
     files: Files
     limit: int | None = None
+    is_stream = True
 
     @property
     def shards(self) -> int:

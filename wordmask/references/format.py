@@ -13,12 +13,11 @@ import bisect
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +26,10 @@ import pyarrow.json  # noqa: F401  # makes pa.json
 from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import TokenizedLines, backend_state
+from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, write_atomically
 from wordmask.utils.readers import Column, TextFiles, read_lines
-
-BATCH = 1000  # texts that are worked on together
-CHARACTERS = 2**22  # and no more characters than these, but for a text that alone has more
 
 
 @dataclass
@@ -115,25 +112,6 @@ class TextDigest:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def batches(items: Iterable[Any], size: int = BATCH, *, weight: Callable[[Any], int] = len) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter, as are those that reach `CHARACTERS` before.
-
-    Args:
-        items: texts, or anything else.
-        size: the most items in a list.
-        weight: gives an item's number of characters.
-    """
-    batch, total = [], 0
-    for item in items:
-        batch.append(item)
-        total += weight(item)
-        if len(batch) == size or total >= CHARACTERS:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
 
 
 def read_reference_arrays(path: str, flag: str) -> Iterator[pa.ListArray]:

@@ -26,11 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wordmask.references.format import Provenance, TextDigest, batches, sidecar, tokenizer_digest, write_provenance
+from wordmask.references.format import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
 from wordmask.segmenters import Segmenter, words_of
 from wordmask.tokenization.encoding import Backend, backend_state, require_fast, special_affixes
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import segmented
+from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
 from wordmask.utils.readers import Column, TextFiles, summary

@@ -66,7 +66,7 @@ class Place:
                     line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     return number, error
-        raise AssertionError("the file has changed")
+        raise InputError(f"{self.flag}: {self.path} was changed while it was read; run again when it stays as it is")
 
     def mistake(self, what: str, number: int | None = None) -> InputError:
         """The error that says what is wrong with a line, the one just read if no number is given."""
