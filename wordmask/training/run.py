@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 from rich.console import Console
-from rich.table import Table
-from transformers import TrainerState, set_seed
+from transformers import set_seed
 
 from wordmask.config.arguments import Arguments, DataArguments, RunArguments, parse_arguments
 from wordmask.data.collator import MaskingCollator
@@ -25,22 +23,14 @@ from wordmask.models.loading import choose_length, load_model, load_tokenizer, l
 from wordmask.references.writer import Work
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.model_card import Card
-from wordmask.training.output_dir import claim, find_checkpoint, warn_of_changes, write_record
+from wordmask.training.output_dir import check_owner, claim, find_checkpoint
 from wordmask.training.preview import preview
+from wordmask.training.results import evaluate, publish, report, train
+from wordmask.training.run_record import Identity, read_run, write_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
-
-REPORTED = {
-    "train_samples": "training rows",
-    "train_loss": "training loss",
-    "eval_samples": "evaluation rows",
-    "eval_loss": "evaluation loss",
-    "perplexity": "perplexity",
-    "eval_accuracy": "masked tokens right",
-    "eval_whole_word_accuracy": "masked words right",
-}
 
 
 def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
@@ -67,10 +57,14 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     set_seed(training.seed)
 
     texts = _load_texts(arguments)
+    checkpoint = checkpoint if training.do_train else None  # an evaluation is of the model that was asked for
     with training.main_process_first(desc="loading the tokenizer"):
         tokenizer = load_tokenizer(arguments.model, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model = load_model(arguments.model, tokenizer)
+    if not arguments.masking.preview_masking:
+        identity = Identity.of(arguments, model, tokenizer, texts)
+        changes = check_owner(arguments, identity, checkpoint)
     lengths = _lengths(arguments, model, tokenizer)
     rows = _prepare(texts, tokenizer, arguments, lengths)
 
@@ -80,27 +74,25 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         preview(first, shown, collator, tokenizer, arguments.masking.rates[0], Console())
         return {}
     trainer = _trainer(arguments, model, tokenizer, vocabulary, rows)
+    change = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
+    for line in changes:
+        logger.warning("this run was started with other settings: %s", line)
     if trainer.is_world_process_zero():
-        claim(training)
-        if checkpoint:
-            warn_of_changes(arguments.given, training)
-        write_record(script, arguments.given, training)
+        claim(training, checkpoint)
+        write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()
 
     metrics: dict[str, float] = {}
     if training.do_train:
-        metrics |= _train(trainer, checkpoint)
+        metrics |= train(trainer, checkpoint, change)
     if training.do_eval:
-        metrics |= _evaluate(trainer)
-    trainer.card.metrics = {
-        name: value for name, value in metrics.items() if name in REPORTED and name != "eval_samples"
-    }
-    if training.push_to_hub:
-        trainer.push_to_hub()
-    elif training.do_train:
-        trainer.create_model_card()
+        metrics |= evaluate(trainer)
+    if training.do_train:
+        publish(trainer)
+    elif training.push_to_hub:
+        logger.warning("--push_to_hub: nothing was trained, so nothing is pushed")
     if trainer.is_world_process_zero():
-        _report(metrics, trainer, training)
+        report(metrics, trainer)
     return metrics
 
 
@@ -286,60 +278,3 @@ def _card(arguments: Arguments, model: Any) -> Card:
             "seed": training.seed,
         },
     )
-
-
-def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
-    if checkpoint:
-        done = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).global_step
-        if done >= trainer.planned_steps():
-            logger.warning("%s holds the end of this run; --overwrite_output_dir trains it again", checkpoint)
-            _take_over(trainer, checkpoint)
-            return {}
-        logger.warning("going on from %s", checkpoint)
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if not trainer.state.global_step:
-        raise InputError("--train_file: the tokenizer finds no token in this text; give text that it was made for")
-    if isinstance(trainer.train_rows, StagedRows):
-        metrics["train_samples"] = trainer.train_rows.stages[-1].lines
-    trainer.save_model()
-    trainer.log_metrics("train", metrics)
-    trainer.save_metrics("train", metrics)
-    trainer.save_state()
-    return metrics
-
-
-def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
-    """Give the Trainer the model of a finished run, as that run saved it, or else as its last checkpoint has it."""
-    directory = str(trainer.args.output_dir)
-    saved = os.path.exists(os.path.join(directory, "train_results.json"))
-    transformers.utils.logging.set_verbosity_error()  # weights that are tied are reported as missing
-    trainer._load_from_checkpoint(directory if saved else checkpoint)
-    trainer.state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
-    if not saved:
-        trainer.save_model()
-
-
-def _evaluate(trainer: MlmTrainer) -> dict[str, float]:
-    metrics = trainer.evaluate()
-    metrics["eval_samples"] = len(trainer.eval_rows or ())
-    if "eval_perplexity" in metrics:
-        metrics["perplexity"] = metrics.pop("eval_perplexity")  # the name that readers of eval_results.json know
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
-    return metrics
-
-
-def _report(metrics: dict[str, float], trainer: MlmTrainer, training: RunArguments) -> None:
-    """Say what was done, and where to look."""
-    table = Table(title=f"wordmask, {trainer.collator.strategy.value} masking")
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, label in REPORTED.items():
-        if name in metrics:
-            value = metrics[name]
-            share = name.endswith("accuracy")
-            whole = isinstance(value, int) or not math.isfinite(value)
-            table.add_row(label, f"{value:.1%}" if share else f"{value:,}" if whole else f"{value:.4f}")
-    console = Console(stderr=True)
-    console.print(table)
-    console.print(f"model and results: {training.output_dir}", soft_wrap=True)
