@@ -32,6 +32,7 @@ from wordmask.data.tokenize import Preparation, separator, tokenizer_identity, t
 from wordmask.references.format import BATCH
 from wordmask.references.writer import Work
 from wordmask.tokenization.encoding import require_fast
+from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import bar
@@ -318,6 +319,11 @@ class PreparedTexts:
     record: Record
     split: str
     flag: str = "--prepared_dir"
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this text from others, as far as the record says."""
+        return hashed(self.record.digests[self.split], self.record.texts, self.split)
 
     def tokens(self, tokenizer, arguments: DataArguments, words: SegmentationArguments | None) -> TokenStream:
         """The tokens, read where they lie on disk.
