@@ -244,6 +244,12 @@ def test_another_optimizer_begins_with_a_state_of_its_own(spy, command, tmp_path
     assert training_steps(tmp_path / "out")[3]["learning_rate"] == pytest.approx(0.05)
 
 
+def test_a_checkpoint_without_an_optimizer_keeps_its_place_in_the_schedule(spy, command, tmp_path):
+    spy.run(command(4, 1, "--save_only_model", "--learning_rate", "1e-3"), 3)
+    spy.run(command(4, 1, "--save_only_model", "--learning_rate", "1e-3"))
+    assert training_steps(tmp_path / "out")[3]["learning_rate"] == pytest.approx(0.5e-3)
+
+
 def test_an_older_checkpoint_had_steps_of_the_size_that_the_run_was_started_with(spy, command, tmp_path):
     spy.run(command(4, 2, "--gradient_accumulation_steps", "2"), 4)  # 8 examples of the second epoch
     for path in (tmp_path / "out").glob("checkpoint-*/wordmask_progress.json"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import json
 import logging
 import os
 import shutil
@@ -66,11 +68,12 @@ def find_checkpoint(training: RunArguments) -> str | None:
 
 
 def _last_checkpoint(directory: str) -> str | None:
-    """The newest checkpoint that is whole: the Trainer writes trainer_state.json last."""
+    """The newest checkpoint that is whole: the Trainer writes trainer_state.json last, and not at once."""
     steps = [name.removeprefix("checkpoint-") for name in _matching(directory, ["checkpoint-[0-9]*"])]
     for step in sorted(map(int, filter(str.isdigit, steps)), reverse=True):
         path = os.path.join(directory, f"checkpoint-{step}")
-        if os.path.isfile(os.path.join(path, "trainer_state.json")):
+        with contextlib.suppress(OSError, ValueError):
+            json.loads(Path(path, "trainer_state.json").read_text(encoding="utf-8"))
             return path
         logger.warning("%s is not whole, as if a run had been stopped while it wrote it, and is passed over", path)
     return None

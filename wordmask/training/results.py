@@ -106,4 +106,5 @@ def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
             table.add_row(label, f"{value:.1%}" if share else f"{value:,}" if whole else f"{value:.4f}")
     console = Console(stderr=True)
     console.print(table)
-    console.print(f"model and results: {trainer.args.output_dir}", soft_wrap=True)
+    what = "model and results" if trainer.args.do_train else "results"
+    console.print(f"{what}: {trainer.args.output_dir}", soft_wrap=True)

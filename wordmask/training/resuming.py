@@ -129,10 +129,12 @@ class ResumableTrainer(Trainer):
 
     # The Trainer's loop
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, as the Trainer does."""
         self._attempts, self._went_on = 0, False
-        return super().train(*args, **kwargs)
+        if isinstance(resume_from_checkpoint, str) and not self.done.step:
+            self.go_on_from(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _inner_training_loop(  # --auto_find_batch_size counts its parameters
         self,
@@ -216,6 +218,7 @@ class ResumableTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         else:
             logger.warning("--optim or --lr_scheduler_type is of another kind, so the optimizer's state begins anew")
+        if not schedule.last_epoch:  # nothing was loaded, as from a checkpoint of --save_only_model
             schedule.last_epoch = self.done.step
         for group, own in zip(optimizer.param_groups, settings, strict=True):
             group.update(own)
