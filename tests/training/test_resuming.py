@@ -199,13 +199,13 @@ def test_dropping_the_last_rows_still_shows_no_row_twice(spy, command, tmp_path)
 
 
 def test_a_resume_after_a_change_ends_as_if_it_had_not_been_interrupted(spy, command, tmp_path):
-    """Byte for byte, in the epoch of the change and in the next one."""
+    """Byte for byte: in the epoch of the change, at its end, and in the next one."""
     more = ["--mlm_probability", "0.4:0.1"]
     spy.run(command(4, 2, *more), 2)
-    for name in ("early", "late"):
+    for name in ("early", "between", "late"):
         shutil.copytree(tmp_path / "out", tmp_path / name)
     spy.run(command(6, 2, *more))
-    for name, stop in (("early", 3), ("late", 6)):
+    for name, stop in (("early", 3), ("between", 5), ("late", 6)):
         spy.run(command(6, 2, *more, out=name), stop)
         spy.run(command(6, 2, *more, out=name))
         files = [(tmp_path / where / "model.safetensors").read_bytes() for where in ("out", name)]
@@ -317,6 +317,7 @@ def test_a_batch_size_that_was_found_is_that_of_the_resumed_run(spy, command, sm
     assert Counter(step for step, _ in spy.rows) == dict.fromkeys(range(5), 4)
     caplog.clear()
     spy.run(argv)
+    assert "with batches of 4, as --auto_find_batch_size found them" in caplog.text
     assert "holds the end" not in caplog.text and "run out of memory" not in caplog.text
     assert state(tmp_path)["global_step"] == 12
     assert [set(epoch.values()) for epoch in spy.epochs(LINES)] == [{1}, {1}]

@@ -106,12 +106,27 @@ def test_another_architecture_from_scratch_is_refused_by_what_differs(folder, tm
 
 
 def test_overwriting_begins_another_run(command, folder, out):
+    (out / "vocab.txt").write_text("[PAD]\n[MASK]\n")
     run_mlm_wwm.main(command("roberta", out, "--do_train", "--overwrite_output_dir"))
     assert AutoModelForMaskedLM.from_pretrained(out).config.model_type == "roberta"
     record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     assert record["arguments"]["model_name_or_path"] == str(folder / "roberta")
     assert "overwrite_output_dir" not in record["arguments"], "the record would delete what it describes"
     assert not (out / "eval_results.json").exists()
+    assert not (out / "vocab.txt").exists(), "a part of the other model's tokenizer"
+
+
+def test_overwriting_with_what_lies_there_keeps_it_until_the_end(command, out, monkeypatch):
+    """A run that is killed would leave neither the old model nor the new one."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wordmask.training.run.train", killed)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run_mlm_wwm.main(command(str(out), out, "--do_train", "--overwrite_output_dir"))
+    assert (out / "model.safetensors").read_bytes() == before and not list(out.glob("checkpoint-*"))
 
 
 def test_an_evaluation_never_overwrites_a_training(command, out, capsys):
@@ -228,3 +243,10 @@ def test_a_checkpoint_that_others_follow_is_refused_or_they_are_overwritten(comm
     run_mlm_wwm.main([*argv, "--overwrite_output_dir", "--save_strategy", "no"])
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 2
+
+
+def test_an_evaluation_of_a_checkpoint_that_training_would_take_is_refused(command, out, tmp_path, capsys):
+    """transformers evaluates the model beside it, and says nothing."""
+    more = ["--do_eval", "--resume_from_checkpoint", str(out / "checkpoint-1")]
+    sentence = refusal(capsys, run_mlm_wwm.main, *command("one", tmp_path / "new", *more))
+    assert sentence == "--resume_from_checkpoint is for training; to evaluate it, give it as --model_name_or_path"

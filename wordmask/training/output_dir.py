@@ -19,8 +19,22 @@ logger = logging.getLogger(__name__)
 
 # What a new run must not find, and what else a run writes.
 _RESULTS = ("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json")
-_STALE = ("checkpoint-[0-9]*", *_RESULTS)
-_WRITTEN = (*_STALE, "config.json", "*.safetensors", "tokenizer*", "vocab*", "training_args.bin", "README.md")
+_CHECKPOINTS = "checkpoint-[0-9]*"
+_MODEL = (
+    *("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"),
+    *("model.safetensors.index.json", "training_args.bin", "README.md", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
+)
+_WRITTEN = (
+    _CHECKPOINTS,
+    *_RESULTS,
+    "config.json",
+    "*.safetensors",
+    "tokenizer*",
+    "vocab*",
+    "training_args.bin",
+    "README.md",
+)
 _LOGS = {"runs", "logs", "log", "wandb", "mlruns", "tensorboard", "trackio", "aim", "swanlog", "codecarbon"}
 
 
@@ -34,8 +48,7 @@ def find_checkpoint(training: RunArguments) -> str | None:
     for ancestor in (Path(directory), *Path(directory).parents):
         if ancestor.exists() and not ancestor.is_dir():
             raise InputError(f"--output_dir: {ancestor} is a file; give a directory")
-    asked = training.resume_from_checkpoint
-    named = str(asked) if asked and str(asked).lower() not in ("true", "false") else None
+    asked, named = training.resume_from_checkpoint, _named_checkpoint(training)
     if named and not os.path.isfile(os.path.join(named, "trainer_state.json")):
         raise InputError(f"--resume_from_checkpoint: {named} is not a checkpoint; give a checkpoint-* directory")
     found = [name for name in _entries(directory) if not _is_log(name)]
@@ -49,13 +62,11 @@ def find_checkpoint(training: RunArguments) -> str | None:
     if training.overwrite_output_dir:
         return named
     checkpoint = _last_checkpoint(directory)
-    if named:
-        if checkpoint and not os.path.samefile(named, checkpoint):
-            raise InputError(
-                f"--resume_from_checkpoint: {named} is not where the run in {directory} goes on, which holds "
-                f"{checkpoint}; drop the flag, give another --output_dir, or --overwrite_output_dir to remove that"
-            )
-        return named
+    if named and checkpoint and not os.path.samefile(named, checkpoint):
+        raise InputError(
+            f"--resume_from_checkpoint: {named} is not where the run in {directory} goes on, which holds "
+            f"{checkpoint}; drop the flag, give another --output_dir, or --overwrite_output_dir to remove that"
+        )
     if asked and str(asked).lower() == "true" and checkpoint is None:
         raise InputError(f"--resume_from_checkpoint: {directory} holds no checkpoint; give the path of one")
     trains = training.do_train or training.neither
@@ -64,12 +75,18 @@ def find_checkpoint(training: RunArguments) -> str | None:
             f"--output_dir: {directory} holds a finished run without checkpoints; give another directory, or "
             "--overwrite_output_dir to train it again"
         )
-    return checkpoint
+    return named or checkpoint
+
+
+def _named_checkpoint(training: RunArguments) -> str | None:
+    """The checkpoint that --resume_from_checkpoint names; without a path it means the last one."""
+    asked = training.resume_from_checkpoint
+    return str(asked) if asked and str(asked).lower() not in ("true", "false") else None
 
 
 def _last_checkpoint(directory: str) -> str | None:
     """The newest checkpoint that is whole: the Trainer writes trainer_state.json last, and not at once."""
-    steps = [name.removeprefix("checkpoint-") for name in _matching(directory, ["checkpoint-[0-9]*"])]
+    steps = [name.removeprefix("checkpoint-") for name in _matching(directory, [_CHECKPOINTS])]
     for step in sorted(map(int, filter(str.isdigit, steps)), reverse=True):
         path = os.path.join(directory, f"checkpoint-{step}")
         with contextlib.suppress(OSError, ValueError):
@@ -107,6 +124,8 @@ def check_owner(arguments: Arguments, identity: Identity, checkpoint: str | None
     """
     training, trains = arguments.training, arguments.training.do_train
     directory = training.output_dir
+    if _named_checkpoint(training) and not trains:
+        raise InputError("--resume_from_checkpoint is for training; to evaluate it, give it as --model_name_or_path")
     run = read_run(directory)
     replaced = run is not None and training.overwrite_output_dir and (trains or not run.trains)
     # Of an earlier try that came to nothing, there is the record alone.
@@ -123,7 +142,7 @@ def _check_same(run: Run, place: str, arguments: Arguments, identity: Identity) 
     """Raise an `InputError` where a place belongs to a run with another model or tokenizer."""
     model, directory = arguments.model.model_name_or_path, arguments.training.output_dir
     evaluates = run.trains and not arguments.training.do_train
-    if evaluates and model and Path(directory).resolve() in (Path(model).resolve(), *Path(model).resolve().parents):
+    if evaluates and _lies_in(model, directory):
         return  # what the run has made, or one of its checkpoints
     others = run.others(identity, arguments.given)
     if others:
@@ -140,22 +159,32 @@ def _check_same(run: Run, place: str, arguments: Arguments, identity: Identity) 
         )
 
 
-def claim(training: RunArguments, checkpoint: str | None = None) -> None:
+def _lies_in(name: str | None, directory: str) -> bool:
+    """Whether a model or a tokenizer is that of a directory, or of a checkpoint in it."""
+    path, own = Path(name or "").resolve(), Path(directory).resolve()
+    return bool(name) and own in (path, *path.parents)
+
+
+def claim(arguments: Arguments, checkpoint: str | None = None) -> None:
     """Make the output directory this suite's, right before training: nothing is lost to a mistake found earlier.
 
-    With `--overwrite_output_dir`, an older run's checkpoints and results are removed, but for the checkpoint where
-    this one goes on, and nothing else. The results of an evaluation give way to those of a training.
+    With `--overwrite_output_dir`, an older run's checkpoints, model and results are removed, but for what this one
+    begins with, and nothing else. The results of an evaluation give way to those of a training.
     """
+    training, model = arguments.training, arguments.model
     directory = Path(training.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     run = read_run(directory)
     if run is None or not (training.do_train or training.overwrite_output_dir and not run.trains):
         return
-    stale = _STALE if training.overwrite_output_dir else () if run.trains else _RESULTS
+    stale = [*_RESULTS] if training.overwrite_output_dir or not run.trains else []
+    if training.overwrite_output_dir:
+        sources = (model.model_name_or_path, model.config_name, model.tokenizer_name)
+        used = any(_lies_in(name, training.output_dir) for name in sources)
+        stale += [_CHECKPOINTS, *([] if used else _MODEL)]
     for name in _matching(training.output_dir, stale):
         path = directory / name
-        if path.is_dir() and name.removeprefix("checkpoint-").isdigit():
-            if checkpoint is None or not os.path.samefile(path, checkpoint):
-                shutil.rmtree(path)
-        elif path.is_file() and name.endswith(".json"):
+        if path.is_file() and name.removeprefix("checkpoint-") == name:
             path.unlink()
+        elif name.removeprefix("checkpoint-").isdigit() and not (checkpoint and os.path.samefile(path, checkpoint)):
+            shutil.rmtree(path)

@@ -115,11 +115,13 @@ class ResumableTrainer(Trainer):
     def _change(self, before: Record) -> str:
         """What another step size changes, as the end of a sentence."""
         plan, size = self.plan, self.division.step
+        found = f", with batches of {self._train_batch_size}, as --auto_find_batch_size found them"
+        found = found if self.args.auto_find_batch_size else ""
         if plan is None or size == before.division.step:
-            return ""
+            return found
         left = plan.stages[-1].rows - sum(piece.examples for piece in plan.shown)
         return (
-            f", with {size} examples in a step instead of {before.division.step}: {left} examples of epoch "
+            f"{found}, with {size} examples in a step instead of {before.division.step}: {left} examples of epoch "
             f"{plan.first_epoch + 1} are left, and the run ends with step {plan.planned_steps}"
         )
 

@@ -78,7 +78,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     for line in changes:
         logger.warning("this run was started with other settings: %s", line)
     if trainer.is_world_process_zero():
-        claim(training, checkpoint)
+        claim(arguments, checkpoint)
         write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()
 
