@@ -187,6 +187,14 @@ def test_a_finished_run_that_is_started_again_keeps_the_results_in_its_card(comm
     assert (out / "README.md").read_text(encoding="utf-8") == before
 
 
+def test_a_finished_run_is_not_said_to_be_of_settings_that_came_later(command, out, caplog):
+    kept = ("README.md", RECORD, "model.safetensors")
+    before = {name: (out / name).read_bytes() for name in kept}
+    run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval", "--masking_strategy", "token"))
+    assert "--masking_strategy: whole_word -> token" in caplog.text and "holds the end of this run" in caplog.text
+    assert {name: (out / name).read_bytes() for name in kept} == before
+
+
 @pytest.mark.parametrize("model, fine", [("one", True), ("other", False)])
 def test_a_record_without_digests_is_judged_by_its_names(model, fine, command, out, capsys):
     record = json.loads((out / RECORD).read_text(encoding="utf-8"))

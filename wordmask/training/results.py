@@ -40,7 +40,7 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         change: what changes with that, as the end of a sentence.
     """
     if checkpoint:
-        if trainer.done.step >= trainer.planned_steps():
+        if trainer.is_finished():
             logger.warning("%s holds the end of this run; --overwrite_output_dir trains it again", checkpoint)
             _take_over(trainer, checkpoint)
             return {}

@@ -129,6 +129,10 @@ class ResumableTrainer(Trainer):
         """The number of optimizer steps of the whole training."""
         return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
+    def is_finished(self) -> bool:
+        """Whether what was done is the whole training."""
+        return 0 < self.done.step >= self.planned_steps()
+
     # The Trainer's loop
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:

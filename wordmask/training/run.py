@@ -77,9 +77,12 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     change = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     for line in changes:
         logger.warning("this run was started with other settings: %s", line)
+    # A run that is at its end was made with the settings of then, whatever was given now.
+    told = training.do_train and not (changes and trainer.is_finished())
     if trainer.is_world_process_zero():
         claim(arguments, checkpoint)
-        write_run(script, arguments, identity)
+        if told or not training.do_train:
+            write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()
 
     metrics: dict[str, float] = {}
@@ -87,10 +90,10 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         metrics |= train(trainer, checkpoint, change)
     if training.do_eval:
         metrics |= evaluate(trainer)
-    if training.do_train:
+    if told:
         publish(trainer)
     elif training.push_to_hub:
-        logger.warning("--push_to_hub: nothing was trained, so nothing is pushed")
+        logger.warning("--push_to_hub: nothing was trained here, so nothing is pushed")
     if trainer.is_world_process_zero():
         report(metrics, trainer)
     return metrics
