@@ -69,21 +69,9 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     rows = _prepare(texts, tokenizer, arguments, lengths)
 
     if arguments.masking.preview_masking:
-        shown, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, words=True)
-        first = rows.get("train") or rows["validation"]
-        preview(first, shown, collator, tokenizer, arguments.masking.rates[0], Console())
-        return {}
+        return _preview(arguments, rows, vocabulary, tokenizer)
     trainer = _trainer(arguments, model, tokenizer, vocabulary, rows)
-    change = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
-    for line in changes:
-        logger.warning("this run was started with other settings: %s", line)
-    # A run that is at its end was made with the settings of then, whatever was given now.
-    told = training.do_train and not (changes and trainer.is_finished())
-    if trainer.is_world_process_zero():
-        claim(arguments, checkpoint)
-        if told or not training.do_train:
-            write_run(script, arguments, identity)
-    trainer.accelerator.wait_for_everyone()
+    change, told = _begin(script, arguments, identity, trainer, checkpoint, changes)
 
     metrics: dict[str, float] = {}
     if training.do_train:
@@ -97,6 +85,40 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     if trainer.is_world_process_zero():
         report(metrics, trainer)
     return metrics
+
+
+def _preview(arguments: Arguments, rows: dict[str, Any], vocabulary: Vocabulary, tokenizer: Any) -> dict[str, float]:
+    shown, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, words=True)
+    preview(rows.get("train") or rows["validation"], shown, collator, tokenizer, arguments.masking.rates[0], Console())
+    return {}
+
+
+def _begin(
+    script: str,
+    arguments: Arguments,
+    identity: Identity,
+    trainer: MlmTrainer,
+    checkpoint: str | None,
+    changes: Sequence[str],
+) -> tuple[str, bool]:
+    """Take over what was done, say what changes, and make the output directory this run's.
+
+    Returns:
+        What another step size changes; and whether record and card are to be written. A training that is at its end
+        was made with the settings of then, whatever is given now.
+    """
+    change = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
+    for line in changes:
+        logger.warning("this run was started with other settings: %s", line)
+    trains = arguments.training.do_train
+    told = trains and not (changes and trainer.is_finished())
+    trainer.accelerator.wait_for_everyone()  # all have read the record of the earlier run
+    if trainer.is_world_process_zero():
+        claim(arguments, checkpoint)
+        if told or not trains:
+            write_run(script, arguments, identity)
+    trainer.accelerator.wait_for_everyone()
+    return change, told
 
 
 def _set_up_logging(training: RunArguments) -> None:
