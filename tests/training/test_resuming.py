@@ -273,10 +273,12 @@ def test_a_stream_refuses_steps_of_another_size(spy, command, tmp_path, capsys):
     assert state(tmp_path)["global_step"] == 6 and len(set(spy.rows)) == 24
 
 
-def test_a_stream_may_be_read_from_its_beginning_again(spy, command, tmp_path, caplog):
+def test_a_stream_may_be_read_from_its_beginning_again(spy, command, text, tmp_path, caplog):
     argv = ["--streaming", "--max_steps", "5", "--validation_split_percentage", "0"]
     spy.run(command(4, 1, *argv), 3)
-    spy.run(command(6, 1, *argv, "--ignore_data_skip"))
+    shutil.copy(text, tmp_path / "copy.txt")
+    spy.run(command(6, 1, *argv, "--ignore_data_skip", "--train_file", str(tmp_path / "copy.txt")))
+    assert f"--train_file: {text} -> {tmp_path / 'copy.txt'}" in caplog.text, "a stream has no digest"
     assert "the stream is read from its beginning again" in caplog.text
     rows = [row for _, row in spy.rows]
     assert rows[12:16] == rows[:4] and len(rows) == 3 * 4 + 2 * 6

@@ -158,7 +158,9 @@ def test_the_same_text_elsewhere_is_no_change(command, folder, out, tmp_path, ca
 def test_an_evaluation_is_of_the_model_that_was_asked_for(command, folder, out, tmp_path, caplog):
     """The untouched model has its own loss, whatever was trained in the directory, and gets no card."""
     before = {name: data for name, data in contents(out).items() if not name.endswith("_results.json")}
+    results = (out / "all_results.json").read_bytes()
     here = run_mlm_wwm.main(command("one", out, "--do_eval"))
+    assert (out / "all_results.json").read_bytes() == results, "those of what was trained"
     assert f"--model_name_or_path {out} evaluates what was trained from it" in caplog.text
     elsewhere = run_mlm_wwm.main(command("one", tmp_path / "fresh", "--do_eval"))
     trained = run_mlm_wwm.main(command(str(out), out, "--do_eval"))

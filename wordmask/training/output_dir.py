@@ -159,6 +159,14 @@ def _check_same(run: Run, place: str, arguments: Arguments, identity: Identity) 
         )
 
 
+def evaluates_another(arguments: Arguments) -> bool:
+    """Whether a run evaluates, in the directory of a training, another model than what was trained there."""
+    directory = arguments.training.output_dir
+    run = read_run(directory)
+    trained = run is not None and run.trains and not arguments.training.do_train
+    return trained and not _lies_in(arguments.model.model_name_or_path, directory)
+
+
 def _lies_in(name: str | None, directory: str) -> bool:
     """Whether a model or a tokenizer is that of a directory, or of a checkpoint in it."""
     path, own = Path(name or "").resolve(), Path(directory).resolve()

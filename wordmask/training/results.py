@@ -68,22 +68,23 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
         trainer.save_model()
 
 
-def evaluate(trainer: MlmTrainer) -> dict[str, float]:
-    """Evaluate the model as it is now."""
+def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
+    """Evaluate the model as it is now; where `combined`, its results stand beside those of the training."""
     metrics = trainer.evaluate()
     metrics["eval_samples"] = len(trainer.eval_rows or ())
     if "eval_perplexity" in metrics:
         metrics["perplexity"] = metrics.pop("eval_perplexity")  # the name that readers of eval_results.json know
     trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics, combined)
     return metrics
 
 
-def publish(trainer: MlmTrainer) -> None:
-    """Write the model card, with all results that lie beside the model, and push both where that is asked for."""
-    path = Path(str(trainer.args.output_dir), "all_results.json")
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    shown = {name: results[name] for name in REPORTED if name in results and name != "eval_samples"}
+def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
+    """Write the model card, with the results of the training and of this evaluation, and push both if asked for."""
+    path = Path(str(trainer.args.output_dir), "train_results.json")
+    if trainer.is_world_process_zero() and path.exists():
+        metrics = json.loads(path.read_text(encoding="utf-8")) | metrics
+    shown = {name: metrics[name] for name in REPORTED if name in metrics and name != "eval_samples"}
     trainer.card = replace(
         trainer.card, metrics=shown, settings={**trainer.card.settings, "rows in a step": trainer.division.step}
     )

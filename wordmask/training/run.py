@@ -23,7 +23,7 @@ from wordmask.models.loading import choose_length, load_model, load_tokenizer, l
 from wordmask.references.writer import Work
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.model_card import Card
-from wordmask.training.output_dir import check_owner, claim, find_checkpoint
+from wordmask.training.output_dir import check_owner, claim, evaluates_another, find_checkpoint
 from wordmask.training.preview import preview
 from wordmask.training.results import evaluate, publish, report, train
 from wordmask.training.run_record import Identity, read_run, write_run
@@ -77,9 +77,9 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     if training.do_train:
         metrics |= train(trainer, checkpoint, change)
     if training.do_eval:
-        metrics |= evaluate(trainer)
+        metrics |= evaluate(trainer, combined=not evaluates_another(arguments))
     if told:
-        publish(trainer)
+        publish(trainer, metrics)
     elif training.push_to_hub:
         logger.warning("--push_to_hub: nothing was trained here, so nothing is pushed")
     if trainer.is_world_process_zero():
@@ -104,18 +104,20 @@ def _begin(
     """Take over what was done, say what changes, and make the output directory this run's.
 
     Returns:
-        What another step size changes; and whether record and card are to be written. A training that is at its end
-        was made with the settings of then, whatever is given now.
+        What another step size changes; and whether record and card are to be written. They stay where the training is
+        at its end, with the settings of then, and there is nothing new to tell of it.
     """
     change = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     for line in changes:
         logger.warning("this run was started with other settings: %s", line)
-    trains = arguments.training.do_train
-    told = trains and not (changes and trainer.is_finished())
+    training, card = arguments.training, Path(arguments.training.output_dir, "README.md")
+    told = training.do_train
+    if told and trainer.is_finished():
+        told = not card.exists() or training.do_eval and not changes
     trainer.accelerator.wait_for_everyone()  # all have read the record of the earlier run
     if trainer.is_world_process_zero():
         claim(arguments, checkpoint)
-        if told or not trains:
+        if told or not training.do_train:
             write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()
     return change, told

@@ -33,14 +33,15 @@ _NAMES = {
 # The flags that decide what is seen, how it is masked and how it is learned, besides model, tokenizer and text.
 _SETTINGS = (
     *("dtype", "attn_implementation", "max_train_samples", "line_by_line", "long_lines", "max_seq_length"),
-    *("length_schedule", "pack_sequences", "streaming", "segmenter", "mixed_words", "masking_strategy"),
-    *("mlm_probability", "mask_replace_prob", "random_replace_prob", "seed", "data_seed"),
+    *("length_schedule", "pack_sequences", "streaming", "segmenter", "ltp", "user_dict", "hmm", "mixed_words"),
+    *("masking_strategy", "mlm_probability", "mask_replace_prob", "random_replace_prob", "seed", "data_seed"),
     *("train_sampling_strategy", "dataloader_drop_last", "max_steps", "num_train_epochs"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "auto_find_batch_size", "learning_rate"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
     *("fp16", "bf16", "logging_steps", "eval_steps", "save_steps"),
 )
+_TEXT = ("dataset_name", "dataset_config_name", "train_file", "train_ref_file")  # of a stream, whose text is not read
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Run:
         now = {name: _plain(value) for name, value in given.items()} | {"processes": processes}
         changed = [
             f"{name if name == 'processes' else f'--{name}'}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
-            for name in (*_SETTINGS, "processes")
+            for name in (*(() if identity.text else _TEXT), *_SETTINGS, "processes")
             if before.get(name) != now.get(name)
         ]
         text = self.identity.get("text")
@@ -171,4 +172,4 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "none" if value is None else str(value)
+    return "none" if value is None else " ".join(value) if isinstance(value, list) else str(value)
