@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,9 @@ demo: install  ## train whole word masking on the bundled Chinese text, with ref
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+test-all: install  ## run the tests, slow ones included
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 # Benchmarks run in two minutes on bundled text. For real figures give real data, with sizes to match, for example
 # make bench TOKENIZER=bert-base-uncased TEXT=wiki.txt PREPARATION="--times 1" TRAINING="--steps 20"
@@ -43,4 +46,4 @@ check: install  ## lint and check types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: help install demo test bench check
+.PHONY: help install demo test test-all bench check

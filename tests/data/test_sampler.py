@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM
 from conftest import character_tokenizer, save_model
 from wordmask.config.arguments import RunArguments
 from wordmask.data.collator import Example, MaskingCollator
-from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, shuffled
+from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, RateSchedule, Stage, grouped, shuffled
 from wordmask.data.sequences import StagedRows
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -136,6 +136,97 @@ def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
     batches.set_epoch(2)
     assert list(batches) == first
     assert [tuple(draw) for batch in first for draw in batch] == [(row, EVALUATION, 0.2) for row in range(10)]
+
+
+# Other steps in the middle of a training
+
+
+def of_step_sizes(rows: int, layout: tuple[int, int, int], done: Progress, **options) -> list[Batches]:
+    """The batches of each process, with rows of like length in the same step."""
+    lengths = np.arange(rows) * 7 % 11
+    order = lambda epoch: shuffled(3, epoch, rows)  # noqa: E731
+    arrange = lambda left, step, epoch: grouped(left, lengths, step, 3, epoch, steps=3)  # noqa: E731
+    layouts = [Layout(*layout, process) for process in range(layout[2])]
+    rates = RateSchedule(0.4, 0.1)
+    return [Batches([Stage(rows, order, own, arrange=arrange)], rates, done=done, **options) for own in layouts]
+
+
+def go_on(processes: list[Batches], until: int) -> list[tuple[int, list[Draw]]]:
+    """The epoch and the rows of each step, from where these batches begin to so many steps of the whole training."""
+    step, found = processes[0].base + processes[0].own, []
+    for epoch in range(processes[0].first_epoch, processes[0].planned_epochs):
+        for batches in processes:
+            batches.set_epoch(epoch)
+        everywhere = [list(batches) for batches in processes]
+        assert {len(batches) for batches in everywhere} == {len(processes[0])}
+        accumulation = processes[0].stages[0].layout.accumulation
+        for at in range(0, len(everywhere[0]), accumulation):
+            if step == until:
+                return found
+            parts = [batch for batches in everywhere for batch in batches[at : at + accumulation]]
+            found.append((epoch, [draw for batch in parts for draw in batch if draw.rate]))
+            step += 1
+    return found
+
+
+CHANGES = st.lists(
+    st.tuples(st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3)), st.integers(1, 12)), max_size=4
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=st.integers(1, 60), epochs=st.sampled_from([1, 2, 3]), changes=CHANGES, fill=st.booleans())
+def test_every_row_comes_once_an_epoch_however_often_the_steps_change(rows, epochs, changes, fill):
+    done, shown = Progress(), []
+    for layout, steps in [*changes, ((4, 1, 1), None)]:
+        processes = of_step_sizes(rows, layout, done, epochs=epochs, fill=fill)
+        planned = processes[0].planned_steps
+        until = planned if steps is None else min(done.step + steps, planned)
+        shown += go_on(processes, until)
+        assert len(shown) == until, "the number of the step goes on"
+        done = processes[0].progress(until)
+        part = [draw for epoch, draws in shown for draw in draws if epoch == done.epoch]
+        assert until == 0 or (done.step, done.examples) == (until, len(part))
+        assert processes[0].epochs_at(until) == pytest.approx(done.epoch + len(part) / rows)
+    assert planned == len(shown)
+    for epoch in range(epochs):
+        draws = [draw for own, step in shown for draw in step if own == epoch]
+        assert sorted(draw.index for draw in draws) == list(range(rows))
+        assert {draw.epoch for draw in draws} == {epoch}
+    assert all(0.1 <= draw.rate <= 0.4 for _, step in shown for draw in step)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.integers(2, 60), changes=CHANGES, at=st.integers(1, 9), steps=st.sampled_from([None, 25]))
+def test_a_training_that_goes_on_in_the_same_steps_is_one_that_was_not_interrupted(rows, changes, at, steps):
+    """After any changes, with the rates."""
+    done = Progress()
+    for layout, count in changes:
+        batches = of_step_sizes(rows, layout, done, epochs=3, steps=steps)[0]
+        done = batches.progress(min(done.step + count, batches.planned_steps))
+    layout = changes[-1][0] if changes else (4, 1, 1)
+    first = of_step_sizes(rows, layout, done, epochs=3, steps=steps)
+    whole = go_on(first, first[0].planned_steps)
+    at = min(at, len(whole))
+    again = of_step_sizes(rows, layout, first[0].progress(done.step + at), epochs=3, steps=steps)
+    assert again[0].planned_steps == first[0].planned_steps
+    assert go_on(again, again[0].planned_steps) == whole[at:]
+
+
+def test_the_rate_runs_over_the_steps_done_and_those_left():
+    """Of 24 rows 8 are shown in 2 steps of 4; 16 are left, 2 steps of 8: the third of four steps begins half way."""
+    first = of_step_sizes(24, (4, 1, 1), Progress(), epochs=1)[0]
+    second = of_step_sizes(24, (8, 1, 1), first.progress(2), epochs=1)
+    rates = [[draw.rate for draw in draws] for _, draws in go_on(second, 4)]
+    np.testing.assert_allclose(rates, 0.4 - 0.3 * (np.array([[2], [3]]) + np.arange(8) / 8) / 4)
+
+
+def test_rows_of_like_length_share_a_step_of_the_new_size():
+    first = of_step_sizes(60, (2, 1, 1), Progress(), epochs=1)[0]
+    second = of_step_sizes(60, (5, 1, 1), first.progress(3), epochs=1)
+    lengths = np.arange(60) * 7 % 11
+    spans = [np.ptp(lengths[[draw.index for draw in draws]]) for _, draws in go_on(second, 12)]
+    assert np.mean(spans) < 4 < np.ptp(lengths)
 
 
 # Rates

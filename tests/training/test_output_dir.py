@@ -284,10 +284,13 @@ def test_the_model_card_has_no_empty_or_dead_link(english_model, text, tmp_path,
     assert ("fine-tuned" in card) is (source == "model")
 
 
-def test_a_checkpoint_that_is_not_whole_is_passed_over(argv, copy):
-    """A run that is killed while it writes a checkpoint leaves one without trainer_state.json."""
+@pytest.mark.parametrize("state", [None, '{"epoch": 1.0, "log_hist'])
+def test_a_checkpoint_that_is_not_whole_is_passed_over(argv, copy, state):
+    """A run that is killed while it writes a checkpoint leaves one without trainer_state.json, or with half of it."""
     (copy / "checkpoint-999").mkdir()
     (copy / "checkpoint-999" / "config.json").write_text("{}")
+    if state:
+        (copy / "checkpoint-999" / "trainer_state.json").write_text(state)
     before = weights(copy)
     run_mlm_wwm.main([*argv, str(copy)])
     assert same(before, weights(copy))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,17 @@ class Folder:
             *("--output_dir", str(self.ddp(processes, "{rank}" if processes > 1 else 0))),
         ]
 
+    def resumed(self, processes: int) -> Path:
+        return self.path / f"resumed-{processes}"
+
+    def resume_command(self, processes: int, batch_size: int) -> list[str]:
+        """A run of two epochs with a checkpoint of every fourth step, here in a directory that processes share."""
+        return [
+            *self.common("bert", processes),
+            *"--num_train_epochs 2 --optim sgd --learning_rate 0.5 --max_grad_norm 1000 --save_steps 4".split(),
+            *("--per_device_train_batch_size", str(batch_size), "--output_dir", str(self.resumed(processes))),
+        ]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Folder:
@@ -97,8 +109,21 @@ def folder(tmp_path_factory) -> Folder:
 
 
 @pytest.fixture(scope="module")
-def alone(folder):
+def half_done(folder):
+    """Two copies of a run of one process, as if it had been killed after four steps of 4."""
+    run_mlm_wwm.main(folder.resume_command(1, 4))
+    for path in folder.resumed(1).iterdir():
+        if path.name.startswith("checkpoint-") and path.name != "checkpoint-4":
+            shutil.rmtree(path)
+        elif path.is_file() and path.name != "wordmask_run.json":
+            path.unlink()
+    shutil.copytree(folder.resumed(1), folder.resumed(2))
+
+
+@pytest.fixture(scope="module")
+def alone(folder, half_done):
     """The runs of one process."""
+    run_mlm_wwm.main(folder.resume_command(1, 8))
     for cell in CELLS:
         if cell.processes == 1:
             run_mlm_wwm.main(folder.command(cell))
@@ -106,11 +131,11 @@ def alone(folder):
 
 
 @pytest.fixture(scope="module")
-def together(folder) -> str:
+def together(folder, half_done) -> str:
     """The runs of two processes, under torchrun over gloo, and what they print."""
     commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
     path = folder.path / "commands.json"
-    path.write_text(json.dumps([*commands, folder.ddp_command(2)]))
+    path.write_text(json.dumps([*commands, folder.ddp_command(2), folder.resume_command(2, 4)]))
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
         + [str(ROOT / "tests/training/two_processes.py"), str(path)],
@@ -170,14 +195,23 @@ def test_one_process_writes_and_prints(folder, together):
         assert {f"{run}/{name}" for name in ("model.safetensors", "wordmask_run.json", "eval_results.json")} <= written
     # In a checkpoint, each process saves the state of its random numbers, and the second nothing else.
     assert files(folder.path / "rank1") == {"ddp-2/checkpoint-3/rng_state_1.pth"}
-    assert together.count("model and results: ") == len(runs)
+    assert together.count("model and results: ") == len(runs) + 1
 
 
 def test_the_text_is_tokenized_by_one_process_and_read_by_both(folder, together):
     first, second = (int((folder.path / f"tokenized-{rank}").read_text()) for rank in (0, 1))
-    assert 0 < first <= 2 and second == 0, "13 runs of the same two splits"
+    assert 0 < first <= 2 and second == 0, "14 runs of the same two splits"
 
 
 def test_the_config_for_several_processes_trains_as_one_does(folder, alone, together):
     assert len(trajectory(folder.ddp(1))) == 3
     assert_same_run(folder.ddp(2), folder.ddp(1), "configs/ddp.yaml")
+
+
+def test_a_run_of_one_process_goes_on_with_two_in_twice_as_large_steps(folder, alone, together):
+    """It was said to be at its end, and a half-trained model was saved: 16 of 37 rows, then 21 in 3 steps, then 5."""
+    assert "processes: 1 -> 2" in together
+    assert "with 8 examples in a step instead of 4: 21 examples of epoch 1 are left" in together
+    assert len(trajectory(folder.resumed(2))) == 4 + 3 + 5
+    assert read_json(folder.resumed(2) / "trainer_state.json")["epoch"] == 2.0
+    assert_same_run(folder.resumed(2), folder.resumed(1), "resumed")

@@ -119,7 +119,7 @@ class Found(NamedTuple):
 NOTHING = Found(Findings(), "", "")
 
 
-def report(splits: Sequence[Found], masks_words: bool) -> None:
+def warn_of_findings(splits: Sequence[Found], masks_words: bool) -> None:
     """Log what is to be said of the text of a run, each once; `masks_words` says whether words are masked."""
     sentences = [sentence for split in splits for sentence in left_out(split.findings, split.reference_flag)]
     if masks_words:

@@ -25,13 +25,14 @@ import pyarrow as pa
 
 from wordmask.config.arguments import Arguments, DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.findings import Findings, Found, TokenBatch, findings_in, report, total
+from wordmask.data.findings import Findings, Found, TokenBatch, findings_in, total, warn_of_findings
 from wordmask.data.sources import Texts, divided
 from wordmask.data.text_files import ContentDigest
 from wordmask.data.token_store import TokenStream, token_schema, tokenized, write_tokens
 from wordmask.data.tokenize import VERSION, Preparation, separator, tokenizer_identity, tokens_of_split
 from wordmask.references.writer import Work
 from wordmask.tokenization.encoding import require_fast
+from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import bar
@@ -293,7 +294,7 @@ def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: W
         Found(_findings(directory, [part for part in own_parts if part.split == split]), own.flag, own.reference_flag)
         for split, own in texts.items()
     ]
-    report(found, masks_words=arguments.words is not None)
+    warn_of_findings(found, masks_words=arguments.words is not None)
     return _report(directory, record)
 
 
@@ -345,6 +346,11 @@ class PreparedTexts:
     record: Record
     split: str
     flag: str = "--prepared_dir"
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this text from others, as far as the record says."""
+        return hashed(self.record.digests[self.split], self.record.texts, self.split)
 
     def tokens(self, tokenizer, arguments: DataArguments, words: SegmentationArguments | None) -> TokenStream:
         """The tokens, read where they lie on disk.

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 from huggingface_hub.errors import HfHubHTTPError
 from rich.console import Console
-from rich.table import Table
-from transformers import TrainerState, set_seed
+from transformers import set_seed
 
 from wordmask.config.arguments import Arguments, DataArguments, RunArguments, parse_arguments
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.findings import Found, report
+from wordmask.data.findings import Found, warn_of_findings
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Rows, StagedRows, StreamedRows, special_count
 from wordmask.data.sources import load_texts
@@ -28,23 +26,15 @@ from wordmask.models.trial import place_and_try
 from wordmask.references.writer import Work
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.model_card import Card
-from wordmask.training.output_dir import claim, find_checkpoint, warn_of_changes, write_record
+from wordmask.training.output_dir import check_owner, claim, evaluates_another, find_checkpoint
 from wordmask.training.preview import preview
+from wordmask.training.results import evaluate, publish, report, train
+from wordmask.training.run_record import Identity, read_run, write_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.hub import check_push, pushing
+from wordmask.utils.hub import check_push
 
 logger = logging.getLogger(__name__)
-
-REPORTED = {
-    "train_samples": "training rows",
-    "train_loss": "training loss",
-    "eval_samples": "evaluation rows",
-    "eval_loss": "evaluation loss",
-    "perplexity": "perplexity",
-    "eval_accuracy": "masked tokens right",
-    "eval_whole_word_accuracy": "masked words right",
-}
 
 
 def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
@@ -73,45 +63,73 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     set_seed(training.seed)
 
     texts = _load_texts(arguments)
+    checkpoint = checkpoint if training.do_train else None  # an evaluation is of the model that was asked for
     with training.main_process_first(desc="loading the tokenizer"):
         tokenizer = load_tokenizer(arguments.model, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model, head_is_new = load_model(arguments.model, tokenizer)
+    if not arguments.masking.preview_masking:
+        identity = Identity.of(arguments, model, tokenizer, texts)
+        changes = check_owner(arguments, identity, checkpoint)
     lengths = _lengths(arguments, model, tokenizer)
     if not arguments.masking.preview_masking:
         forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
     rows = _prepare(texts, tokenizer, arguments, lengths)
 
     if arguments.masking.preview_masking:
-        shown, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, words=True)
-        first = rows.get("train") or rows["validation"]
-        preview(first, shown, collator, tokenizer, arguments.masking.rates[0], Console())
-        return {}
+        return _preview(arguments, rows, vocabulary, tokenizer)
     trainer = _trainer(arguments, model, tokenizer, vocabulary, rows, forward)
     trainer.card.head_is_new = head_is_new
-    if trainer.is_world_process_zero():
-        claim(training)
-        if checkpoint:
-            warn_of_changes(arguments.given, training)
-        write_record(script, arguments.given, training)
-    trainer.accelerator.wait_for_everyone()
+    change, told = _begin(script, arguments, identity, trainer, checkpoint, changes)
 
     metrics: dict[str, float] = {}
     if training.do_train:
-        metrics |= _train(trainer, checkpoint)
+        metrics |= train(trainer, checkpoint, change)
     if training.do_eval:
-        metrics |= _evaluate(trainer)
-    trainer.card.metrics = {
-        name: value for name, value in metrics.items() if name in REPORTED and name != "eval_samples"
-    }
-    if training.push_to_hub:
-        with pushing(training.output_dir):
-            trainer.push_to_hub()
-    elif training.do_train:
-        trainer.create_model_card()
+        metrics |= evaluate(trainer, combined=not evaluates_another(arguments))
+    if told:
+        publish(trainer, metrics)
+    elif training.push_to_hub:
+        logger.warning("--push_to_hub: nothing was trained here, so nothing is pushed")
     if trainer.is_world_process_zero():
-        _report(metrics, trainer, training)
+        report(metrics, trainer)
     return metrics
+
+
+def _preview(arguments: Arguments, rows: dict[str, Any], vocabulary: Vocabulary, tokenizer: Any) -> dict[str, float]:
+    shown, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, words=True)
+    preview(rows.get("train") or rows["validation"], shown, collator, tokenizer, arguments.masking.rates[0], Console())
+    return {}
+
+
+def _begin(
+    script: str,
+    arguments: Arguments,
+    identity: Identity,
+    trainer: MlmTrainer,
+    checkpoint: str | None,
+    changes: Sequence[str],
+) -> tuple[str, bool]:
+    """Take over what was done, say what changes, and make the output directory this run's.
+
+    Returns:
+        What another step size changes; and whether record and card are to be written. They stay where the training is
+        at its end, with the settings of then, and there is nothing new to tell of it.
+    """
+    change = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
+    for line in changes:
+        logger.warning("this run was started with other settings: %s", line)
+    training, card = arguments.training, Path(arguments.training.output_dir, "README.md")
+    told = training.do_train
+    if told and trainer.is_finished():
+        told = not card.exists() or training.do_eval and not changes
+    trainer.accelerator.wait_for_everyone()  # all have read the record of the earlier run
+    if trainer.is_world_process_zero():
+        claim(arguments, checkpoint)
+        if told or not training.do_train:
+            write_run(script, arguments, identity)
+    trainer.accelerator.wait_for_everyone()
+    return change, told
 
 
 def _set_up_logging(training: RunArguments) -> None:
@@ -211,7 +229,7 @@ def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: li
             stream, limit = tokens_of(texts["validation"], tokenizer, data, words, cache_dir), data.max_eval_samples
             found.append(stream.found)
             rows["validation"] = Rows.of(stream, tokenizer, data, max(lengths), limit=limit)
-    report(found, masks_words=words is not None)
+    warn_of_findings(found, masks_words=words is not None)
     for split, own in rows.items():
         if not isinstance(own, StreamedRows) and not len(own):
             raise InputError(
@@ -306,60 +324,3 @@ def _card(arguments: Arguments, model: Any) -> Card:
             "seed": training.seed,
         },
     )
-
-
-def _train(trainer: MlmTrainer, checkpoint: str | None) -> dict[str, float]:
-    if checkpoint:
-        done = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).global_step
-        if done >= trainer.planned_steps():
-            logger.warning("%s holds the end of this run; --overwrite_output_dir trains it again", checkpoint)
-            _take_over(trainer, checkpoint)
-            return {}
-        logger.warning("going on from %s", checkpoint)
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if not trainer.state.global_step:
-        raise InputError("--train_file: the tokenizer finds no token in this text; give text that it was made for")
-    if isinstance(trainer.train_rows, StagedRows):
-        metrics["train_samples"] = trainer.train_rows.stages[-1].lines
-    trainer.save_model()
-    trainer.log_metrics("train", metrics)
-    trainer.save_metrics("train", metrics)
-    trainer.save_state()
-    return metrics
-
-
-def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
-    """Give the Trainer the model of a finished run, as that run saved it, or else as its last checkpoint has it."""
-    directory = str(trainer.args.output_dir)
-    saved = os.path.exists(os.path.join(directory, "train_results.json"))
-    transformers.utils.logging.set_verbosity_error()  # weights that are tied are reported as missing
-    trainer._load_from_checkpoint(directory if saved else checkpoint)
-    trainer.state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
-    if not saved:
-        trainer.save_model()
-
-
-def _evaluate(trainer: MlmTrainer) -> dict[str, float]:
-    metrics = trainer.evaluate()
-    metrics["eval_samples"] = len(trainer.eval_rows or ())
-    if "eval_perplexity" in metrics:
-        metrics["perplexity"] = metrics.pop("eval_perplexity")  # the name that readers of eval_results.json know
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
-    return metrics
-
-
-def _report(metrics: dict[str, float], trainer: MlmTrainer, training: RunArguments) -> None:
-    """Say what was done, and where to look."""
-    table = Table(title=f"wordmask, {trainer.collator.strategy.value} masking")
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, label in REPORTED.items():
-        if name in metrics:
-            value = metrics[name]
-            share = name.endswith("accuracy")
-            whole = isinstance(value, int) or not math.isfinite(value)
-            table.add_row(label, f"{value:.1%}" if share else f"{value:,}" if whole else f"{value:.4f}")
-    console = Console(stderr=True)
-    console.print(table)
-    console.print(f"model and results: {training.output_dir}", soft_wrap=True)

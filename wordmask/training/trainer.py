@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,11 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.config.arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
+from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, as_is, grouped, shuffled
 from wordmask.data.sequences import Rows, StagedRows, StreamedRows
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
@@ -25,10 +25,11 @@ from wordmask.models.micro_batches import divide_batch
 from wordmask.training.fsdp import tied_weights_together
 from wordmask.training.metrics import MaskedLM
 from wordmask.training.model_card import Card, write_card
+from wordmask.training.resuming import ResumableTrainer
 from wordmask.utils.memory import keep_freed_memory
 
 
-class MlmTrainer(Trainer):
+class MlmTrainer(ResumableTrainer):
     """A `Trainer` whose loss belongs to the whole effective batch.
 
     Most masked-LM heads accept `num_items_in_batch` and ignore it, so that transformers' own scaling multiplies loss
@@ -45,8 +46,6 @@ class MlmTrainer(Trainer):
         forward: how batches go through the model.
         card: what the model card says.
     """
-
-    args: RunArguments
 
     def __init__(
         self,
@@ -110,7 +109,8 @@ class MlmTrainer(Trainer):
             raise ValueError("there is nothing to train on")
         if isinstance(rows, StreamedRows):
             return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.forward.fixed)
-        return self._loader(rows, self.collator, batch_sampler=self.batches(rows))
+        self.plan = self.batches(rows)
+        return self._loader(rows, self.collator, batch_sampler=self.plan)
 
     def batches(self, rows: StagedRows) -> Batches:
         """This process's batches of the whole training."""
@@ -122,6 +122,7 @@ class MlmTrainer(Trainer):
             epochs=args.num_train_epochs,
             fill=self.forward.fixed,
             drop_last=args.dataloader_drop_last,
+            done=self.done,
         )
 
     def _stages(self, rows: StagedRows) -> list[Stage]:
@@ -130,18 +131,20 @@ class MlmTrainer(Trainer):
         for stage, share, first in zip(rows.stages, rows.shares, rows.edges, strict=False):
             batch_size = self._train_batch_size * longest // stage.length
             layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
-            stages.append(Stage(len(stage), self._order(stage, layout.step), layout, share, first))
+            order, arrange = self._order(stage)
+            stages.append(Stage(len(stage), order, layout, share, first, arrange))
         return stages
 
-    def _order(self, rows: Rows, step: int) -> Callable[[int], NDArray[np.int64]]:
-        """From the epoch to the order of the rows."""
+    def _order(self, rows: Rows) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
+        """From the epoch to the order of the rows; and what puts them into steps of a size."""
         strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
         if strategy == "sequential":
-            return lambda epoch: np.arange(len(rows))
-        if strategy == "group_by_length":
-            lengths = rows.lengths
-            return lambda epoch: grouped(lengths, step, seed, epoch)
-        return lambda epoch: shuffled(seed, epoch, len(rows))
+            return lambda epoch: np.arange(len(rows)), as_is
+        order = partial(shuffled, seed, rows=len(rows))
+        if strategy == "random":
+            return order, as_is
+        lengths = rows.lengths
+        return order, lambda rows, step, epoch: grouped(rows, lengths, step, seed, epoch)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """All rows once, the longest first, masked the same at every evaluation, at the last rate."""
@@ -154,10 +157,6 @@ class MlmTrainer(Trainer):
         batches = Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION)
         return self._loader(rows, self.eval_collator, batch_sampler=batches)
 
-    def planned_steps(self) -> int:
-        """The number of optimizer steps of the whole training."""
-        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
-
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card: transformers' links a local directory, or nothing at all, to the hub."""
         if self.is_world_process_zero():
@@ -168,11 +167,6 @@ class MlmTrainer(Trainer):
         plugin = self.accelerator.state.fsdp_plugin if self.accelerator.is_fsdp2 else None
         with tied_weights_together(self.model, plugin) if plugin else contextlib.nullcontext():
             return super()._prepare_for_training(*args, **kwargs)
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Sum up, with the loss since the last log averaged over the processes, which the Trainer forgets."""
-        self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean")
-        return super()._finalize_training(*args, **kwargs)
 
     # Loss
 

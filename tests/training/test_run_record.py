@@ -1,0 +1,262 @@
+"""A directory belongs to one run: which runs it takes, what they say, and what they leave as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+import run_mlm
+import run_mlm_wwm
+from conftest import refusal, sample_lines, save_model, train_tokenizer
+
+RECORD = "wordmask_run.json"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A text and three models: two of one size, and one whose tokenizer is another."""
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "text.txt").write_text("\n".join(sample_lines("english", 24)), encoding="utf-8")
+    tokenizer = train_tokenizer("bert")
+    save_model(folder / "one", tokenizer)
+    model = AutoModelForMaskedLM.from_pretrained(folder / "one")
+    with torch.no_grad():
+        model.cls.predictions.bias += 1.0
+    shutil.copytree(folder / "one", folder / "other")
+    model.save_pretrained(folder / "other")
+    save_model(folder / "roberta", train_tokenizer("roberta"), "roberta")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(folder):
+    def command(model: str, out: Path, *more: str) -> list[str]:
+        return [
+            *("--model_name_or_path", str(folder / model), "--train_file", str(folder / "text.txt")),
+            *("--output_dir", str(out), "--cache_dir", str(folder / "cache"), *more),
+            *"--use_cpu --max_steps 2 --save_steps 1 --validation_split_percentage 20".split(),
+        ]
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory) -> Path:
+    """What a run of `one` has left; tests work on a copy."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval"))
+    return out
+
+
+@pytest.fixture
+def out(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "out"))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("script", [run_mlm, run_mlm_wwm])
+@pytest.mark.parametrize("model", ["other", "roberta"])
+@pytest.mark.parametrize("asked", [[], ["--do_train", "--do_eval"], ["--do_eval"]], ids=" ".join)
+def test_another_model_is_refused_and_nothing_is_changed(script, model, asked, command, folder, out, capsys):
+    """It went on from the first one's checkpoint, kept its weights, and wrote a card for a model never trained."""
+    before = contents(out)
+    sentence = refusal(capsys, script.main, *command(model, out, *asked))
+    assert sentence.startswith(f"--output_dir: {out} belongs to a run with another base model ({folder / 'one'} -> ")
+    assert "give another --output_dir, or --" in sentence
+    assert contents(out) == before
+
+
+def test_a_copy_of_the_model_goes_on(command, folder, out, caplog):
+    """What counts is the content of the weights, not where they lie."""
+    shutil.copytree(folder / "one", folder / "copy", dirs_exist_ok=True)
+    shutil.rmtree(out / "checkpoint-2")
+    run_mlm_wwm.main(command("copy", out, "--do_train", "--do_eval"))
+    assert f"going on from {out / 'checkpoint-1'}" in caplog.text and "other settings" not in caplog.text
+
+
+def test_another_tokenizer_is_refused(command, folder, out, capsys):
+    train_tokenizer("bert", 500).save_pretrained(folder / "tokens")
+    more = ["--tokenizer_name", str(folder / "tokens")]
+    sentence = refusal(capsys, run_mlm_wwm.main, *command("one", out, "--do_train", *more))
+    assert f"{out} belongs to a run with another tokenizer; " in sentence
+
+
+def test_another_architecture_from_scratch_is_refused_by_what_differs(folder, tmp_path, capsys):
+    def argv(size: int) -> list[str]:
+        return [
+            *("--model_type", "bert", "--tokenizer_name", str(folder / "one"), "--output_dir", str(tmp_path / "out")),
+            *(
+                "--config_overrides",
+                f"hidden_size={size},num_hidden_layers=1,num_attention_heads=2,intermediate_size=8",
+            ),
+            *("--train_file", str(folder / "text.txt"), "--use_cpu", "--max_steps", "1", "--do_train"),
+        ]
+
+    run_mlm.main(argv(16))
+    sentence = refusal(capsys, run_mlm.main, *argv(32))
+    assert "belongs to a run with another architecture (hidden_size 16 -> 32); " in sentence
+
+
+def test_overwriting_begins_another_run(command, folder, out):
+    (out / "vocab.txt").write_text("[PAD]\n[MASK]\n")
+    run_mlm_wwm.main(command("roberta", out, "--do_train", "--overwrite_output_dir"))
+    assert AutoModelForMaskedLM.from_pretrained(out).config.model_type == "roberta"
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    assert record["arguments"]["model_name_or_path"] == str(folder / "roberta")
+    assert "overwrite_output_dir" not in record["arguments"], "the record would delete what it describes"
+    assert not (out / "eval_results.json").exists()
+    assert not (out / "vocab.txt").exists(), "a part of the other model's tokenizer"
+
+
+def test_overwriting_with_what_lies_there_keeps_it_until_the_end(command, out, monkeypatch):
+    """A run that is killed would leave neither the old model nor the new one."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wordmask.training.run.train", killed)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run_mlm_wwm.main(command(str(out), out, "--do_train", "--overwrite_output_dir"))
+    assert (out / "model.safetensors").read_bytes() == before and not list(out.glob("checkpoint-*"))
+
+
+def test_an_evaluation_never_overwrites_a_training(command, out, capsys):
+    before = contents(out)
+    sentence = refusal(capsys, run_mlm_wwm.main, *command("other", out, "--do_eval", "--overwrite_output_dir"))
+    assert "another base model" in sentence and contents(out) == before
+
+
+def test_other_settings_are_told_line_by_line_and_the_run_goes_on(command, folder, out, tmp_path, caplog):
+    text = tmp_path / "longer.txt"
+    text.write_text((folder / "text.txt").read_text(encoding="utf-8") + "\nOne line more.\n", encoding="utf-8")
+    more = ["--train_file", str(text), "--seed", "7", "--mlm_probability", "0.3", "--learning_rate", "1e-3"]
+    run_mlm_wwm.main(command("one", out, "--do_train", *more)[:-4] + ["--max_steps", "3"])
+    told = [
+        record.getMessage().partition("settings: ")[2] for record in caplog.records if "other settings" in record.msg
+    ]
+    assert told[0].startswith("training text: digest ") and " -> " in told[0]
+    assert {"--seed: 42 -> 7", "--mlm_probability: 0.15 -> 0.3", "--max_steps: 2 -> 3"} <= set(told)
+    assert "--learning_rate: 5e-05 -> 0.001" in told and not [line for line in told if "train_file" in line]
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 3
+
+
+def test_the_same_text_elsewhere_is_no_change(command, folder, out, tmp_path, caplog):
+    shutil.copy(folder / "text.txt", tmp_path / "moved.txt")
+    run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval", "--train_file", str(tmp_path / "moved.txt")))
+    assert "other settings" not in caplog.text and "holds the end of this run" in caplog.text
+
+
+def test_an_evaluation_is_of_the_model_that_was_asked_for(command, folder, out, tmp_path, caplog):
+    """The untouched model has its own loss, whatever was trained in the directory, and gets no card."""
+    before = {name: data for name, data in contents(out).items() if not name.endswith("_results.json")}
+    results = (out / "all_results.json").read_bytes()
+    here = run_mlm_wwm.main(command("one", out, "--do_eval"))
+    assert (out / "all_results.json").read_bytes() == results, "those of what was trained"
+    assert f"--model_name_or_path {out} evaluates what was trained from it" in caplog.text
+    elsewhere = run_mlm_wwm.main(command("one", tmp_path / "fresh", "--do_eval"))
+    trained = run_mlm_wwm.main(command(str(out), out, "--do_eval"))
+    checkpoint = run_mlm_wwm.main(command(str(out / "checkpoint-2"), out, "--do_eval"))
+    assert here["eval_loss"] == elsewhere["eval_loss"] != trained["eval_loss"] == checkpoint["eval_loss"]
+    after = {name: data for name, data in contents(out).items() if not name.endswith("_results.json")}
+    assert after == before
+    left = {path.name for path in (tmp_path / "fresh").iterdir()}
+    assert left == {RECORD, "eval_results.json", "all_results.json"}, "neither card nor weights"
+
+
+def test_an_evaluation_may_be_followed_by_the_training_of_its_model_and_of_no_other(command, tmp_path, capsys):
+    out = tmp_path / "out"
+    run_mlm_wwm.main(command("one", out, "--do_eval"))
+    assert "another base model" in refusal(capsys, run_mlm_wwm.main, *command("other", out, "--do_train"))
+    run_mlm_wwm.main(command("one", out, "--do_train"))
+    assert "eval_loss" not in json.loads((out / "all_results.json").read_text()), "that of the untouched model"
+    run_mlm_wwm.main(command("other", tmp_path / "two", "--do_eval"))
+    run_mlm_wwm.main(command("one", tmp_path / "two", "--do_eval", "--overwrite_output_dir"))
+
+
+def test_a_finished_run_that_is_started_again_keeps_the_results_in_its_card(command, out):
+    before = (out / "README.md").read_text(encoding="utf-8")
+    assert "train_loss" in before
+    run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval"))
+    assert (out / "README.md").read_text(encoding="utf-8") == before
+
+
+def test_a_finished_run_is_not_said_to_be_of_settings_that_came_later(command, out, caplog):
+    kept = ("README.md", RECORD, "model.safetensors")
+    before = {name: (out / name).read_bytes() for name in kept}
+    run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval", "--masking_strategy", "token"))
+    assert "--masking_strategy: whole_word -> token" in caplog.text and "holds the end of this run" in caplog.text
+    assert {name: (out / name).read_bytes() for name in kept} == before
+
+
+@pytest.mark.parametrize("model, fine", [("one", True), ("other", False)])
+def test_a_record_without_digests_is_judged_by_its_names(model, fine, command, out, capsys):
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    for name in ("identity", "trains", "processes"):
+        del record[name]
+    (out / RECORD).write_text(json.dumps(record))
+    if fine:
+        assert run_mlm_wwm.main(command(model, out, "--do_train", "--do_eval"))["eval_loss"]
+    else:
+        assert "another base model" in refusal(capsys, run_mlm_wwm.main, *command(model, out, "--do_train"))
+
+
+def test_a_record_that_cannot_be_read_is_a_sentence(command, out, capsys):
+    (out / RECORD).write_text("[1]")
+    assert f"{out / RECORD} cannot be read" in refusal(capsys, run_mlm_wwm.main, *command("one", out, "--do_train"))
+
+
+def test_an_earlier_try_that_came_to_nothing_binds_nobody(command, out):
+    for path in out.iterdir():
+        if path.name != RECORD:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run_mlm_wwm.main(command("other", out, "--do_train"))["train_loss"] > 0
+
+
+def test_a_preview_leaves_a_directory_alone(command, out):
+    before = contents(out)
+    run_mlm_wwm.main(command("other", out, "--preview_masking", "1"))
+    assert contents(out) == before
+
+
+def test_weights_are_read_for_their_digest_once(command, folder, out, monkeypatch):
+    def unread(file):
+        raise AssertionError(f"{file} was read again")
+
+    monkeypatch.setattr("wordmask.utils.cache._digest", unread)
+    run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval"))
+
+
+# --resume_from_checkpoint with a path
+
+
+def test_a_checkpoint_of_another_model_is_refused(command, out, tmp_path, capsys):
+    more = ["--do_train", "--resume_from_checkpoint", str(out / "checkpoint-1")]
+    sentence = refusal(capsys, run_mlm_wwm.main, *command("other", tmp_path / "new", *more))
+    assert sentence.startswith(f"--resume_from_checkpoint: {out / 'checkpoint-1'} belongs to a run with another base")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_that_others_follow_is_refused_or_they_are_overwritten(command, out, capsys):
+    argv = command("one", out, "--do_train", "--resume_from_checkpoint", str(out / "checkpoint-1"))
+    before = contents(out)
+    assert f"{out / 'checkpoint-2'}; drop the flag" in refusal(capsys, run_mlm_wwm.main, *argv)
+    assert contents(out) == before
+    run_mlm_wwm.main([*argv, "--overwrite_output_dir", "--save_strategy", "no"])
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 2
+
+
+def test_an_evaluation_of_a_checkpoint_that_training_would_take_is_refused(command, out, tmp_path, capsys):
+    """transformers evaluates the model beside it, and says nothing."""
+    more = ["--do_eval", "--resume_from_checkpoint", str(out / "checkpoint-1")]
+    sentence = refusal(capsys, run_mlm_wwm.main, *command("one", tmp_path / "new", *more))
+    assert sentence == "--resume_from_checkpoint is for training; to evaluate it, give it as --model_name_or_path"

@@ -1,0 +1,138 @@
+"""What a checkpoint knows of its training: what was seen, in which steps, and the sum of the losses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import TrainerState
+
+from wordmask.data.sampler import Piece, Progress
+from wordmask.training.run_record import Run
+from wordmask.utils.files import write_atomically
+
+FILE = "wordmask_progress.json"
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a step was divided.
+
+    Attributes:
+        batch_size: examples in a batch of one process.
+        accumulation: batches in a step.
+        processes: processes that trained together.
+        workers: what --dataloader_num_workers said.
+    """
+
+    batch_size: int
+    accumulation: int
+    processes: int
+    workers: int
+
+    @property
+    def step(self) -> int:
+        """Examples in a step."""
+        return self.batch_size * self.accumulation * self.processes
+
+    def __str__(self) -> str:
+        return (
+            f"--per_device_train_batch_size {self.batch_size}, --gradient_accumulation_steps {self.accumulation} and "
+            f"--dataloader_num_workers {self.workers} on {self.processes} process{'es' * (self.processes > 1)}"
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What lies in a checkpoint.
+
+    Attributes:
+        progress: how far the training had come.
+        division: how its last steps were divided.
+        sizes: the examples in a step of each stage.
+        loss: the sum of the losses of all steps.
+        optimizer: the kind of optimizer and of schedule, whose states lie beside this.
+    """
+
+    progress: Progress
+    division: Division
+    sizes: Sequence[int]
+    loss: float
+    optimizer: str | None = None
+
+
+def write_progress(checkpoint: str, record: Record) -> None:
+    """Write a record; before the Trainer's own state, without which a checkpoint is not whole."""
+    progress = record.progress
+    values = {
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "seen": [
+            {"step_size": piece.size, "steps": piece.steps, "examples": piece.examples} for piece in progress.pieces
+        ],
+        "constant": progress.constant,
+        "division": asdict(record.division),
+        "step_sizes": list(record.sizes),
+        "loss": record.loss,
+        "optimizer": record.optimizer,
+    }
+    with write_atomically(Path(checkpoint) / FILE) as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")
+
+
+def read_progress(checkpoint: str, now: Division, run: Run | None, examples: int) -> Record:
+    """The record of a checkpoint; without one, as in older checkpoints, all steps were as the run was started with.
+
+    Args:
+        checkpoint: the directory.
+        now: how steps are divided now, for what nothing is known of.
+        run: the record of the run, if there is one.
+        examples: those of an epoch; 0 for a stream.
+    """
+    path = Path(checkpoint, FILE)
+    if not path.exists():
+        return _assumed(checkpoint, now, run, examples)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    pieces = tuple(Piece(piece["step_size"], piece["steps"], piece["examples"]) for piece in values["seen"])
+    return Record(
+        Progress(values["step"], values["epoch"], pieces, values["constant"]),
+        Division(**values["division"]),
+        values["step_sizes"],
+        values["loss"],
+        values["optimizer"],
+    )
+
+
+def read_state(checkpoint: str) -> TrainerState:
+    """The Trainer's own state in a checkpoint."""
+    return TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+
+
+def _assumed(checkpoint: str, now: Division, run: Run | None, examples: int) -> Record:
+    state, given = read_state(checkpoint), run.arguments if run else {}
+    division = Division(
+        state.train_batch_size or now.batch_size,
+        given.get("gradient_accumulation_steps", now.accumulation),
+        run.processes if run else now.processes,
+        given.get("dataloader_num_workers", now.workers),
+    )
+    progress = Progress(state.global_step)
+    if examples and state.global_step:
+        epoch, steps = divmod(state.global_step - 1, -(-examples // division.step))
+        piece = Piece(division.step, steps + 1, min((steps + 1) * division.step, examples))
+        progress = Progress(state.global_step, epoch, (piece,))
+    return Record(progress, division, [division.step], _logged_loss(state))
+
+
+def _logged_loss(state: TrainerState) -> float:
+    """The sum of the losses of all steps, as far as the log has them; steps after the last entry count as its own."""
+    total, before, mean = 0.0, 0.0, 0.0
+    for entry in state.log_history:
+        if "loss" in entry:
+            mean = entry["loss"]
+            total, before = total + mean * (entry["step"] - before), entry["step"]
+    return total + mean * (state.global_step - before)
