@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
 
 import wordmask
 from wordmask.config.arguments import Arguments, RunArguments
@@ -64,10 +63,9 @@ class Identity:
     def of(cls, arguments: Arguments, model: Any, tokenizer: Any, texts: Mapping[str, Any]) -> Identity:
         """What makes this run."""
         train = texts.get("train") if arguments.training.do_train else None
-        streamed = train is not None and isinstance(getattr(train, "rows", None), datasets.IterableDataset)
         with arguments.training.main_process_first(desc="looking at the model"):
             base = base_model(arguments.model)
-        text = None if train is None or streamed else train.fingerprint
+        text = None if train is None or arguments.data.streaming else train.fingerprint
         return cls(base, architecture(model), tokenizer_identity(tokenizer), text)
 
 
