@@ -208,16 +208,14 @@ def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
 
 def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
     """Rows for the splits that are used."""
-    training, data, words = arguments.training, arguments.data, arguments.words
-    cache_dir = arguments.model.cache_dir
+    training, data, words, cache_dir = arguments.training, arguments.data, arguments.words, arguments.model.cache_dir
     rows: dict[str, Rows | StagedRows | StreamedRows] = {}
     found: list[Found] = []
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
-            rate = arguments.masking.rates[0]
             if data.streaming:
-                place = training.world_size, training.process_index
-                streamed = StreamedRows(texts["train"], tokenizer, data, lengths[0], words, rate, *place)
+                more = words, arguments.masking.rates[0], training.world_size, training.process_index
+                streamed = StreamedRows(texts["train"], tokenizer, data, lengths[0], *more)
                 rows["train"] = streamed
                 found += [streamed.found()] if training.should_log else []
             else:
