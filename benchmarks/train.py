@@ -169,7 +169,7 @@ class Setting:
         self.arguments = parse_arguments(list(map(str, argv)), line_by_line=True)
         self.tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
         set_seed(42)
-        self.model = load_model(self.arguments.model, self.tokenizer)
+        self.model, _ = load_model(self.arguments.model, self.tokenizer)
         self.texts = load_texts(self.arguments.data, folder, None, True)
         self.evaluated = self.rows("validation")
 

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-
 import wordmask
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.tokenize import tokenizer_identity
