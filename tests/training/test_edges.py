@@ -97,30 +97,34 @@ def test_a_run_that_goes_on_otherwise_than_it_began_says_so(command, caplog):
     run_mlm_wwm.main([*command, "--save_steps", "2", "--max_steps", "2"])
     with caplog.at_level(logging.WARNING):
         run_mlm_wwm.main([*command, "--save_steps", "2", "--max_steps", "4", "--mlm_probability", "0.3"])
-    warned = [record.message for record in caplog.records if "began with another" in record.message]
-    assert len(warned) == 1 and "--max_steps, --mlm_probability;" in warned[0]
+    assert told(caplog) == ["--mlm_probability: 0.15 -> 0.3", "--max_steps: 2 -> 4"]
+
+
+def told(caplog) -> list[str]:
+    """The settings that a run is said to have been started with otherwise."""
+    messages = (record.getMessage() for record in caplog.records)
+    return [message.partition("settings: ")[2] for message in messages if "started with other settings" in message]
 
 
 @pytest.mark.parametrize(
-    "more, warning",
+    "more, lines",
     [
-        ("--per_device_train_batch_size 4 --gradient_accumulation_steps 2", None),
-        ("--per_device_train_batch_size 4", "another number of rows in a step;"),
+        ("--per_device_train_batch_size 4 --gradient_accumulation_steps 2", []),
+        ("--per_device_train_batch_size 4", ["--per_device_train_batch_size: 8 -> 4"]),
         (
             "--per_device_train_batch_size 4 --gradient_accumulation_steps 2 --streaming",
-            "another division of the stream;",
+            ["--per_device_train_batch_size: 8 -> 4", "--gradient_accumulation_steps: 1 -> 2"],
         ),
     ],
 )
-def test_a_step_of_as_many_rows_is_the_same_step(command, caplog, more, warning):
+def test_a_step_of_as_many_rows_is_the_same_step(command, caplog, more, lines):
     stream = ["--streaming"] * ("--streaming" in more)
     command = [*command, "--max_steps", "2"]
     run_mlm_wwm.main([*command, *stream, "--save_steps", "1", "--per_device_train_batch_size", "8"])
     shutil.rmtree(Path(command[command.index("--output_dir") + 1]) / "checkpoint-2")
     with caplog.at_level(logging.WARNING):
         run_mlm_wwm.main([*command, *more.split(), "--save_steps", "1"])
-    warned = [record.message for record in caplog.records if "began with another" in record.message]
-    assert len(warned) == bool(warning) and (not warning or warning in warned[0])
+    assert told(caplog) == lines
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -34,11 +35,12 @@ _SETTINGS = (
     *("length_schedule", "pack_sequences", "streaming", "segmenter", "ltp", "user_dict", "hmm", "mixed_words"),
     *("masking_strategy", "mlm_probability", "mask_replace_prob", "random_replace_prob", "seed", "data_seed"),
     *("train_sampling_strategy", "dataloader_drop_last", "max_steps", "num_train_epochs"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "auto_find_batch_size", "learning_rate"),
-    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay"),
+    *("auto_find_batch_size", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+    *("optim", "optim_args", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
     *("fp16", "bf16", "logging_steps", "eval_steps", "save_steps"),
 )
+_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 _TEXT = ("dataset_name", "dataset_config_name", "train_file", "train_ref_file")  # of a stream, whose text is not read
 
 
@@ -108,10 +110,12 @@ class Run:
         """A line for each setting that differs: its flag, the old value and the new one."""
         before = {**self.arguments, "processes": self.processes}
         now = {name: _plain(value) for name, value in given.items()} | {"processes": processes}
+        step, other = (math.prod(run.get(name, 1) for name in _STEP) for run in (before, now))
+        same = _STEP if step == other and not now.get("streaming") else ()  # 8 x 1 and 4 x 2 are the same step
         changed = [
             f"{name if name == 'processes' else f'--{name}'}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
-            for name in (*(() if identity.text else _TEXT), *_SETTINGS, "processes")
-            if before.get(name) != now.get(name)
+            for name in (*(() if identity.text else _TEXT), *_SETTINGS, *_STEP)
+            if before.get(name) != now.get(name) and name not in same
         ]
         text = self.identity.get("text")
         if text and identity.text and text != identity.text:
