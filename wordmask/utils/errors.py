@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -35,6 +36,15 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     if error is not None and str(error).startswith("Caught InputError in"):  # torch puts a worker's traceback into it
         return InputError(str(error).rpartition("InputError: ")[2].strip())
     return error
+
+
+@contextlib.contextmanager
+def naming_parameters() -> Iterator[None]:
+    """For the Python API: let an `InputError` name parameters, `seed`, and not flags, `--seed`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"--(?=\w)", "", str(error))) from None
 
 
 @contextlib.contextmanager
