@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,12 @@ class WholeWordMaskCollator:
         self.type_padding = getattr(tokenizer, "pad_token_type_id", 0)
         self.pads_left = tokenizer.padding_side == "left"
 
+    def with_words(self) -> WholeWordMaskCollator:
+        """The same collator, which also returns `words`."""
+        other = copy.copy(self)
+        other.return_words = True
+        return other
+
     def __call__(
         self, examples: Sequence[Mapping[str, Any] | Sequence[int]], return_tensors: str = "pt"
     ) -> dict[str, torch.Tensor]:
@@ -153,7 +160,9 @@ class WholeWordMaskCollator:
         has_offsets = np.array([row.offsets is not None for row in rows]) & ~has_words
         for chosen, source in ((has_words, by_word_ids), (has_offsets, by_offsets)):
             if chosen.any():
-                continues[np.repeat(chosen, sizes)] = source([row for row, own in zip(rows, chosen, strict=True) if own])
+                continues[np.repeat(chosen, sizes)] = source(
+                    [row for row, own in zip(rows, chosen, strict=True) if own]
+                )
         alone = ~(has_words | has_offsets)
         if alone.any():
             of_ids = np.repeat(alone, sizes)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from wordmask.tokenization.encoding import joined
 from wordmask.tokenization.words import Characters
 
-BYTES, SPACE = "\u0120", "\u2581"  # Ġ, ▁
+Mark: TypeAlias = tuple[str, str]  # what it says of its token (continues, bytes, space, goes on, ends), how it looks
 ALONE = "\ufffc".encode()  # stands for a token without text, such as [CLS] or [UNK]: a symbol, so a word by itself
 
 
@@ -44,7 +44,7 @@ class Surfaces:
         for token, index in vocabulary.items():
             texts[index] = surface(token) or ALONE
         # Whether white space stood before an added token shows in byte-level tokenizers only; elsewhere it mostly did.
-        space = "" if mark == BYTES else " "
+        space = "" if mark[0] == "bytes" else " "
         for index, token in tokenizer.added_tokens_decoder.items():
             texts[index] = f"{space}{token}".encode()
         for index in textless[textless < len(texts)].tolist():
@@ -83,42 +83,45 @@ def _bytes_of(code_points: NDArray[np.uint32]) -> NDArray[np.int64]:
     return widths
 
 
-def _reader(mark: str) -> Callable[[str], bytes]:
+def _reader(mark: Mark) -> Callable[[str], bytes]:
     """The function that gives a token's text, white space before or behind it included."""
-    if mark == BYTES:
+    kind, text = mark
+    if kind == "bytes":
         table = _byte_alphabet()
         return lambda token: bytes(table[character] for character in token) if table.keys() >= {*token} else b""
-    if mark == SPACE:
+    if kind == "space":
         return _read_metaspace
-    if mark == "@@":
-        return lambda token: (token[:-2] if token.endswith(mark) else f"{token} ").encode()
-    if mark == "</w>":
-        return lambda token: (f"{token[:-4]} " if token.endswith(mark) else token).encode()
-    return lambda token: (token[len(mark) :] if mark and token.startswith(mark) else f" {token}").encode()
+    if kind == "goes on":
+        return lambda token: (token.removesuffix(text) if token.endswith(text) else f"{token} ").encode()
+    if kind == "ends":
+        return lambda token: (f"{token.removesuffix(text)} " if token.endswith(text) else token).encode()
+    return lambda token: (token.removeprefix(text) if text and token.startswith(text) else f" {token}").encode()
 
 
 def _read_metaspace(token: str) -> bytes:
     """`▁un` is ` un`; `<0xE7>` is a byte of a character that the vocabulary lacks."""
     byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
-    return bytes.fromhex(byte[1]) if byte else token.replace(SPACE, " ").encode()
+    return bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode()
 
 
-def _mark(tokenizer: Any) -> str:
+def _mark(tokenizer: Any) -> Mark:
     """How tokens show where words begin or go on: as the decoder has it, or else as most tokens have it."""
     for step in _decoder_steps(tokenizer):
         if step["type"] == "WordPiece":
-            return step["prefix"]
+            return "continues", step["prefix"]
         if step["type"] == "ByteLevel":
-            return BYTES
-        if step["type"] == "Metaspace" or step.get("pattern") == {"String": SPACE}:
-            return SPACE
+            return "bytes", "Ġ"
+        if step["type"] == "Metaspace" or step.get("pattern") == {"String": "▁"}:
+            return "space", "▁"
         if step["type"] == "BPEDecoder":
-            return step["suffix"]
+            return "ends", step["suffix"]
     tokens = tokenizer.get_vocab()
-    counts = {mark: sum(token.startswith(mark) for token in tokens) for mark in ("##", BYTES, SPACE)}
-    counts |= {mark: sum(token.endswith(mark) for token in tokens) for mark in ("@@", "</w>")}
-    mark = max(counts, key=counts.__getitem__)
-    return mark if counts[mark] else ""
+    before: list[Mark] = [("continues", "##"), ("bytes", "Ġ"), ("space", "▁")]
+    behind: list[Mark] = [("goes on", "@@"), ("ends", "</w>")]
+    counts = {mark: sum(token.startswith(mark[1]) for token in tokens) for mark in before}
+    counts |= {mark: sum(token.endswith(mark[1]) for token in tokens) for mark in behind}
+    most = max(counts, key=counts.__getitem__)
+    return most if counts[most] else ("continues", "")
 
 
 def _decoder_steps(tokenizer: Any) -> Iterator[dict[str, Any]]:
