@@ -53,7 +53,8 @@ def run_shard(command: Sequence[str], data: Any, rank: int, world_size: int) -> 
 
 def finish(command: Sequence[str], data: Any = None, rank: int = 0, world_size: int = 1) -> None:
     """The last task: the script by itself, which finds all parts done."""
-    resume = ["--resume"] * (Path(command[0]).name == "run_chinese_ref.py")  # the training scripts always go on
+    makes_references = Path(command[0]).name == "run_chinese_ref.py" or [*command[:3]] == ["-m", "wordmask", "ref"]
+    resume = ["--resume"] * makes_references  # the training scripts always go on
     subprocess.run([sys.executable, *command, *resume], check=True)
 
 
