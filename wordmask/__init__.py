@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wordmask.config.arguments import RunArguments
+    from wordmask.config.run_arguments import RunArguments
     from wordmask.data.whole_word_collator import WholeWordMaskCollator
     from wordmask.models.sparse_prediction import sparse_prediction
     from wordmask.references.positions import make_references
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "InputError": "wordmask.utils.errors",
     "MlmTrainer": "wordmask.training.trainer",
-    "RunArguments": "wordmask.config.arguments",
+    "RunArguments": "wordmask.config.run_arguments",
     "Segmenter": "wordmask.segmenters",
     "WholeWordMaskCollator": "wordmask.data.whole_word_collator",
     "load_segmenter": "wordmask.segmenters",

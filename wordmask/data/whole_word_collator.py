@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.config.arguments import MaskingArguments
+from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.data.collator import lay_out, round_up
 from wordmask.data.tokenized_example import TokenizedExample, by_offsets, by_word_ids
 from wordmask.masking import Replacement, Strategy, choose, hash64, replace, word_starts

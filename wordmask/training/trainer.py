@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from wordmask.config.arguments import RunArguments
+from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, grouped, shuffled
 from wordmask.data.sequences import Rows, StagedRows, StreamedRows
