@@ -10,7 +10,7 @@ from wordmask.config.data_arguments import DataArguments
 from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
-from wordmask.config.parser import Parser, build, suggest
+from wordmask.config.parser import Parser, build, flag_name, suggest
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.utils.errors import InputError
 
@@ -48,6 +48,6 @@ def check_own_flags(argv: Sequence[str], **defaults: Any) -> None:
             build(concern, namespace)
     except InputError:
         # A flag that seems missing may be one that is misspelled, which is the better thing to say.
-        flags = [word.split("=")[0].lstrip("-") for word in others if word.startswith("--")]
-        if not any(suggest(flag, parser.flags) for flag in flags):
+        flags = [word for word in others if word.startswith("--")]
+        if not any(suggest(flag_name(flag), parser.flags) for flag in flags):
             raise

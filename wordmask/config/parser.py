@@ -93,10 +93,11 @@ class Parser(HfArgumentParser):
         """Parse a command line that may begin with an argument file; later values win."""
         namespace, unknown = self.parse_known(argv)
         if unknown:
-            name, _, path = unknown[0].partition("=")[0].partition(" in ")
-            what = "is not a flag" if name.startswith("-") else "belongs to no flag"
-            where = f"{path}: {name.lstrip('-')}" if path else name
-            raise InputError(f"{where} {what} of this script{suggest(name.lstrip('-'), self.flags)}")
+            word, _, path = unknown[0].partition(" in ")
+            name = flag_name(word)
+            what = "is not a flag" if word.startswith("-") else "belongs to no flag"
+            where = f"{path}: {name}" if path else word.partition("=")[0]
+            raise InputError(f"{where} {what} of this script{suggest(name, self.flags)}")
         return namespace
 
     def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -196,6 +197,11 @@ def build(concern: type[T], namespace: argparse.Namespace) -> T:
 
 def _is_switch(action: argparse.Action | None) -> bool:
     return action is not None and action.type is string_to_bool
+
+
+def flag_name(word: str) -> str:
+    """`seed` of `--seed`, of `--seed=1` and of `--seed in run.yaml`, which `Parser.parse_known` gives."""
+    return word.partition(" in ")[0].partition("=")[0].lstrip("-")
 
 
 def suggest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
