@@ -11,7 +11,7 @@ import pytest
 
 import run_mlm
 from conftest import free_port
-from wordmask.utils import errors
+from wordmask.utils import said_once
 from wordmask.utils.errors import InputError, naming_parameters, reports_input_errors
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 def launched(monkeypatch, tmp_path):
     """Be a process of a launch: a function that chooses which one, and other circumstances."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(errors, "_PATIENCE", 0.2)
+    monkeypatch.setattr(said_once, "PATIENCE", 0.2)
 
     def launch(rank: int, **environment: str) -> None:
         values = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": "29500", **environment}
@@ -88,6 +88,23 @@ def test_without_a_place_for_marks_nothing_is_silenced(launched, capsys, monkeyp
     assert said(capsys, "--seed: wrong") == said(capsys, "--seed: wrong") == "error: rank 1: --seed: wrong\n"
 
 
+@reports_input_errors
+def fail() -> None:
+    raise RuntimeError("Connection closed by peer")
+
+
+def test_a_process_that_is_left_alone_by_a_mistake_adds_no_traceback(launched, capsys):
+    launched(0)
+    with pytest.raises(RuntimeError):
+        fail()
+    launched(1)
+    said(capsys, "line 5")
+    launched(0)
+    with pytest.raises(SystemExit) as status:
+        fail()
+    assert status.value.code == 2 and capsys.readouterr().err == ""
+
+
 def test_without_a_launcher_every_run_says_it(capsys, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert said(capsys, "--seed: wrong") == said(capsys, "--seed: wrong") == "error: --seed: wrong\n"
@@ -126,3 +143,4 @@ def test_under_torchrun_a_line_that_one_process_reads_is_said_with_its_rank(tmp_
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and lines[0].startswith(f"error: rank 1: --train_file: {path}, line 1501: byte 0xe9"), lines
+    assert "RuntimeError" not in done.stderr, "of the process that was left alone"

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
 import os
 import re
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+from wordmask.utils.said_once import first_to_say, local_rank, others_said_something
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,50 +88,12 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
             return main(*args, **kwargs)
         except Exception as error:
             mistake = find_input_error(error)
-            if mistake is None:
+            # A process whose partner has left over a mistake fails, too, and has nothing to add.
+            if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
                 raise
-            if _is_first_to_report(str(mistake)):
-                rank = "" if _local_rank() == 0 else f"rank {os.environ['RANK']}: "
+            if mistake is not None and first_to_say(str(mistake)):
+                rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
                 print(f"error: {rank}{mistake}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
 
     return wrapper
-
-
-_PATIENCE = 3.0  # seconds that other processes wait for the first one to meet the same mistake
-_FORGOTTEN = 300.0  # seconds after which a mark is of an earlier launch, whose process ids have come again
-
-
-def _local_rank() -> int:
-    """Which process of a launcher on this machine this is; 0 without a launcher."""
-    rank = os.environ.get("LOCAL_RANK", "0")
-    return int(rank) if "RANK" in os.environ and rank.isdecimal() else 0
-
-
-def _is_first_to_report(sentence: str) -> bool:
-    """Whether no other process of the same launch on this machine has reported this mistake.
-
-    Processes have nothing in common yet when a flag is wrong, so they meet at a file, made by one of them alone, whose
-    name is a digest of the launch (its process, its restarts and where its processes meet) and of the sentence.
-    """
-    if "RANK" not in os.environ:
-        return True
-    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-    launch = [os.getppid(), *(os.environ.get(name) for name in names)]
-    digest = hashlib.sha256(repr([*launch, sentence]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    folder = Path(tempfile.gettempdir())
-    mark = folder / f"wordmask-error-{digest}"
-    for old in folder.glob("wordmask-error-*"):
-        with contextlib.suppress(OSError):  # another process has just removed it, or another user made it
-            if time.time() - old.stat().st_mtime > _FORGOTTEN:
-                old.unlink()
-    try:
-        end = time.monotonic() + (_PATIENCE if _local_rank() else 0)
-        while time.monotonic() < end and not mark.exists():
-            time.sleep(0.05)
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError:  # no place for it: better twice than never
-        return True
-    return True
