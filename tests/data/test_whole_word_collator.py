@@ -11,7 +11,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForMaskedLM, BatchEncoding, Trainer, TrainingArguments, set_seed
 
 import wordmask
 from conftest import character_tokenizer, sample_lines, train_tokenizer
@@ -198,6 +198,9 @@ def test_only_text_is_masked(bert):
     collator = wordmask.WholeWordMaskCollator(bert, 0.9, strategy="token")
     labels = torch.cat([collator([example])["labels"] for _ in range(20)])
     assert (labels[:, [0, 1, -1]] == -100).all() and (labels[:, 2:-1] != -100).any(0).all()
+    unseen = {"input_ids": ids, "attention_mask": [1, 1, 0] + [1] * (len(ids) - 3)}
+    labels = torch.cat([collator([unseen])["labels"] for _ in range(20)])
+    assert (labels[:, [0, 2, -1]] == -100).all() and (labels[:, 1] != -100).any()
 
 
 def reconstructed(batch) -> list[list[int]]:
@@ -386,6 +389,16 @@ def test_a_tokenizer_without_a_mask_token_is_refused():
     tokenizer = train_tokenizer("gpt2")
     with pytest.raises(wordmask.InputError, match="no mask token"):
         wordmask.WholeWordMaskCollator(tokenizer)
+
+
+def test_encodings_of_a_tokenizer_are_examples(bert):
+    """What the dataset of sentence-transformers' train_mlm.py gives."""
+    lines = sample_lines("english", 2)
+    encodings = [bert(line, truncation=True, max_length=20, return_special_tokens_mask=True) for line in lines]
+    batch = wordmask.WholeWordMaskCollator(bert, pad_to_multiple_of=8)(encodings)
+    assert batch["labels"].shape == batch["token_type_ids"].shape == (2, 24) and (batch["labels"] != -100).any(1).all()
+    with pytest.raises(wordmask.InputError, match="input_ids is missing"):
+        wordmask.WholeWordMaskCollator(bert)([BatchEncoding({"text": "x"})])
 
 
 def test_bare_lists_are_examples_as_for_the_removed_collator(bert):

@@ -134,8 +134,8 @@ def by_offsets(examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
         offsets     (0, 0)  (0, 4)  (4, 7)  (0, 0)  (0, 3)  (0, 0)
         number      -       0       0       -       1       -
     """
-    rows = [example.offsets for example in examples if example.offsets is not None]
-    offsets, sizes = np.concatenate(rows), np.array(list(map(len, rows)))
+    given = [example.offsets for example in examples if example.offsets is not None]
+    offsets, sizes = np.concatenate(given), np.array(list(map(len, given)))
     inside: NDArray[np.bool_] = np.any(offsets > 0, axis=1)
     begins = inside & ~np.append(False, inside[:-1])[: len(inside)]
     first_tokens = (np.cumsum(sizes) - sizes)[sizes > 0]

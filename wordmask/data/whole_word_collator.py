@@ -120,56 +120,62 @@ class WholeWordMaskCollator:
             Tensors (batch, length) of int64: `input_ids`, `attention_mask`, `labels` (-100 where nothing is
             predicted), `token_type_ids` if they are given, and `words` if asked for.
         """
+        if return_tensors != "pt":
+            raise InputError(f"return_tensors: {return_tensors} is not offered; the tensors are of PyTorch, pt")
         columns = [example if isinstance(example, Mapping) else {"input_ids": example} for example in examples]
-        rows = [TokenizedExample.of(example, self.padding, len(self.vocabulary.maskable)) for example in columns]
-        ids, sizes = np.concatenate([row.ids for row in rows]), np.array([len(row.ids) for row in rows])
-        codes = ids << 1 | self._continues(rows, ids, sizes)
+        sequences = [TokenizedExample.of(example, self.padding, len(self.vocabulary.maskable)) for example in columns]
+        ids, sizes = (
+            np.concatenate([sequence.ids for sequence in sequences]),
+            np.array([len(sequence.ids) for sequence in sequences]),
+        )
+        codes = ids << 1 | self._continues(sequences, ids, sizes)
         width = round_up(max(1, int(sizes.max())), self.multiple_of)
-        padded = np.full((len(rows), width), self.vocabulary.pad_token_id)
-        none, counts = np.zeros(0, np.int64), np.ones(len(rows), np.int64)
+        padded = np.full((len(sequences), width), self.vocabulary.pad_token_id)
+        none, counts = np.zeros(0, np.int64), np.ones(len(sequences), np.int64)
         input_ids, continues, maskable, numbers = lay_out(
             codes, sizes, counts, none, none, self.vocabulary.maskable, padded
         )
         inside = numbers > 0
         attention_mask = inside.astype(np.int64)
-        attention_mask[inside] = np.concatenate([row.attended for row in rows])
-        maskable[inside] &= np.concatenate([row.maskable for row in rows])
+        attention_mask[inside] = np.concatenate([sequence.attended for sequence in sequences])
+        maskable[inside] &= np.concatenate([sequence.maskable for sequence in sequences])
+        maskable &= attention_mask > 0
 
         rates = np.array([example.get("mlm_probability", self.mlm_probability) for example in columns], float)
         keys = self._keys(columns, input_ids, inside)
         chosen = choose(maskable, continues, rates, keys, self.strategy)
         masked, labels = replace(input_ids, chosen, keys, self.replacement)
         batch: dict[str, NDArray[Any]] = {"input_ids": masked, "attention_mask": attention_mask, "labels": labels}
-        if all(row.type_ids is not None for row in rows):
+        if all(sequence.type_ids is not None for sequence in sequences):
             batch["token_type_ids"] = np.full_like(padded, self.type_padding)
-            batch["token_type_ids"][inside] = np.concatenate([row.type_ids for row in rows])
+            batch["token_type_ids"][inside] = np.concatenate([sequence.type_ids for sequence in sequences])
         if self.return_words:
             batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
         if self.pads_left:
-            # A row of 3 tokens in 5 columns is read from the columns 3, 4, 0, 1, 2.
+            # A sequence of 3 tokens in 5 columns is read from the columns 3, 4, 0, 1, 2.
             places = (np.arange(width) + sizes[:, None]) % width
             batch = {name: np.take_along_axis(array, places, 1) for name, array in batch.items()}
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _continues(
-        self, rows: Sequence[TokenizedExample], ids: NDArray[np.int64], sizes: NDArray[np.int64]
+        self, sequences: Sequence[TokenizedExample], ids: NDArray[np.int64], sizes: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """(tokens,) Whether each token continues the word of the token before it."""
         continues, starts = np.zeros(len(ids), bool), np.cumsum(sizes) - sizes
-        has_words = np.array([row.words is not None for row in rows])
-        has_offsets = np.array([row.offsets is not None for row in rows]) & ~has_words
+        has_words = np.array([sequence.words is not None for sequence in sequences])
+        has_offsets = np.array([sequence.offsets is not None for sequence in sequences]) & ~has_words
         for chosen, source in ((has_words, by_word_ids), (has_offsets, by_offsets)):
             if chosen.any():
                 continues[np.repeat(chosen, sizes)] = source(
-                    [row for row, own in zip(rows, chosen, strict=True) if own]
+                    [sequence for sequence, own in zip(sequences, chosen, strict=True) if own]
                 )
         alone = ~(has_words | has_offsets)
         if alone.any():
             of_ids = np.repeat(alone, sizes)
             continues[of_ids] = self.surfaces.continues(ids[of_ids], sizes[alone])
-        for row, start in zip(rows, starts, strict=True):
-            if row.reference is not None:
-                continues[start + row.reference] = True
+        for sequence, start in zip(sequences, starts, strict=True):
+            if sequence.reference is not None:
+                continues[start + sequence.reference] = True
         return continues
 
     def _keys(
