@@ -31,8 +31,9 @@ FROM_OUTSIDE = (*TORCHRUN, *launch_checks.MPI, "ACCELERATE_MIXED_PRECISION", "AC
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
+def environment(monkeypatch, tmp_path):
     """An environment in which no launcher has been; what a test sets is gone after it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # what another test has said does not count
     for name in FROM_OUTSIDE:
         monkeypatch.delenv(name, raising=False)
     return monkeypatch

@@ -27,6 +27,7 @@ def launched(monkeypatch, tmp_path):
         values = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": "29500", **environment}
         for name, value in values.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr("os.getpid", lambda: 1000 + rank)
 
     return launch
 
@@ -65,9 +66,16 @@ def test_what_one_process_meets_is_said_with_its_rank(launched, capsys):
     "other", [{"MASTER_PORT": "29501"}, {"TORCHELASTIC_RESTART_COUNT": "1"}, {"TORCHELASTIC_RUN_ID": "b"}], ids=str
 )
 def test_another_launch_says_it_again(launched, capsys, other):
-    for environment in ({}, other):
-        launched(0, **environment)
-        assert said(capsys, "--seed: wrong") == "error: --seed: wrong\n"
+    launched(0)
+    said(capsys, "--seed: wrong")
+    launched(1, **other)
+    assert said(capsys, "--seed: wrong") == "error: rank 1: --seed: wrong\n"
+
+
+def test_a_process_says_a_thing_again_when_it_happens_again(launched, capsys):
+    """Several runs in one process, as in a notebook or a test."""
+    launched(0)
+    assert said(capsys, "--seed: wrong") == said(capsys, "--seed: wrong") == "error: --seed: wrong\n"
 
 
 def test_a_mark_of_long_ago_silences_nobody(launched, capsys, tmp_path):
@@ -76,7 +84,8 @@ def test_a_mark_of_long_ago_silences_nobody(launched, capsys, tmp_path):
     said(capsys, "--seed: wrong")
     [mark] = tmp_path.iterdir()
     os.utime(mark, (0, 0))
-    assert said(capsys, "--seed: wrong") == "error: --seed: wrong\n"
+    launched(1)
+    assert said(capsys, "--seed: wrong") == "error: rank 1: --seed: wrong\n"
     os.utime(mark, (0, 0))
     said(capsys, "--other")
     assert len([*tmp_path.iterdir()]) == 1, "old marks are removed"

@@ -35,12 +35,15 @@ def first_to_say(sentence: str) -> bool:
     end = time.monotonic() + (PATIENCE if local_rank() else 0)
     while time.monotonic() < end and not mark.exists():
         time.sleep(0.05)
+    own = str(os.getpid())
     try:
-        mark.touch(exist_ok=False)
+        with open(mark, "x") as file:
+            file.write(own)
     except FileExistsError:
-        return False
+        with contextlib.suppress(OSError):
+            return mark.read_text() == own
     except OSError:  # no place for it: better twice than never
-        return True
+        pass
     return True
 
 
