@@ -106,21 +106,26 @@ class MaskingCollator:
     def _lay_out(
         self, rows: Sequence[Sequence[NDArray[np.integer]]], longest: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-        """See `_lay_out`; the width is that of the longest row, or fixed."""
+        """See `lay_out`; the width is that of the longest row, or fixed."""
         lines = list(chain.from_iterable(rows))
         counts, sizes = np.array(list(map(len, rows))), np.array(list(map(len, lines)))
         prefix, suffix = self.affixes
         whole = sizes + (len(prefix) + len(suffix))
         # The length of a row is the sum over its lines: counts 2, 1 and lengths 5, 3, 4 give 8, 4.
         lengths = whole if len(lines) == len(rows) else np.add.reduceat(whole, np.cumsum(counts) - counts)
-        width = longest if self.fixed else min(longest, -(-int(lengths.max()) // self.multiple_of) * self.multiple_of)
+        width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
         vocabulary = self.vocabulary
         ids = np.full((len(rows), width), vocabulary.pad_token_id, np.int64)
-        return _lay_out(np.concatenate(lines), sizes, counts, prefix, suffix, vocabulary.maskable, ids)
+        return lay_out(np.concatenate(lines), sizes, counts, prefix, suffix, vocabulary.maskable, ids)
+
+
+def round_up(number: int, multiple_of: int) -> int:
+    """The least multiple that is not below a number."""
+    return -(-number // multiple_of) * multiple_of
 
 
 @compiled
-def _lay_out(
+def lay_out(
     tokens: NDArray[np.integer],
     sizes: NDArray[np.int64],
     counts: NDArray[np.int64],

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from wordmask.data.sampler import Draw
 from wordmask.data.sources import Texts
 from wordmask.data.token_store import TokenStream
 from wordmask.data.tokenize import Preparation, separator
+from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.words import Characters
 
@@ -189,17 +191,17 @@ class StagedRows(torch.utils.data.Dataset):
         shares: the share of the training's steps that each stage has.
     """
 
-    def __init__(self, stages: Sequence[Rows], shares: Sequence[float] = (1.0,)):
+    def __init__(self, stages: Sequence[Rows | TokenizedDataset], shares: Sequence[float] = (1.0,)):
         self.stages, self.shares = stages, shares
         self.edges = np.cumsum([0, *map(len, stages)]).tolist()
 
     def __len__(self) -> int:
         return self.edges[-1]
 
-    def __getitem__(self, draw: Draw) -> Example:
+    def __getitem__(self, draw: Draw) -> Any:
         return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[Example]:
+    def __getitems__(self, draws: Sequence[Draw]) -> Sequence[Any]:
         """The rows of a batch, for which a `DataLoader` asks at once; they are of one stage."""
         stage = bisect.bisect_right(self.edges, draws[0].index) - 1
         return self.stages[stage].examples(draws, self.edges[stage])

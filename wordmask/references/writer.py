@@ -18,19 +18,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import cached_property, partial
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wordmask.references.format import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
-from wordmask.segmenters import Segmenter, words_of
-from wordmask.tokenization.encoding import Backend, backend_state, require_fast, special_affixes
-from wordmask.tokenization.word_cache import tokenize
-from wordmask.tokenization.words import segmented
+from wordmask.references.positions import line_positions
+from wordmask.segmenters import Segmenter
+from wordmask.tokenization.encoding import Backend, backend_state, require_fast
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
@@ -44,30 +42,6 @@ Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the 
 Block: TypeAlias = bytes | pa.Table  # what a batch becomes in the output
 Annotate: TypeAlias = Callable[[Iterable[Batch]], Iterable[tuple[Block, bool]]]  # whether there is text in it, too
 SCHEMA = pa.schema({"text": pa.string(), "chinese_ref": pa.list_(pa.int32())})
-
-
-def line_positions(
-    tokenizer, segmenter: Segmenter, lines: Sequence[str], mixed: bool = False, numbers: Sequence[int] | None = None
-) -> list[list[int]]:
-    """The reference of each line, for tokens that a tokenizer and words that a segmenter gives.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        segmenter: the source of the words.
-        lines: text, taken as it stands.
-        mixed: whether words of mixed script (T恤) count, see `wordmask.tokenization.words.segmented`.
-        numbers: the number of each line in its file, for an error message.
-
-    Raises:
-        InputError: where the words are not those of the lines.
-    """
-    tokens = tokenize(tokenizer, lines)
-    joined = tokens.joined(segmented(tokens.characters, words_of(segmenter, lines), mixed, numbers))
-    places = np.flatnonzero(joined)
-    edges = np.searchsorted(places, np.append(tokens.line_first, len(joined)))
-    before_line = np.repeat(tokens.line_first - len(special_affixes(tokenizer)[0]), np.diff(edges))
-    positions = (places - before_line).tolist()
-    return [positions[first:end] for first, end in pairwise(edges.tolist())]
 
 
 class Annotator:

@@ -96,19 +96,27 @@ class TokenizedLines:
         return self.joined(self.characters.words)
 
     def joined(self, character_words: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """(tokens,) Which tokens continue the word of the token before them, given the word of each character.
+        """(tokens,) Which tokens continue the word of the token before them, see `joined`."""
+        return joined(character_words, self.first, self.last, self.lengths)
 
-        For 我中国 with the words 0 2 2 and a token for each character: [False, False, True].
 
-        Args:
-            character_words: (characters,) the number of each character's word. The number 0 joins nothing.
-        """
-        word_of_first, word_of_last = character_words[self.first], character_words[self.last]
-        continues = np.zeros(len(self.ids), bool)
-        continues[1:] = (word_of_first[1:] == word_of_last[:-1]) & (word_of_first[1:] > 0)
-        starts = self.line_first
-        continues[starts[starts < len(continues)]] = False  # empty lines at the end start behind the last token
-        return continues
+def joined(
+    character_words: NDArray[np.integer], first: NDArray[np.int64], last: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(tokens,) Which tokens continue the word of the token before them, given the word of each character.
+
+    For 我中国 with the words 0 2 2 and a token for each character: [False, False, True].
+
+    Args:
+        character_words: (characters,) the number of each character's word. The number 0 joins nothing.
+        first, last: (tokens,) each token's first and last visible character.
+        lengths: (lines,) the number of tokens of each line.
+    """
+    word_of_first, word_of_last = character_words[first], character_words[last]
+    continues = np.zeros(len(first), bool)
+    continues[1:] = (word_of_first[1:] == word_of_last[:-1]) & (word_of_first[1:] > 0)
+    continues[starts_of(lengths)[lengths > 0]] = False
+    return continues
 
 
 def set_apart(continues: NDArray[np.bool_], special: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -33,7 +33,7 @@ from wordmask.tokenization.words import (
     Characters,
     character_class,
 )
-from wordmask.utils.arrays import starts_of
+from wordmask.utils.arrays import places_of, starts_of
 
 # Chinese characters that BERT splits off as single tokens, but the library `tokenizers` does not.
 _NOT_SPLIT = range(0x2B820, 0x2B920)
@@ -128,11 +128,10 @@ class WordCache(ABC):
         if (numbers < 0).any():
             self._remember(tokenizer, [new for new in dict.fromkeys(pre_tokens) if new not in self.numbers])
             numbers = np.fromiter(map(self.numbers.__getitem__, pre_tokens), np.int64, len(pre_tokens))
-        # Where each token stands in the memory. With `edges` [0, 2, 3] the pre-tokens `he walked` (`numbers` [1, 0])
-        # have counts [1, 2], which start at [0, 1] in the result, and their tokens stand at [2, 0, 1] in the memory:
-        #   repeat(edges[numbers] - starts) = repeat([2, 0] - [0, 1]) = [2, -1, -1], plus arange(3) = [2, 0, 1].
+        # Where each token stands in the memory. With `edges` [0, 2, 3], the pre-tokens `he walked` have the numbers
+        # [1, 0] and the counts [1, 2]. Their tokens stand at [2, 0, 1].
         counts = np.diff(self.edges)[numbers]
-        places = np.repeat(self.edges[numbers] - starts_of(counts), counts) + np.arange(counts.sum())
+        places = places_of(self.edges[numbers], counts)
         ids, first, last = (array[places] for array in self.memory)
         shift = np.repeat(starts, counts)
         return _Tokens(ids, first + shift, last + shift)
