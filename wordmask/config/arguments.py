@@ -85,6 +85,11 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     arguments = Arguments(model, data, masking, segmentation, training, given)
     _check_words(arguments)
     _check_prepared(arguments)
+    if data.pack_sequences and model.attn_implementation == "flex_attention":
+        raise InputError(
+            "--pack_sequences with --attn_implementation flex_attention: that trains on few devices, and without "
+            "dropout only; give sdpa or eager"
+        )
     if data.line_by_line and not training.sampling_is_given:
         training.train_sampling_strategy = "group_by_length"
     return arguments

@@ -65,11 +65,6 @@ def _sparse(arguments: Arguments, model: Any) -> SparsePrediction | None:
 
 
 def _attention(model: Any) -> PackedAttention:
-    if model.config._attn_implementation == "flex_attention":
-        raise InputError(
-            "--pack_sequences with --attn_implementation flex_attention: that trains on few devices, and without "
-            "dropout only; give sdpa or eager"
-        )
     attention = packed_attention(model)
     if attention is None:
         raise InputError(
