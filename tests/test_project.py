@@ -247,6 +247,16 @@ def test_the_map_names_each_module_and_nothing_else():
         assert sorted(modules[name] - {"__init__"}) == sorted(shown[name]), name
 
 
+def test_each_file_that_the_design_sends_a_change_to_exists():
+    design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    answers = design.split("## Where does a change go?")[1].split("\n## ")[0]
+    rows = [line for line in answers.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) == 10
+    for row in rows:
+        paths = re.findall(r"`((?:wordmask|tests|docs)/[\w./]*)`", row)
+        assert paths[-1].startswith("tests/") and all((ROOT / path).exists() for path in paths), row
+
+
 def test_the_version_to_cite_is_that_of_the_package():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == wordmask.__version__ and citation["cff-version"] == "1.2.0"
