@@ -92,6 +92,11 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     _check_words(arguments)
     _check_streaming(arguments)
     _check_prepared(arguments)
+    if data.pack_sequences and model.attn_implementation == "flex_attention":
+        raise InputError(
+            "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "
+            "only; give sdpa or eager"
+        )
     return arguments
 
 

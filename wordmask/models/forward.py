@@ -138,11 +138,6 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
 
 
 def _attention(model: PreTrainedModel) -> PackedAttention:
-    if model.config._attn_implementation == "flex_attention":
-        raise InputError(
-            "--pack_sequences with --attn_implementation flex_attention: that trains on few devices, and without "
-            "dropout only; give sdpa or eager"
-        )
     attention = packed_attention(model)
     if attention is None:
         or_sdpa = ", or try --attn_implementation sdpa" * model._supports_sdpa
