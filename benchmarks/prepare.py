@@ -87,18 +87,18 @@ class Ours:
         )
 
     def prepare(self) -> None:
-        from wordmask.data.sequences import Rows
+        from wordmask.data.sequences import Sequences
         from wordmask.data.sources import load_texts
         from wordmask.data.token_store import tokenized
 
         texts = load_texts(self.arguments, self.cache, None, False)["train"]
         stream = tokenized(texts, self.tokenizer, self.arguments, None, self.cache)
-        self.rows = Rows.of(stream, self.tokenizer, self.arguments, self.length)
+        self.rows = Sequences.of(stream, self.tokenizer, self.arguments, self.length)
 
     def tokens(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """The tokens of the text, and those in blocks; special ones are among them."""
         stream, division = self.rows.stream, self.rows.division
-        kept = [stream.read(*line) for row in range(len(division)) for line in division.lines(row)]
+        kept = [stream.read(*line) for row in range(len(division)) for line in division.documents(row)]
         return stream.read(0, int(stream.lengths.sum())) >> 1, np.concatenate(kept) >> 1
 
 

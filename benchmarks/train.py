@@ -40,7 +40,7 @@ from sides import forget_peak, peak_megabytes, run_in_turn
 from wordmask.config.arguments import parse_arguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import EVALUATION, Draw
-from wordmask.data.sequences import Rows, StagedRows
+from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import tokenized
 from wordmask.masking import IGNORED, Strategy
@@ -173,11 +173,11 @@ class Setting:
         self.texts = load_texts(self.arguments.data, folder, None, True)
         self.evaluated = self.rows("validation")
 
-    def rows(self, split: str, packed: bool = False) -> Rows:
+    def rows(self, split: str, packed: bool = False) -> Sequences:
         """Our rows of some texts."""
         data = self.arguments.data
         stream = tokenized(self.texts[split], self.tokenizer, data, None, self.folder)
-        return Rows.of(stream, self.tokenizer, data, self.options.length, packed)
+        return Sequences.of(stream, self.tokenizer, data, self.options.length, packed)
 
     def evaluate(self) -> float:
         """The loss on the lines set apart, under the same masks for every side."""
@@ -268,7 +268,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
         trainer = MlmTrainer(
             setting.model,
             training,
-            StagedRows([rows]),
+            StagedSequences([rows]),
             None,
             setting.tokenizer,
             counted,  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.data.findings import Findings, single_characters
-from wordmask.data.sequences import StreamedRows
+from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
 from wordmask.utils.files import write_atomically
 
@@ -128,7 +128,7 @@ def test_the_workers_of_a_stream_say_once_that_positions_are_left_out(classic, c
     texts = {name: [value] for name, value in zip(("train_file", "train_ref_file"), classic[-3::2], strict=True)}
     arguments = DataArguments(**texts, streaming=True, line_by_line=True)
     tokenizer = AutoTokenizer.from_pretrained(chinese_model)
-    rows = StreamedRows(load_texts(arguments, None, None, False)["train"], tokenizer, arguments, 60, None, 0.15)
+    rows = StreamedSequences(load_texts(arguments, None, None, False)["train"], tokenizer, arguments, 60, None, 0.15)
     log = logging.FileHandler(tmp_path / "log")
     logging.getLogger("wordmask").addHandler(log)
     try:

@@ -29,7 +29,7 @@ class Example(NamedTuple):
         length: the most tokens that a row can have, special ones included.
     """
 
-    lines: Sequence[NDArray[np.integer]]
+    documents: Sequence[NDArray[np.integer]]
     identity: int
     epoch: int
     rate: float
@@ -72,13 +72,13 @@ class MaskingCollator:
         fixed: bool = False,
         multiple_of: int = 1,
         packed: bool = False,
-        words: bool = False,
+        word_ids: bool = False,
         highest_rate: float | None = None,
     ):
         self.vocabulary, self.strategy, self.seeded = vocabulary, strategy, hash64(seed)
         self.affixes = [np.array(affix, np.int64) for affix in (vocabulary.prefix, vocabulary.suffix)]
         self.replacement = Replacement(vocabulary.mask_token_id, vocabulary.random_ids, mask_prob, random_prob)
-        self.fixed, self.multiple_of, self.packed, self.words = fixed, multiple_of, packed, words
+        self.fixed, self.multiple_of, self.packed, self.word_ids = fixed, multiple_of, packed, word_ids
         self.highest_rate = highest_rate
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -93,9 +93,9 @@ class MaskingCollator:
             "labels": labels,
         }
         if self.packed:
-            batch["lines"] = lines
-        if self.words:
-            batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
+            batch["sequence_ids"] = lines
+        if self.word_ids:
+            batch["word_ids"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
         if self.highest_rate is not None:
             size, width = masked.shape
             most = size * min(width, math.ceil(self.highest_rate * width) + MAX_UNIT - 1)

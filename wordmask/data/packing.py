@@ -19,14 +19,14 @@ class Packs:
         edges: (rows + 1,) where each row begins in `lines`, and where the last one ends.
     """
 
-    lines: NDArray[np.int64]
+    documents: NDArray[np.int64]
     edges: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
     def __getitem__(self, row: int) -> NDArray[np.int64]:
-        return self.lines[self.edges[row] : self.edges[row + 1]]
+        return self.documents[self.edges[row] : self.edges[row + 1]]
 
 
 def pack(lengths: NDArray[np.int64], capacity: int, seed: int = 0) -> Packs:

@@ -26,7 +26,7 @@ import pyarrow as pa
 from wordmask.config.arguments import Arguments, DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import Findings, Found, TokenBatch, findings_in, total, warn_of_findings
-from wordmask.data.sources import Texts, divided
+from wordmask.data.sources import Source, Texts, divided
 from wordmask.data.text_files import ContentDigest
 from wordmask.data.token_store import TokenStream, token_schema, tokenized, write_tokens
 from wordmask.data.tokenize import VERSION, Preparation, separator, tokenizer_identity, tokens_of_split
@@ -161,7 +161,7 @@ class PartWriter:
     """
 
     directory: Path
-    texts: Mapping[str, Texts]
+    texts: Mapping[str, Texts[Source]]
     preparations: Mapping[str, Preparation]
     made_with: Mapping[str, dict[str, Any]]
     advance: Callable[[int], Any]
@@ -258,7 +258,7 @@ def _findings(directory: Path, parts: Sequence[Part]) -> Findings:
     return total(found)
 
 
-def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: Work) -> str:
+def prepare(texts: Mapping[str, Texts[Source]], tokenizer, arguments: Arguments, work: Work) -> str:
     """Tokenize texts into `--prepared_dir`, as far as they are this run's to do and not done yet.
 
     Args:
@@ -280,8 +280,8 @@ def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: W
         tokenizer.name_or_path,
         _given_flags(data, arguments.segmentation),
         work.part_lines,
-        {split: len(own.rows) for split, own in texts.items()},
-        {split: own.rows.digest for split, own in texts.items()},
+        {split: len(own.source) for split, own in texts.items()},
+        {split: own.source.digest for split, own in texts.items()},
         {split: preparation.identity() for split, preparation in preparations.items()},
     )
     own_parts = record.all_parts[work.shard :: work.shards]
@@ -413,7 +413,7 @@ def _shown(value: Any) -> str:
 
 
 def tokens_of(
-    texts: Texts | PreparedTexts,
+    texts: Texts[Source] | PreparedTexts,
     tokenizer,
     arguments: DataArguments,
     words: SegmentationArguments | None,

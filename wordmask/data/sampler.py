@@ -55,9 +55,9 @@ class Layout:
         return self.batch_size * self.accumulation * self.processes
 
 
-def shuffled(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
+def shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """The rows in random order."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
 def grouped(
@@ -127,7 +127,7 @@ class Stage:
     """A stretch of training on rows of its own, which are passed through again and again until it is over.
 
     Attributes:
-        rows: the number of rows.
+        sequences: their number.
         order: from the epoch to the rows' order; the epochs of a stage count from 0.
         layout: how a step is laid out.
         share: the share of the run's steps.
@@ -135,7 +135,7 @@ class Stage:
         arrange: puts rows that stand in `order`, or those left of them, into steps of a size: (rows, size, epoch).
     """
 
-    rows: int
+    sequences: int
     order: Callable[[int], NDArray[np.int64]]
     layout: Layout
     share: float = 1.0
@@ -148,7 +148,7 @@ class Stage:
 
     def used(self, drop_last: bool, shown: int = 0) -> int:
         """The rows that an epoch sees after those `shown`: with `drop_last`, only full batches on every process."""
-        everywhere, left = self.layout.batch_size * self.layout.processes, max(self.rows - shown, 0)
+        everywhere, left = self.layout.batch_size * self.layout.processes, max(self.sequences - shown, 0)
         return left // everywhere * everywhere if drop_last else left
 
     def rows_in(self, steps: int, drop_last: bool) -> int:
@@ -238,7 +238,7 @@ class Batches(Sampler[list[Draw]]):
         """The steps of the whole training, those done included, for so many epochs."""
         if self.constant:
             return math.ceil(epochs * self.steps_in_epoch)
-        rows, shown = self.stages[-1].rows, sum(piece.examples for piece in self.shown)
+        rows, shown = self.stages[-1].sequences, sum(piece.examples for piece in self.shown)
         wanted = min(epochs - self.first_epoch, 1.0) * rows - shown  # of the first epoch
         first = math.ceil(round(self._first_steps * max(wanted, 0.0) / max(rows - shown, 1), 6))
         more = max(epochs - self.first_epoch - 1, 0.0)

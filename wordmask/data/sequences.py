@@ -20,7 +20,7 @@ from wordmask.data.collator import Example
 from wordmask.data.findings import Findings, Found, left_out
 from wordmask.data.packing import Packs, pack
 from wordmask.data.sampler import Draw
-from wordmask.data.sources import Texts
+from wordmask.data.sources import Stream, Texts
 from wordmask.data.token_store import TokenStream
 from wordmask.data.tokenize import Preparation, separator
 from wordmask.tokenization.encoding import special_affixes
@@ -47,7 +47,7 @@ class Division:
     def __len__(self) -> int:
         return len(self.starts) if self.packs is None else len(self.packs)
 
-    def lines(self, row: int) -> list[tuple[int, int]]:
+    def documents(self, row: int) -> list[tuple[int, int]]:
         """Where each line of a row lies."""
         if self.packs is None:
             return [(int(self.starts[row]), int(self.stops[row]))]
@@ -106,7 +106,7 @@ def special_count(tokenizer) -> int:
     return sum(map(len, special_affixes(tokenizer)))
 
 
-class Rows(torch.utils.data.Dataset):
+class Sequences(torch.utils.data.Dataset):
     """Rows of tokens: slices of a stream, without the special tokens around them.
 
     Args:
@@ -128,7 +128,7 @@ class Rows(torch.utils.data.Dataset):
         length: int,
         packed: bool = False,
         limit: int | None = None,
-    ) -> Rows:
+    ) -> Sequences:
         """The rows of a prepared text.
 
         Args:
@@ -152,7 +152,7 @@ class Rows(torch.utils.data.Dataset):
         return len(self.division)
 
     @property
-    def lines(self) -> int:
+    def documents(self) -> int:
         """The number of lines or blocks, which is that of rows where none share one."""
         return len(self.division.starts)
 
@@ -160,14 +160,14 @@ class Rows(torch.utils.data.Dataset):
     def lengths(self) -> NDArray[np.int64]:
         """(rows,) The number of tokens of each row, special ones included."""
         lengths, packs = self.division.stops - self.division.starts + self.specials, self.division.packs
-        return lengths if packs is None else np.add.reduceat(lengths[packs.lines], packs.edges[:-1])
+        return lengths if packs is None else np.add.reduceat(lengths[packs.documents], packs.edges[:-1])
 
     def examples(self, draws: Sequence[Draw], first: int = 0) -> list[Example]:
         """The rows of a batch, where the first of these rows has this index."""
         division, read, length = self.division, self.stream.read, self.length
         rows = [draw.index - first for draw in draws]
         if division.packs is not None:
-            lines = [[read(*span) for span in division.lines(row)] for row in rows]
+            lines = [[read(*span) for span in division.documents(row)] for row in rows]
         else:
             spans = zip(division.starts[rows].tolist(), division.stops[rows].tolist(), strict=True)
             lines = [[read(*span)] for span in spans]
@@ -181,7 +181,7 @@ class Rows(torch.utils.data.Dataset):
         return self.examples(draws)
 
 
-class StagedRows(torch.utils.data.Dataset):
+class StagedSequences(torch.utils.data.Dataset):
     """The rows of the stages of a training, those of one stage behind those of the other.
 
     Args:
@@ -189,7 +189,7 @@ class StagedRows(torch.utils.data.Dataset):
         shares: the share of the training's steps that each stage has.
     """
 
-    def __init__(self, stages: Sequence[Rows], shares: Sequence[float] = (1.0,)):
+    def __init__(self, stages: Sequence[Sequences], shares: Sequence[float] = (1.0,)):
         self.stages, self.shares = stages, shares
         self.edges = np.cumsum([0, *map(len, stages)]).tolist()
 
@@ -205,7 +205,7 @@ class StagedRows(torch.utils.data.Dataset):
         return self.stages[stage].examples(draws, self.edges[stage])
 
 
-class StreamedRows(torch.utils.data.IterableDataset):
+class StreamedSequences(torch.utils.data.IterableDataset):
     """Rows made while training, from a stream of texts, one pass after the other without end.
 
     Rows and masks are the same with any number of processes and workers: texts are tokenized, divided and packed a
@@ -225,7 +225,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
 
     def __init__(
         self,
-        texts: Texts,
+        texts: Texts[Stream],
         tokenizer,
         arguments: DataArguments,
         length: int,
@@ -235,7 +235,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         process: int = 0,
     ):
         limit = arguments.max_train_samples
-        self.texts = texts.rows.take(limit) if limit else texts.rows
+        self.texts = texts.source.take(limit) if limit else texts.source
         self.files = self.texts.shards
         self.flags = texts.flag, texts.reference_flag
         self.warned = multiprocessing.Value("b", False)  # whether any of this machine's workers has warned
@@ -248,14 +248,14 @@ class StreamedRows(torch.utils.data.IterableDataset):
         without = 0
         for epoch in itertools.count():
             some_row = False
-            for example in self.one_pass(epoch):
+            for example in self.one_epoch(epoch):
                 some_row = True
                 yield example
             without = 0 if some_row else without + 1
             if without >= self._workers()[0]:  # in so many passes, every share was this worker's once
                 return
 
-    def one_pass(self, epoch: int) -> Iterator[Example]:
+    def one_epoch(self, epoch: int) -> Iterator[Example]:
         """This worker's rows of one pass through the stream."""
         for place, batch in self._own_batches(epoch):
             tokens, findings = self.preparation(batch)
@@ -265,7 +265,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
             packed = self.arguments.pack_sequences
             division = divide(lengths, separated, self.specials, self.length, self.arguments, packed)
             for row in range(len(division)):
-                lines = [values[start:stop] for start, stop in division.lines(row)]
+                lines = [values[start:stop] for start, stop in division.documents(row)]
                 yield Example(lines, place << 24 | row, epoch, self.rate, self.length)
 
     def found(self) -> Found:

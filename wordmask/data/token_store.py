@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import NOTHING, Found, TokenBatch, findings_in
-from wordmask.data.sources import Texts
+from wordmask.data.sources import Source, Texts
 from wordmask.data.tokenize import Preparation, separator
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import output_of_workers
@@ -73,7 +73,7 @@ class TokenStream:
 
 
 def tokenized(
-    texts: Texts,
+    texts: Texts[Source],
     tokenizer,
     arguments: DataArguments,
     words: SegmentationArguments | None,
@@ -102,10 +102,10 @@ def tokenized(
     return TokenStream(datasets.Dataset.from_file(str(path)), prepared.separator is not None, found)
 
 
-def _write(path: Path, texts: Texts, prepared: Preparation, workers: int) -> None:
+def _write(path: Path, texts: Texts[Source], prepared: Preparation, workers: int) -> None:
     """Tokenize texts into a file."""
     with (
-        bar("Tokenizing", " texts", len(texts.rows)) as progress,
+        bar("Tokenizing", " texts", len(texts.source)) as progress,
         write_atomically(path, binary=True) as file,
         parallel_map(prepared, workers) as tokenize,
     ):

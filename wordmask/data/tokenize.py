@@ -63,7 +63,7 @@ class Preparation:
         words: where words come from besides; `None` where a tokenizer that knows no words will do.
     """
 
-    def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
+    def __init__(self, tokenizer, texts: Texts[Any], separator: int | None, words: SegmentationArguments | None):
         self.tokenizer, self.separator, self.words = tokenizer, separator, words
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
         self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)

@@ -18,7 +18,7 @@ from wordmask.config.arguments import Arguments, DataArguments, RunArguments, pa
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.findings import Found, warn_of_findings
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
-from wordmask.data.sequences import Rows, StagedRows, StreamedRows, special_count
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, special_count
 from wordmask.data.sources import load_texts
 from wordmask.models.forward import Forward
 from wordmask.models.loading import choose_length, load_model, load_tokenizer, longest_row
@@ -97,7 +97,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
 
 
 def _preview(arguments: Arguments, rows: dict[str, Any], vocabulary: Vocabulary, tokenizer: Any) -> dict[str, float]:
-    shown, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, words=True)
+    shown, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, word_ids=True)
     preview(rows.get("train") or rows["validation"], shown, collator, tokenizer, arguments.masking.rates[0], Console())
     return {}
 
@@ -209,27 +209,28 @@ def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
 def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
     """Rows for the splits that are used."""
     training, data, words, cache_dir = arguments.training, arguments.data, arguments.words, arguments.model.cache_dir
-    rows: dict[str, Rows | StagedRows | StreamedRows] = {}
+    rows: dict[str, Sequences | StagedSequences | StreamedSequences] = {}
     found: list[Found] = []
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
             if data.streaming:
                 more = words, arguments.masking.rates[0], training.world_size, training.process_index
-                streamed = StreamedRows(texts["train"], tokenizer, data, lengths[0], *more)
+                streamed = StreamedSequences(texts["train"], tokenizer, data, lengths[0], *more)
                 rows["train"] = streamed
                 found += [streamed.found()] if training.should_log else []
             else:
                 stream, limit = tokens_of(texts["train"], tokenizer, data, words, cache_dir), data.max_train_samples
                 found.append(stream.found)
-                stages = [Rows.of(stream, tokenizer, data, length, data.pack_sequences, limit) for length in lengths]
-                rows["train"] = StagedRows(stages, [share for _, share in data.stages] or [1.0])
+                packed = data.pack_sequences
+                stages = [Sequences.of(stream, tokenizer, data, length, packed, limit) for length in lengths]
+                rows["train"] = StagedSequences(stages, [share for _, share in data.stages] or [1.0])
         if "validation" in texts and (training.do_eval or not rows):
             stream, limit = tokens_of(texts["validation"], tokenizer, data, words, cache_dir), data.max_eval_samples
             found.append(stream.found)
-            rows["validation"] = Rows.of(stream, tokenizer, data, max(lengths), limit=limit)
+            rows["validation"] = Sequences.of(stream, tokenizer, data, max(lengths), limit=limit)
     warn_of_findings(found, masks_words=words is not None)
     for split, own in rows.items():
-        if not isinstance(own, StreamedRows) and not len(own):
+        if not isinstance(own, StreamedSequences) and not len(own):
             raise InputError(
                 f"{texts[split].flag}: the tokenizer finds no token in this text; give text that it was made for"
             )
@@ -237,7 +238,7 @@ def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: li
 
 
 def _collator(
-    arguments: Arguments, vocabulary: Vocabulary, packed: bool = False, words: bool = False
+    arguments: Arguments, vocabulary: Vocabulary, packed: bool = False, word_ids: bool = False
 ) -> MaskingCollator:
     training, masking = arguments.training, arguments.masking
     return MaskingCollator(
@@ -249,7 +250,7 @@ def _collator(
         fixed=arguments.data.pad_to_max_length,
         multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores take whole tiles
         packed=packed,
-        words=words,
+        word_ids=word_ids,
         highest_rate=max(masking.rates) if arguments.data.pad_to_max_length else None,
     )
 
@@ -272,7 +273,7 @@ def _trainer(
             rows.get("validation"),
             tokenizer,
             _collator(arguments, vocabulary, packed=data.pack_sequences),
-            _collator(arguments, vocabulary, words=True),
+            _collator(arguments, vocabulary, word_ids=True),
             arguments.masking.rates,
             forward,
             _card(arguments, model),
@@ -290,13 +291,13 @@ def _trainer(
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
     """Raise an `InputError` where a stage, or the training itself, would be without a single step."""
-    if not isinstance(trainer.train_rows, StagedRows):
+    if not isinstance(trainer.train_rows, StagedSequences):
         return
     batches = trainer.batches(trainer.train_rows)
     for stage in batches.stages:
         if not stage.steps(batches.drop_last):
             raise InputError(
-                f"--dataloader_drop_last: {stage.rows} rows do not fill a batch of {stage.layout.batch_size} on "
+                f"--dataloader_drop_last: {stage.sequences} rows do not fill a batch of {stage.layout.batch_size} on "
                 f"{stage.layout.processes} processes; drop it, or lower --per_device_train_batch_size"
             )
     for (length, share), begin, end in zip(data.stages, [0, *batches.ends], batches.ends, strict=False):

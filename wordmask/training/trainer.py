@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from wordmask.config.arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, as_is, grouped, shuffled
-from wordmask.data.sequences import Rows, StagedRows, StreamedRows
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
@@ -51,8 +51,8 @@ class MlmTrainer(ResumableTrainer):
         self,
         model,
         args: RunArguments,
-        train_rows: StagedRows | StreamedRows | None,
-        eval_rows: Rows | None,
+        train_rows: StagedSequences | StreamedSequences | None,
+        eval_rows: Sequences | None,
         tokenizer,
         collator: MaskingCollator,
         eval_collator: MaskingCollator,
@@ -82,7 +82,7 @@ class MlmTrainer(ResumableTrainer):
     # Batches
 
     def _loader(
-        self, dataset: Rows | StagedRows | StreamedRows, collator: MaskingCollator, **batches: Any
+        self, dataset: Sequences | StagedSequences | StreamedSequences, collator: MaskingCollator, **batches: Any
     ) -> DataLoader:
         args = self.args
         loader = DataLoader(
@@ -107,12 +107,12 @@ class MlmTrainer(ResumableTrainer):
         rows = self.train_rows
         if rows is None:
             raise ValueError("there is nothing to train on")
-        if isinstance(rows, StreamedRows):
+        if isinstance(rows, StreamedSequences):
             return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.forward.fixed)
         self.plan = self.batches(rows)
         return self._loader(rows, self.collator, batch_sampler=self.plan)
 
-    def batches(self, rows: StagedRows) -> Batches:
+    def batches(self, rows: StagedSequences) -> Batches:
         """This process's batches of the whole training."""
         args = self.args
         return Batches(
@@ -125,7 +125,7 @@ class MlmTrainer(ResumableTrainer):
             done=self.done,
         )
 
-    def _stages(self, rows: StagedRows) -> list[Stage]:
+    def _stages(self, rows: StagedSequences) -> list[Stage]:
         """The stages, with more rows in a batch where rows are shorter, so that each has about as many tokens."""
         longest, stages = max(stage.length for stage in rows.stages), []
         for stage, share, first in zip(rows.stages, rows.shares, rows.edges, strict=False):
@@ -135,12 +135,12 @@ class MlmTrainer(ResumableTrainer):
             stages.append(Stage(len(stage), order, layout, share, first, arrange))
         return stages
 
-    def _order(self, rows: Rows) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
+    def _order(self, rows: Sequences) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
         """From the epoch to the order of the rows; and what puts them into steps of a size."""
         strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
         if strategy == "sequential":
             return lambda epoch: np.arange(len(rows)), as_is
-        order = partial(shuffled, seed, rows=len(rows))
+        order = partial(shuffled, seed, count=len(rows))
         if strategy == "random":
             return order, as_is
         lengths = rows.lengths
@@ -212,8 +212,8 @@ class MlmTrainer(ResumableTrainer):
     def _mean_loss(self, model, inputs: dict[str, torch.Tensor], count: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """The model's own mean over the labels; 0, with a gradient of 0, where there is none."""
         inputs = {name: value for name, value in inputs.items() if name not in self._unwanted}
-        if "lines" in inputs and self.forward.attention is not None:
-            inputs |= self.forward.attention.inputs(inputs.pop("lines"), self.dtype)
+        if "sequence_ids" in inputs and self.forward.attention is not None:
+            inputs |= self.forward.attention.inputs(inputs.pop("sequence_ids"), self.dtype)
         # A mean over no label is NaN, which no weight of 0 undoes: such a part is given one label, then weight 0.
         labels, positions = inputs.pop("labels").clone(), inputs.pop("positions", None)
         labels[0, 0] = torch.where(count == 0, inputs["input_ids"][0, 0], labels[0, 0])
@@ -257,7 +257,7 @@ class MlmTrainer(ResumableTrainer):
     ) -> tuple[None, None, None]:
         """Give a batch to the metric; nothing is kept of it."""
         inputs = self._prepare_inputs(inputs)
-        words, labels = inputs.pop("words"), inputs["labels"]
+        words, labels = inputs.pop("word_ids"), inputs["labels"]
         count = labels.ne(IGNORED).sum()
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self._mean_loss(model, inputs, count)
