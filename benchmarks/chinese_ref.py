@@ -31,13 +31,15 @@ from rich.table import Table
 from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, restart_peak, run_in_turn, use_one_core
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references import writer
+from wordmask.references import positions, writer
 from wordmask.references.format import read_reference_arrays
-from wordmask.references.writer import Annotator, Output, Work, line_positions, write_references
+from wordmask.references.positions import line_positions
+from wordmask.references.writer import Annotator, Output, write_references
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.batches import BATCH, batches
 from wordmask.utils.files import is_blank
+from wordmask.utils.parts import Work
 from wordmask.utils.readers import read_lines
 
 CLOCK = time.process_time  # on one core: what others do on it does not count
@@ -253,8 +255,8 @@ def profile(text: str, tokenizer_name: str, segmentation: SegmentationArguments)
     stages = {
         "digest of the tokenizer": (writer, "tokenizer_digest"),
         "segment": (type(annotator.segmenter), "segment"),
-        "tokenize": (writer, "tokenize"),
-        "words of characters": (writer, "segmented"),
+        "tokenize": (positions, "tokenize"),
+        "words of characters": (positions, "segmented"),
         "references": (writer, "line_positions"),
         "format": (Output, "block"),
     }

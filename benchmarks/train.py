@@ -42,7 +42,7 @@ from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import EVALUATION, Draw
 from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.data.sources import load_texts
-from wordmask.data.token_store import tokenized
+from wordmask.data.token_store import Tokenization, tokenized
 from wordmask.masking import IGNORED, Strategy
 from wordmask.models.forward import choose_forward
 from wordmask.models.loading import load_model
@@ -175,9 +175,8 @@ class Setting:
 
     def rows(self, split: str, packed: bool = False) -> Sequences:
         """Our rows of some texts."""
-        data = self.arguments.data
-        stream = tokenized(self.texts[split], self.tokenizer, data, None, self.folder)
-        return Sequences.of(stream, self.tokenizer, data, self.options.length, packed)
+        tokenization = Tokenization(self.tokenizer, self.arguments.data, None, self.folder)
+        return Sequences.of(tokenized(self.texts[split], tokenization), tokenization, self.options.length, packed)
 
     def evaluate(self) -> float:
         """The loss on the lines set apart, under the same masks for every side."""

@@ -15,7 +15,8 @@ from transformers import AutoModelForMaskedLM
 from conftest import character_tokenizer, save_model
 from wordmask.config.arguments import RunArguments
 from wordmask.data.collator import Example, MaskingCollator
-from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, RateSchedule, Stage, grouped, shuffled
+from wordmask.data.order import grouped, shuffled
+from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, RateSchedule, Stage
 from wordmask.data.sequences import StagedSequences
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -153,7 +154,7 @@ def of_step_sizes(rows: int, layout: tuple[int, int, int], done: Progress, **opt
 
 def go_on(processes: list[Batches], until: int) -> list[tuple[int, list[Draw]]]:
     """The epoch and the rows of each step, from where these batches begin to so many steps of the whole training."""
-    step, found = processes[0].base + processes[0].own, []
+    step, found = processes[0].base + processes[0].skipped, []
     for epoch in range(processes[0].first_epoch, processes[0].planned_epochs):
         for batches in processes:
             batches.set_epoch(epoch)

@@ -25,8 +25,8 @@ from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StreamedSequences
 from wordmask.data.sources import load_texts
-from wordmask.data.token_store import tokenized
-from wordmask.data.tokenize import Preparation
+from wordmask.data.token_store import Tokenization, tokenized
+from wordmask.data.tokenize import TextTokenizer
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
@@ -73,9 +73,10 @@ def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
     settings = DataArguments(train_file=[path], **arguments)
     texts = load_texts(settings, None, None, False)["train"]
     if settings.streaming:
-        examples = list(StreamedSequences(texts, tokenizer, settings, length, None, 0.0).one_epoch(0))
+        examples = list(StreamedSequences(texts, Tokenization(tokenizer, settings), length, 0.0).one_epoch(0))
     else:
-        rows = Sequences.of(tokenized(texts, tokenizer, settings, None), tokenizer, settings, length)
+        tokenization = Tokenization(tokenizer, settings)
+        rows = Sequences.of(tokenized(texts, tokenization), tokenization, length)
         examples = [rows[Draw(index, 0, 0.0)] for index in range(len(rows))]
     collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=0, word_ids=True)
     return [collator([example]) for example in examples]
@@ -171,15 +172,17 @@ def test_a_copy_of_a_file_is_known_by_its_content(tokenizer, tmp_path, monkeypat
 
     def stream(path, **arguments):
         settings, cache = DataArguments(train_file=[str(path)], **arguments), str(tmp_path / "cache")
-        return tokenized(load_texts(settings, cache, None, False)["train"], tokenizer, settings, None, cache)
+        return tokenized(
+            load_texts(settings, cache, None, False)["train"], Tokenization(tokenizer, settings, None, cache)
+        )
 
     first = stream(write(tmp_path / f"text.{kind}", ["some text", "and more"]))
     (tmp_path / "elsewhere").mkdir()
     other = write(tmp_path / "elsewhere" / f"copy.{copy}", ["some text", "and more"])
     os.utime(other, (1, 1))
     calls: list = []
-    prepare = Preparation.__call__
-    monkeypatch.setattr(Preparation, "__call__", lambda self, batch: calls.append(1) or prepare(self, batch))
+    prepare = TextTokenizer.__call__
+    monkeypatch.setattr(TextTokenizer, "__call__", lambda self, batch: calls.append(1) or prepare(self, batch))
     again = stream(other, preprocessing_num_workers=2)
     assert again.read(0, 3).tolist() == first.read(0, 3).tolist() and not calls
     stream(tmp_path / f"text.{kind}", overwrite_cache=True)

@@ -17,6 +17,7 @@ from conftest import free_port, sample_lines, train_tokenizer, training_steps, t
 from wordmask.config.arguments import DataArguments
 from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
+from wordmask.data.token_store import Tokenization
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -29,7 +30,7 @@ def tokenizer():
 def stream(paths: str | list[str], tokenizer, processes: int = 1, process: int = 0, **settings) -> StreamedSequences:
     arguments = DataArguments(train_file=[paths] if isinstance(paths, str) else paths, streaming=True, **settings)
     texts = load_texts(arguments, None, None, False)["train"]
-    return StreamedSequences(texts, tokenizer, arguments, 20, None, 0.15, processes, process)
+    return StreamedSequences(texts, Tokenization(tokenizer, arguments), 20, 0.15, processes, process)
 
 
 def key(example) -> tuple:

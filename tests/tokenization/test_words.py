@@ -21,7 +21,7 @@ from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, BertTokenizer, PreTr
 
 from conftest import character_tokenizer
 from wordmask.masking import word_starts
-from wordmask.references.writer import line_positions
+from wordmask.references.positions import line_positions
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.vocabulary import Vocabulary

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.data.text_files import Files, count_texts, rebatched, stream_texts
-from wordmask.references.format import Provenance, read_provenance, sidecar
+from wordmask.references.provenance import Provenance, read_provenance, sidecar
 from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError, one_line
@@ -58,9 +59,11 @@ class Source(Protocol):
         """Some of the texts, one behind the other."""
         ...
 
-    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
-        """The texts of each span, of which none begins before the end of the one before it, in tables of a thousand,
-        or fewer where they are long."""
+    def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
+        """The texts of each span, in tables of a thousand, or fewer if they are long.
+
+        Spans are in order and do not overlap. Read each one to its end before you ask for the next.
+        """
         ...
 
 
@@ -104,10 +107,10 @@ class DatasetTexts:
     def select(self, span: range) -> DatasetTexts:
         return DatasetTexts(self.dataset.select(span))
 
-    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
-        rows = self.dataset.with_format("arrow")
+    def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
+        dataset = self.dataset.with_format("arrow")
         for span in spans:
-            yield from rebatched(rows[some.start : some.stop] for some in divided(span, BATCH))
+            yield rebatched(dataset[some.start : some.stop] for some in divided(span, BATCH))
 
 
 @dataclass(frozen=True)
@@ -168,14 +171,14 @@ class Texts(Generic[AnySource]):
         """What tells these texts from others. Not for streams."""
         return self.source.fingerprint
 
-    def tables(self: Texts[Source], spans: Iterable[range]) -> Iterator[pa.Table]:
+    def tables(self: Texts[Source], spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
         """The texts of each span, see `Source`. Not for streams."""
-        for table in self.source.tables(spans):  # copied, since a slice goes to another process with all of its table
-            yield table.take(np.arange(len(table)))
+        for tables in self.source.tables(spans):  # copied: pickle sends a slice with all of its table
+            yield (table.take(np.arange(len(table))) for table in tables)
 
     def batches(self: Texts[Source]) -> Iterator[pa.Table]:
         """All texts in order. Not for streams."""
-        return self.tables([range(len(self.source))])
+        return chain.from_iterable(self.tables([range(len(self.source))]))
 
 
 def _described(path: str) -> str:

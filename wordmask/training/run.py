@@ -20,10 +20,10 @@ from wordmask.data.findings import Found, warn_of_findings
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, special_count
 from wordmask.data.sources import load_texts
+from wordmask.data.token_store import Tokenization
 from wordmask.models.forward import Forward
 from wordmask.models.loading import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.models.trial import place_and_try
-from wordmask.references.writer import Work
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.model_card import Card
 from wordmask.training.output_dir import check_owner, claim, evaluates_another, find_checkpoint
@@ -33,6 +33,7 @@ from wordmask.training.run_record import Identity, read_run, write_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.hub import check_push
+from wordmask.utils.parts import Work
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     lengths = _lengths(arguments, model, tokenizer)
     if not arguments.masking.preview_masking:
         forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
-    rows = _prepare(texts, tokenizer, arguments, lengths)
+    tokenization = Tokenization(tokenizer, arguments.data, arguments.words, arguments.model.cache_dir)
+    rows = _prepare(texts, tokenization, arguments, lengths)
 
     if arguments.masking.preview_masking:
         return _preview(arguments, rows, vocabulary, tokenizer)
@@ -156,7 +158,9 @@ def _prepare_only(arguments: Arguments) -> dict[str, float]:
     tokenizer = load_tokenizer(arguments.model, None)
     Vocabulary.of(tokenizer)  # so that a tokenizer without a mask token is refused now
     used = {"train": training.do_train, "validation": training.do_eval}
-    print(prepare({split: own for split, own in texts.items() if used[split]}, tokenizer, arguments, work))
+    tokenization = Tokenization(tokenizer, data, arguments.words, arguments.model.cache_dir)
+    used_texts = {split: own for split, own in texts.items() if used[split]}
+    print(prepare(used_texts, tokenization, arguments.segmentation, work))
     return {}
 
 
@@ -206,29 +210,32 @@ def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
     return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
 
 
-def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
-    """Rows for the splits that are used."""
-    training, data, words, cache_dir = arguments.training, arguments.data, arguments.words, arguments.model.cache_dir
+def _prepare(
+    texts: dict[str, Any], tokenization: Tokenization, arguments: Arguments, lengths: list[int]
+) -> dict[str, Any]:
+    """Sequences for the splits that are used."""
+    training, data = arguments.training, arguments.data
     rows: dict[str, Sequences | StagedSequences | StreamedSequences] = {}
     found: list[Found] = []
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
             if data.streaming:
-                more = words, arguments.masking.rates[0], training.world_size, training.process_index
-                streamed = StreamedSequences(texts["train"], tokenizer, data, lengths[0], *more)
+                processes = training.world_size, training.process_index
+                rate = arguments.masking.rates[0]
+                streamed = StreamedSequences(texts["train"], tokenization, lengths[0], rate, *processes)
                 rows["train"] = streamed
                 found += [streamed.found()] if training.should_log else []
             else:
-                stream, limit = tokens_of(texts["train"], tokenizer, data, words, cache_dir), data.max_train_samples
+                stream, limit = tokens_of(texts["train"], tokenization), data.max_train_samples
                 found.append(stream.found)
                 packed = data.pack_sequences
-                stages = [Sequences.of(stream, tokenizer, data, length, packed, limit) for length in lengths]
+                stages = [Sequences.of(stream, tokenization, length, packed, limit) for length in lengths]
                 rows["train"] = StagedSequences(stages, [share for _, share in data.stages] or [1.0])
         if "validation" in texts and (training.do_eval or not rows):
-            stream, limit = tokens_of(texts["validation"], tokenizer, data, words, cache_dir), data.max_eval_samples
+            stream, limit = tokens_of(texts["validation"], tokenization), data.max_eval_samples
             found.append(stream.found)
-            rows["validation"] = Sequences.of(stream, tokenizer, data, max(lengths), limit=limit)
-    warn_of_findings(found, masks_words=words is not None)
+            rows["validation"] = Sequences.of(stream, tokenization, max(lengths), limit=limit)
+    warn_of_findings(found, masks_words=tokenization.words is not None)
     for split, own in rows.items():
         if not isinstance(own, StreamedSequences) and not len(own):
             raise InputError(

@@ -17,7 +17,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.config.arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, as_is, grouped, shuffled
+from wordmask.data.order import as_is, grouped, shuffled
+from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
