@@ -19,9 +19,9 @@ from wordmask.utils.errors import reports_input_errors
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run with these arguments (`sys.argv[1:]` if `None`) and return the metrics."""
-    from wordmask.training.run import run  # here, since a worker imports this script as it starts and needs no more
+    from wordmask.training.start import start  # here, since a worker imports this script and needs no more
 
-    return run("run_mlm.py", argv, masking_strategy="token", line_by_line=False)
+    return start("run_mlm.py", argv, masking_strategy="token", line_by_line=False)
 
 
 def _mp_fn(index: int = 0) -> None:

@@ -115,7 +115,7 @@ def parse_launcher(command: list[str]) -> tuple[argparse.Namespace, str, list[st
 def any_hardware(monkeypatch):
     """A machine whose devices and packages do not matter."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("wordmask.config.arguments.check_sharding", lambda *flags: None)
+    monkeypatch.setattr("wordmask.config.run_arguments.check_sharding", lambda *flags: None)
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # what transformers sets is gone after the test
 
 

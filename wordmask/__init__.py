@@ -1,3 +1,56 @@
-"""Masked language modelling with whole words, on the Hugging Face Trainer."""
+"""Masked language modelling with whole words, on the Hugging Face Trainer.
+
+    import wordmask
+
+    collator = wordmask.WholeWordMaskCollator(tokenizer, mlm_probability=0.15)
+
+Each name is imported when it is first used, so that `import wordmask` takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wordmask.config.run_arguments import RunArguments
+    from wordmask.data.whole_word_collator import WholeWordMaskCollator
+    from wordmask.models.sparse_prediction import sparse_prediction
+    from wordmask.references.positions import make_references
+    from wordmask.segmenters import Segmenter, load_segmenter
+    from wordmask.training.trainer import MlmTrainer
+    from wordmask.utils.errors import InputError
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "InputError": "wordmask.utils.errors",
+    "MlmTrainer": "wordmask.training.trainer",
+    "RunArguments": "wordmask.config.run_arguments",
+    "Segmenter": "wordmask.segmenters",
+    "WholeWordMaskCollator": "wordmask.data.whole_word_collator",
+    "load_segmenter": "wordmask.segmenters",
+    "make_references": "wordmask.references.positions",
+    "sparse_prediction": "wordmask.models.sparse_prediction",
+}
+__all__ = [
+    "InputError",
+    "MlmTrainer",
+    "RunArguments",
+    "Segmenter",
+    "WholeWordMaskCollator",
+    "load_segmenter",
+    "make_references",
+    "sparse_prediction",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -53,7 +53,8 @@ def run_shard(command: Sequence[str], data: Any, rank: int, world_size: int) -> 
 
 def finish(command: Sequence[str], data: Any = None, rank: int = 0, world_size: int = 1) -> None:
     """The last task: the script by itself, which finds all parts done."""
-    resume = ["--resume"] * (Path(command[0]).name == "run_chinese_ref.py")  # the training scripts always go on
+    makes_references = Path(command[0]).name == "run_chinese_ref.py" or [*command[:3]] == ["-m", "wordmask", "ref"]
+    resume = ["--resume"] * makes_references  # the training scripts always go on
     subprocess.run([sys.executable, *command, *resume], check=True)
 
 
@@ -84,10 +85,12 @@ def executor(arguments: ClusterArguments, step: Any, tasks: int, name: str, **op
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the script behind `--` on an executor."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if "--" not in words[:-1]:
+    end = words.index("--") if "--" in words else len(words)
+    own, command = words[:end], words[end + 1 :]
+    if not command and not {"--help", "-h"} & {*own}:
         raise InputError("the script to run is missing; give it and its flags behind --")
-    own, command = words[: words.index("--")], words[words.index("--") + 1 :]
-    arguments = build(ClusterArguments, Parser(ClusterArguments).parse(own))
+    parser = Parser(ClusterArguments, usage="python -m wordmask.cluster --tasks N ... -- script.py --flag value ...")
+    arguments = build(ClusterArguments, parser.parse(own))
     shards = executor(arguments, partial(run_shard, command), arguments.tasks, "shards")
     if arguments.executor == "slurm":
         executor(arguments, partial(finish, command), 1, "whole", depends=shards).run()

@@ -31,8 +31,9 @@ FROM_OUTSIDE = (*TORCHRUN, *launch_checks.MPI, "ACCELERATE_MIXED_PRECISION", "AC
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
+def environment(monkeypatch, tmp_path):
     """An environment in which no launcher has been; what a test sets is gone after it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # what another test has said does not count
     for name in FROM_OUTSIDE:
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
@@ -209,7 +210,7 @@ def test_deepspeed_that_is_not_installed(refuse, monkeypatch, tmp_path):
 @pytest.mark.parametrize("value, switch", [("true", True), ("yes", True), ("no", False), ("full_shard", "full_shard")])
 def test_fsdp_in_an_argument_file_is_a_switch(tmp_path, monkeypatch, value, switch):
     seen = []
-    monkeypatch.setattr("wordmask.config.arguments.check_sharding", lambda fsdp, *others: seen.append(fsdp))
+    monkeypatch.setattr("wordmask.config.run_arguments.check_sharding", lambda fsdp, *others: seen.append(fsdp))
     path = tmp_path / "run.yaml"
     path.write_text(f"model_type: bert\ntrain_file: text.txt\nuse_cpu: true\nfsdp: {value}\n")
     parse_arguments([str(path)])

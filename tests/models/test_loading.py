@@ -27,7 +27,9 @@ def train(english_file, tmp_path, caplog):
         text = ["--train_file", english_file, "--use_cpu", "--do_train", "--max_steps", "1"]
         with caplog.at_level(logging.WARNING):
             run_mlm_wwm.main([*argv, *text, "--overwrite_output_dir", "--output_dir", str(tmp_path / "out")])
-        return [record.getMessage() for record in caplog.records]
+        logged = [record.getMessage() for record in caplog.records]
+        assert [line for line in logged if " texts from " in line] == [logged[0]]
+        return logged[1:]
 
     return check
 

@@ -15,7 +15,7 @@ import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
 from wordmask.data.packing import pack
 from wordmask.models.packed_attention import PackedAttention, packed_attention
-from wordmask.models.sparse_prediction import sparse_prediction
+from wordmask.models.sparse_prediction import find_sparse_prediction
 
 # The architectures whose layers take a mask for each pair of positions, with the attention that they offer.
 PACKABLE = [
@@ -219,7 +219,7 @@ def test_mistakes_are_refused_in_one_sentence(tokenizer, text, tmp_path, capsys)
 
 def test_packing_and_sparse_prediction_go_together():
     model = tiny("bert")
-    attention, sparse = packed_attention(model), sparse_prediction(model)
+    attention, sparse = packed_attention(model), find_sparse_prediction(model)
     lines = torch.tensor([[1] * 5 + [2] * 6])
     ids = torch.arange(11)[None] + 10
     labels = torch.where(torch.arange(11) % 4 == 1, ids, -100)

@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm_wwm
 from conftest import SMALL, sample_lines, save_model, train_tokenizer, trajectory
-from wordmask.models.sparse_prediction import SparsePrediction, sparse_prediction
+from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction
 
 ARCHITECTURES = {
     "bert": {},
@@ -71,7 +71,7 @@ def test_loss_and_all_gradients_are_those_of_the_full_head(model_type, in_double
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     full, model = tiny(model_type), tiny(model_type)
     inputs, positions = batch()
-    sparse = sparse_prediction(model)
+    sparse = find_sparse_prediction(model)
     assert sparse is not None
     expected = full(**inputs)
     expected.loss.backward()
@@ -92,7 +92,7 @@ def test_what_is_saved_and_what_is_predicted_outside_carry_no_trace():
     model = tiny("bert")
     before, names = copy.deepcopy(model.state_dict()), set(vars(model.config))
     inputs, positions = batch()
-    sparse = sparse_prediction(model)
+    sparse = find_sparse_prediction(model)
     with sparse.at(positions):
         model(input_ids=inputs["input_ids"])
     assert model(input_ids=inputs["input_ids"]).logits.shape == (ROWS, LENGTH, WORDS)
@@ -113,7 +113,7 @@ def test_a_model_that_cannot_take_it_falls_back_with_one_warning(caplog, half):
     model = tiny("bert").float()
     model.__class__ = Pooled
     with caplog.at_level(logging.WARNING), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        assert sparse_prediction(model) is None
+        assert find_sparse_prediction(model) is None
     assert [record.name for record in caplog.records] == ["wordmask.models.sparse_prediction"]
     assert model(batch()[0]["input_ids"], batch()[0]["labels"]).logits.shape == (ROWS, LENGTH, WORDS)
 
@@ -121,7 +121,7 @@ def test_a_model_that_cannot_take_it_falls_back_with_one_warning(caplog, half):
 @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES.keys() - {"fnet"}))  # which has no transform in it
 def test_half_precision_is_no_reason_to_fall_back(model_type):
     """As flash attention has it."""
-    assert sparse_prediction(tiny(model_type).bfloat16()) is not None
+    assert find_sparse_prediction(tiny(model_type).bfloat16()) is not None
 
 
 def test_what_a_model_can_take_is_tried_without_tf32():
@@ -131,7 +131,7 @@ def test_what_a_model_can_take_is_tried_without_tf32():
     try:
         model = tiny("bert")
         model.register_forward_hook(lambda *_: seen.append(torch.backends.fp32_precision))
-        assert sparse_prediction(model) and torch.backends.fp32_precision == "tf32"
+        assert find_sparse_prediction(model) and torch.backends.fp32_precision == "tf32"
     finally:
         torch.backends.fp32_precision = before
     assert set(seen) == {"ieee"}
@@ -154,7 +154,7 @@ SOME = ["bert", "roberta", "electra", "modernbert", "deberta-v2"]
 def test_gradients_are_those_of_the_full_head_under_activation_checkpointing(model_type):
     # The layers run again in the backward pass, when the positions are no longer set.
     full, model = tiny(model_type).train(), tiny(model_type).train()
-    sparse = sparse_prediction(model)
+    sparse = find_sparse_prediction(model)
     model.activation_checkpointing_enable()
     calls, (inputs, positions) = passes(model), batch()
     full(**inputs).loss.backward()
@@ -172,7 +172,7 @@ def test_gradients_are_those_of_the_full_head_under_activation_checkpointing(mod
 def test_gradients_are_those_of_the_full_head_under_autocast(model_type):
     # bfloat16 keeps 8 bits: a product of other shape may add in another order, and round other than before.
     full, model = tiny(model_type).float(), tiny(model_type).float()
-    sparse, (inputs, positions) = sparse_prediction(model), batch()
+    sparse, (inputs, positions) = find_sparse_prediction(model), batch()
     with torch.autocast("cpu", torch.bfloat16):
         expected = full(**inputs)
         with sparse.at(positions):

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from conftest import SMALL
-from wordmask.models.sparse_prediction import sparse_prediction
+from wordmask.models.sparse_prediction import find_sparse_prediction
 from wordmask.training.fsdp import layer_classes, tied_weights_together
 
 LAYERS = {
@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(model_type, group):
     ids = torch.arange(2 * 9).reshape(2, 9) + 10
     whole, model = tiny(model_type), tiny(model_type)
     assert layer_classes(model) == LAYERS[model_type]
-    sparse = sparse_prediction(model)
+    sparse = find_sparse_prediction(model)
     shard(model, together=True)
     assert model.get_output_embeddings() is not None
     positions = torch.tensor([1, 12])

@@ -7,6 +7,7 @@ import difflib
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -49,6 +50,7 @@ def check_vocab_size(value: int | None) -> None:
         raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands")
 
 
+EPILOG = "Each switch --x is turned off by --no_x. A YAML or JSON file of flags may come first; the command line wins."
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -58,14 +60,20 @@ class Parser(HfArgumentParser):
     Args:
         concerns: the dataclasses whose fields are the flags.
         old_flags: what became of flags that are no more.
+        quiet: whether nothing is said about old flags that are given.
     """
 
-    def __init__(self, concerns: Any, old_flags: Mapping[str, OldFlag] | None = None, **kwargs: Any):
-        super().__init__(concerns, allow_abbrev=False, **kwargs)
-        self.old_flags = old_flags or {}
-        for action in filter(_is_switch, self._actions):
-            if action.nargs is None:  # a switch whose default is None
+    def __init__(
+        self, concerns: Any, old_flags: Mapping[str, OldFlag] | None = None, quiet: bool = False, **kwargs: Any
+    ):
+        kwargs = {"usage": "%(prog)s [arguments.yaml] --flag value ...", "epilog": EPILOG} | kwargs
+        super().__init__(concerns, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+        self.old_flags, self.quiet = old_flags or {}, quiet
+        for action in self._actions:
+            if _is_switch(action) and action.nargs is None:  # a switch whose default is None
                 action.nargs, action.const = "?", True
+            if isinstance(action, argparse._StoreFalseAction):  # every switch has one, as the epilog says
+                action.help = argparse.SUPPRESS
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print below the usage of two hundred flags."""
@@ -83,22 +91,30 @@ class Parser(HfArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse a command line that may begin with an argument file; later values win."""
-        arguments = list(argv)
-        if arguments and not arguments[0].startswith("-") and arguments[0].endswith(FILE_SUFFIXES):
-            arguments = [*self._from_file(arguments[0]), *arguments[1:]]
-        namespace, unknown = self.parse_known_args(self._modernize(arguments))
+        namespace, unknown = self.parse_known(argv)
         if unknown:
-            name = unknown[0].split("=")[0]
-            what = "is not a flag" if name.startswith("-") else "belongs to no flag"
-            raise InputError(f"{name} {what} of this script{suggest(name.lstrip('-'), self.flags)}")
+            word, _, path = unknown[0].partition(" in ")
+            name = flag_name(word)
+            what = "is not a flag" if word.startswith("-") else "belongs to no flag"
+            where = f"{path}: {name}" if path else word.partition("=")[0]
+            raise InputError(f"{where} {what} of this script{suggest(name, self.flags)}")
         return namespace
 
-    def _from_file(self, path: str) -> list[str]:
+    def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The same, and the words that belong to no flag of this parser; those of a file as `--name in path`."""
+        arguments, unknown = list(argv), []
+        if arguments and not arguments[0].startswith("-") and arguments[0].endswith(FILE_SUFFIXES):
+            path, values = arguments[0], _read_mapping(arguments[0])
+            unknown = [f"--{name} in {path}" for name in values if name not in {*self.flags, *self.old_flags}]
+            known = {name: value for name, value in values.items() if f"--{name} in {path}" not in unknown}
+            arguments = [*self._from_file(known), *arguments[1:]]
+        namespace, others = self.parse_known_args(self._modernize(arguments))
+        return namespace, unknown + others
+
+    def _from_file(self, values: Mapping[str, Any]) -> list[str]:
         """The arguments of a YAML or JSON file as a command line, so that they are checked like one."""
         arguments = []
-        for name, value in _read_mapping(path).items():
-            if name not in self.flags and name not in self.old_flags:
-                raise InputError(f"{path}: {name} is not a flag of this script{suggest(name, self.flags)}")
+        for name, value in values.items():
             if value is None or value == []:
                 continue
             if isinstance(value, bool) and name in self.flags and not _is_switch(self.flags[name]):
@@ -126,7 +142,7 @@ class Parser(HfArgumentParser):
             elif name in self.old_flags:
                 follows = position < len(arguments) and not arguments[position].startswith("--")
                 given = value if equals else arguments[position] if follows else None
-                translation = _translate(name, self.old_flags[name], given)
+                translation = self._translate(name, self.old_flags[name], given)
                 if translation is None:  # the new flag takes the same values
                     result.append(f"--{self.old_flags[name]}{equals}{value}")
                 else:
@@ -136,6 +152,42 @@ class Parser(HfArgumentParser):
                 result.append(argument)
         return result
 
+    def _translate(self, name: str, new: OldFlag, value: str | None) -> list[str] | None:
+        """New arguments for an old flag and its value, `None` where only the name is new."""
+        if isinstance(new, Gone):
+            raise InputError(f"--{name} is gone: {new.advice}")
+        description, translate = (f"--{new}", None) if isinstance(new, str) else new
+        if not self.quiet:
+            logger.warning("--%s is now %s", name, description)
+        try:
+            return translate(value) if translate else None
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"--{name}: {value} is no value for it ({error})") from None
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Each flag by one name, with what it takes and its default."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size().columns - 2, 110))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        name = max(action.option_strings, key=lambda option: (option.count("_"), len(option)))
+        if action.nargs == 0 or _is_switch(action):
+            return name
+        value = {int: "N", float: "X"}.get(action.type, "VALUE")  # type: ignore[call-overload]
+        value = f"{{{','.join(map(str, action.choices))}}}" if action.choices else value
+        return f"{name} {value}{' ...' if action.nargs == '+' else ''}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default, text = action.default, action.help or ""
+        if default in (None, False, "", argparse.SUPPRESS) or "default" in text.lower():
+            return text
+        shown = "on" if default is True else str(default).replace("%", "%%")
+        return f"{text} Default: {shown}."
+
 
 def build(concern: type[T], namespace: argparse.Namespace) -> T:
     """One concern's dataclass, of the flags that are its fields."""
@@ -143,25 +195,13 @@ def build(concern: type[T], namespace: argparse.Namespace) -> T:
     return concern(**{name: value for name, value in vars(namespace).items() if name in names})
 
 
-def _translate(name: str, new: OldFlag, value: str | None) -> list[str] | None:
-    """New arguments for an old flag and its value, `None` where only the name is new."""
-    if isinstance(new, Gone):
-        raise InputError(f"--{name} is gone: {new.advice}")
-    if isinstance(new, str):
-        logger.warning("--%s is now --%s", name, new)
-        return None
-    description, translate = new
-    logger.warning("--%s is now %s", name, description)
-    try:
-        return translate(value)
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"--{name}: {value} is no value for it ({error})") from None
-
-
 def _is_switch(action: argparse.Action | None) -> bool:
     return action is not None and action.type is string_to_bool
+
+
+def flag_name(word: str) -> str:
+    """`seed` of `--seed`, of `--seed=1` and of `--seed in run.yaml`, which `Parser.parse_known` gives."""
+    return word.partition(" in ")[0].partition("=")[0].lstrip("-")
 
 
 def suggest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:

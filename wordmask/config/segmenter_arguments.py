@@ -13,6 +13,8 @@ from wordmask.utils.errors import InputError
 class SegmentationArguments:
     """Whose words."""
 
+    _argument_group_name = "words of Chinese, from a segmenter"
+
     segmenter: str | None = argument(
         "Where words come from: ltp or jieba (Chinese), whitespace (any script), or module:Class for one of your own.",
         default=None,

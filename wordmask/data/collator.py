@@ -107,7 +107,7 @@ class MaskingCollator:
     def _lay_out(
         self, sequences: Sequence[Sequence[NDArray[np.integer]]], longest: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-        """See `_lay_out`. The batch is as wide as its longest sequence, or of fixed width."""
+        """See `lay_out`. The batch is as wide as its longest sequence, or of fixed width."""
         documents = list(chain.from_iterable(sequences))
         counts, sizes = np.array(list(map(len, sequences))), np.array(list(map(len, documents)))
         prefix, suffix = self.affixes
@@ -115,14 +115,19 @@ class MaskingCollator:
         # The length of a sequence is the sum over its documents: counts 2, 1 and lengths 5, 3, 4 give 8, 4.
         one_each = len(documents) == len(sequences)
         lengths = whole if one_each else np.add.reduceat(whole, np.cumsum(counts) - counts)
-        width = longest if self.fixed else min(longest, -(-int(lengths.max()) // self.multiple_of) * self.multiple_of)
+        width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
         vocabulary = self.vocabulary
         ids = np.full((len(sequences), width), vocabulary.pad_token_id, np.int64)
-        return _lay_out(np.concatenate(documents), sizes, counts, prefix, suffix, vocabulary.maskable, ids)
+        return lay_out(np.concatenate(documents), sizes, counts, prefix, suffix, vocabulary.maskable, ids)
+
+
+def round_up(number: int, multiple_of: int) -> int:
+    """The least multiple that is not below a number."""
+    return -(-number // multiple_of) * multiple_of
 
 
 @compiled
-def _lay_out(
+def lay_out(
     tokens: NDArray[np.integer],
     sizes: NDArray[np.int64],
     counts: NDArray[np.int64],

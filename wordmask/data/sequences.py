@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from wordmask.data.packing import Packs, pack
 from wordmask.data.sampler import Draw
 from wordmask.data.sources import Stream, Texts
 from wordmask.data.token_store import Tokenization, TokenStream
+from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.words import Characters
 
@@ -193,17 +195,17 @@ class StagedSequences(torch.utils.data.Dataset):
         shares: the share of the training's steps that each stage has.
     """
 
-    def __init__(self, stages: Sequence[Sequences], shares: Sequence[float] = (1.0,)):
+    def __init__(self, stages: Sequence[Sequences | TokenizedDataset], shares: Sequence[float] = (1.0,)):
         self.stages, self.shares = stages, shares
         self.edges = np.cumsum([0, *map(len, stages)]).tolist()  # stages of 5 and 3 sequences have edges 0 5 8
 
     def __len__(self) -> int:
         return self.edges[-1]
 
-    def __getitem__(self, draw: Draw) -> Example:
+    def __getitem__(self, draw: Draw) -> Any:
         return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[Example]:
+    def __getitems__(self, draws: Sequence[Draw]) -> Sequence[Any]:
         """The sequences of a batch, which are of one stage; a `DataLoader` asks for them at once."""
         stage = bisect.bisect_right(self.edges, draws[0].index) - 1
         return self.stages[stage].examples(draws, self.edges[stage])

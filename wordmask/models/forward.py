@@ -10,7 +10,7 @@ import torch
 
 from wordmask.config.arguments import Arguments
 from wordmask.models.packed_attention import PackedAttention, packed_attention
-from wordmask.models.sparse_prediction import SparsePrediction, sparse_prediction
+from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -61,15 +61,10 @@ def _sparse(arguments: Arguments, model: Any) -> SparsePrediction | None:
     if arguments.training.label_smoothing_factor:
         logger.warning("--sparse_prediction: label smoothing needs every position, so none is left out")
         return None
-    return sparse_prediction(model)
+    return find_sparse_prediction(model)
 
 
 def _attention(model: Any) -> PackedAttention:
-    if model.config._attn_implementation == "flex_attention":
-        raise InputError(
-            "--pack_sequences with --attn_implementation flex_attention: that trains on few devices, and without "
-            "dropout only; give sdpa or eager"
-        )
     attention = packed_attention(model)
     if attention is None:
         raise InputError(

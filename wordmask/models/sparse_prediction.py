@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
+from wordmask.masking import IGNORED
 from wordmask.models.probing import close, some_ids, why_not
+from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +31,15 @@ class SparsePrediction:
     """
 
     def __init__(self, model: Any):
-        self._positions: torch.Tensor | None = None
+        self.positions: torch.Tensor | None = None
         self._handle = model.base_model.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if self._positions is None:
+        if self.positions is None:
             return None
         hidden = output["last_hidden_state"] if isinstance(output, dict) else output[0]
         # (batch, length, hidden) becomes (1, positions, hidden), one sequence; of 2 × 8, position 9 is [1, 1].
-        kept = hidden.reshape(-1, hidden.shape[-1])[self._positions][None]
+        kept = hidden.reshape(-1, hidden.shape[-1])[self.positions][None]
         if isinstance(output, dict):
             output["last_hidden_state"] = kept
             return output
@@ -45,38 +48,91 @@ class SparsePrediction:
     @contextlib.contextmanager
     def at(self, positions: torch.Tensor) -> Iterator[None]:
         """Let the model predict at these flat positions of (batch × length) only, as one row of so many tokens."""
-        self._positions = positions
+        self.positions = positions
         try:
             yield
         finally:
-            self._positions = None
+            self.positions = None
 
     def remove(self) -> None:
         """Take the hook off the model."""
         self._handle.remove()
 
 
-def sparse_prediction(model: Any, length: int = 8) -> SparsePrediction | None:
+def find_sparse_prediction(model: Any, length: int = 8) -> SparsePrediction | None:
     """Hook a model for sparse prediction, if it then gives the same loss and logits; `None`, with a warning, if not.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
         length: the tokens in each of the two rows that are tried.
     """
+    sparse, reason = _hook(model, length)
+    if sparse is None:
+        logger.warning("--sparse_prediction: %s predicts at every position (%s)", type(model).__name__, reason)
+    return sparse
+
+
+def _hook(model: Any, length: int = 8) -> tuple[SparsePrediction | None, str | None]:
+    """The hook on a model, or why the model cannot take it."""
     sparse = SparsePrediction(model)
     reason = why_not(model, lambda: _agrees(model, sparse, length))
     if reason is None:
-        return sparse
+        return sparse, None
     sparse.remove()
-    logger.warning("--sparse_prediction: %s predicts at every position (%s)", type(model).__name__, reason)
-    return None
+    return None, reason
+
+
+@contextlib.contextmanager
+def sparse_prediction(model: Any) -> Iterator[None]:
+    """Let a model predict at labelled positions only, in any loop: the same loss in less time and memory.
+
+        with wordmask.sparse_prediction(model):
+            for batch in loader:
+                loss = model(**batch).loss
+                loss.backward()
+
+    or `with wordmask.sparse_prediction(model): trainer.train()`. The model takes its usual inputs. Where `labels`
+    are among them, its `logits` have the shape (1, labelled positions, vocabulary); inputs without labels go through
+    it as ever. `MlmTrainer` does this by itself.
+
+    Args:
+        model: a masked language model of transformers, also one that is wrapped for several processes.
+
+    Raises:
+        InputError: (a `ValueError`) where the model then gives another loss.
+    """
+    inner = extract_model_from_parallel(model)
+    sparse, reason = _hook(inner)
+    if sparse is None:
+        raise InputError(
+            f"sparse_prediction: {type(inner).__name__} does not give the same loss at labelled positions alone "
+            f"({reason}); use the model without it"
+        )
+
+    def keep_labelled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
+        if labels is None or (ids is not None and ids.shape != labels.shape):  # or these are labelled ones already
+            return None
+        sparse.positions = labels.reshape(-1).ne(IGNORED).nonzero()[:, 0]
+        return args, kwargs | {"labels": labels.reshape(-1)[sparse.positions][None]}
+
+    def keep_all(*_: Any) -> None:
+        sparse.positions = None
+
+    before = inner.register_forward_pre_hook(keep_labelled, with_kwargs=True)
+    after = inner.register_forward_hook(keep_all, always_call=True)
+    try:
+        yield
+    finally:
+        for hook in (before, after, sparse):
+            hook.remove()
 
 
 def _agrees(model: Any, sparse: SparsePrediction, length: int) -> bool:
     """Whether a model's loss and logits at some positions are those of all positions."""
     ids = some_ids(model, 2, length)
     positions = torch.tensor([1, 3, length + 2], device=ids.device)
-    labels = torch.full_like(ids, -100)
+    labels = torch.full_like(ids, IGNORED)
     labels.view(-1)[positions] = ids.view(-1)[positions]
     whole = model(input_ids=ids, labels=labels)
     with sparse.at(positions):

@@ -7,18 +7,20 @@ A position is the number of a token that continues the word of the token before 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.segmenters import Segmenter, words_of
+from wordmask.segmenters import Segmenter, load_segmenter, words_of
 from wordmask.tokenization.encoding import TokenizedLines, special_affixes
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import segmented
-from wordmask.utils.errors import InputError
+from wordmask.utils.batches import batches
+from wordmask.utils.errors import InputError, naming_parameters
 
 
 def line_positions(
@@ -45,6 +47,32 @@ def line_positions(
     line_start = np.repeat(tokens.line_first - len(special_affixes(tokenizer)[0]), np.diff(edges))
     positions = (token - line_start).tolist()
     return [positions[start:stop] for start, stop in pairwise(edges.tolist())]
+
+
+def make_references(
+    lines: Iterable[str], tokenizer: Any, segmenter: str | Segmenter = "jieba", mixed_words: bool = False
+) -> list[list[int]]:
+    """The Chinese references of lines, a list of positions for each.
+
+    With the words 我 / 喜欢 / 你 and a tokenizer that makes a token of each character, `[CLS]` is position 0:
+
+        >>> wordmask.make_references(["我喜欢你"], tokenizer, "jieba")
+        [[3]]
+
+    Args:
+        lines: the text as it will be tokenized.
+        tokenizer: a fast tokenizer.
+        segmenter: `jieba`, `whitespace`, `package.module:Class`, or an object, such as
+            `wordmask.load_segmenter("ltp", model="LTP/small")`.
+        mixed_words: whether words of Chinese with letters or digits (T恤) count, too.
+
+    Raises:
+        InputError: (a `ValueError`) if the segmenter or the tokenizer cannot be used.
+    """
+    with naming_parameters():
+        source = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+        references = (line_positions(tokenizer, source, batch, mixed_words) for batch in batches(lines))
+        return [*chain.from_iterable(references)]
 
 
 @dataclass(frozen=True)

@@ -94,16 +94,26 @@ class TokenizedLines:
         return self.joined(self.characters.words)
 
     def joined(self, character_words: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """(tokens,) Which tokens continue the word of the token before them, given each character's word.
+        """(tokens,) Which tokens continue the word of the token before them, see `joined`."""
+        return joined(character_words, self.first, self.last, self.lengths)
 
-        A word of number 0 joins nothing.
-        """
-        start, end = character_words[self.first], character_words[self.last]
-        joined = np.zeros(len(self.ids), bool)
-        joined[1:] = (start[1:] == end[:-1]) & (start[1:] > 0)
-        starts = self.line_first
-        joined[starts[starts < len(joined)]] = False
-        return joined
+
+def joined(
+    character_words: NDArray[np.integer], first: NDArray[np.int64], last: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(tokens,) Which tokens continue the word of the token before them, given each character's word.
+
+    Args:
+        character_words: (characters,) the number of each character's word; a word of number 0 joins nothing.
+        first, last: (tokens,) each token's first and last visible character.
+        lengths: (lines,) the number of tokens of each line.
+    """
+    start, end = character_words[first], character_words[last]
+    continues = np.zeros(len(first), bool)
+    continues[1:] = (start[1:] == end[:-1]) & (start[1:] > 0)
+    line_first = (np.cumsum(lengths) - lengths)[lengths > 0]
+    continues[line_first] = False
+    return continues
 
 
 def set_apart(continues: NDArray[np.bool_], special: NDArray[np.bool_]) -> NDArray[np.bool_]:

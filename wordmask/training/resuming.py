@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import transformers
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint
 
 from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
@@ -135,11 +137,17 @@ class ResumableTrainer(Trainer):
 
     # The Trainer's loop
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, as the Trainer does."""
+    def train(
+        self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Train, as the Trainer does; `True` resumes from the last checkpoint in the output directory."""
         self._attempts, self._went_on = 0, False
-        if isinstance(resume_from_checkpoint, str) and not self.done.step:
-            self.go_on_from(resume_from_checkpoint)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
+        if isinstance(resume_from_checkpoint, str | os.PathLike):
+            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
+            if not self.done.step:
+                self.go_on_from(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _inner_training_loop(  # --auto_find_batch_size counts its parameters

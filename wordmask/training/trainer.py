@@ -15,18 +15,22 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from wordmask.config.arguments import RunArguments
+from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.order import as_is, grouped, shuffled
 from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
+from wordmask.data.tokenized_dataset import TokenizedDataset
+from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
+from wordmask.models.sparse_prediction import find_sparse_prediction
 from wordmask.training.fsdp import tied_weights_together
 from wordmask.training.metrics import MaskedLM
 from wordmask.training.model_card import Card, write_card
 from wordmask.training.resuming import ResumableTrainer
+from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 
 
@@ -37,43 +41,69 @@ class MlmTrainer(ResumableTrainer):
     and gradients by the number of accumulation steps and of processes. Here it goes to no model: each part's mean is
     scaled by its share of the labels of the effective batch, and evaluation sums losses and counts.
 
+    From Python, on any tokenized dataset, which a `WholeWordMaskCollator` masks:
+
+        args = wordmask.RunArguments(output_dir="out", num_train_epochs=3)
+        trainer = wordmask.MlmTrainer(model, args, train, validation, processing_class=tokenizer)
+        trainer.train()
+        print(trainer.evaluate())  # eval_loss, eval_perplexity, eval_accuracy, eval_whole_word_accuracy
+
+    Masks depend on the seed, the epoch and the example alone, so that a resume goes on with the same ones.
+
     Args:
         model: any masked language model.
         args: the run's arguments.
-        train_rows, eval_rows: what to train and to evaluate on.
-        tokenizer: saved with the model.
-        collator, eval_collator: make batches; the latter also gives `words`.
-        rates: the first and the last masking rate.
-        forward: how batches go through the model.
+        train_dataset, eval_dataset: what to train and to evaluate on: rows, or any dataset of dicts with `input_ids`,
+            see `WholeWordMaskCollator`.
+        processing_class: the tokenizer, saved with the model.
+        data_collator: makes batches; a `WholeWordMaskCollator` with its defaults and the run's seed if `None`.
+        eval_collator: the same for evaluation, where it also gives `words`; made of `data_collator` if `None`.
+        rates: the first and the last masking rate; those of `data_collator` if `None`.
+        forward: how batches go through the model; with sparse prediction, where the model can, if `None`.
         card: what the model card says.
+        options: others of the `Trainer`, such as `callbacks` and `optimizers`.
     """
 
     def __init__(
         self,
         model,
         args: RunArguments,
-        train_rows: StagedSequences | StreamedSequences | None,
-        eval_rows: Sequences | None,
-        tokenizer,
-        collator: MaskingCollator,
-        eval_collator: MaskingCollator,
-        rates: tuple[float, float],
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: MaskingCollator | WholeWordMaskCollator | None = None,
+        eval_collator: MaskingCollator | WholeWordMaskCollator | None = None,
+        rates: tuple[float, float] | None = None,
         forward: Forward | None = None,
         card: Card | None = None,
+        **options: Any,
     ):
+        if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
+            train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
+        eval_rows = _as_rows(eval_dataset)
+        collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
+        if isinstance(collator, WholeWordMaskCollator):
+            rates = rates or (collator.mlm_probability, collator.mlm_probability)
+            eval_collator = eval_collator or collator.with_word_ids()
+        if rates is None or eval_collator is None:
+            raise InputError(
+                f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
+            )
         super().__init__(
             model=model,
             args=args,
             data_collator=collator,
-            train_dataset=train_rows,
+            train_dataset=train_dataset,
             eval_dataset=eval_rows,
-            processing_class=tokenizer,
+            processing_class=processing_class,
+            **options,
         )
         self.model_accepts_loss_kwargs = True  # makes the Trainer count labels over the effective batch
         self.loss_is_scaled_for_ga = True
-        self.train_rows, self.eval_rows = train_rows, eval_rows
-        self.collator, self.eval_collator, self.rates = collator, eval_collator, rates
-        self.metric, self.card, self.forward = MaskedLM(), card or Card(), forward or Forward()
+        self.train_rows: StagedSequences | StreamedSequences | None = train_dataset
+        self.eval_rows, self.collator, self.eval_collator, self.rates = eval_rows, collator, eval_collator, rates
+        self.metric, self.card = MaskedLM(), card or Card()
+        self.forward = forward or Forward(sparse=find_sparse_prediction(model))
         parameters = inspect.signature(model.forward).parameters
         self._unwanted = {"attention_mask"} - set(parameters)
         self.dtype = model.dtype
@@ -83,7 +113,10 @@ class MlmTrainer(ResumableTrainer):
     # Batches
 
     def _loader(
-        self, dataset: Sequences | StagedSequences | StreamedSequences, collator: MaskingCollator, **batches: Any
+        self,
+        dataset: Sequences | StagedSequences | StreamedSequences | TokenizedDataset,
+        collator: MaskingCollator | WholeWordMaskCollator,
+        **batches: Any,
     ) -> DataLoader:
         args = self.args
         loader = DataLoader(
@@ -136,7 +169,9 @@ class MlmTrainer(ResumableTrainer):
             stages.append(Stage(len(stage), order, layout, share, first, arrange))
         return stages
 
-    def _order(self, rows: Sequences) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
+    def _order(
+        self, rows: Sequences | TokenizedDataset
+    ) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
         """From the epoch to the order of the rows; and what puts them into steps of a size."""
         strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
         if strategy == "sequential":
@@ -149,7 +184,7 @@ class MlmTrainer(ResumableTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """All rows once, the longest first, masked the same at every evaluation, at the last rate."""
-        rows = self.eval_rows if eval_dataset is None else eval_dataset
+        rows = self.eval_rows if eval_dataset is None else _as_rows(eval_dataset)
         if rows is None:
             raise ValueError("there is nothing to evaluate on")
         order = np.argsort(-rows.lengths, kind="stable")
@@ -279,6 +314,11 @@ class MlmTrainer(ResumableTrainer):
             labels, words = labels[positions], words[positions]
         masked = labels != IGNORED
         return {"predictions": predicted[masked], "references": labels[masked], "words": words[masked]}
+
+
+def _as_rows(dataset: Any) -> Sequences | TokenizedDataset | None:
+    """What to evaluate on, as the sampler takes it: rows know their lengths."""
+    return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")
 
 
 def _labelled(labels: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,13 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
+
+from wordmask.utils.said_once import first_to_say, local_rank, others_said_something
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +38,15 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     if error is not None and str(error).startswith("Caught InputError in"):  # torch puts a worker's traceback into it
         return InputError(str(error).rpartition("InputError: ")[2].strip())
     return error
+
+
+@contextlib.contextmanager
+def naming_parameters() -> Iterator[None]:
+    """For the Python API: let an `InputError` name parameters, `seed`, and not flags, `--seed`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"--(?=\w)", "", str(error))) from None
 
 
 @contextlib.contextmanager
@@ -64,6 +76,9 @@ def output_of_workers(flag: str, path: object, workers_flag: str, go_on: str) ->
 def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
     """Make a script's `main` end with one line on stderr and exit status 2 where the mistake is the user's.
 
+    Of several processes that a launcher started on a machine, one says a sentence that several meet: the first one
+    where it meets it, too, and without its rank. A sentence that another process alone meets begins with its rank.
+
     Anything else is a bug of ours and keeps its traceback.
     """
 
@@ -73,10 +88,12 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
             return main(*args, **kwargs)
         except Exception as error:
             mistake = find_input_error(error)
-            if mistake is None:
+            # A process whose partner has left over a mistake fails, too, and has nothing to add.
+            if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
                 raise
-            if os.environ.get("LOCAL_RANK", "0") == "0" or "RANK" not in os.environ:  # once for all of torchrun's
-                print(f"error: {mistake}", file=sys.stderr)
+            if mistake is not None and first_to_say(str(mistake)):
+                rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
+                print(f"error: {rank}{mistake}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
 
     return wrapper

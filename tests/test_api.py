@@ -1,0 +1,138 @@
+"""`import wordmask`: the names it gives, how little it costs, and each name in use as its docstring shows."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import wordmask
+from conftest import sample_lines
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = "import sys; before = {*sys.modules}; import wordmask; print(sorted({*sys.modules} - before))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = {name.split(".")[0] for name in ast.literal_eval(shown.stdout)}
+    assert "wordmask" in found and found - {"wordmask"} <= sys.stdlib_module_names
+
+
+def test_every_public_name_is_there_with_a_docstring():
+    assert {*wordmask.__all__} <= {*dir(wordmask)}
+    for name in wordmask.__all__:
+        assert getattr(wordmask, name).__doc__, name
+    with pytest.raises(AttributeError, match="Collator"):
+        wordmask.Collator  # noqa: B018
+
+
+def test_type_checkers_see_the_names_that_are_imported_on_use():
+    tree = ast.parse(Path(wordmask.__file__).read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == wordmask._MODULES and sorted(seen) == sorted(wordmask.__all__)
+
+
+@pytest.fixture
+def tokenizer(english_model):
+    return AutoTokenizer.from_pretrained(english_model)
+
+
+@pytest.fixture
+def dataset(tokenizer):
+    return Dataset.from_dict({"input_ids": tokenizer(sample_lines("english", 20))["input_ids"]})
+
+
+def losses(model, batches) -> list[float]:
+    """The losses of a bare loop."""
+    optimizer, found = torch.optim.SGD(model.parameters(), lr=0.1), []
+    for batch in batches:
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+def test_sparse_prediction_gives_the_same_losses_in_a_bare_loop(english_model, tokenizer, dataset):
+    batches = list(DataLoader(dataset, 4, collate_fn=wordmask.WholeWordMaskCollator(tokenizer)))
+    full, sparse = (AutoModelForMaskedLM.from_pretrained(english_model).eval() for _ in range(2))
+    expected = losses(full, batches)
+    with wordmask.sparse_prediction(sparse):
+        assert losses(sparse, batches) == pytest.approx(expected, rel=1e-5)
+        labels = batches[0]["labels"]
+        logits = sparse(**batches[0]).logits
+        assert logits.shape == (1, int((labels != -100).sum()), len(tokenizer))
+        # Inputs without labels go through as ever, and an error inside leaves nothing behind.
+        inputs = {name: batches[0][name] for name in ("input_ids", "attention_mask")}
+        with pytest.raises(IndexError):
+            sparse(input_ids=labels.clamp(min=0) + len(tokenizer), labels=labels)
+        assert sparse(**inputs).logits.shape[:2] == labels.shape
+    assert expected[0] != expected[1] and not sparse._forward_pre_hooks and not sparse._forward_hooks
+    assert sparse(**batches[0]).logits.shape[:2] == labels.shape
+
+
+def test_a_model_that_cannot_predict_at_some_positions_is_refused(english_model):
+    model = AutoModelForMaskedLM.from_pretrained(english_model)
+    head = model.cls
+    model.cls = torch.nn.Module()
+    model.cls.forward = lambda hidden: head(hidden.cumsum(1))  # a head that looks beside a position
+    with (
+        pytest.raises(wordmask.InputError, match="sparse_prediction: BertForMaskedLM"),
+        wordmask.sparse_prediction(model),
+    ):
+        pass
+    assert not model.base_model._forward_hooks
+
+
+def train(model_path, tokenizer, dataset, output_dir, resume=None, **settings):
+    args = wordmask.RunArguments(
+        output_dir=str(output_dir),
+        use_cpu=True,
+        report_to="none",
+        per_device_train_batch_size=5,
+        num_train_epochs=2,
+        **settings,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_pretrained(model_path)
+    trainer = wordmask.MlmTrainer(model, args, dataset, dataset, processing_class=tokenizer)
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_state()
+    return trainer
+
+
+def test_the_trainer_trains_and_evaluates_on_any_tokenized_dataset(english_model, tokenizer, dataset, tmp_path):
+    trainer = train(english_model, tokenizer, dataset, tmp_path / "one", save_strategy="epoch")
+    metrics = trainer.evaluate()
+    assert {"eval_loss", "eval_perplexity", "eval_accuracy", "eval_whole_word_accuracy"} <= metrics.keys()
+    assert 3 < metrics["eval_loss"] < 9 and metrics == {**metrics, "eval_loss": trainer.evaluate()["eval_loss"]}
+    # Masks depend on seed, epoch and example, so a resume ends at the same weights.
+    resumed = train(
+        english_model, tokenizer, dataset, tmp_path / "two", tmp_path / "one" / "checkpoint-4", save_strategy="no"
+    )
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, dataset, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(english_model)
+    args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(wordmask.InputError, match="train_dataset: a generator"):
+        wordmask.MlmTrainer(model, args, (row for row in dataset), processing_class=tokenizer)
+    with pytest.raises(wordmask.InputError, match="data_collator: function"):
+        wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, data_collator=lambda batch: batch)
+
+
+def test_references_name_parameters_where_they_are_refused(tokenizer):
+    with pytest.raises(wordmask.InputError, match="^segmenter none: no such segmenter"):
+        wordmask.make_references(["a"], tokenizer, "none")

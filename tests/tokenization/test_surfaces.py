@@ -1,0 +1,115 @@
+"""Words of ids alone are those of the text, for every way in which tokens show where words begin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from conftest import sample_lines, train_tokenizer
+from wordmask.tokenization.encoding import special_ids
+from wordmask.tokenization.surfaces import Surfaces
+from wordmask.tokenization.word_cache import tokenize
+
+AWKWARD = [
+    "don't walk!  e-mail: a.b@c.com, 3.14%; foo_bar (x)",
+    "Zu\u0308rich a\u0301b !\u0301x",
+    "研究生命的起源。T恤 2008年",
+    "हिन्दी भाषा की किताब",
+    "",
+    "🇩🇪🇫🇷 👍🏽 👩‍👩‍👧",
+]
+
+
+def surfaces(tokenizer) -> Surfaces:
+    unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
+    return Surfaces(tokenizer, np.append(special_ids(tokenizer), unknown).astype(np.int64))
+
+
+def differences(tokenizer, lines: list[str]) -> list[tuple[list[str], bool]]:
+    """The tokens about which ids and text say different things, each with the one before it."""
+    tokens = tokenize(tokenizer, lines)
+    expected = tokens.joined(tokens.characters.words)
+    assert expected.any() and not expected.all(), "nothing would be told"
+    found = surfaces(tokenizer).continues(tokens.ids.astype(np.int64), tokens.lengths)
+    pieces = tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
+    return [(pieces[place - 1 : place + 1], bool(found[place])) for place in np.flatnonzero(expected != found)]
+
+
+@pytest.mark.parametrize("language", ["english", "chinese"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "deberta", "xlm-roberta", "albert", "deberta-v2"])
+def test_words_of_ids_are_those_of_the_text(model_type, language):
+    tokenizer = train_tokenizer(model_type, 800 if language == "english" else 3000, language)
+    lines = sample_lines(language, 60) + AWKWARD
+    # What an unknown letter stands for, ids do not say.
+    assert [pair for pair in differences(tokenizer, lines) if tokenizer.unk_token not in pair[0]] == []
+
+
+def test_a_byte_level_tokenizer_loses_nothing_even_inside_characters():
+    """A vocabulary of bytes alone, where a Chinese character is three tokens."""
+    tokenizer = train_tokenizer("roberta", 270)
+    assert differences(tokenizer, AWKWARD) == []
+    ids = tokenizer("生", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 3
+    whole = surfaces(tokenizer).continues(np.array([*ids, *ids]), np.array([6]))
+    assert whole.tolist() == [False, True, True, False, True, True]
+    cut = surfaces(tokenizer).continues(np.array([*ids, *ids[:2]]), np.array([3, 2]))
+    assert cut[:4].tolist() == [False, True, True, False], "what is cut changes nothing before it"
+
+
+def with_tokens(*tokens: str, decoder=None) -> PreTrainedTokenizerFast:
+    vocabulary = {token: index for index, token in enumerate(["[UNK]", "[MASK]", *tokens])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    if decoder:
+        backend.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", mask_token="[MASK]")
+
+
+@pytest.mark.parametrize(
+    "tokens, decoder",
+    [
+        (["un", "##seen", "thing", "##s", ",", "good"], None),
+        (["un", "##seen", "thing", "##s", ",", "good"], decoders.WordPiece()),
+        (["un", "@@seen", "thing", "@@s", ",", "good"], decoders.WordPiece("@@")),
+        (["un", "seen", "\u0120thing", "s", ",", "\u0120good"], None),
+        (["\u2581un", "seen", "\u2581thing", "s", ",", "\u2581good"], None),
+        (["un@@", "seen", "thing@@", "s", ",", "good"], None),
+        (["un", "seen</w>", "thing", "s</w>", ",</w>", "good</w>"], None),
+        (["un", "seen</w>", "thing", "s</w>", ",</w>", "good</w>"], decoders.BPEDecoder("</w>")),
+    ],
+    ids=str,
+)
+def test_every_mark_of_a_word_is_read(tokens, decoder):
+    """unseen things, good — with a decoder that names the mark, or without one, as slow tokenizers have it."""
+    tokenizer = with_tokens(*tokens, decoder=decoder)
+    found = surfaces(tokenizer).continues(np.array(tokenizer.convert_tokens_to_ids(tokens)), np.array([6]))
+    assert found.tolist() == [False, True, False, True, False, False]
+
+
+def test_tokens_without_a_mark_are_words():
+    tokenizer = with_tokens("unseen", "things")
+    assert surfaces(tokenizer).continues(np.array([2, 3, 2]), np.array([3])).tolist() == [False] * 3
+
+
+def test_an_unknown_token_is_a_word_by_itself():
+    tokenizer = with_tokens("\u2581un", "seen")
+    assert surfaces(tokenizer).continues(np.array([2, 0, 3, 3]), np.array([4])).tolist() == [False, False, False, True]
+
+
+def test_bytes_of_a_unigram_vocabulary_are_characters():
+    """生 is E7 94 9F."""
+    tokenizer = with_tokens("\u2581un", "<0xE7>", "<0x94>", "<0x9F>")
+    found = surfaces(tokenizer).continues(np.array([2, 3, 4, 5, 3, 4, 5]), np.array([7]))
+    assert found.tolist() == [False, False, True, True, False, True, True]
+
+
+@pytest.mark.parametrize("model_type, words", [("bert", 2), ("xlm-roberta", 2), ("roberta", 1)])
+def test_an_added_token_begins_a_word_where_white_space_cannot_be_seen(model_type, words):
+    """In byte-level tokenizers it can: `the` + `graft` is one word, `the graft` is two."""
+    tokenizer = train_tokenizer(model_type)
+    tokenizer.add_tokens(["graft"])
+    for text, expected in (("the graft", 2), ("thegraft", words)):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        continues = surfaces(tokenizer).continues(np.array(ids), np.array([len(ids)]))
+        assert (~continues).sum() == expected, text

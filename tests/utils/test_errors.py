@@ -1,0 +1,155 @@
+"""A user's mistake is said once, whichever process meets it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_mlm
+from conftest import free_port
+from wordmask.utils import said_once
+from wordmask.utils.errors import InputError, naming_parameters, reports_input_errors
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def launched(monkeypatch, tmp_path):
+    """Be a process of a launch: a function that chooses which one, and other circumstances."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(said_once, "PATIENCE", 0.2)
+
+    def launch(rank: int, **environment: str) -> None:
+        values = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": "29500", **environment}
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("os.getpid", lambda: 1000 + rank)
+
+    return launch
+
+
+def said(capsys, sentence: str) -> str:
+    """What a script prints that fails with this sentence."""
+
+    @reports_input_errors
+    def main() -> None:
+        raise InputError(sentence)
+
+    with pytest.raises(SystemExit) as status:
+        main()
+    assert status.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_what_all_processes_meet_is_said_once(launched, capsys):
+    launched(0)
+    assert said(capsys, "--seed: wrong") == "error: --seed: wrong\n"
+    launched(1)
+    assert said(capsys, "--seed: wrong") == ""
+
+
+def test_what_one_process_meets_is_said_with_its_rank(launched, capsys):
+    launched(1)
+    assert said(capsys, "line 5") == "error: rank 1: line 5\n"
+    launched(0)
+    assert said(capsys, "line 5") == "", "the first process comes late"
+    assert said(capsys, "line 7") == "error: line 7\n"
+    launched(2, RANK="10")
+    assert said(capsys, "line 9") == "error: rank 10: line 9\n", "its rank among all machines"
+
+
+@pytest.mark.parametrize(
+    "other", [{"MASTER_PORT": "29501"}, {"TORCHELASTIC_RESTART_COUNT": "1"}, {"TORCHELASTIC_RUN_ID": "b"}], ids=str
+)
+def test_another_launch_says_it_again(launched, capsys, other):
+    launched(0)
+    said(capsys, "--seed: wrong")
+    launched(1, **other)
+    assert said(capsys, "--seed: wrong") == "error: rank 1: --seed: wrong\n"
+
+
+def test_a_process_says_a_thing_again_when_it_happens_again(launched, capsys):
+    """Several runs in one process, as in a notebook or a test."""
+    launched(0)
+    assert said(capsys, "--seed: wrong") == said(capsys, "--seed: wrong") == "error: --seed: wrong\n"
+
+
+def test_a_mark_of_long_ago_silences_nobody(launched, capsys, tmp_path):
+    """Its process id may have come again."""
+    launched(0)
+    said(capsys, "--seed: wrong")
+    [mark] = tmp_path.iterdir()
+    os.utime(mark, (0, 0))
+    launched(1)
+    assert said(capsys, "--seed: wrong") == "error: rank 1: --seed: wrong\n"
+    os.utime(mark, (0, 0))
+    said(capsys, "--other")
+    assert len([*tmp_path.iterdir()]) == 1, "old marks are removed"
+
+
+def test_without_a_place_for_marks_nothing_is_silenced(launched, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    launched(1)
+    assert said(capsys, "--seed: wrong") == said(capsys, "--seed: wrong") == "error: rank 1: --seed: wrong\n"
+
+
+@reports_input_errors
+def fail() -> None:
+    raise RuntimeError("Connection closed by peer")
+
+
+def test_a_process_that_is_left_alone_by_a_mistake_adds_no_traceback(launched, capsys):
+    launched(0)
+    with pytest.raises(RuntimeError):
+        fail()
+    launched(1)
+    said(capsys, "line 5")
+    launched(0)
+    with pytest.raises(SystemExit) as status:
+        fail()
+    assert status.value.code == 2 and capsys.readouterr().err == ""
+
+
+def test_without_a_launcher_every_run_says_it(capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert said(capsys, "--seed: wrong") == said(capsys, "--seed: wrong") == "error: --seed: wrong\n"
+
+
+def test_from_python_parameters_have_no_dashes():
+    with pytest.raises(InputError, match="^seed: 1 - 2 and mask-prob"), naming_parameters():
+        raise InputError("--seed: 1 - 2 and mask-prob")
+
+
+def torchrun(script: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Two processes of a script."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+        + [str(script), *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_under_torchrun_a_mistake_of_all_is_said_once():
+    done = torchrun(Path(run_mlm.__file__), "--model_type", "bert", "--train_file", "x", "--mlm_probability", "2")
+    assert done.returncode == 1 and done.stderr.count("error: ") == done.stderr.count("--mlm_probability: 2 is") == 1
+
+
+@pytest.mark.slow
+def test_under_torchrun_a_line_that_one_process_reads_is_said_with_its_rank(tmp_path, english_model):
+    """Of a stream, the second process takes the second thousand lines."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"a line\n" * 1500 + b"caf\xe9\n" + b"a line\n" * 600)
+    argv = ["--model_name_or_path", english_model, "--train_file", str(path), "--streaming", "--max_steps", "30"]
+    argv += ["--per_device_train_batch_size", "64", "--use_cpu", "--report_to", "none"]
+    done = torchrun(Path(run_mlm.__file__), *argv, "--line_by_line", "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith(f"error: rank 1: --train_file: {path}, line 1501: byte 0xe9"), lines
+    assert "RuntimeError" not in done.stderr, "of the process that was left alone"

@@ -1,0 +1,42 @@
+"""The command `wordmask`, or `python -m wordmask`: the three scripts, each by a short name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from wordmask import __version__
+from wordmask.utils.errors import InputError, reports_input_errors
+
+SCRIPTS = {"mlm": "run_mlm", "wwm": "run_mlm_wwm", "ref": "run_chinese_ref"}
+HELP = """usage: wordmask {mlm,wwm,ref} ...
+
+  wordmask mlm ...   train a masked language model, masking tokens (run_mlm.py)
+  wordmask wwm ...   train a masked language model, masking whole words (run_mlm_wwm.py)
+  wordmask ref ...   segment Chinese text and write a reference file (run_chinese_ref.py)
+
+  wordmask wwm --help lists the flags of a command; wordmask --version prints the version.
+  With several processes: torchrun --nproc_per_node 2 -m wordmask wwm ...
+"""
+
+
+@reports_input_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the script that the first argument (`sys.argv[1]` if `None`) names with the others."""
+    command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("--help", "-h", "--version"):
+        print(f"wordmask {__version__}" if command == "--version" else HELP, end="\n" * (command == "--version"))
+        return
+    if command not in SCRIPTS:
+        raise InputError(f"wordmask {command}: no such command; give mlm, wwm or ref, or --help")
+    # Imported on use: a process that is spawned imports this module, too, and needs no script.
+    import_module(SCRIPTS[command]).main(arguments)
+    if command != "ref":
+        from wordmask.config.launch_checks import leave
+
+        leave()
+
+
+if __name__ == "__main__":
+    main()

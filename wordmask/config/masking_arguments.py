@@ -1,0 +1,56 @@
+"""The flags of masking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wordmask.config.parser import argument
+from wordmask.masking import Strategy
+from wordmask.utils.errors import InputError
+
+
+@dataclass
+class MaskingArguments:
+    """What is masked, how much, and what stands in its place."""
+
+    _argument_group_name = "masking"
+
+    masking_strategy: Strategy = argument(
+        "What is masked as one: token, whole_word, ngram (runs of 1 to 4 words, MacBERT) or span (runs of 1 to 10 "
+        "words of geometric length, SpanBERT).",
+        default=Strategy.TOKEN,
+    )
+    mlm_probability: str = argument(
+        "The share of tokens to mask, or a schedule, linear over training, such as 0.30:0.15.", default="0.15"
+    )
+    mask_replace_prob: float = argument("The share of the chosen tokens that become the mask token.", default=0.8)
+    random_replace_prob: float = argument("The share of the chosen tokens that become a random token.", default=0.1)
+    preview_masking: int = argument("Print so many masked examples and exit without training.", default=0)
+
+    def __post_init__(self) -> None:
+        self.masking_strategy = Strategy(self.masking_strategy)
+        self.rates = _parse_rates(self.mlm_probability)
+        for name in ("mask_replace_prob", "random_replace_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"--{name}: {getattr(self, name)} is not a probability; give a number from 0 to 1")
+        if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
+            raise InputError(
+                f"--mask_replace_prob {self.mask_replace_prob} and --random_replace_prob {self.random_replace_prob} "
+                "add up to more than 1; lower one of them"
+            )
+        if self.preview_masking < 0:
+            raise InputError(f"--preview_masking: {self.preview_masking} is not a number of examples")
+
+
+def _parse_rates(text: str) -> tuple[float, float]:
+    """The first and the last rate of `0.15` or `0.30:0.15`."""
+    try:
+        rates = [float(part) for part in str(text).split(":")]
+    except ValueError:
+        rates = []
+    if not (1 <= len(rates) <= 2 and all(0 < rate < 1 for rate in rates)):
+        raise InputError(
+            f"--mlm_probability: {text} is neither a number between 0 and 1, such as 0.15, nor two of them, such as "
+            "0.30:0.15"
+        )
+    return rates[0], rates[-1]

@@ -1,0 +1,53 @@
+"""The flags of this suite alone: they are known, shown and checked without torch, and so at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from wordmask.config.added_arguments import AddedArguments
+from wordmask.config.data_arguments import DataArguments
+from wordmask.config.legacy_flags import OLD_FLAGS
+from wordmask.config.masking_arguments import MaskingArguments
+from wordmask.config.model_arguments import ModelArguments
+from wordmask.config.parser import Parser, build, flag_name, suggest
+from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.utils.errors import InputError
+
+OWN: tuple[Any, ...] = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, AddedArguments)
+
+
+def training_parser(concerns: Sequence[Any], quiet: bool = False) -> Parser:
+    """A parser of training scripts for these dataclasses."""
+    parser = Parser(concerns, OLD_FLAGS, quiet)
+    # An action that prints and exits, so that no run records it.
+    parser.add_argument("--help_all", action="help", help="Show all of the TrainingArguments, too.")
+    return parser
+
+
+def check_own_flags(argv: Sequence[str], **defaults: Any) -> None:
+    """Show --help, or refuse a mistake in this suite's own flags, before anything large is imported.
+
+    Other flags are left for `parse_arguments`, which goes through all of them.
+
+    Args:
+        argv: the command line.
+        defaults: what a script does differently from the dataclasses.
+
+    Raises:
+        InputError: naming the flag that is wrong.
+        SystemExit: after --help.
+    """
+    if "--help_all" in argv:
+        return
+    parser = training_parser(OWN, quiet=True)
+    parser.set_defaults(**defaults)
+    namespace, others = parser.parse_known(argv)
+    try:
+        for concern in OWN:
+            build(concern, namespace)
+    except InputError:
+        # A flag that seems missing may be one that is misspelled, which is the better thing to say.
+        flags = [word for word in others if word.startswith("--")]
+        if not any(suggest(flag_name(flag), parser.flags) for flag in flags):
+            raise

@@ -1,0 +1,57 @@
+"""A dataset of tokenized examples, in the order and with the masks that the sampler draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wordmask.data.sampler import Draw
+from wordmask.utils.errors import InputError
+
+
+class TokenizedDataset(torch.utils.data.Dataset):
+    """The examples of any dataset, each with what its mask depends on, for a `WholeWordMaskCollator`.
+
+    Example 7, drawn in epoch 1 at a rate of 0.15, gets `{"example_id": 7, "epoch": 1, "mlm_probability": 0.15}`.
+
+    Args:
+        dataset: gives dicts with `input_ids` by index, and has a length.
+        name: what the user calls it.
+    """
+
+    length = 1  # all examples count alike: a step has a fixed number of them, whatever their length
+
+    def __init__(self, dataset: Any, name: str):
+        if not hasattr(dataset, "__len__") or not len(dataset):
+            raise InputError(f"{name}: a {type(dataset).__name__} without a length cannot be shuffled; give a dataset")
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def documents(self) -> int:
+        """The number of examples. Each is a sequence of its own."""
+        return len(self)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(examples,) The number of tokens of each example."""
+        select = getattr(self.dataset, "select_columns", None)  # of datasets: read no other column
+        examples = select(["input_ids"]) if select else self.dataset
+        return np.fromiter((len(examples[index]["input_ids"]) for index in range(len(self))), np.int64, len(self))
+
+    def examples(self, draws: Sequence[Draw], offset: int = 0) -> list[dict[str, Any]]:
+        """The examples of a batch."""
+        return [
+            {**self.dataset[draw.index], "example_id": draw.index, "epoch": draw.epoch, "mlm_probability": draw.rate}
+            for draw in draws
+        ]
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        return self.examples([draw])[0]

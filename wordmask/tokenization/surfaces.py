@@ -1,0 +1,140 @@
+"""Words of token ids alone: the text is put together from what each token looks like, and read by the rule for text.
+
+Each kind of tokenizer marks in its tokens where a word goes on or where white space stood:
+
+    mark        tokens                  text
+    ##          un ##seen things        " unseen things"     (WordPiece)
+    Ġ           un seen Ġthings         "unseen things"      (bytes, each written as a character)
+    ▁           ▁un seen ▁things        " unseen things"     (Unigram, BPE)
+    @@          un@@ seen things        "unseen things "     (fastBPE)
+    </w>        un seen</w> things</w>  "unseen things "     (BPE of XLM)
+    none        unseen things           " unseen things"     (whole words)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordmask.tokenization.encoding import joined
+from wordmask.tokenization.words import Characters
+
+Mark: TypeAlias = tuple[str, str]  # what it says of its token (continues, bytes, space, goes on, ends), how it looks
+ALONE = "\ufffc".encode()  # stands for a token without text, such as [CLS] or [UNK]: a symbol, so a word by itself
+
+
+class Surfaces:
+    """The text of each token of a tokenizer, to find words where only ids are known.
+
+    Args:
+        tokenizer: any tokenizer of transformers, fast or not.
+        textless: the ids of tokens that stand for no text or for text unknown.
+    """
+
+    def __init__(self, tokenizer: Any, textless: NDArray[np.int64]):
+        vocabulary, mark = tokenizer.get_vocab(), _mark(tokenizer)
+        surface = _reader(mark)
+        # All texts in one array of bytes: that of token 7 is text[starts[7] : starts[7] + sizes[7]].
+        texts = [ALONE] * (max(vocabulary.values()) + 1)
+        for token, index in vocabulary.items():
+            texts[index] = surface(token) or ALONE
+        # Whether white space stood before an added token shows in byte-level tokenizers only; elsewhere it mostly did.
+        space = "" if mark[0] == "bytes" else " "
+        for index, token in tokenizer.added_tokens_decoder.items():
+            texts[index] = f"{space}{token}".encode()
+        for index in textless[textless < len(texts)].tolist():
+            texts[index] = ALONE
+        self.text = np.frombuffer(b"".join(texts), np.uint8)
+        self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        self.starts = np.cumsum(self.sizes) - self.sizes
+
+    def continues(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(tokens,) Which tokens continue the word of the token before them.
+
+        Args:
+            ids: (tokens,) the tokens of all lines, one line behind the other.
+            lengths: (lines,) the number of tokens of each line.
+        """
+        # The bytes of tokens 7 and 2, of 3 and 2 bytes, lie at starts[7] + [0, 1, 2] and starts[2] + [0, 1].
+        sizes = self.sizes[ids]
+        ends = np.cumsum(sizes)
+        text = self.text[np.repeat(self.starts[ids] - ends + sizes, sizes) + np.arange(sizes.sum())]
+        edges = np.append(0, ends)[np.append(0, np.cumsum(lengths))]
+        # A token may hold a part of a character, and a line that was cut may end in one: such a byte stays as a
+        # surrogate.
+        lines = [line.tobytes().decode("utf-8", "surrogateescape") for line in np.split(text, edges[1:-1])]
+        characters = Characters(lines)
+        widths = _bytes_of(characters.code_points)
+        widths[characters.line_starts + characters.line_lengths] = 0  # separators of lines
+        character = np.repeat(np.arange(len(widths)), widths)  # of each byte
+        first, last, _ = characters.visible_in(character[ends - sizes], character[ends - 1] + 1)
+        return joined(characters.words, first, last, lengths)
+
+
+def _bytes_of(code_points: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The bytes of each character in UTF-8; 1 for a surrogate, which stands for a byte."""
+    widths = 1 + (code_points >= 0x80).astype(np.int64) + (code_points >= 0x800) + (code_points >= 0x10000)
+    widths[(code_points >= 0xDC80) & (code_points <= 0xDCFF)] = 1
+    return widths
+
+
+def _reader(mark: Mark) -> Callable[[str], bytes]:
+    """The function that gives a token's text, white space before or behind it included."""
+    kind, text = mark
+    if kind == "bytes":
+        table = _byte_alphabet()
+        return lambda token: bytes(table[character] for character in token) if table.keys() >= {*token} else b""
+    if kind == "space":
+        return _read_metaspace
+    if kind == "goes on":
+        return lambda token: (token.removesuffix(text) if token.endswith(text) else f"{token} ").encode()
+    if kind == "ends":
+        return lambda token: (f"{token.removesuffix(text)} " if token.endswith(text) else token).encode()
+    return lambda token: (token.removeprefix(text) if text and token.startswith(text) else f" {token}").encode()
+
+
+def _read_metaspace(token: str) -> bytes:
+    """`▁un` is ` un`; `<0xE7>` is a byte of a character that the vocabulary lacks."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
+    return bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode()
+
+
+def _mark(tokenizer: Any) -> Mark:
+    """How tokens show where words begin or go on: as the decoder has it, or else as most tokens have it."""
+    for step in _decoder_steps(tokenizer):
+        if step["type"] == "WordPiece":
+            return "continues", step["prefix"]
+        if step["type"] == "ByteLevel":
+            return "bytes", "Ġ"
+        if step["type"] == "Metaspace" or step.get("pattern") == {"String": "▁"}:
+            return "space", "▁"
+        if step["type"] == "BPEDecoder":
+            return "ends", step["suffix"]
+    tokens = tokenizer.get_vocab()
+    before: list[Mark] = [("continues", "##"), ("bytes", "Ġ"), ("space", "▁")]
+    behind: list[Mark] = [("goes on", "@@"), ("ends", "</w>")]
+    counts = {mark: sum(token.startswith(mark[1]) for token in tokens) for mark in before}
+    counts |= {mark: sum(token.endswith(mark[1]) for token in tokens) for mark in behind}
+    most = max(counts, key=counts.__getitem__)
+    return most if counts[most] else ("continues", "")
+
+
+def _decoder_steps(tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """The steps by which a fast tokenizer makes text of tokens."""
+    decoder = tokenizer.backend_tokenizer.decoder if tokenizer.is_fast else None
+    if decoder is not None:
+        state = json.loads(decoder.__getstate__())
+        yield from state["decoders"] if state["type"] == "Sequence" else [state]
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The byte for each character of byte-level BPE: printable ones stand for themselves, the 68 others for the
+    characters from U+0100 on, as the space for Ġ (U+0120)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + rank): byte for rank, byte in enumerate(others)}

@@ -1,0 +1,67 @@
+"""One sentence from several processes of a launch, which may have nothing in common yet: a flag may be wrong.
+
+They meet at a file in the directory for temporary files, which one of them alone can make. Its name tells the launch,
+and the sentence. Each machine says a sentence once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+PATIENCE = 3.0  # seconds that other processes wait for the first one, which says what all meet without its rank
+FORGOTTEN = 300.0  # seconds after which a file is of an earlier launch, whose process ids have come again
+
+
+def local_rank() -> int:
+    """Which process of a launch this is on its machine; 0 without a launcher."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return int(rank) if "RANK" in os.environ and rank.isdecimal() else 0
+
+
+def first_to_say(sentence: str) -> bool:
+    """Whether no other process of this launch, on this machine, has said this; now this one has."""
+    if "RANK" not in os.environ:
+        return True
+    mark = Path(f"{_marks_of_launch()}{_digest(sentence)}")
+    for old in mark.parent.glob("wordmask-said-*"):
+        with contextlib.suppress(OSError):  # another process has just removed it, or another user made it
+            if time.time() - old.stat().st_mtime > FORGOTTEN:
+                old.unlink()
+    end = time.monotonic() + (PATIENCE if local_rank() else 0)
+    while time.monotonic() < end and not mark.exists():
+        time.sleep(0.05)
+    own = str(os.getpid())
+    try:
+        with open(mark, "x") as file:
+            file.write(own)
+    except FileExistsError:
+        with contextlib.suppress(OSError):
+            return mark.read_text() == own
+    except OSError:  # no place for it: better twice than never
+        pass
+    return True
+
+
+def others_said_something() -> bool:
+    """Whether a process of this launch, on this machine, has said anything."""
+    marks = _marks_of_launch()
+    return "RANK" in os.environ and any(marks.parent.glob(f"{marks.name}*"))
+
+
+def _marks_of_launch() -> Path:
+    """How the names of the files of this launch begin.
+
+    A launch is known by the process that started it, by its restarts, and by where its processes meet.
+    """
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    launch = repr([os.getppid(), *(os.environ.get(name) for name in names)])
+    return Path(tempfile.gettempdir(), f"wordmask-said-{_digest(launch)}-")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
