@@ -73,7 +73,7 @@ def packed_and_apart(model, attention: PackedAttention, sizes=(9, 4, 13)):
     packed = model(
         input_ids=row,
         labels=torch.nn.functional.pad(labels, (0, padding), value=-100),
-        **attention.inputs(lines, torch.float64),
+        **attention.inputs(lines),
     )
     packed.loss.backward()
     found = gradients(model)
@@ -125,7 +125,7 @@ def test_positions_restart_with_each_line_where_the_model_begins_to_count():
     lines = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [1, 2, 3, 3, 3, 3, 3]])
     for model_type, first in (("bert", 0), ("roberta", 1)):
         attention = packed_attention(tiny(model_type))
-        positions = attention.inputs(lines, torch.float32)["position_ids"] - first
+        positions = attention.inputs(lines)["position_ids"] - first
         assert positions.tolist() == [[0, 1, 2, 0, 1, 0, 1], [0, 0, 0, 1, 2, 3, 4]]
 
 
@@ -224,7 +224,7 @@ def test_packing_and_sparse_prediction_go_together():
     ids = torch.arange(11)[None] + 10
     labels = torch.where(torch.arange(11) % 4 == 1, ids, -100)
     positions = (labels[0] != -100).nonzero()[:, 0]
-    inputs = {"input_ids": ids, **attention.inputs(lines, torch.float64)}
+    inputs = {"input_ids": ids, **attention.inputs(lines)}
     whole = model(**inputs, labels=labels)
     with sparse.at(positions):
         part = model(**inputs, labels=labels[:, positions])

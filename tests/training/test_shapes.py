@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -44,19 +45,19 @@ def described(value) -> object:
 def seen(monkeypatch) -> dict[str, set]:
     """What the model is given in training and in evaluation."""
     found: dict[str, set] = defaultdict(set)
-    plain = MlmTrainer._mean_loss
 
-    def recorded(self, model, inputs, count):
-        def record(module, positional, named):
-            found["training" if model.training else "evaluation"].add((described(named), *map(described, positional)))
+    def record(module, positional, named):
+        found["training" if module.training else "evaluation"].add((described(named), *map(described, positional)))
 
+    def recorded(self, model, *inputs, plain, **options):
         hook = model.register_forward_pre_hook(record, with_kwargs=True)
         try:
-            return plain(self, model, inputs, count)
+            return plain(self, model, *inputs, **options)
         finally:
             hook.remove()
 
-    monkeypatch.setattr(MlmTrainer, "_mean_loss", recorded)
+    for name in ("compute_loss", "prediction_step"):
+        monkeypatch.setattr(MlmTrainer, name, partialmethod(recorded, plain=getattr(MlmTrainer, name)))
     return found
 
 

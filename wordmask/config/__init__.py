@@ -1,1 +1,1 @@
-"""Command lines: the parser, the flags, what became of old ones, and checks of how a run was started."""
+"""Command lines: the parser, the flags, old flags, and checks of how a run was started."""

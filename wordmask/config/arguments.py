@@ -41,11 +41,11 @@ def refuse_encoder_decoder(flag: str, name: str, config: Any) -> None:
 
 @dataclass
 class Arguments:
-    """One run, as the command line and the argument file describe it.
+    """One run, as its command line and its argument file describe it.
 
     Attributes:
         model, data, masking, segmentation, training: the flags by their concern.
-        given: every flag with its value, as a new run could take them from a file.
+        given: every flag with its value, as an argument file could hold them.
     """
 
     model: ModelArguments
@@ -57,8 +57,13 @@ class Arguments:
 
     @property
     def words(self) -> SegmentationArguments | None:
-        """Where words come from besides the tokenizer; `None` where none are needed."""
+        """The segmenter's flags; `None` if whole words are not needed."""
         return None if self.masking.masking_strategy is Strategy.TOKEN else self.segmentation
+
+    @property
+    def task_is_open(self) -> bool:
+        """Whether neither `--do_train` nor `--do_eval` is given, so that the run does what it has data for."""
+        return not (self.given.get("do_train") or self.given.get("do_eval"))
 
 
 def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
@@ -66,7 +71,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
 
     Args:
         argv: the arguments, `sys.argv[1:]` if `None`: an argument file, if any, then flags.
-        defaults: what this script does differently from the dataclasses.
+        defaults: the defaults of this script that differ from those of the dataclasses.
 
     Raises:
         InputError: naming the flag that is wrong.
@@ -81,24 +86,26 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
 
     model, data, masking, segmentation = (build(concern, namespace) for concern in concerns[:-1])
     _check_model(model)
-    training = build(RunArguments, namespace)
-    arguments = Arguments(model, data, masking, segmentation, training, given)
+    if data.line_by_line and namespace.train_sampling_strategy is None:
+        namespace.train_sampling_strategy = "group_by_length"
+    arguments = Arguments(model, data, masking, segmentation, build(RunArguments, namespace), given)
     _check_words(arguments)
+    _check_streaming(arguments)
     _check_prepared(arguments)
     if data.pack_sequences and model.attn_implementation == "flex_attention":
         raise InputError(
-            "--pack_sequences with --attn_implementation flex_attention: that trains on few devices, and without "
-            "dropout only; give sdpa or eager"
+            "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "
+            "only; give sdpa or eager"
         )
-    if data.line_by_line and not training.sampling_is_given:
-        training.train_sampling_strategy = "group_by_length"
     return arguments
 
 
 def _check_model(model: ModelArguments) -> None:
-    """Raise an `InputError` where transformers has no such model or no such attention."""
-    if model.model_name_or_path and model.model_type:  # as in the lines of run_language_modeling.py
-        logger.warning("--model_type %s is for training from scratch; the model says its own type", model.model_type)
+    """Raise an `InputError` if transformers has no such model or no such attention."""
+    if model.model_name_or_path and model.model_type:  # as in the commands of run_language_modeling.py
+        logger.warning(
+            "--model_type %s is for training from scratch; the model has a type, which is used", model.model_type
+        )
         model.model_type = None
     if model.model_type and model.model_type in CONFIG_MAPPING:
         refuse_encoder_decoder("--model_type", model.model_type, CONFIG_MAPPING[model.model_type])
@@ -117,12 +124,12 @@ def _check_model(model: ModelArguments) -> None:
 
 
 def _tokens_seen(value: str) -> str | bool:
-    """A switch that may also say which tokens are counted."""
+    """Parse a switch that may also name the tokens to count."""
     return value if value in ("all", "non_padding", "no") else is_true(value)
 
 
 def _fsdp(value: str) -> str | bool:
-    """A switch that was once a list of options."""
+    """Parse a switch that earlier versions took as a list of options."""
     try:
         return is_true(value)
     except argparse.ArgumentTypeError:
@@ -130,7 +137,7 @@ def _fsdp(value: str) -> str | bool:
 
 
 def _check_words(arguments: Arguments) -> None:
-    """Raise an `InputError` where words have two sources, or a source and no use."""
+    """Raise an `InputError` if words come from two sources, or from one that is not used."""
     references = [
         f"--{name}_ref_file" for name in ("train", "validation") if getattr(arguments.data, f"{name}_ref_file")
     ]
@@ -141,23 +148,27 @@ def _check_words(arguments: Arguments) -> None:
             "--masking_strategy whole_word"
         )
     if references and arguments.segmentation.segmenter:
-        raise InputError(f"{references[0]} and --segmenter both say what the words are; give one of the two")
-    if arguments.data.streaming and arguments.training.sampling_is_given:
+        raise InputError(f"{references[0]} and --segmenter both define the words; drop one of them")
+
+
+def _check_streaming(arguments: Arguments) -> None:
+    """Raise an `InputError` if other flags need more of the text than a stream shows."""
+    if arguments.data.streaming and "train_sampling_strategy" in arguments.given:
         raise InputError(
-            "--train_sampling_strategy needs to know the text beforehand, and a stream comes in its own order; drop "
-            "it, or --streaming"
+            "--train_sampling_strategy needs the whole text before training, and a stream has its own order; drop it, "
+            "or --streaming"
         )
     if arguments.data.streaming and arguments.masking.rates[0] != arguments.masking.rates[1]:
-        raise InputError("--mlm_probability: a schedule needs to know the length of training; drop --streaming")
+        raise InputError("--mlm_probability: a schedule needs the length of training in advance; drop --streaming")
 
 
 def _check_prepared(arguments: Arguments) -> None:
-    """Raise an `InputError` where other flags do not go with prepared text."""
+    """Raise an `InputError` if other flags do not go with prepared text."""
     data, vocab_size = arguments.data, arguments.model.vocab_size
     if data.prepared_dir and vocab_size:
         raise InputError(
-            f"--vocab_size {vocab_size} trains a tokenizer for one run and --prepared_dir needs one that stays; give "
+            f"--vocab_size {vocab_size} trains a tokenizer for one run and --prepared_dir needs one for several; give "
             "--tokenizer_name, for example the --output_dir of a run with --vocab_size"
         )
     if data.prepare_only and arguments.masking.preview_masking:
-        raise InputError("--prepare_only and --preview_masking both do one thing and exit; drop one of them")
+        raise InputError("--prepare_only and --preview_masking each do one thing and exit; drop one of them")

@@ -1,4 +1,4 @@
-"""How the processes of a run were started, on what devices, and the mistakes that are made there."""
+"""Checks of how the processes of a run were started, and on which devices."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def tpu_package() -> str | None:
-    """The package that trains on a TPU here, `torch_xla` or `torch_tpu`, as the Trainer finds it; `None` without."""
+    """The package that the Trainer uses on a TPU, `torch_xla` or `torch_tpu`; `None` without a TPU."""
     if is_torch_xla_available():
         return "torch_xla"
     return "torch_tpu" if is_torch_tpu_available() else None
 
 
 def choose_optimizer(asked: str | None, default: str) -> str:
-    """The optimizer that was asked for, or else the default where the device has it and `adamw_torch` where not.
+    """The optimizer that the user asks for, else the default, or `adamw_torch` if the device lacks the default.
 
     Raises:
-        InputError: for the fused AdamW on XLA, which would crash at the first step. To take another one silently
-            would make the run's record untrue.
+        InputError: for the fused AdamW on XLA, which crashes at the first step. Another one, chosen silently, would
+            contradict the run's record.
     """
     package = tpu_package()
     if asked == "adamw_torch_fused" and package == "torch_xla":
@@ -36,22 +36,22 @@ def choose_optimizer(asked: str | None, default: str) -> str:
 
 
 def leave() -> None:
-    """Leave the group of processes, if there is one; without that, some processes end before others are done."""
+    """Wait for the other processes, if there are any, and leave their group."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
 def check_environment(use_cpu: bool, backend: str | None, environment: Mapping[str, str] = os.environ) -> None:
-    """Check what a launcher said to this process.
+    """Check the variables that a launcher sets for this process.
 
     Args:
-        use_cpu, backend: what --use_cpu and --ddp_backend say.
-        environment: the variables.
+        use_cpu, backend: the values of --use_cpu and --ddp_backend.
+        environment: the environment variables.
 
     Raises:
-        InputError: where the variables of a launcher are there in part or contradict each other, or where the
-            processes would not find together and each train on its own.
+        InputError: if some of the variables are missing or contradict each other, or if the processes would not
+            find each other and each would train alone.
     """
     size, rank = _number(environment, "WORLD_SIZE", 1), _number(environment, "RANK", 0)
     if not is_launched(environment):
@@ -74,28 +74,28 @@ def check_environment(use_cpu: bool, backend: str | None, environment: Mapping[s
         raise InputError(f"the environment has RANK={rank} and WORLD_SIZE={size}; ranks count from 0 to {size - 1}")
     if _on_cpu(use_cpu, environment):
         if backend not in (None, "gloo", "mpi"):
-            raise InputError(f"--ddp_backend {backend} does not join CPUs; give gloo, or drop the flag")
+            raise InputError(f"--ddp_backend {backend} does not connect CPUs; give gloo, or drop the flag")
         return
     accelerator = torch.accelerator.current_accelerator(True)
     if size > 1 and tpu_package() is None and (accelerator is None or accelerator.type == "mps"):
         raise InputError(
-            f"{size} processes were started and no GPU is found for them, so each would train on its own; add "
-            "--use_cpu to train on CPUs together"
+            f"{size} processes were started and there is no GPU for them, so each would train alone; add --use_cpu to "
+            "train on CPUs together"
         )
 
 
 def check_sharding(
     fsdp: object, fsdp_config: object, deepspeed: object, use_cpu: bool, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Check that a model can be divided as --fsdp or --deepspeed say.
+    """Check that --fsdp or --deepspeed can divide a model here.
 
     Raises:
-        InputError: where there is one process only, no GPU, no DeepSpeed, or nothing that says so.
+        InputError: without a launcher, a GPU or the package, or if the flags contradict each other.
     """
     if fsdp_config and not fsdp:
         raise InputError("--fsdp_config has no effect without --fsdp; add it")
     if fsdp and deepspeed:
-        raise InputError("--fsdp and --deepspeed both say how to divide the model; give one of the two")
+        raise InputError("--fsdp and --deepspeed both divide the model; drop one of them")
     if not (fsdp or deepspeed):
         return
     flag = "--fsdp" if fsdp else "--deepspeed"
@@ -111,7 +111,7 @@ def check_sharding(
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher started this process as one of a group, maybe of one."""
+    """Whether a launcher started this process, maybe as the only one of its group."""
     return _number(environment, "LOCAL_RANK", -1) >= 0 or _number(environment, "WORLD_SIZE", 1) > 1
 
 
@@ -120,11 +120,7 @@ def _on_cpu(use_cpu: bool, environment: Mapping[str, str]) -> bool:
 
 
 def _number(environment: Mapping[str, str], name: str, otherwise: int) -> int:
-    """A number in the environment.
-
-    Raises:
-        InputError: where it is none.
-    """
+    """An environment variable as a number; an `InputError` if it is not one."""
     value = environment.get(name) or otherwise
     try:
         return int(value)

@@ -1,4 +1,4 @@
-"""What became of the flags that people know from ten years of scripts."""
+"""Old flags, from ten years of scripts, and what replaces each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wordmask.utils.errors import InputError
 
 
 def _boolean(then: Sequence[str]) -> Callable[[str | None], list[str]]:
-    """An old switch: new arguments where it was on, none where it was off."""
+    """Translate an old switch: new arguments if it was on, none if it was off."""
     return lambda value: list(then) if is_true(value) else []
 
 
@@ -27,7 +27,7 @@ def _logging_dir(value: str | None) -> list[str]:
 
 
 def _warmup(value: str | None) -> list[str]:
-    """A ratio of 0 left --warmup_steps in force; one of 1 would be read as one step."""
+    """A ratio of 0 did not change --warmup_steps. A ratio of 1 becomes a little less, since 1 means one step."""
     ratio = float(value or 0)
     return ["--warmup_steps", str(min(ratio, 0.999999))] if ratio else []
 

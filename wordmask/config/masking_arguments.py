@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from wordmask.config.parser import argument
 from wordmask.masking import Strategy
@@ -11,25 +12,24 @@ from wordmask.utils.errors import InputError
 
 @dataclass
 class MaskingArguments:
-    """What is masked, how much, and what stands in its place."""
+    """What to mask, how much, and what replaces it."""
 
     _argument_group_name = "masking"
 
     masking_strategy: Strategy = argument(
-        "What is masked as one: token, whole_word, ngram (runs of 1 to 4 words, MacBERT) or span (runs of 1 to 10 "
-        "words of geometric length, SpanBERT).",
+        "The unit to mask: token, whole_word, ngram (1 to 4 words, MacBERT) or span (1 to 10 words, SpanBERT).",
         default=Strategy.TOKEN,
     )
     mlm_probability: str = argument(
-        "The share of tokens to mask, or a schedule, linear over training, such as 0.30:0.15.", default="0.15"
+        "The share of tokens to mask; a linear schedule over training is written 0.30:0.15.", default="0.15"
     )
-    mask_replace_prob: float = argument("The share of the chosen tokens that become the mask token.", default=0.8)
-    random_replace_prob: float = argument("The share of the chosen tokens that become a random token.", default=0.1)
-    preview_masking: int = argument("Print so many masked examples and exit without training.", default=0)
+    mask_replace_prob: float = argument("The share of masked tokens that become [MASK].", default=0.8)
+    random_replace_prob: float = argument("The share of masked tokens that become a random token.", default=0.1)
+    preview_masking: int = argument("Print N masked examples and exit.", default=0)
 
     def __post_init__(self) -> None:
         self.masking_strategy = Strategy(self.masking_strategy)
-        self.rates = _parse_rates(self.mlm_probability)
+        _ = self.rates  # a wrong value shows now
         for name in ("mask_replace_prob", "random_replace_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name}: {getattr(self, name)} is not a probability; give a number from 0 to 1")
@@ -39,7 +39,12 @@ class MaskingArguments:
                 "add up to more than 1; lower one of them"
             )
         if self.preview_masking < 0:
-            raise InputError(f"--preview_masking: {self.preview_masking} is not a number of examples")
+            raise InputError(f"--preview_masking: {self.preview_masking} is below 0; give a number of examples")
+
+    @cached_property
+    def rates(self) -> tuple[float, float]:
+        """The first and the last masking rate of `--mlm_probability`."""
+        return _parse_rates(self.mlm_probability)
 
 
 def _parse_rates(text: str) -> tuple[float, float]:

@@ -15,36 +15,42 @@ class ModelArguments:
 
     _argument_group_name = "model and tokenizer"
 
-    model_name_or_path: str | None = argument("The model to go on from: a directory or a hub id.", default=None)
-    model_type: str | None = argument("Train from scratch a model of this type, for example bert.", default=None)
+    model_name_or_path: str | None = argument(
+        "The model to continue training from: a directory or a hub id.", default=None
+    )
+    tokenizer_name: str | None = argument(
+        "The tokenizer, if it is not the model's: a directory or a hub id.", default=None
+    )
+    model_type: str | None = argument("Train a model of this type from scratch, for example bert.", default=None)
     config_overrides: str | None = argument(
-        "From scratch: settings other than the type's own: hidden_size=256,num_hidden_layers=4; a list as [1,2].",
+        "From scratch: change the configuration, for example hidden_size=256,num_hidden_layers=4; write a list as "
+        "[1,2].",
         default=None,
     )
     config_name: str | None = argument(
-        "A configuration other than the model's: a directory or a hub id.", default=None
+        "The configuration, if it is not the model's: a directory or a hub id.", default=None
     )
-    tokenizer_name: str | None = argument("A tokenizer other than the model's: a directory or a hub id.", default=None)
     vocab_size: int | None = argument(
-        "From scratch: train a tokenizer with this many entries on the training text.", default=None
+        "From scratch: train a tokenizer of this many entries on the training text.", default=None
     )
-    cache_dir: str | None = argument("Where what comes from the hub and what is prepared is kept.", default=None)
-    use_fast_tokenizer: bool = argument("Use a fast tokenizer; only one of these can tell words apart.", default=True)
-    model_revision: str = argument("The branch, tag or commit of a model on the hub.", default="main")
-    token: str | None = argument("The hub's access token, instead of the one stored by hf auth login.", default=None)
-    trust_remote_code: bool = argument("Run the code that a model on the hub brings along.", default=False)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
-        "The type of the weights; auto takes the checkpoint's own.", default="float32"
-    )
-    attn_implementation: str | None = argument(
-        "The attention to use, for example sdpa, eager, flash_attention_2; the model's own choice if not given.",
-        default=None,
-    )
-
     sparse_prediction: bool = argument(
-        "Predict at the masked positions only, where the model can: the same loss, with less time and memory.",
+        "Compute predictions at masked positions only, if the model can: the same loss, less time and memory.",
         default=True,
     )
+    attn_implementation: str | None = argument(
+        "The attention, for example sdpa, eager or flash_attention_2; by default, what the model chooses.",
+        default=None,
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
+        "The data type of the weights; auto keeps that of the checkpoint.", default="float32"
+    )
+    use_fast_tokenizer: bool = argument("Use a fast tokenizer, which whole words need.", default=True)
+    cache_dir: str | None = argument(
+        "The directory for downloads and tokenized text; by default, that of datasets.", default=None
+    )
+    model_revision: str = argument("The branch, tag or commit of the model on the hub.", default="main")
+    token: str | None = argument("The access token of the hub; by default, that of hf auth login.", default=None)
+    trust_remote_code: bool = argument("Run code from the model's repository.", default=False)
 
     def __post_init__(self) -> None:
         if self.vocab_size is not None and (self.model_name_or_path or self.tokenizer_name):

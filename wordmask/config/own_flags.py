@@ -1,4 +1,4 @@
-"""The flags of this suite alone: they are known, shown and checked without torch, and so at once."""
+"""The flags of this suite alone. They are shown and checked without torch, so it takes no time."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ OWN: tuple[Any, ...] = (ModelArguments, DataArguments, MaskingArguments, Segment
 
 
 def training_parser(concerns: Sequence[Any], quiet: bool = False) -> Parser:
-    """A parser of training scripts for these dataclasses."""
+    """A parser of the training scripts for these dataclasses."""
     parser = Parser(concerns, OLD_FLAGS, quiet)
-    # An action that prints and exits, so that no run records it.
-    parser.add_argument("--help_all", action="help", help="Show all of the TrainingArguments, too.")
+    # An action that prints and exits, so no run records it.
+    parser.add_argument(
+        "--help_all", action="help", help="also show the flags of transformers' TrainingArguments and exit"
+    )
     return parser
 
 
 def check_own_flags(argv: Sequence[str], **defaults: Any) -> None:
-    """Show --help, or refuse a mistake in this suite's own flags, before anything large is imported.
+    """Show --help, or refuse a mistake in this suite's own flags, before large imports.
 
-    Other flags are left for `parse_arguments`, which goes through all of them.
+    `parse_arguments` checks the other flags.
 
     Args:
         argv: the command line.
-        defaults: what a script does differently from the dataclasses.
+        defaults: the defaults of the script that differ from those of the dataclasses.
 
     Raises:
         InputError: naming the flag that is wrong.
@@ -47,7 +49,7 @@ def check_own_flags(argv: Sequence[str], **defaults: Any) -> None:
         for concern in OWN:
             build(concern, namespace)
     except InputError:
-        # A flag that seems missing may be one that is misspelled, which is the better thing to say.
+        # A flag that seems missing may be misspelled; then `parse_arguments` says so, which helps more.
         flags = [word for word in others if word.startswith("--")]
         if not any(suggest(flag_name(flag), parser.flags) for flag in flags):
             raise

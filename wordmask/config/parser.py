@@ -1,4 +1,4 @@
-"""Command lines: argument files, one sentence for an error, switches that can be turned off, and old flags."""
+"""The command line parser: argument files, `--no_x` for every switch, old flags, errors of one sentence."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def argument(text: str, **default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Gone:
-    """An old flag that has no translation: what to do instead."""
+    """An old flag without a replacement, and advice on what to do."""
 
     advice: str
 
 
-# What became of an old flag: a new name for the same values; a description, and a function that makes new arguments
-# of the value (`None` where there is none); or advice.
+# What replaces an old flag: the new name for the same values; or a description, and a function from the value (`None`
+# if there is none) to new arguments; or advice.
 OldFlag = str | tuple[str, Callable[[str | None], list[str]]] | Gone
 
 
 def is_true(value: str | None) -> bool:
-    """Whether a switch with this value, or with none, is on."""
+    """Whether a switch with this value, or without a value, is on."""
     return value is None or string_to_bool(value)
 
 
 def check_vocab_size(value: int | None) -> None:
-    """Raise an `InputError` where `--vocab_size` is too small to train a tokenizer."""
+    """Raise an `InputError` if `--vocab_size` is too small to train a tokenizer."""
     if value is not None and value < 10:
-        raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands")
+        raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands, for example 30000")
 
 
 EPILOG = "Each switch --x is turned off by --no_x. A YAML or JSON file of flags may come first; the command line wins."
@@ -55,12 +55,12 @@ FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class Parser(HfArgumentParser):
-    """The parser of `transformers`, with one sentence for an error and `--no_x` for every switch.
+    """The parser of `transformers` with argument files, old flags, errors of one sentence, and `--no_x` for switches.
 
     Args:
         concerns: the dataclasses whose fields are the flags.
-        old_flags: what became of flags that are no more.
-        quiet: whether nothing is said about old flags that are given.
+        old_flags: what replaces each old flag.
+        quiet: whether to use old flags without a warning.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Parser(HfArgumentParser):
                 action.help = argparse.SUPPRESS
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print below the usage of two hundred flags."""
+        """Raise the sentence that argparse would print below the usage of two hundred flags."""
         raise InputError(re.sub(r"(--\w+)/--[\w-]+", r"\1", message.removeprefix("argument ")))
 
     @property
     def flags(self) -> dict[str, argparse.Action]:
-        """Each flag's name, without dashes, and its action."""
+        """The action of each flag, by the flag's name without dashes."""
         return {
             option.lstrip("-"): action
             for action in self._actions
@@ -90,7 +90,7 @@ class Parser(HfArgumentParser):
         }
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse a command line that may begin with an argument file; later values win."""
+        """Parse a command line. It may begin with an argument file, whose values later flags override."""
         namespace, unknown = self.parse_known(argv)
         if unknown:
             word, _, path = unknown[0].partition(" in ")
@@ -101,7 +101,7 @@ class Parser(HfArgumentParser):
         return namespace
 
     def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The same, and the words that belong to no flag of this parser; those of a file as `--name in path`."""
+        """Parse, and also return the words that belong to no flag; `--name in path` is a name in a file."""
         arguments, unknown = list(argv), []
         if arguments and not arguments[0].startswith("-") and arguments[0].endswith(FILE_SUFFIXES):
             path, values = arguments[0], _read_mapping(arguments[0])
@@ -112,24 +112,24 @@ class Parser(HfArgumentParser):
         return namespace, unknown + others
 
     def _from_file(self, values: Mapping[str, Any]) -> list[str]:
-        """The arguments of a YAML or JSON file as a command line, so that they are checked like one."""
+        """Turn the values of an argument file into a command line, so that the same checks apply."""
         arguments = []
         for name, value in values.items():
             if value is None or value == []:
                 continue
             if isinstance(value, bool) and name in self.flags and not _is_switch(self.flags[name]):
-                value = "yes" if value else "no"  # what YAML takes for a truth value, as in `eval_strategy: no`
+                value = "yes" if value else "no"  # YAML reads `eval_strategy: no` as false
             if isinstance(value, dict):
                 value = json.dumps(value)
             elif isinstance(value, list):
                 arguments += [f"--{name}", *map(str, value)]
                 continue
-            # One word, so that a value may begin with a dash.
+            # As one word, since a value may begin with a dash.
             arguments.append(f"--{name}={value}")
         return arguments
 
     def _modernize(self, arguments: list[str]) -> list[str]:
-        """Translate old flags, with one warning for each, and `--no_x` into `--x false`."""
+        """Replace old flags, with one warning for each, and replace `--no_x` by `--x false`."""
         flags, result, position = self.flags, [], 0
         while position < len(arguments):
             argument, position = arguments[position], position + 1
@@ -153,7 +153,7 @@ class Parser(HfArgumentParser):
         return result
 
     def _translate(self, name: str, new: OldFlag, value: str | None) -> list[str] | None:
-        """New arguments for an old flag and its value, `None` where only the name is new."""
+        """New arguments for an old flag and its value; `None` if only the name is new."""
         if isinstance(new, Gone):
             raise InputError(f"--{name} is gone: {new.advice}")
         description, translate = (f"--{new}", None) if isinstance(new, str) else new
@@ -164,11 +164,11 @@ class Parser(HfArgumentParser):
         except (ValueError, argparse.ArgumentTypeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"--{name}: {value} is no value for it ({error})") from None
+            raise InputError(f"--{name}: {value} is not a value of this flag ({error}); give another") from None
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Each flag by one name, with what it takes and its default."""
+    """Shows each flag under one name, with its value and its default."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size().columns - 2, 110))
@@ -190,7 +190,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 def build(concern: type[T], namespace: argparse.Namespace) -> T:
-    """One concern's dataclass, of the flags that are its fields."""
+    """Make a dataclass of those flags that are its fields."""
     names = {flag.name for flag in fields(concern) if flag.init}  # type: ignore[arg-type]
     return concern(**{name: value for name, value in vars(namespace).items() if name in names})
 
@@ -200,18 +200,18 @@ def _is_switch(action: argparse.Action | None) -> bool:
 
 
 def flag_name(word: str) -> str:
-    """`seed` of `--seed`, of `--seed=1` and of `--seed in run.yaml`, which `Parser.parse_known` gives."""
+    """The name in a word of `Parser.parse_known`: `seed` in `--seed`, `--seed=1` and `--seed in run.yaml`."""
     return word.partition(" in ")[0].partition("=")[0].lstrip("-")
 
 
 def suggest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """The nearest known name, as the tail of a sentence."""
+    """The most similar known name, as the end of a sentence."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _read_mapping(path: str) -> dict[str, Any]:
-    """The names and values in an argument file, or those of the run whose record it is."""
+    """The names and values in an argument file; of the record of a run, those of its flags."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         if path.endswith(".json"):

@@ -23,7 +23,7 @@ METRICS = ("loss", "perplexity", "accuracy", "whole_word_accuracy")
 
 @dataclass
 class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # some defaults become `None`
-    """All of transformers' `TrainingArguments`, and what this suite adds to them.
+    """All of transformers' `TrainingArguments`, and those that this suite adds.
 
         args = wordmask.RunArguments(output_dir="out", learning_rate=1e-4, num_train_epochs=3)
 
@@ -34,13 +34,11 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
     _argument_group_name = "training"
 
     def __post_init__(self) -> None:
-        self.neither = not (self.do_train or self.do_eval)
         check_environment(self.use_cpu, self.ddp_backend)
         self.check_added()
         self._check()
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
         self.optim = choose_optimizer(self.optim, TrainingArguments.optim)
-        self.sampling_is_given = self.train_sampling_strategy is not None
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
         try:
             TrainingArguments.__post_init__(self)
@@ -54,14 +52,14 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
 
     @property
     def mask_seed(self) -> int:
-        """The seed of the order of rows and of their masks."""
+        """The seed of the order of sequences and of their masks."""
         return self.seed if self.data_seed is None else self.data_seed
 
     def _check(self) -> None:
-        """Raise an `InputError` for what transformers lets pass, or reports without naming a flag."""
+        """Raise an `InputError` for mistakes that transformers accepts, or reports without naming a flag."""
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
-                raise InputError(f"--{name}: {getattr(self, name)} is not a positive number")
+                raise InputError(f"--{name}: {getattr(self, name)} is below 1; give 1 or more")
         for name in ("seed", "data_seed", "learning_rate", "weight_decay"):
             if (getattr(self, name) or 0) < 0:
                 raise InputError(f"--{name}: {getattr(self, name)} is below 0; give 0 or more")
@@ -72,11 +70,11 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         if metric not in METRICS:
             raise InputError(f"--metric_for_best_model: {metric} is not known; choose from {', '.join(METRICS)}")
         if self.dataloader_num_workers < 0:
-            raise InputError(f"--dataloader_num_workers: {self.dataloader_num_workers} is not a number of workers")
+            raise InputError(f"--dataloader_num_workers: {self.dataloader_num_workers} is below 0; give 0 or more")
         if self.max_steps == 0 or self.num_train_epochs <= 0:
             raise InputError("--max_steps and --num_train_epochs must be above 0; use --do_eval to evaluate only")
         if self.do_predict:
-            raise InputError("--do_predict: there is no test data in masked language modelling; use --do_eval")
+            raise InputError("--do_predict: masked language modelling has no test data; give --do_eval")
         check_trackers([self.report_to] if isinstance(self.report_to, str) else self.report_to or [])
         if self.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
             raise InputError("--use_liger_kernel needs its package: pip install liger-kernel")
@@ -98,12 +96,12 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
 
 
 def _check_json(name: str, value: str) -> None:
-    """Raise an `InputError` where a value is neither a JSON object nor a file that holds one."""
+    """Raise an `InputError` if a value is neither a JSON object nor a file that holds one."""
     is_file = os.path.exists(value)
     try:
-        fine = isinstance(json.loads(Path(value).read_text(encoding="utf-8") if is_file else value), dict)
+        is_object = isinstance(json.loads(Path(value).read_text(encoding="utf-8") if is_file else value), dict)
     except (OSError, ValueError):
-        fine = False
-    if not fine:
-        found = "holds no JSON object" if is_file else 'is neither a file nor a JSON object such as {"name": 1}'
-        raise InputError(f"--{name}: {value} {found}")
+        is_object = False
+    if not is_object:
+        problem = "holds no JSON object" if is_file else "is neither a file nor a JSON object"
+        raise InputError(f'--{name}: {value} {problem}; write one such as {{"name": 1}}')

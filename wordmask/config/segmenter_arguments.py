@@ -11,32 +11,30 @@ from wordmask.utils.errors import InputError
 
 @dataclass
 class SegmentationArguments:
-    """Whose words."""
+    """Which segmenter finds words, and its options."""
 
-    _argument_group_name = "words of Chinese, from a segmenter"
+    _argument_group_name = "words from a segmenter, for Chinese and others"
 
     segmenter: str | None = argument(
-        "Where words come from: ltp or jieba (Chinese), whitespace (any script), or module:Class for one of your own.",
+        "The segmenter: ltp or jieba (Chinese), whitespace (any script), or module:Class for one of your own.",
         default=None,
     )
-    ltp: str | None = argument("The LTP model: a directory or a hub id such as LTP/small.", default=None)
-    user_dict: str | None = argument("jieba: a dictionary of your own.", default=None)
-    hmm: bool = argument("jieba: guess words that are not in the dictionary.", default=True)
-    mixed_words: bool = argument(
-        "Also join words that mix Chinese with letters or digits, such as T恤.", default=False
-    )
+    ltp: str | None = argument("ltp: the model, a directory or a hub id, for example LTP/small.", default=None)
+    user_dict: str | None = argument("jieba: a file with additional words.", default=None)
+    hmm: bool = argument("jieba: find words that are not in the dictionary.", default=True)
+    mixed_words: bool = argument("Join Chinese with letters or digits in one word, for example T恤.", default=False)
 
     def __post_init__(self) -> None:
         options = {"--ltp": self.ltp, "--user_dict": self.user_dict, "--no_hmm": not self.hmm}
         for flag, given in (options | {"--mixed_words": self.mixed_words}).items():
             if given and self.segmenter is None:
-                raise InputError(f"{flag} needs --segmenter, which says where words come from")
+                raise InputError(f"{flag} needs --segmenter; add it, or drop {flag}")
 
     def load(self) -> Segmenter:
         """The segmenter, with the options given.
 
         Raises:
-            InputError: where it cannot be had, or an option is another one's.
+            InputError: if it is missing or not installed, or if an option belongs to another segmenter.
         """
         if self.segmenter is None:
             raise InputError("--segmenter is missing; give ltp, jieba or whitespace")

@@ -10,7 +10,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from wordmask.config.parser import suggest
 from wordmask.utils.errors import InputError
 
-# A module of each, of which one must be installed, and the name to install it by; kubeflow needs none.
+# For each tracker, the modules of which one must be installed, and the package to install; kubeflow needs none.
 NEEDED = {
     "azure_ml": (("azureml",), "azureml-core"),
     "clearml": (("clearml",), "clearml"),
@@ -29,7 +29,7 @@ NEEDED = {
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """Raise an `InputError` for a tracker that is not known, or whose package is not installed."""
+    """Raise an `InputError` if a tracker is unknown or its package is not installed."""
     for tracker in trackers:
         if tracker not in ("none", "all", *INTEGRATION_TO_CALLBACK):
             raise InputError(f"--report_to: {tracker} is not known{suggest(tracker, list(INTEGRATION_TO_CALLBACK))}")

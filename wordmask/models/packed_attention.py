@@ -60,20 +60,21 @@ class PackedAttention:
         form: makes the mask.
         config: the model's configuration.
         first_position: the number of each line's first position.
+        dtype: the type of the model's weights.
     """
 
     form: Callable[[Any, torch.Tensor, torch.Tensor], Mask]
     config: Any
     first_position: int
+    dtype: torch.dtype
 
-    def inputs(self, lines: torch.Tensor, dtype: torch.dtype) -> dict[str, Mask]:
+    def inputs(self, lines: torch.Tensor) -> dict[str, Mask]:
         """What a model needs besides the ids.
 
         Args:
             lines: (batch, length), the number of each position's line in its row; padding counts as one more line.
-            dtype: the type of the model's weights.
         """
-        like = torch.empty((*lines.shape, 1), dtype=dtype, device=lines.device)
+        like = torch.empty((*lines.shape, 1), dtype=self.dtype, device=lines.device)
         # (batch, length): lines 1 1 1 2 2 give 0 1 2 0 1; tril(-1) keeps the pairs whose second place comes first.
         before = (lines[:, :, None] == lines[:, None, :]).tril(-1).sum(-1)  # positions of the same line
         return {
@@ -90,7 +91,7 @@ def packed_attention(model: Any) -> PackedAttention | None:
     """
     first = max(map(first_position, position_embeddings(model)), default=0)
     for form in FORMS:
-        attention = PackedAttention(form, model.config, first)
+        attention = PackedAttention(form, model.config, first, model.dtype)
         if why_not(model, lambda attention=attention: _agrees(model, attention)) is None:  # type: ignore[misc]
             return attention
     return None
@@ -106,6 +107,6 @@ def _agrees(model: Any, attention: PackedAttention) -> bool:
     sizes = [min(2 * window + 3, room - 7), 5, 2]
     ids = some_ids(model, 1, sum(sizes))
     lines = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
-    packed = model(input_ids=ids, **attention.inputs(lines, model.dtype)).logits
+    packed = model(input_ids=ids, **attention.inputs(lines)).logits
     pairs = zip(ids.split(sizes, dim=1), packed.split(sizes, dim=1), strict=True)
     return all(close(found, model(input_ids=line).logits) for line, found in pairs)

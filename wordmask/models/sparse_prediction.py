@@ -23,6 +23,11 @@ from wordmask.utils.errors import InputError
 logger = logging.getLogger(__name__)
 
 
+def labelled_positions(labels: torch.Tensor) -> torch.Tensor:
+    """(labelled,) The flat positions with a label; [[-100, 7], [-100, 9]] gives 1 3."""
+    return labels.reshape(-1).ne(IGNORED).nonzero()[:, 0]
+
+
 class SparsePrediction:
     """The hook on a model; it does nothing outside of `at`.
 
@@ -113,7 +118,7 @@ def sparse_prediction(model: Any) -> Iterator[None]:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
         if labels is None or (ids is not None and ids.shape != labels.shape):  # or these are labelled ones already
             return None
-        sparse.positions = labels.reshape(-1).ne(IGNORED).nonzero()[:, 0]
+        sparse.positions = labelled_positions(labels)
         return args, kwargs | {"labels": labels.reshape(-1)[sparse.positions][None]}
 
     def keep_all(*_: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -84,12 +83,8 @@ def _pass(model: Any, size: int, length: int) -> tuple[torch.Tensor, torch.Tenso
     labels = torch.full_like(ids, IGNORED)
     labels[:, 0] = ids[:, 0]
     inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    if "attention_mask" not in inspect.signature(model.forward).parameters:
-        del inputs["attention_mask"]
-    outputs = model(**inputs)
-    if isinstance(outputs, dict):
-        return outputs["logits"], outputs["loss"]
-    return outputs[1], outputs[0]
+    prediction = Forward.of(model)(model, inputs)
+    return prediction.logits, prediction.loss
 
 
 @contextlib.contextmanager

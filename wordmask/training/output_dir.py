@@ -38,12 +38,13 @@ _WRITTEN = (
 _LOGS = {"runs", "logs", "log", "wandb", "mlruns", "tensorboard", "trackio", "aim", "swanlog", "codecarbon"}
 
 
-def find_checkpoint(training: RunArguments) -> str | None:
+def find_checkpoint(arguments: Arguments) -> str | None:
     """Check that a run may write to its output directory, and find the checkpoint that it goes on from.
 
     Raises:
         InputError: where the directory holds what this suite did not write, or a finished model without checkpoints.
     """
+    training = arguments.training
     directory = training.output_dir
     for ancestor in (Path(directory), *Path(directory).parents):
         if ancestor.exists() and not ancestor.is_dir():
@@ -69,7 +70,7 @@ def find_checkpoint(training: RunArguments) -> str | None:
         )
     if asked and str(asked).lower() == "true" and checkpoint is None:
         raise InputError(f"--resume_from_checkpoint: {directory} holds no checkpoint; give the path of one")
-    trains = training.do_train or training.neither
+    trains = training.do_train or arguments.task_is_open
     if trains and checkpoint is None and _matching(directory, ["train_results.json"]):
         raise InputError(
             f"--output_dir: {directory} holds a finished run without checkpoints; give another directory, or "

@@ -60,7 +60,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     _refuse_data_parallel(training, script)
     if training.push_to_hub and training.process_index == 0:
         check_push(training.hub_model_id, training.hub_token)
-    checkpoint = None if arguments.masking.preview_masking else find_checkpoint(training)
+    checkpoint = None if arguments.masking.preview_masking else find_checkpoint(arguments)
     set_seed(training.seed)
 
     texts = _load_texts(arguments)
@@ -181,8 +181,8 @@ def _load_texts(arguments: Arguments) -> dict[str, Any]:
         texts = load_prepared(data, arguments.segmentation)
     else:
         with training.main_process_first(desc="reading the text"):
-            texts = load_texts(data, model.cache_dir, model.token, training.do_eval, training.neither)
-    if training.neither:
+            texts = load_texts(data, model.cache_dir, model.token, training.do_eval, arguments.task_is_open)
+    if arguments.task_is_open:
         training.do_train = "train" in texts
         training.do_eval = "validation" in texts
     for split, wanted in (("train", training.do_train), ("validation", training.do_eval)):

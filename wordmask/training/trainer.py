@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,7 +24,6 @@ from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
-from wordmask.models.sparse_prediction import find_sparse_prediction
 from wordmask.training.fsdp import tied_weights_together
 from wordmask.training.metrics import MaskedLM
 from wordmask.training.model_card import Card, write_card
@@ -103,10 +101,7 @@ class MlmTrainer(ResumableTrainer):
         self.train_rows: StagedSequences | StreamedSequences | None = train_dataset
         self.eval_rows, self.collator, self.eval_collator, self.rates = eval_rows, collator, eval_collator, rates
         self.metric, self.card = MaskedLM(), card or Card()
-        self.forward = forward or Forward(sparse=find_sparse_prediction(model))
-        parameters = inspect.signature(model.forward).parameters
-        self._unwanted = {"attention_mask"} - set(parameters)
-        self.dtype = model.dtype
+        self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
         if args.device.type == "cpu":
             keep_freed_memory()
 
@@ -216,15 +211,15 @@ class MlmTrainer(ResumableTrainer):
     def training_step(
         self, model, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Forward and backward through a batch, in parts where it is too large for one pass."""
-        if not self.forward.tokens_per_pass:
+        """Forward and backward through a batch, one micro-batch after the other."""
+        if not self.forward.micro_batch_tokens:
             return super().training_step(model, inputs, num_items_in_batch)
         losses = []
-        parts = list(divide_batch(inputs, self.forward.tokens_per_pass, self.collator.multiple_of))
-        for number, part in enumerate(parts, 1):
-            # Gradients are exchanged once a batch, for a process may have more parts than another.
-            with contextlib.nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
-                losses.append(super().training_step(model, part, num_items_in_batch))
+        micro_batches = list(divide_batch(inputs, self.forward.micro_batch_tokens, self.collator.multiple_of))
+        for number, micro_batch in enumerate(micro_batches, 1):
+            # Processes exchange gradients once a batch, since they have different numbers of micro-batches.
+            with contextlib.nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, micro_batch, num_items_in_batch))
         return torch.stack(losses).sum()
 
     def compute_loss(
@@ -240,30 +235,10 @@ class MlmTrainer(ResumableTrainer):
         mean over this part.
         """
         count = inputs["labels"].ne(IGNORED).sum()
-        loss, outputs = self._mean_loss(model, inputs, count)
+        loss, outputs, _ = self.forward(model, inputs)
         if num_items_in_batch is not None:
             loss = loss * count * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
-
-    def _mean_loss(self, model, inputs: dict[str, torch.Tensor], count: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """The model's own mean over the labels; 0, with a gradient of 0, where there is none."""
-        inputs = {name: value for name, value in inputs.items() if name not in self._unwanted}
-        if "sequence_ids" in inputs and self.forward.attention is not None:
-            inputs |= self.forward.attention.inputs(inputs.pop("sequence_ids"), self.dtype)
-        # A mean over no label is NaN, which no weight of 0 undoes: such a part is given one label, then weight 0.
-        labels, positions = inputs.pop("labels").clone(), inputs.pop("positions", None)
-        labels[0, 0] = torch.where(count == 0, inputs["input_ids"][0, 0], labels[0, 0])
-        if self.label_smoother is not None:
-            outputs = model(**inputs)
-            return self.label_smoother(outputs, labels) * (count > 0), outputs
-        if self.forward.sparse is None:
-            outputs = model(**inputs, labels=labels)
-        else:
-            positions = _labelled(labels) if positions is None else positions
-            with self.forward.sparse.at(positions):
-                outputs = model(**inputs, labels=labels.view(-1)[positions][None])
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
-        return loss * (count > 0), outputs
 
     # Evaluation
 
@@ -294,33 +269,25 @@ class MlmTrainer(ResumableTrainer):
         """Give a batch to the metric; nothing is kept of it."""
         inputs = self._prepare_inputs(inputs)
         words, labels = inputs.pop("word_ids"), inputs["labels"]
-        count = labels.ne(IGNORED).sum()
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self._mean_loss(model, inputs, count)
-        found: dict[str, Any] = {}
-        if int(count) and not self.args.prediction_loss_only:
-            logits = outputs["logits"] if isinstance(outputs, dict) else outputs[-1]
-            positions = inputs["positions"].cpu() if "positions" in inputs else _labelled(labels.cpu())
-            found = self._found(logits.argmax(-1).cpu(), labels.cpu(), words.cpu(), positions)
-        self.metric.add_batch(loss=float(loss) * int(count), tokens=int(count), **found)
+            prediction = self.forward(model, inputs)
+        count = int(labels.ne(IGNORED).sum())
+        masked: dict[str, torch.Tensor] = {}
+        if count and not self.args.prediction_loss_only:
+            # On the CPU, since a TPU would compile the shapes of each number of labels. With 8 positions and labels
+            # at 1 and 6, sparse prediction keeps 1 6, and maybe more of them as filling: 1 6 0.
+            positions = torch.arange(labels.numel()) if prediction.positions is None else prediction.positions.cpu()
+            kept = labels.cpu().view(-1)[positions]
+            labelled = kept != IGNORED
+            masked = {
+                "predictions": prediction.logits.argmax(-1).cpu().view(-1)[labelled],
+                "references": kept[labelled],
+                "words": words.cpu().view(-1)[positions][labelled],
+            }
+        self.metric.add_batch(loss=float(prediction.loss) * count, tokens=count, **masked)
         return None, None, None
-
-    def _found(
-        self, predicted: torch.Tensor, labels: torch.Tensor, words: torch.Tensor, positions: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Prediction, label and word at each masked position; on the CPU, where shapes may change."""
-        predicted, labels, words = predicted.view(-1), labels.view(-1), words.view(-1)
-        if self.forward.sparse and not self.label_smoother:
-            labels, words = labels[positions], words[positions]
-        masked = labels != IGNORED
-        return {"predictions": predicted[masked], "references": labels[masked], "words": words[masked]}
 
 
 def _as_rows(dataset: Any) -> Sequences | TokenizedDataset | None:
     """What to evaluate on, as the sampler takes it: rows know their lengths."""
     return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")
-
-
-def _labelled(labels: torch.Tensor) -> torch.Tensor:
-    """The flat positions with a label."""
-    return labels.view(-1).ne(IGNORED).nonzero()[:, 0]
