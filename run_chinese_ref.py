@@ -18,10 +18,11 @@ from functools import partial
 
 from wordmask.config.parser import Parser, argument, build, check_vocab_size
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.format import Provenance
-from wordmask.references.writer import Annotator, Output, Work, check_output, write_references
+from wordmask.references.provenance import Provenance
+from wordmask.references.writer import Annotator, Output, check_output, write_references
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
+from wordmask.utils.parts import Work
 from wordmask.utils.progress import track_lines
 from wordmask.utils.readers import Column, TextFiles, check_column_name, choose_column, text_files
 

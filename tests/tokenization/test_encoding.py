@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokenizer
 
 from conftest import character_tokenizer, sample_lines, train_tokenizer
-from wordmask.references.format import tokenizer_digest
+from wordmask.references.provenance import tokenizer_digest
 from wordmask.tokenization.encoding import Backend, TokenizedLines, encode_lines, special_affixes
 from wordmask.tokenization.recipes import Components, divider_of
 from wordmask.tokenization.word_cache import WordCache, tokenize

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.sampler import Draw
-from wordmask.data.sequences import Rows, StagedRows, StreamedRows
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
 from wordmask.utils.errors import InputError
 
@@ -18,7 +18,7 @@ MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}
 
 
 def preview(
-    rows: Rows | StagedRows | StreamedRows,
+    rows: Sequences | StagedSequences | StreamedSequences,
     count: int,
     collator: MaskingCollator,
     tokenizer,
@@ -30,7 +30,7 @@ def preview(
     Args:
         rows: what is trained on.
         count: how many to print.
-        collator: makes batches with `words`.
+        collator: makes batches with `word_ids`.
         tokenizer: tells what a token stands for.
         rate: the masking rate.
         console: where to print; it decides on colour by the terminal and `NO_COLOR`.
@@ -39,8 +39,8 @@ def preview(
         InputError: where there is nothing to look at.
     """
     examples = (
-        list(islice(rows.one_pass(0), count))
-        if isinstance(rows, StreamedRows)
+        list(islice(rows.one_epoch(0), count))
+        if isinstance(rows, StreamedSequences)
         else [rows[Draw(index, 0, rate)] for index in range(min(count, len(rows)))]
     )
     if not examples:
@@ -59,7 +59,7 @@ def _render(number: int, example: Example, collator: MaskingCollator, tokenizer)
     places = range(sum(batch["attention_mask"]))
     original = [batch["input_ids" if batch["labels"][place] == IGNORED else "labels"][place] for place in places]
     maskable = [bool(collator.vocabulary.maskable[token]) for token in original]
-    words = batch["words"]
+    words = batch["word_ids"]
     labels = sum(label != IGNORED for label in batch["labels"])
     line = Text(f"{number}. {labels} of {sum(maskable)} tokens ({labels / max(sum(maskable), 1):.1%}): ", "default")
     for position, token in enumerate(original):
