@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, trajectory, uneven_text
-from wordmask.models.micro_batches import cheapest_parts, divide_batch
+from wordmask.models.micro_batches import cheapest_sizes, divide_batch
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -61,7 +61,7 @@ def test_no_division_costs_less(lengths, most, price):
     every = (
         np.diff([0, *cuts, rows]) for count in range(rows) for cuts in itertools.combinations(range(1, rows), count)
     )
-    assert cost(cheapest_parts(widths, most, price)) == min(map(cost, every))
+    assert cost(cheapest_sizes(widths, most, price)) == min(map(cost, every))
 
 
 def test_rows_of_like_length_come_together():

@@ -1,4 +1,4 @@
-"""A batch in parts that go through the model one after the other: the same gradients in less memory."""
+"""Micro-batches: the parts of a batch that go through the model in turn, with the same gradients in less memory."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-PRICE = 16  # a pass costs as much as this part of the tokens that it may have, however few it has
+FIXED_COST = 1 / 16  # of a micro-batch of any size, as a share of the cost of the largest one
 
 
 def divide_batch(
     batch: dict[str, torch.Tensor], tokens: int, multiple_of: int = 1
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Parts of a batch, the longest rows first, each cut to its longest row, so that little of it is padding.
+    """Divide a batch into micro-batches of sequences of similar length, each cut to its longest sequence.
 
     Args:
         batch: tensors (batch, length), `attention_mask` among them.
-        tokens: the most in a part, padding included; a row that is longer makes a part of its own.
-        multiple_of: parts stay as long as a multiple of this, as far as the batch is.
+        tokens: the most tokens in a micro-batch, padding included. A longer sequence makes one by itself.
+        multiple_of: the length of a micro-batch is a multiple of this, unless the batch is shorter.
     """
     lengths = batch["attention_mask"].sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
     widths = -(-lengths[order].clamp(min=1).cpu().numpy() // multiple_of) * multiple_of
     start = 0
-    for rows in cheapest_parts(widths, tokens, tokens // PRICE):
-        yield {name: tensor[order[start : start + rows], : widths[start]] for name, tensor in batch.items()}
-        start += rows
+    for size in cheapest_sizes(widths, tokens, int(tokens * FIXED_COST)):
+        yield {name: tensor[order[start : start + size], : widths[start]] for name, tensor in batch.items()}
+        start += size
 
 
-def cheapest_parts(widths: NDArray[np.int64], most: int, price: int) -> list[int]:
-    """How many rows in turn make a part, so that all parts cost as little as can be.
+def cheapest_sizes(widths: NDArray[np.int64], most: int, fixed_cost: int) -> list[int]:
+    """How many sequences, in order, make each micro-batch, so that all together cost as little as possible.
 
-    A part costs its tokens, padded to its longest row, and a price of its own; found from the last row backwards.
+    A micro-batch costs its tokens, padded to its longest sequence, plus a fixed cost.
 
     Args:
-        widths: (rows,) the tokens of each row, the longest first.
-        most: the most tokens in a part of several rows.
-        price: what a part costs besides, in tokens.
+        widths: (sequences,) the tokens of each sequence, the longest first.
+        most: the most tokens in a micro-batch of several sequences.
+        fixed_cost: the fixed cost of a micro-batch, in tokens.
     """
-    # cost[r] is that of the rows from r on, found for the last row first; taken[r] is the size of the part at r.
-    # Widths 8, 8, 2, 2 with 16 tokens at most and a price of 1: parts of 2 and 2 rows cost 16 + 1 + 4 + 1 = 22, a
-    # part for each 8 + 1 + 8 + 1 + 2 + 1 + 2 + 1 = 24.
-    rows = len(widths)
-    cost, taken = np.zeros(rows + 1), np.zeros(rows, int)
-    for first in reversed(range(rows)):
-        counts = np.arange(1, min(max(1, most // int(widths[first])), rows - first) + 1)
-        costs = counts * widths[first] + cost[first + counts]
-        taken[first] = counts[costs.argmin()]
-        cost[first] = costs.min() + price
-    parts, first = [], 0
-    while first < rows:
-        parts.append(int(taken[first]))
-        first += parts[-1]
-    return parts
+    # costs[i] is the least cost of the sequences from i on, computed from the last one backwards; sizes[i] is the size
+    # of the micro-batch that begins at i. Example: widths 8 8 2 2, at most 16 tokens, a fixed cost of 1. Two
+    # micro-batches of 2 sequences cost 16 + 1 + 4 + 1 = 22; four of 1 cost 8 + 1 + 8 + 1 + 2 + 1 + 2 + 1 = 24.
+    count = len(widths)
+    costs, sizes = np.zeros(count + 1), np.zeros(count, int)
+    for start in reversed(range(count)):
+        options = np.arange(1, min(max(1, most // int(widths[start])), count - start) + 1)
+        totals = options * widths[start] + costs[start + options]
+        sizes[start] = options[totals.argmin()]
+        costs[start] = totals.min() + fixed_cost
+    chosen, start = [], 0
+    while start < count:
+        chosen.append(int(sizes[start]))
+        start += chosen[-1]
+    return chosen

@@ -316,7 +316,9 @@ def _card(arguments: Arguments, model: PreTrainedModel, head_is_new: bool) -> Ca
         settings={
             "masking": f"{arguments.masking.masking_strategy.value}, {arguments.masking.mlm_probability}",
             "learning rate": training.learning_rate,
-            "rows in a step": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
+            "examples in a step": training.train_batch_size
+            * training.gradient_accumulation_steps
+            * training.world_size,
             "epochs": training.num_train_epochs if training.max_steps < 0 else f"{training.max_steps} steps",
             "seed": training.seed,
         },
