@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Segment Chinese text into words and write a reference file for whole word masking.
+"""Split Chinese text into words, and write a reference file for whole word masking.
 
     python run_chinese_ref.py --file_name text.txt --segmenter jieba --bert bert-base-chinese --save_path ref.txt
 
     python run_chinese_ref.py --file_name text.txt --ltp LTP/small --bert bert-base-chinese --save_path ref.txt
 
-`--help` lists the flags, README.md and docs/ say more.
+`--help` lists the flags. README.md and docs/references.md say more.
 """
 
 from __future__ import annotations
@@ -18,40 +18,45 @@ from functools import partial
 
 from wordmask.config.parser import Parser, argument, build, check_vocab_size
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.format import Provenance
-from wordmask.references.writer import Annotator, Output, Work, check_output, write_references
+from wordmask.references.provenance import Provenance
+from wordmask.references.writer import Annotator, Output, check_output, write_references
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
+from wordmask.utils.parts import Work
 from wordmask.utils.progress import track_lines
 from wordmask.utils.readers import Column, TextFiles, check_column_name, choose_column, text_files
 
 
 @dataclass
 class ReferenceArguments:
-    """Which text, whose tokens, and where the references go."""
+    """The text, the tokenizer, and the output."""
 
     file_name: list[str] = argument(
-        "The text: files, globs or a directory of txt, csv, tsv, json, jsonl or parquet, also as .gz, .xz or .zst."
+        "The text: files, globs or a directory; txt, csv, tsv, json, jsonl or parquet, also as .gz, .xz or .zst."
     )
-    bert: str = argument("The tokenizer that training will use: a directory or a hub id.")
+    bert: str = argument("The tokenizer that you will train with: a directory or a hub id.")
     save_path: str = argument(
-        "The reference file to write; a name ending in .jsonl, .parquet or / takes text and references side by side."
+        "The reference file to write. If the name ends in .jsonl, .parquet or /, it also holds the text."
     )
     text_column_name: str | None = argument(
-        "The column of a table with the text, such as text or review.body; text, or the only one, if not given.",
+        "The column with the text, for example review.body. Without it: text, or the only column.",
         default=None,
     )
     vocab_size: int | None = argument(
-        "Train a BERT tokenizer with so many entries on the text first, and save it as --bert.", default=None
+        "First train a BERT tokenizer with this many entries on the text, and save it as --bert.", default=None
     )
-    overwrite: bool = argument("Replace an existing --save_path, and a --bert that --vocab_size makes.", default=False)
-    resume: bool = argument("Go on where an interrupted run of the same flags stopped.", default=False)
-    num_workers: int = argument("Processes that segment.", default=1)
-    part_lines: int = argument("Lines in a part, the unit that is finished or done again.", default=100_000)
+    overwrite: bool = argument(
+        "Replace an existing --save_path, and an existing --bert if --vocab_size is given.", default=False
+    )
+    resume: bool = argument("Continue an interrupted run; give the same flags again.", default=False)
+    num_workers: int = argument("The number of processes that segment.", default=1)
+    part_lines: int = argument(
+        "The number of lines in a part; --resume repeats only unfinished parts.", default=100_000
+    )
     num_shards: int = argument(
-        "Divide the parts over so many runs, on any machines that share --save_path.", default=1
+        "Divide the parts among this many runs, on machines that share the directory of --save_path.", default=1
     )
-    shard_index: int = argument("Which of these runs this one is, from 0.", default=0)
+    shard_index: int = argument("The number of this run among --num_shards, from 0.", default=0)
 
     def __post_init__(self) -> None:
         check_vocab_size(self.vocab_size)
@@ -59,12 +64,19 @@ class ReferenceArguments:
 
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> Provenance | None:
-    """Run with these arguments (`sys.argv[1:]` if `None`) and return what the references were made from."""
+    """Write the references of a text.
+
+    Args:
+        argv: the arguments; `sys.argv[1:]` if `None`.
+
+    Returns:
+        What the references were made from; `None` if this run was one of several shards.
+    """
     parser = Parser((ReferenceArguments, SegmentationArguments))
     parser.set_defaults(segmenter="ltp")
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)
-    # Imported here, since a worker imports this script as it starts and needs neither.
+    # Imported here, because each worker imports this script when it starts, and does not need it.
     from wordmask.utils.hub import load_pretrained_tokenizer
 
     work = Work(
@@ -77,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     check_column_name([column], arguments.text_column_name, files[0])
     load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
     annotator = Annotator(load_tokenizer, segmentation.load, segmentation.mixed_words)
-    if arguments.vocab_size and not (os.path.exists(arguments.bert) and _goes_on(arguments)):
-        _ = annotator.segmenter  # a mistake there shows before the text is read to its end
+    if arguments.vocab_size and not (os.path.exists(arguments.bert) and _continues(arguments)):
+        _ = annotator.segmenter  # a mistake in its flags must show before we read the whole text
         _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
 
     with track_lines("Segmenting") as track:
@@ -91,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
 
 
 def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: int, directory: str) -> None:
-    """Train a tokenizer on a text, and save it whole or not at all."""
+    """Train a tokenizer on a text and save it. If saving fails, no directory is left."""
     from wordmask.tokenization.vocabulary import train_tokenizer
 
     with track_lines("Training a tokenizer") as track:
@@ -104,33 +116,33 @@ def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: in
         raise InputError(f"--bert: {directory} cannot be written ({error.strerror}); give another name") from None
 
 
-def _goes_on(arguments: ReferenceArguments) -> bool:
-    """Whether this run takes up what another one began."""
+def _continues(arguments: ReferenceArguments) -> bool:
+    """Whether this run may continue what another run began."""
     return arguments.resume or arguments.num_shards > 1
 
 
 def _check(arguments: ReferenceArguments, output: Output, files: Sequence[str]) -> None:
-    """Raise an `InputError` where something would be lost, or a reference file would have no text of its own."""
+    """Raise an `InputError` if this run would overwrite something, or mix the references of several texts."""
     check_output(arguments.save_path, arguments.overwrite)
     if os.path.exists(arguments.save_path) and any(os.path.samefile(arguments.save_path, file) for file in files):
         raise InputError(f"--save_path: {arguments.save_path} is the text itself; give another name")
-    if output.parts.exists() and not (_goes_on(arguments) or arguments.overwrite):
+    if output.parts.exists() and not (_continues(arguments) or arguments.overwrite):
         raise InputError(
-            f"--save_path: an interrupted run lies in {output.parts}; give --resume to go on, or --overwrite to start "
-            "over"
+            f"--save_path: {output.parts} holds an interrupted run; give --resume to continue it, or --overwrite to "
+            "start again"
         )
-    if arguments.vocab_size and not _goes_on(arguments):
+    if arguments.vocab_size and not _continues(arguments):
         check_output(arguments.bert, arguments.overwrite, flag="--bert")
     if arguments.vocab_size and arguments.num_shards > 1 and not os.path.exists(arguments.bert):
         raise InputError(
-            f"--vocab_size: {arguments.bert} does not exist, and each of {arguments.num_shards} shards would train a "
-            "tokenizer of its own; train it by a run without --num_shards first, for which a part of the text will "
-            "do, then start the shards"
+            f"--vocab_size: {arguments.bert} does not exist, and each of {arguments.num_shards} shards would train "
+            "its own tokenizer; first train one with a run without --num_shards, on a piece of the text, then start "
+            "the shards"
         )
     if len(files) > 1 and output.kind == "references":
         raise InputError(
-            f"--file_name: {len(files)} files would share one reference file; run once for each, or let --save_path "
-            "end in .jsonl, .parquet or /"
+            f"--file_name: {len(files)} files would share one reference file; run once for each file, or give a "
+            "--save_path that ends in .jsonl, .parquet or /"
         )
 
 

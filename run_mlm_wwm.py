@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Train a masked language model, masking whole words, Chinese ones from reference files included.
+"""Train a masked language model with whole word masking; Chinese words come from a reference file or a segmenter.
 
     python run_mlm_wwm.py --model_name_or_path bert-base-chinese --train_file train.txt --train_ref_file ref.txt \\
         --output_dir out
 
     python run_mlm_wwm.py configs/demo.yaml --learning_rate 1e-4
 
-`--help` lists the flags, README.md and docs/ say more.
+`--help` lists the flags. README.md and docs/ say more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wordmask.utils.errors import reports_input_errors
 
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Run with these arguments (`sys.argv[1:]` if `None`) and return the metrics."""
+    """Run with these arguments (`sys.argv[1:]` if `None`), and return the metrics."""
     from wordmask.training.start import start  # here, since a worker imports this script and needs no more
 
     return start("run_mlm_wwm.py", argv, masking_strategy="whole_word", line_by_line=True)

@@ -34,11 +34,12 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references import positions, writer
 from wordmask.references.format import read_reference_arrays
 from wordmask.references.positions import line_positions
-from wordmask.references.writer import Annotator, Output, Work, write_references
+from wordmask.references.writer import Annotator, Output, write_references
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.batches import BATCH, batches
 from wordmask.utils.files import is_blank
+from wordmask.utils.parts import Work
 from wordmask.utils.readers import read_lines
 
 CLOCK = time.process_time  # on one core: what others do on it does not count

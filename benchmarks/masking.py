@@ -25,7 +25,7 @@ from peers import ClassicWholeWordCollator
 from sides import Figures, forget_peak, peak_megabytes
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import Draw
-from wordmask.data.sequences import Division, Rows
+from wordmask.data.sequences import Division, Sequences
 from wordmask.data.token_store import TokenStream
 from wordmask.masking import Strategy
 from wordmask.tokenization.encoding import special_affixes
@@ -78,7 +78,7 @@ def print_table(title: str, shapes: Sequence[str], rows: Sequence[Figures], digi
     Console().print(table)
 
 
-def make_rows(tokenizer, lines: Sequence[str], length: int, batch: int) -> tuple[datasets.Dataset, Rows]:
+def make_rows(tokenizer, lines: Sequence[str], length: int, batch: int) -> tuple[datasets.Dataset, Sequences]:
     """Blocks of text, prepared as transformers' example prepares them, and the same blocks as ours."""
     prefix, suffix = special_affixes(tokenizer)
     room = length - len(prefix) - len(suffix)
@@ -94,7 +94,8 @@ def make_rows(tokenizer, lines: Sequence[str], length: int, batch: int) -> tuple
     features = datasets.Features({"tokens": datasets.List(datasets.Value("uint16"))})
     stream = TokenStream(datasets.Dataset.from_dict({"tokens": list(codes)}, features=features))
     starts = np.arange(batch) * room
-    return datasets.Dataset.from_dict(columns), Rows(stream, Division(starts, starts + room), length - room, length)
+    sequences = Sequences(stream, Division(starts, starts + room), length - room, length)
+    return datasets.Dataset.from_dict(columns), sequences
 
 
 def _offsets(continues: np.ndarray, prefix: int, suffix: int) -> list[list[int]]:
@@ -103,7 +104,7 @@ def _offsets(continues: np.ndarray, prefix: int, suffix: int) -> list[list[int]]
     return [[0, 0]] * prefix + [[start, start + 2] for start in starts] + [[0, 0]] * suffix
 
 
-def contestants(tokenizer, peer_rows: datasets.Dataset, rows: Rows) -> dict[str, Callable[[], Any]]:
+def contestants(tokenizer, peer_rows: datasets.Dataset, rows: Sequences) -> dict[str, Callable[[], Any]]:
     """What is timed, by name: to fetch the rows, as a DataLoader does, and to make a batch of them."""
     vocabulary = Vocabulary.of(tokenizer)
     draws = [Draw(index, 0, 0.15) for index in range(len(rows))]

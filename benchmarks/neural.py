@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bundled import given_or_bundled
 from sides import Figures, run_in_turn, use_one_core
-from wordmask.references.format import batches
+from wordmask.utils.batches import batches
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
 

@@ -87,18 +87,18 @@ class Ours:
         )
 
     def prepare(self) -> None:
-        from wordmask.data.sequences import Rows
+        from wordmask.data.sequences import Sequences
         from wordmask.data.sources import load_texts
-        from wordmask.data.token_store import tokenized
+        from wordmask.data.token_store import Tokenization, tokenized
 
         texts = load_texts(self.arguments, self.cache, None, False)["train"]
-        stream = tokenized(texts, self.tokenizer, self.arguments, None, self.cache)
-        self.rows = Rows.of(stream, self.tokenizer, self.arguments, self.length)
+        tokenization = Tokenization(self.tokenizer, self.arguments, None, self.cache)
+        self.sequences = Sequences.of(tokenized(texts, tokenization), tokenization, self.length)
 
     def tokens(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """The tokens of the text, and those in blocks; special ones are among them."""
-        stream, division = self.rows.stream, self.rows.division
-        kept = [stream.read(*line) for row in range(len(division)) for line in division.lines(row)]
+        stream, division = self.sequences.stream, self.sequences.division
+        kept = [stream.read(*line) for index in range(len(division)) for line in division.documents(index)]
         return stream.read(0, int(stream.lengths.sum())) >> 1, np.concatenate(kept) >> 1
 
 

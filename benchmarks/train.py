@@ -40,9 +40,9 @@ from sides import forget_peak, peak_megabytes, run_in_turn
 from wordmask.config.arguments import parse_arguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import EVALUATION, Draw
-from wordmask.data.sequences import Rows, StagedRows
+from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.data.sources import load_texts
-from wordmask.data.token_store import tokenized
+from wordmask.data.token_store import Tokenization, tokenized
 from wordmask.masking import IGNORED, Strategy
 from wordmask.models.forward import choose_forward
 from wordmask.models.loading import load_model
@@ -173,11 +173,10 @@ class Setting:
         self.texts = load_texts(self.arguments.data, folder, None, True)
         self.evaluated = self.rows("validation")
 
-    def rows(self, split: str, packed: bool = False) -> Rows:
+    def rows(self, split: str, packed: bool = False) -> Sequences:
         """Our rows of some texts."""
-        data = self.arguments.data
-        stream = tokenized(self.texts[split], self.tokenizer, data, None, self.folder)
-        return Rows.of(stream, self.tokenizer, data, self.options.length, packed)
+        tokenization = Tokenization(self.tokenizer, self.arguments.data, None, self.folder)
+        return Sequences.of(tokenized(self.texts[split], tokenization), tokenization, self.options.length, packed)
 
     def evaluate(self) -> float:
         """The loss on the lines set apart, under the same masks for every side."""
@@ -268,7 +267,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
         trainer = MlmTrainer(
             setting.model,
             training,
-            StagedRows([rows]),
+            StagedSequences([rows]),
             None,
             setting.tokenizer,
             counted,  # type: ignore[arg-type]

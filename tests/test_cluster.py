@@ -45,7 +45,7 @@ def test_text_is_prepared_on_an_executor_as_by_one_process(tmp_path, chinese_fil
     alone, together = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("alone", "together")
     )
-    assert together == alone and len(alone) == 8
+    assert together == alone and len(alone) == 15
 
 
 def test_what_another_command_did_before_is_not_taken_for_done(tmp_path):
@@ -66,10 +66,31 @@ def test_what_another_command_did_before_is_not_taken_for_done(tmp_path):
         (["--tasks", "2", "--"], ["--"]),
         (["--tasks", "0", "--", "x.py"], ["--tasks"]),
         (["--tasks", "2", "--executor", "slurm", "--", "x.py"], ["--partition"]),
+        (["--tasks", "2", "--executor", "slurm", "--partition", "cpu", "--", "x.py"], ["--executor slurm", "sbatch"]),
     ],
 )
-def test_mistakes_get_a_sentence(argv, words, capsys):
+def test_mistakes_get_a_sentence(argv, words, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit):
         cluster.main(argv)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ") and all(word in line for word in words)
+
+
+def test_logs_lie_in_the_cache_where_no_directory_was_named(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    script = tmp_path / "script.py"
+    script.write_text("")
+    cluster.main(["--tasks", "1", "--", str(script)])
+    logs = Path(capfd.readouterr().out.splitlines()[0].removeprefix("logs of the tasks: "))
+    assert logs.is_relative_to(tmp_path / "cache") and (logs / "shards").is_dir()
+    assert not [*Path.cwd().iterdir()]
+
+
+def test_help_names_each_flag(capsys):
+    with pytest.raises(SystemExit) as end:
+        cluster.main(["--help"])
+    shown = capsys.readouterr().out
+    assert not end.value.code and all(f"--{flag}" in shown for flag in ("tasks", "executor", "logging_dir", "time"))

@@ -7,6 +7,7 @@ import ast
 import importlib
 import inspect
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -215,6 +216,47 @@ def test_readme_names_every_script_and_file_it_shows():
         assert name in text and (ROOT / name).exists()
 
 
+def modules_in_the_map() -> dict[str, list[str]]:
+    """The names at the top of the package in README's map, each with its modules.
+
+    The names stand after two spaces. Further in, a folder's modules stand between commas; brackets explain them.
+    """
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = re.search(r"^## Map\n.*?^```\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[1]
+    listed: dict[str, str] = {}
+    for line in tree.splitlines():
+        if name := re.match(r"  (\S+)  ", line):
+            listed[name[1]] = ""
+        elif line.startswith("   "):
+            listed[next(reversed(listed))] += f" {line}"
+    plain = {name: re.sub(r"\(.*?\)", "", modules) for name, modules in listed.items()}
+    return {
+        name: [module.strip() for module in modules.split(",") if module.strip()] for name, modules in plain.items()
+    }
+
+
+def test_the_map_names_each_module_and_nothing_else():
+    package = ROOT / "wordmask"
+    modules: dict[str, set[str]] = {f"{path.name}": set() for path in package.glob("*.py")}
+    for path in package.rglob("*/*.py"):
+        modules.setdefault(f"{path.parent.relative_to(package)}/", set()).add(path.stem)
+    shown = modules_in_the_map()
+    names = [name for name in modules if name not in ("__init__.py", "__main__.py")]
+    assert {*names, "samples/"} == shown.keys()
+    for name in names:
+        assert sorted(modules[name] - {"__init__"}) == sorted(shown[name]), name
+
+
+def test_each_file_that_the_design_sends_a_change_to_exists():
+    design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    answers = design.split("## Where does a change go?")[1].split("\n## ")[0]
+    rows = [line for line in answers.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) == 10
+    for row in rows:
+        paths = re.findall(r"`((?:wordmask|tests|docs)/[\w./]*)`", row)
+        assert paths[-1].startswith("tests/") and all((ROOT / path).exists() for path in paths), row
+
+
 def test_the_version_to_cite_is_that_of_the_package():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == wordmask.__version__ and citation["cff-version"] == "1.2.0"
@@ -234,7 +276,6 @@ def test_templates_ask_for_the_record_of_the_run():
 
 
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 350, 60, 7
-TO_DIVIDE = {"data/prepared_dir.py", "references/format.py", "references/writer.py", "segmenters/ltp.py"}
 MODULES = {str(path.relative_to(ROOT / "wordmask")): path for path in sorted((ROOT / "wordmask").rglob("*.py"))}
 
 
@@ -273,7 +314,7 @@ def foreign_private_names(text: str, folder: str) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("name", sorted(MODULES.keys() - TO_DIVIDE))
+@pytest.mark.parametrize("name", MODULES)
 def test_every_module_can_be_read_at_once_and_uses_public_names_of_other_folders(name):
     text = MODULES[name].read_text(encoding="utf-8")
     assert too_large(text) + foreign_private_names(text, Path(name).parts[0].removesuffix(".py")) == []

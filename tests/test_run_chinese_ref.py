@@ -16,7 +16,8 @@ from transformers import BertTokenizer
 import run_chinese_ref
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
-from wordmask.references.format import TextDigest, pair_tables
+from wordmask.references.format import pair_tables
+from wordmask.references.provenance import TextDigest
 from wordmask.utils.progress import track_lines
 from wordmask.utils.readers import TextFiles
 
@@ -89,7 +90,7 @@ def test_the_end_of_compressed_text_is_foretold(tmp_path, monkeypatch):
     with track_lines("Reading", every=1) as track:
         assert len(list(track(TextFiles([packed], "--file_name")))) == 4
     size = packed.stat().st_size
-    assert [values["lines"] for values in shown] == [1, 2, 3, 4, 4]
+    assert [values["count"] for values in shown] == [1, 2, 3, 4, 4]
     assert {values["total"] for values in shown} == {size} and shown[-1]["completed"] == size
 
 

@@ -1,18 +1,20 @@
-"""Run the shards of a script on the executors of datatrove: local processes, Slurm, or Ray.
+"""Run the shards of a script on an executor of datatrove: local processes, Slurm, or Ray.
 
-    python -m wordmask.cluster --executor slurm --tasks 200 --partition cpu --logging_dir logs \
+    python -m wordmask.cluster --executor slurm --tasks 200 --partition cpu \\
         -- run_chinese_ref.py --file_name corpus.txt --ltp LTP/small --bert bert-base-chinese --save_path corpus.ref
 
-    python -m wordmask.cluster --executor slurm --tasks 200 --partition cpu --logging_dir logs \
+    python -m wordmask.cluster --executor slurm --tasks 200 --partition cpu \\
         -- run_mlm_wwm.py --model_name_or_path roberta-base --train_file text.txt --prepare_only --prepared_dir tokens
 
-Each task runs the script with `--num_shards TASKS --shard_index RANK`; when all are done, the script runs once more
-and puts the parts of references together, or sees that no part of prepared text is missing. All machines must share
-the output's directory. A second call runs only what is not finished.
+Each task runs the script with `--num_shards TASKS --shard_index RANK`. When all tasks are done, the script runs once
+more: it joins the parts of a reference file, or checks that no part of the tokenized text is missing. All machines
+must share the directories of the output and of the logs. A second call runs only what is not finished.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,47 +31,69 @@ from wordmask.utils.errors import InputError, reports_input_errors
 class ClusterArguments:
     """Where the shards run."""
 
-    tasks: int = argument("The number of shards.")
-    executor: Literal["local", "slurm", "ray"] = argument("What runs them.", default="local")
-    workers: int = argument("Tasks that run at the same time; all of them if -1.", default=-1)
-    logging_dir: str = argument("Where datatrove keeps its logs.", default="cluster_logs")
-    partition: str = argument("Slurm: the partition.", default="")
-    time: str = argument("Slurm: the longest that a task may take.", default="24:00:00")
-    cpus_per_task: int = argument("Slurm and Ray: cores for a task.", default=1)
-    mem_per_cpu_gb: int = argument("Slurm and Ray: memory for a core.", default=4)
+    tasks: int = argument("The number of shards; each shard is one task.")
+    executor: Literal["local", "slurm", "ray"] = argument("What runs the tasks.", default="local")
+    workers: int = argument("The most tasks that run at the same time; -1 for all.", default=-1)
+    logging_dir: str | None = argument(
+        "The directory for the logs of the tasks; without it, one in the cache of datasets.", default=None
+    )
+    partition: str = argument("Slurm: the partition that the tasks run in.", default="")
+    time: str = argument("Slurm: the time limit of a task, as hours:minutes:seconds.", default="24:00:00")
+    cpus_per_task: int = argument("Slurm and Ray: the CPU cores of a task.", default=1)
+    mem_per_cpu_gb: int = argument("Slurm and Ray: the memory for each core, in GB.", default=4)
 
     def __post_init__(self) -> None:
         if self.tasks < 1:
-            raise InputError(f"--tasks: {self.tasks} is not a positive number")
+            raise InputError(f"--tasks: {self.tasks} is not a positive number; give the number of shards")
         if self.executor == "slurm" and not self.partition:
             raise InputError("--partition is missing; name the Slurm partition that the tasks run in")
+        if self.executor == "slurm" and shutil.which("sbatch") is None:
+            raise InputError(
+                "--executor slurm: this machine has no command sbatch; start on a machine that submits Slurm jobs, or "
+                "give --executor local"
+            )
 
 
 def run_shard(command: Sequence[str], data: Any, rank: int, world_size: int) -> None:
-    """One task: a shard of the script's work."""
+    """One task: a shard of the script's work.
+
+    Args:
+        command: the script and its flags.
+        data: nothing; datatrove passes it to every step.
+        rank, world_size: which of how many shards this is.
+    """
     shard = ["--num_shards", str(world_size), "--shard_index", str(rank)]
     subprocess.run([sys.executable, *command, *shard], check=True)
 
 
 def finish(command: Sequence[str], data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-    """The last task: the script by itself, which finds all parts done."""
+    """The last task: the script without a shard. It finds all parts done, and completes the output."""
     makes_references = Path(command[0]).name == "run_chinese_ref.py" or [*command[:3]] == ["-m", "wordmask", "ref"]
-    resume = ["--resume"] * makes_references  # the training scripts always go on
+    resume = ["--resume"] * makes_references  # training scripts resume by themselves
     subprocess.run([sys.executable, *command, *resume], check=True)
 
 
-def executor(arguments: ClusterArguments, step: Any, tasks: int, name: str, **options: Any) -> Any:
-    """The datatrove executor that runs a step as so many tasks.
+def executor(arguments: ClusterArguments, step: Any, tasks: int, logging_dir: Path, **options: Any) -> Any:
+    """The datatrove executor that runs a step in a number of tasks.
+
+    Args:
+        arguments: the flags.
+        step: a function like `run_shard`.
+        tasks: the number of tasks.
+        logging_dir: the directory for the logs of this step.
+        options: more options of the executor.
 
     Raises:
-        InputError: where datatrove is not installed.
+        InputError: if datatrove is not installed.
     """
     try:
         from datatrove import executor as datatrove
     except ImportError as error:
         raise InputError(f"wordmask.cluster needs datatrove ({error}): pip install 'wordmask[cluster]'") from None
-    options |= {"pipeline": [step], "tasks": tasks, "logging_dir": f"{arguments.logging_dir}/{name}"}
-    options["skip_completed"] = False  # the scripts know what is done; datatrove only that some command was run there
+    options |= {"pipeline": [step], "tasks": tasks, "logging_dir": str(logging_dir)}
+    options["skip_completed"] = (
+        False  # datatrove only knows that some command ran; the scripts know which parts are done
+    )
     options["workers"] = min(arguments.workers, tasks)
     if arguments.executor == "local":
         return datatrove.LocalPipelineExecutor(**options)
@@ -77,31 +101,38 @@ def executor(arguments: ClusterArguments, step: Any, tasks: int, name: str, **op
     if arguments.executor == "ray":
         return datatrove.RayPipelineExecutor(**options)
     return datatrove.SlurmPipelineExecutor(
-        **options, time=arguments.time, partition=arguments.partition, job_name=f"wordmask_{name}"
+        **options, time=arguments.time, partition=arguments.partition, job_name=f"wordmask_{logging_dir.name}"
     )
 
 
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the script behind `--` on an executor."""
+    """Run the script after `--` on an executor."""
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
     own, command = words[:end], words[end + 1 :]
     if not command and not {"--help", "-h"} & {*own}:
-        raise InputError("the script to run is missing; give it and its flags behind --")
+        raise InputError("the script to run is missing; give it and its flags after --")
     parser = Parser(ClusterArguments, usage="python -m wordmask.cluster --tasks N ... -- script.py --flag value ...")
     arguments = build(ClusterArguments, parser.parse(own))
-    shards = executor(arguments, partial(run_shard, command), arguments.tasks, "shards")
+    logs = Path(arguments.logging_dir or _logs_in_cache(command))
+    print(f"logs of the tasks: {logs}")
+    shards = executor(arguments, partial(run_shard, command), arguments.tasks, logs / "shards")
     if arguments.executor == "slurm":
-        executor(arguments, partial(finish, command), 1, "whole", depends=shards).run()
+        executor(arguments, partial(finish, command), 1, logs / "whole", depends=shards).run()
         return
     try:
         shards.run()
         finish(command)
     except subprocess.CalledProcessError as error:
-        raise InputError(
-            f"a shard failed with status {error.returncode}; its log lies in {arguments.logging_dir}"
-        ) from None
+        raise InputError(f"a shard failed with status {error.returncode}; read its log in {logs}") from None
+
+
+def _logs_in_cache(command: Sequence[str]) -> Path:
+    """A directory for the logs of this command, outside of the working directory."""
+    from wordmask.utils.cache import cache_directory, hashed  # imports datasets, which --help does not need
+
+    return cache_directory(None) / "cluster_logs" / hashed(os.getcwd(), *command)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,12 @@ def test_everything_masked_is_exact_with_padding_and_attention():
 
 def test_words_tell_the_words_of_a_batch_apart_and_join_their_tokens():
     """Two tokens that may be masked have the same number exactly where they are one word."""
-    batch = collator(words=True)([example(row) for row in WORDS])
-    words = batch["words"]
+    batch = collator(word_ids=True)([example(row) for row in WORDS])
+    words = batch["word_ids"]
     assert words[0, 1] == words[0, 2] and words[2, 1] == words[2, 2] == words[2, 3] and words[2, 4] == words[2, 5]
     firsts = [words[0, 1], words[0, 3], words[1, 1], words[2, 1], words[2, 4]]
     assert len({int(word) for word in firsts}) == 5
-    assert "words" not in collator()([example(WORDS[0])])
+    assert "word_ids" not in collator()([example(WORDS[0])])
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,16 @@ def test_padding_is_the_tokenizers_own():
 def test_rows_take_the_special_tokens_of_their_tokenizer():
     """Several before, none behind; and a row that begins in the middle of a word."""
     vocabulary = Vocabulary(PAD, MASK, VOCABULARY.maskable, VOCABULARY.random_ids, prefix=[CLS, ADDED], suffix=[])
-    batch = MaskingCollator(vocabulary, Strategy.WHOLE_WORD, 1, words=True)([example([8 * 2 + 1, 9 * 2], rate=0.0)])
+    batch = MaskingCollator(vocabulary, Strategy.WHOLE_WORD, 1, word_ids=True)([example([8 * 2 + 1, 9 * 2], rate=0.0)])
     assert batch["input_ids"].tolist() == [[CLS, ADDED, 8, 9]]
-    words = batch["words"][0].tolist()
+    words = batch["word_ids"][0].tolist()
     assert words[2] != words[3] and words[2] > words[1], "the row's first word is told from the special tokens"
     bare = Vocabulary(PAD, MASK, VOCABULARY.maskable, VOCABULARY.random_ids)
     batch = MaskingCollator(bare, Strategy.TOKEN, 1)([example([7 * 2], rate=1.0), example([8 * 2, 9 * 2], rate=0.0)])
     assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]] and batch["labels"].tolist() == [[7, -100], [-100] * 2]
-    pair = example([7 * 2], rate=0.0)._replace(lines=[np.array([7 * 2]), np.array([8 * 2 + 1, 9 * 2 + 1])])
-    batch = MaskingCollator(bare, Strategy.WHOLE_WORD, 1, packed=True, words=True)([pair])
-    assert batch["lines"].tolist() == [[1, 2, 2]] and batch["words"].tolist() == [[1, 2, 2]]
+    pair = example([7 * 2], rate=0.0)._replace(documents=[np.array([7 * 2]), np.array([8 * 2 + 1, 9 * 2 + 1])])
+    batch = MaskingCollator(bare, Strategy.WHOLE_WORD, 1, packed=True, word_ids=True)([pair])
+    assert batch["sequence_ids"].tolist() == [[1, 2, 2]] and batch["word_ids"].tolist() == [[1, 2, 2]]
 
 
 @EVERY
@@ -143,13 +143,13 @@ def test_a_row_has_the_same_mask_in_every_batch(lengths, padding, seed, strategy
         example((np.arange(length) % 40 + 5) * 2 + (np.arange(length) % 3 > 0), identity, 3, 0.3)
         for identity, length in enumerate(lengths)
     ]
-    before = [row.lines[0].copy() for row in rows]
+    before = [row.documents[0].copy() for row in rows]
     together = collator(strategy, seed, **padding)(rows[::-1])
     for row, unchanged, *arrays in zip(rows, before, *(together[name].flip(0) for name in together), strict=True):
         alone = collator(strategy, seed)([row])
         for name, array in zip(together, arrays, strict=True):
-            assert torch.equal(array[: len(row.lines[0]) + 2], alone[name][0]), name
-        np.testing.assert_array_equal(row.lines[0], unchanged)
+            assert torch.equal(array[: len(row.documents[0]) + 2], alone[name][0]), name
+        np.testing.assert_array_equal(row.documents[0], unchanged)
 
 
 def test_masks_change_with_seed_epoch_and_identity_and_with_nothing_else():
@@ -213,7 +213,7 @@ def trainer(tmp_path_factory) -> MlmTrainer:
     save_model(directory, tokenizer, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     arguments = RunArguments(output_dir=str(directory / "run"), use_cpu=True, report_to="none")
     model = AutoModelForMaskedLM.from_pretrained(directory)
-    return MlmTrainer(model, arguments, None, None, tokenizer, collator(), collator(words=True), (0.15, 0.15))
+    return MlmTrainer(model, arguments, None, None, tokenizer, collator(), collator(word_ids=True), (0.15, 0.15))
 
 
 # Vocabularies

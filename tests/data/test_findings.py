@@ -14,8 +14,9 @@ import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.data.findings import Findings, single_characters
-from wordmask.data.sequences import StreamedRows
+from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
+from wordmask.data.token_store import Tokenization
 from wordmask.utils.files import write_atomically
 
 SINGLE, LEFT_OUT = "single characters are masked", "are left out of the masks"
@@ -128,7 +129,9 @@ def test_the_workers_of_a_stream_say_once_that_positions_are_left_out(classic, c
     texts = {name: [value] for name, value in zip(("train_file", "train_ref_file"), classic[-3::2], strict=True)}
     arguments = DataArguments(**texts, streaming=True, line_by_line=True)
     tokenizer = AutoTokenizer.from_pretrained(chinese_model)
-    rows = StreamedRows(load_texts(arguments, None, None, False)["train"], tokenizer, arguments, 60, None, 0.15)
+    rows = StreamedSequences(
+        load_texts(arguments, None, None, False)["train"], Tokenization(tokenizer, arguments), 60, 0.15
+    )
     log = logging.FileHandler(tmp_path / "log")
     logging.getLogger("wordmask").addHandler(log)
     try:
@@ -137,10 +140,10 @@ def test_the_workers_of_a_stream_say_once_that_positions_are_left_out(classic, c
     finally:
         logging.getLogger("wordmask").removeHandler(log)
     (sentence,) = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
-    assert sentence.startswith("--train_ref_file: 1 of 2 positions") and "as will be any like them" in sentence
+    assert sentence.startswith("--train_ref_file: 1 of 2 positions") and "and so will be those" in sentence
 
 
 def test_findings_add_up_and_keep_the_first_place():
     one, two = Findings(10, 3, 2, 1, "line 1"), Findings(5, 4, 6, 2, "line 9")
     assert Findings() + one + two == Findings(15, 7, 8, 3, "line 1")
-    assert (Findings(5) + two).first == "line 9"
+    assert (Findings(5) + two).example == "line 9"

@@ -11,7 +11,8 @@ import pytest
 import run_mlm
 import run_mlm_wwm
 from conftest import refusal, sample_lines, save_model, train_tokenizer, training_steps
-from wordmask.data.sampler import Batches, Layout, RateSchedule, Stage, shuffled
+from wordmask.data.order import shuffled
+from wordmask.data.sampler import Batches, Layout, RateSchedule, Stage
 
 
 def batches(rows=(40, 10), sizes=(4, 1), shares=(0.75, 0.25), accumulation=1, processes=1, process=0, **options):

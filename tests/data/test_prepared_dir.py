@@ -22,6 +22,7 @@ from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_mode
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
 from wordmask.data.text_files import Files, count_texts, rebatched
+from wordmask.utils import parts
 from wordmask.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -122,7 +123,7 @@ def test_rows_and_masks_are_chosen_when_training(english, tmp_path, flags):
 
 def test_the_files_do_not_depend_on_how_the_work_is_divided(english, tmp_path):
     alone = prepare(run_mlm_wwm, english, tmp_path / "alone")
-    assert len(alone) == 6 + 1 + 1  # parts of 38 texts to train on, of 2 to evaluate on, and the record
+    assert len(alone) == 2 * (6 + 1) + 1  # parts of 38 texts to train on, of 2 to evaluate on, stamps, and the record
     for shard in ("2", "0", "1"):
         sharded = prepare(run_mlm_wwm, english, tmp_path / "shards", "--num_shards", "3", "--shard_index", shard)
         assert (len(sharded) == len(alone)) is (shard == "1")
@@ -182,13 +183,14 @@ def test_shards_copy_no_text_and_make_the_same_parts(chinese_model, tmp_path, mo
     before = set(tmp_path.iterdir())
 
     alone = prepare(run_mlm_wwm, text, tmp_path / "alone", *flags)
-    parts = [name for name in alone if name != prepared_dir.RECORD]
-    assert [alone[name] for name in parts] == [expected[name] for name in parts] and alone.keys() == expected.keys()
+    stems = [name.removesuffix(".arrow") for name in alone if name.endswith(".arrow")]
+    files = [name for name in alone if name != prepared_dir.RECORD]
+    assert [alone[name] for name in files] == [expected[name] for name in files] and alone.keys() == expected.keys()
     there = {prepared_dir.RECORD}
     for shard in (2, 0, 1):
         shards = ["--num_shards", "3", "--shard_index", str(shard)]
         together = prepare(run_mlm_wwm, text, tmp_path / "together", *flags, *shards)
-        assert together.keys() - there == set(parts[shard::3])
+        assert together.keys() - there == {part + end for part in stems[shard::3] for end in (".arrow", ".json")}
         there = together.keys()
     assert together == alone
     assert {path.name for path in set(tmp_path.iterdir()) - before} == {"alone", "together", "cache"}
@@ -219,12 +221,13 @@ def test_a_text_that_is_changed_while_it_is_read_is_refused(tmp_path, content):
     path = tmp_path / "text.txt"
     path.write_text("one\ntwo\nthree\n")
     texts = count_texts(Files((str(path),), "--train_file"), tmp_path, again=False)
-    assert [table["text"].to_pylist() for table in texts.tables([range(1, 2)])] == [["two"]]
-    tables = texts.tables([range(1), range(1, 3)])
+    tables_of = lambda *spans: chain.from_iterable(texts.tables(spans))  # noqa: E731
+    assert [table["text"].to_pylist() for table in tables_of(range(1, 2))] == [["two"]]
+    tables = tables_of(range(1), range(1, 3))
     assert next(tables)["text"].to_pylist() == ["one"]
     path.write_text(content)
     os.utime(path, (1, 1))
-    for rest in (tables, texts.tables([range(3)])):
+    for rest in (tables, tables_of(range(3))):
         with pytest.raises(InputError, match="--train_file: .*text.txt was changed"):
             list(rest)
 
@@ -240,15 +243,26 @@ def test_a_run_that_was_killed_is_gone_on_with(english, tmp_path):
     assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_a_part_without_its_stamp_is_not_finished(english, tmp_path, capsys):
+    directory = tmp_path / "prepared"
+    whole = prepare(run_mlm_wwm, english, directory)
+    part = directory / "train-00003-of-00006.arrow"
+    part.write_bytes(b"what a process had written when it was killed")
+    part.with_suffix(".json").unlink()
+    argv = [*without_text(english), *STEPS, "--prepared_dir", str(directory), "--output_dir", str(tmp_path / "out")]
+    assert "part 4 of 6 of train is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
+    assert prepare(run_mlm_wwm, english, directory) == whole
+
+
 def test_a_full_disk_gets_a_sentence_and_keeps_what_is_done(english, tmp_path, capsys, monkeypatch):
-    write = prepared_dir.write_atomically
+    write = parts.write_atomically
 
     def full(path, binary=False):
         if Path(path).name.startswith("train-00002"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(path, binary)
 
-    monkeypatch.setattr(prepared_dir, "write_atomically", full)
+    monkeypatch.setattr(parts, "write_atomically", full)
     argv = [*english, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv)
     assert "--prepared_dir" in sentence and "No space left" in sentence and "run again" in sentence

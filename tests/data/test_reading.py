@@ -23,8 +23,8 @@ import run_mlm_wwm
 from conftest import refusal, sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.data.sources import load_texts
-from wordmask.data.token_store import tokenized
-from wordmask.references.format import TextDigest
+from wordmask.data.token_store import Tokenization, tokenized
+from wordmask.references.provenance import TextDigest
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
 
@@ -41,7 +41,7 @@ def texts_of(*paths, flag: str = "train", **arguments) -> list[str]:
     settings = DataArguments(**{f"{flag}_file": [str(path) for path in paths]}, **arguments)
     texts = load_texts(settings, None, None, False)[flag]
     if settings.streaming:
-        tables = (table for shard in range(texts.rows.shards) for table in texts.rows.tables(shard, 1000))
+        tables = (table for shard in range(texts.source.shards) for table in texts.source.tables(shard, 1000))
     else:
         tables = texts.batches()
     return [text for table in tables for text in table["text"].to_pylist()]
@@ -150,13 +150,13 @@ def test_formats_change_neither_tokens_nor_the_processes_that_make_them(english_
         (tmp_path / name).write_bytes(FORMATS[name](texts))
         arguments = DataArguments(train_file=[str(tmp_path / name)])
         own = load_texts(arguments, cache, None, False)["train"]
-        tokens[name] = tokenized(own, tokenizer, arguments, None, cache)
+        tokens[name] = tokenized(own, Tokenization(tokenizer, arguments, None, cache))
         assert tokens[name].read(0, 10**6).tolist() == tokens["a.txt"].read(0, 10**6).tolist()
     assert len(list(Path(cache).rglob("tokens-*.arrow"))) == 1
     again = DataArguments(train_file=[str(tmp_path / "a.csv")], preprocessing_num_workers=2, overwrite_cache=True)
     own = load_texts(again, cache, None, False)["train"]
     assert (
-        tokenized(own, tokenizer, again, None, cache).read(0, 10**6).tolist()
+        tokenized(own, Tokenization(tokenizer, again, None, cache)).read(0, 10**6).tolist()
         == tokens["a.txt"].read(0, 10**6).tolist()
     )
 
@@ -414,7 +414,7 @@ def test_long_texts_of_a_span_come_in_smaller_tables(write, monkeypatch):
     monkeypatch.setattr("wordmask.data.text_files.CHARACTERS", 10)
     path = write("a.txt", "".join(f"{'x' * 6}{number}\n" for number in range(9)))
     texts = load_texts(DataArguments(train_file=[path]), None, None, False)["train"]
-    assert [len(table) for table in texts.tables([range(1, 4), range(4, 9)])] == [2, 1, 2, 2, 1]
+    assert [len(table) for tables in texts.tables([range(1, 4), range(4, 9)]) for table in tables] == [2, 1, 2, 2, 1]
 
 
 def test_the_digest_of_texts_with_line_ends_is_that_of_no_other_texts():

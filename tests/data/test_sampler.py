@@ -15,8 +15,9 @@ from transformers import AutoModelForMaskedLM
 from conftest import character_tokenizer, save_model
 from wordmask.config.arguments import RunArguments
 from wordmask.data.collator import Example, MaskingCollator
-from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, RateSchedule, Stage, grouped, shuffled
-from wordmask.data.sequences import StagedRows
+from wordmask.data.order import grouped, shuffled
+from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, RateSchedule, Stage
+from wordmask.data.sequences import StagedSequences
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.trainer import MlmTrainer
@@ -153,7 +154,7 @@ def of_step_sizes(rows: int, layout: tuple[int, int, int], done: Progress, **opt
 
 def go_on(processes: list[Batches], until: int) -> list[tuple[int, list[Draw]]]:
     """The epoch and the rows of each step, from where these batches begin to so many steps of the whole training."""
-    step, found = processes[0].base + processes[0].own, []
+    step, found = processes[0].base + processes[0].skipped, []
     for epoch in range(processes[0].first_epoch, processes[0].planned_epochs):
         for batches in processes:
             batches.set_epoch(epoch)
@@ -283,7 +284,7 @@ def collator(seed: int = 5, **options) -> MaskingCollator:
 def two_epochs(batches: Batches, workers: int, persistent: bool = False) -> list[list[dict[str, torch.Tensor]]]:
     """The batches of two epochs, by workers that live on where `persistent`."""
     loader = DataLoader(
-        Lines(batches.stages[0].rows),
+        Lines(batches.stages[0].sequences),
         batch_sampler=batches,
         collate_fn=collator(),
         num_workers=workers,
@@ -381,7 +382,7 @@ def test_the_trainers_loader_gives_the_same_batches_with_persistent_workers(tmp_
         )
         rows, rates = Lines(ROWS), (0.5, 0.2)
         trainer = MlmTrainer(
-            model, arguments, StagedRows([rows]), rows, tokenizer, collator(9), collator(9, words=True), rates
+            model, arguments, StagedSequences([rows]), rows, tokenizer, collator(9), collator(9, word_ids=True), rates
         )
         loader, batches = trainer.get_train_dataloader(), []
         for epoch in (0, 1):

@@ -23,10 +23,10 @@ from conftest import refusal, sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import Draw
-from wordmask.data.sequences import Rows, StreamedRows
+from wordmask.data.sequences import Sequences, StreamedSequences
 from wordmask.data.sources import load_texts
-from wordmask.data.token_store import tokenized
-from wordmask.data.tokenize import Preparation
+from wordmask.data.token_store import Tokenization, tokenized
+from wordmask.data.tokenize import TextTokenizer
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
@@ -63,7 +63,7 @@ def texts_of(evaluate: bool = False, split: str = "train", **arguments) -> list[
     settings = DataArguments(**arguments)
     texts = load_texts(settings, None, None, evaluate)[split]
     if settings.streaming:
-        tables = (table for shard in range(texts.rows.shards) for table in texts.rows.tables(shard, 1000))
+        tables = (table for shard in range(texts.source.shards) for table in texts.source.tables(shard, 1000))
         return [text for table in tables for text in table["text"].to_pylist()]
     return pa.concat_tables(texts.batches())["text"].to_pylist()
 
@@ -73,11 +73,12 @@ def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
     settings = DataArguments(train_file=[path], **arguments)
     texts = load_texts(settings, None, None, False)["train"]
     if settings.streaming:
-        examples = list(StreamedRows(texts, tokenizer, settings, length, None, 0.0).one_pass(0))
+        examples = list(StreamedSequences(texts, Tokenization(tokenizer, settings), length, 0.0).one_epoch(0))
     else:
-        rows = Rows.of(tokenized(texts, tokenizer, settings, None), tokenizer, settings, length)
+        tokenization = Tokenization(tokenizer, settings)
+        rows = Sequences.of(tokenized(texts, tokenization), tokenization, length)
         examples = [rows[Draw(index, 0, 0.0)] for index in range(len(rows))]
-    collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=0, words=True)
+    collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=0, word_ids=True)
     return [collator([example]) for example in examples]
 
 
@@ -171,15 +172,17 @@ def test_a_copy_of_a_file_is_known_by_its_content(tokenizer, tmp_path, monkeypat
 
     def stream(path, **arguments):
         settings, cache = DataArguments(train_file=[str(path)], **arguments), str(tmp_path / "cache")
-        return tokenized(load_texts(settings, cache, None, False)["train"], tokenizer, settings, None, cache)
+        return tokenized(
+            load_texts(settings, cache, None, False)["train"], Tokenization(tokenizer, settings, None, cache)
+        )
 
     first = stream(write(tmp_path / f"text.{kind}", ["some text", "and more"]))
     (tmp_path / "elsewhere").mkdir()
     other = write(tmp_path / "elsewhere" / f"copy.{copy}", ["some text", "and more"])
     os.utime(other, (1, 1))
     calls: list = []
-    prepare = Preparation.__call__
-    monkeypatch.setattr(Preparation, "__call__", lambda self, batch: calls.append(1) or prepare(self, batch))
+    prepare = TextTokenizer.__call__
+    monkeypatch.setattr(TextTokenizer, "__call__", lambda self, batch: calls.append(1) or prepare(self, batch))
     again = stream(other, preprocessing_num_workers=2)
     assert again.read(0, 3).tolist() == first.read(0, 3).tolist() and not calls
     stream(tmp_path / f"text.{kind}", overwrite_cache=True)
@@ -249,7 +252,7 @@ def test_the_first_part_of_the_text_is_set_apart_for_evaluation(english_file, pe
 def test_no_text_is_set_apart_where_there_is_validation_text_or_no_evaluation(tmp_path, english_file):
     other = write(tmp_path / "other.txt", ["other"])
     with_other = load_texts(DataArguments(train_file=[english_file], validation_file=[other]), None, None, True)
-    assert [len(with_other[split].rows) for split in ("train", "validation")] == [40, 1]
+    assert [len(with_other[split].source) for split in ("train", "validation")] == [40, 1]
     assert list(load_texts(DataArguments(train_file=[english_file]), None, None, False)) == ["train"]
 
 
@@ -338,7 +341,7 @@ def test_the_words_of_a_row_are_those_of_its_text(tokenizer, tmp_path):
     pieces = len(tokenizer.tokenize("arithmetic"))
     assert pieces > 1
     for words, batch in zip((2, 1), batches_of(tokenizer, path, 70, line_by_line=True), strict=True):
-        numbers = batch["words"][0].tolist()[1:-1]
+        numbers = batch["word_ids"][0].tolist()[1:-1]
         assert [numbers.count(number) for number in dict.fromkeys(numbers)] == [pieces] * words
 
 

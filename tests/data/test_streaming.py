@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 import run_mlm_wwm
 from conftest import free_port, sample_lines, train_tokenizer, training_steps, trajectory
 from wordmask.config.arguments import DataArguments
-from wordmask.data.sequences import StreamedRows
+from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
+from wordmask.data.token_store import Tokenization
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -26,14 +27,14 @@ def tokenizer():
     return train_tokenizer("bert")
 
 
-def stream(paths: str | list[str], tokenizer, processes: int = 1, process: int = 0, **settings) -> StreamedRows:
+def stream(paths: str | list[str], tokenizer, processes: int = 1, process: int = 0, **settings) -> StreamedSequences:
     arguments = DataArguments(train_file=[paths] if isinstance(paths, str) else paths, streaming=True, **settings)
     texts = load_texts(arguments, None, None, False)["train"]
-    return StreamedRows(texts, tokenizer, arguments, 20, None, 0.15, processes, process)
+    return StreamedSequences(texts, Tokenization(tokenizer, arguments), 20, 0.15, processes, process)
 
 
 def key(example) -> tuple:
-    return example.identity, example.epoch, *(line.tobytes() for line in example.lines)
+    return example.identity, example.epoch, *(line.tobytes() for line in example.documents)
 
 
 KINDS = {"lines": {"line_by_line": True}, "blocks": {}, "packed": {"line_by_line": True, "pack_sequences": True}}
@@ -44,7 +45,7 @@ EVERY_KIND = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_workers_share_the_rows_and_change_none(tokenizer, english_file, settings, monkeypatch):
     monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 7)
     rows = stream(english_file, tokenizer, **settings)
-    alone = [key(example) for example in rows.one_pass(0)]
+    alone = [key(example) for example in rows.one_epoch(0)]
     assert len(alone) == len(set(alone)) > 15
     loader = DataLoader(rows, batch_size=1, collate_fn=lambda examples: key(examples[0]), num_workers=2)
     together = [found for found, _ in zip(loader, range(2 * len(alone)), strict=False)]
@@ -62,10 +63,10 @@ def test_processes_share_the_rows_and_change_none(tokenizer, tmp_path, settings,
     for number in range(files):
         paths.append(str(tmp_path / f"{number}.txt"))
         (tmp_path / f"{number}.txt").write_text("\n".join(lines[number::files]), encoding="utf-8")
-    alone = [key(example) for example in stream(paths, tokenizer, **settings).one_pass(0)]
+    alone = [key(example) for example in stream(paths, tokenizer, **settings).one_epoch(0)]
     assert len(alone) == len(set(alone)) > 15
     parts = [
-        [key(example) for example in stream(paths, tokenizer, 3, process, **settings).one_pass(0)]
+        [key(example) for example in stream(paths, tokenizer, 3, process, **settings).one_epoch(0)]
         for process in range(3)
     ]
     assert all(parts) and sorted(sum(parts, [])) == sorted(alone)

@@ -36,8 +36,8 @@ def chinese():
 
 def continues(collator, examples) -> list[list[bool]]:
     """For each example which tokens continue a word."""
-    batch = collator.with_words()([{**example, "mlm_probability": 0.0} for example in examples])
-    numbers, attended = batch["words"], batch["attention_mask"].bool()
+    batch = collator.with_word_ids()([{**example, "mlm_probability": 0.0} for example in examples])
+    numbers, attended = batch["word_ids"], batch["attention_mask"].bool()
     special = ~torch.from_numpy(collator.vocabulary.maskable)[batch["input_ids"]]
     joined = torch.zeros_like(attended)
     joined[:, 1:] = (numbers[:, 1:] == numbers[:, :-1]) & ~special[:, 1:] & ~special[:, :-1]
@@ -334,7 +334,7 @@ def test_words_are_masked_whole_at_the_rate_that_was_asked_for(lengths, strategy
     rng = np.random.default_rng(seed)
     drawn = [["a" if new else "##s" for new in rng.random(length) < 0.6] for length in lengths]
     ids = [bert.convert_tokens_to_ids(["[CLS]", *tokens, "[SEP]"]) for tokens in drawn]
-    collator = wordmask.WholeWordMaskCollator(bert, rate, strategy.value, return_words=True)
+    collator = wordmask.WholeWordMaskCollator(bert, rate, strategy.value, return_word_ids=True)
     batch = collator([{"input_ids": tokens} for tokens in ids])
     for row, tokens in enumerate(ids):
         labels = batch["labels"][row, : len(tokens)]
@@ -343,7 +343,7 @@ def test_words_are_masked_whole_at_the_rate_that_was_asked_for(lengths, strategy
         assert 0 <= masked.sum() <= np.ceil(rate * (len(tokens) - 2)) + 9
         assert masked.any() == (len(tokens) > 2)
         if strategy is Strategy.WHOLE_WORD:
-            numbers = batch["words"][row, : len(tokens)][1:-1]
+            numbers = batch["word_ids"][row, : len(tokens)][1:-1]
             inner = masked[1:-1]
             for number in numbers.unique():
                 share = inner[numbers == number].float()

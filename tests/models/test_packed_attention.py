@@ -35,7 +35,7 @@ def test_every_line_lies_in_one_row_and_no_row_overflows(lengths, more, seed):
     sizes = np.array(lengths, np.int64)
     capacity = max(lengths, default=1) + more
     packs = pack(sizes, capacity, seed)
-    assert sorted(packs.lines.tolist()) == list(range(len(lengths)))
+    assert sorted(packs.documents.tolist()) == list(range(len(lengths)))
     rows = [packs[row] for row in range(len(packs))]
     assert sum(map(len, rows)) == len(lengths) and all(0 < sizes[row].sum() <= capacity for row in rows)
     assert len(rows) <= 2 * sizes.sum() // capacity + 1, "two rows less than half full could have been one"
@@ -50,7 +50,7 @@ def test_rows_of_many_lines_are_full(capacity, padding):
 
 def test_which_lines_of_one_length_share_a_row_is_a_matter_of_the_seed():
     lengths = np.full(100, 10)
-    first, again, other = (pack(lengths, 40, seed).lines.tolist() for seed in (1, 1, 2))
+    first, again, other = (pack(lengths, 40, seed).documents.tolist() for seed in (1, 1, 2))
     assert first == again != other
 
 

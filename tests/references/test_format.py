@@ -19,19 +19,13 @@ from conftest import character_tokenizer, pair_with_text, read_positions, refusa
 from wordmask.config.arguments import DataArguments
 from wordmask.data.sources import load_texts
 from wordmask.references import writer
-from wordmask.references.format import (
-    LineReferences,
-    Provenance,
-    check_tokenizer,
-    continuations,
-    read_provenance,
-    sidecar,
-    tokenizer_digest,
-)
+from wordmask.references.positions import LineReferences, continuations
+from wordmask.references.provenance import Provenance, check_tokenizer, read_provenance, sidecar, tokenizer_digest
 from wordmask.references.writer import check_output
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.utils.errors import InputError
+from wordmask.utils.parts import Work
 
 TEXT = ["研究生命", "", "我喜欢你。", "  \t", "OK研究", "\u3000", "生"]
 REFERENCES = [[2, 4], [3], [4], []]  # 研究/生命  我/喜欢/你/。  o ##k 研究  生
@@ -40,7 +34,7 @@ FLAG, TEXT_FLAG = "--train_ref_file", "--train_file"
 
 def write_references(texts, path, tokenizer, segmenter, mixed=False):
     return writer.write_references(
-        texts, writer.Output(path), writer.Annotator(lambda: tokenizer, lambda: segmenter, mixed), writer.Work()
+        texts, writer.Output(path), writer.Annotator(lambda: tokenizer, lambda: segmenter, mixed), Work()
     )
 
 
@@ -417,7 +411,7 @@ def test_a_file_that_changes_is_counted_again(write):
 
 def streamed(texts: list[str], references: list[str]):
     arguments = DataArguments(train_file=texts, train_ref_file=references, streaming=True)
-    rows = load_texts(arguments, None, None, False)["train"].rows
+    rows = load_texts(arguments, None, None, False)["train"].source
     return [row for shard in range(rows.shards) for table in rows.tables(shard, 1000) for row in table.to_pylist()]
 
 

@@ -30,7 +30,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, pair_with_text, sample_lines, save_model
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.format import read_provenance
+from wordmask.references.provenance import read_provenance
 from wordmask.references.writer import Annotator
 from wordmask.utils.hub import load_pretrained_tokenizer
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from wordmask import segmenters
 from wordmask.segmenters import Segmenter, available, load_segmenter, register, words_of
-from wordmask.segmenters.ltp import split_long
+from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError
 
 SENTENCES = ["中国 人民 银行", "研究 生命 的 起源", "研究生 说 生活 不易", "我们 在 银行 研究 起源 。"]
@@ -546,7 +546,7 @@ def test_a_legacy_model_cut_short(copy_of, legacy_dir):
 def test_a_legacy_model_of_another_kind(copy_of, legacy_dir):
     directory = copy_of(legacy_dir)
     (directory / "cws_model.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    rejected(directory, "damaged or no legacy model")
+    rejected(directory, "damaged or is not a legacy model")
     (directory / "cws_model.bin").write_bytes(b"Obj\x01" + bytes(40))
     rejected(directory, "cannot load cws_model.bin")
 
@@ -580,9 +580,9 @@ def test_a_config_calls_nothing_but_ltp(copy_of, neural_dir, target):
 def test_every_allowed_name_is_one_of_ltps():
     """A name that LTP dropped or moved would only wait for somebody to take it."""
     instantiate = pytest.importorskip("ltp_core.models.utils.instantiate")
-    from wordmask.segmenters.ltp import _ALLOWED_TARGETS
+    from wordmask.segmenters.ltp_neural import ALLOWED_TARGETS
 
-    for name in _ALLOWED_TARGETS:
+    for name in ALLOWED_TARGETS:
         found = instantiate.find_callable(name)
         assert found.__module__.startswith("ltp_core.models.") and name.endswith("." + found.__name__)
 
@@ -604,7 +604,7 @@ def test_a_neural_model_without_segmentation(copy_of, neural_dir):
 
 
 def test_a_neural_model_that_cannot_be_built(copy_of, neural_dir):
-    rejected(copy_of(neural_dir, model=neural_model(neural_dir, "heads", surprise=1)), "no model LTP can build")
+    rejected(copy_of(neural_dir, model=neural_model(neural_dir, "heads", surprise=1)), "LTP cannot build the model")
 
 
 def test_a_neural_model_with_more_labels_than_tags(copy_of, neural_dir):

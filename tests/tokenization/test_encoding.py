@@ -20,9 +20,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokenizer
 
 from conftest import character_tokenizer, sample_lines, train_tokenizer
-from wordmask.references.format import tokenizer_digest
+from wordmask.references.provenance import tokenizer_digest
 from wordmask.tokenization.encoding import Backend, TokenizedLines, encode_lines, special_affixes
-from wordmask.tokenization.recipes import Parts, divider_of
+from wordmask.tokenization.recipes import Components, divider_of
 from wordmask.tokenization.word_cache import WordCache, tokenize
 from wordmask.tokenization.words import CHINESE_BLOCKS, Characters
 
@@ -475,17 +475,17 @@ def test_the_cache_can_be_turned_off_and_changes_no_tokens(kind, monkeypatch):
 @pytest.mark.parametrize(
     "make, why",
     [
-        (lambda: with_token("x研"), "the added token `x研` reaches over a Chinese character"),
-        (lambda: spaced_tokenizer(METASPACE(), added=[AddedToken("foo bar")]), "`new wave` reaches over a space"),
-        (lambda: spaced_tokenizer(BYTES(use_regex=False)), "words are not cut at spaces"),
+        (lambda: with_token("x研"), "the added token `x研` contains a divider"),
+        (lambda: spaced_tokenizer(METASPACE(), added=[AddedToken("foo bar")]), "`new wave` contains a divider"),
+        (lambda: spaced_tokenizer(BYTES(use_regex=False)), "text is not split at spaces"),
         (lambda: spaced_tokenizer(pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), BYTES()])), "no recipe"),
-        (lambda: PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())), "cuts text by nothing"),
+        (lambda: PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())), "splits text by nothing"),
     ],
 )
 def test_a_tokenizer_without_the_cache_is_told_why(make, why):
-    parts = Parts.of(make())
-    assert parts is not None
-    assert why in str(divider_of(parts))
+    components = Components.of(make())
+    assert components is not None
+    assert why in str(divider_of(components))
 
 
 # What it remembers

@@ -16,7 +16,7 @@ from transformers import BertTokenizer, EsmTokenizer, PreTrainedTokenizerFast
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer
-from wordmask.data.tokenize import Preparation
+from wordmask.data.tokenize import TextTokenizer
 from wordmask.tokenization.encoding import vocabulary_size
 from wordmask.tokenization.vocabulary import Vocabulary, undeclared_roles
 from wordmask.utils.errors import InputError
@@ -67,7 +67,7 @@ class Texts:
 def test_the_last_id_comes_back_from_the_storage_type(size, dtype):
     """An id is stored times two, plus one: 2 * 32767 + 1 is the largest number of 16 bits."""
     tokenizer = word_level({**{token: index for index, token in enumerate(SPECIAL)}, "last": size - 1})
-    preparation = Preparation(tokenizer, Texts(), None, None)
+    preparation = TextTokenizer(tokenizer, Texts(), None, None)
     tokens = preparation(pa.table({"text": ["last last"]})).tokens.values.to_numpy()
     assert tokens.dtype == dtype and tokens.tolist() == [2 * (size - 1)] * 2
 
@@ -75,7 +75,7 @@ def test_the_last_id_comes_back_from_the_storage_type(size, dtype):
 def test_an_id_beyond_the_vocabulary_is_refused_before_it_is_stored(monkeypatch):
     """Such as those of a tokenizer whose code gives other ids than its vocabulary says."""
     tokenizer = word_level({token: index for index, token in enumerate([*SPECIAL, "a", "b"])})
-    preparation = Preparation(tokenizer, Texts(), None, None)
+    preparation = TextTokenizer(tokenizer, Texts(), None, None)
     tokenizer.add_tokens(["c"])
     with pytest.raises(InputError, match="--tokenizer_name: .* the id 7, and the largest id of its vocabulary is 6"):
         preparation(pa.table({"text": ["a c"]}))

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, EsmTokenizer, PreTrainedTokenizerFast, T
 import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
-from wordmask.references.format import Provenance, TextDigest, tokenizer_digest, write_provenance
+from wordmask.references.provenance import Provenance, TextDigest, tokenizer_digest, write_provenance
 
 SCRIPTS = [run_mlm, run_mlm_wwm]
 TEXT = "我喜欢你\n今天天气很好\n他们在图书馆看书\nT恤很好看\n"

@@ -1,4 +1,4 @@
-"""From rows to a masked batch."""
+"""From sequences to a masked batch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from wordmask.utils.jit import compiled
 
 
 class Example(NamedTuple):
-    """A row of tokens, and what its mask depends on.
+    """A sequence, and what its mask depends on.
 
     Attributes:
-        lines: the lines of the row, one or more; each (length,), every token's id times two, plus one where it
-            continues the word of the token before it; without the special tokens around a line, which the collator
-            adds.
-        identity: what tells this row from others: its index, or its place in a stream.
+        documents: the documents of the sequence, one or more. Each is (length,): every token's id times two, plus one
+            if it continues the word of the token before it. The collator adds the special tokens around documents.
+        identity: what tells this sequence from others: its index, or its place in a stream.
         epoch: the epoch in which it is seen.
         rate: the share of its tokens to mask.
-        length: the most tokens that a row can have, special ones included.
+        length: the most tokens of a sequence, special ones included.
     """
 
-    lines: Sequence[NDArray[np.integer]]
+    documents: Sequence[NDArray[np.integer]]
     identity: int
     epoch: int
     rate: float
@@ -37,28 +36,29 @@ class Example(NamedTuple):
 
 
 class MaskingCollator:
-    """Pad a batch of rows and mask it.
+    """Pads a batch of sequences and masks it.
 
     With `[CLS]` 101, `[SEP]` 102, `[MASK]` 103 and a word of two tokens, 7 ##8, whole word masking that chooses this
     word gives:
 
-        lines       [[7*2, 8*2+1, 9*2]]
+        documents   [[7*2, 8*2+1, 9*2]]
         input_ids   [101, 103, 103, 9, 102]
         labels      [-100, 7, 8, -100, -100]
 
-    The result also holds `attention_mask`; with `packed`, the number of each token's line in its row as `lines`, from
-    1, padding 0; with `words`, the number of each token's word in the batch; with
-    `highest_rate`, the flat `positions` of the labels, filled up with others to as many as there can be at most.
+    All tensors are (batch, length). The result also holds `attention_mask`. With `packed` it holds `sequence_ids`: the
+    number of each token's document in its sequence, from 1, padding 0. With `word_ids` it holds `word_ids`: the number
+    of each token's word in the batch. With `highest_rate` it holds `positions`: the flat positions of the labels,
+    filled up with others to the largest number that there can be, (most,).
 
     Args:
         vocabulary: see `Vocabulary`.
         strategy: what is masked as one.
         seed: the seed of all masks.
         mask_prob, random_prob: the shares of chosen tokens that become the mask token and a random one.
-        fixed: whether every batch is as long as a row can be, and not as its longest row.
+        fixed: whether every batch is as long as a sequence can be, and not as its longest sequence.
         multiple_of: other batches are padded to a multiple of this.
-        packed: whether to return `lines`.
-        words: whether to return `words`.
+        packed: whether to return `sequence_ids`.
+        word_ids: whether to return `word_ids`.
         highest_rate: the highest masking rate of the training, to return `positions`.
     """
 
@@ -72,30 +72,31 @@ class MaskingCollator:
         fixed: bool = False,
         multiple_of: int = 1,
         packed: bool = False,
-        words: bool = False,
+        word_ids: bool = False,
         highest_rate: float | None = None,
     ):
         self.vocabulary, self.strategy, self.seeded = vocabulary, strategy, hash64(seed)
         self.affixes = [np.array(affix, np.int64) for affix in (vocabulary.prefix, vocabulary.suffix)]
         self.replacement = Replacement(vocabulary.mask_token_id, vocabulary.random_ids, mask_prob, random_prob)
-        self.fixed, self.multiple_of, self.packed, self.words = fixed, multiple_of, packed, words
+        self.fixed, self.multiple_of, self.packed, self.word_ids = fixed, multiple_of, packed, word_ids
         self.highest_rate = highest_rate
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        lines_of_rows, identities, epochs, rates, lengths = zip(*examples, strict=True)
+        documents, identities, epochs, rates, lengths = zip(*examples, strict=True)
         keys = hash64(np.array(epochs), np.array(identities, np.uint64), state=self.seeded)
-        input_ids, continues, maskable, lines = self._lay_out(lines_of_rows, lengths[0])
+        input_ids, continues, maskable, sequence_ids = self._lay_out(documents, lengths[0])
         chosen = choose(maskable, continues, np.array(rates), keys, self.strategy)
         masked, labels = replace(input_ids, chosen, keys, self.replacement)
         batch: dict[str, NDArray] = {
             "input_ids": masked,
-            "attention_mask": (lines > 0).astype(np.int64),
+            "attention_mask": (sequence_ids > 0).astype(np.int64),
             "labels": labels,
         }
         if self.packed:
-            batch["lines"] = lines
-        if self.words:
-            batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
+            batch["sequence_ids"] = sequence_ids
+        if self.word_ids:
+            # The running sum of starts numbers the words: starts 1 1 0 1 give 1 2 2 3.
+            batch["word_ids"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
         if self.highest_rate is not None:
             size, width = masked.shape
             most = size * min(width, math.ceil(self.highest_rate * width) + MAX_UNIT - 1)
@@ -104,19 +105,20 @@ class MaskingCollator:
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _lay_out(
-        self, rows: Sequence[Sequence[NDArray[np.integer]]], longest: int
+        self, sequences: Sequence[Sequence[NDArray[np.integer]]], longest: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-        """See `lay_out`; the width is that of the longest row, or fixed."""
-        lines = list(chain.from_iterable(rows))
-        counts, sizes = np.array(list(map(len, rows))), np.array(list(map(len, lines)))
+        """See `lay_out`. The batch is as wide as its longest sequence, or of fixed width."""
+        documents = list(chain.from_iterable(sequences))
+        counts, sizes = np.array(list(map(len, sequences))), np.array(list(map(len, documents)))
         prefix, suffix = self.affixes
         whole = sizes + (len(prefix) + len(suffix))
-        # The length of a row is the sum over its lines: counts 2, 1 and lengths 5, 3, 4 give 8, 4.
-        lengths = whole if len(lines) == len(rows) else np.add.reduceat(whole, np.cumsum(counts) - counts)
+        # The length of a sequence is the sum over its documents: counts 2, 1 and lengths 5, 3, 4 give 8, 4.
+        one_each = len(documents) == len(sequences)
+        lengths = whole if one_each else np.add.reduceat(whole, np.cumsum(counts) - counts)
         width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
         vocabulary = self.vocabulary
-        ids = np.full((len(rows), width), vocabulary.pad_token_id, np.int64)
-        return lay_out(np.concatenate(lines), sizes, counts, prefix, suffix, vocabulary.maskable, ids)
+        ids = np.full((len(sequences), width), vocabulary.pad_token_id, np.int64)
+        return lay_out(np.concatenate(documents), sizes, counts, prefix, suffix, vocabulary.maskable, ids)
 
 
 def round_up(number: int, multiple_of: int) -> int:
@@ -134,39 +136,40 @@ def lay_out(
     maskable_ids: NDArray[np.bool_],
     ids: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    """Write lines and the special tokens around them into rows of padding.
+    """Write documents, with the special tokens around them, into a batch of padding.
 
     Args:
-        tokens: the lines, one behind the other, as `Example` has them.
-        sizes: (lines,) their lengths.
-        counts: (batch,) the lines of each row.
-        prefix, suffix: the special tokens around a line.
+        tokens: (all tokens,) the documents, one behind the other, as `Example` has them.
+        sizes: (documents,) their lengths.
+        counts: (batch,) the documents of each sequence.
+        prefix, suffix: the special tokens around a document.
         maskable_ids: (ids,) whether a token may be masked.
         ids: (batch, length), padding.
 
     Returns:
         Four arrays (batch, length): `ids`, whether a token continues the word of the one before it, whether it may be
-        masked, and the number of its line in the row, from 1, padding 0.
+        masked, and the number of its document in the sequence, from 1, padding 0.
     """
     continues, maskable = np.zeros(ids.shape, np.bool_), np.zeros(ids.shape, np.bool_)
-    numbers = np.zeros(ids.shape, np.int64)
-    line = token = 0
-    for row in range(len(counts)):
+    sequence_ids = np.zeros(ids.shape, np.int64)
+    document = token = 0
+    for sequence in range(len(counts)):
         start = 0
-        for number in range(1, counts[row] + 1):
-            first = start + len(prefix)
-            end = first + sizes[line]
-            ids[row, start:first] = prefix
-            for place in range(first, end):
+        for number in range(1, counts[sequence] + 1):
+            begin = start + len(prefix)
+            end = begin + sizes[document]
+            ids[sequence, start:begin] = prefix
+            for position in range(begin, end):
                 code = np.int64(tokens[token])
-                ids[row, place] = code >> 1
-                # code 17 is id 8, which continues a word; code 16 is id 8, which begins one
-                continues[row, place] = code & 1 and place > first  # a line begins a word, whatever it was cut from
+                ids[sequence, position] = code >> 1
+                # Code 17 is id 8, which continues a word; code 16 is id 8, which begins one. The first token of a
+                # document begins a word, even where a long word was cut.
+                continues[sequence, position] = code & 1 and position > begin
                 token += 1
-            ids[row, end : end + len(suffix)] = suffix
-            for place in range(start, end + len(suffix)):
-                maskable[row, place] = maskable_ids[ids[row, place]]
-                numbers[row, place] = number
+            ids[sequence, end : end + len(suffix)] = suffix
+            for position in range(start, end + len(suffix)):
+                maskable[sequence, position] = maskable_ids[ids[sequence, position]]
+                sequence_ids[sequence, position] = number
             start = end + len(suffix)
-            line += 1
-    return ids, continues, maskable, numbers
+            document += 1
+    return ids, continues, maskable, sequence_ids

@@ -1,8 +1,8 @@
-"""What a run has to say about its text: counted while it is tokenized, and kept beside the tokens.
+"""What a run says about its text: counted while the text is tokenized, and kept with the tokens.
 
-A warning that is only logged while tokenizing is lost when the next run takes its tokens from the cache, and comes
-several times from several processes. So a batch is counted, counts lie in the file with the tokens of the batch, and
-each run adds them up and says in one sentence what they come to.
+A warning that is only logged would be lost when the next run takes its tokens from the cache, and several processes
+would log it several times. So each batch of tokens is stored with counts. Each run adds up the counts and logs one
+sentence about the sum.
 """
 
 from __future__ import annotations
@@ -22,31 +22,33 @@ from wordmask.tokenization.words import CHINESE, Characters
 
 logger = logging.getLogger(__name__)
 
-SUBSTANTIAL = 0.1  # the share of Chinese characters from which on a text counts as Chinese
+SUBSTANTIAL = 0.1  # a text with this share of Chinese characters counts as Chinese
 _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Counts of texts, to be added up.
+    """Counts of texts, which can be added.
 
     Attributes:
-        characters: the characters, white space left aside.
-        single: the Chinese ones among them for which no reference and no segmenter gives words.
-        positions, left_out: the positions of classic references, and those that join what does not stand together.
-        first: where the first of these is.
+        characters: the number of characters that are not white space.
+        single: the number of Chinese ones among them, if neither a reference nor a segmenter gives words.
+        positions: the number of positions in references.
+        left_out: the number of positions that are left out, since they join tokens that are apart.
+        example: the place of the first position that is left out.
     """
 
     characters: int = 0
     single: int = 0
     positions: int = 0
     left_out: int = 0
-    first: str = ""
+    example: str = ""
 
     @classmethod
     def of(cls, characters: Characters, has_words: bool) -> Findings:
-        """Those of a batch of lines; `has_words` says whether a reference or a segmenter gives its Chinese words."""
+        """The counts of a batch of lines; `has_words`: whether a reference or a segmenter gives its Chinese words."""
         single = 0 if has_words else int(np.count_nonzero(characters.classes == CHINESE))
+        # The separator behind each line counts as visible, and is no character of the text.
         return cls(int(np.count_nonzero(characters.visible)) - len(characters.lines), single)
 
     def __add__(self, other: Findings) -> Findings:
@@ -55,12 +57,12 @@ class Findings:
             self.single + other.single,
             self.positions + other.positions,
             self.left_out + other.left_out,
-            self.first or other.first,
+            self.example or other.example,
         )
 
 
 class TokenBatch(NamedTuple):
-    """A batch of texts: the tokens of each, as `wordmask.data.collator.Example` has them, and what was found."""
+    """The tokens of each text of a batch, as `wordmask.data.collator.Example` has them, and the findings."""
 
     tokens: pa.ListArray
     findings: Findings
@@ -84,17 +86,17 @@ def total(findings: Iterable[Findings]) -> Findings:
 
 
 def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
-    """The sentence on positions that are left out, if there are any; `others` says what becomes of other texts."""
+    """The sentence about positions that are left out, if any; `others` says what happens to other texts."""
     if not findings.left_out:
         return []
     return [
         f"{flag}: {findings.left_out} of {findings.positions} positions join what does not stand together and are "
-        f"left out of the masks{others}; the first is {findings.first}; run_chinese_ref.py makes exact references"
+        f"left out of the masks{others}; the first is {findings.example}; run_chinese_ref.py makes exact references"
     ]
 
 
 def single_characters(findings: Findings, flag: str) -> list[str]:
-    """The sentence on Chinese text without words, if it is such."""
+    """The sentence about Chinese text without words, if the text is that."""
     if not findings.single or findings.single < SUBSTANTIAL * findings.characters:
         return []
     remedy = "give --segmenter jieba (or ltp)"
@@ -120,7 +122,7 @@ NOTHING = Found(Findings(), "", "")
 
 
 def warn_of_findings(splits: Sequence[Found], masks_words: bool) -> None:
-    """Log what is to be said of the text of a run, each once; `masks_words` says whether words are masked."""
+    """Log what there is to say about the text of a run; `masks_words`: whether words are masked."""
     sentences = [sentence for split in splits for sentence in left_out(split.findings, split.reference_flag)]
     if masks_words:
         sentences += [sentence for split in splits for sentence in single_characters(split.findings, split.flag)][:1]

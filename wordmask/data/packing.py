@@ -1,4 +1,4 @@
-"""Packing: several lines in one row, so that next to nothing of it is padding."""
+"""Packing: several documents in one sequence, so that almost nothing of it is padding."""
 
 from __future__ import annotations
 
@@ -7,81 +7,83 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.data.sampler import shuffled
+from wordmask.data.order import shuffled
 
 
 @dataclass(frozen=True)
 class Packs:
-    """Which lines lie in which row.
+    """Which documents share a sequence.
 
     Attributes:
-        lines: every line once, row by row.
-        edges: (rows + 1,) where each row begins in `lines`, and where the last one ends.
+        documents: (documents,) every document once, sequence by sequence.
+        edges: (sequences + 1,) where each sequence begins in `documents`, and where the last one ends.
     """
 
-    lines: NDArray[np.int64]
+    documents: NDArray[np.int64]
     edges: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
-    def __getitem__(self, row: int) -> NDArray[np.int64]:
-        return self.lines[self.edges[row] : self.edges[row + 1]]
+    def __getitem__(self, index: int) -> NDArray[np.int64]:
+        return self.documents[self.edges[index] : self.edges[index + 1]]
 
 
 def pack(lengths: NDArray[np.int64], capacity: int, seed: int = 0) -> Packs:
-    """Put lines into as few rows as best-fit packing needs, the longest first.
+    """Put documents into few sequences, by best-fit packing with the longest documents first.
 
     The work is done on the histogram of lengths, as by Krell et al. (arXiv 2107.02027), so that its cost does not grow
-    with the number of lines; which of the lines of one length goes where is then a matter of chance.
+    with the number of documents. Chance decides which of the documents of one length goes where.
 
     Args:
-        lengths: (lines,) the tokens of each line, none above `capacity`.
-        capacity: the most tokens in a row.
+        lengths: (documents,) the tokens of each document, at most `capacity`.
+        capacity: the most tokens of a sequence.
         seed: what chance depends on.
 
     Raises:
-        ValueError: where a line is longer than a row.
+        ValueError: if a document is longer than a sequence.
     """
     if len(lengths) and lengths.max() > capacity:
-        raise ValueError(f"a line of {lengths.max()} tokens does not fit into a row of {capacity}")
-    kinds = _kinds_of_row(np.bincount(lengths, minlength=capacity + 1), capacity)
-    # Two rows of lengths (3, 1, 1) are the kind ((3, 1), (1, 2)), 2: their slots are 3 1 1 3 1 1, three to a row.
-    slots = [np.tile(np.repeat(*np.array(kind, np.int64).T), rows) for kind, rows in kinds]
-    counts = [np.full(rows, sum(copies for _, copies in kind)) for kind, rows in kinds]
+        raise ValueError(f"a document of {lengths.max()} tokens does not fit into a sequence of {capacity}")
+    shapes = _shapes(np.bincount(lengths, minlength=capacity + 1), capacity)
+    # Two sequences of lengths 3 1 1 have the shape ((3, 1), (1, 2)). Their slots are 3 1 1 3 1 1, three in each.
+    slots = [np.tile(np.repeat(*np.array(shape, np.int64).T), sequences) for shape, sequences in shapes]
+    sizes = [np.full(sequences, sum(copies for _, copies in shape)) for shape, sequences in shapes]
     order = shuffled(seed, 0, len(lengths))
-    # The k-th shortest line goes to the k-th shortest slot, which has its length; slots 3 1 1 in order are 1, 2, 0.
-    # Lines of one length come in a random order: a stable sort keeps that of the shuffle.
+    # The k-th shortest document goes to the k-th shortest slot, which has its length; slots 3 1 1 in order are 1 2 0.
+    # Documents of one length come in a random order: a stable sort keeps that of the shuffle.
     by_length = order[np.argsort(lengths[order], kind="stable")]
-    lines = np.empty(len(lengths), np.int64)
-    lines[np.argsort(np.concatenate([*slots, np.zeros(0, np.int64)]), kind="stable")] = by_length
-    return Packs(lines, np.cumsum(np.concatenate([[0], *counts])))
+    documents = np.empty(len(lengths), np.int64)
+    documents[np.argsort(np.concatenate([*slots, np.zeros(0, np.int64)]), kind="stable")] = by_length
+    return Packs(documents, np.cumsum(np.concatenate([[0], *sizes])))
 
 
-Kind = tuple[tuple[int, int], ...]  # the lengths of the lines in a row, each with how many there are
+Shape = tuple[tuple[int, int], ...]  # the lengths of the documents in a sequence, each with how many there are
 
 
-def _kinds_of_row(histogram: NDArray[np.int64], capacity: int) -> list[tuple[Kind, int]]:
-    """The kinds of row that hold a histogram of lengths, each with the number of such rows.
+def _shapes(histogram: NDArray[np.int64], capacity: int) -> list[tuple[Shape, int]]:
+    """The shapes of sequences that hold a histogram of lengths, each with the number of such sequences.
 
-    Longer lengths come first, each into the rows where the least space remains that still suffices, as often as it
-    fits there, and what is left over into new rows.
+    Longer lengths come first. A length goes into the sequences with the least space that suffices, as often as it fits
+    there. What remains goes into new sequences. With capacity 5 and lengths 3 3 2 1, the two 3s open two sequences, 2
+    fills one of them, and 1 goes into the other: ((3, 1), (2, 1)) and ((3, 1), (1, 1)).
     """
-    by_space: list[list[tuple[Kind, int]]] = [[] for _ in range(capacity + 1)]
+    by_space: list[list[tuple[Shape, int]]] = [[] for _ in range(capacity + 1)]  # open sequences by the space in them
     for length in range(capacity, 0, -1):
-        left = int(histogram[length])
+        remaining = int(histogram[length])
         for space in range(length, capacity + 1):
-            waiting, by_space[space] = by_space[space], []
-            for kind, rows in waiting:
-                for copies in (space // length, left % (space // length)):
-                    fitting = min(rows, left // copies) if copies else 0
-                    if fitting:
-                        by_space[space - copies * length].append(((*kind, (length, copies)), fitting))
-                        rows, left = rows - fitting, left - fitting * copies
-                if rows:
-                    by_space[space].append((kind, rows))
+            open_shapes, by_space[space] = by_space[space], []
+            for shape, sequences in open_shapes:
+                # First as many copies as fit, then what remains after that.
+                for copies in (space // length, remaining % (space // length)):
+                    filled = min(sequences, remaining // copies) if copies else 0
+                    if filled:
+                        by_space[space - copies * length].append(((*shape, (length, copies)), filled))
+                        sequences, remaining = sequences - filled, remaining - filled * copies
+                if sequences:
+                    by_space[space].append((shape, sequences))
         most = capacity // length
-        for copies, rows in ((most, left // most), (left % most, 1)):
-            if copies and rows:
-                by_space[capacity - copies * length].append((((length, copies),), rows))
-    return [found for waiting in by_space for found in waiting]
+        for copies, sequences in ((most, remaining // most), (remaining % most, 1)):
+            if copies and sequences:
+                by_space[capacity - copies * length].append((((length, copies),), sequences))
+    return [entry for entries in by_space for entry in entries]

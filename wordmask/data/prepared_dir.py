@@ -1,17 +1,13 @@
-"""Text tokenized ahead of training, for corpora that outgrow a machine, or that are trained on many times.
+"""Texts that are tokenized ahead of training, for corpora that are large, or that are trained on many times.
 
-The texts of a split are divided into parts of equal number. A part is tokenized in batches that its content alone
-decides, is written under a temporary name and then renamed: one part of the text in, one file out. So the files do not
-depend on the number of processes, on interruptions, or on how parts were divided over machines. Texts pass to them one
-batch after the other, so that no more than a few batches are held.
+The texts of each split are divided into parts of equal number, see `wordmask.utils.parts`. One part of the text
+becomes one file of tokens. Memory holds a few batches of texts only.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -23,25 +19,22 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from wordmask.config.arguments import Arguments, DataArguments
+from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.findings import Findings, Found, TokenBatch, findings_in, total, warn_of_findings
-from wordmask.data.sources import Texts, divided
+from wordmask.data.findings import Findings, Found, findings_in, total, warn_of_findings
+from wordmask.data.sources import Source, Texts, divided
 from wordmask.data.text_files import ContentDigest
-from wordmask.data.token_store import TokenStream, token_schema, tokenized, write_tokens
-from wordmask.data.tokenize import VERSION, Preparation, separator, tokenizer_identity, tokens_of_split
-from wordmask.references.writer import Work
+from wordmask.data.token_store import Tokenization, TokenStream, token_schema, tokenized, write_tokens
+from wordmask.data.tokenize import VERSION, tokenizer_identity, tokens_of_split
 from wordmask.tokenization.encoding import require_fast
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line, output_of_workers
-from wordmask.utils.files import write_atomically
-from wordmask.utils.progress import bar
-from wordmask.utils.workers import parallel_map
+from wordmask.utils.parts import PartsDirectory, PartSource, Work
+from wordmask.utils.progress import Update, bar
 
 logger = logging.getLogger(__name__)
 
 RECORD = "wordmask_prepared.json"
-SOURCE = b"wordmask.source"  # in the schema of a part, the digest of what it was made from
 TEXT_FLAGS = (
     "dataset_name",
     "dataset_config_name",
@@ -52,15 +45,17 @@ TEXT_FLAGS = (
     "validation_ref_file",
     "validation_split_percentage",
 )
+ADVICE = "tokenize the text again into a new directory with --prepare_only"
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some texts of a split, which are tokenized into one file.
+    """Some texts of a split, whose tokens are one file.
 
     Attributes:
-        split: which one.
-        number: the part's, of so many `parts`.
+        split: the name of the split.
+        number: the number of the part, from 0.
+        parts: the number of parts of the split.
         texts: the numbers of its texts.
     """
 
@@ -79,15 +74,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Record:
-    """What a directory of tokenized text was made from.
+    """What a directory of tokens was made from.
 
     Attributes:
         tokenizer: the tokenizer's name, for people.
-        flags: the flags that say what is text and what are words, as far as they were given.
+        flags: the flags about the text and its words that were given.
         part_lines: the texts in a part.
         texts: the number of texts of each split.
-        digests: those of the files of each split; `None` for datasets.
-        made_with: for each split what its tokens depend on besides, see `Preparation.identity`.
+        digests: the digest of the files of each split; `None` for datasets.
+        made_with: what else the tokens of each split depend on, see `TextTokenizer.identity`.
     """
 
     tokenizer: str
@@ -107,135 +102,114 @@ class Record:
         """The parts of all splits."""
         return [part for split in self.texts for part in self.parts(split)]
 
-    def differences(self, other: Record) -> list[str]:
-        """The names of what makes other parts, or others of the same name."""
-        if self.texts.keys() != other.texts.keys():
+    def differences(self, earlier: Record) -> list[str]:
+        """The names of what differs from an earlier record and would give other parts."""
+        if self.texts.keys() != earlier.texts.keys():
             return ["choice of splits"]
         names = {name for made in self.made_with.values() for name in made}
-        different = ["--part_lines"] * (self.part_lines != other.part_lines)
-        different += ["text"] * ((self.texts, self.digests) != (other.texts, other.digests))
+        different = ["--part_lines"] * (self.part_lines != earlier.part_lines)
+        different += ["text"] * ((self.texts, self.digests) != (earlier.texts, earlier.digests))
         return different + [
             "--line_by_line" if name == "separator" else name
             for name in sorted(names)
-            if any(made.get(name) != other.made_with[split].get(name) for split, made in self.made_with.items())
+            if any(made.get(name) != earlier.made_with[split].get(name) for split, made in self.made_with.items())
         ]
 
 
+def _checked(record: dict[str, Any], directory: Path) -> Record:
+    """The record of a directory, from its JSON.
+
+    Raises:
+        InputError: if it is not one, or was written by another version.
+    """
+    try:
+        checked = Record(**record)
+        versions = {made["version"] for made in checked.made_with.values()}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"--prepared_dir: {directory / RECORD} cannot be read ({one_line(error)}); {ADVICE}"
+        ) from None
+    if versions - {VERSION}:
+        raise InputError(f"--prepared_dir: {directory} was made by another version of this suite; {ADVICE}")
+    return checked
+
+
 def _given_flags(data: DataArguments, segmentation: SegmentationArguments) -> dict[str, Any]:
-    """The flags that say what is text and what are words, without those that are left at their defaults."""
+    """The flags about the text and its words that do not have their default values."""
     known: list[tuple[Any, Any]] = [(data, flag) for flag in fields(data) if flag.name in TEXT_FLAGS]
     known += [(segmentation, flag) for flag in fields(segmentation)]
-    values = [(flag, getattr(concern, flag.name)) for concern, flag in known]
+    values = [(flag, getattr(arguments, flag.name)) for arguments, flag in known]
     return {flag.name: value for flag, value in values if value != flag.default}
 
 
-def _read_record(directory: Path) -> Record:
-    try:
-        record = Record(**json.loads((directory / RECORD).read_text(encoding="utf-8")))
-        versions = {made["version"] for made in record.made_with.values()}
-    except FileNotFoundError:
-        what = "was not made with --prepare_only" if directory.is_dir() else "is no directory"
-        raise InputError(
-            f"--prepared_dir: {directory} {what}; tokenize the text into a new directory with --prepare_only first"
-        ) from None
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise InputError(f"--prepared_dir: {directory / RECORD} cannot be read ({one_line(error)})") from None
-    if versions - {VERSION}:
-        raise InputError(
-            f"--prepared_dir: {directory} was made by another version of this suite, which tells words apart by "
-            "another rule; tokenize the text again into a new directory with --prepare_only"
-        )
-    return record
+def _parts_directory(path: str | Path) -> PartsDirectory:
+    return PartsDirectory(Path(path), RECORD, "--prepared_dir", "a new directory")
 
 
-@dataclass(frozen=True)
-class PartWriter:
-    """Tokenizes parts into their files.
+def prepare(
+    texts: Mapping[str, Texts[Source]],
+    tokenization: Tokenization,
+    segmentation: SegmentationArguments,
+    work: Work,
+) -> str:
+    """Tokenize texts into `--prepared_dir`: the parts of this shard that are not finished.
 
-    Attributes:
-        directory: where they go.
+    Args:
         texts: the text of each split.
-        preparations: what tokenizes each split.
-        made_with: their identities.
-        advance: is told how many texts more are done.
+        tokenization: how they are tokenized.
+        segmentation: the flags about words.
+        work: how the work is divided.
+
+    Returns:
+        A line that says what is there now.
+
+    Raises:
+        InputError: if the directory holds something else, or cannot be written. Finished parts stay.
     """
-
-    directory: Path
-    texts: Mapping[str, Texts]
-    preparations: Mapping[str, Preparation]
-    made_with: Mapping[str, dict[str, Any]]
-    advance: Callable[[int], Any]
-
-    def __call__(self, parts: Sequence[Part], workers: int) -> None:
-        """Write the parts that are not there yet, in order, and check those that are.
-
-        Args:
-            parts: a share of all parts, in order.
-            workers: the processes that tokenize.
-
-        Raises:
-            InputError: where a part is there and was made from something else.
-        """
-        missing = [part for part in parts if not self._path(part).exists()]
-        digests = {part: self._digest(part) for part in parts}
-        with parallel_map(partial(tokens_of_split, self.preparations), workers) as tokenize:
-            tokens = tokenize(self._read(parts, set(missing), digests))
-            for part in missing:
-                own = _take(tokens, len(part.texts), lambda batch: len(batch.tokens))
-                self._write(part, own, digests[part])
-            deque(tokens, maxlen=0)  # so that what is there behind the last missing one is checked, too
-
-    def _path(self, part: Part) -> Path:
-        return self.directory / part.file
-
-    def _digest(self, part: Part) -> ContentDigest:
-        """The digest of what tokenizes a part, to which its texts are to be added."""
-        return ContentDigest(json.dumps(self.made_with[part.split], sort_keys=True))
-
-    def _read(
-        self, parts: Sequence[Part], missing: Set[Part], digests: Mapping[Part, Any]
-    ) -> Iterator[tuple[str, pa.Table]]:
-        """The texts of missing parts, batch by batch, with their split; all texts are added to the digests."""
-        for split, group in groupby(parts, attrgetter("split")):
-            own = list(group)
-            tables = self.texts[split].tables(part.texts for part in own)
-            for part in own:
-                for table in _take(tables, len(part.texts)):
-                    digests[part].add(table)
-                    if part in missing:
-                        yield split, table
-                    else:
-                        self.advance(len(table))
-                if part not in missing and _source(self._path(part)) != digests[part].hexdigest().encode():
-                    raise InputError(
-                        f"--prepared_dir: {part} in {self.directory} was made from another text; give a new directory"
-                    )
-
-    def _write(self, part: Part, tokens: Iterable[TokenBatch], digest: Any) -> None:
-        """Write a part. Its digest, which stands at the beginning, is whole when the last of its tokens have come."""
-        schema = token_schema(self.preparations[part.split].dtype)
-
-        def with_source() -> pa.Schema:
-            return schema.with_metadata({**schema.metadata, SOURCE: digest.hexdigest().encode()})
-
-        with write_atomically(self._path(part), binary=True) as file:
-            write_tokens(file, with_source(), tokens, self.advance)
-            file.seek(0)
-            file.write(with_source().serialize())  # which is as long as before
+    data, name = tokenization.arguments, tokenization.tokenizer.name_or_path
+    directory = _parts_directory(str(data.prepared_dir))
+    tokenizers = {split: tokenization.of(own) for split, own in texts.items()}
+    record = Record(
+        name,
+        _given_flags(data, segmentation),
+        work.part_lines,
+        {split: len(own.source) for split, own in texts.items()},
+        {split: own.source.digest for split, own in texts.items()},
+        {split: tokenizer.identity() for split, tokenizer in tokenizers.items()},
+    )
+    parts = record.all_parts[work.shard :: work.shards]
+    schema = token_schema(next(iter(tokenizers.values())).dtype)  # of the vocabulary, so the same for all
+    with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to go on"):
+        directory.claim(asdict(record), lambda earlier: record.differences(_checked(earlier, directory.path)))
+        with bar("Tokenizing", "texts") as update:
+            sources = _sources(texts, parts, update)
+            tokenize = partial(tokens_of_split, tokenizers)
+            directory.make(sources, tokenize, work.workers, partial(write_tokens, schema=schema))
+    found = [
+        Found(_findings(directory.path, [part for part in parts if part.split == split]), own.flag, own.reference_flag)
+        for split, own in texts.items()
+    ]
+    warn_of_findings(found, masks_words=tokenization.words is not None)
+    return _report(directory, record)
 
 
-def _take(batches: Iterator[Any], count: int, size: Callable[[Any], int] = len) -> Iterator[Any]:
-    """The next batches, which have so many texts together; none goes beyond them."""
-    while count:
-        batch = next(batches)
-        count -= size(batch)
-        yield batch
+def _sources(texts: Mapping[str, Texts[Source]], parts: Sequence[Part], update: Update) -> Iterator[PartSource]:
+    """The source of each part; `update` is told of the texts that are read."""
+    count, total = 0, sum(len(part.texts) for part in parts)
 
+    def read(split: str, tables: Iterable[pa.Table], digest: ContentDigest) -> Iterator[tuple[str, pa.Table]]:
+        nonlocal count
+        for table in tables:
+            digest.add(table)
+            yield split, table
+            count += len(table)
+            update(count, count, total)
 
-def _source(path: Path) -> bytes | None:
-    """The digest of what a part was made from."""
-    with _reads(path), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        return (stream.schema.metadata or {}).get(SOURCE)
+    for split, group in groupby(parts, attrgetter("split")):
+        own = list(group)
+        for part, tables in zip(own, texts[split].tables(part.texts for part in own), strict=True):
+            digest = ContentDigest()
+            yield PartSource(part.file, str(part), read(split, tables, digest), digest)
 
 
 @contextmanager
@@ -250,96 +224,33 @@ def _reads(path: Path) -> Iterator[None]:
 
 
 def _findings(directory: Path, parts: Sequence[Part]) -> Findings:
-    """What was found in the texts of some parts."""
-    found = []
+    """The findings in the texts of some parts."""
+    findings = []
     for part in parts:
         with _reads(directory / part.file):
-            found.append(findings_in(directory / part.file))
-    return total(found)
+            findings.append(findings_in(directory / part.file))
+    return total(findings)
 
 
-def prepare(texts: Mapping[str, Texts], tokenizer, arguments: Arguments, work: Work) -> str:
-    """Tokenize texts into `--prepared_dir`, as far as they are this run's to do and not done yet.
-
-    Args:
-        texts: the text of each split.
-        tokenizer: the tokenizer.
-        arguments: the run's.
-        work: how the parts are divided.
-
-    Returns:
-        A line that says what is there now.
-
-    Raises:
-        InputError: where the directory holds something else, or cannot be written. Finished parts stay.
-    """
-    data, directory = arguments.data, Path(str(arguments.data.prepared_dir))
-    end = separator(tokenizer, data.line_by_line)
-    preparations = {split: Preparation(tokenizer, own, end, arguments.words) for split, own in texts.items()}
-    record = Record(
-        tokenizer.name_or_path,
-        _given_flags(data, arguments.segmentation),
-        work.part_lines,
-        {split: len(own.rows) for split, own in texts.items()},
-        {split: own.rows.digest for split, own in texts.items()},
-        {split: preparation.identity() for split, preparation in preparations.items()},
-    )
-    own_parts = record.all_parts[work.shard :: work.shards]
-    with output_of_workers("--prepared_dir", directory, "--preprocessing_num_workers", "run again to go on"):
-        _claim(directory, record)
-        total = sum(len(part.texts) for part in own_parts)
-        with bar("Tokenizing", " texts", total) as progress:
-            PartWriter(directory, texts, preparations, record.made_with, progress.update)(own_parts, work.workers)
-    found = [
-        Found(_findings(directory, [part for part in own_parts if part.split == split]), own.flag, own.reference_flag)
-        for split, own in texts.items()
-    ]
-    warn_of_findings(found, masks_words=arguments.words is not None)
-    return _report(directory, record)
-
-
-def _claim(directory: Path, record: Record) -> None:
-    """Make a directory this suite's, or check that what is in it was made from the same."""
-    path = directory / RECORD
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"--prepared_dir: {directory} is a file; give a directory")
-    directory.mkdir(parents=True, exist_ok=True)
-    others = [other.name for other in directory.iterdir() if not other.name.startswith(f".{RECORD}")]
-    if others and not path.exists():
-        raise InputError(
-            f"--prepared_dir: {directory} holds {min(others)} and no record of this suite; give an empty or a new "
-            "directory"
-        )
-    if not path.exists():  # shards that start together all write the same
-        with write_atomically(path) as file:
-            json.dump(asdict(record), file, ensure_ascii=False, indent=2)
-            file.write("\n")
-    different = record.differences(_read_record(directory))
-    if different:
-        raise InputError(
-            f"--prepared_dir: {directory} was made with another {', '.join(different)}; give the same flags, or a new "
-            "directory"
-        )
-
-
-def _report(directory: Path, record: Record) -> str:
+def _report(directory: PartsDirectory, record: Record) -> str:
     parts = record.all_parts
-    there = sum((directory / part.file).exists() for part in parts)
-    if there < len(parts):
-        return f"this shard is done, {there} of all {len(parts)} parts are there: {directory}"
-    for left in directory.glob(".*-of-*.arrow.*"):  # by a process that was killed
-        left.unlink(missing_ok=True)
+    finished = sum(directory.is_finished(part.file) for part in parts)
+    if finished < len(parts):
+        return f"this shard is done, {finished} of all {len(parts)} parts are there: {directory.path}"
+    for unfinished in directory.path.glob(".*-of-*"):  # of a process that was killed
+        unfinished.unlink(missing_ok=True)
     splits = ", ".join(f"{count:,} texts of {split}" for split, count in record.texts.items())
-    return f"{splits} in {len(parts)} parts: {directory}"
+    return f"{splits} in {len(parts)} parts: {directory.path}"
 
 
 @dataclass(frozen=True)
 class PreparedTexts:
-    """The tokenized text of one split.
+    """The tokens of one split in a directory.
 
     Attributes:
-        directory, record, split: where it lies, and which it is.
-        flag: the flag that names it, for error messages.
+        directory, record: the directory and its record.
+        split: the name of the split.
+        flag: the flag that names the directory, for error messages.
     """
 
     directory: Path
@@ -349,24 +260,25 @@ class PreparedTexts:
 
     @property
     def fingerprint(self) -> str:
-        """What tells this text from others, as far as the record says."""
+        """What tells this text from others."""
         return hashed(self.record.digests[self.split], self.record.texts, self.split)
 
-    def tokens(self, tokenizer, arguments: DataArguments, words: SegmentationArguments | None) -> TokenStream:
-        """The tokens, read where they lie on disk.
+    def tokens(self, tokenization: Tokenization) -> TokenStream:
+        """The tokens, read from disk.
 
         Raises:
-            InputError: where they were made with another tokenizer, or for other rows.
+            InputError: if they were made with another tokenizer, or for lines instead of blocks.
         """
-        if words:
+        tokenizer, separator = tokenization.tokenizer, tokenization.separator
+        if tokenization.words:
             require_fast(tokenizer, "--tokenizer_name", ", or use --masking_strategy token")
-        made, end = self.record.made_with[self.split], separator(tokenizer, arguments.line_by_line)
+        made = self.record.made_with[self.split]
         if made["tokenizer"] != tokenizer_identity(tokenizer):
             raise InputError(
                 f"--prepared_dir: {self.directory} was made with another tokenizer ({self.record.tokenizer}) than the "
                 f"one given ({tokenizer.name_or_path}); give that one, or prepare the text again"
             )
-        if made["separator"] != end:
+        if made["separator"] != separator:
             flag, what = (
                 ("--line_by_line", "lines") if made["separator"] is None else ("--no_line_by_line", "joined text")
             )
@@ -377,27 +289,32 @@ class PreparedTexts:
         for part in self.record.parts(self.split):
             with _reads(self.directory / part.file):
                 parts.append(datasets.Dataset.from_file(str(self.directory / part.file)))
-        found = _findings(self.directory, self.record.parts(self.split))
-        return TokenStream(datasets.concatenate_datasets(parts), end is not None, Found(found, self.flag, self.flag))
+        found = Found(_findings(self.directory, self.record.parts(self.split)), self.flag, self.flag)
+        return TokenStream(datasets.concatenate_datasets(parts), separator is not None, found)
 
 
 def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments) -> dict[str, PreparedTexts]:
     """The splits in `--prepared_dir`.
 
     Raises:
-        InputError: where a part is missing, or flags say that the text is another.
+        InputError: if a part is missing, or a flag says that the text is another.
     """
-    directory = Path(str(arguments.prepared_dir))
-    record = _read_record(directory)
+    parts = _parts_directory(str(arguments.prepared_dir))
+    directory = parts.path
+    try:
+        record = _checked(parts.read(), directory)
+    except FileNotFoundError:
+        what = "was not made with --prepare_only" if directory.is_dir() else "is no directory"
+        raise InputError(f"--prepared_dir: {directory} {what}; {ADVICE} first") from None
     defaults = {flag.name: flag.default for flag in (*fields(arguments), *fields(segmentation))}
     for name, value in _given_flags(arguments, segmentation).items():
-        before = record.flags.get(name, defaults[name])
-        if before != value:
+        prepared = record.flags.get(name, defaults[name])
+        if prepared != value:
             raise InputError(
-                f"--{name}: {_shown(value)} is not what {directory} was made with ({_shown(before)}); drop the flag, "
-                "or give another --prepared_dir"
+                f"--{name}: {_shown(value)} is not what {directory} was made with ({_shown(prepared)}); drop the "
+                "flag, or give another --prepared_dir"
             )
-    missing = [part for part in record.all_parts if not (directory / part.file).exists()]
+    missing = [part for part in record.all_parts if not parts.is_finished(part.file)]
     if missing:
         more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
         raise InputError(
@@ -412,14 +329,6 @@ def _shown(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else "none" if value is None else str(value)
 
 
-def tokens_of(
-    texts: Texts | PreparedTexts,
-    tokenizer,
-    arguments: DataArguments,
-    words: SegmentationArguments | None,
-    cache_dir: str | None,
-) -> TokenStream:
-    """The tokens of a text, from `--prepared_dir` or made now and kept in the cache."""
-    if isinstance(texts, PreparedTexts):
-        return texts.tokens(tokenizer, arguments, words)
-    return tokenized(texts, tokenizer, arguments, words, cache_dir)
+def tokens_of(texts: Texts[Source] | PreparedTexts, tokenization: Tokenization) -> TokenStream:
+    """The tokens of a text, from `--prepared_dir`, or made now and kept in the cache."""
+    return texts.tokens(tokenization) if isinstance(texts, PreparedTexts) else tokenized(texts, tokenization)

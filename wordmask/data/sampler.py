@@ -1,7 +1,7 @@
-"""The order of an epoch, as a pure function of the seed and the epoch, and what each process sees of it.
+"""The batches of an epoch, in their order, and the share of them that each process sees.
 
-Epoch and masking rate travel with each index, from the sampler through the dataset to the collator, since a dataset's
-own `set_epoch` reaches neither persistent workers nor a second process.
+Epoch and masking rate travel with each index, from the sampler through the dataset to the collator. A dataset's own
+`set_epoch` would not reach persistent workers, nor a second process.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import bisect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from wordmask.data.order import as_is
+
 EVALUATION = 2**32 - 1  # the epoch of evaluation: its masks are the same every time
 
 
 class Draw(NamedTuple):
-    """A row to fetch, and what its mask depends on besides: the epoch, and the share to mask (0 masks nothing)."""
+    """A sequence to fetch, and what else its mask depends on: the epoch, and the share to mask (0 masks nothing)."""
 
     index: int  # type: ignore[assignment]  # a tuple's own index() is not wanted here
     epoch: int
@@ -36,13 +39,13 @@ class RateSchedule:
     last: float
 
     def at(self, progress: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The rate of rows that come when these shares of the training are over."""
+        """(sequences,) The rate of sequences that come when these shares of the training are over."""
         return self.first + (self.last - self.first) * progress
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step's rows are laid out: batch size per process, batches accumulated, processes, and which this is."""
+    """How a step is dealt out: batch size per process, batches accumulated, processes, and the number of this one."""
 
     batch_size: int
     accumulation: int = 1
@@ -51,39 +54,15 @@ class Layout:
 
     @property
     def step(self) -> int:
-        """Rows in one optimizer step."""
+        """The sequences of one optimizer step."""
         return self.batch_size * self.accumulation * self.processes
 
 
-def shuffled(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
-    """The rows in random order."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
-
-
-def grouped(
-    order: NDArray[np.int64], lengths: NDArray[np.int64], step: int, seed: int, epoch: int, steps: int = 50
-) -> NDArray[np.int64]:
-    """Rows in random order, but with those of like length in the same step, so that little is padding.
-
-    The shuffled rows are sorted by length, `steps` steps at a time, and the full steps are shuffled again; the rows
-    that make no full step come last.
-
-    Args:
-        order: the rows, shuffled.
-        lengths: (all rows,) the length of each row.
-        step: the rows of one optimizer step.
-        seed, epoch: what the order of the steps depends on.
-        steps: how many steps are sorted together.
-    """
-    stretch = np.arange(len(order)) // (step * steps)
-    order = order[np.lexsort((lengths[order], stretch))]
-    full = len(order) // step
-    groups = order[: full * step].reshape(full, step)
-    return np.concatenate([groups[shuffled(seed, epoch, full)].ravel(), order[full * step :]])
-
-
 class Piece(NamedTuple):
-    """What an epoch has shown in steps of one size: so many steps of `size` examples, the last one maybe of fewer."""
+    """What an epoch has shown in steps of one size: the size, the number of steps, and the number of examples.
+
+    The last step may have fewer examples than the others.
+    """
 
     size: int
     steps: int
@@ -98,7 +77,7 @@ class Progress:
         step: the optimizer steps done.
         epoch: the epoch in progress, or the one that was just completed, counted from 0.
         pieces: what that epoch has shown, a piece for each step size, in order.
-        constant: whether all steps so far belong to epochs of one step size, as if nothing had ever changed.
+        constant: whether the step size has never changed.
     """
 
     step: int = 0
@@ -114,52 +93,47 @@ class Progress:
     @property
     def examples(self) -> int:
         """The examples that the epoch has shown."""
-        return sum(piece.examples for piece in self.pieces)
-
-
-def as_is(order: NDArray[np.int64], step: int, epoch: int) -> NDArray[np.int64]:
-    """An order that does not depend on the step size."""
-    return order
+        return _examples(self.pieces)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training on rows of its own, which are passed through again and again until it is over.
+    """A stretch of training on sequences of its own, which are seen again and again until it is over.
 
     Attributes:
-        rows: the number of rows.
-        order: from the epoch to the rows' order; the epochs of a stage count from 0.
-        layout: how a step is laid out.
+        sequences: the number of its sequences.
+        order: from the epoch to the order of the sequences. The epochs of a stage count from 0.
+        layout: how a step is dealt out.
         share: the share of the run's steps.
-        first: the index of the stage's first row in the dataset.
-        arrange: puts rows that stand in `order`, or those left of them, into steps of a size: (rows, size, epoch).
+        offset: the index of the stage's first sequence in the dataset.
+        arrange: puts sequences, in the order of the epoch, into steps of a size: (sequences, size, epoch).
     """
 
-    rows: int
+    sequences: int
     order: Callable[[int], NDArray[np.int64]]
     layout: Layout
     share: float = 1.0
-    first: int = 0
+    offset: int = 0
     arrange: Callable[[NDArray[np.int64], int, int], NDArray[np.int64]] = as_is
 
     def steps(self, drop_last: bool = False, shown: int = 0) -> int:
-        """The steps of one epoch, or of what is left of it, the last of which may have fewer rows."""
+        """The steps of one epoch, after the sequences `shown`. The last step may have fewer sequences."""
         return -(-self.used(drop_last, shown) // self.layout.step)
 
     def used(self, drop_last: bool, shown: int = 0) -> int:
-        """The rows that an epoch sees after those `shown`: with `drop_last`, only full batches on every process."""
-        everywhere, left = self.layout.batch_size * self.layout.processes, max(self.rows - shown, 0)
-        return left // everywhere * everywhere if drop_last else left
+        """The sequences that an epoch sees after those `shown`. With `drop_last` they fill all batches."""
+        everywhere, remaining = self.layout.batch_size * self.layout.processes, max(self.sequences - shown, 0)
+        return remaining // everywhere * everywhere if drop_last else remaining
 
-    def rows_in(self, steps: int, drop_last: bool) -> int:
-        """The rows that so many steps see."""
+    def seen_in(self, steps: int, drop_last: bool) -> int:
+        """The sequences that so many steps see."""
         epochs, rest = divmod(steps, max(1, self.steps(drop_last)))
         return epochs * self.used(drop_last) + rest * self.layout.step
 
-    def left(self, epoch: int, shown: Sequence[Piece]) -> NDArray[np.int64]:
-        """The rows of an epoch that pieces have not shown, in the order of this stage's steps.
+    def remaining(self, epoch: int, shown: Sequence[Piece]) -> NDArray[np.int64]:
+        """The sequences of an epoch that pieces have not shown, in the order of this stage's steps.
 
-        With rows 0 to 9 in this order and 4 of them shown in steps of 2, steps of 3 are 4 5 6, 7 8 9.
+        With sequences 0 to 9 in this order, and 4 of them shown in steps of 2, steps of 3 are 4 5 6, 7 8 9.
         """
         order = self.order(epoch)
         for piece in shown:
@@ -170,23 +144,23 @@ class Stage:
 class Batches(Sampler[list[Draw]]):
     """One process's batches of one epoch.
 
-    A step's rows stand together in the order, so that 1 × 16, 4 × 4 and two processes × 8 see the same rows in every
-    step, whatever lies on which process. Every row comes exactly once an epoch. Where the last rows do not go round, a
-    batch without any gets one with rate 0, which has no label and so no weight; with `fill`, or without the rows that
-    fill no batch, every batch is filled up so.
+    A step takes the next sequences of the order, so that 1 × 16, 4 × 4 and two processes × 8 see the same sequences in
+    every step. Every sequence comes exactly once in an epoch. At the end there may be too few for all batches: an
+    empty batch gets one sequence with rate 0, which has no label and so no weight. With `fill` or `drop_last` every
+    batch is filled up like this.
 
-    An epoch has as many steps as the last stage needs to see each of its rows; what comes at a step depends on the
-    number of that step in the whole training alone. A training that goes on begins in the middle of an epoch. Where it
-    goes on with another step size (of one stage only), the rest of that epoch is what was not shown yet.
+    An epoch has as many steps as the last stage needs to see each of its sequences. What comes at a step depends only
+    on the number of that step in the whole training. A training that is resumed begins in the middle of an epoch. If
+    it goes on with another step size (with one stage only), the rest of that epoch is what was not shown yet.
 
     Args:
-        stages: what is trained on, one after the other.
-        rates: the masking rate over training.
-        steps: the steps of the whole training; or else
-        epochs: its epochs, maybe a broken number.
+        stages: the stages of the training, in order.
+        rates: the masking rate over the training.
+        steps: the steps of the whole training; `None` if `epochs` says how long it is.
+        epochs: the epochs of the whole training; need not be whole.
         fill: whether all batches must have the same size.
-        drop_last: whether the rows that do not fill a batch on every process are left out.
-        epoch: the epoch until `set_epoch` says otherwise.
+        drop_last: whether sequences that do not fill a batch on every process are left out.
+        epoch: the epoch, until `set_epoch` changes it.
         done: what was done before.
     """
 
@@ -209,85 +183,90 @@ class Batches(Sampler[list[Draw]]):
         whole = sum(stage.share for stage in stages)
         self.edges = list(accumulate((stage.share / whole for stage in stages), initial=0.0))
         self.ends = [round(edge * self.planned_steps) for edge in self.edges[1:]]
-        own = np.diff(self.ends, prepend=0).tolist()
-        self.planned = [stage.rows_in(steps, drop_last) for stage, steps in zip(stages, own, strict=True)]
+        planned_steps = np.diff(self.ends, prepend=0).tolist()  # ends 9, 10 are stages of 9 steps and 1 step
+        self.planned = [stage.seen_in(count, drop_last) for stage, count in zip(stages, planned_steps, strict=True)]
 
     def _begin(self, done: Progress) -> None:
-        """Find where to go on: the epoch, what steps of other sizes have shown of it, and the steps of this size."""
+        """Find where to go on.
+
+        Sets the epoch (`first_epoch`), what steps of other sizes have shown of it (`shown`), the number of its first
+        step of this size in the whole training (`base`), and how many of these are done (`skipped`).
+        """
         stage, steps = self.stages[-1], max(self.steps_in_epoch, 1)
         size, pieces = stage.layout.step, done.pieces
         if len(self.stages) > 1:
-            self.first_epoch, own, pieces = done.step // steps, done.step % steps, ()
+            self.first_epoch, skipped, pieces = done.step // steps, done.step % steps, ()
         else:
             last = pieces[-1] if pieces else Piece(size, 0, 0)
             same = last.size == size and last.examples == size * last.steps
-            self.first_epoch, own, pieces = done.epoch, last.steps * same, pieces[:-1] if same else pieces
-        if own >= stage.steps(self.drop_last, sum(piece.examples for piece in pieces)) and done.step:
-            self.first_epoch, own, pieces = self.first_epoch + 1, 0, ()  # that epoch was completed
-        # Shown in steps of other sizes; the number of the first step of this size; how many of these were done.
-        self.shown, self.base, self.own = tuple(pieces), done.step - own, own
+            self.first_epoch, skipped, pieces = done.epoch, last.steps * same, pieces[:-1] if same else pieces
+        if skipped >= stage.steps(self.drop_last, _examples(pieces)) and done.step:
+            self.first_epoch, skipped, pieces = self.first_epoch + 1, 0, ()  # that epoch was completed
+        self.shown, self.base, self.skipped = tuple(pieces), done.step - skipped, skipped
         kept = done.constant and not self.shown and self.base == self.first_epoch * self.steps_in_epoch
         self.constant = kept and (len(self.stages) > 1 or all(piece.size == size for piece in done.pieces))
 
     @property
     def _first_steps(self) -> int:
         """The steps of this size in the first epoch."""
-        return self.stages[-1].steps(self.drop_last, sum(piece.examples for piece in self.shown))
+        return self.stages[-1].steps(self.drop_last, _examples(self.shown))
 
     def _steps_for(self, epochs: float) -> int:
         """The steps of the whole training, those done included, for so many epochs."""
         if self.constant:
             return math.ceil(epochs * self.steps_in_epoch)
-        rows, shown = self.stages[-1].rows, sum(piece.examples for piece in self.shown)
-        wanted = min(epochs - self.first_epoch, 1.0) * rows - shown  # of the first epoch
-        first = math.ceil(round(self._first_steps * max(wanted, 0.0) / max(rows - shown, 1), 6))
+        sequences, shown = self.stages[-1].sequences, _examples(self.shown)
+        wanted = min(epochs - self.first_epoch, 1.0) * sequences - shown  # of the first epoch
+        first_steps = math.ceil(round(self._first_steps * max(wanted, 0.0) / max(sequences - shown, 1), 6))
         more = max(epochs - self.first_epoch - 1, 0.0)
-        return self.base + max(first, self.own) + math.ceil(round(more * self.steps_in_epoch, 6))
+        return self.base + max(first_steps, self.skipped) + math.ceil(round(more * self.steps_in_epoch, 6))
 
     @property
     def planned_epochs(self) -> int:
-        """The epochs of the whole training, begun ones included."""
+        """The epochs of the whole training. An epoch that is only begun counts."""
         later = self.planned_steps - self.base - self._first_steps
         return self.first_epoch + 1 + max(0, math.ceil(later / max(self.steps_in_epoch, 1)))
 
     @property
     def steps_before(self) -> int:
         """The steps of the first epoch that are done."""
-        return self.own + sum(piece.steps for piece in self.shown)
+        return self.skipped + sum(piece.steps for piece in self.shown)
 
     def steps_left(self, epoch: int) -> int:
-        """The steps of an epoch that are still to be done, all of them where it is not the first one."""
-        return self._first_steps - self.own if epoch == self.first_epoch else self.steps_in_epoch
+        """The steps of an epoch that are still to be done."""
+        return self._first_steps - self.skipped if epoch == self.first_epoch else self.steps_in_epoch
 
     def progress(self, step: int) -> Progress:
-        """How far the training has come after so many steps of the whole; not for steps before its beginning."""
-        stage, own, shown, epoch = self.stages[-1], step - self.base, self.shown, self.first_epoch
-        if own > self._first_steps:  # an epoch that is just completed counts as the one in progress
-            own, shown = own - self._first_steps - 1, ()
-            epoch, own = epoch + 1 + own // self.steps_in_epoch, own % self.steps_in_epoch + 1
+        """How far the training has come after `step` steps of the whole; not for steps before this run began."""
+        stage, steps, shown, epoch = self.stages[-1], step - self.base, self.shown, self.first_epoch
+        if steps > self._first_steps:  # an epoch that is just completed counts as the one in progress
+            # With 4 steps in an epoch, 4 steps behind the first epoch are 4 of epoch 1, and 5 steps are 1 of epoch 2.
+            steps, shown = steps - self._first_steps - 1, ()
+            epoch, steps = epoch + 1 + steps // self.steps_in_epoch, steps % self.steps_in_epoch + 1
         if len(self.stages) > 1:
-            pieces = self._pieces_of_stages(step - own, step)
+            pieces = self._pieces_of_stages(step - steps, step)
         else:
-            seen = min(own * stage.layout.step, stage.used(self.drop_last, sum(piece.examples for piece in shown)))
-            pieces = (*shown, *[Piece(stage.layout.step, own, seen)] * (own > 0))
+            examples = min(steps * stage.layout.step, stage.used(self.drop_last, _examples(shown)))
+            pieces = (*shown, *[Piece(stage.layout.step, steps, examples)] * (steps > 0))
         return Progress(step, epoch, pieces, self.constant)
 
     def _pieces_of_stages(self, start: int, stop: int) -> tuple[Piece, ...]:
         """What the steps from `start` to `stop` have shown, a piece for each stage."""
         pieces = []
         for stage, begin, end in zip(self.stages, [0, *self.ends], self.ends, strict=False):
-            first, last = max(start, begin) - begin, min(stop, end) - begin
-            if first < last:
-                rows = stage.rows_in(last, self.drop_last) - stage.rows_in(first, self.drop_last)
-                pieces.append(Piece(stage.layout.step, last - first, rows))
+            # With stages that end at 9 and 20, steps 5 to 12 are 5 to 9 of the first stage, and 0 to 3 of the second.
+            earlier, later = max(start, begin) - begin, min(stop, end) - begin
+            if earlier < later:
+                examples = stage.seen_in(later, self.drop_last) - stage.seen_in(earlier, self.drop_last)
+                pieces.append(Piece(stage.layout.step, later - earlier, examples))
         return tuple(pieces)
 
     def epochs_at(self, step: int) -> float:
-        """The epochs done after so many steps of the whole: of the one in progress, the examples seen of all."""
+        """The epochs done after `step` steps of the whole, with the part of the one in progress."""
         done, stage = self.progress(step), self.stages[-1]
         if len(self.stages) > 1:
             return done.epoch + done.steps / self.steps_in_epoch
-        shown = sum(piece.examples for piece in self.shown) if done.epoch == self.first_epoch else 0
+        shown = _examples(self.shown) if done.epoch == self.first_epoch else 0
         return done.epoch + done.examples / max(1, shown + stage.used(self.drop_last, shown))
 
     def set_epoch(self, epoch: int) -> None:
@@ -299,47 +278,56 @@ class Batches(Sampler[list[Draw]]):
         return self.steps_left(self.epoch) * self.stages[-1].layout.accumulation
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        known: tuple[int, int] | None = None
-        begin = self.own if self.epoch == self.first_epoch else 0
-        for number in range(begin, begin + self.steps_left(self.epoch)):
-            place, epoch, own = self._place(number)
-            stage = self.stages[place]
-            if known != (place, epoch):
-                known, (order, rates) = (place, epoch), self._rows(place, epoch)
-            start, stop = own * stage.layout.step, (own + 1) * stage.layout.step
-            epoch = EVALUATION if self.epoch == EVALUATION else epoch
-            rows = zip((stage.first + order[start:stop]).tolist(), rates[start:stop].tolist(), strict=True)
-            yield from self._step(stage.layout, [Draw(row, epoch, rate) for row, rate in rows])
+        start = self.skipped if self.epoch == self.first_epoch else 0
+        steps = range(start, start + self.steps_left(self.epoch))
+        # A length schedule passes through stages, and through epochs of a stage. Each has an order of its own.
+        for (number, epoch), located in groupby(map(self._locate, steps), key=itemgetter(0)):
+            stage, (order, rates) = self.stages[number], self._order(number, epoch)
+            seen_in = EVALUATION if self.epoch == EVALUATION else epoch
+            for _, step in located:
+                taken = slice(step * stage.layout.step, (step + 1) * stage.layout.step)
+                indices, shares = (stage.offset + order[taken]).tolist(), rates[taken].tolist()
+                draws = [Draw(index, seen_in, rate) for index, rate in zip(indices, shares, strict=True)]
+                yield from self._deal(stage.layout, draws)
 
-    def _place(self, number: int) -> tuple[int, int, int]:
-        """The stage of a step of this epoch, the epoch of that stage, and the number of the step in it."""
+    def _locate(self, step: int) -> tuple[tuple[int, int], int]:
+        """From a step of this epoch to the stage, the epoch of that stage, and the step in that epoch."""
         if self.epoch == EVALUATION:
-            return 0, 0, number
+            return (0, 0), step
         if len(self.stages) == 1:
-            return 0, self.epoch, number
-        step = self.epoch * self.steps_in_epoch + number
-        place = min(bisect.bisect_right(self.ends, step), len(self.stages) - 1)
-        own = step - (self.ends[place - 1] if place else 0)
-        return place, *divmod(own, self.stages[place].steps(self.drop_last))
+            return (0, self.epoch), step
+        # With stages that end at 9 and 20, step 11 of the whole is step 2 of the second stage.
+        step += self.epoch * self.steps_in_epoch
+        number = min(bisect.bisect_right(self.ends, step), len(self.stages) - 1)
+        epoch, step = divmod(step - [0, *self.ends][number], self.stages[number].steps(self.drop_last))
+        return (number, epoch), step
 
-    def _rows(self, place: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The rows of an epoch of a stage that come in steps of this size, in their order, with their rates."""
-        stage = self.stages[place]
+    def _order(self, number: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(sequences,) The sequences of an epoch of a stage that come in steps of this size, and their rates."""
+        stage = self.stages[number]
         shown = self.shown if epoch == self.first_epoch else ()
-        used = stage.used(self.drop_last, sum(piece.examples for piece in shown))
+        used = stage.used(self.drop_last, _examples(shown))
         if self.constant:
-            share = np.minimum((epoch * used + np.arange(used)) / self.planned[place], 1.0)
-            share = self.edges[place] + share * (self.edges[place + 1] - self.edges[place])
-        else:  # step by step, since an epoch of smaller steps has taken more of the training
+            share = np.minimum((epoch * used + np.arange(used)) / self.planned[number], 1.0)
+            share = self.edges[number] + share * (self.edges[number + 1] - self.edges[number])
+        else:  # by steps: an epoch of smaller steps has taken more of the training
             later = epoch - self.first_epoch
-            before = self.base + bool(later) * (self._first_steps + (later - 1) * self.steps_in_epoch)
-            share = np.minimum((before + np.arange(used) / stage.layout.step) / self.planned_steps, 1.0)
-        return stage.left(epoch, shown)[:used], self.rates.at(share)
+            steps = self.base + bool(later) * (self._first_steps + (later - 1) * self.steps_in_epoch)
+            share = np.minimum((steps + np.arange(used) / stage.layout.step) / self.planned_steps, 1.0)
+        return stage.remaining(epoch, shown)[:used], self.rates.at(share)
 
-    def _step(self, layout: Layout, draws: list[Draw]) -> Iterator[list[Draw]]:
-        """This process's batches of a step that has these rows on all processes."""
-        for batch in range(layout.accumulation):
-            start = (batch * layout.processes + layout.process) * layout.batch_size
-            part = draws[start : start + layout.batch_size]
-            missing = layout.batch_size - len(part) if self.fill else int(not part)
-            yield part + [draws[0]._replace(rate=0.0)] * missing
+    def _deal(self, layout: Layout, draws: list[Draw]) -> Iterator[list[Draw]]:
+        """This process's batches of a step.
+
+        With batches of 2, two processes and two batches accumulated, the draws 0 to 7 are dealt as 0 1 and 4 5 to the
+        first process, 2 3 and 6 7 to the second.
+        """
+        for number in range(layout.accumulation):
+            start = (number * layout.processes + layout.process) * layout.batch_size
+            batch = draws[start : start + layout.batch_size]
+            missing = layout.batch_size - len(batch) if self.fill else int(not batch)
+            yield batch + [draws[0]._replace(rate=0.0)] * missing
+
+
+def _examples(pieces: Sequence[Piece]) -> int:
+    return sum(piece.examples for piece in pieces)

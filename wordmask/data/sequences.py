@@ -1,4 +1,8 @@
-"""Rows of tokens: lines, blocks of the joined text, or several lines packed into one."""
+"""Sequences, what the model sees: a line, a block of joined text, or several of them packed into one.
+
+Each piece of a sequence is a *document*: a line, a part of a long line, or a block. A document is a slice of a stream
+of tokens, without the special tokens around it.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
-from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.collator import Example
 from wordmask.data.findings import Findings, Found, left_out
 from wordmask.data.packing import Packs, pack
 from wordmask.data.sampler import Draw
-from wordmask.data.sources import Texts
-from wordmask.data.token_store import TokenStream
-from wordmask.data.tokenize import Preparation, separator
+from wordmask.data.sources import Stream, Texts
+from wordmask.data.token_store import Tokenization, TokenStream
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.words import Characters
@@ -35,11 +37,11 @@ STREAM_BATCH = 1000  # texts that are tokenized together while training
 
 @dataclass(frozen=True)
 class Division:
-    """How a stream of tokens is divided into rows.
+    """How a stream of tokens is divided into sequences.
 
     Attributes:
-        starts, stops: (lines,) where each line lies in the stream; a block counts as a line.
-        packs: which lines share a row; each has its own if `None`.
+        starts, stops: (documents,) where each document lies in the stream.
+        packs: which documents share a sequence; `None` if each has its own.
     """
 
     starts: NDArray[np.int64]
@@ -49,12 +51,12 @@ class Division:
     def __len__(self) -> int:
         return len(self.starts) if self.packs is None else len(self.packs)
 
-    def lines(self, row: int) -> list[tuple[int, int]]:
-        """Where each line of a row lies."""
+    def documents(self, index: int) -> list[tuple[int, int]]:
+        """Where each document of a sequence lies."""
         if self.packs is None:
-            return [(int(self.starts[row]), int(self.stops[row]))]
-        own = self.packs[row]
-        return list(zip(self.starts[own].tolist(), self.stops[own].tolist(), strict=True))
+            return [(int(self.starts[index]), int(self.stops[index]))]
+        packed = self.packs[index]
+        return list(zip(self.starts[packed].tolist(), self.stops[packed].tolist(), strict=True))
 
 
 def divide(
@@ -66,16 +68,16 @@ def divide(
     packed: bool,
     limit: int | None = None,
 ) -> Division:
-    """Divide texts that lie one behind the other in a stream.
+    """Divide the texts of a stream into sequences.
 
     Args:
         lengths: (texts,) the tokens of each text.
-        separated: whether the last token of each text is a separator, of which the very last parts nothing.
-        specials: the special tokens around a line.
-        length: the most tokens in a row, special ones included.
-        arguments: how rows are made.
-        packed: whether lines share rows.
-        limit: the most lines or blocks, all if `None`.
+        separated: whether each text ends with a separator. The last separator is left out.
+        specials: the special tokens around a document.
+        length: the most tokens of a sequence, special ones included.
+        arguments: how sequences are made.
+        packed: whether documents share sequences.
+        limit: the most documents; all if `None`.
     """
     room, total = length - specials, int(lengths.sum()) - separated
     starts, stops = _lines(lengths, room, arguments) if arguments.line_by_line else _blocks(total, room)
@@ -86,36 +88,38 @@ def divide(
 def _lines(
     lengths: NDArray[np.int64], room: int, arguments: DataArguments
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where lines lie: empty ones left out, long ones cut or split."""
+    """(documents,) Where lines start and stop. Empty lines are left out, long ones are cut or split."""
     stops = np.cumsum(lengths)
     starts = stops - lengths
     if arguments.long_lines == "split":
-        parts = -(-lengths // room)
-        part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-        starts, stops = np.repeat(starts, parts) + part * room, np.repeat(stops, parts)
+        # Lengths 5 and 2 with room for 2 make 3 and 1 pieces: piece counts 0 1 2 and 0 in its line, starts are 0 2 4
+        # and 5.
+        pieces = -(-lengths // room)
+        piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        starts, stops = np.repeat(starts, pieces) + piece * room, np.repeat(stops, pieces)
     stops = np.minimum(stops, starts + room)
     return starts[stops > starts], stops[stops > starts]
 
 
 def _blocks(total: int, room: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the blocks of a joined text lie; the last one is as short as it is."""
+    """(documents,) Where the blocks of joined text start and stop: 5 tokens with room for 2 are 0-2, 2-4, 4-5."""
     starts = np.arange(0, total, room)
     return starts, np.minimum(starts + room, total)
 
 
 def special_count(tokenizer) -> int:
-    """The number of special tokens around a line."""
+    """The number of special tokens around a document."""
     return sum(map(len, special_affixes(tokenizer)))
 
 
-class Rows(torch.utils.data.Dataset):
-    """Rows of tokens: slices of a stream, without the special tokens around them.
+class Sequences(torch.utils.data.Dataset):
+    """The sequences of a text.
 
     Args:
-        stream: the tokens.
-        division: where each row lies in the stream.
-        specials: the special tokens around a line.
-        length: the most tokens in a row, special ones included.
+        stream: the tokens of the text.
+        division: where each sequence lies in the stream.
+        specials: the special tokens around a document.
+        length: the most tokens of a sequence, special ones included.
     """
 
     def __init__(self, stream: TokenStream, division: Division, specials: int, length: int):
@@ -125,28 +129,27 @@ class Rows(torch.utils.data.Dataset):
     def of(
         cls,
         stream: TokenStream,
-        tokenizer,
-        arguments: DataArguments,
+        tokenization: Tokenization,
         length: int,
         packed: bool = False,
         limit: int | None = None,
-    ) -> Rows:
-        """The rows of a prepared text.
+    ) -> Sequences:
+        """The sequences of a tokenized text.
 
         Args:
-            stream: the tokens of the text.
-            tokenizer: the tokenizer that they are from.
-            arguments: how rows are made.
-            length: the most tokens in a row, special ones included.
-            packed: whether lines share rows.
-            limit: the most lines or blocks, all if `None`.
+            stream: the tokens.
+            tokenization: how they were made.
+            length: the most tokens of a sequence, special ones included.
+            packed: whether documents share sequences.
+            limit: the most documents; all if `None`.
         """
-        specials, lengths = special_count(tokenizer), stream.lengths
-        long = int((lengths > length - specials).sum())
+        arguments, specials = tokenization.arguments, special_count(tokenization.tokenizer)
+        room, lengths = length - specials, stream.lengths
+        long = int((lengths > room).sum())
         if arguments.line_by_line and long:
             done = "cut" if arguments.long_lines == "truncate" else "split"
             template = "%d of %d lines are longer than %d tokens and are %s (--long_lines %s)"
-            logger.warning(template, long, len(lengths), length - specials, done, arguments.long_lines)
+            logger.warning(template, long, len(lengths), room, done, arguments.long_lines)
         division = divide(lengths, stream.separated, specials, length, arguments, packed, limit)
         return cls(stream, division, specials, length)
 
@@ -154,46 +157,47 @@ class Rows(torch.utils.data.Dataset):
         return len(self.division)
 
     @property
-    def lines(self) -> int:
-        """The number of lines or blocks, which is that of rows where none share one."""
+    def documents(self) -> int:
+        """The number of documents. Without packing it is the number of sequences."""
         return len(self.division.starts)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(rows,) The number of tokens of each row, special ones included."""
+        """(sequences,) The number of tokens of each sequence, special ones included."""
         lengths, packs = self.division.stops - self.division.starts + self.specials, self.division.packs
-        return lengths if packs is None else np.add.reduceat(lengths[packs.lines], packs.edges[:-1])
+        # Documents of 3, 4, 5 tokens in packs with edges 0 2 3 make sequences of 7 and 5.
+        return lengths if packs is None else np.add.reduceat(lengths[packs.documents], packs.edges[:-1])
 
-    def examples(self, draws: Sequence[Draw], first: int = 0) -> list[Example]:
-        """The rows of a batch, where the first of these rows has this index."""
+    def examples(self, draws: Sequence[Draw], offset: int = 0) -> list[Example]:
+        """The sequences of a batch. The first sequence of this dataset has the index `offset`."""
         division, read, length = self.division, self.stream.read, self.length
-        rows = [draw.index - first for draw in draws]
+        indices = [draw.index - offset for draw in draws]
         if division.packs is not None:
-            lines = [[read(*span) for span in division.lines(row)] for row in rows]
+            documents = [[read(*span) for span in division.documents(index)] for index in indices]
         else:
-            spans = zip(division.starts[rows].tolist(), division.stops[rows].tolist(), strict=True)
-            lines = [[read(*span)] for span in spans]
-        return [Example(own, *draw, length) for own, draw in zip(lines, draws, strict=True)]
+            spans = zip(division.starts[indices].tolist(), division.stops[indices].tolist(), strict=True)
+            documents = [[read(*span)] for span in spans]
+        return [Example(own, *draw, length) for own, draw in zip(documents, draws, strict=True)]
 
     def __getitem__(self, draw: Draw) -> Example:
         return self.examples([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Example]:
-        """The rows of a batch, for which a `DataLoader` asks at once."""
+        """The sequences of a batch; a `DataLoader` asks for them at once."""
         return self.examples(draws)
 
 
-class StagedRows(torch.utils.data.Dataset):
-    """The rows of the stages of a training, those of one stage behind those of the other.
+class StagedSequences(torch.utils.data.Dataset):
+    """The sequences of all stages of a training, one stage behind the other.
 
     Args:
-        stages: the rows of each stage.
+        stages: the sequences of each stage.
         shares: the share of the training's steps that each stage has.
     """
 
-    def __init__(self, stages: Sequence[Rows | TokenizedDataset], shares: Sequence[float] = (1.0,)):
+    def __init__(self, stages: Sequence[Sequences | TokenizedDataset], shares: Sequence[float] = (1.0,)):
         self.stages, self.shares = stages, shares
-        self.edges = np.cumsum([0, *map(len, stages)]).tolist()
+        self.edges = np.cumsum([0, *map(len, stages)]).tolist()  # stages of 5 and 3 sequences have edges 0 5 8
 
     def __len__(self) -> int:
         return self.edges[-1]
@@ -202,106 +206,101 @@ class StagedRows(torch.utils.data.Dataset):
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> Sequence[Any]:
-        """The rows of a batch, for which a `DataLoader` asks at once; they are of one stage."""
+        """The sequences of a batch, which are of one stage; a `DataLoader` asks for them at once."""
         stage = bisect.bisect_right(self.edges, draws[0].index) - 1
         return self.stages[stage].examples(draws, self.edges[stage])
 
 
-class StreamedRows(torch.utils.data.IterableDataset):
-    """Rows made while training, from a stream of texts, one pass after the other without end.
+class StreamedSequences(torch.utils.data.IterableDataset):
+    """Sequences made while training, from a stream of texts, one epoch after the other without end.
 
-    Rows and masks are the same with any number of processes and workers: texts are tokenized, divided and packed a
-    thousand at a time, each worker takes its share of these batches, and a mask depends on the row's place (the file,
-    the batch, and the row in it), and on the pass instead of an epoch. Where there are as many files as workers on all
-    processes, each reads only its own.
+    Sequences and masks do not depend on the number of processes and workers. Texts are tokenized, divided and packed a
+    thousand at a time, and each worker takes its share of these batches. A mask depends on the epoch and on the place
+    of the sequence: its file, its batch, and its number in the batch. With as many files as workers on all processes,
+    each worker reads only its own files.
 
     Args:
-        texts: the text.
-        tokenizer: the tokenizer.
-        arguments: how rows are made.
-        length: the most tokens in a row, special ones included.
-        words: where words come from besides; `None` where a tokenizer that knows no words will do.
+        texts: the texts.
+        tokenization: how they are tokenized.
+        length: the most tokens of a sequence, special ones included.
         rate: the masking rate.
-        processes, process: the processes that train together, and which this is.
+        processes: the number of processes that train together.
+        process: the number of this process, from 0.
     """
 
     def __init__(
         self,
-        texts: Texts,
-        tokenizer,
-        arguments: DataArguments,
+        texts: Texts[Stream],
+        tokenization: Tokenization,
         length: int,
-        words: SegmentationArguments | None,
         rate: float,
         processes: int = 1,
         process: int = 0,
     ):
-        limit = arguments.max_train_samples
-        self.texts = texts.rows.take(limit) if limit else texts.rows
-        self.files = self.texts.shards
+        self.arguments, self.tokenizer = tokenization.arguments, tokenization.of(texts)
+        limit = self.arguments.max_train_samples
+        self.source = texts.source.take(limit) if limit else texts.source
+        self.shards = self.source.shards
         self.flags = texts.flag, texts.reference_flag
-        self.warned = multiprocessing.Value("b", False)  # whether any of this machine's workers has warned
-        self.preparation = Preparation(tokenizer, texts, separator(tokenizer, arguments.line_by_line), words)
-        self.specials, self.length = special_count(tokenizer), length
-        self.arguments, self.rate = arguments, rate
+        self.warned = multiprocessing.Value("b", False)  # whether any worker of this machine has warned
+        self.specials, self.length, self.rate = special_count(tokenization.tokenizer), length, rate
         self.processes, self.process = processes, process
 
     def __iter__(self) -> Iterator[Example]:
-        without = 0
+        empty_epochs = 0
         for epoch in itertools.count():
-            some_row = False
-            for example in self.one_pass(epoch):
-                some_row = True
+            is_empty = True
+            for example in self.one_epoch(epoch):
+                is_empty = False
                 yield example
-            without = 0 if some_row else without + 1
-            if without >= self._workers()[0]:  # in so many passes, every share was this worker's once
+            empty_epochs = empty_epochs + 1 if is_empty else 0
+            if empty_epochs >= self._workers()[0]:  # each share was this worker's once, and none had a sequence
                 return
 
-    def one_pass(self, epoch: int) -> Iterator[Example]:
-        """This worker's rows of one pass through the stream."""
-        for place, batch in self._own_batches(epoch):
-            tokens, findings = self.preparation(batch)
-            self._warn_once(left_out(findings, self.flags[1], ", as will be any like them in other texts"))
+    def one_epoch(self, epoch: int) -> Iterator[Example]:
+        """This worker's sequences of one epoch."""
+        for place, table in self._own_batches(epoch):
+            tokens, findings = self.tokenizer(table)
+            self._warn_once(left_out(findings, self.flags[1], ", and so will be those in other texts"))
             offsets, values = tokens.offsets.to_numpy(), tokens.values.to_numpy()
-            lengths, separated = np.diff(offsets).astype(np.int64), self.preparation.separator is not None
+            lengths, separated = np.diff(offsets).astype(np.int64), self.tokenizer.separator is not None
             packed = self.arguments.pack_sequences
             division = divide(lengths, separated, self.specials, self.length, self.arguments, packed)
-            for row in range(len(division)):
-                lines = [values[start:stop] for start, stop in division.lines(row)]
-                yield Example(lines, place << 24 | row, epoch, self.rate, self.length)
+            for index in range(len(division)):
+                documents = [values[start:stop] for start, stop in division.documents(index)]
+                yield Example(documents, place << 24 | index, epoch, self.rate, self.length)
 
     def found(self) -> Found:
-        """What the first texts show of all, before there are workers; each of these would say it again."""
-        batch = next(self.texts.tables(0, STREAM_BATCH), pa.table({"text": pa.array([], pa.string())}))
-        words = self.preparation.words
-        has_words = "chinese_ref" in batch.column_names or bool(words and words.segmenter)
-        return Found(
-            Findings.of(Characters([text or "" for text in batch["text"].to_pylist()]), has_words), *self.flags
-        )
+        """What the first texts show. Workers would each say it again, so it is found before there are any."""
+        table = next(self.source.tables(0, STREAM_BATCH), pa.table({"text": pa.array([], pa.string())}))
+        words = self.tokenizer.words  # its segmenter is loaded by the workers
+        has_words = "chinese_ref" in table.column_names or bool(words and words.segmenter)
+        characters = Characters([text or "" for text in table["text"].to_pylist()])
+        return Found(Findings.of(characters, has_words), *self.flags)
 
     def _warn_once(self, sentences: Sequence[str]) -> None:
-        """Log sentences, unless a worker did before."""
+        """Log sentences, unless another worker has done so."""
         with self.warned.get_lock():
             for sentence in sentences if not self.warned.value else ():
                 logger.warning(sentence)
                 self.warned.value = True
 
     def _workers(self) -> tuple[int, int]:
-        """The workers of all processes, and the number of this one."""
+        """The number of workers of all processes, and the number of this one."""
         worker = torch.utils.data.get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         return workers * self.processes, self.process * workers + number
 
     def _own_batches(self, epoch: int) -> Iterator[tuple[int, pa.Table]]:
-        """The batches of texts that are this worker's in a pass, each with its place in the stream.
+        """This worker's batches of texts in an epoch, each with its place in the stream.
 
-        Shares go round from pass to pass, so that none is left without where there are more workers than batches.
+        Shares rotate from epoch to epoch. So every worker gets texts, even with more workers than batches.
         """
-        workers, own = self._workers()
-        own, by_file = (own + epoch) % workers, self.files >= workers
-        for file in range(self.files):
-            if by_file and file % workers != own:
+        workers, worker = self._workers()
+        share, by_shard = (worker + epoch) % workers, self.shards >= workers
+        for shard in range(self.shards):
+            if by_shard and shard % workers != share:
                 continue
-            for batch, table in enumerate(self.texts.tables(file, STREAM_BATCH)):
-                if by_file or batch % workers == own:
-                    yield file << 20 | batch, table
+            for batch, table in enumerate(self.source.tables(shard, STREAM_BATCH)):
+                if by_shard or batch % workers == share:
+                    yield shard << 20 | batch, table

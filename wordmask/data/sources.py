@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import datasets
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.data.text_files import Files, count_texts, rebatched, stream_texts
-from wordmask.references.format import Provenance, read_provenance, sidecar
+from wordmask.references.provenance import Provenance, read_provenance, sidecar
 from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError, one_line
@@ -58,9 +59,11 @@ class Source(Protocol):
         """Some of the texts, one behind the other."""
         ...
 
-    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
-        """The texts of each span, of which none begins before the end of the one before it, in tables of a thousand,
-        or fewer where they are long."""
+    def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
+        """The texts of each span, in tables of a thousand, or fewer if they are long.
+
+        Spans are in order and do not overlap. Read each one to its end before you ask for the next.
+        """
         ...
 
 
@@ -104,10 +107,10 @@ class DatasetTexts:
     def select(self, span: range) -> DatasetTexts:
         return DatasetTexts(self.dataset.select(span))
 
-    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
-        rows = self.dataset.with_format("arrow")
+    def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
+        dataset = self.dataset.with_format("arrow")
         for span in spans:
-            yield from rebatched(rows[some.start : some.stop] for some in divided(span, BATCH))
+            yield rebatched(dataset[some.start : some.stop] for some in divided(span, BATCH))
 
 
 @dataclass(frozen=True)
@@ -133,18 +136,21 @@ class DatasetStream:
         )
 
 
+AnySource = TypeVar("AnySource", bound=Source | Stream)
+
+
 @dataclass
-class Texts:
+class Texts(Generic[AnySource]):
     """The text of one split before it is tokenized.
 
     Attributes:
-        rows: a `Source`, or a `Stream` where the text is streamed.
+        source: a `Source`, or a `Stream` where the text is streamed.
         flag: the flag that names the text, for error messages.
         reference_flag: the flag that names the references.
         references: the files that hold the references, each of which `file` counts where tables have that column.
     """
 
-    rows: Any
+    source: AnySource
     flag: str
     reference_flag: str = ""
     references: Sequence[str] = ()
@@ -158,21 +164,21 @@ class Texts:
     @property
     def is_stream(self) -> bool:
         """Whether the number of texts is not known."""
-        return self.rows.is_stream
+        return self.source.is_stream
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self: Texts[Source]) -> str:
         """What tells these texts from others. Not for streams."""
-        return self.rows.fingerprint
+        return self.source.fingerprint
 
-    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
+    def tables(self: Texts[Source], spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
         """The texts of each span, see `Source`. Not for streams."""
-        for table in self.rows.tables(spans):  # copied, since a slice goes to another process with all of its table
-            yield table.take(np.arange(len(table)))
+        for tables in self.source.tables(spans):  # copied: pickle sends a slice with all of its table
+            yield (table.take(np.arange(len(table))) for table in tables)
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self: Texts[Source]) -> Iterator[pa.Table]:
         """All texts in order. Not for streams."""
-        return self.tables([range(len(self.rows))])
+        return chain.from_iterable(self.tables([range(len(self.source))]))
 
 
 def _described(path: str) -> str:
@@ -184,7 +190,7 @@ def _described(path: str) -> str:
 
 def load_texts(
     arguments: DataArguments, cache_dir: str | None, token: str | None, evaluate: bool, if_possible: bool = False
-) -> dict[str, Texts]:
+) -> dict[str, Texts[Any]]:
     """The text of the splits `train` and `validation`, as far as there are any. A line of the log says what was read.
 
     Args:
@@ -200,14 +206,14 @@ def load_texts(
     texts = _from_dataset(arguments, cache_dir, token) if arguments.dataset_name else _from_files(arguments, cache_dir)
     percentage = arguments.validation_split_percentage
     splits = percentage and "train" in texts and "validation" not in texts and not arguments.streaming
-    if splits and (evaluate or if_possible and len(texts["train"].rows) > 1):
+    if splits and (evaluate or if_possible and len(texts["train"].source) > 1):
         texts |= _split(texts["train"], percentage)
     return texts
 
 
-def _split(texts: Texts, percentage: int) -> dict[str, Texts]:
+def _split(texts: Texts[Source], percentage: int) -> dict[str, Texts[Any]]:
     """Set the first part of a text apart for evaluation."""
-    count = len(texts.rows)
+    count = len(texts.source)
     part = max(1, round(count * percentage / 100))
     if part >= count:
         raise InputError(
@@ -215,19 +221,19 @@ def _split(texts: Texts, percentage: int) -> dict[str, Texts]:
             "--validation_file, or --validation_split_percentage 0"
         )
 
-    def cut(start: int, stop: int) -> Texts:
-        return Texts(texts.rows.select(range(start, stop)), texts.flag, texts.reference_flag, texts.references)
+    def cut(start: int, stop: int) -> Texts[Source]:
+        return Texts(texts.source.select(range(start, stop)), texts.flag, texts.reference_flag, texts.references)
 
     return {"train": cut(part, count), "validation": cut(0, part)}
 
 
-def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Texts]:
+def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Texts[Any]]:
     """The text of local files, with their references where there are any."""
     splits = [split for split in ("train", "validation") if getattr(arguments, f"{split}_file")]
     files = {split: _files(arguments, split) for split in splits}
     columns = [own.column for own in files.values()]
     check_column_name(columns, arguments.text_column_name, files[splits[0]].paths[0])
-    cache, texts = cache_directory(cache_dir), {}
+    cache, texts = cache_directory(cache_dir), dict[str, Texts[Any]]()
     for split, own in files.items():
         rows: Source | Stream
         if arguments.streaming and split == "train":  # what is evaluated on is read once and kept
@@ -255,7 +261,7 @@ def _files(arguments: DataArguments, split: str) -> Files:
     return Files(tuple(files), flag, column, tuple(references), reference_flag)
 
 
-def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts]:
+def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts[Any]]:
     """The splits of a dataset of the hub, or of one saved on disk."""
     name, flag = str(arguments.dataset_name), "--dataset_name"
     loaded = _loaded_dataset(arguments, cache_dir, token)

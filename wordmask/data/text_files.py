@@ -12,14 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wordmask.references.format import (
-    TextDigest,
-    check_text,
-    pair_tables,
-    pairs_blank_lines,
-    read_provenance,
-    sidecar,
-)
+from wordmask.references.format import pair_tables, pairs_blank_lines
+from wordmask.references.provenance import TextDigest, check_text, read_provenance, sidecar
 from wordmask.utils.batches import BATCH, CHARACTERS, batches
 from wordmask.utils.cache import found_once, hashed, stamps
 from wordmask.utils.errors import InputError
@@ -166,14 +160,10 @@ def rebatched(tables: Iterable[pa.Table], size: int = BATCH) -> Iterator[pa.Tabl
 
 
 class ContentDigest:
-    """A running digest of texts and their references, however they are divided into tables.
+    """A running digest of texts and their references. It does not depend on how tables divide them."""
 
-    Args:
-        start: what else it depends on.
-    """
-
-    def __init__(self, start: str = ""):
-        self._lengths, self._texts, self._references = (hashlib.sha256(start.encode()) for _ in range(3))
+    def __init__(self) -> None:
+        self._lengths, self._texts, self._references = (hashlib.sha256() for _ in range(3))
 
     def add(self, table: pa.Table) -> None:
         """Take the next texts into account."""
@@ -221,11 +211,11 @@ class FileTexts:
         """Some of the texts, one behind the other."""
         return replace(self, numbers=self.numbers[span.start : span.stop])
 
-    def tables(self, spans: Iterable[range]) -> Iterator[pa.Table]:
-        """The texts of each span, of which none begins before the end of the one before it, in tables of a thousand.
+    def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
+        """The texts of each span, see `wordmask.data.sources.Source`.
 
         Raises:
-            InputError: where files are no longer what was counted.
+            InputError: if a file has changed since its texts were counted.
         """
         self._check_files()
         read = self.files.tables()
@@ -243,7 +233,7 @@ class FileTexts:
                 position = min(own.stop, first + len(held))
 
         for span in spans:
-            yield from rebatched(texts_of(self.numbers[span.start : span.stop]))
+            yield rebatched(texts_of(self.numbers[span.start : span.stop]))
         self._check_files()
 
     def _check_files(self) -> None:

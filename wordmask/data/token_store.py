@@ -1,9 +1,10 @@
-"""The tokens of a text: made once for all runs, kept on disk, and read where they lie."""
+"""The tokens of a text: made once for all runs, kept on disk, and read from there."""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -17,22 +18,51 @@ from numpy.typing import NDArray
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import NOTHING, Found, TokenBatch, findings_in
-from wordmask.data.sources import Texts
-from wordmask.data.tokenize import Preparation, separator
+from wordmask.data.sources import Source, Texts
+from wordmask.data.tokenize import TextTokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import output_of_workers
 from wordmask.utils.files import write_atomically
-from wordmask.utils.progress import bar
+from wordmask.utils.progress import tracked
 from wordmask.utils.workers import parallel_map
 
 
+@dataclass(frozen=True)
+class Tokenization:
+    """How a run turns texts into tokens. It is made once; every split is tokenized by it.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        arguments: how sequences are made.
+        words: what gives words besides the tokenizer; `None` if none are needed.
+        cache_dir: the user's directory for the tokens; `None` for that of `datasets`.
+    """
+
+    tokenizer: Any
+    arguments: DataArguments
+    words: SegmentationArguments | None = None
+    cache_dir: str | None = None
+
+    @property
+    def separator(self) -> int | None:
+        """The token behind each text where texts are joined into blocks; `None` where each line stays apart."""
+        if self.arguments.line_by_line:
+            return None
+        separator = self.tokenizer.sep_token_id
+        return self.tokenizer.eos_token_id if separator is None else separator
+
+    def of(self, texts: Texts[Any]) -> TextTokenizer:
+        """What tokenizes these texts."""
+        return TextTokenizer(self.tokenizer, texts, self.separator, self.words)
+
+
 class TokenStream:
-    """All tokens of a prepared dataset, one text behind the other, read where they lie on disk.
+    """All tokens of a text, one document behind the other, read from disk.
 
     Args:
-        dataset: the tokens of each text.
-        separated: whether a separator stands behind each text.
-        found: what there is to be said of the text.
+        dataset: the tokens of each document.
+        separated: whether a separator stands behind each document.
+        found: what there is to say about the text.
     """
 
     def __init__(self, dataset: datasets.Dataset, separated: bool = False, found: Found = NOTHING):
@@ -40,10 +70,11 @@ class TokenStream:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = "dataset", "separated", "found"
-        return {name: getattr(self, name) for name in kept}  # what is cached is mapped anew in each worker
+        return {name: getattr(self, name) for name in kept}  # each worker maps the file anew
 
     @cached_property
     def _chunks(self) -> list[tuple[NDArray[np.int32], NDArray[np.integer]]]:
+        """For each chunk of the file: where its documents begin and end (documents + 1,), and its tokens."""
         chunks = self.dataset.data.table.column("tokens").chunks
         return [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
 
@@ -54,74 +85,57 @@ class TokenStream:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """(texts,) The number of tokens of each text."""
+        """(documents,) The number of tokens of each document."""
         return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets, _ in self._chunks)])
 
     def read(self, start: int, stop: int) -> NDArray[np.integer]:
-        """The tokens from `start` to `stop`."""
+        """(stop - start,) The tokens from `start` to `stop`."""
         if len(self._chunks) == 1:
             offsets, values = self._chunks[0]
             return values[start + int(offsets[0]) : stop + int(offsets[0])]
-        parts, chunk = [], bisect.bisect_right(self._edges, start) - 1
+        # With edges 0 5 9, the tokens from 3 to 7 are 3 and 4 of the first chunk, 0 and 1 of the second.
+        pieces, chunk = [], bisect.bisect_right(self._edges, start) - 1
         while start < stop:
             offsets, values = self._chunks[chunk]
             shift = int(offsets[0]) - self._edges[chunk]
             end = min(stop, self._edges[chunk + 1])
-            parts.append(values[start + shift : end + shift])
+            pieces.append(values[start + shift : end + shift])
             start, chunk = end, chunk + 1
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def tokenized(
-    texts: Texts,
-    tokenizer,
-    arguments: DataArguments,
-    words: SegmentationArguments | None,
-    cache_dir: str | None = None,
-) -> TokenStream:
-    """Tokenize a text, on as many processes as asked for and once for all runs.
-
-    Args:
-        texts: the text.
-        tokenizer: the tokenizer.
-        arguments: how rows will be made.
-        words: where words come from besides; `None` where a tokenizer that knows no words will do.
-        cache_dir: where the tokens are kept.
+def tokenized(texts: Texts[Source], tokenization: Tokenization) -> TokenStream:
+    """Tokenize a text, once for all runs.
 
     Raises:
-        InputError: where they cannot be kept there, or a worker dies.
+        InputError: if the tokens cannot be kept in the cache, or a worker dies.
     """
-    prepared = Preparation(tokenizer, texts, separator(tokenizer, arguments.line_by_line), words)
-    path = cache_directory(cache_dir) / f"tokens-{hashed(texts.fingerprint, prepared.identity())}.arrow"
+    tokenizer, arguments = tokenization.of(texts), tokenization.arguments
+    key = hashed(texts.fingerprint, tokenizer.identity())
+    path = cache_directory(tokenization.cache_dir) / f"tokens-{key}.arrow"
     with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # of runs that start together, one tokenizes
             if arguments.overwrite_cache or not path.exists():
-                _write(path, texts, prepared, arguments.preprocessing_num_workers or 1)
+                _write(path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
     found = Found(findings_in(path), texts.flag, texts.reference_flag)
-    return TokenStream(datasets.Dataset.from_file(str(path)), prepared.separator is not None, found)
+    return TokenStream(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, found)
 
 
-def _write(path: Path, texts: Texts, prepared: Preparation, workers: int) -> None:
+def _write(path: Path, texts: Texts[Source], tokenizer: TextTokenizer, workers: int) -> None:
     """Tokenize texts into a file."""
-    with (
-        bar("Tokenizing", " texts", len(texts.rows)) as progress,
-        write_atomically(path, binary=True) as file,
-        parallel_map(prepared, workers) as tokenize,
-    ):
-        write_tokens(file, token_schema(prepared.dtype), tokenize(texts.batches()), progress.update)
+    tables = tracked(texts.batches(), "Tokenizing", "texts", len(texts.source))
+    with write_atomically(path, binary=True) as file, parallel_map(tokenizer, workers) as tokenize:
+        write_tokens(file, tokenize(tables), token_schema(tokenizer.dtype))
 
 
 def token_schema(dtype: Any) -> pa.Schema:
-    """The schema of a file of tokens, as `datasets` has it, for integers of this type of numpy."""
+    """The schema of a file of tokens, in the form of `datasets`, for integers of this numpy type."""
     return datasets.Features({"tokens": datasets.List(datasets.Value(np.dtype(dtype).name))}).arrow_schema
 
 
-def write_tokens(
-    file: IO[bytes], schema: pa.Schema, batches: Iterable[TokenBatch], advance: Callable[[int], Any]
-) -> None:
-    """Write tokens as `TokenStream` reads them; `advance` is told of the texts that are done."""
+def write_tokens(file: IO[bytes], batches: Iterable[TokenBatch], schema: pa.Schema) -> None:
+    """Write tokens in the form that `TokenStream` reads."""
     with pa.ipc.new_stream(file, schema) as stream:
         for batch in batches:
             batch.write(stream)
-            advance(len(batch.tokens))

@@ -1,7 +1,7 @@
-"""Tokenizing texts: with one fact for each token, whether it continues the word of the token before it.
+"""Tokenizing texts. With each token goes one fact: whether it continues the word of the token before it.
 
-A process that does nothing else starts in a second: neither torch nor datasets is imported here. Nothing is logged
-here either, see `wordmask.data.findings`.
+Worker processes run this. It imports neither torch nor datasets, so that they start in a second, and it logs nothing,
+see `wordmask.data.findings`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import Findings, TokenBatch
-from wordmask.references.format import LineReferences, check_tokenizer, continuations, tokenizer_digest
+from wordmask.references.positions import LineReferences, continuations
+from wordmask.references.provenance import check_tokenizer, tokenizer_digest
 from wordmask.segmenters import Segmenter, words_of
 from wordmask.tokenization.encoding import (
     Backend,
@@ -34,11 +35,11 @@ from wordmask.utils.errors import InputError, one_line
 if TYPE_CHECKING:
     from wordmask.data.sources import Texts
 
-VERSION = 4  # of the rule for words, and of how tokens are kept; other tokens are made again or refused
+VERSION = 5  # of the rule for words and of the form on disk; tokens of another version are made again or refused
 
 
 class _Places(Sequence[str]):
-    """Where each line of a batch comes from, for an error message."""
+    """The place of each line of a batch, for an error message."""
 
     def __init__(self, batch: pa.Table, files: Sequence[str]):
         self.batch, self.files = batch, files
@@ -53,17 +54,17 @@ class _Places(Sequence[str]):
         return f"{self.batch['line'][index].as_py()} of the text ({file})"
 
 
-class Preparation:
-    """Turns a batch of texts into tokens: the same for datasets in memory and for streams.
+class TextTokenizer:
+    """Turns batches of texts into tokens.
 
     Args:
-        tokenizer: the tokenizer; one that is not fast knows no words, and then each token is one.
-        texts: where the text and its references come from.
+        tokenizer: the tokenizer. A slow one knows no words, so that each token is a word.
+        texts: where the texts and their references come from.
         separator: the token to put behind each text, if any.
-        words: where words come from besides; `None` where a tokenizer that knows no words will do.
+        words: what gives words besides the tokenizer; `None` if none are needed.
     """
 
-    def __init__(self, tokenizer, texts: Texts, separator: int | None, words: SegmentationArguments | None):
+    def __init__(self, tokenizer, texts: Texts[Any], separator: int | None, words: SegmentationArguments | None):
         self.tokenizer, self.separator, self.words = tokenizer, separator, words
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
         self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)
@@ -76,7 +77,7 @@ class Preparation:
             check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
 
     def identity(self) -> dict[str, Any]:
-        """What the result depends on besides the text, for a cache's fingerprint or a record."""
+        """What the tokens depend on besides the text, for the key of a cache or a record."""
         return {
             "version": VERSION,
             "tokenizer": tokenizer_identity(self.tokenizer),
@@ -90,11 +91,11 @@ class Preparation:
 
     @cached_property
     def segmenter(self) -> Segmenter | None:
-        """The segmenter to run on the spot, if any."""
+        """The segmenter that runs here, if any."""
         return self.words.load() if self.words and self.words.segmenter else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it loads its own segmenter, and the backend of a fast tokenizer will do."""
+        """What another process needs. It loads its own segmenter; of a fast tokenizer it needs only the backend."""
         state = {name: value for name, value in vars(self).items() if name != "segmenter"}
         if self.tokenizer.is_fast and backend_state(self.tokenizer) is not None:
             state["tokenizer"] = Backend(self.tokenizer)
@@ -110,13 +111,14 @@ class Preparation:
         if self.tokenizer.is_fast or self.words:
             tokens = tokenize(self.tokenizer, lines)
             continues, findings = self._words(tokens, batch)
-            codes, lengths = tokens.ids << 1, tokens.lengths
-            codes |= continues
+            codes, lengths = tokens.ids << 1, tokens.lengths  # (tokens,) and (texts,)
+            codes |= continues  # the id 8 becomes 16, or 17 where it continues a word
         else:
             ids = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
             lengths = np.fromiter(map(len, ids), np.int64, len(ids))
             codes = np.fromiter((token for line in ids for token in line), np.int64, lengths.sum()) << 1
         if self.separator is not None:
+            # Lengths 2, 0, 1 give ends 2, 3: separators stand before tokens 2 and 3. A text without tokens gets none.
             ends = np.cumsum(lengths)[lengths > 0]
             codes = np.insert(codes, ends, self.separator << 1)
             lengths = lengths + (lengths > 0)
@@ -125,7 +127,7 @@ class Preparation:
         return TokenBatch(pa.ListArray.from_arrays(offsets, codes.astype(self.dtype)), findings)
 
     def _words(self, tokens: TokenizedLines, batch: pa.Table) -> tuple[NDArray[np.bool_], Findings]:
-        """(tokens,) Which tokens continue a word by all that says so, and what there is to be said of these texts."""
+        """(tokens,) Which tokens continue a word, by the text, references and a segmenter; and what is found here."""
         special = np.isin(tokens.ids, self.special_ids)
         continues, characters = tokens.continues, tokens.characters
         has_references = "chinese_ref" in batch.column_names
@@ -134,9 +136,9 @@ class Preparation:
             positions = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
             places = _Places(batch, self.files)
             references = LineReferences(positions, places, self._are_classic(batch), self.mixed, self.where)
-            joined, wrong = continuations(tokens, references, self.prefix, special)
-            first = references.place(int(wrong[0])) if len(wrong) else ""
-            findings += Findings(positions=sum(map(len, positions)), left_out=len(wrong), first=first)
+            joined, left_out = continuations(tokens, references, self.prefix, special)
+            example = references.place(int(left_out[0])) if len(left_out) else ""
+            findings += Findings(positions=sum(map(len, positions)), left_out=len(left_out), example=example)
             continues = continues | joined
         if self.segmenter and self.words:
             words, mixed = words_of(self.segmenter, characters.lines), self.words.mixed_words
@@ -145,12 +147,12 @@ class Preparation:
         return set_apart(continues, special), findings
 
     def _check_ids(self, codes: NDArray[np.integer]) -> None:
-        """Raise an `InputError` for an id that the vocabulary does not have: narrowed, it would become another."""
+        """Raise an `InputError` for an id beyond the vocabulary. Stored in few bits, it would become another id."""
         highest = int(codes.max(initial=0)) >> 1
         if highest >= self.size:
             raise InputError(
                 f"--tokenizer_name: the tokenizer gives the id {highest}, and the largest id of its vocabulary is "
-                f"{self.size - 1}; mend its files"
+                f"{self.size - 1}; repair its files"
             )
 
     def _are_classic(self, batch: pa.Table) -> NDArray[np.bool_]:
@@ -160,19 +162,12 @@ class Preparation:
         return np.full(len(batch), self.classic.all())
 
 
-def tokens_of_split(preparations: Mapping[str, Preparation], batch: tuple[str, pa.Table]) -> TokenBatch:
+def tokens_of_split(tokenizers: Mapping[str, TextTokenizer], batch: tuple[str, pa.Table]) -> TokenBatch:
     """The tokens of texts that come with the name of their split."""
     split, texts = batch
-    return preparations[split](texts)
+    return tokenizers[split](texts)
 
 
 def tokenizer_identity(tokenizer) -> str:
-    """What tells tokenizers apart that divide text differently."""
+    """What tells tokenizers apart that split text differently."""
     return tokenizer_digest(tokenizer) if tokenizer.is_fast else f"{type(tokenizer).__name__}:{tokenizer.name_or_path}"
-
-
-def separator(tokenizer, line_by_line: bool) -> int | None:
-    """The token between two texts of a block, if they share one."""
-    if line_by_line:
-        return None
-    return tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id

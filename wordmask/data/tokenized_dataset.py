@@ -35,8 +35,8 @@ class TokenizedDataset(torch.utils.data.Dataset):
         return len(self.dataset)
 
     @property
-    def lines(self) -> int:
-        """The number of examples: none share a row."""
+    def documents(self) -> int:
+        """The number of examples. Each is a sequence of its own."""
         return len(self)
 
     @cached_property
@@ -46,7 +46,7 @@ class TokenizedDataset(torch.utils.data.Dataset):
         examples = select(["input_ids"]) if select else self.dataset
         return np.fromiter((len(examples[index]["input_ids"]) for index in range(len(self))), np.int64, len(self))
 
-    def examples(self, draws: Sequence[Draw], first: int = 0) -> list[dict[str, Any]]:
+    def examples(self, draws: Sequence[Draw], offset: int = 0) -> list[dict[str, Any]]:
         """The examples of a batch."""
         return [
             {**self.dataset[draw.index], "example_id": draw.index, "epoch": draw.epoch, "mlm_probability": draw.rate}

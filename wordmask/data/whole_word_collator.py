@@ -64,7 +64,7 @@ class WholeWordMaskCollator:
         mask_replace_prob, random_replace_prob: the shares of chosen tokens that become the mask token and a random
             one; the rest stays as it is.
         pad_to_multiple_of: pad batches to a multiple of this many tokens.
-        return_words: also return `words`, (batch, length): equal numbers for the tokens of one word.
+        return_word_ids: also return `word_ids`, (batch, length): equal numbers for the tokens of one word.
 
     Raises:
         InputError: (a `ValueError`) for a parameter or an example that cannot be used.
@@ -79,7 +79,7 @@ class WholeWordMaskCollator:
         mask_replace_prob: float = 0.8,
         random_replace_prob: float = 0.1,
         pad_to_multiple_of: int | None = None,
-        return_words: bool = False,
+        return_word_ids: bool = False,
     ):
         if strategy not in [*Strategy]:
             raise InputError(f"strategy: {strategy} is not known; choose from {', '.join(Strategy)}")
@@ -89,7 +89,7 @@ class WholeWordMaskCollator:
             MaskingArguments(Strategy(strategy), str(mlm_probability), mask_replace_prob, random_replace_prob)
             self.vocabulary = vocabulary = Vocabulary.of(tokenizer)
         self.tokenizer, self.mlm_probability, self.strategy = tokenizer, float(mlm_probability), Strategy(strategy)
-        self.multiple_of, self.return_words = pad_to_multiple_of or 1, return_words
+        self.multiple_of, self.return_word_ids = pad_to_multiple_of or 1, return_word_ids
         self.seeded = hash64(seed)
         self.replacement = Replacement(
             vocabulary.mask_token_id, vocabulary.random_ids, mask_replace_prob, random_replace_prob
@@ -101,10 +101,10 @@ class WholeWordMaskCollator:
         self.type_padding = getattr(tokenizer, "pad_token_type_id", 0)
         self.pads_left = tokenizer.padding_side == "left"
 
-    def with_words(self) -> WholeWordMaskCollator:
-        """The same collator, which also returns `words`."""
+    def with_word_ids(self) -> WholeWordMaskCollator:
+        """The same collator, which also returns `word_ids`."""
         other = copy.copy(self)
-        other.return_words = True
+        other.return_word_ids = True
         return other
 
     def __call__(
@@ -118,7 +118,7 @@ class WholeWordMaskCollator:
 
         Returns:
             Tensors (batch, length) of int64: `input_ids`, `attention_mask`, `labels` (-100 where nothing is
-            predicted), `token_type_ids` if they are given, and `words` if asked for.
+            predicted), `token_type_ids` if they are given, and `word_ids` if asked for.
         """
         if return_tensors != "pt":
             raise InputError(f"return_tensors: {return_tensors} is not offered; the tensors are of PyTorch, pt")
@@ -149,8 +149,8 @@ class WholeWordMaskCollator:
         if all(sequence.type_ids is not None for sequence in sequences):
             batch["token_type_ids"] = np.full_like(padded, self.type_padding)
             batch["token_type_ids"][inside] = np.concatenate([sequence.type_ids for sequence in sequences])
-        if self.return_words:
-            batch["words"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
+        if self.return_word_ids:
+            batch["word_ids"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
         if self.pads_left:
             # A sequence of 3 tokens in 5 columns is read from the columns 3, 4, 0, 1, 2.
             places = (np.arange(width) + sizes[:, None]) % width

@@ -88,15 +88,15 @@ class Forward:
 
         Args:
             model: the model that this was made for, or a wrapper of it for several processes.
-            batch: tensors (batch, length): `input_ids`, `attention_mask`, `labels`, and `lines` if it is packed;
+            batch: tensors (batch, length): `input_ids`, `attention_mask`, `labels`, and `sequence_ids` if packed;
                 maybe `positions`, (kept,), the flat positions to predict at.
         """
         inputs = dict(batch)
         labels, positions = inputs.pop("labels"), inputs.pop("positions", None)
         if not self.takes_attention_mask:
             inputs.pop("attention_mask", None)
-        if "lines" in inputs and self.attention is not None:
-            inputs |= self.attention.inputs(inputs.pop("lines"))
+        if "sequence_ids" in inputs and self.attention is not None:
+            inputs |= self.attention.inputs(inputs.pop("sequence_ids"))
         # A mean over no label is NaN, and 0 times NaN is NaN. So such a batch gets one label, and its loss weight 0.
         has_labels = labels.ne(IGNORED).any()
         labels = labels.clone()

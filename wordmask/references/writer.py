@@ -1,8 +1,7 @@
-"""Making references: of a corpus of any size, on any number of processes, and going on where a run was interrupted.
+"""Writing references: of a corpus of any size, on any number of processes, and after any interruption.
 
-The lines are divided into parts of equal number. A part is segmented in batches that its content alone decides, is
-written under a temporary name and then renamed; when all parts are there, they are put together. So the result does
-not depend on the number of workers, on interruptions, or on how parts were divided over machines.
+The lines are divided into parts of equal number, see `wordmask.utils.parts`. When all parts are finished, they are
+joined into the output. So the output does not depend on workers, interruptions or machines.
 """
 
 from __future__ import annotations
@@ -20,27 +19,26 @@ from fnmatch import fnmatch
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wordmask.references.format import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
 from wordmask.references.positions import line_positions
+from wordmask.references.provenance import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.encoding import Backend, backend_state, require_fast
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
+from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.readers import Column, TextFiles, summary
-from wordmask.utils.workers import parallel_map
 
 logger = logging.getLogger(__name__)
 
 ROW_GROUP = 10  # batches
 Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the text, and lines
 Block: TypeAlias = bytes | pa.Table  # what a batch becomes in the output
-Annotate: TypeAlias = Callable[[Iterable[Batch]], Iterable[tuple[Block, bool]]]  # whether there is text in it, too
 SCHEMA = pa.schema({"text": pa.string(), "chinese_ref": pa.list_(pa.int32())})
 
 
@@ -49,7 +47,7 @@ class Annotator:
 
     Args:
         load_tokenizer: gives a fast tokenizer.
-        load_segmenter: gives a segmenter; for several workers both functions must be such as can be pickled.
+        load_segmenter: gives a segmenter. For several workers, pickle must be able to send both functions.
         mixed: whether words of mixed script count.
     """
 
@@ -67,8 +65,8 @@ class Annotator:
         return self._load_segmenter()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a worker needs: the backend of the tokenizer alone, so that it starts in a second without transformers,
-        or how to load the tokenizer where a part of it is written in Python."""
+        """What a worker needs: only the backend of the tokenizer, so that it starts in a second, without transformers.
+        A tokenizer with a part in Python cannot be sent, so the worker loads it."""
         state = {"_load_segmenter": self._load_segmenter, "mixed": self.mixed}
         if backend_state(self.tokenizer) is None:
             return state | {"_load_tokenizer": self._load_tokenizer}
@@ -76,35 +74,30 @@ class Annotator:
 
     def __call__(self, batch: Batch) -> list[list[int] | None]:
         """The reference of each line, `None` for a blank one."""
-        first, lines = batch
-        places = [place for place, line in enumerate(lines) if not is_blank(line)]
+        start, lines = batch
+        visible = [index for index, line in enumerate(lines) if not is_blank(line)]
         references: list[list[int] | None] = [None] * len(lines)
-        if places:
-            texts, numbers = [lines[place] for place in places], [first + place for place in places]
+        if visible:
+            texts, numbers = [lines[index] for index in visible], [start + index for index in visible]
             positions = line_positions(self.tokenizer, self.segmenter, texts, self.mixed, numbers)
-            for place, reference in zip(places, positions, strict=True):
-                references[place] = reference
+            for index, reference in zip(visible, positions, strict=True):
+                references[index] = reference
         return references
 
 
-def _bytes(block: Block) -> int:
-    return block.nbytes if isinstance(block, pa.Table) else len(block)
-
-
-def _make_block(annotator: Annotator, output: Output, batch: Batch) -> tuple[Block, bool]:
-    """A batch as it stands in the output, and whether there is text in it."""
-    references = annotator(batch)
-    return output.block(batch[1], references), any(reference is not None for reference in references)
+def _make_block(annotator: Annotator, output: Output, batch: Batch) -> Block:
+    """A batch as the output holds it."""
+    return output.block(batch[1], annotator(batch))
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where references go: one to a line of a reference file, or side by side with the text in a table.
+    """Where references go: into a reference file, one to a line, or into a table beside the text.
 
     A name that ends in .jsonl or .parquet is a table, one that ends in / a directory of Parquet files.
 
     Raises:
-        InputError: where what is written, plain as it is, would be read as compressed.
+        InputError: if the name says that the file is compressed, since plain text is written.
     """
 
     path: str
@@ -119,7 +112,7 @@ class Output:
 
     @property
     def parts(self) -> Path:
-        """The directory of the parts until all of them are there."""
+        """The directory of the parts until all of them are finished."""
         return Path(f"{self.path.rstrip('/')}.parts")
 
     @property
@@ -130,86 +123,52 @@ class Output:
         return {".parquet": "parquet", ".jsonl": "jsonl"}.get(Path(self.path).suffix, "references")
 
     def block(self, texts: Sequence[str], references: Sequence[list[int] | None]) -> Block:
-        """What lines and their references become in a part, `None` being the reference of a blank line."""
+        """Lines and their references as a part holds them. `None` is the reference of a blank line."""
         if self.kind in ("directory", "parquet"):
             return pa.table([texts, [reference or [] for reference in references]], SCHEMA)
         if self.kind == "jsonl":
-            columns = zip(texts, references, strict=True)
-            rows = ({"text": text, "chinese_ref": reference or []} for text, reference in columns)
-            return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+            pairs = zip(texts, references, strict=True)
+            objects = ({"text": text, "chinese_ref": reference or []} for text, reference in pairs)
+            return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in objects).encode()
         # A list of integers looks the same in Python and in JSON.
         return "".join("\n" if reference is None else f"{reference}\n" for reference in references).encode()
 
-    def write(self, path: Path, blocks: Iterable[Block]) -> None:
-        """Write a part."""
-        with write_atomically(path, binary=True) as file:
-            if self.kind in ("directory", "parquet"):
-                with pq.ParquetWriter(file, SCHEMA) as writer:
-                    for tables in batches(blocks, ROW_GROUP, weight=_bytes):
-                        writer.write_table(pa.concat_tables(tables))
-            else:
-                file.writelines(blocks)
+    def write(self, file: IO[bytes], blocks: Iterable[Any]) -> None:
+        """Write the blocks of a part."""
+        if self.kind in ("directory", "parquet"):
+            with pq.ParquetWriter(file, SCHEMA) as writer:
+                for tables in batches(blocks, ROW_GROUP, weight=lambda table: table.nbytes):
+                    writer.write_table(pa.concat_tables(tables))
+        else:
+            file.writelines(blocks)
 
-    def put_together(self, parts: Sequence[Path]) -> None:
-        """Make the output of its parts, which are in order; the sidecar of what was there goes before that does."""
-        final, gathered = Path(self.path), Path(f"{self.parts}.whole")
+    def join(self, parts: Sequence[Path]) -> None:
+        """Make the output of its parts, which are in order. An earlier output goes last, its sidecar before it."""
+        final, joined = Path(self.path), Path(f"{self.parts}.whole")
         if self.kind == "directory":
-            shutil.rmtree(gathered, ignore_errors=True)
-            gathered.mkdir()
-            for number, part in enumerate(parts):  # copied, so that the parts stay until all is done
-                shutil.copyfile(part, gathered / f"part-{number:05d}-of-{len(parts):05d}.parquet")
+            shutil.rmtree(joined, ignore_errors=True)
+            joined.mkdir()
+            for number, part in enumerate(parts):  # copied: the parts stay until the output is whole
+                shutil.copyfile(part, joined / f"part-{number:05d}-of-{len(parts):05d}.parquet")
         elif self.kind == "parquet":
-            with write_atomically(gathered, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+            with write_atomically(joined, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
                 for part in parts:
                     source = pq.ParquetFile(part)
                     for group in range(source.num_row_groups):
                         writer.write_table(source.read_row_group(group))
         else:
-            with write_atomically(gathered, binary=True) as file:
+            with write_atomically(joined, binary=True) as file:
                 for part in parts:
                     with open(part, "rb") as source:
                         shutil.copyfileobj(source, file)
         sidecar(self.path).unlink(missing_ok=True)
         if self.kind == "directory" and final.exists():
             shutil.rmtree(final)
-        os.replace(gathered, final)
-
-
-@dataclass(frozen=True)
-class Work:
-    """How the work is divided.
-
-    Attributes:
-        workers: processes on this machine.
-        part_lines: lines in a part.
-        shards: runs that share the parts, on any machines.
-        shard: which of them this one is.
-        resume: whether parts of an earlier run are kept.
-    """
-
-    workers: int = 1
-    part_lines: int = 100_000
-    shards: int = 1
-    shard: int = 0
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        for flag, value in (
-            ("num_workers", self.workers),
-            ("part_lines", self.part_lines),
-            ("num_shards", self.shards),
-        ):
-            if value < 1:
-                raise InputError(f"--{flag}: {value} is not a positive number")
-        if not 0 <= self.shard < self.shards:
-            raise InputError(
-                f"--shard_index: {self.shard} is out of range for --num_shards {self.shards}; it counts from 0 to "
-                f"{self.shards - 1}"
-            )
+        os.replace(joined, final)
 
 
 def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:
-    """Raise an `InputError` where an output that may not be replaced exists."""
+    """Raise an `InputError` if there is an output that may not be replaced."""
     beside = sidecar(path)
     if not overwrite and flag == "--save_path" and beside.exists():
         raise InputError(f"{flag}: {beside} exists; give another name, or --overwrite to replace it")
@@ -237,49 +196,49 @@ def write_references(
 
     Args:
         text_paths: the files of the text, of one format.
-        output: appears when it is whole; what was there is replaced.
+        output: appears when it is whole, and replaces what was there.
         annotator: gives the references.
         work: how the work is divided.
-        track: wraps the texts, for a progress bar.
+        track: wraps the text, for a progress bar.
         column: the text column of tables.
 
     Returns:
         What the references were made from; `None` for one of several shards.
 
     Raises:
-        InputError: where text or output cannot be had, or a worker dies. Finished parts stay, for `resume`.
+        InputError: if the text cannot be read, the output cannot be written, or a worker dies. Finished parts stay.
     """
-    tokenizer, segmenter = annotator.tokenizer, annotator.segmenter
-    require_fast(tokenizer, "--bert")
+    require_fast(annotator.tokenizer, "--bert")
     with _garbage_left(), output_of_workers("--save_path", output.path, "--num_workers", "go on with --resume"):
         provenance = Provenance(
-            tokenizer_sha256=tokenizer_digest(tokenizer),
-            tokenizer=tokenizer.name_or_path,
-            segmenter=segmenter.identity,
+            tokenizer_sha256=tokenizer_digest(annotator.tokenizer),
+            tokenizer=annotator.tokenizer.name_or_path,
+            segmenter=annotator.segmenter.identity,
             mixed_words=annotator.mixed,
         )
-        digest = TextDigest()
-        texts = track(TextFiles(text_paths, "--file_name", column))
-        make_block = partial(_make_block, annotator, output)
-        with _open_parts(output, provenance, work), parallel_map(make_block, work.workers) as annotate:
-            parts = _write_parts(texts, digest, output, work, annotate)
+        directory = _claim_parts(output, provenance, work)
+        digest, files = TextDigest(), list[str]()
+        lines = track(TextFiles(text_paths, "--file_name", column))
+        with _removed_if_empty(directory, work):
+            sources = _sources(lines, digest, files, work)
+            directory.make(sources, partial(_make_block, annotator, output), work.workers, output.write)
             read = summary(digest.lines - digest.blank, digest.blank, len(text_paths), column)
             logger.warning("--file_name: %s", read)
-            if work.shards > 1:
-                return None  # another shard may be at work: a last run puts all parts together
-            if not any(json.loads(_stamp(part).read_text())["text"] for part in parts):
-                deque(map(Path.unlink, parts), maxlen=0)
-                raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with a text to a line")
+        if work.shards > 1:
+            return None  # other shards may be at work: a last run joins all parts
+        if digest.lines == digest.blank:
+            shutil.rmtree(directory.path)
+            raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with a text to a line")
         provenance.lines, provenance.text_sha256 = digest.lines, digest.hexdigest()
-        output.put_together(parts)
+        output.join([directory.path / file for file in files])
         write_provenance(output.path, provenance)
-        shutil.rmtree(output.parts)
+        shutil.rmtree(directory.path)
     return provenance
 
 
 @contextmanager
 def _garbage_left() -> Iterator[None]:
-    """Do not look for garbage in what is there already: in all that transformers and torch hold, that takes 0.1 s."""
+    """Keep the garbage collector away from what is loaded: a search in transformers and torch takes 0.1 s."""
     gc.freeze()
     try:
         yield
@@ -287,88 +246,54 @@ def _garbage_left() -> Iterator[None]:
         gc.unfreeze()
 
 
+def _claim_parts(output: Output, provenance: Provenance, work: Work) -> PartsDirectory:
+    """The directory of parts, for parts that are made from this."""
+    made_from = asdict(provenance) | {"part_lines": work.part_lines, "kind": output.kind}
+
+    def differences(record: dict[str, Any]) -> list[str]:
+        return [name for name in made_from if record.get(name) != made_from[name] and name != "tokenizer"]
+
+    directory = PartsDirectory(
+        output.parts, "made_from.json", "--save_path", "--overwrite without --resume to start over"
+    )
+    directory.claim(made_from, differences, start_over=not work.resume and work.shards == 1)
+    return directory
+
+
 @contextmanager
-def _open_parts(output: Output, provenance: Provenance, work: Work) -> Iterator[None]:
-    """Make the directory of parts, or check that those in it were made from the same; an error before any part is
-    finished leaves none."""
-    record = output.parts / "made_from.json"
-    settings = asdict(provenance) | {"part_lines": work.part_lines, "kind": output.kind}
-    others = [path for path in output.parts.glob("*") if not path.name.startswith(f".{record.name}")]
-    if others and not record.exists():
-        raise InputError(f"--save_path: {output.parts}, where parts would go, is not this suite's; give another name")
-    if output.parts.exists() and not (work.resume or work.shards > 1):
-        shutil.rmtree(output.parts)
-    output.parts.mkdir(parents=True, exist_ok=True)
-    if not record.exists():
-        with write_atomically(record) as file:
-            json.dump(settings, file)
-    before = json.loads(record.read_text())
-    different = [name for name in settings if before.get(name) != settings[name] and name != "tokenizer"]
-    if different:
-        raise InputError(
-            f"--resume: the parts in {output.parts} were made with another {', '.join(different)}; give the same "
-            "flags, or --overwrite without --resume to start over"
-        )
+def _removed_if_empty(directory: PartsDirectory, work: Work) -> Iterator[None]:
+    """After an error, remove a directory in which no part is finished."""
     try:
         yield
     except BaseException:
-        if work.shards == 1 and not list(output.parts.glob("*.part")):
-            shutil.rmtree(output.parts)
+        if work.shards == 1 and not list(directory.path.glob("*.part")):
+            shutil.rmtree(directory.path)
         raise
 
 
-def _stamp(part: Path) -> Path:
-    """Where the digest of a part's lines lies."""
-    return part.with_suffix(".json")
+def _sources(lines: Iterable[str], whole: TextDigest, files: list[str], work: Work) -> Iterator[PartSource]:
+    """The source of each part of this shard, in order.
 
-
-def _write_parts(
-    lines: Iterable[str],
-    whole: TextDigest,
-    output: Output,
-    work: Work,
-    annotate: Annotate,
-) -> list[Path]:
-    """Write this shard's parts that are not there yet, and return them all; `whole` takes in every line."""
-    parts = []
+    Args:
+        lines: all lines of the text.
+        whole: takes in all lines.
+        files: takes in the name of each part of this shard.
+        work: how the work is divided.
+    """
     remaining = iter(lines)
-    for number, first in enumerate(remaining):  # the body takes the rest of the part
-        own = chain([first], islice(remaining, work.part_lines - 1))
-        part, digest = output.parts / f"{number:06d}.part", TextDigest()
-        read = _digested(batches(own), whole, digest)
-        if number % work.shards != work.shard:
-            deque(read, maxlen=0)
-            continue
-        parts.append(part)
-        if not _stamp(part).exists():
-            text = _write_part(part, read, output, annotate)
-            with write_atomically(_stamp(part)) as file:
-                json.dump({"sha256": digest.hexdigest(), "lines": digest.lines, "text": text}, file)
-            continue
-        deque(read, maxlen=0)
-        if json.loads(_stamp(part).read_text())["sha256"] != digest.hexdigest():
-            raise InputError(f"--resume: the text has changed since {output.parts} was made; start over")
-    return parts
+    for number, line in enumerate(remaining):  # the first line of each part: the body takes the rest
+        digest = TextDigest()
+        read = _digested(batches(chain([line], islice(remaining, work.part_lines - 1))), whole, digest)
+        if number % work.shards == work.shard:
+            files.append(f"{number:06d}.part")
+            yield PartSource(files[-1], f"part {number + 1}", read, digest)
+        deque(read, maxlen=0)  # the lines of other shards count in the digest of the text
 
 
 def _digested(read: Iterable[list[str]], whole: TextDigest, part: TextDigest) -> Iterator[Batch]:
-    """The same lines, numbered in the whole text, and taken into account as they pass."""
+    """The same lines with the number of the first one. Both digests take them in."""
     for lines in read:
-        first = whole.lines + 1
+        start = whole.lines + 1
         whole.add(lines)
         part.add(lines)
-        yield first, lines
-
-
-def _write_part(part: Path, read: Iterable[Batch], output: Output, annotate: Annotate) -> bool:
-    """Write a part and say whether there is text in it."""
-    some_text = False
-
-    def blocks() -> Iterator[Block]:
-        nonlocal some_text
-        for block, has_text in annotate(read):
-            some_text |= has_text
-            yield block
-
-    output.write(part, blocks())
-    return some_text
+        yield start, lines

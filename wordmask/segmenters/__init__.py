@@ -1,14 +1,14 @@
-"""Sources of words: the interface of a segmenter, and the registry that finds one by name.
+"""Segmenters split text into words: their interface, and a registry that finds one by name.
 
-A segmenter of your own is a subclass of `Segmenter`, named on the command line as `package.module:Class` or
-registered under a short name:
+Write your own segmenter as a subclass of `Segmenter`. On the command line, name it as `package.module:Class`, or
+register it under a short name:
 
     @register("characters")
     class CharacterSegmenter(Segmenter):
         def segment(self, lines):
             return [list(line) for line in lines]
 
-Importing this package imports none of the libraries that do the work; a segmenter imports its own when it is made.
+Importing this package imports no library such as jieba. A segmenter imports its library when you make one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
-from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from wordmask.utils.errors import InputError
@@ -28,13 +26,13 @@ __all__ = ["Segmenter", "available", "load_segmenter", "register", "words_of"]
 
 
 class Segmenter(ABC):
-    """Cuts lines of text into words.
+    """Splits lines of text into words.
 
-    The parameters of the constructor are the options that `load_segmenter` passes on.
+    `load_segmenter` passes its options on to the constructor.
 
     Attributes:
-        any_script: whether `--segmenter` takes words without a Chinese character from it, too, when training. If not,
-            such words are by the rule for text: a Chinese segmenter knows little of other languages.
+        any_script: whether training with `--segmenter` also uses its words without a Chinese character. If not, such
+            words follow the rule for text, because a Chinese segmenter knows little about other languages.
     """
 
     any_script: ClassVar[bool] = False
@@ -43,16 +41,16 @@ class Segmenter(ABC):
     def segment(self, lines: Sequence[str]) -> list[list[str]]:
         """For each line its words, in order: `["研究生命。"]` gives `[["研究", "生命", "。"]]`.
 
-        The words of a line, joined, are the line but for white space: that may be missing between two words and at
-        either end, stand inside a word, or be a word. A line without words gives an empty list, no lines give none.
+        The joined words of a line must be the line, except for white space: this may be missing between words and at
+        both ends, be inside a word, or be a word. A line without words gives an empty list. No lines give no lists.
         """
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the words depend on, for provenance: at least a name; versions and a digest of the model, if any.
+        """What the words depend on: a name, and versions and a digest of the model if there are any.
 
-        Equal identities promise equal words, but for rounding in a neural model. It says nothing of the machine: no
-        paths, no device.
+        Segmenters with equal identities give equal words, except for rounding in a neural model. It has no paths and
+        no device, so it is the same on every machine.
         """
         return {"name": f"{type(self).__module__}:{type(self).__qualname__}"}
 
@@ -61,35 +59,35 @@ def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
     """For each line its words, as `Segmenter.segment` gives them.
 
     Raises:
-        InputError: where a segmenter does not give as many lists as there are lines.
+        InputError: if a segmenter does not give one list for each line.
     """
     words = segmenter.segment(lines)
     if len(words) != len(lines):
         raise InputError(
             f"--segmenter: {type(segmenter).__module__}:{type(segmenter).__qualname__} gave {len(words)} lists of "
-            f"words for {len(lines)} lines; let its method segment return one for each line, if need be an empty one"
+            f"words for {len(lines)} lines; let its method segment return one list for each line, which may be empty"
         )
     return words
 
 
 S = TypeVar("S", bound=Segmenter)
 
-# A class, or where to import it from: the built-in ones wait until they are asked for.
+# A class, or the path to import it from. We import built-in segmenters when someone asks for them.
 _REGISTRY: dict[str, str | type[Segmenter]] = {
     "jieba": "wordmask.segmenters.jieba:JiebaSegmenter",
     "ltp": "wordmask.segmenters.ltp:LTPSegmenter",
     "whitespace": "wordmask.segmenters.whitespace:WhitespaceSegmenter",
 }
 
-# The flag a user sees; an option without one goes by its own name.
+# The flag of each option. An option without a flag is called by its own name.
 _FLAGS = {"model": "--ltp", "user_dict": "--user_dict", "hmm": "--no_hmm"}
 
 
 def register(name: str) -> Callable[[type[S]], type[S]]:
-    """Decorator that makes a class known to `load_segmenter` as `name`.
+    """A decorator that registers a class for `load_segmenter` under `name`.
 
     Raises:
-        ValueError: where the name is taken.
+        ValueError: if another class has this name.
     """
 
     def add(cls: type[S]) -> type[S]:
@@ -109,11 +107,11 @@ def available() -> list[str]:
 def load_segmenter(name: str, /, **options: Any) -> Segmenter:
     """Make the segmenter called `name`: a registered name, or `package.module:Class`.
 
-    An option that is `None` counts as not given; every other one has to be a parameter of the segmenter's class.
+    An option that is `None` counts as not given. All others must be parameters of the segmenter's class.
 
     Raises:
-        InputError: where the name or an option is unknown, a needed option or package is missing, or the segmenter
-            cannot use what it was given.
+        InputError: if the name or an option is unknown, an option or package is missing, or the segmenter cannot use
+            an option.
     """
     cls = _find_class(name)
     given = {option: value for option, value in options.items() if value is not None}
@@ -128,7 +126,7 @@ def _find_class(name: str) -> type[Segmenter]:
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", entry):
         raise InputError(
             f"--segmenter {name}: no such segmenter; choose from {', '.join(available())}, "
-            "or name a class of your own as package.module:Class"
+            "or name your own class as package.module:Class"
         )
     module_name, class_name = entry.split(":")
     try:
@@ -158,47 +156,3 @@ def _check_options(name: str, cls: type[Segmenter], given: dict[str, Any]) -> No
 
 def _as_flags(options: list[str]) -> str:
     return ", ".join(_FLAGS.get(option, option) for option in options)
-
-
-def import_package(module: str, segmenter: str, distribution: str) -> ModuleType:
-    """Import what `--segmenter SEGMENTER` works with.
-
-    Raises:
-        InputError: where it cannot be imported, with the line that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"--segmenter {segmenter} needs the package {distribution}, which cannot be imported ({error}): "
-            f"pip install {distribution}"
-        ) from error
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def replace_surrogates(line: str) -> str:
-    """A copy of equal length that can be encoded: compiled libraries refuse the lone surrogates a `str` may hold."""
-    return _SURROGATE.sub("\ufffd", line)
-
-
-def restore(line: str, words: list[str]) -> list[str]:
-    """The words of `line`, from those of `replace_surrogates(line)`, which may lack its start.
-
-    What they lack comes back as a word of its own unless it is white space: with `line="\\x00中国"`, `words=["中国"]`
-    gives `["\\x00", "中国"]`.
-
-    Raises:
-        ValueError: where they lack anything else.
-    """
-    joined = "".join(words)
-    if joined == line:
-        return words
-    start = len(line) - len(joined)
-    if not line.endswith(joined):
-        if not replace_surrogates(line).endswith(joined):
-            raise ValueError(f"the words {words} do not add up to the line {line!r}")
-        borders = accumulate(map(len, words), initial=start)
-        words = [line[begin:end] for begin, end in pairwise(borders)]
-    return [line[:start], *words] if line[:start].strip() else words

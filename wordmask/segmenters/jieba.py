@@ -1,4 +1,4 @@
-"""Words from jieba, or from its Rust build where that gives the same words."""
+"""Words from jieba, or from its Rust build rjieba if this gives the same words."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from wordmask.segmenters import Segmenter, import_package, replace_surrogates, restore
+from wordmask.segmenters import Segmenter
+from wordmask.segmenters.libraries import import_package, replace_surrogates, restore
 from wordmask.utils.errors import InputError
 
 
 class JiebaSegmenter(Segmenter):
-    """Words by jieba's dictionary and, with `hmm`, its hidden Markov model for words the dictionary lacks.
+    """Words by jieba's dictionary and, with `hmm`, its hidden Markov model for words that are not in the dictionary.
 
-    The Rust build rjieba cuts ten times as fast and, without the hidden Markov model, exactly alike (jieba 0.42.1
-    and rjieba 0.2.2 on 1.2 million lines: every word of the dictionary, reviews, random Unicode). With it the two
-    differ on 2.7 % of real lines ("1-6" is one word to rjieba, three to jieba) and, rarely, inside a run of Chinese.
-    So rjieba works where it is installed, `hmm` is off and there is no `user_dict`: which of the two is installed
-    changes the speed, never the words. `identity` names the one at work.
+    The Rust build rjieba is ten times as fast. Without the hidden Markov model it gives exactly the same words (jieba
+    0.42.1 and rjieba 0.2.2 on 1.2 million lines: every word of the dictionary, reviews, random Unicode). With it, the
+    two differ on 2.7 % of real lines ("1-6" is one word for rjieba and three for jieba), and rarely inside Chinese
+    text. So we use rjieba only if it is installed, `hmm` is off and there is no `user_dict`. Then it changes the speed
+    and never the words. `identity` names the one that we use.
 
     Args:
-        user_dict: a file in jieba's format, a word to a line with optional frequency and tag, in UTF-8. It holds for
-            this segmenter alone.
+        user_dict: a UTF-8 file in jieba's format: one word in each line, optionally with frequency and tag. Only this
+            segmenter uses it.
         hmm: guess words that are not in the dictionary.
 
     Raises:
-        InputError: where jieba is missing or `user_dict` cannot be read.
+        InputError: if jieba is missing or `user_dict` cannot be read.
     """
 
     def __init__(self, user_dict: str | os.PathLike[str] | None = None, hmm: bool = True) -> None:
@@ -57,12 +58,12 @@ Cut = Callable[[Sequence[str]], list[list[str]]]
 
 
 def _rust_cut() -> Cut | None:
-    """A function that cuts lines by rjieba, without the hidden Markov model; `None` where it is not installed."""
+    """A function that splits lines with rjieba, without the hidden Markov model; `None` if it is not installed."""
     try:
         import rjieba
     except ImportError:
         return None
-    # Of our own: anybody may add words to the one that the module shares.
+    # An object of our own: other code may add words to the one that the module shares.
     cutter = rjieba.Jieba()
 
     def cut(lines: Sequence[str]) -> list[list[str]]:
@@ -72,14 +73,14 @@ def _rust_cut() -> Cut | None:
 
 
 def _python_cut(user_words: bytes | None, hmm: bool) -> Cut:
-    """A function that cuts lines by jieba, with its own dictionary and that of the user."""
+    """A function that splits lines with jieba, with its own dictionary and the user's."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pkg_resources and invalid escapes, on today's Python
+        warnings.simplefilter("ignore")  # about pkg_resources and invalid escapes, on today's Python
         jieba: Any = import_package("jieba", segmenter="jieba", distribution="jieba")
         finalseg: Any = import_package("jieba.finalseg", segmenter="jieba", distribution="jieba")
     tokenizer = jieba.Tokenizer()
-    # Not by its `initialize`, which reports to stderr and trusts a file in the temporary directory that another
-    # version of jieba, or another user, may have left there. To build the dictionary takes no longer: 0.4 s.
+    # We do not call `initialize`. It writes to stderr, and trusts a file in the temporary directory, which another
+    # version of jieba or another user may have written. Building the dictionary takes as long: 0.4 s.
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
     tokenizer.initialized = True
     never_words: set[str] = set()
@@ -107,10 +108,10 @@ def _read_user_dict(path: Path) -> bytes:
 
 @contextmanager
 def _never_words(finalseg: Any, words: set[str]) -> Iterator[None]:
-    """Let `words` be those the hidden Markov model may not form.
+    """Forbid the hidden Markov model to form `words`.
 
-    jieba keeps them (a user dictionary's words of frequency 0) in one set for the whole process, even for tokenizers
-    of one's own: without this a dictionary would change the words of every other segmenter.
+    These are the words of frequency 0 in a user dictionary. jieba keeps them in one set for the whole process, even if
+    each tokenizer has its own dictionary. Without this, a dictionary would change the words of every other segmenter.
     """
     shared = finalseg.Force_Split_Words
     finalseg.Force_Split_Words = words

@@ -1,4 +1,4 @@
-"""Text whose words are separated by white space already."""
+"""Words of a text in which white space separates them already."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wordmask.segmenters import Segmenter
 
 
 class WhitespaceSegmenter(Segmenter):
-    """Words are what stands between white space, in Unicode's sense (the ideographic space U+3000 included)."""
+    """A word is what stands between white space. Unicode says what is white space; the ideographic U+3000 is."""
 
     any_script = True
 

@@ -1,4 +1,4 @@
-"""The tokens of lines, and where in the text each of them lies."""
+"""The tokens of lines, and which characters each token covers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.tokenization.words import Characters
+from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError
 
 
 def special_ids(tokenizer) -> NDArray[np.int64]:
-    """The ids of special tokens, also those added as special; but not of one that only stands for unknown text."""
-    added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    """The ids of special tokens, also of those added as special, but not of `[UNK]`, which stands for text."""
+    added = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special]
     names = ("bos", "eos", "sep", "pad", "cls", "mask")
     roles = {getattr(tokenizer, f"{name}_token_id") for name in names} - {None}
     unknown = {tokenizer.unk_token_id} - roles
@@ -25,36 +26,37 @@ def special_ids(tokenizer) -> NDArray[np.int64]:
 
 
 def vocabulary_size(tokenizer) -> int:
-    """The largest id of a tokenizer plus one: the rows that an embedding of its tokens needs.
+    """The largest id of a tokenizer plus one: the size that an embedding of its tokens needs.
 
-    `len(tokenizer)` counts entries, which are fewer where a `vocab.txt` repeats one or leaves ids out: entries a, b, a
-    have the ids 1 and 2, so two entries need three rows.
+    `len(tokenizer)` counts entries. These are fewer if a `vocab.txt` repeats an entry or leaves out ids: the entries
+    a, b, a have the ids 1 and 2, so two entries need an embedding of size three.
     """
     ids = {*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     return max(ids) + 1
 
 
 def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
+    """The ids of the special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
     if tokenizer.is_fast:
-        encoding = whole(tokenizer).encode("a")
+        encoding = untruncated(tokenizer).encode("a")
         ids, special = encoding.ids, encoding.special_tokens_mask
     else:
         encoding = tokenizer("a", return_special_tokens_mask=True)
         ids, special = encoding["input_ids"], encoding["special_tokens_mask"]
-    text = [position for position, mark in enumerate(special) if not mark]
+    text = [position for position, is_special in enumerate(special) if not is_special]
     return (ids[: text[0]], ids[text[-1] + 1 :]) if text else (ids[:1], ids[1:])
 
 
 @dataclass
 class TokenizedLines:
-    """The tokens of a batch of lines, without special tokens, in one array for all.
+    """The encodings of a batch of lines, without special tokens, in one array for all lines.
 
     Attributes:
         ids: (tokens,) token ids.
         lengths: (lines,) the number of tokens of each line.
         first, last: (tokens,) each token's first and last visible character, as indices into `characters`. A token
-            without one (a lone `▁`) has the next visible one, or the end of its line: it counts with the word behind.
+            without a visible character (a lone `▁`) has the next visible one, or the end of its line, so it belongs to
+            the word after it.
         characters: the characters of the lines.
     """
 
@@ -68,13 +70,13 @@ class TokenizedLines:
     def at(
         cls, ids: NDArray[np.int32], lengths: NDArray[np.int64], offsets: NDArray[np.int64], characters: Characters
     ) -> TokenizedLines:
-        """Tokens that lie at these places.
+        """Encodings with these offsets.
 
         Args:
             ids: (tokens,) token ids.
             lengths: (lines,) the number of tokens of each line.
-            offsets: (tokens, 2) the characters of each token in its line, from the first to behind the last one;
-                tokens that share a character, as bytes do, all have that character.
+            offsets: (tokens, 2) the index of each token's first character in its line, and the index after its last
+                character. Tokens that share a character, as the bytes of one character do, all have this character.
             characters: the characters of the lines.
         """
         first, last, _ = characters.visible_in(*(offsets.T + np.repeat(characters.line_starts, lengths)))
@@ -83,11 +85,11 @@ class TokenizedLines:
     @property
     def line_first(self) -> NDArray[np.int64]:
         """(lines,) The index of each line's first token."""
-        return np.cumsum(self.lengths) - self.lengths
+        return starts_of(self.lengths)
 
     @cached_property
     def continues(self) -> NDArray[np.bool_]:
-        """(tokens,) Whether a token continues the word of the one before it, by the rule for text.
+        """(tokens,) Whether a token continues the word of the token before it, by the rule for text.
 
         In `walked,` with the tokens `walk ed ,` only `ed` does. A token that spans two words joins them.
         """
@@ -101,23 +103,24 @@ class TokenizedLines:
 def joined(
     character_words: NDArray[np.integer], first: NDArray[np.int64], last: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """(tokens,) Which tokens continue the word of the token before them, given each character's word.
+    """(tokens,) Which tokens continue the word of the token before them, given the word of each character.
+
+    For 我中国 with the words 0 2 2 and a token for each character: [False, False, True].
 
     Args:
-        character_words: (characters,) the number of each character's word; a word of number 0 joins nothing.
+        character_words: (characters,) the number of each character's word. The number 0 joins nothing.
         first, last: (tokens,) each token's first and last visible character.
         lengths: (lines,) the number of tokens of each line.
     """
-    start, end = character_words[first], character_words[last]
+    word_of_first, word_of_last = character_words[first], character_words[last]
     continues = np.zeros(len(first), bool)
-    continues[1:] = (start[1:] == end[:-1]) & (start[1:] > 0)
-    line_first = (np.cumsum(lengths) - lengths)[lengths > 0]
-    continues[line_first] = False
+    continues[1:] = (word_of_first[1:] == word_of_last[:-1]) & (word_of_first[1:] > 0)
+    continues[starts_of(lengths)[lengths > 0]] = False
     return continues
 
 
 def set_apart(continues: NDArray[np.bool_], special: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which tokens continue a word where special ones belong to none: neither they nor the tokens behind them do.
+    """Which tokens continue a word when special tokens belong to no word: not these, and not the tokens after them.
 
     Args:
         continues: (tokens,) which tokens continue a word by their characters.
@@ -129,20 +132,27 @@ def set_apart(continues: NDArray[np.bool_], special: NDArray[np.bool_]) -> NDArr
 
 
 def require_fast(tokenizer, flag: str, otherwise: str = "") -> None:
-    """Raise an `InputError` where a tokenizer gives no offsets."""
+    """Raise an `InputError` if a tokenizer gives no offsets.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        flag: the flag that chose it.
+        otherwise: what else the user can do, as the end of the sentence.
+    """
     if not tokenizer.is_fast:
         raise InputError(
-            f"{flag}: {type(tokenizer).__name__} is a slow tokenizer and cannot tell where its tokens lie in the "
-            f"text; give one with a tokenizer.json{otherwise}"
+            f"{flag}: {type(tokenizer).__name__} is a slow tokenizer and does not say which characters its tokens "
+            f"cover; give a tokenizer with a tokenizer.json{otherwise}"
         )
 
 
 class Backend:
-    """The backend of a fast tokenizer by itself, for `tokenize`: quick to send to a process, where transformers, which
-    takes seconds to import, is not needed.
+    """The backend of a fast tokenizer, for `tokenize` in a worker process.
+
+    A worker that gets this needs no import of transformers, which takes seconds.
 
     Args:
-        tokenizer: a fast tokenizer that can be written down, see `backend_state`.
+        tokenizer: a fast tokenizer that can be serialized, see `backend_state`.
     """
 
     is_fast = True
@@ -153,17 +163,17 @@ class Backend:
 
 
 def backend_state(tokenizer) -> dict[str, Any] | None:
-    """What a fast tokenizer consists of; `None` where a part is written in Python and cannot be told (RoFormer)."""
+    """A fast tokenizer, serialized; `None` if a component is written in Python and cannot be serialized (RoFormer)."""
     try:
         return json.loads(tokenizer.backend_tokenizer.to_str())
-    except Exception as error:  # the library raises no type of its own
+    except Exception as error:  # the library has no exception type of its own
         if "serialized" not in str(error):
             raise
         return None
 
 
-def whole(tokenizer) -> Any:
-    """The backend of a tokenizer, set to take texts whole."""
+def untruncated(tokenizer) -> Any:
+    """The backend of a tokenizer, with truncation and padding turned off."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -171,8 +181,8 @@ def whole(tokenizer) -> Any:
 
 
 def encode_lines(tokenizer, characters: Characters) -> TokenizedLines:
-    """Lines encoded as they are."""
-    encodings = whole(tokenizer).encode_batch(characters.lines, add_special_tokens=False)
+    """Encode lines as they are, without special tokens."""
+    encodings = untruncated(tokenizer).encode_batch(characters.lines, add_special_tokens=False)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
     total = int(lengths.sum())
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, total)

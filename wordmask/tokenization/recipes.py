@@ -1,9 +1,9 @@
-"""Which tokenizers the word cache can serve: those that are known to see no further than a divider.
+"""Which tokenizers may use the word cache: those that we know never look beyond a divider.
 
-The contract: let a text be cut at its dividers. Then the tokens of the whole text are those of its pre-tokens, one
-behind the other, at the same characters. A tokenizer qualifies by what it is made of, where it meets all rules of one
-recipe; nothing is tried out on texts. Each rule says what would go wrong otherwise. Any other tokenizer is used
-without the cache.
+The contract: split a text at its dividers into pre-tokens. Then the tokens of the whole text are the tokens of its
+pre-tokens, one after the other, at the same characters. We look at the components of a tokenizer, never at its
+results on some texts: a tokenizer qualifies if it meets all rules of one recipe. Each rule says what would go wrong
+without it. All other tokenizers work without the cache.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ from wordmask.tokenization.words import is_chinese
 
 
 class Divider(Enum):
-    """What no tokenizer of a recipe sees beyond."""
+    """A character at which we may split a text: the tokens on one side do not depend on the other side."""
 
-    CHINESE = "a Chinese character, which is a token of its own, or a space, which belongs to none"
-    SPACE = "a space between two characters, which always begins a pre-token and belongs to it alone"
+    CHINESE = "a Chinese character, which is a token of its own, or a space, which belongs to no token"
+    SPACE = "a space between two characters, which always begins a pre-token and belongs only to it"
 
 
-class Parts(NamedTuple):
-    """What a tokenizer consists of: the steps of each part, sequences taken apart, its model and its added tokens."""
+class Components(NamedTuple):
+    """What a tokenizer consists of.
+
+    Attributes:
+        normalizer, pre_tokenizer, processor: the steps of each, as their JSON; nested sequences are made flat.
+        model: the model, such as `WordPiece`.
+        added: the added tokens.
+        normalize: a function that applies the normalizer to a text.
+    """
 
     normalizer: list[dict[str, Any]]
     pre_tokenizer: list[dict[str, Any]]
@@ -36,12 +43,12 @@ class Parts(NamedTuple):
     normalize: Callable[[str], str]
 
     @classmethod
-    def of(cls, tokenizer) -> Parts | None:
-        """Those of a fast tokenizer; `None` where one is written in Python and cannot be told (RoFormer)."""
+    def of(cls, tokenizer) -> Components | None:
+        """The components of a fast tokenizer; `None` if one is written in Python (RoFormer)."""
         backend = tokenizer.backend_tokenizer
         try:
             normalizer, pre_tokenizer = _steps(backend.normalizer), _steps(backend.pre_tokenizer)
-        except Exception as error:  # the library raises no type of its own
+        except Exception as error:  # the library has no exception type of its own
             if "serialized" not in str(error):
                 raise
             return None
@@ -50,24 +57,24 @@ class Parts(NamedTuple):
         return cls(normalizer, pre_tokenizer, _steps(backend.post_processor), backend.model, added, normalize)
 
     @property
-    def cuts_by(self) -> list[str]:
+    def splits_by(self) -> list[str]:
         """The names of the pre-tokenizer's steps."""
         return [step["type"] for step in self.pre_tokenizer]
 
     @property
     def trims(self) -> bool:
-        """Whether white space is left out of a token's offsets."""
+        """Whether the offsets of a token leave out white space."""
         return any(step["type"] not in ("BertProcessing", "TemplateProcessing") for step in self.processor)
 
     @property
     def contents(self) -> list[str]:
-        """The added tokens, as they stand in texts and in normalized texts."""
+        """The added tokens, as they are written in texts and in normalized texts."""
         contents = [token.content for token in self.added]
         return contents + [self.normalize(token.content) for token in self.added if token.normalized]
 
 
-def _steps(part: Any) -> list[dict[str, Any]]:
-    """What a part of a tokenizer's backend consists of."""
+def _steps(component: Any) -> list[dict[str, Any]]:
+    """The steps of a component of a tokenizer's backend."""
 
     def flat(state: dict[str, Any]) -> list[dict[str, Any]]:
         if state["type"] != "Sequence":
@@ -75,39 +82,39 @@ def _steps(part: Any) -> list[dict[str, Any]]:
         (steps,) = (value for name, value in state.items() if name != "type")
         return [*chain.from_iterable(map(flat, steps))]
 
-    return flat(json.loads(part.__getstate__())) if part else []
+    return flat(json.loads(component.__getstate__())) if component else []
 
 
 class Rule(NamedTuple):
-    """A condition on a tokenizer.
+    """A condition that a tokenizer must meet.
 
     Attributes:
         holds: whether a tokenizer meets it.
-        otherwise: what would go wrong.
+        otherwise: what would go wrong if it did not.
     """
 
-    holds: Callable[[Parts], Any]
+    holds: Callable[[Components], Any]
     otherwise: str
 
 
 class Recipe(NamedTuple):
-    """A kind of tokenizer that never sees beyond a divider.
+    """A kind of tokenizer that never looks beyond a divider.
 
     Attributes:
         example: a model that has such a tokenizer.
         divider: the divider.
-        cuts_by: the names of the pre-tokenizer's steps.
-        rules: the rest.
+        splits_by: the names of the pre-tokenizer's steps.
+        rules: the other conditions.
     """
 
     example: str
     divider: Divider
-    cuts_by: list[str]
+    splits_by: list[str]
     rules: list[Rule]
 
 
 def _keeps_spaces(step: dict[str, Any]) -> bool:
-    """Whether a step of a normalizer keeps a space between two characters, and sees no further."""
+    """Whether a normalizer's step keeps a space between two characters, and never looks beyond it."""
     if step["type"] == "Replace":
         pattern, content = step["pattern"], step["content"]
         if "Regex" in pattern:
@@ -116,92 +123,116 @@ def _keeps_spaces(step: dict[str, Any]) -> bool:
     return step["type"] in {"NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "Strip", "Precompiled"}
 
 
-def _only(parts: Parts, *processors: str) -> bool:
-    return {step["type"] for step in parts.processor} <= {*processors}
+def _only(tokenizer: Components, *processors: str) -> bool:
+    return {step["type"] for step in tokenizer.processor} <= {*processors}
 
 
 OF_BERT = [
     Rule(
-        lambda parts: [step["type"] for step in parts.normalizer] == ["BertNormalizer"],
-        "another normalizer may look at 研究 as a whole",
+        lambda tokenizer: [step["type"] for step in tokenizer.normalizer] == ["BertNormalizer"],
+        "another normalizer may change 研究 as a whole",
     ),
-    Rule(lambda parts: parts.normalizer[0]["handle_chinese_chars"], "研究 stays together and may be one token"),
+    Rule(lambda tokenizer: tokenizer.normalizer[0]["handle_chinese_chars"], "研究 is not split and may be one token"),
     Rule(
-        lambda parts: parts.normalizer[0]["clean_text"],
-        "a token of U+200B alone counts with the word behind it, beyond the divider",
-    ),
-    Rule(lambda parts: type(parts.model).__name__ == "WordPiece", "BPE may give no token for 研, or three of bytes"),
-    Rule(
-        lambda parts: parts.model.token_to_id(parts.model.unk_token) is not None,
-        "an unknown 研 is dropped and gives no token",
-    ),
-    Rule(lambda parts: not parts.trims, "offsets move at white space"),
-    Rule(
-        lambda parts: not any(token.lstrip or token.rstrip or token.single_word for token in parts.added),
-        "an added token takes the space beside it, or looks at the character beside it",
+        lambda tokenizer: tokenizer.normalizer[0]["clean_text"],
+        "a token of only U+200B belongs to the word after it, beyond the divider",
     ),
     Rule(
-        lambda parts: all(token.content == token.content.strip() for token in parts.added),
-        "the added token `x ` reaches over the end of a pre-token",
+        lambda tokenizer: type(tokenizer.model).__name__ == "WordPiece",
+        "BPE may give no token for 研, or three tokens of bytes",
     ),
     Rule(
-        lambda parts: (
-            not any(character == "\n" or is_chinese(character) for token in parts.added for character in token.content)
+        lambda tokenizer: tokenizer.model.token_to_id(tokenizer.model.unk_token) is not None,
+        "an unknown 研 gives no token",
+    ),
+    Rule(lambda tokenizer: not tokenizer.trims, "the offsets change at white space"),
+    Rule(
+        lambda tokenizer: not any(token.lstrip or token.rstrip or token.single_word for token in tokenizer.added),
+        "an added token takes in the space beside it, or depends on the character beside it",
+    ),
+    Rule(
+        lambda tokenizer: all(token.content == token.content.strip() for token in tokenizer.added),
+        "the added token `x ` does not end where a pre-token ends",
+    ),
+    Rule(
+        lambda tokenizer: (
+            not any(
+                character == "\n" or is_chinese(character) for token in tokenizer.added for character in token.content
+            )
         ),
-        "the added token `x研` reaches over a Chinese character",
+        "the added token `x研` contains a divider",
     ),
 ]
 OF_SPACES = [
     Rule(
-        lambda parts: all(map(_keeps_spaces, parts.normalizer)),
-        "the normalizer may drop a space, make one, or prepend `▁` to the first word alone",
+        lambda tokenizer: all(map(_keeps_spaces, tokenizer.normalizer)),
+        "the normalizer may remove or add a space, or put `▁` before the first word only",
     ),
     Rule(
-        lambda parts: type(parts.model).__name__ in ("BPE", "Unigram"),
-        "of another model it is not known that `Ġa` is the same behind any word",
+        lambda tokenizer: type(tokenizer.model).__name__ in ("BPE", "Unigram"),
+        "another model may encode `Ġa` differently after another word",
     ),
     Rule(
-        lambda parts: not any(getattr(parts.model, chance, None) for chance in ("dropout", "alpha", "nbest_size")),
-        "with dropout, the same word has other tokens each time",
+        lambda tokenizer: (
+            not any(getattr(tokenizer.model, chance, None) for chance in ("dropout", "alpha", "nbest_size"))
+        ),
+        "with dropout, the same word gets other tokens each time",
     ),
-    Rule(lambda parts: not any(token.rstrip for token in parts.added), "an added token takes the space behind it"),
     Rule(
-        lambda parts: not any(not content or re.search(r"(?<!\s) (?!\s)", content) for content in parts.contents),
-        "the added token `new wave` reaches over a space",
+        lambda tokenizer: not any(token.rstrip for token in tokenizer.added),
+        "an added token takes in the space after it",
+    ),
+    Rule(
+        lambda tokenizer: (
+            not any(not content or re.search(r"(?<!\s) (?!\s)", content) for content in tokenizer.contents)
+        ),
+        "the added token `new wave` contains a divider",
     ),
 ]
 OF_BYTES = [
-    Rule(lambda parts: parts.pre_tokenizer[-1]["use_regex"], "without GPT-2's pattern, words are not cut at spaces"),
     Rule(
-        lambda parts: _only(parts, "ByteLevel", "RobertaProcessing", "BertProcessing", "TemplateProcessing"),
-        "it is not known what becomes of the offsets",
+        lambda tokenizer: tokenizer.pre_tokenizer[-1]["use_regex"],
+        "without GPT-2's pattern, text is not split at spaces",
     ),
     Rule(
-        lambda parts: not (parts.trims and any("Ġ" in content for content in parts.contents)),
-        "trimming takes the added token `Ġ` for a space",
+        lambda tokenizer: _only(tokenizer, "ByteLevel", "RobertaProcessing", "BertProcessing", "TemplateProcessing"),
+        "another step may change the offsets",
+    ),
+    Rule(
+        lambda tokenizer: not (tokenizer.trims and any("Ġ" in content for content in tokenizer.contents)),
+        "trimming treats the added token `Ġ` as a space",
     ),
 ]
 OF_METASPACE = [
-    Rule(lambda parts: parts.pre_tokenizer[-1]["split"], "words are not cut at spaces"),
-    Rule(lambda parts: parts.pre_tokenizer[-1]["replacement"] == "▁", "a text may hold the replacement itself"),
-    Rule(lambda parts: not parts.trims, "offsets are trimmed for `Ġ`, and spaces are `▁` here"),
+    Rule(lambda tokenizer: tokenizer.pre_tokenizer[-1]["split"], "text is not split at spaces"),
+    Rule(
+        lambda tokenizer: tokenizer.pre_tokenizer[-1]["replacement"] == "▁",
+        "a text may contain the replacement itself",
+    ),
+    Rule(lambda tokenizer: not tokenizer.trims, "trimming looks for `Ġ`, but spaces are `▁` here"),
 ]
 NO_PREFIX = Rule(
-    lambda parts: not parts.pre_tokenizer[-1]["add_prefix_space"], "each digit apart would get a space before it"
+    lambda tokenizer: not tokenizer.pre_tokenizer[-1]["add_prefix_space"],
+    "each single digit would get a space before it",
 )
 RECIPES = [
     Recipe("bert-base-chinese", Divider.CHINESE, ["BertPreTokenizer"], OF_BERT),
     Recipe("roberta-base", Divider.SPACE, ["ByteLevel"], OF_SPACES + OF_BYTES),
-    Recipe("GPT-2's bytes, digits apart", Divider.SPACE, ["Digits", "ByteLevel"], [*OF_SPACES, *OF_BYTES, NO_PREFIX]),
+    Recipe(
+        "GPT-2's byte-level BPE with single digits",
+        Divider.SPACE,
+        ["Digits", "ByteLevel"],
+        [*OF_SPACES, *OF_BYTES, NO_PREFIX],
+    ),
     Recipe("albert-base-v2", Divider.SPACE, ["Metaspace"], OF_SPACES + OF_METASPACE),
     Recipe("xlm-roberta-base", Divider.SPACE, ["WhitespaceSplit", "Metaspace"], OF_SPACES + OF_METASPACE),
 ]
 
 
-def divider_of(parts: Parts) -> Divider | str:
-    """What a tokenizer never sees beyond, or why that is not known."""
+def divider_of(tokenizer: Components) -> Divider | str:
+    """The divider that a tokenizer never looks beyond, or a text that says why we know none."""
     for recipe in RECIPES:
-        if recipe.cuts_by == parts.cuts_by:
-            broken = (rule.otherwise for rule in recipe.rules if not rule.holds(parts))
-            return next(broken, recipe.divider)
-    return f"no recipe cuts text by {', '.join(parts.cuts_by) or 'nothing'}"
+        if recipe.splits_by == tokenizer.splits_by:
+            broken_rules = (rule.otherwise for rule in recipe.rules if not rule.holds(tokenizer))
+            return next(broken_rules, recipe.divider)
+    return f"no recipe splits text by {', '.join(tokenizer.splits_by) or 'nothing'}"

@@ -1,6 +1,7 @@
-"""Words of token ids alone: the text is put together from what each token looks like, and read by the rule for text.
+"""Words from token ids alone: we rebuild the text from the surface of each token, and apply the rule for text.
 
-Each kind of tokenizer marks in its tokens where a word goes on or where white space stood:
+The surface of a token is how the vocabulary writes it. Each kind of tokenizer marks there where a word continues, or
+where white space was:
 
     mark        tokens                  text
     ##          un ##seen things        " unseen things"     (WordPiece)
@@ -23,27 +24,29 @@ from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import joined
 from wordmask.tokenization.words import Characters
+from wordmask.utils.arrays import places_of, starts_of
 
-Mark: TypeAlias = tuple[str, str]  # what it says of its token (continues, bytes, space, goes on, ends), how it looks
-ALONE = "\ufffc".encode()  # stands for a token without text, such as [CLS] or [UNK]: a symbol, so a word by itself
+# What the mark means for its token (continues, bytes, space, goes on, ends), and how it is written.
+Mark: TypeAlias = tuple[str, str]
+ALONE = "\ufffc".encode()  # replaces a token without text, such as [CLS] or [UNK]: a symbol, so a word of its own
 
 
 class Surfaces:
-    """The text of each token of a tokenizer, to find words where only ids are known.
+    """The text of each token of a tokenizer, to find words if only ids are known.
 
     Args:
         tokenizer: any tokenizer of transformers, fast or not.
-        textless: the ids of tokens that stand for no text or for text unknown.
+        textless: the ids of tokens that stand for no text, or for text that we do not know.
     """
 
     def __init__(self, tokenizer: Any, textless: NDArray[np.int64]):
         vocabulary, mark = tokenizer.get_vocab(), _mark(tokenizer)
         surface = _reader(mark)
-        # All texts in one array of bytes: that of token 7 is text[starts[7] : starts[7] + sizes[7]].
+        # The texts of all tokens in one array of bytes: token 7 has text[starts[7] : starts[7] + sizes[7]].
         texts = [ALONE] * (max(vocabulary.values()) + 1)
         for token, index in vocabulary.items():
             texts[index] = surface(token) or ALONE
-        # Whether white space stood before an added token shows in byte-level tokenizers only; elsewhere it mostly did.
+        # Only byte-level tokenizers show whether white space was before an added token. Elsewhere it mostly was.
         space = "" if mark[0] == "bytes" else " "
         for index, token in tokenizer.added_tokens_decoder.items():
             texts[index] = f"{space}{token}".encode()
@@ -51,40 +54,41 @@ class Surfaces:
             texts[index] = ALONE
         self.text = np.frombuffer(b"".join(texts), np.uint8)
         self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        self.starts = np.cumsum(self.sizes) - self.sizes
+        self.starts = starts_of(self.sizes)
 
     def continues(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(tokens,) Which tokens continue the word of the token before them.
 
         Args:
-            ids: (tokens,) the tokens of all lines, one line behind the other.
+            ids: (tokens,) the tokens of all lines, one line after the other.
             lengths: (lines,) the number of tokens of each line.
         """
-        # The bytes of tokens 7 and 2, of 3 and 2 bytes, lie at starts[7] + [0, 1, 2] and starts[2] + [0, 1].
         sizes = self.sizes[ids]
         ends = np.cumsum(sizes)
-        text = self.text[np.repeat(self.starts[ids] - ends + sizes, sizes) + np.arange(sizes.sum())]
+        text = self.text[places_of(self.starts[ids], sizes)]
+        # Where lines begin and end in the text. Tokens that end at bytes [3, 5, 9], in lines of 2 and 1 tokens, give
+        # [0, 3, 5, 9] at [0, 2, 3], so [0, 5, 9].
         edges = np.append(0, ends)[np.append(0, np.cumsum(lengths))]
-        # A token may hold a part of a character, and a line that was cut may end in one: such a byte stays as a
-        # surrogate.
+        # A token may be a part of a character, so a line may begin or end with one. Such a byte becomes a surrogate.
         lines = [line.tobytes().decode("utf-8", "surrogateescape") for line in np.split(text, edges[1:-1])]
         characters = Characters(lines)
         widths = _bytes_of(characters.code_points)
-        widths[characters.line_starts + characters.line_lengths] = 0  # separators of lines
-        character = np.repeat(np.arange(len(widths)), widths)  # of each byte
-        first, last, _ = characters.visible_in(character[ends - sizes], character[ends - 1] + 1)
+        widths[characters.line_starts + characters.line_lengths] = 0  # the line ends are not in the text
+        # (bytes,) The character of each byte: widths [1, 3, 0] of `a中⏎` give [0, 1, 1, 1].
+        character_of = np.repeat(np.arange(len(widths)), widths)
+        first, last, _ = characters.visible_in(character_of[ends - sizes], character_of[ends - 1] + 1)
         return joined(characters.words, first, last, lengths)
 
 
 def _bytes_of(code_points: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """The bytes of each character in UTF-8; 1 for a surrogate, which stands for a byte."""
+    """The number of bytes of each character in UTF-8. A surrogate stands for 1 byte."""
     widths = 1 + (code_points >= 0x80).astype(np.int64) + (code_points >= 0x800) + (code_points >= 0x10000)
     widths[(code_points >= 0xDC80) & (code_points <= 0xDCFF)] = 1
     return widths
 
 
 def _reader(mark: Mark) -> Callable[[str], bytes]:
-    """The function that gives a token's text, white space before or behind it included."""
+    """A function that gives a token's text, with the white space before or after it."""
     kind, text = mark
     if kind == "bytes":
         table = _byte_alphabet()
@@ -99,13 +103,13 @@ def _reader(mark: Mark) -> Callable[[str], bytes]:
 
 
 def _read_metaspace(token: str) -> bytes:
-    """`▁un` is ` un`; `<0xE7>` is a byte of a character that the vocabulary lacks."""
+    """`▁un` is ` un`. `<0xE7>` is one byte of a character that is not in the vocabulary."""
     byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
     return bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode()
 
 
 def _mark(tokenizer: Any) -> Mark:
-    """How tokens show where words begin or go on: as the decoder has it, or else as most tokens have it."""
+    """How tokens show where words begin or continue: the decoder says it; if not, the most frequent mark counts."""
     for step in _decoder_steps(tokenizer):
         if step["type"] == "WordPiece":
             return "continues", step["prefix"]
@@ -125,7 +129,7 @@ def _mark(tokenizer: Any) -> Mark:
 
 
 def _decoder_steps(tokenizer: Any) -> Iterator[dict[str, Any]]:
-    """The steps by which a fast tokenizer makes text of tokens."""
+    """The steps with which a fast tokenizer turns tokens into text."""
     decoder = tokenizer.backend_tokenizer.decoder if tokenizer.is_fast else None
     if decoder is not None:
         state = json.loads(decoder.__getstate__())
@@ -133,8 +137,11 @@ def _decoder_steps(tokenizer: Any) -> Iterator[dict[str, Any]]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The byte for each character of byte-level BPE: printable ones stand for themselves, the 68 others for the
-    characters from U+0100 on, as the space for Ġ (U+0120)."""
+    """The byte of each character in byte-level BPE.
+
+    A printable byte is written as itself. The other 68 bytes are written as the characters from U+0100 on: the space
+    as Ġ (U+0120).
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + rank): byte for rank, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary: what masking needs to know of it, and how one is trained on the spot."""
+"""A tokenizer's vocabulary: what masking needs to know about it, and how to train one on a text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
-# How tokenizers spell what has a role, for those that do not say which token has it.
+# How tokenizers spell special tokens, for tokenizers that do not say which token has which role.
 SPELLINGS = {
     "mask": ("[MASK]", "<mask>"),
     "pad": ("[PAD]", "<pad>"),
@@ -27,14 +27,15 @@ SPELLINGS = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking needs to know of a tokenizer.
+    """What masking needs to know about a tokenizer.
 
     Attributes:
         pad_token_id, mask_token_id: ids.
-        maskable: (ids,) whether a token may be masked: all but special ones. The unknown token stands for
-            text, so it belongs to a word and is masked with it.
-        random_ids: the tokens that may stand in for another: neither special nor unknown, and no id without an entry.
-        prefix, suffix: the special tokens before and after a row.
+        maskable: (ids,) whether a token may be masked: all but special ones. The unknown token stands for text, so it
+            belongs to a word and is masked with it.
+        random_ids: the ids that may replace a masked token: no special token, no unknown token, no id without an
+            entry.
+        prefix, suffix: the ids of the special tokens before and after a sequence.
     """
 
     pad_token_id: int
@@ -48,19 +49,19 @@ class Vocabulary:
     def of(cls, tokenizer) -> Vocabulary:
         """The vocabulary of a tokenizer of transformers.
 
-        Tokens that are spelled like special ones are left alone, too. Without a padding token, padding is 0: no model
-        attends to it, and it has no label.
+        Tokens that are spelled like special ones are not masked either. If there is no padding token, we pad with 0:
+        no model attends to padding, and padding has no label.
 
         Raises:
-            InputError: where it has no mask token.
+            InputError: if it has no mask token.
         """
         entries, undeclared = tokenizer.get_vocab(), undeclared_roles(tokenizer)
         name = tokenizer.name_or_path or type(tokenizer).__name__
         lines = ", ".join(f'"{role}_token": "{token}"' for role, token in undeclared.items())
         if "mask" in undeclared:
             raise InputError(
-                f"--tokenizer_name: {name} holds {undeclared['mask']} and does not say that it is the mask token; add "
-                f"{lines} to its tokenizer_config.json"
+                f"--tokenizer_name: {name} contains {undeclared['mask']} but does not say that it is the mask token; "
+                f"add {lines} to its tokenizer_config.json"
             )
         if tokenizer.mask_token_id is None:
             raise InputError(
@@ -68,7 +69,8 @@ class Vocabulary:
             )
         if undeclared:
             logger.warning(
-                "--tokenizer_name: %s holds special tokens and does not say so; add %s to its tokenizer_config.json",
+                "--tokenizer_name: %s contains special tokens but does not say so; add %s to its "
+                "tokenizer_config.json",
                 *(name, lines),
             )
         ids = np.unique(np.fromiter(entries.values(), np.int64))
@@ -84,7 +86,7 @@ class Vocabulary:
 
 
 def undeclared_roles(tokenizer) -> dict[str, str]:
-    """Tokens without a role that are spelled like special ones, by the role that no token has."""
+    """For each role that no token has, a token that is spelled like it: {"mask": "[MASK]"}."""
     entries = tokenizer.get_vocab().keys() - tokenizer.all_special_tokens
     without = [role for role in SPELLINGS if getattr(tokenizer, f"{role}_token") is None]
     found = {role: next((token for token in SPELLINGS[role] if token in entries), None) for role in without}
@@ -92,12 +94,12 @@ def undeclared_roles(tokenizer) -> dict[str, str]:
 
 
 def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """Train the kind of tokenizer that goes with a model type; BERT's makes each Chinese character a token.
+    """Train the kind of tokenizer that belongs to a model type. BERT's makes each Chinese character a token.
 
-    A type that brings none of its own, such as ModernBERT, gets byte-level BPE with BERT's special tokens (DeBERTa's).
+    A model type without its own kind, such as ModernBERT, gets DeBERTa's: byte-level BPE with BERT's special tokens.
 
     Raises:
-        InputError: where none can be trained on this text.
+        InputError: if none can be trained on this text.
     """
     untrained: Any
     try:
@@ -109,7 +111,7 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
         trained = untrained.train_new_from_iterator(texts, vocab_size, show_progress=False)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise InputError(
-            f"--vocab_size: no tokenizer of {vocab_size} entries can be trained for {model_type} ({one_line(error)}); "
+            f"--vocab_size: cannot train a tokenizer of {vocab_size} entries for {model_type} ({one_line(error)}); "
             "give --tokenizer_name"
         ) from None
     trained.name_or_path = ""

@@ -1,17 +1,17 @@
 """Which word each character of a text belongs to.
 
-One fact is kept for each token: whether it *continues* the word of the token before it. A Chinese reference file has
-always said this (its positions are the tokens that would carry `##`). A word is a token that does not continue,
-together with those after it that do.
+We keep one fact for each token: whether it *continues* the word of the token before it. The positions in a Chinese
+reference file say the same: they are the tokens that would carry `##`. A word is a token that does not continue, and
+all tokens after it that do.
 
-Words come from the text, tokens from the tokenizer, and character offsets join them; no string is ever matched. Each
-character gets the number of its word. A token continues where its first character has the number of the last
-character of the token before it.
+Words come from the text, tokens come from the tokenizer, and character offsets join the two. We never match strings.
+Each character gets the number of its word. A token is a continuation if its first character has the same word number
+as the last character of the token before it.
 
-The rule for text: white space and the zero-width space U+200B part words. Each Chinese character, punctuation mark
-and symbol is a word of its own. Other letters and digits that touch are one word. So `walked,` is two words, `don't`
-three (as BERT has it) and `2004` one. Marks, joiners, variation selectors and skin tones belong to the character
-before them, and two regional indicators are one flag. The tokenizer has no say in this.
+The rule for text: white space and the zero-width space U+200B separate words. Each Chinese character, punctuation
+mark and symbol is a word of its own. Other letters and digits that touch are one word. So `walked,` is two words,
+`don't` is three (as in BERT) and `2004` is one. Marks, joiners, variation selectors and skin tones belong to the
+character before them. Two regional indicators are one flag. The tokenizer does not change this.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError
 
 SPACE, EXTEND, LETTER, SYMBOL, CHINESE, FLAG = range(6)
-ZERO_WIDTH_SPACE = "\u200b"  # parts words in Khmer, Thai, Burmese; the only format character that does
+ZERO_WIDTH_SPACE = "\u200b"  # separates words in Khmer, Thai and Burmese; no other format character does
 _ZERO_WIDTH_JOINER = 0x200D
-# The blocks that BERT's tokenizer treats as Chinese: each of their characters becomes a token of its own.
+# The blocks that BERT's tokenizer treats as Chinese: each character in them becomes a token of its own.
 CHINESE_BLOCKS = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -43,14 +44,18 @@ CHINESE_BLOCKS = (
 
 
 def is_chinese(character: str) -> bool:
-    """Whether a character is an ideograph in the sense of BERT's tokenizer and of the classic reference format."""
+    """Whether a character is Chinese for BERT's tokenizer and for the classic reference format."""
     return any(first <= ord(character) <= last for first, last in CHINESE_BLOCKS)
 
 
 @cache
 def character_class(code_point: int) -> int:
-    """`SPACE` (U+200B too), `EXTEND` (belongs to the character before), `LETTER` (digits too), `SYMBOL`, `CHINESE`, or
-    `FLAG` (half of one: a regional indicator)."""
+    """The class of a character.
+
+    Returns:
+        `SPACE` (also U+200B), `EXTEND` (belongs to the character before it), `LETTER` (also digits), `SYMBOL`,
+        `CHINESE`, or `FLAG` (a regional indicator: half of a flag).
+    """
     character = chr(code_point)
     category = unicodedata.category(character)
     if character.isspace() or character == ZERO_WIDTH_SPACE:
@@ -64,59 +69,73 @@ def character_class(code_point: int) -> int:
     return SYMBOL if category[0] in "PS" else LETTER
 
 
-_known_classes = np.full(0x110000, -1, np.int8)  # by code point, of the characters that were met
+_class_of_code_point = np.full(0x110000, -1, np.int8)  # -1 where we have not seen the character yet
 for _first, _last in CHINESE_BLOCKS:
-    _known_classes[_first : _last + 1] = CHINESE
+    _class_of_code_point[_first : _last + 1] = CHINESE
 
 
 class Characters:
-    """The characters of a batch of lines, one array for all, with a separator behind each line."""
+    """The characters of a batch of lines in one array, with a line end after each line.
+
+    Attributes:
+        lines: the lines.
+        line_lengths: (lines,) the number of characters of each line, without the line end.
+        line_starts: (lines,) the index of each line's first character.
+        text: all lines, each with a line end.
+        code_points: (characters,) the code point of each character of `text`.
+    """
 
     def __init__(self, lines: Sequence[str]):
         self.lines = lines
         self.line_lengths = np.fromiter(map(len, lines), np.int64, len(lines))
-        self.line_starts = np.cumsum(self.line_lengths + 1) - self.line_lengths - 1
+        self.line_starts = starts_of(self.line_lengths + 1)
         self.text = "\n".join([*lines, ""])
         self.code_points = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), "<u4")
 
     @cached_property
     def classes(self) -> NDArray[np.int8]:
-        """The class of each character, see `character_class`."""
-        classes = _known_classes[self.code_points]
+        """(characters,) The class of each character, see `character_class`."""
+        classes = _class_of_code_point[self.code_points]
         if (classes < 0).any():
-            for point in {*self.code_points[classes < 0].tolist()}:
-                _known_classes[point] = character_class(point)
-            classes = _known_classes[self.code_points]
+            for code_point in {*self.code_points[classes < 0].tolist()}:
+                _class_of_code_point[code_point] = character_class(code_point)
+            classes = _class_of_code_point[self.code_points]
         return classes
 
     @cached_property
     def words(self) -> NDArray[np.int32]:
-        """The number of each character's word by the rule for text, from 1."""
+        """(characters,) The number of each character's word by the rule for text, from 1.
+
+        `he walked.` has the words 1 1 2 3 3 3 3 3 3 4: the space is the word 2.
+        """
         classes = self.classes
+        # A mark takes the class of the character that it belongs to: the letters `e ◌́ t` are LETTER LETTER LETTER, so
+        # `t` goes on with the word of `e`.
         marks = np.flatnonzero(classes == EXTEND)
-        carried = classes.copy()  # by each mark the class of the character that it belongs to
-        carried[marks] = classes[_starts_of_runs(marks) - 1]
+        classes_with_marks = classes.copy()
+        classes_with_marks[marks] = classes[_group_starts(marks) - 1]
         begins = classes == SYMBOL
-        begins[1:] &= self.code_points[:-1] != _ZERO_WIDTH_JOINER
-        begins[1:] |= (classes[1:] == LETTER) & (carried[:-1] != LETTER)
+        begins[1:] &= self.code_points[:-1] != _ZERO_WIDTH_JOINER  # a joiner binds two emoji into one
+        begins[1:] |= (classes[1:] == LETTER) & (classes_with_marks[:-1] != LETTER)
         begins |= (classes == CHINESE) | (classes == SPACE)
-        flags = np.flatnonzero(classes == FLAG)
-        begins[flags] = (flags - _starts_of_runs(flags)) % 2 == 0
+        # Each second indicator in a row begins no word: 🇫🇷🇩🇪 at 0, 1, 2, 3 begins words at 0 and 2.
+        indicators = np.flatnonzero(classes == FLAG)
+        begins[indicators] = (indicators - _group_starts(indicators)) % 2 == 0
         return np.cumsum(begins, dtype=np.int32) + 1
 
     @cached_property
     def white_space(self) -> NDArray[np.bool_]:
-        """(characters,) Which characters are white space; U+200B is none, and a segmenter's word may hold it."""
+        """(characters,) Which characters are white space. U+200B is not: a segmenter's word may contain it."""
         return (self.classes == SPACE) & (self.code_points != ord(ZERO_WIDTH_SPACE))
 
     @cached_property
     def foreign(self) -> NDArray[np.bool_]:
-        """(characters,) Which characters cannot stand in a Chinese word of a segmenter."""
+        """(characters,) Which characters cannot stand in a segmenter's Chinese word."""
         return (self.classes != CHINESE) & (self.classes != EXTEND) & (self.code_points != ord(ZERO_WIDTH_SPACE))
 
     @cached_property
     def visible(self) -> NDArray[np.bool_]:
-        """Which characters are neither white space nor U+200B; the separators behind lines count as visible."""
+        """(characters,) Which characters are neither white space nor U+200B. Our line ends count as visible."""
         visible = self.classes != SPACE
         visible[self.line_starts + self.line_lengths] = True
         return visible
@@ -124,20 +143,34 @@ class Characters:
     def visible_in(
         self, starts: NDArray[np.int64], ends: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """The first and the last visible character of each of these spans, and whether it has any.
+        """The first and the last visible character of spans.
 
-        Where it has none, both are the next one behind it.
+        In `a bc` (visible: 0, 2, 3, and the line end 4) the span from 1 to 4 has first 2 and last 3. The span from 1
+        to 2 is a space only, so first and last are the next visible character, 2.
+
+        Args:
+            starts: (spans,) the index of each span's first character.
+            ends: (spans,) the index after each span's last character.
+
+        Returns:
+            (spans,) the index of the first visible character, (spans,) of the last one, and (spans,) whether the span
+            has a visible character. If not, both indices are that of the next visible character after the span.
         """
         places = np.flatnonzero(self.visible)
-        before = np.append([0], np.cumsum(self.visible, dtype=np.int32))
-        first, last = before[starts], before[ends] - 1
+        # How many visible characters stand before each place: for `a bc`, [0, 1, 1, 2, 3, 4].
+        visible_before = np.append([0], np.cumsum(self.visible, dtype=np.int32))
+        first, last = visible_before[starts], visible_before[ends] - 1
         return places[first], places[np.maximum(first, last)], first <= last
 
 
-def _starts_of_runs(places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of these places, where the run of neighbours that it belongs to begins."""
-    begins = np.diff(places, prepend=-2) > 1
-    return np.maximum.accumulate(np.where(begins, places, 0))
+def _group_starts(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each place, the first place of its group of neighbours: [3, 4, 5, 9] gives [3, 3, 3, 9].
+
+    Args:
+        places: (places,) indices in rising order.
+    """
+    is_first = np.diff(places, prepend=-2) > 1
+    return np.maximum.accumulate(np.where(is_first, places, 0))
 
 
 def segmented(
@@ -147,99 +180,121 @@ def segmented(
     numbers: Sequence[int] | None = None,
     any_script: bool = False,
 ) -> NDArray[np.int32]:
-    """Give each character the number of its word as a segmenter has it, 0 where the word does not count.
+    """The number of each character's word, as a segmenter splits the lines; 0 where the word does not count.
 
-    White space at a word's edges is left aside first: of `中国\u3000` the word is 中国. A word counts when all its
-    characters are Chinese; with `mixed`, also when only some are and the rest are letters or digits (T恤, 二〇〇八年);
-    with `any_script`, also when none is (làm_việc), and then U+200B parts words as white space does.
+    We first remove white space at the edges of a word: of `中国\u3000` the word is 中国. A word counts if all its
+    characters are Chinese. With `mixed`, it also counts if some are and the others are letters or digits (T恤,
+    二〇〇八年). With `any_script`, it also counts if none is (làm_việc). Then U+200B separates words like white space.
+
+    Example: the words 我, 爱, 中国, and `.` of 我爱中国. have the numbers 1 2 3 3 0.
 
     Args:
         characters: the characters of the lines.
-        words: for each line its words in order; what lies between them must be white space or control characters.
+        words: for each line its words in order. Between them only white space or control characters may be missing.
         mixed: whether words of mixed script count.
         numbers: the number of each line in its file, for an error message.
         any_script: whether words without a Chinese character count.
 
     Raises:
-        InputError: naming the line, where the words do not add up to it.
+        InputError: if the words of a line do not add up to the line; it names the line.
     """
-    marked = "\n".join([*map(_MARK.join, words), ""])
-    points = np.frombuffer(marked.encode("utf-32-le", "surrogatepass"), "<u4")
-    marks = np.flatnonzero(points == ord(_MARK))
-    if np.array_equal(points[np.flatnonzero(points != ord(_MARK))], characters.code_points):
-        starts = marks - np.arange(len(marks))
-    else:  # white space is left out
-        numbered = numbers or range(1, len(words) + 1)
-        lengths = np.fromiter(chain.from_iterable(_pieces(characters, words, numbered)), np.int64)
-        starts = np.cumsum(lengths) - lengths
     begins = np.zeros(len(characters.code_points), bool)
-    begins[starts] = begins[characters.line_starts] = begins[characters.line_starts + characters.line_lengths] = True
+    begins[_word_starts(characters, words, numbers or range(1, len(words) + 1))] = True
+    begins[characters.line_starts] = begins[characters.line_starts + characters.line_lengths] = True
     if any_script:
         begins[np.flatnonzero(characters.code_points == ord(ZERO_WIDTH_SPACE))] = True
-    word = _numbered_without_edges(characters, begins)
+    word_numbers = _without_white_edges(characters, begins)
     classes = characters.classes
 
-    def without(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(words + 1,) Which words hold none of these characters."""
-        without = np.ones(len(word) + 1, bool)
-        without[word[wrong]] = False
+    def words_without(unwanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(words + 1,) Whether the word of this number has none of the unwanted characters.
+
+        With the word numbers 1 1 2 and the last character unwanted: [True, True, False]; no word has the number 0.
+        """
+        without = np.ones(len(word_numbers) + 1, bool)
+        without[word_numbers[unwanted]] = False
         return without
 
     if mixed:
-        counts = without((classes == SYMBOL) | (classes == FLAG) | characters.white_space)
-        counts &= ~without(classes == CHINESE)
+        counts = words_without((classes == SYMBOL) | (classes == FLAG) | characters.white_space)
+        counts &= ~words_without(classes == CHINESE)
     else:
-        counts = without(characters.foreign)
+        counts = words_without(characters.foreign)
     if any_script:
-        counts |= without((classes == CHINESE) | characters.white_space)
-    return np.where(counts[word], word, 0)
+        counts |= words_without((classes == CHINESE) | characters.white_space)
+    return np.where(counts[word_numbers], word_numbers, 0)
 
 
-def _numbered_without_edges(characters: Characters, begins: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """(characters,) The number of each character's piece, where white space at the edge of a piece is one of its own.
+_SEPARATOR = "\0"  # between two words; a line that contains it takes the slower way
 
-    The pieces `中 国 ␣ | 人 ␣ 口` have the numbers 1 1 1 2 2 2. The first space stands between two numbers and
-    becomes a piece, the second one stays inside: 1 1 2 3 3 3.
+
+def _word_starts(
+    characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]
+) -> NDArray[np.integer]:
+    """The indices at which words, the text between them, and line ends start.
+
+    The fast way joins all words of all lines with separators: 我␀爱␀中国⏎. If this is the text without its separators,
+    the separators show the starts: they stand at 1, 3, and the one number i stands i places too far right, so words
+    start at 1 - 0 = 1 and 3 - 1 = 2. (The first word of each line starts where the line does.)
+    """
+    joined = "\n".join([*map(_SEPARATOR.join, words), ""])
+    code_points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+    separators = np.flatnonzero(code_points == ord(_SEPARATOR))
+    if np.array_equal(code_points[np.flatnonzero(code_points != ord(_SEPARATOR))], characters.code_points):
+        return separators - np.arange(len(separators))
+    # The words of some line leave out white space.
+    lengths = np.fromiter(chain.from_iterable(_piece_lengths(characters, words, numbers)), np.int64)
+    return starts_of(lengths)
+
+
+def _without_white_edges(characters: Characters, begins: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """(characters,) The number of each character's word; white space at the edge of a word is a word of its own.
+
+    The words `中 国 ␣ | 人 ␣ 口` have the numbers 1 1 1 2 2 2. The first space stands between two numbers, so it
+    becomes a word. The second one is inside a word and stays: 1 1 2 3 3 3.
 
     Args:
         characters: the characters.
-        begins: (characters,) where pieces begin; it is written to.
+        begins: (characters,) where words begin. We write into it.
     """
-    word = np.cumsum(begins, dtype=np.int32)
+    word_numbers = np.cumsum(begins, dtype=np.int32)
     spaces = np.flatnonzero(~characters.visible)
-    first = spaces[np.diff(spaces, prepend=-2) > 1]  # of each run of white space; behind a run is always something
-    behind = spaces[np.diff(spaces, append=len(word) + 1) > 1] + 1
-    edge = word[first - 1] != word[behind]
-    if not edge.any():
-        return word
-    begins[first[edge]] = begins[behind[edge]] = True
+    # The first space of each group, and the character after its last one. A line end follows each group at the latest.
+    first = spaces[np.diff(spaces, prepend=-2) > 1]
+    after = spaces[np.diff(spaces, append=len(word_numbers) + 1) > 1] + 1
+    at_edge = word_numbers[first - 1] != word_numbers[after]
+    if not at_edge.any():
+        return word_numbers
+    begins[first[at_edge]] = begins[after[at_edge]] = True
     return np.cumsum(begins, dtype=np.int32)
 
 
-_MARK = "\0"  # between two words; a line that holds one itself is only slower to match
-
-
-def _pieces(characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[Iterable[int]]:
-    """For each line the lengths of the pieces that cover it: its words, what lies between them, the separator."""
-    spans = zip(numbers, characters.line_starts.tolist(), characters.line_lengths.tolist(), words, strict=True)
-    for number, start, length, line_words in spans:
+def _piece_lengths(
+    characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]
+) -> Iterator[Iterable[int]]:
+    """For each line the lengths of the pieces that it consists of: its words, the text between them, the line end."""
+    lines = zip(numbers, characters.line_starts.tolist(), characters.line_lengths.tolist(), words, strict=True)
+    for number, start, length, line_words in lines:
         line = characters.text[start : start + length]
-        whole = "".join(line_words) == line and "" not in line_words
-        yield map(len, line_words) if whole else _locate(line, line_words, number)
+        complete = "".join(line_words) == line and "" not in line_words
+        yield map(len, line_words) if complete else _locate(line, line_words, number)
         yield (1,)
 
 
 def _locate(line: str, words: Sequence[str], number: int) -> list[int]:
-    """The lengths of the pieces of a line whose words leave white space or control characters out."""
+    """The lengths of the pieces of a line whose words leave out white space or control characters.
+
+    The line `a  bc` with the words `a`, `bc` gives [1, 2, 2].
+    """
     lengths: list[int] = []
     position = 0
     for word in [*filter(None, words), None]:
-        found = len(line) if word is None else line.find(word, position)
-        gap = line[position:found] if found >= 0 else "?"
+        start = len(line) if word is None else line.find(word, position)
+        gap = line[position:start] if start >= 0 else "?"
         if any(character_class(ord(character)) not in (SPACE, EXTEND) for character in gap):
             near = line[position : position + 20]
             raise InputError(f"--segmenter: its words do not add up to the text of line {number}, near {near!r}")
         lengths += [len(gap)] if gap else []
         lengths += [len(word)] if word else []
-        position = found + len(word or "")
+        position = start + len(word or "")
     return lengths

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.sampler import Draw
-from wordmask.data.sequences import Rows, StagedRows, StreamedRows
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
 from wordmask.utils.errors import InputError
 
@@ -18,7 +18,7 @@ MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}
 
 
 def preview(
-    rows: Rows | StagedRows | StreamedRows,
+    rows: Sequences | StagedSequences | StreamedSequences,
     count: int,
     collator: MaskingCollator,
     tokenizer,
@@ -39,8 +39,8 @@ def preview(
         InputError: if there is no sequence.
     """
     examples = (
-        list(islice(rows.one_pass(0), count))
-        if isinstance(rows, StreamedRows)
+        list(islice(rows.one_epoch(0), count))
+        if isinstance(rows, StreamedSequences)
         else [rows[Draw(index, 0, rate)] for index in range(min(count, len(rows)))]
     )
     if not examples:
@@ -59,7 +59,7 @@ def _render(number: int, example: Example, collator: MaskingCollator, tokenizer)
     positions = range(sum(batch["attention_mask"]))
     original = [batch["input_ids" if batch["labels"][index] == IGNORED else "labels"][index] for index in positions]
     maskable = [bool(collator.vocabulary.maskable[token]) for token in original]
-    words = batch["words"]
+    words = batch["word_ids"]
     labels = sum(label != IGNORED for label in batch["labels"])
     line = Text(f"{number}. {labels} of {sum(maskable)} tokens ({labels / max(sum(maskable), 1):.1%}): ", "default")
     for position, token in enumerate(original):

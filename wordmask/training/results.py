@@ -13,7 +13,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from wordmask.data.sequences import StagedRows
+from wordmask.data.sequences import StagedSequences
 from wordmask.training.progress_record import read_state
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
@@ -51,8 +51,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         raise InputError(
             "--train_file: the tokenizer finds no token in this text; give text in a language that it knows"
         )
-    if isinstance(trainer.train_rows, StagedRows):
-        metrics["train_samples"] = trainer.train_rows.stages[-1].lines
+    if isinstance(trainer.train_rows, StagedSequences):
+        metrics["train_samples"] = trainer.train_rows.stages[-1].documents
     trainer.save_model()
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)

@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
-from wordmask.data.sequences import StagedRows, StreamedRows
+from wordmask.data.sequences import StagedSequences, StreamedSequences
 from wordmask.training.progress_record import Division, Record, read_progress, read_state, write_progress
 from wordmask.training.run_record import Run
 from wordmask.utils.errors import InputError
@@ -39,7 +39,7 @@ class ResumableTrainer(Trainer):
     """
 
     args: RunArguments
-    train_rows: StagedRows | StreamedRows | None
+    train_rows: StagedSequences | StreamedSequences | None
     plan: Batches | None = None
     done: Progress = Progress()
     _loss_done = 0.0  # the sum of the losses of the steps that are done
@@ -49,7 +49,7 @@ class ResumableTrainer(Trainer):
     _attempts = 0
     _went_on = False  # whether it continues in memory, with smaller batches
 
-    def batches(self, rows: StagedRows) -> Batches:
+    def batches(self, rows: StagedSequences) -> Batches:
         """This process's batches of the whole training."""
         raise NotImplementedError
 
@@ -82,10 +82,10 @@ class ResumableTrainer(Trainer):
         if self.args.auto_find_batch_size:
             self._train_batch_size = read_state(checkpoint).train_batch_size or self._train_batch_size
         rows = self.train_rows
-        examples = len(rows.stages[-1]) if isinstance(rows, StagedRows) else 0
+        examples = len(rows.stages[-1]) if isinstance(rows, StagedSequences) else 0
         record = read_progress(checkpoint, self.division, run, examples)
         self.done, self._loss_done, self._optimizer_done = record.progress, record.loss, record.optimizer
-        if not isinstance(rows, StagedRows):
+        if not isinstance(rows, StagedSequences):
             self._check_stream(record.division, checkpoint)
             return ""
         if self.args.ignore_data_skip:
@@ -121,7 +121,7 @@ class ResumableTrainer(Trainer):
         batch_size = batch_size if self.args.auto_find_batch_size else ""
         if plan is None or size == record.division.step:
             return batch_size
-        left = plan.stages[-1].rows - sum(piece.examples for piece in plan.shown)
+        left = plan.stages[-1].sequences - sum(piece.examples for piece in plan.shown)
         return (
             f"{batch_size}, with {size} examples in a step instead of {record.division.step}: {left} examples of "
             f"epoch {plan.first_epoch + 1} are left, and the run ends with step {plan.planned_steps}"

@@ -18,12 +18,12 @@ from wordmask.config.arguments import Arguments, DataArguments, RunArguments, pa
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.findings import Found, warn_of_findings
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
-from wordmask.data.sequences import Rows, StagedRows, StreamedRows, special_count
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, special_count
 from wordmask.data.sources import load_texts
+from wordmask.data.token_store import Tokenization
 from wordmask.models.forward import Forward
 from wordmask.models.loading import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.models.trial import place_and_try
-from wordmask.references.writer import Work
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.model_card import Card
 from wordmask.training.output_dir import check_owner, claim, evaluates_another, find_checkpoint
@@ -33,6 +33,7 @@ from wordmask.training.run_record import Identity, read_run, write_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.hub import check_push
+from wordmask.utils.parts import Work
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +67,16 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         tokenizer = load_tokenizer(arguments.model, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model, head_is_new = load_model(arguments.model, tokenizer)
+    tokenization = Tokenization(tokenizer, arguments.data, arguments.words, arguments.model.cache_dir)
     if previews:
-        rows = _prepare(texts, tokenizer, arguments, _lengths(arguments, model, tokenizer))
+        rows = _prepare(texts, tokenization, arguments, _lengths(arguments, model, tokenizer))
         return _preview(arguments, rows, vocabulary, tokenizer)
 
     identity = Identity.of(arguments, model, tokenizer, texts)
     changed_settings = check_owner(arguments, identity, checkpoint)
     lengths = _lengths(arguments, model, tokenizer)
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
-    rows = _prepare(texts, tokenizer, arguments, lengths)
+    rows = _prepare(texts, tokenization, arguments, lengths)
     trainer = _trainer(arguments, model, head_is_new, tokenizer, vocabulary, rows, forward)
     changed_steps = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
@@ -105,7 +107,7 @@ def _check_start(training: RunArguments, script: str) -> None:
 
 
 def _preview(arguments: Arguments, rows: dict[str, Any], vocabulary: Vocabulary, tokenizer: Any) -> dict[str, float]:
-    count, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, words=True)
+    count, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, word_ids=True)
     preview(rows.get("train") or rows["validation"], count, collator, tokenizer, arguments.masking.rates[0], Console())
     return {}
 
@@ -163,7 +165,9 @@ def _prepare_only(arguments: Arguments) -> dict[str, float]:
     tokenizer = load_tokenizer(arguments.model, None)
     Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
     needed = {"train": training.do_train, "validation": training.do_eval}
-    print(prepare({split: texts[split] for split in texts if needed[split]}, tokenizer, arguments, work))
+    tokenization = Tokenization(tokenizer, data, arguments.words, arguments.model.cache_dir)
+    needed_texts = {split: text for split, text in texts.items() if needed[split]}
+    print(prepare(needed_texts, tokenization, arguments.segmentation, work))
     return {}
 
 
@@ -204,30 +208,34 @@ def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
     return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
 
 
-def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: list[int]) -> dict[str, Any]:
-    """Rows for the splits that are used."""
-    training, data, words, cache_dir = arguments.training, arguments.data, arguments.words, arguments.model.cache_dir
-    rows: dict[str, Rows | StagedRows | StreamedRows] = {}
+def _prepare(
+    texts: dict[str, Any], tokenization: Tokenization, arguments: Arguments, lengths: list[int]
+) -> dict[str, Any]:
+    """Sequences for the splits that are used."""
+    training, data = arguments.training, arguments.data
+    rows: dict[str, Sequences | StagedSequences | StreamedSequences] = {}
     found: list[Found] = []
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
             if data.streaming:
-                more = words, arguments.masking.rates[0], training.world_size, training.process_index
-                streamed = StreamedRows(texts["train"], tokenizer, data, lengths[0], *more)
+                processes = training.world_size, training.process_index
+                rate = arguments.masking.rates[0]
+                streamed = StreamedSequences(texts["train"], tokenization, lengths[0], rate, *processes)
                 rows["train"] = streamed
                 found += [streamed.found()] if training.should_log else []
             else:
-                stream, limit = tokens_of(texts["train"], tokenizer, data, words, cache_dir), data.max_train_samples
+                stream, limit = tokens_of(texts["train"], tokenization), data.max_train_samples
                 found.append(stream.found)
-                stages = [Rows.of(stream, tokenizer, data, length, data.pack_sequences, limit) for length in lengths]
-                rows["train"] = StagedRows(stages, [share for _, share in data.stages] or [1.0])
+                packed = data.pack_sequences
+                stages = [Sequences.of(stream, tokenization, length, packed, limit) for length in lengths]
+                rows["train"] = StagedSequences(stages, [share for _, share in data.stages] or [1.0])
         if "validation" in texts and (training.do_eval or not rows):
-            stream, limit = tokens_of(texts["validation"], tokenizer, data, words, cache_dir), data.max_eval_samples
+            stream, limit = tokens_of(texts["validation"], tokenization), data.max_eval_samples
             found.append(stream.found)
-            rows["validation"] = Rows.of(stream, tokenizer, data, max(lengths), limit=limit)
-    warn_of_findings(found, masks_words=words is not None)
+            rows["validation"] = Sequences.of(stream, tokenization, max(lengths), limit=limit)
+    warn_of_findings(found, masks_words=tokenization.words is not None)
     for split, own in rows.items():
-        if not isinstance(own, StreamedRows) and not len(own):
+        if not isinstance(own, StreamedSequences) and not len(own):
             raise InputError(
                 f"{texts[split].flag}: the tokenizer finds no token in this text; give text that it was made for"
             )
@@ -235,7 +243,7 @@ def _prepare(texts: dict[str, Any], tokenizer, arguments: Arguments, lengths: li
 
 
 def _collator(
-    arguments: Arguments, vocabulary: Vocabulary, packed: bool = False, words: bool = False
+    arguments: Arguments, vocabulary: Vocabulary, packed: bool = False, word_ids: bool = False
 ) -> MaskingCollator:
     training, masking = arguments.training, arguments.masking
     return MaskingCollator(
@@ -247,7 +255,7 @@ def _collator(
         fixed=arguments.data.pad_to_max_length,
         multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores work on tiles of 8
         packed=packed,
-        words=words,
+        word_ids=word_ids,
         highest_rate=max(masking.rates) if arguments.data.pad_to_max_length else None,
     )
 
@@ -271,7 +279,7 @@ def _trainer(
             rows.get("validation"),
             tokenizer,
             _collator(arguments, vocabulary, packed=data.pack_sequences),
-            _collator(arguments, vocabulary, words=True),
+            _collator(arguments, vocabulary, word_ids=True),
             arguments.masking.rates,
             forward,
             _card(arguments, model, head_is_new),
@@ -289,13 +297,13 @@ def _trainer(
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
     """Raise an `InputError` if a stage, or the whole training, has no step."""
-    if not isinstance(trainer.train_rows, StagedRows):
+    if not isinstance(trainer.train_rows, StagedSequences):
         return
     batches = trainer.batches(trainer.train_rows)
     for stage in batches.stages:
         if not stage.steps(batches.drop_last):
             raise InputError(
-                f"--dataloader_drop_last: {stage.rows} rows do not fill a batch of {stage.layout.batch_size} on "
+                f"--dataloader_drop_last: {stage.sequences} rows do not fill a batch of {stage.layout.batch_size} on "
                 f"{stage.layout.processes} processes; drop it, or lower --per_device_train_batch_size"
             )
     for (length, share), begin, end in zip(data.stages, [0, *batches.ends], batches.ends, strict=False):

@@ -16,8 +16,9 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage, as_is, grouped, shuffled
-from wordmask.data.sequences import Rows, StagedRows, StreamedRows
+from wordmask.data.order import as_is, grouped, shuffled
+from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
@@ -81,13 +82,13 @@ class MlmTrainer(ResumableTrainer):
         card: Card | None = None,
         **options: Any,
     ):
-        if train_dataset is not None and not isinstance(train_dataset, StagedRows | StreamedRows):
-            train_dataset = StagedRows([TokenizedDataset(train_dataset, "train_dataset")])
+        if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
+            train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
         eval_rows = _as_rows(eval_dataset)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = rates or (collator.mlm_probability, collator.mlm_probability)
-            eval_collator = eval_collator or collator.with_words()
+            eval_collator = eval_collator or collator.with_word_ids()
         if rates is None or eval_collator is None:
             raise InputError(
                 f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
@@ -103,7 +104,7 @@ class MlmTrainer(ResumableTrainer):
         )
         self.model_accepts_loss_kwargs = True  # the Trainer then counts labels over the effective batch
         self.loss_is_scaled_for_ga = True
-        self.train_rows: StagedRows | StreamedRows | None = train_dataset
+        self.train_rows: StagedSequences | StreamedSequences | None = train_dataset
         self.eval_rows, self.collator, self.eval_collator, self.rates = eval_rows, collator, eval_collator, rates
         self.metric, self.card = MaskedLM(), card or Card()
         self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
@@ -114,7 +115,7 @@ class MlmTrainer(ResumableTrainer):
 
     def _loader(
         self,
-        dataset: Rows | StagedRows | StreamedRows | TokenizedDataset,
+        dataset: Sequences | StagedSequences | StreamedSequences | TokenizedDataset,
         collator: MaskingCollator | WholeWordMaskCollator,
         **batches: Any,
     ) -> DataLoader:
@@ -141,12 +142,12 @@ class MlmTrainer(ResumableTrainer):
         rows = self.train_rows
         if rows is None:
             raise ValueError("train_dataset is missing")
-        if isinstance(rows, StreamedRows):
+        if isinstance(rows, StreamedSequences):
             return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.forward.fixed)
         self.plan = self.batches(rows)
         return self._loader(rows, self.collator, batch_sampler=self.plan)
 
-    def batches(self, rows: StagedRows) -> Batches:
+    def batches(self, rows: StagedSequences) -> Batches:
         """This process's batches of the whole training."""
         args = self.args
         return Batches(
@@ -159,7 +160,7 @@ class MlmTrainer(ResumableTrainer):
             done=self.done,
         )
 
-    def _stages(self, rows: StagedRows) -> list[Stage]:
+    def _stages(self, rows: StagedSequences) -> list[Stage]:
         """The stages. Batches of shorter sequences hold more of them, so all have a similar number of tokens."""
         longest, stages = max(stage.length for stage in rows.stages), []
         for stage, share, first in zip(rows.stages, rows.shares, rows.edges, strict=False):
@@ -170,13 +171,13 @@ class MlmTrainer(ResumableTrainer):
         return stages
 
     def _order(
-        self, rows: Rows | TokenizedDataset
+        self, rows: Sequences | TokenizedDataset
     ) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
         """Two functions: one gives the order of an epoch, the other arranges an order in steps of a size."""
         strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
         if strategy == "sequential":
             return lambda epoch: np.arange(len(rows)), as_is
-        order = partial(shuffled, seed, rows=len(rows))
+        order = partial(shuffled, seed, count=len(rows))
         if strategy == "random":
             return order, as_is
         lengths = rows.lengths
@@ -274,7 +275,7 @@ class MlmTrainer(ResumableTrainer):
     ) -> tuple[None, None, None]:
         """Add a batch to the metric; nothing else of it is kept."""
         inputs = self._prepare_inputs(inputs)
-        words, labels = inputs.pop("words"), inputs["labels"]
+        words, labels = inputs.pop("word_ids"), inputs["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
             prediction = self.forward(model, inputs)
         count = int(labels.ne(IGNORED).sum())
@@ -294,6 +295,6 @@ class MlmTrainer(ResumableTrainer):
         return None, None, None
 
 
-def _as_rows(dataset: Any) -> Rows | TokenizedDataset | None:
+def _as_rows(dataset: Any) -> Sequences | TokenizedDataset | None:
     """Wrap any dataset for the sampler, which needs lengths."""
     return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 
 from wordmask.utils.files import write_atomically
-from wordmask.utils.progress import bar
+from wordmask.utils.progress import tracked
 
 
 def cache_directory(cache_dir: str | None) -> Path:
@@ -63,8 +63,8 @@ def content(file: str, cache: Path) -> str:
 
 def _digest(file: str) -> str:
     digest = hashlib.sha256()
-    with open(file, "rb") as source, bar("Looking for a copy", "B", os.path.getsize(file)) as progress:
-        for part in iter(partial(source.read, 2**20), b""):
-            digest.update(part)
-            progress.update(len(part))
+    with open(file, "rb") as source:
+        blocks = iter(partial(source.read, 2**20), b"")
+        for block in tracked(blocks, "Looking for a copy", "bytes", os.path.getsize(file)):
+            digest.update(block)
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import json
 import lzma
 import os
 import tempfile
@@ -52,6 +53,13 @@ def write_atomically(path: str | Path, binary: bool = False) -> Iterator[IO[Any]
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as a file of JSON for people, see `write_atomically`."""
+    with write_atomically(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
 
 
 @contextlib.contextmanager

@@ -1,20 +1,24 @@
-"""Progress bars with rates and the time left, on a terminal only."""
+"""Progress bars with rates and the time left. They appear on a terminal only, after two seconds."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+DELAY = 2.0  # seconds; what ends sooner needs no bar
 Batch = TypeVar("Batch", bound=Sized)
+logger = logging.getLogger(__name__)
 
 
 class Lines(Protocol):
-    """Lines of files that know how many bytes these have on disk, and how many have been read."""
+    """Lines of files, with the size of the files and how much of it was read, in bytes on disk."""
 
     @property
     def size(self) -> int: ...
@@ -28,47 +32,74 @@ class Lines(Protocol):
 Tracker = Callable[[Lines], Iterator[str]]
 
 
-class _LinesPerSecond(ProgressColumn):
+class Update(Protocol):
+    """Shows how much is done: so many items, and how far that is of the total."""
+
+    def __call__(self, count: int, completed: float, total: float | None) -> None: ...
+
+
+class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        lines, seconds = task.fields["lines"], task.elapsed or 0.0
-        return Text(f"{lines:,} lines, {lines / seconds:,.0f}/s" if seconds else f"{lines:,} lines")
+        count, unit, seconds = task.fields["count"], task.fields["unit"], task.elapsed or 0.0
+        return Text(f"{count:,} {unit}, {count / seconds:,.0f}/s" if seconds else f"{count:,} {unit}")
+
+
+@contextlib.contextmanager
+def bar(description: str, unit: str = "lines") -> Iterator[Update]:
+    """A bar, and the function that moves it.
+
+    A process that logs no warnings (the second one of a launcher) shows no bar.
+
+    Args:
+        description: what is being done.
+        unit: what is counted.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    hidden = not console.is_terminal or not logger.isEnabledFor(logging.WARNING)
+    progress = Progress(*columns, console=console, disable=hidden)
+    task, begin = progress.add_task(description, total=None, count=0, unit=unit), time.monotonic()
+
+    def update(count: int, completed: float, total: float | None) -> None:
+        progress.update(task, count=count, completed=completed, total=total)
+        if time.monotonic() - begin > DELAY:
+            progress.start()  # again and again does no harm
+
+    try:
+        yield update
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 @contextlib.contextmanager
 def track_lines(description: str, every: int = 1000) -> Iterator[Tracker]:
-    """A function that passes lines on and shows how far they got, by the size of their files on disk.
+    """A function that passes lines on, and a bar that shows how far in their files they are.
 
     Args:
         description: what is being done.
         every: lines between two updates.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), _LinesPerSecond(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=None, lines=0)
+    with bar(description) as update:
 
         def track(lines: Lines) -> Iterator[str]:
             number, total = 0, lines.size
             for number, line in enumerate(lines, 1):
                 if number % every == 0:
-                    progress.update(task, completed=lines.position, total=total, lines=number)
+                    update(number, lines.position, total)
                 yield line
-            progress.update(task, completed=total, total=total, lines=number)
+            update(number, total, total)
 
         yield track
 
 
-def bar(description: str, unit: str, total: int | None = None) -> Any:
-    """A bar of what takes over two seconds while a run gets ready, shown where `datasets` shows its own."""
-    import datasets  # not everybody who counts lines needs it
-
-    return datasets.utils.tqdm(desc=description, unit=unit, unit_scale=True, total=total, delay=2)
-
-
 def tracked(
-    batches: Iterable[Batch], description: str, unit: str = " lines", total: int | None = None
+    batches: Iterable[Batch], description: str, unit: str = "lines", total: int | None = None
 ) -> Iterator[Batch]:
-    """The same batches, with a bar that shows how much has passed."""
-    with bar(description, unit, total) as progress:
+    """The same batches, with a bar that shows how many items have passed."""
+    count = 0
+    with bar(description, unit) as update:
         for batch in batches:
             yield batch
-            progress.update(len(batch))
+            count += len(batch)
+            update(count, count, total)

@@ -1,0 +1,57 @@
+"""Positions of references: what is written from words is read back as the same words."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import character_tokenizer
+from wordmask.references.positions import LineReferences, continuations, line_positions
+from wordmask.segmenters import Segmenter
+from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.words import segmented
+
+CHINESE, OTHERS = "研究生命起源", "Tk9。 "
+TOKENIZER = character_tokenizer([CHINESE, "tk9。"])
+
+
+class Given(Segmenter):
+    """Gives these words."""
+
+    name = "given"
+
+    def __init__(self, words: list[list[str]]):
+        self.words = words
+
+    def segment(self, lines):
+        return self.words
+
+
+def words(characters: str) -> st.SearchStrategy[list[list[str]]]:
+    """Lines of words."""
+    return st.lists(st.lists(st.text(characters, min_size=1, max_size=4), max_size=6), max_size=5)
+
+
+def round_trip(words: list[list[str]], mixed: bool) -> list[bool]:
+    """Which tokens continue a word by the references that are written for lines of these words."""
+    lines = ["".join(line) for line in words]
+    positions = line_positions(TOKENIZER, Given(words), lines, mixed)
+    tokens = tokenize(TOKENIZER, lines)
+    references = LineReferences(positions, range(1, len(lines) + 1), np.zeros(len(lines), bool), mixed, "--ref")
+    continues, left_out = continuations(tokens, references, 1, np.zeros(len(tokens.ids), bool))
+    assert not len(left_out)
+    return continues.tolist()
+
+
+@given(words(CHINESE))
+def test_words_of_chinese_characters_are_read_back(words):
+    """Each character is a token, so all characters of a word but the first one continue it."""
+    expected = [place > 0 for line in words for word in line for place in range(len(word))]
+    assert round_trip(words, mixed=False) == expected
+
+
+@given(words(CHINESE + OTHERS), st.booleans())
+def test_words_of_any_characters_are_read_back(words, mixed):
+    tokens = tokenize(TOKENIZER, ["".join(line) for line in words])
+    assert round_trip(words, mixed) == tokens.joined(segmented(tokens.characters, words, mixed)).tolist()

@@ -1,0 +1,119 @@
+"""What a reference file was made from: kept beside it as `<name>.meta.json`, and checked when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from wordmask.tokenization.encoding import backend_state
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import is_blank, write_json
+
+
+@dataclass
+class Provenance:
+    """What a reference file was made from.
+
+    Attributes:
+        lines: the number of lines of the text, with blank ones.
+        text_sha256: the digest of the lines. Line ends, compression and file format do not change it.
+        tokenizer_sha256: see `tokenizer_digest`.
+        tokenizer, segmenter: names and versions, for people.
+        mixed_words: whether words of mixed script count.
+    """
+
+    lines: int = 0
+    text_sha256: str = ""
+    tokenizer_sha256: str = ""
+    tokenizer: str = ""
+    segmenter: dict[str, str] = field(default_factory=dict)
+    mixed_words: bool = False
+
+
+def sidecar(path: str | Path) -> Path:
+    """The file that holds the provenance of a reference file."""
+    return Path(f"{str(path).rstrip('/')}.meta.json")
+
+
+def read_provenance(path: str | Path, flag: str) -> Provenance | None:
+    """The provenance of a reference file; `None` for a classic file, which has none."""
+    try:
+        return Provenance(**json.loads(sidecar(path).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(
+            f"{flag}: {sidecar(path)} is not a provenance file ({error}); make the references again, or remove it"
+        ) from None
+
+
+def write_provenance(path: str | Path, provenance: Provenance) -> None:
+    """Write the provenance of a reference file beside it."""
+    write_json(sidecar(path), asdict(provenance))
+
+
+def tokenizer_digest(tokenizer) -> str:
+    """The digest of all that decides where a fast tokenizer's tokens begin and end."""
+    state = backend_state(tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
+    decisive = {name: state.get(name) for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+class TextDigest:
+    """A running digest of the lines of a text.
+
+    Attributes:
+        lines: how many lines it took in.
+        blank: how many of these were blank.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.lines = self.blank = 0
+
+    def add(self, lines: Sequence[str]) -> None:
+        """Take in the next lines."""
+        joined = "\n".join([*lines, ""])
+        if joined.count("\n") > len(lines):  # a line end inside a text becomes a byte that UTF-8 lacks
+            self._hash.update(b"".join(_encoded(line).replace(b"\n", b"\xff") + b"\n" for line in lines))
+        else:
+            self._hash.update(_encoded(joined))
+        self.lines += len(lines)
+        self.blank += sum(map(is_blank, lines))
+
+    def hexdigest(self) -> str:
+        """The digest of all lines so far."""
+        return self._hash.hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def check_text(provenance: Provenance, digest: TextDigest, text_path: str, reference_path: str, flag: str) -> None:
+    """Raise an `InputError` if a text is not the one that its references were made from."""
+    if provenance.text_sha256 != digest.hexdigest():
+        difference = (
+            f"{provenance.lines} lines where this one has {digest.lines}"
+            if provenance.lines != digest.lines
+            else f"of as many lines, {digest.lines}, but with other characters in them"
+        )
+        raise InputError(
+            f"{flag}: {reference_path} was made from another text than {text_path} ({difference}); make the "
+            "references again with run_chinese_ref.py"
+        )
+
+
+def check_tokenizer(provenance: Provenance, tokenizer, path: str, flag: str) -> None:
+    """Raise an `InputError` if references were made with a tokenizer that splits text differently."""
+    if provenance.tokenizer_sha256 != tokenizer_digest(tokenizer):
+        name = tokenizer.name_or_path
+        made_with = (
+            f"another tokenizer ({provenance.tokenizer}) than the one given ({name})"
+            if provenance.tokenizer != name
+            else "the tokenizer given here, but that has changed since (for instance, tokens were added)"
+        )
+        raise InputError(f"{flag}: {path} was made with {made_with}; make the references again with --bert {name}")

@@ -1,0 +1,23 @@
+"""Small helpers for arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def starts_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each piece starts when pieces of these lengths follow each other.
+
+    Lengths [2, 0, 3] give the starts [0, 2, 2].
+    """
+    return np.cumsum(lengths) - lengths
+
+
+def places_of(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The indices of all elements of some pieces of an array, one piece after the other.
+
+    Starts [7, 2] and lengths [2, 3] give [7, 8, 2, 3, 4]: the pieces start at [0, 2] in the result, so we repeat
+    [7, 2] - [0, 2] = [7, 0] as [7, 7, 0, 0, 0], and add [0, 1, 2, 3, 4].
+    """
+    return np.repeat(starts - starts_of(lengths), lengths) + np.arange(lengths.sum())
