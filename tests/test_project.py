@@ -276,7 +276,6 @@ def test_templates_ask_for_the_record_of_the_run():
 
 
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 350, 60, 7
-TO_DIVIDE = {"data/prepared_dir.py", "references/format.py", "references/writer.py", "segmenters/ltp.py"}
 MODULES = {str(path.relative_to(ROOT / "wordmask")): path for path in sorted((ROOT / "wordmask").rglob("*.py"))}
 
 
@@ -315,7 +314,7 @@ def foreign_private_names(text: str, folder: str) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("name", sorted(MODULES.keys() - TO_DIVIDE))
+@pytest.mark.parametrize("name", MODULES)
 def test_every_module_can_be_read_at_once_and_uses_public_names_of_other_folders(name):
     text = MODULES[name].read_text(encoding="utf-8")
     assert too_large(text) + foreign_private_names(text, Path(name).parts[0].removesuffix(".py")) == []

@@ -166,7 +166,7 @@ def _prepare_only(arguments: Arguments) -> dict[str, float]:
     Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
     needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.words, arguments.model.cache_dir)
-    needed_texts = {split: texts[split] for split in texts if needed[split]}
+    needed_texts = {split: text for split, text in texts.items() if needed[split]}
     print(prepare(needed_texts, tokenization, arguments.segmentation, work))
     return {}
 
