@@ -113,6 +113,7 @@ def test_the_classic_example_joins_a_thousand_lines_and_cuts_them(english_model,
     assert blocks["input_ids"][1] == (row * 32)[32:64]
 
 
+@pytest.mark.slow
 def test_chinese_ref_compares_with_jieba_where_no_ltp_model_is_given(program, capsys):
     results = program("chinese_ref").main(["--lines", "60", "--repeats", "1"])
     ours = ["ours, jieba", "ours, jieba, 2 workers", "ours, jieba, 2 runs", "ours, jieba without HMM"]
@@ -142,6 +143,7 @@ def test_neural_reads_a_model_with_random_weights_as_both_do(program, chinese_mo
     assert same >= 29, "rounding"
 
 
+@pytest.mark.slow
 def test_all_sides_of_train_see_the_same_lines_and_reach_the_same_loss(program, english_model, capsys):
     train = program("train")
     size = "--layers 1 --hidden 16 --heads 2 --length 64 --batch 8 --steps 4"

@@ -14,6 +14,7 @@ from wordmask import cluster
 SCRIPT = Path(run_chinese_ref.__file__)
 
 
+@pytest.mark.slow
 def test_shards_on_an_executor_give_the_bytes_of_one_process(tmp_path, chinese_file, monkeypatch):
     tokenizer = tmp_path / "tokenizer"
     character_tokenizer(sample_lines("chinese")).save_pretrained(tokenizer)
@@ -29,6 +30,7 @@ def test_shards_on_an_executor_give_the_bytes_of_one_process(tmp_path, chinese_f
     assert not (tmp_path / "together.parts").exists()
 
 
+@pytest.mark.slow
 def test_text_is_prepared_on_an_executor_as_by_one_process(tmp_path, chinese_file, monkeypatch, capfd):
     tokenizer = tmp_path / "tokenizer"
     character_tokenizer(sample_lines("chinese")).save_pretrained(tokenizer)

@@ -493,6 +493,7 @@ print(peak())
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_memory_does_not_grow_from_10_000_lines_to_100_000(chinese_model, tmp_path):
     """The peak of one process, which only ever rises: what the second text adds to that of the first.

@@ -72,6 +72,7 @@ def test_processes_share_the_rows_and_change_none(tokenizer, tmp_path, settings,
     assert all(parts) and sorted(sum(parts, [])) == sorted(alone)
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_model, tmp_path):
     """Lines of unequal length: batches differ in shape from process to process, and steps are as many."""
     text = tmp_path / "text.txt"

@@ -36,6 +36,7 @@ def command(model, text, tmp_path) -> list[str]:
     return [*argv.split(), "--max_steps", "3", "--per_device_train_batch_size", "4"]
 
 
+@pytest.mark.slow
 def test_the_loss_that_two_processes_report_is_that_of_one(command, tmp_path):
     """Without a log in between, where the Trainer alone reports the share of the first process."""
     alone = run_mlm_wwm.main([*command, "--train_sampling_strategy", "random"])
