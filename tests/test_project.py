@@ -273,3 +273,60 @@ def test_templates_ask_for_the_record_of_the_run():
     for name in ("ISSUE_TEMPLATE/bug.yml", "pull_request_template.md"):
         assert RECORD in (ROOT / ".github" / name).read_text(encoding="utf-8")
     yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text(encoding="utf-8"))
+
+
+LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 350, 60, 7
+TO_DIVIDE = {"data/prepared_dir.py", "references/format.py", "references/writer.py", "segmenters/ltp.py"}
+MODULES = {str(path.relative_to(ROOT / "wordmask")): path for path in sorted((ROOT / "wordmask").rglob("*.py"))}
+
+
+def too_large(text: str) -> list[str]:
+    """What is hard to read at once: a long module, long functions, and functions of many parameters.
+
+    A constructor may have more parameters, since most only store them, as that of a dataclass does.
+    """
+    lines = text.count("\n")
+    faults = [f"{lines} lines"] if lines > LONGEST_MODULE else []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            names = {name.arg for name in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+            parameters = len(names - {"self", "cls"})
+            if lines > LONGEST_FUNCTION:
+                faults.append(f"{node.name} has {lines} lines")
+            if parameters > MOST_PARAMETERS and node.name != "__init__":
+                faults.append(f"{node.name} has {parameters} parameters")
+    return faults
+
+
+def foreign_private_names(text: str, folder: str) -> list[str]:
+    """The private names of other folders that a module of this folder uses: `import _name`, or `module._name`."""
+    faults: list[str] = []
+    foreign: set[str] = set()
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wordmask."):
+            names = [alias.name for alias in node.names] if (node.module or "").split(".")[1] != folder else []
+            foreign |= {alias.asname or alias.name for alias in node.names if alias.name in names}
+            faults += [name for name in names if name.startswith("_")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in foreign:
+            faults += [f"{node.value.id}.{node.attr}"] * node.attr.startswith("_")
+    return faults
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - TO_DIVIDE))
+def test_every_module_can_be_read_at_once_and_uses_public_names_of_other_folders(name):
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert too_large(text) + foreign_private_names(text, Path(name).parts[0].removesuffix(".py")) == []
+
+
+def test_what_is_too_large_or_private_is_noticed():
+    """Guards the test above: each fault is found, and what is allowed is not."""
+    many = ", ".join("abcdefgh")
+    source = "def long():\n" + "    x = 1\n" * 60
+    source += f"def wide({many}): ...\nclass A:\n    def __init__(self, {many}): ...\n" + "\n" * 290
+    assert too_large(source) == ["354 lines", "long has 61 lines", "wide has 8 parameters"]
+    source = "from wordmask.data.sampler import Batches, _one\nfrom wordmask.models.forward import Forward, _two\n"
+    source += "Batches._three, Forward._four, Forward.of, self._five"
+    assert foreign_private_names(source, "models") == ["_one", "Batches._three"]

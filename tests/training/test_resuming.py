@@ -240,7 +240,7 @@ def test_a_new_learning_rate_and_weight_decay_are_taken(spy, command, tmp_path, 
 def test_another_optimizer_begins_with_a_state_of_its_own(spy, command, tmp_path, caplog):
     spy.run(command(4, 1), 3)
     spy.run(command(4, 1, "--optim", "sgd", "--learning_rate", "0.1"))
-    assert "the optimizer's state begins anew" in caplog.text
+    assert "the optimizer starts without its old state" in caplog.text
     assert training_steps(tmp_path / "out")[3]["learning_rate"] == pytest.approx(0.05)
 
 

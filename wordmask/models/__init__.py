@@ -1,1 +1,1 @@
-"""Loading a model, finding out what it can take, and how batches go through it."""
+"""Models: loading, finding out by numbers what a model can do, and the forward pass."""

@@ -1,4 +1,4 @@
-"""The configuration of a model: loaded or made from scratch, with the user's overrides and what follows from them."""
+"""The configuration of a model, loaded or from scratch, with the user's overrides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 
 
 def hub_options(arguments: ModelArguments) -> dict[str, Any]:
-    """What `from_pretrained` needs to know of the hub."""
+    """The parameters of `from_pretrained` that concern the hub."""
     return {
         "cache_dir": arguments.cache_dir,
         "revision": arguments.model_revision,
@@ -29,7 +29,7 @@ def hub_options(arguments: ModelArguments) -> dict[str, Any]:
 
 
 def origin(arguments: ModelArguments) -> tuple[str, str]:
-    """The flag that decides on the model, and its value, for error messages."""
+    """The flag that names the model, and its value, for error messages."""
     for name in ("model_name_or_path", "config_overrides", "config_name"):
         if getattr(arguments, name):
             return f"--{name}", getattr(arguments, name)
@@ -37,10 +37,10 @@ def origin(arguments: ModelArguments) -> tuple[str, str]:
 
 
 def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
-    """The configuration in a directory or on the hub; `None` where the model is made from its type alone.
+    """The configuration in a directory or on the hub; `None` if only the type of the model is given.
 
     Raises:
-        InputError: where there is none of that name, or that of an encoder-decoder.
+        InputError: if there is none of that name, or if it is that of an encoder-decoder.
     """
     source = arguments.config_name or arguments.model_name_or_path
     if not source:
@@ -58,7 +58,7 @@ def make_config(
     """The configuration of a model from scratch: a type's or a loaded one, for this tokenizer, with the overrides.
 
     Raises:
-        InputError: where the overrides do not fit.
+        InputError: if the overrides do not fit.
     """
     flag, what = origin(arguments)
     with making(flag, what):
@@ -68,8 +68,8 @@ def make_config(
         values = {name: value for name, value in ids.items() if hasattr(base, name)}
         if loaded is None and "vocab_size" not in values:
             raise InputError(
-                f"--model_type: {arguments.model_type} is made of several models, {' and '.join(_parts(base))}, and "
-                "no tokenizer can be fitted to it; give --config_name with a configuration that has the vocabulary"
+                f"--model_type: {arguments.model_type} consists of several models, {' and '.join(_parts(base))}, so "
+                "no tokenizer fits it; give --config_name with a configuration that has the vocabulary"
             )
         values |= _overrides(base, arguments.config_overrides or "")
         config = type(base)(**_by_field(base, values)) if loaded is None else _remade(base, values)
@@ -92,7 +92,7 @@ def _overrides(config: PreTrainedConfig, text: str) -> dict[str, Any]:
             if not equals:
                 raise ValueError(f"{part} has no =")
             if name.split(".")[0] in _parts(config):
-                raise ValueError(f"{name} is a configuration of its own; edit config.json and give --config_name")
+                raise ValueError(f"{name} is a configuration by itself; edit config.json and give --config_name")
             if not hasattr(config, name) or callable(getattr(config, name)):
                 raise ValueError(f"{name} is not one of its settings")
             values[name] = _parsed(value, getattr(config, name))
@@ -105,7 +105,7 @@ def _overrides(config: PreTrainedConfig, text: str) -> dict[str, Any]:
 
 
 def _parsed(value: str, like: Any) -> Any:
-    """A value of the type that a setting has; YAML says what the value of a list or of a setting without value is."""
+    """A value of the same type as `like`; YAML reads lists, and values of settings that have none yet."""
     if isinstance(like, bool):
         try:
             return string_to_bool(value)
@@ -123,23 +123,25 @@ def _parsed(value: str, like: Any) -> Any:
 
 
 def _by_field(config: PreTrainedConfig, values: dict[str, Any]) -> dict[str, Any]:
-    """Values by the names that a configuration stores, where it has others for the common ones (`dim`, `n_layers`)."""
+    """Values under the names that a configuration stores, such as DistilBERT's `dim` for `hidden_size`."""
     return {config.attribute_map.get(name, name): value for name, value in values.items()}
 
 
 def _remade(config: PreTrainedConfig, values: dict[str, Any]) -> PreTrainedConfig:
-    """A configuration like a loaded one, with other values; a setting that follows from others follows from the new.
+    """A loaded configuration with other values, where settings that follow from these are computed again.
 
-    ModernBERT's `layer_types` are saved with it. As they come out the same when they are left out, they follow from
-    `num_hidden_layers`, and are made anew.
+    Example: ModernBERT saves `layer_types`. Without them it computes the same ones from `num_hidden_layers`. So they
+    follow from it, and with another `num_hidden_layers` they are computed again.
     """
-    kind, given = type(config), config.to_dict()
+    config_class, given = type(config), config.to_dict()
     values = _by_field(config, values)
-    defaults = {field.name: field.default for field in fields(kind)}
+    defaults = {field.name: field.default for field in fields(config_class)}
     without_default = {name for name in given if defaults.get(name) in (None, MISSING)} - values.keys()
     try:
-        remade = kind(**{name: value for name, value in given.items() if name not in without_default}).to_dict()
-    except Exception:  # each configuration class fails in its own way where it needs a setting
+        remade = config_class(
+            **{name: value for name, value in given.items() if name not in without_default}
+        ).to_dict()
+    except Exception:  # each configuration class fails in its own way without a setting that it needs
         remade = {}
     derived = {name for name in without_default if name in remade and remade[name] == given[name]}
-    return kind(**{name: value for name, value in given.items() if name not in derived} | values)
+    return config_class(**{name: value for name, value in given.items() if name not in derived} | values)

@@ -1,4 +1,4 @@
-"""What tells one model from another: the weights that it starts from, and its architecture."""
+"""The identity of a model: a digest of the weights that it starts from, and its architecture."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from wordmask.config.arguments import ModelArguments
 from wordmask.utils.cache import cache_directory, content
 
 SCRATCH = "from scratch"
-_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in the order in which they are looked for
-# In a configuration, what does not make another model.
-_ASIDE = {"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "id2label", "label2id"}
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in the order of the search
+# Settings of a configuration that do not change the model.
+_IRRELEVANT = {"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "id2label", "label2id"}
 
 
 def base_model(arguments: ModelArguments) -> str:
-    """The digest of the weights that a run starts from, or that it starts from scratch.
+    """The digest of the weights that a run starts from, or `from scratch`.
 
-    Files are read once and remembered by their sizes and times. The digest is that of their content, so that a model
-    of the hub and a copy of it in a directory are the same.
+    It is computed from the content of the files, so a copy of a model of the hub is the same model. It is cached by
+    the names, sizes and times of the files.
     """
     name = arguments.model_name_or_path
     if not name:
@@ -40,7 +40,7 @@ def base_model(arguments: ModelArguments) -> str:
 
 
 def _snapshot(arguments: ModelArguments) -> str | None:
-    """Where a model of the hub, which was just loaded, lies in the cache."""
+    """The directory in the cache of a model of the hub that is already loaded."""
     options = {"cache_dir": arguments.cache_dir, "revision": arguments.model_revision, "local_files_only": True}
     try:
         return str(Path(str(cached_file(str(arguments.model_name_or_path), "config.json", **options))).parent)
@@ -49,7 +49,7 @@ def _snapshot(arguments: ModelArguments) -> str | None:
 
 
 def architecture(model: Any) -> dict[str, Any]:
-    """The settings of a model's configuration, without those that leave the model the same."""
+    """The settings of a model's configuration that change the model."""
     config = model.config.to_dict()
-    kept = {name: value for name, value in config.items() if name not in _ASIDE and not name.startswith("_")}
+    kept = {name: value for name, value in config.items() if name not in _IRRELEVANT and not name.startswith("_")}
     return json.loads(json.dumps({"class": type(model).__name__} | kept, sort_keys=True, default=str))

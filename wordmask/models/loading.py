@@ -25,23 +25,22 @@ from wordmask.utils.progress import tracked
 
 logger = logging.getLogger(__name__)
 
-LONGEST = 1024  # tokens in a row where neither the user nor the model says how many
+LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a limit
 
 
 def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer, or train one on the spot.
+    """Load the tokenizer, or train one.
 
-    One that is trained is kept in the cache by its text and size, so that other processes and later runs find it: to
-    train it again would not give the same (pieces of equal count come in any order). A run that goes on takes the one
-    that lies in its checkpoint.
+    A trained tokenizer is cached by its text and size, for other processes and later runs, since a second training
+    would give another one (pieces of equal count come in any order). A resumed run loads that of its checkpoint.
 
     Args:
-        arguments: which tokenizer.
-        texts: the training text, as far as there is any that is not tokenized.
-        checkpoint: where the run goes on.
+        arguments: the flags that name the tokenizer.
+        texts: the training text; `None` if there is none, or if it is already tokenized.
+        checkpoint: the checkpoint to continue from, if any.
 
     Raises:
-        InputError: where there is no tokenizer of that name, or none can be trained.
+        InputError: if there is no tokenizer of that name, or none can be trained.
     """
     name = arguments.tokenizer_name or arguments.model_name_or_path
     if arguments.vocab_size and not name:
@@ -59,31 +58,29 @@ def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
     """The directory in the cache of a tokenizer trained on a text."""
     if not isinstance(texts, Texts) or texts.is_stream:
         raise InputError(
-            "--vocab_size trains a tokenizer on the training text, which must be there and not be streamed; give "
+            "--vocab_size trains a tokenizer on the training text, and there is none, or it is streamed; give "
             "--tokenizer_name"
         )
-    kind = arguments.model_type
-    if kind is None:
-        kind = load_config(arguments).model_type  # type: ignore[union-attr]
-    key = hashed(kind, arguments.vocab_size, texts.fingerprint)
+    model_type = arguments.model_type or load_config(arguments).model_type  # type: ignore[union-attr]
+    key = hashed(model_type, arguments.vocab_size, texts.fingerprint)
     directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
     if not directory.exists():
         tables = tracked(texts.batches(), "Training a tokenizer", "texts", len(texts.source))
         lines = (text or "" for table in tables for text in table["text"].to_pylist())
-        tokenizer = train_tokenizer(kind, lines, int(arguments.vocab_size or 0))
+        tokenizer = train_tokenizer(model_type, lines, int(arguments.vocab_size or 0))
         with make_directory_atomically(directory) as whole:
             tokenizer.save_pretrained(whole)
     return str(directory)
 
 
 def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, bool]:
-    """Load the model in the type asked for, or make one from scratch; its vocabulary covers the tokenizer's.
+    """Load the model, or make one from scratch, with embeddings for all tokens of the tokenizer.
 
     Returns:
-        The model, and whether weights of its head are new though it was loaded.
+        The model, and whether it was loaded without all weights of its head, which are then random.
 
     Raises:
-        InputError: where there is no such model, or the settings are not its own.
+        InputError: if there is no such model, or if its settings do not fit.
     """
     options, head_is_new = hub_options(arguments), False
     if arguments.attn_implementation:
@@ -122,7 +119,10 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
 
 @contextlib.contextmanager
 def _no_table() -> Iterator[None]:
-    """Keep back transformers' table of weights that are missing or left over: `_check_weights` says what matters."""
+    """Hide transformers' table of missing and unused weights, since `_check_weights` logs what matters.
+
+    A work-around; no thread known. It can go when `from_pretrained` can be told to log no table.
+    """
     log = logging.getLogger("transformers.modeling_utils")
     log.addFilter(_is_other)
     try:
@@ -132,25 +132,25 @@ def _no_table() -> Iterator[None]:
 
 
 def _is_other(record: logging.LogRecord) -> bool:
-    """Whether a record is neither that table nor the guess that a checkpoint without a head is corrupted."""
+    """Whether a log record is neither that table nor the warning that a checkpoint without a head seems corrupted."""
     return not any(words in record.getMessage() for words in (" LOAD REPORT", "checkpoint seem corrupted"))
 
 
 def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapping[str, Any]) -> bool:
-    """Say which weights a checkpoint lacks, and return whether weights of the head are among them.
+    """Log which weights a checkpoint lacks, and return whether weights of the head are among them.
 
-    Tied weights are stored once, and a pooler serves no masked-LM head: neither is missing. Nothing is said of what is
-    left over.
+    Tied weights are stored once, and a masked-LM head needs no pooler, so these are not missing. Unused weights are
+    not logged.
 
     Raises:
-        InputError: where weights have other shapes than the configuration says, or none is the encoder's.
+        InputError: if shapes differ from those of the configuration, or if no weight belongs to the encoder.
     """
-    name, kind = arguments.model_name_or_path, type(model).__name__
+    name, model_class = arguments.model_name_or_path, type(model).__name__
     if info["mismatched_keys"]:
         key, stored, expected = min(info["mismatched_keys"])
         config = "--config_name" if arguments.config_name else "its config.json"
         raise InputError(
-            f"--model_name_or_path: {name} holds {key} with the shape {tuple(stored)}, and by {config} it has "
+            f"--model_name_or_path: {name} holds {key} with the shape {tuple(stored)}, and {config} expects "
             f"{tuple(expected)}; give the configuration that the weights were saved with"
         )
     tied, absent = getattr(model, "all_tied_weights_keys", {}), set(info["missing_keys"])
@@ -159,7 +159,7 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
     encoder = {key for key, _ in model.named_parameters() if key.startswith(prefix) and "pooler" not in key.split(".")}
     if encoder and encoder <= absent:
         raise InputError(
-            f"--model_name_or_path: {name} holds no weight of a {kind}; give a checkpoint of that architecture"
+            f"--model_name_or_path: {name} holds no weight of a {model_class}; give a checkpoint of that architecture"
         )
     lost = sorted(key for key in absent if key.startswith(prefix))
     if lost:
@@ -169,15 +169,17 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
         )
     if len(lost) < len(absent):
         logger.warning(
-            "--model_name_or_path: %s has no masked-LM head, or not all of it; the head of this %s is new", name, kind
+            "--model_name_or_path: %s has no masked-LM head, or not all of it; the head of this %s is new",
+            name,
+            model_class,
         )
     return len(lost) < len(absent)
 
 
 def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The most tokens in a row that a model can place, special ones included; `None` where nothing limits it.
+    """The longest sequence that a model has positions for, in tokens, special ones included; `None` without a limit.
 
-    RoBERTa's 514 positions place 512 tokens. Relative and rotary positions set no limit.
+    RoBERTa's 514 positions are for 512 tokens. Relative and rotary positions set no limit.
     """
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
     limits += [table.num_embeddings - first_position(table) for table in position_embeddings(model)]
@@ -185,24 +187,24 @@ def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def choose_length(asked: int | None, limit: int | None, specials: int, flag: str) -> int:
-    """The most tokens in a row.
+    """The longest sequence, in tokens.
 
     Args:
-        asked: how many the user wants.
-        limit: the most that the model can place, if anything limits it.
-        specials: the special tokens around a line.
-        flag: where the user says so.
+        asked: the value of the flag; `None` without one.
+        limit: the limit of the model; `None` without one.
+        specials: the number of special tokens around a text.
+        flag: the flag, for error messages.
 
     Raises:
-        InputError: where more is asked for than the model can place, or too little for any text.
+        InputError: if the value is above the limit, or leaves no room for text.
     """
     if asked is None:
         return min(limit or LONGEST, LONGEST)
     if limit is not None and asked > limit:
         raise InputError(
-            f"{flag}: {asked} tokens are more than the {limit} that this model and its tokenizer can place; "
+            f"{flag}: {asked} tokens are more than the {limit} that this model and its tokenizer can take; "
             f"give {limit} or less"
         )
     if asked <= specials:
-        raise InputError(f"{flag}: {asked} leaves no room for text beside {specials} special tokens; give more")
+        raise InputError(f"{flag}: {asked} tokens leave no room for text beside {specials} special tokens; give more")
     return asked

@@ -1,4 +1,4 @@
-"""A batch in micro-batches that go through the model one after the other: the same gradients in less memory."""
+"""Micro-batches: the parts of a batch that go through the model in turn, with the same gradients in less memory."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-PRICE = 16  # a micro-batch costs this part of the tokens that it may have, however few it has
+FIXED_COST = 1 / 16  # of a micro-batch of any size, as a share of the cost of the largest one
 
 
 def divide_batch(
     batch: dict[str, torch.Tensor], tokens: int, multiple_of: int = 1
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Micro-batches of a batch, the longest sequences first. Each is cut to its longest sequence, to save padding.
+    """Divide a batch into micro-batches of sequences of similar length, each cut to its longest sequence.
 
     Args:
         batch: tensors (batch, length), `attention_mask` among them.
-        tokens: the most tokens in a micro-batch, padding included. A longer sequence is a micro-batch of its own.
-        multiple_of: a micro-batch is as long as a multiple of this, if the batch is that long.
+        tokens: the most tokens in a micro-batch, padding included. A longer sequence makes one by itself.
+        multiple_of: the length of a micro-batch is a multiple of this, unless the batch is shorter.
     """
     lengths = batch["attention_mask"].sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
     widths = -(-lengths[order].clamp(min=1).cpu().numpy() // multiple_of) * multiple_of
     start = 0
-    for size in cheapest_sizes(widths, tokens, tokens // PRICE):
+    for size in cheapest_sizes(widths, tokens, int(tokens * FIXED_COST)):
         yield {name: tensor[order[start : start + size], : widths[start]] for name, tensor in batch.items()}
         start += size
 
 
-def cheapest_sizes(widths: NDArray[np.int64], most: int, price: int) -> list[int]:
-    """The sizes of micro-batches that together cost least.
+def cheapest_sizes(widths: NDArray[np.int64], most: int, fixed_cost: int) -> list[int]:
+    """How many sequences, in order, make each micro-batch, so that all together cost as little as possible.
 
-    A micro-batch costs its tokens, padded to its longest sequence, and a price of its own.
+    A micro-batch costs its tokens, padded to its longest sequence, plus a fixed cost.
 
     Args:
         widths: (sequences,) the tokens of each sequence, the longest first.
         most: the most tokens in a micro-batch of several sequences.
-        price: what each micro-batch costs on top, in tokens.
+        fixed_cost: the fixed cost of a micro-batch, in tokens.
     """
-    # cost[s] is that of the sequences from s on, found for the last one first; best[s] is the size of the micro-batch
-    # at s. Widths 8, 8, 2, 2 with 16 tokens at most and a price of 1: sizes 2 and 2 cost 16 + 1 + 4 + 1 = 22, sizes
-    # 1, 1, 1, 1 cost 8 + 1 + 8 + 1 + 2 + 1 + 2 + 1 = 24.
-    sequences = len(widths)
-    cost, best = np.zeros(sequences + 1), np.zeros(sequences, int)
-    for start in reversed(range(sequences)):
-        sizes = np.arange(1, min(max(1, most // int(widths[start])), sequences - start) + 1)
-        costs = sizes * widths[start] + cost[start + sizes]
-        best[start] = sizes[costs.argmin()]
-        cost[start] = costs.min() + price
+    # costs[i] is the least cost of the sequences from i on, computed from the last one backwards; sizes[i] is the size
+    # of the micro-batch that begins at i. Example: widths 8 8 2 2, at most 16 tokens, a fixed cost of 1. Two
+    # micro-batches of 2 sequences cost 16 + 1 + 4 + 1 = 22; four of 1 cost 8 + 1 + 8 + 1 + 2 + 1 + 2 + 1 = 24.
+    count = len(widths)
+    costs, sizes = np.zeros(count + 1), np.zeros(count, int)
+    for start in reversed(range(count)):
+        options = np.arange(1, min(max(1, most // int(widths[start])), count - start) + 1)
+        totals = options * widths[start] + costs[start + options]
+        sizes[start] = options[totals.argmin()]
+        costs[start] = totals.min() + fixed_cost
     chosen, start = [], 0
-    while start < sequences:
-        chosen.append(int(best[start]))
+    while start < count:
+        chosen.append(int(sizes[start]))
         start += chosen[-1]
     return chosen

@@ -1,7 +1,7 @@
-"""Attention inside each line of a row that holds several of them.
+"""Attention inside each document of a packed sequence.
 
-Each architecture and each implementation of attention wants such a mask in a form of its own: boolean, to be added, by
-kind of layer. transformers makes most of them; which one a model takes is found by trying them on numbers.
+Architectures and implementations of attention need different masks: boolean, additive, or one for each kind of layer.
+transformers makes most of them. Which one a model takes is found by trying them on numbers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from transformers.masking_utils import (
 
 from wordmask.models.probing import close, some_ids, why_not
 
-Mask = Any  # what a model takes as attention_mask: a tensor, a block mask, or one of them for each kind of layer
+Mask = Any  # the value of attention_mask: a tensor, a block mask, or one of these for each kind of layer
 
 
 def position_embeddings(model: Any) -> list[nn.Embedding]:
-    """The tables of absolute positions of a model."""
+    """The absolute position embeddings of a model."""
     return [
         module
         for name, module in model.base_model.named_modules()
@@ -33,7 +33,7 @@ def position_embeddings(model: Any) -> list[nn.Embedding]:
 
 
 def first_position(embeddings: nn.Embedding) -> int:
-    """The number of a line's first position: RoBERTa and its kin count from padding_idx + 1."""
+    """The first position of a text: RoBERTa and similar models count from padding_idx + 1."""
     return 0 if embeddings.padding_idx is None else embeddings.padding_idx + 1
 
 
@@ -54,12 +54,12 @@ FORMS: tuple[Callable[[Any, torch.Tensor, torch.Tensor], Mask], ...] = (_by_laye
 
 @dataclass(frozen=True)
 class PackedAttention:
-    """How a model keeps the lines of a row apart.
+    """How a model keeps the documents of a packed sequence apart.
 
     Attributes:
         form: makes the mask.
         config: the model's configuration.
-        first_position: the number of each line's first position.
+        first_position: the first position of each document.
         dtype: the type of the model's weights.
     """
 
@@ -69,14 +69,15 @@ class PackedAttention:
     dtype: torch.dtype
 
     def inputs(self, lines: torch.Tensor) -> dict[str, Mask]:
-        """What a model needs besides the ids.
+        """The attention mask and the positions of a packed batch.
 
         Args:
-            lines: (batch, length), the number of each position's line in its row; padding counts as one more line.
+            lines: (batch, length), the number of each token's document in its sequence; padding is one more document.
         """
         like = torch.empty((*lines.shape, 1), dtype=self.dtype, device=lines.device)
-        # (batch, length): lines 1 1 1 2 2 give 0 1 2 0 1; tril(-1) keeps the pairs whose second place comes first.
-        before = (lines[:, :, None] == lines[:, None, :]).tril(-1).sum(-1)  # positions of the same line
+        # (batch, length): numbers 1 1 1 2 2 give 0 1 2 0 1, for each position the earlier ones of the same document:
+        # tril(-1) keeps the pairs (position, earlier position).
+        before = (lines[:, :, None] == lines[:, None, :]).tril(-1).sum(-1)
         return {
             "attention_mask": self.form(self.config, like, lines),
             "position_ids": before + self.first_position,
@@ -84,7 +85,7 @@ class PackedAttention:
 
 
 def packed_attention(model: Any) -> PackedAttention | None:
-    """How this model keeps lines apart; `None` where it cannot: a row must give the logits of its lines by themselves.
+    """How this model keeps documents apart, so that each has the same logits as alone; `None` if it cannot.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
@@ -98,15 +99,17 @@ def packed_attention(model: Any) -> PackedAttention | None:
 
 
 def _agrees(model: Any, attention: PackedAttention) -> bool:
-    """Whether two lines that share a row with padding get the logits that each gets by itself.
+    """Whether two documents, packed with padding, get the same logits as each alone.
 
-    The longer one is longer than the window of layers that see no further, as far as positions go.
+    The longer one is longer than the window of layers with sliding attention, if the model has so many positions.
     """
     window = getattr(model.config, "sliding_window", None) or 4
-    room = min((table.num_embeddings - first_position(table) for table in position_embeddings(model)), default=10**6)
-    sizes = [min(2 * window + 3, room - 7), 5, 2]
+    positions = min(
+        (table.num_embeddings - first_position(table) for table in position_embeddings(model)), default=10**6
+    )
+    sizes = [min(2 * window + 3, positions - 7), 5, 2]
     ids = some_ids(model, 1, sum(sizes))
     lines = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
     packed = model(input_ids=ids, **attention.inputs(lines)).logits
     pairs = zip(ids.split(sizes, dim=1), packed.split(sizes, dim=1), strict=True)
-    return all(close(found, model(input_ids=line).logits) for line, found in pairs)
+    return all(close(logits, model(input_ids=alone).logits) for alone, logits in pairs)

@@ -1,8 +1,8 @@
 """Sparse prediction: the head and the loss at the labelled positions only.
 
-Only about 15 % of the positions have a label, yet a masked-LM head multiplies every position by the whole vocabulary.
-A forward hook on the base model keeps only the rows of `last_hidden_state` that are asked for, so that the model's own
-forward computes head and loss on those alone: no code for any architecture, and nothing that is saved with a model.
+Only about 15 % of the positions have a label, but a masked-LM head multiplies every position by the whole vocabulary.
+A forward hook on the base model keeps only some positions of `last_hidden_state`, so the model's own forward computes
+head and loss for these alone. This needs no code for an architecture, and nothing is saved with the model.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SparsePrediction:
 
     @contextlib.contextmanager
     def at(self, positions: torch.Tensor) -> Iterator[None]:
-        """Let the model predict at these flat positions of (batch × length) only, as one row of so many tokens."""
+        """Let the model predict at these flat positions of (batch × length) only, as one sequence of these tokens."""
         self.positions = positions
         try:
             yield
@@ -65,11 +65,11 @@ class SparsePrediction:
 
 
 def find_sparse_prediction(model: Any, length: int = 8) -> SparsePrediction | None:
-    """Hook a model for sparse prediction, if it then gives the same loss and logits; `None`, with a warning, if not.
+    """Hook a model for sparse prediction, if its loss and logits stay the same; `None`, with a warning, if not.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
-        length: the tokens in each of the two rows that are tried.
+        length: the tokens in each of the two sequences to try.
     """
     sparse, reason = _hook(model, length)
     if sparse is None:
@@ -78,7 +78,7 @@ def find_sparse_prediction(model: Any, length: int = 8) -> SparsePrediction | No
 
 
 def _hook(model: Any, length: int = 8) -> tuple[SparsePrediction | None, str | None]:
-    """The hook on a model, or why the model cannot take it."""
+    """The hook on a model, or why the model cannot use it."""
     sparse = SparsePrediction(model)
     reason = why_not(model, lambda: _agrees(model, sparse, length))
     if reason is None:
@@ -97,14 +97,14 @@ def sparse_prediction(model: Any) -> Iterator[None]:
                 loss.backward()
 
     or `with wordmask.sparse_prediction(model): trainer.train()`. The model takes its usual inputs. Where `labels`
-    are among them, its `logits` have the shape (1, labelled positions, vocabulary); inputs without labels go through
-    it as ever. `MlmTrainer` does this by itself.
+    are among them, its `logits` have the shape (1, labelled positions, vocabulary); without labels, nothing
+    changes. `MlmTrainer` does this by itself.
 
     Args:
         model: a masked language model of transformers, also one that is wrapped for several processes.
 
     Raises:
-        InputError: (a `ValueError`) where the model then gives another loss.
+        InputError: (a `ValueError`) if the model would have another loss.
     """
     inner = extract_model_from_parallel(model)
     sparse, reason = _hook(inner)
@@ -116,7 +116,9 @@ def sparse_prediction(model: Any) -> Iterator[None]:
 
     def keep_labelled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
-        if labels is None or (ids is not None and ids.shape != labels.shape):  # or these are labelled ones already
+        if labels is None or (
+            ids is not None and ids.shape != labels.shape
+        ):  # or these are the labelled positions already
             return None
         sparse.positions = labelled_positions(labels)
         return args, kwargs | {"labels": labels.reshape(-1)[sparse.positions][None]}
@@ -134,7 +136,7 @@ def sparse_prediction(model: Any) -> Iterator[None]:
 
 
 def _agrees(model: Any, sparse: SparsePrediction, length: int) -> bool:
-    """Whether a model's loss and logits at some positions are those of all positions."""
+    """Whether a model has the same loss and logits with sparse prediction and without."""
     ids = some_ids(model, 2, length)
     positions = torch.tensor([1, 3, length + 2], device=ids.device)
     labels = torch.full_like(ids, IGNORED)

@@ -1,4 +1,4 @@
-"""A trial of training and saving, before anything is tokenized: what fails in it would fail after hours."""
+"""A trial of training and saving before the text is tokenized, since a failure after that costs hours."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SHORT = 8  # tokens in a sequence of the trial
 
 
 def place_and_try(arguments: Arguments, model: Any, size: int, length: int) -> Forward:
-    """Put a model where it is trained, try it, and find out how batches go through it.
+    """Move a model to its device, try it, and make its forward pass.
 
     Args:
         arguments, model, size, length: see `try_model`.
 
     Raises:
-        InputError: where it cannot be trained and saved, or cannot take what the flags ask for.
+        InputError: if the model cannot be trained or saved, or cannot do what the flags ask for.
     """
     training = arguments.training
     divided, on_tpu = training.fsdp or training.deepspeed, tpu_package() is not None
-    if not (divided or on_tpu):  # on a TPU, the trial would compile shapes that do not come again
-        model.to(training.device)  # where flash attention can be tried
+    if not (divided or on_tpu):  # on a TPU, the trial would compile shapes that training does not use
+        model.to(training.device)  # flash attention runs only there
     try_model(arguments, model, size, length)
     if on_tpu and not divided:
         model.to(training.device)
@@ -41,18 +41,18 @@ def place_and_try(arguments: Arguments, model: Any, size: int, length: int) -> F
 
 
 def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: int) -> None:
-    """Train a model on two short sequences and save its configuration; nothing of it stays.
+    """Train a model on two short sequences, save its configuration, and undo both.
 
-    A model that --fsdp or --deepspeed divide is not in one place yet: only its configuration is tried.
+    With --fsdp or --deepspeed, the model is not on one device, so only its configuration is tried.
 
     Args:
-        arguments: the run's; without training, no gradient is computed.
-        model: where it is to be trained.
-        size: the ids of the tokenizer, see `vocabulary_size`.
+        arguments: those of the run. Without training, no gradient is computed.
+        model: the model, on the device that trains it.
+        size: the number of ids of the tokenizer, see `vocabulary_size`.
         length: the length of all sequences with --pad_to_max_length, which some architectures need.
 
     Raises:
-        InputError: where one of these fails, since the architecture needs other inputs, or its settings do not fit.
+        InputError: if one of these fails, since the architecture needs other inputs or its settings do not fit.
     """
     training = arguments.training
     flag, what = origin(arguments.model)
@@ -75,7 +75,7 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
 
 
 def _pass(model: Any, size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and loss of two sequences with a label each; the second one ends in padding, and has the largest id."""
+    """Logits and loss of two sequences with one label each. The second one has padding, and the largest id."""
     ids = some_ids(model, 2, length)
     ids[1, 0] = size - 1
     mask = torch.ones_like(ids)
@@ -89,7 +89,7 @@ def _pass(model: Any, size: int, length: int) -> tuple[torch.Tensor, torch.Tenso
 
 @contextlib.contextmanager
 def _failing(sentence: str, fixed: bool = True) -> Iterator[None]:
-    """Turn what goes wrong into one sentence; each architecture fails in its own way."""
+    """Turn any exception into one sentence, since architectures fail in different ways."""
     try:
         yield
     except Exception as error:

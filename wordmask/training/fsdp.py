@@ -1,16 +1,18 @@
-"""FSDP2 for models whose head is tied to their embeddings, as that of almost every masked language model is."""
+"""FSDP2 for models whose head shares weights with the embeddings, as in most masked language models."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+
+from accelerate.utils import FullyShardedDataParallelPlugin
+from transformers import PreTrainedModel
 
 
-def layer_classes(model: Any) -> list[str]:
-    """The classes of a model's layers that FSDP may divide one by one.
+def layer_classes(model: PreTrainedModel) -> list[str]:
+    """The classes of the layers that FSDP may divide one by one.
 
-    They are the model's own list without what holds the embeddings, which share a weight with the head.
+    These are the classes that the model lists, without those that hold the embeddings.
     """
     embeddings = model.get_input_embeddings()
     holders = {type(module).__name__ for module in model.modules() if embeddings in set(module.modules())}
@@ -18,25 +20,24 @@ def layer_classes(model: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def tied_weights_together(model: Any, plugin: Any) -> Iterator[None]:
-    """Let accelerate put layers into groups of their own, and all else, tied weights included, into one.
+def tied_weights_together(model: PreTrainedModel, plugin: FullyShardedDataParallelPlugin) -> Iterator[None]:
+    """Let accelerate make one group of each layer, and one group of all the rest, which holds all tied weights.
 
-    FSDP2 takes weights that are tied in one group only. accelerate makes groups of the embeddings' module, as the
-    model lists it, and of the head's last matrix, so that BERT's two ties, of the matrix and of its bias, are torn.
-    Layers that the user named are left as they are.
+    FSDP2 needs tied weights in one group. accelerate makes one group of the embeddings and another one of the head's
+    last matrix, which separates BERT's two ties, that of the matrix and that of the bias. Layers that the
+    user names are left as they are.
 
-    A work-around: https://github.com/huggingface/accelerate/pull/4171 keeps one tied matrix together, but not BERT's
-    second tie, that of the bias. It can go when `test_accelerate_alone_cannot_divide_such_models` fails.
+    A work-around: https://github.com/huggingface/accelerate/pull/4171 keeps a tied matrix together, but not a tied
+    bias. It can go when `test_accelerate_alone_cannot_divide_such_models` fails.
 
     Args:
-        model: the model that is prepared inside.
-        plugin: accelerate's `FullyShardedDataParallelPlugin`.
+        model: the model to prepare inside this context.
+        plugin: accelerate's settings of FSDP.
     """
     if plugin.transformer_cls_names_to_wrap is None:
         plugin.transformer_cls_names_to_wrap = layer_classes(model)
-    model.get_input_embeddings = model.get_output_embeddings = lambda: (
-        None
-    )  # so that accelerate makes no group of them
+    # accelerate makes no group of what these return.
+    model.get_input_embeddings = model.get_output_embeddings = lambda: None  # type: ignore[assignment,return-value]
     try:
         yield
     finally:

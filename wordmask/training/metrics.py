@@ -1,4 +1,4 @@
-"""Metrics of masked language modelling, as sums over the masked tokens alone."""
+"""Metrics of masked language modelling: sums over masked tokens and masked words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ COUNTS = ("loss", "tokens", "right_tokens", "words", "right_words")
 class MaskedLM(evaluate.Metric):
     """Loss, perplexity, masked-token accuracy and whole-word accuracy.
 
-    `evaluate`'s own storage writes every prediction to disk (5 million: 17 s, 40 MB); here `add_batch` keeps sums.
+    `evaluate` would write every prediction to disk (5 million: 17 s, 40 MB); here `add_batch` keeps sums. A
+    work-around; no thread known. It can go when `evaluate` has metrics without storage.
     """
 
     def __init__(self, **kwargs: Any):
@@ -46,10 +47,10 @@ class MaskedLM(evaluate.Metric):
         tokens: int = 0,
         **kwargs: Any,
     ) -> None:
-        """Take a batch into account.
+        """Add a batch to the sums.
 
         Args:
-            predictions: (masked tokens,) the ids predicted; `None` leaves the accuracies out.
+            predictions: (masked tokens,) the predicted ids; `None` for no accuracies.
             references: (masked tokens,) the ids that were masked.
             words: (masked tokens,) the number of each token's word, unique in the batch.
             loss: the sum of the losses of the masked tokens.
@@ -68,7 +69,7 @@ class MaskedLM(evaluate.Metric):
         self.sums["right_words"] += int((wrong == 0).sum())
 
     def compute(self, **kwargs: Any) -> dict[str, float]:
-        """The metrics over all batches since the last call; without any masked token, none."""
+        """The metrics over all batches since the last call; empty if no token was masked."""
         sums, self.sums = self.sums, dict.fromkeys(COUNTS, 0.0)
         return self._compute(**sums)
 
@@ -84,9 +85,9 @@ class MaskedLM(evaluate.Metric):
         return metrics
 
     def pack(self) -> np.ndarray:
-        """The sums as one array, to be added up over processes."""
+        """The sums as one array, to add up over processes."""
         return np.array([self.sums[name] for name in COUNTS])
 
     def unpack(self, sums: np.ndarray) -> None:
-        """Take over sums that were added up."""
+        """Replace the sums by those that were added up."""
         self.sums = dict(zip(COUNTS, map(float, sums), strict=True))

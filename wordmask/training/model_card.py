@@ -1,4 +1,4 @@
-"""The model card that lies beside a model."""
+"""The model card, `README.md` beside the weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from huggingface_hub import ModelCard, ModelCardData
 
 @dataclass
 class Card:
-    """What a model card says.
+    """The content of a model card.
 
     Attributes:
-        base: the model that training went on from: a hub id or a directory; `None` from scratch.
+        base: the model that training started from: a hub id or a directory; `None` if from scratch.
         model_type: the architecture.
-        strategy: what was masked as one.
+        strategy: the unit that was masked.
         datasets: hub ids of the data.
-        settings: what else to tell of the training, by name.
+        settings: other settings of the training, by name.
         metrics: the results, by name.
-        head_is_new: whether weights of the masked-LM head were not in the base model and began at random.
+        head_is_new: whether weights of the masked-LM head began at random, since the base model had none.
     """
 
     base: str | None = None
@@ -35,7 +35,7 @@ class Card:
 
 
 def write_card(directory: str, card: Card) -> None:
-    """Write `README.md`; only what is on the hub is linked to."""
+    """Write `README.md`, with links to the hub only for what is on the hub."""
     on_hub = card.base is not None and not os.path.isdir(card.base)
     name = Path(directory).resolve().name
     data = ModelCardData(
@@ -48,7 +48,7 @@ def write_card(directory: str, card: Card) -> None:
     base = f"[{card.base}](https://huggingface.co/{card.base})" if on_hub else f"`{Path(card.base or '').name}`"
     origin = f"It was fine-tuned from {base}." if card.base else "It was trained from scratch."
     if card.head_is_new:
-        origin += " That model had no masked-LM head, or not all of it: the head began with random weights."
+        origin += " That model had no masked-LM head, or a part of one: the head began with random weights."
     lines = [
         f"# {name}",
         f"A {card.model_type} masked language model, trained with {card.strategy} masking by wordmask. {origin}",
@@ -61,6 +61,6 @@ def write_card(directory: str, card: Card) -> None:
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:
-    """A heading and a table of two columns, nothing where there is nothing to tell."""
+    """A heading and a table of two columns; empty without values."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
     return f"## {title}\n\n| | |\n|---|---|\n{rows}" if rows else ""

@@ -1,4 +1,4 @@
-"""The output directory: whose it is, where a run goes on, and what a run leaves there."""
+"""The output directory: which run owns it, which checkpoint to continue from, and which old files to remove."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What a new run must not find, and what else a run writes.
+# The files that a run writes.
 _RESULTS = ("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json")
 _CHECKPOINTS = "checkpoint-[0-9]*"
 _MODEL = (
@@ -39,25 +39,26 @@ _LOGS = {"runs", "logs", "log", "wandb", "mlruns", "tensorboard", "trackio", "ai
 
 
 def find_checkpoint(arguments: Arguments) -> str | None:
-    """Check that a run may write to its output directory, and find the checkpoint that it goes on from.
+    """Check that a run may write to its output directory, and find the checkpoint to continue from.
 
     Raises:
-        InputError: where the directory holds what this suite did not write, or a finished model without checkpoints.
+        InputError: if the directory holds files of others, or a finished model without checkpoints.
     """
     training = arguments.training
     directory = training.output_dir
     for ancestor in (Path(directory), *Path(directory).parents):
         if ancestor.exists() and not ancestor.is_dir():
             raise InputError(f"--output_dir: {ancestor} is a file; give a directory")
-    asked, named = training.resume_from_checkpoint, _named_checkpoint(training)
+    requested, named = training.resume_from_checkpoint, _named_checkpoint(training)
     if named and not os.path.isfile(os.path.join(named, "trainer_state.json")):
         raise InputError(f"--resume_from_checkpoint: {named} is not a checkpoint; give a checkpoint-* directory")
-    found = [name for name in _entries(directory) if not _is_log(name)]
-    if found and RECORD not in found:
-        ours = _matching(directory, _WRITTEN)
-        if ours or not training.overwrite_output_dir:
+    entries = os.listdir(directory) if os.path.isdir(directory) else []
+    files = sorted(name for name in entries if not _is_log(name))
+    if files and RECORD not in files:
+        like_ours = _matching(directory, _WRITTEN)
+        if like_ours or not training.overwrite_output_dir:
             raise InputError(
-                f"--output_dir: {directory} holds {(ours or sorted(found))[0]} and no record of a run of this suite; "
+                f"--output_dir: {directory} holds {(like_ours or files)[0]} and no record of a run of this suite; "
                 "give an empty or a new directory"
             )
     if training.overwrite_output_dir:
@@ -65,10 +66,10 @@ def find_checkpoint(arguments: Arguments) -> str | None:
     checkpoint = _last_checkpoint(directory)
     if named and checkpoint and not os.path.samefile(named, checkpoint):
         raise InputError(
-            f"--resume_from_checkpoint: {named} is not where the run in {directory} goes on, which holds "
-            f"{checkpoint}; drop the flag, give another --output_dir, or --overwrite_output_dir to remove that"
+            f"--resume_from_checkpoint: {named} is not the last checkpoint of the run in {directory}, which is "
+            f"{checkpoint}; drop the flag, give another --output_dir, or --overwrite_output_dir to remove that run"
         )
-    if asked and str(asked).lower() == "true" and checkpoint is None:
+    if requested and str(requested).lower() == "true" and checkpoint is None:
         raise InputError(f"--resume_from_checkpoint: {directory} holds no checkpoint; give the path of one")
     trains = training.do_train or arguments.task_is_open
     if trains and checkpoint is None and _matching(directory, ["train_results.json"]):
@@ -80,25 +81,21 @@ def find_checkpoint(arguments: Arguments) -> str | None:
 
 
 def _named_checkpoint(training: RunArguments) -> str | None:
-    """The checkpoint that --resume_from_checkpoint names; without a path it means the last one."""
-    asked = training.resume_from_checkpoint
-    return str(asked) if asked and str(asked).lower() not in ("true", "false") else None
+    """The path in --resume_from_checkpoint, if it is not a truth value."""
+    value = str(training.resume_from_checkpoint or "")
+    return value if value.lower() not in ("", "true", "false") else None
 
 
 def _last_checkpoint(directory: str) -> str | None:
-    """The newest checkpoint that is whole: the Trainer writes trainer_state.json last, and not at once."""
+    """The newest complete checkpoint: the Trainer writes trainer_state.json last, and may be stopped within it."""
     steps = [name.removeprefix("checkpoint-") for name in _matching(directory, [_CHECKPOINTS])]
     for step in sorted(map(int, filter(str.isdigit, steps)), reverse=True):
         path = os.path.join(directory, f"checkpoint-{step}")
         with contextlib.suppress(OSError, ValueError):
             json.loads(Path(path, "trainer_state.json").read_text(encoding="utf-8"))
             return path
-        logger.warning("%s is not whole, as if a run had been stopped while it wrote it, and is passed over", path)
+        logger.warning("%s is incomplete, perhaps since a run was stopped while writing it, and is not used", path)
     return None
-
-
-def _entries(directory: str) -> list[str]:
-    return os.listdir(directory) if os.path.isdir(directory) else []
 
 
 def _is_log(name: str) -> bool:
@@ -111,17 +108,17 @@ def _matching(directory: str, patterns: Any) -> list[str]:
 
 
 def check_owner(arguments: Arguments, identity: Identity, checkpoint: str | None) -> list[str]:
-    """Check that the output directory, and the checkpoint, are those of this run and of no other.
+    """Check that the output directory and the checkpoint belong to this run.
 
     Args:
-        arguments, identity: this run's.
-        checkpoint: where it goes on.
+        arguments, identity: of this run.
+        checkpoint: the checkpoint to continue from, if any.
 
     Returns:
-        A line for each setting in which the run that goes on differs from what it was.
+        A line for each setting that changed since the checkpoint.
 
     Raises:
-        InputError: where base model, tokenizer or architecture are others.
+        InputError: if the base model, the tokenizer or the architecture is another one.
     """
     training, trains = arguments.training, arguments.training.do_train
     directory = training.output_dir
@@ -129,7 +126,7 @@ def check_owner(arguments: Arguments, identity: Identity, checkpoint: str | None
         raise InputError("--resume_from_checkpoint is for training; to evaluate it, give it as --model_name_or_path")
     run = read_run(directory)
     replaced = run is not None and training.overwrite_output_dir and (trains or not run.trains)
-    # Of an earlier try that came to nothing, there is the record alone.
+    # An earlier run that failed at once left its record alone.
     if run and not replaced and _matching(directory, _WRITTEN):
         _check_same(run, f"--output_dir: {directory}", arguments, identity)
     origin = read_run(Path(checkpoint).parent) if checkpoint else None
@@ -140,19 +137,19 @@ def check_owner(arguments: Arguments, identity: Identity, checkpoint: str | None
 
 
 def _check_same(run: Run, place: str, arguments: Arguments, identity: Identity) -> None:
-    """Raise an `InputError` where a place belongs to a run with another model or tokenizer."""
+    """Raise an `InputError` if a directory belongs to a run with another model or tokenizer."""
     model, directory = arguments.model.model_name_or_path, arguments.training.output_dir
     evaluates = run.trains and not arguments.training.do_train
     if evaluates and _lies_in(model, directory):
-        return  # what the run has made, or one of its checkpoints
-    others = run.others(identity, arguments.given)
-    if others:
-        way_out = (
+        return  # the model that the run trained, or one of its checkpoints
+    differences = run.differences(identity, arguments.given)
+    if differences:
+        advice = (
             f"give another --output_dir, or --model_name_or_path {directory} to evaluate what was trained there"
             if evaluates
             else "give another --output_dir, or --overwrite_output_dir to start over"
         )
-        raise InputError(f"{place} belongs to a run with another {', '.join(others)}; {way_out}")
+        raise InputError(f"{place} belongs to a run with another {', '.join(differences)}; {advice}")
     if evaluates:
         logger.warning(
             "--do_eval evaluates %s as it is; --model_name_or_path %s evaluates what was trained from it",
@@ -161,7 +158,7 @@ def _check_same(run: Run, place: str, arguments: Arguments, identity: Identity) 
 
 
 def evaluates_another(arguments: Arguments) -> bool:
-    """Whether a run evaluates, in the directory of a training, another model than what was trained there."""
+    """Whether a run evaluates another model in a directory than the one that was trained there."""
     directory = arguments.training.output_dir
     run = read_run(directory)
     trained = run is not None and run.trains and not arguments.training.do_train
@@ -169,16 +166,16 @@ def evaluates_another(arguments: Arguments) -> bool:
 
 
 def _lies_in(name: str | None, directory: str) -> bool:
-    """Whether a model or a tokenizer is that of a directory, or of a checkpoint in it."""
-    path, own = Path(name or "").resolve(), Path(directory).resolve()
-    return bool(name) and own in (path, *path.parents)
+    """Whether a model or a tokenizer lies in a directory, or in a checkpoint in it."""
+    path = Path(name or "").resolve()
+    return bool(name) and Path(directory).resolve() in (path, *path.parents)
 
 
 def claim(arguments: Arguments, checkpoint: str | None = None) -> None:
-    """Make the output directory this suite's, right before training: nothing is lost to a mistake found earlier.
+    """Remove what an older run left in the output directory. Call it right before training, after all checks.
 
-    With `--overwrite_output_dir`, an older run's checkpoints, model and results are removed, but for what this one
-    begins with, and nothing else. The results of an evaluation give way to those of a training.
+    With `--overwrite_output_dir`, these are the older run's checkpoints, model and results, but not what this run
+    starts from. Without it, these are the results of an older evaluation, if this run trains.
     """
     training, model = arguments.training, arguments.model
     directory = Path(training.output_dir)

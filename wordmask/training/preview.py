@@ -1,4 +1,4 @@
-"""A look at masked examples in the terminal: which words there are, and what became of each token."""
+"""Masked examples in the terminal: the words, and what replaced each token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequence
 from wordmask.masking import IGNORED
 from wordmask.utils.errors import InputError
 
-# Brackets and colours say the same, so that a pipe and a colour-blind eye lose nothing.
+# Brackets say the same as colours, for pipes and for colour-blind readers.
 MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}>", "bold green")
 
 
@@ -25,18 +25,18 @@ def preview(
     rate: float,
     console: Console,
 ) -> None:
-    """Print the first rows as training masks them in its first epoch.
+    """Print the first sequences as the first epoch of training masks them.
 
     Args:
-        rows: what is trained on.
+        rows: the sequences to train on.
         count: how many to print.
         collator: makes batches with `word_ids`.
-        tokenizer: tells what a token stands for.
+        tokenizer: decodes tokens.
         rate: the masking rate.
-        console: where to print; it decides on colour by the terminal and `NO_COLOR`.
+        console: where to print; it chooses colours by the terminal and `NO_COLOR`.
 
     Raises:
-        InputError: where there is nothing to look at.
+        InputError: if there is no sequence.
     """
     examples = (
         list(islice(rows.one_epoch(0), count))
@@ -44,7 +44,7 @@ def preview(
         else [rows[Draw(index, 0, rate)] for index in range(min(count, len(rows)))]
     )
     if not examples:
-        raise InputError("--preview_masking: there is no example to look at; give --train_file with text in it")
+        raise InputError("--preview_masking: there is no example to show; give a --train_file with text in it")
     legend = Text("words apart, their tokens joined by ·   ")
     for (form, style), label in ((MASKED, "masked"), (RANDOM, "random"), (KEPT, "kept")):
         legend.append(form.format(label, "other") + "   ", style)
@@ -54,10 +54,10 @@ def preview(
 
 
 def _render(number: int, example: Example, collator: MaskingCollator, tokenizer) -> Text:
-    """One example on one line, with the share masked."""
+    """One example on one line, with its share of masked tokens."""
     batch = {name: tensor[0].tolist() for name, tensor in collator([example]).items()}
-    places = range(sum(batch["attention_mask"]))
-    original = [batch["input_ids" if batch["labels"][place] == IGNORED else "labels"][place] for place in places]
+    positions = range(sum(batch["attention_mask"]))
+    original = [batch["input_ids" if batch["labels"][index] == IGNORED else "labels"][index] for index in positions]
     maskable = [bool(collator.vocabulary.maskable[token]) for token in original]
     words = batch["word_ids"]
     labels = sum(label != IGNORED for label in batch["labels"])
@@ -76,6 +76,6 @@ def _render(number: int, example: Example, collator: MaskingCollator, tokenizer)
 
 
 def _piece(tokenizer, token: int) -> str:
-    """The text of a token, or its name where it is no whole character by itself."""
+    """The text of a token, or its name if it is only a part of a character."""
     text = tokenizer.decode([token]).removeprefix("##").strip()
     return text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token)

@@ -1,4 +1,4 @@
-"""What a checkpoint knows of its training: what was seen, in which steps, and the sum of the losses."""
+"""The progress that a checkpoint records: the examples seen, the sizes of steps, and the sum of the losses."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FILE = "wordmask_progress.json"
 
 @dataclass(frozen=True)
 class Division:
-    """How a step was divided.
+    """How a step is divided.
 
     Attributes:
         batch_size: examples in a batch of one process.
         accumulation: batches in a step.
-        processes: processes that trained together.
-        workers: what --dataloader_num_workers said.
+        processes: processes that train together.
+        workers: the value of --dataloader_num_workers.
     """
 
     batch_size: int
@@ -47,14 +47,14 @@ class Division:
 
 @dataclass(frozen=True)
 class Record:
-    """What lies in a checkpoint.
+    """The record of a checkpoint.
 
     Attributes:
-        progress: how far the training had come.
+        progress: the steps done and the examples seen.
         division: how its last steps were divided.
         sizes: the examples in a step of each stage.
         loss: the sum of the losses of all steps.
-        optimizer: the kind of optimizer and of schedule, whose states lie beside this.
+        optimizer: the classes of the optimizer and of the schedule, whose states are in the checkpoint.
     """
 
     progress: Progress
@@ -65,7 +65,7 @@ class Record:
 
 
 def write_progress(checkpoint: str, record: Record) -> None:
-    """Write a record; before the Trainer's own state, without which a checkpoint is not whole."""
+    """Write a record. Call it before the Trainer writes its state, which makes the checkpoint complete."""
     progress = record.progress
     values = {
         "step": progress.step,
@@ -84,18 +84,18 @@ def write_progress(checkpoint: str, record: Record) -> None:
         file.write("\n")
 
 
-def read_progress(checkpoint: str, now: Division, run: Run | None, examples: int) -> Record:
-    """The record of a checkpoint; without one, as in older checkpoints, all steps were as the run was started with.
+def read_progress(checkpoint: str, default: Division, run: Run | None, examples: int) -> Record:
+    """Read the record of a checkpoint. Older checkpoints have none; all their steps were as the run's flags say.
 
     Args:
         checkpoint: the directory.
-        now: how steps are divided now, for what nothing is known of.
+        default: the division of a step, for older checkpoints without such flags.
         run: the record of the run, if there is one.
-        examples: those of an epoch; 0 for a stream.
+        examples: the examples in an epoch; 0 for a stream.
     """
     path = Path(checkpoint, FILE)
     if not path.exists():
-        return _assumed(checkpoint, now, run, examples)
+        return _assumed(checkpoint, default, run, examples)
     values = json.loads(path.read_text(encoding="utf-8"))
     pieces = tuple(Piece(piece["step_size"], piece["steps"], piece["examples"]) for piece in values["seen"])
     return Record(
@@ -112,13 +112,13 @@ def read_state(checkpoint: str) -> TrainerState:
     return TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
 
 
-def _assumed(checkpoint: str, now: Division, run: Run | None, examples: int) -> Record:
+def _assumed(checkpoint: str, default: Division, run: Run | None, examples: int) -> Record:
     state, given = read_state(checkpoint), run.arguments if run else {}
     division = Division(
-        state.train_batch_size or now.batch_size,
-        given.get("gradient_accumulation_steps", now.accumulation),
-        run.processes if run else now.processes,
-        given.get("dataloader_num_workers", now.workers),
+        state.train_batch_size or default.batch_size,
+        given.get("gradient_accumulation_steps", default.accumulation),
+        run.processes if run else default.processes,
+        given.get("dataloader_num_workers", default.workers),
     )
     progress = Progress(state.global_step)
     if examples and state.global_step:
@@ -129,10 +129,10 @@ def _assumed(checkpoint: str, now: Division, run: Run | None, examples: int) -> 
 
 
 def _logged_loss(state: TrainerState) -> float:
-    """The sum of the losses of all steps, as far as the log has them; steps after the last entry count as its own."""
-    total, before, mean = 0.0, 0.0, 0.0
+    """The sum of the losses of all steps, from the log; steps after its last entry get the loss of that entry."""
+    total, logged_step, mean = 0.0, 0.0, 0.0
     for entry in state.log_history:
         if "loss" in entry:
             mean = entry["loss"]
-            total, before = total + mean * (entry["step"] - before), entry["step"]
-    return total + mean * (state.global_step - before)
+            total, logged_step = total + mean * (entry["step"] - logged_step), entry["step"]
+    return total + mean * (state.global_step - logged_step)

@@ -1,4 +1,4 @@
-"""Training and evaluation, and what is kept and told of them."""
+"""Training and evaluation: run them, save and print their results."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from wordmask.utils.hub import pushing
 logger = logging.getLogger(__name__)
 
 REPORTED = {
-    "train_samples": "training rows",
+    "train_samples": "training examples",
     "train_loss": "training loss",
-    "eval_samples": "evaluation rows",
+    "eval_samples": "evaluation examples",
     "eval_loss": "evaluation loss",
     "perplexity": "perplexity",
     "eval_accuracy": "masked tokens right",
@@ -33,22 +33,24 @@ REPORTED = {
 
 
 def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str, float]:
-    """Train and save, or take over what a finished run has saved.
+    """Train and save, or load the result if the run is already finished.
 
     Args:
-        trainer: knows what was done.
-        checkpoint: where it goes on, if anywhere.
-        change: what changes with that, as the end of a sentence.
+        trainer: the trainer, which has read the checkpoint.
+        checkpoint: the checkpoint to continue from, if any.
+        change: what is different from before the checkpoint, as the end of a sentence.
     """
     if checkpoint:
         if trainer.is_finished():
-            logger.warning("%s holds the end of this run; --overwrite_output_dir trains it again", checkpoint)
+            logger.warning("%s holds the end of this run; give --overwrite_output_dir to train it again", checkpoint)
             _take_over(trainer, checkpoint)
             return {}
         logger.warning("going on from %s%s", checkpoint, change)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if not trainer.state.global_step:
-        raise InputError("--train_file: the tokenizer finds no token in this text; give text that it was made for")
+        raise InputError(
+            "--train_file: the tokenizer finds no token in this text; give text in a language that it knows"
+        )
     if isinstance(trainer.train_rows, StagedSequences):
         metrics["train_samples"] = trainer.train_rows.stages[-1].documents
     trainer.save_model()
@@ -59,10 +61,11 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
 
 
 def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
-    """Give the Trainer the model of a finished run, as that run saved it, or else as its last checkpoint has it."""
+    """Load the model of a finished run, or of its last checkpoint if the run did not save it."""
     directory = str(trainer.args.output_dir)
     saved = os.path.exists(os.path.join(directory, "train_results.json"))
-    transformers.utils.logging.set_verbosity_error()  # weights that are tied are reported as missing
+    # A work-around; no thread known. It can go when `_load_from_checkpoint` does not call tied weights missing.
+    transformers.utils.logging.set_verbosity_error()
     trainer._load_from_checkpoint(directory if saved else checkpoint)
     trainer.state = read_state(checkpoint)
     if not saved:
@@ -70,24 +73,26 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
 
 
 def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
-    """Evaluate the model as it is now; where `combined`, its results stand beside those of the training."""
+    """Evaluate the model; `combined` adds the results to `all_results.json`, with those of training."""
     metrics = trainer.evaluate()
     metrics["eval_samples"] = len(trainer.eval_rows or ())
     if "eval_perplexity" in metrics:
-        metrics["perplexity"] = metrics.pop("eval_perplexity")  # the name that readers of eval_results.json know
+        metrics["perplexity"] = metrics.pop(
+            "eval_perplexity"
+        )  # its name in eval_results.json of transformers' scripts
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics, combined)
     return metrics
 
 
 def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
-    """Write the model card, with the results of the training and of this evaluation, and push both if asked for."""
+    """Write the model card, with the results of training and evaluation; with --push_to_hub, push it and the model."""
     path = Path(str(trainer.args.output_dir), "train_results.json")
     if trainer.is_world_process_zero() and path.exists():
         metrics = json.loads(path.read_text(encoding="utf-8")) | metrics
     shown = {name: metrics[name] for name in REPORTED if name in metrics and name != "eval_samples"}
     trainer.card = replace(
-        trainer.card, metrics=shown, settings={**trainer.card.settings, "rows in a step": trainer.division.step}
+        trainer.card, metrics=shown, settings={**trainer.card.settings, "examples in a step": trainer.division.step}
     )
     if trainer.args.push_to_hub:
         with pushing(trainer.args.output_dir):
@@ -97,7 +102,7 @@ def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
 
 
 def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
-    """Say what was done, and where to look."""
+    """Print the results, and where the files are."""
     table = Table(title=f"wordmask, {trainer.collator.strategy.value} masking")
     table.add_column("")
     table.add_column("", justify="right")

@@ -1,4 +1,4 @@
-"""A Trainer that knows what was done: from a checkpoint, or before a batch was too large for the memory."""
+"""A Trainer that continues exactly, from a checkpoint or after a batch was too large for the memory."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What an optimizer's state holds, and flags say.
+# Settings in an optimizer's state that flags set.
 _SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 
 
 class ResumableTrainer(Trainer):
     """A `Trainer` that counts the examples of an epoch instead of its steps.
 
-    transformers takes the number of steps for the place in the training, which is wrong as soon as a step has another
-    size: by another batch size, accumulation or number of processes, or by --auto_find_batch_size. Here a checkpoint
-    says what its epoch has shown, and the rest of the epoch is what it has not. Where the step size stays, all is as
-    transformers has it.
+    transformers finds its place in the training by the number of steps. That is wrong if the size of a step changes:
+    with another batch size, accumulation or number of processes, or with --auto_find_batch_size. Here a checkpoint
+    records the examples that its epoch has seen, and the epoch continues with the others. With the same step size, all
+    is as in transformers. A work-around; no thread known. It can go when the Trainer resumes by examples.
 
     Attributes:
-        train_rows: what is trained on.
+        train_rows: the sequences to train on.
         plan: this process's batches of the whole training; `None` for a stream.
-        done: what was done before.
+        done: the progress before this call of `train`.
     """
 
     args: RunArguments
@@ -43,11 +43,11 @@ class ResumableTrainer(Trainer):
     plan: Batches | None = None
     done: Progress = Progress()
     _loss_done = 0.0  # the sum of the losses of the steps that are done
-    _loss_at_step = 0.0  # what the steps since the last log have added to it
+    _loss_at_step = 0.0  # the part of it from steps since the last log
     _optimizer_done: str | None = None
-    _random_state: str | None = None  # a checkpoint whose random numbers come after the first batch
+    _random_state: str | None = None  # a checkpoint whose random state is to be restored after the first batch
     _attempts = 0
-    _went_on = False  # with smaller batches, after some steps
+    _went_on = False  # whether it continues in memory, with smaller batches
 
     def batches(self, rows: StagedSequences) -> Batches:
         """This process's batches of the whole training."""
@@ -64,20 +64,20 @@ class ResumableTrainer(Trainer):
     def _sizes(self) -> list[int]:
         return [stage.layout.step for stage in self.plan.stages] if self.plan else [self.division.step]
 
-    # Where to go on
+    # Where to continue
 
     def go_on_from(self, checkpoint: str, run: Run | None = None) -> str:
-        """Take over what a checkpoint says was done.
+        """Take over the progress of a checkpoint.
 
         Args:
             checkpoint: the directory.
-            run: the record of the run that it is from, if there is one.
+            run: the record of its run, if there is one.
 
         Returns:
-            What changes with it, as the end of a sentence.
+            What is different from before the checkpoint, as the end of a sentence.
 
         Raises:
-            InputError: where steps have another size and their place in the training cannot be found.
+            InputError: if the size of a step has changed and the place in the training cannot be found.
         """
         if self.args.auto_find_batch_size:
             self._train_batch_size = read_state(checkpoint).train_batch_size or self._train_batch_size
@@ -89,42 +89,42 @@ class ResumableTrainer(Trainer):
             self._check_stream(record.division, checkpoint)
             return ""
         if self.args.ignore_data_skip:
-            logger.warning("--ignore_data_skip is for streams; here what was seen is found without reading it again")
+            logger.warning("--ignore_data_skip is for streams; without a stream, nothing is read again")
         self.plan = self.batches(rows)
         if len(self._sizes) > 1 and self._sizes[-len(record.sizes) :] != list(record.sizes):
             raise InputError(
-                f"--length_schedule: {checkpoint} was trained with {record.division}, and a schedule goes on only in "
-                "steps of the same size; give these again, or --overwrite_output_dir to start over"
+                f"--length_schedule: {checkpoint} was trained with {record.division}, and a schedule continues only "
+                "in steps of the same size; give these again, or --overwrite_output_dir to start over"
             )
         return self._change(record)
 
-    def _check_stream(self, before: Division, checkpoint: str) -> None:
-        """Raise an `InputError` where a stream is divided in another way, so that its place cannot be found."""
+    def _check_stream(self, old: Division, checkpoint: str) -> None:
+        """Raise an `InputError` if a stream is divided in another way, so that its place cannot be found."""
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip: the stream is read from its beginning again")
             return
 
-        def place(division: Division) -> tuple[int, ...]:
+        def sizes(division: Division) -> tuple[int, ...]:
             workers = max(division.workers, 1)
             return division.step, division.processes, workers, division.batch_size if workers > 1 else 0
 
-        if place(before) != place(self.division):
+        if sizes(old) != sizes(self.division):
             raise InputError(
-                f"--streaming: {checkpoint} was trained with {before}, and a stream goes on only with the same; give "
+                f"--streaming: {checkpoint} was trained with {old}, and a stream continues only with the same; give "
                 "these again, or --ignore_data_skip to read the stream from its beginning"
             )
 
-    def _change(self, before: Record) -> str:
+    def _change(self, record: Record) -> str:
         """What another step size changes, as the end of a sentence."""
         plan, size = self.plan, self.division.step
-        found = f", with batches of {self._train_batch_size}, as --auto_find_batch_size found them"
-        found = found if self.args.auto_find_batch_size else ""
-        if plan is None or size == before.division.step:
-            return found
+        batch_size = f", with batches of {self._train_batch_size}, as --auto_find_batch_size found them"
+        batch_size = batch_size if self.args.auto_find_batch_size else ""
+        if plan is None or size == record.division.step:
+            return batch_size
         left = plan.stages[-1].sequences - sum(piece.examples for piece in plan.shown)
         return (
-            f"{found}, with {size} examples in a step instead of {before.division.step}: {left} examples of epoch "
-            f"{plan.first_epoch + 1} are left, and the run ends with step {plan.planned_steps}"
+            f"{batch_size}, with {size} examples in a step instead of {record.division.step}: {left} examples of "
+            f"epoch {plan.first_epoch + 1} are left, and the run ends with step {plan.planned_steps}"
         )
 
     def planned_steps(self) -> int:
@@ -132,7 +132,7 @@ class ResumableTrainer(Trainer):
         return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
     def is_finished(self) -> bool:
-        """Whether what was done is the whole training."""
+        """Whether the whole training is done."""
         return 0 < self.done.step >= self.planned_steps()
 
     # The Trainer's loop
@@ -150,7 +150,7 @@ class ResumableTrainer(Trainer):
                 self.go_on_from(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _inner_training_loop(  # --auto_find_batch_size counts its parameters
+    def _inner_training_loop(  # accelerate's search for a batch size counts its parameters
         self,
         batch_size: int | None = None,
         args: Any = None,
@@ -158,26 +158,26 @@ class ResumableTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
-        """Train with batches of this size; after some steps with larger ones, go on behind those."""
+        """Train with batches of this size; if larger ones did some steps, continue after those."""
         self._attempts += 1
         if self._attempts > 1:
-            done, before = self.state.global_step, self._train_batch_size
+            step, old_batch_size = self.state.global_step, self._train_batch_size
             logger.warning(
                 "--auto_find_batch_size: batches of %d run out of memory after step %d, trying %d",
-                *(before, done, batch_size),
+                *(old_batch_size, step, batch_size),
             )
-            if done > self.done.step:
-                self._go_on_in_memory(before)
+            if step > self.done.step:
+                self._go_on_in_memory(old_batch_size)
         checkpoint = None if self._went_on else resume_from_checkpoint
         return super()._inner_training_loop(batch_size, args, checkpoint, trial, ignore_keys_for_eval)
 
     def _go_on_in_memory(self, batch_size: int) -> None:
-        """Take over what was done with larger batches: model, optimizer and schedule are those of the last step."""
+        """Take over the steps with larger batches: model, optimizer and schedule are those of the last step."""
         if self.plan is None or len(self.plan.stages) > 1:
             flag = "--streaming" if self.plan is None else "--length_schedule"
             raise InputError(
                 f"--auto_find_batch_size: batches of {batch_size} run out of memory after step "
-                f"{self.state.global_step}, and {flag} goes on only in steps of the same size; give a smaller "
+                f"{self.state.global_step}, and {flag} continues only in steps of the same size; give a smaller "
                 "--per_device_train_batch_size"
             )
         self._went_on, self.done = True, self.plan.progress(self.state.global_step)
@@ -185,7 +185,7 @@ class ResumableTrainer(Trainer):
         self._loss_done = self._total_loss_scalar + (0.0 if logged else float(self._loss_at_step))
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple:
-        """The Trainer's numbers of epochs and steps, with what was done in steps of other sizes."""
+        """The Trainer's numbers of epochs and steps, which count steps of other sizes, too."""
         epochs, steps, examples, samples, size, batches, planned = super().set_initial_training_values(
             args, dataloader
         )
@@ -197,31 +197,31 @@ class ResumableTrainer(Trainer):
     def _init_training_state(
         self, max_steps: int, steps: int, epochs: int, checkpoint: str | None, trial: Any
     ) -> tuple[int, int]:
-        """The state to go on from, and the epoch; the plan knows what to leave out of that."""
+        """The state and the epoch to continue from; the plan leaves out the steps of the epoch that are done."""
         if self._went_on:
-            place = self.plan.first_epoch if self.plan else 0, 0
+            epoch_and_steps = self.plan.first_epoch if self.plan else 0, 0
             self.state.init_training_references(self, max_steps, epochs, trial)
         else:
             verbosity = transformers.utils.logging.get_verbosity()
-            transformers.utils.logging.set_verbosity_error()  # what differs was said already, a line for each
-            place = super()._init_training_state(max_steps, steps, epochs, checkpoint, trial)
+            transformers.utils.logging.set_verbosity_error()  # changed settings are logged already
+            epoch_and_steps = super()._init_training_state(max_steps, steps, epochs, checkpoint, trial)
             transformers.utils.logging.set_verbosity(verbosity)
         self.state.train_batch_size = self._train_batch_size
         self.state.compute_steps(self.args, max_steps)
-        return (self.plan.first_epoch, 0) if self.plan else place
+        return (self.plan.first_epoch, 0) if self.plan else epoch_and_steps
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Wrap the model, make optimizer and schedule, and bring them to where they go on."""
-        before: Any = self.lr_scheduler if self._went_on else None
+        """Wrap the model, make optimizer and schedule, and set them to the step to continue from."""
+        old_schedule: Any = self.lr_scheduler if self._went_on else None
         prepared = super()._prepare_for_training(*args, **kwargs)
-        if before is not None:
+        if old_schedule is not None:
             schedule: Any = self.lr_scheduler
-            schedule.load_state_dict(before.state_dict())
+            schedule.load_state_dict(old_schedule.state_dict())
             self._set_learning_rates()
         return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load their states, but leave what flags say as they say it now: the Trainer would take the old values."""
+        """Load their states, but keep the values of today's flags, which the Trainer would replace by the old ones."""
         if checkpoint is None or self.is_deepspeed_enabled:
             return super()._load_optimizer_and_scheduler(checkpoint)
         optimizer: Any = self.optimizer
@@ -231,11 +231,11 @@ class ResumableTrainer(Trainer):
         if self._optimizer_done in (None, self._optimizer_kind):
             super()._load_optimizer_and_scheduler(checkpoint)
         else:
-            logger.warning("--optim or --lr_scheduler_type is of another kind, so the optimizer's state begins anew")
-        if not schedule.last_epoch:  # nothing was loaded, as from a checkpoint of --save_only_model
+            logger.warning("--optim or --lr_scheduler_type has changed, so the optimizer starts without its old state")
+        if not schedule.last_epoch:  # a checkpoint of --save_only_model has no states
             schedule.last_epoch = self.done.step
-        for group, own in zip(optimizer.param_groups, settings, strict=True):
-            group.update(own)
+        for group, values in zip(optimizer.param_groups, settings, strict=True):
+            group.update(values)
         if rates is not None:
             schedule.base_lrs = rates
         return self._set_learning_rates()
@@ -246,7 +246,7 @@ class ResumableTrainer(Trainer):
         return f"{type(optimizer).__name__}, {type(self.lr_scheduler).__name__}"
 
     def _set_learning_rates(self) -> None:
-        """Set the learning rates of the step that comes next in a schedule over the steps done and those left."""
+        """Set the learning rates of the next step, by a schedule over the whole training."""
         schedule, optimizer = self.lr_scheduler, self.optimizer
         if isinstance(schedule, LambdaLR) and optimizer is not None:
             parts = zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
@@ -255,7 +255,7 @@ class ResumableTrainer(Trainer):
             schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def _run_epoch(self, **settings: Any) -> None:  # type: ignore[override]  # the Trainer names them all
-        """Run what is left of an epoch."""
+        """Run the rest of an epoch."""
         epoch, checkpoint, plan = settings["epoch"], settings["resume_from_checkpoint"], self.plan
         if epoch == settings["epochs_trained"]:
             self._total_loss_scalar = self._loss_done
@@ -270,7 +270,10 @@ class ResumableTrainer(Trainer):
         super()._run_epoch(**settings)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The batches of a step. In the middle of an epoch, a loader draws numbers before the state is restored."""
+        """The batches of a step.
+
+        A resume within an epoch restores the random state here, since the loader draws from it before the first batch.
+        """
         batches = super().get_batch_samples(*args, **kwargs)
         if self._random_state:
             self._load_rng_state(self._random_state)
@@ -278,17 +281,17 @@ class ResumableTrainer(Trainer):
         return batches
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, *args: Any, **kwargs: Any) -> None:
-        """Log, evaluate and save, with the examples seen as the epoch."""
+        """Log, evaluate and save, with the share of examples seen as the epoch."""
         if self.plan is not None:
             self.state.epoch = self.plan.epochs_at(self.state.global_step)
         if self.args.auto_find_batch_size:
             self._loss_at_step = tr_loss.clone()
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
 
-    # What is kept
+    # Saving and logging
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint, with what was done."""
+        """Save a checkpoint with its progress."""
         step = self.state.global_step
         loss = self._total_loss_scalar + float(self.accelerator.reduce(self._tr_loss.clone(), "mean"))
         progress = self.plan.progress(step) if self.plan else Progress(step)
@@ -298,13 +301,16 @@ class ResumableTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; the loss of a training is that of all its steps, not of those since it was resumed."""
+        """Log. The loss of a training is the mean over all its steps, also those before a resume."""
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
         super().log(logs, start_time)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Sum up, with the loss since the last log averaged over the processes, which the Trainer forgets."""
+        """Finish, with the loss since the last log averaged over processes.
+
+        A work-around; no thread known. It can go when the Trainer averages this loss as it does at each log.
+        """
         self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean")
         output = super()._finalize_training(*args, **kwargs)
         return output._replace(training_loss=output.metrics["train_loss"])

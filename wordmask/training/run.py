@@ -1,4 +1,4 @@
-"""One run, from arguments to results."""
+"""One run, from its arguments to its results: `run` is the table of contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import datasets
 import transformers
 from huggingface_hub.errors import HfHubHTTPError
 from rich.console import Console
-from transformers import set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from wordmask.config.arguments import Arguments, DataArguments, RunArguments, parse_arguments
 from wordmask.data.collator import MaskingCollator
@@ -42,25 +42,23 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     """Train and evaluate a masked language model as a command line says.
 
     Args:
-        script: the name of the script, for the record.
-        argv: its arguments, `sys.argv[1:]` if `None`.
-        defaults: what the script does differently from others.
+        script: the script's name, for the record.
+        argv: its arguments; `None` for `sys.argv[1:]`.
+        defaults: the defaults of the script that differ from those of the dataclasses.
 
     Returns:
         The metrics of training and evaluation.
 
     Raises:
-        InputError: for a user's mistake, before anything is trained.
+        InputError: for a user's mistake, before training begins.
     """
     arguments = parse_arguments(argv, **defaults)
-    training = arguments.training
+    training, previews = arguments.training, arguments.masking.preview_masking > 0
     _set_up_logging(training)
     if arguments.data.prepare_only:
         return _prepare_only(arguments)
-    _refuse_data_parallel(training, script)
-    if training.push_to_hub and training.process_index == 0:
-        check_push(training.hub_model_id, training.hub_token)
-    checkpoint = None if arguments.masking.preview_masking else find_checkpoint(arguments)
+    _check_start(training, script)
+    checkpoint = None if previews else find_checkpoint(arguments)
     set_seed(training.seed)
 
     texts = _load_texts(arguments)
@@ -69,38 +67,48 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         tokenizer = load_tokenizer(arguments.model, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model, head_is_new = load_model(arguments.model, tokenizer)
-    if not arguments.masking.preview_masking:
-        identity = Identity.of(arguments, model, tokenizer, texts)
-        changes = check_owner(arguments, identity, checkpoint)
-    lengths = _lengths(arguments, model, tokenizer)
-    if not arguments.masking.preview_masking:
-        forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
     tokenization = Tokenization(tokenizer, arguments.data, arguments.words, arguments.model.cache_dir)
-    rows = _prepare(texts, tokenization, arguments, lengths)
-
-    if arguments.masking.preview_masking:
+    if previews:
+        rows = _prepare(texts, tokenization, arguments, _lengths(arguments, model, tokenizer))
         return _preview(arguments, rows, vocabulary, tokenizer)
-    trainer = _trainer(arguments, model, tokenizer, vocabulary, rows, forward)
-    trainer.card.head_is_new = head_is_new
-    change, told = _begin(script, arguments, identity, trainer, checkpoint, changes)
+
+    identity = Identity.of(arguments, model, tokenizer, texts)
+    changed_settings = check_owner(arguments, identity, checkpoint)
+    lengths = _lengths(arguments, model, tokenizer)
+    forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
+    rows = _prepare(texts, tokenization, arguments, lengths)
+    trainer = _trainer(arguments, model, head_is_new, tokenizer, vocabulary, rows, forward)
+    changed_steps = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
+    writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
 
     metrics: dict[str, float] = {}
     if training.do_train:
-        metrics |= train(trainer, checkpoint, change)
+        metrics |= train(trainer, checkpoint, changed_steps)
     if training.do_eval:
         metrics |= evaluate(trainer, combined=not evaluates_another(arguments))
-    if told:
+    if writes_card:
         publish(trainer, metrics)
     elif training.push_to_hub:
-        logger.warning("--push_to_hub: nothing was trained here, so nothing is pushed")
+        logger.warning("--push_to_hub: this run trained nothing, so it pushes nothing")
     if trainer.is_world_process_zero():
         report(metrics, trainer)
     return metrics
 
 
+def _check_start(training: RunArguments, script: str) -> None:
+    """Raise an `InputError` if this run can neither use its GPUs nor push its model."""
+    if training.n_gpu > 1:  # the Trainer would use `DataParallel`, which is slow and has another loss
+        raise InputError(
+            f"{training.n_gpu} GPUs under plain python; start with "
+            f"torchrun --nproc_per_node {training.n_gpu} {script}, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+    if training.push_to_hub and training.process_index == 0:
+        check_push(training.hub_model_id, training.hub_token)
+
+
 def _preview(arguments: Arguments, rows: dict[str, Any], vocabulary: Vocabulary, tokenizer: Any) -> dict[str, float]:
-    shown, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, word_ids=True)
-    preview(rows.get("train") or rows["validation"], shown, collator, tokenizer, arguments.masking.rates[0], Console())
+    count, collator = arguments.masking.preview_masking, _collator(arguments, vocabulary, word_ids=True)
+    preview(rows.get("train") or rows["validation"], count, collator, tokenizer, arguments.masking.rates[0], Console())
     return {}
 
 
@@ -110,71 +118,61 @@ def _begin(
     identity: Identity,
     trainer: MlmTrainer,
     checkpoint: str | None,
-    changes: Sequence[str],
-) -> tuple[str, bool]:
-    """Take over what was done, say what changes, and make the output directory this run's.
+    changed_settings: Sequence[str],
+) -> bool:
+    """Log what changed since the checkpoint, and make the output directory this run's.
 
     Returns:
-        What another step size changes; and whether record and card are to be written. They stay where the training is
-        at its end, with the settings of then, and there is nothing new to tell of it.
+        Whether to write the model card. If a finished training is started again, its record and its card stay, unless
+        there are new results for the card.
     """
-    change = trainer.go_on_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
-    for line in changes:
+    for line in changed_settings:
         logger.warning("this run was started with other settings: %s", line)
     training, card = arguments.training, Path(arguments.training.output_dir, "README.md")
-    told = training.do_train
-    if told and trainer.is_finished():
-        told = not card.exists() or training.do_eval and not changes
+    writes_card = training.do_train
+    if writes_card and trainer.is_finished():
+        writes_card = not card.exists() or training.do_eval and not changed_settings
     trainer.accelerator.wait_for_everyone()  # all have read the record of the earlier run
     if trainer.is_world_process_zero():
         claim(arguments, checkpoint)
-        if told or not training.do_train:
+        if writes_card or not training.do_train:
             write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()
-    return change, told
+    return writes_card
 
 
 def _set_up_logging(training: RunArguments) -> None:
     level = training.get_process_log_level()
     logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
-    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors come as ours, in one sentence
-    if not (training.should_log and sys.stderr.isatty()):  # bars that nobody watches fill log files
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors become ours, of one sentence
+    if not (training.should_log and sys.stderr.isatty()):  # progress bars would fill log files
         training.disable_tqdm = True
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
 
 
 def _prepare_only(arguments: Arguments) -> dict[str, float]:
-    """Tokenize the splits that this run would use into --prepared_dir; no model is loaded, no --output_dir made."""
+    """Tokenize the splits that this run needs into --prepared_dir, without a model or an --output_dir."""
     training, data = arguments.training, arguments.data
     if training.world_size > 1:
         raise InputError(
-            f"--prepare_only: {training.world_size} processes of a launcher do not share this work; start with plain "
+            f"--prepare_only: {training.world_size} processes of a launcher cannot divide this work; start with plain "
             "python, and divide it with --preprocessing_num_workers, or with --num_shards and --shard_index"
         )
     work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
     texts = _load_texts(arguments)
     tokenizer = load_tokenizer(arguments.model, None)
-    Vocabulary.of(tokenizer)  # so that a tokenizer without a mask token is refused now
-    used = {"train": training.do_train, "validation": training.do_eval}
+    Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
+    needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.words, arguments.model.cache_dir)
-    used_texts = {split: own for split, own in texts.items() if used[split]}
-    print(prepare(used_texts, tokenization, arguments.segmentation, work))
+    needed_texts = {split: texts[split] for split in texts if needed[split]}
+    print(prepare(needed_texts, tokenization, arguments.segmentation, work))
     return {}
 
 
-def _refuse_data_parallel(training: RunArguments, script: str) -> None:
-    """`DataParallel`, which the Trainer would use, is slow and gives another loss."""
-    if training.n_gpu > 1:
-        raise InputError(
-            f"{training.n_gpu} GPUs under plain python; start with "
-            f"torchrun --nproc_per_node {training.n_gpu} {script}, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
-
-
 def _load_texts(arguments: Arguments) -> dict[str, Any]:
-    """The texts that this run needs; without --do_train and --do_eval, it does both as far as there is data."""
+    """Load the texts that this run needs. Without --do_train and --do_eval, it does what it has data for."""
     training, data, model = arguments.training, arguments.data, arguments.model
     texts: dict[str, Any]
     if data.is_prepared:
@@ -188,7 +186,7 @@ def _load_texts(arguments: Arguments) -> dict[str, Any]:
     for split, wanted in (("train", training.do_train), ("validation", training.do_eval)):
         if wanted and split not in texts and data.is_prepared:
             raise InputError(
-                f"--prepared_dir: {data.prepared_dir} holds no {split} text; prepare it with the same flags"
+                f"--prepared_dir: {data.prepared_dir} has no {split} text; run --prepare_only with the same flags"
             )
     if training.do_train and "train" not in texts:
         raise InputError("--do_train needs training text; give --train_file, or a --dataset_name with a split train")
@@ -198,12 +196,12 @@ def _load_texts(arguments: Arguments) -> dict[str, Any]:
             "without --streaming"
         )
     if data.streaming and training.do_train and training.max_steps <= 0 and not arguments.masking.preview_masking:
-        raise InputError("--streaming needs --max_steps, since the length of a stream is not known")
+        raise InputError("--streaming needs --max_steps, since a stream has no known length; add it")
     return texts
 
 
 def _lengths(arguments: Arguments, model: Any, tokenizer: Any) -> list[int]:
-    """The length of the rows of each stage, in tokens; the longest is that of evaluation."""
+    """The longest sequence of each stage, in tokens; evaluation uses the longest of all."""
     data, limit, specials = arguments.data, longest_row(model, tokenizer), special_count(tokenizer)
     if data.stages:
         return [choose_length(length, limit, specials, "--length_schedule") for length, _ in data.stages]
@@ -255,7 +253,7 @@ def _collator(
         masking.mask_replace_prob,
         masking.random_replace_prob,
         fixed=arguments.data.pad_to_max_length,
-        multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores take whole tiles
+        multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores work on tiles of 8
         packed=packed,
         word_ids=word_ids,
         highest_rate=max(masking.rates) if arguments.data.pad_to_max_length else None,
@@ -264,13 +262,14 @@ def _collator(
 
 def _trainer(
     arguments: Arguments,
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    head_is_new: bool,
+    tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
     rows: dict[str, Any],
     forward: Forward,
 ) -> MlmTrainer:
-    """The Trainer, with what its arguments ask for checked."""
+    """Make the Trainer, and check that it can do what its arguments ask for."""
     training, data = arguments.training, arguments.data
     try:
         trainer = MlmTrainer(
@@ -283,21 +282,21 @@ def _trainer(
             _collator(arguments, vocabulary, word_ids=True),
             arguments.masking.rates,
             forward,
-            _card(arguments, model),
+            _card(arguments, model, head_is_new),
         )
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
     except (HfHubHTTPError, ConnectionError) as error:
         raise InputError(f"--push_to_hub: the hub cannot make the repository ({one_line(error)})") from None
     except (ValueError, ImportError) as error:
-        raise InputError(f"--optim, --report_to or another flag cannot be met: {one_line(error)}") from None
+        raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
     if training.do_train:
         _check_stages(trainer, data)
     return trainer
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
-    """Raise an `InputError` where a stage, or the training itself, would be without a single step."""
+    """Raise an `InputError` if a stage, or the whole training, has no step."""
     if not isinstance(trainer.train_rows, StagedSequences):
         return
     batches = trainer.batches(trainer.train_rows)
@@ -315,7 +314,7 @@ def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
             )
 
 
-def _card(arguments: Arguments, model: Any) -> Card:
+def _card(arguments: Arguments, model: PreTrainedModel, head_is_new: bool) -> Card:
     training = arguments.training
     return Card(
         base=arguments.model.model_name_or_path,
@@ -325,8 +324,11 @@ def _card(arguments: Arguments, model: Any) -> Card:
         settings={
             "masking": f"{arguments.masking.masking_strategy.value}, {arguments.masking.mlm_probability}",
             "learning rate": training.learning_rate,
-            "rows in a step": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
+            "examples in a step": training.train_batch_size
+            * training.gradient_accumulation_steps
+            * training.world_size,
             "epochs": training.num_train_epochs if training.max_steps < 0 else f"{training.max_steps} steps",
             "seed": training.seed,
         },
+        head_is_new=head_is_new,
     )

@@ -1,4 +1,4 @@
-"""The record of a run: what makes it, and how another one differs."""
+"""The record of a run in its output directory, and how another run differs from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import wordmask
-from wordmask.config.arguments import Arguments, RunArguments
+from wordmask.config.arguments import Arguments
 from wordmask.data.tokenize import tokenizer_identity
 from wordmask.models.identity import SCRATCH, architecture, base_model
 from wordmask.utils.errors import InputError, one_line
@@ -23,13 +23,13 @@ from wordmask.utils.files import write_atomically
 logger = logging.getLogger(__name__)
 
 RECORD = "wordmask_run.json"
-LEFT_OUT = ("token", "hub_token", "overwrite_output_dir")  # secrets, and what is asked for once
+LEFT_OUT = ("token", "hub_token", "overwrite_output_dir")  # secrets, and a flag that is meant for one run
 # The flags that name a model and a tokenizer, for records without digests.
 _NAMES = {
     "base_model": ("model_name_or_path", "model_type", "config_name", "config_overrides"),
     "tokenizer": ("tokenizer_name", "vocab_size"),
 }
-# The flags that decide what is seen, how it is masked and how it is learned, besides model, tokenizer and text.
+# The flags that change sequences, masks or learning; model, tokenizer and text are compared by digests.
 _SETTINGS = (
     *("dtype", "attn_implementation", "max_train_samples", "line_by_line", "long_lines", "max_seq_length"),
     *("length_schedule", "pack_sequences", "streaming", "segmenter", "ltp", "user_dict", "hmm", "mixed_words"),
@@ -41,15 +41,20 @@ _SETTINGS = (
     *("fp16", "bf16", "logging_steps", "eval_steps", "save_steps"),
 )
 _STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
-_TEXT = ("dataset_name", "dataset_config_name", "train_file", "train_ref_file")  # of a stream, whose text is not read
+_TEXT = (
+    "dataset_name",
+    "dataset_config_name",
+    "train_file",
+    "train_ref_file",
+)  # of a stream, whose text has no digest
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a run besides its flags.
+    """The model, tokenizer and text of a run, whatever they are called.
 
     Attributes:
-        base_model: the digest of the weights that it starts from, or that it starts from scratch.
+        base_model: the digest of the weights that it starts from, or `from scratch`.
         architecture: the model's configuration.
         tokenizer: the tokenizer's digest.
         text: the digest of the training text; `None` for a stream and without training.
@@ -62,9 +67,9 @@ class Identity:
 
     @classmethod
     def of(cls, arguments: Arguments, model: Any, tokenizer: Any, texts: Mapping[str, Any]) -> Identity:
-        """What makes this run."""
+        """The identity of this run."""
         train = texts.get("train") if arguments.training.do_train else None
-        with arguments.training.main_process_first(desc="looking at the model"):
+        with arguments.training.main_process_first(desc="reading the model"):
             base = base_model(arguments.model)
         text = None if train is None or arguments.data.streaming else train.fingerprint
         return cls(base, architecture(model), tokenizer_identity(tokenizer), text)
@@ -76,9 +81,9 @@ class Run:
 
     Attributes:
         arguments: its flags.
-        processes: how many trained together.
-        trains: whether it trained, or evaluated only.
-        identity: what makes it, without what an older record does not have.
+        processes: the number of processes.
+        trains: whether it trained; if not, it evaluated.
+        identity: the fields of its `Identity`; older records lack some.
     """
 
     arguments: Mapping[str, Any]
@@ -86,36 +91,36 @@ class Run:
     trains: bool
     identity: Mapping[str, Any]
 
-    def others(self, identity: Identity, given: Mapping[str, Any]) -> list[str]:
-        """What makes another run a stranger here: the base model, the tokenizer or the architecture."""
-        found = []
+    def differences(self, identity: Identity, given: Mapping[str, Any]) -> list[str]:
+        """Why another run must not share the directory: its base model, tokenizer or architecture differs."""
+        differences = []
         for name, flags in _NAMES.items():
-            here, there = self.identity.get(name), getattr(identity, name)
-            before, now = self.arguments.get(flags[0]), given.get(flags[0])
-            changed = [flag for flag in flags if self.arguments.get(flag) != _plain(given.get(flag))]
-            if changed if here is None else here != there:
-                shown = f" ({before or SCRATCH} -> {now or SCRATCH})" if name == "base_model" and before != now else ""
-                found.append(name.replace("_", " ") + shown)
+            digest = self.identity.get(name)
+            old, new = self.arguments.get(flags[0]), given.get(flags[0])
+            changed_flags = [flag for flag in flags if self.arguments.get(flag) != _plain(given.get(flag))]
+            if changed_flags if digest is None else digest != getattr(identity, name):
+                shown = f" ({old or SCRATCH} -> {new or SCRATCH})" if name == "base_model" and old != new else ""
+                differences.append(name.replace("_", " ") + shown)
         config = self.identity.get("architecture", {})
         changed = [
             f"{name} {config[name]} -> {value}"
             for name, value in identity.architecture.items()
             if name in config and config[name] != value
         ]
-        if changed and not found:
-            found.append(f"architecture ({', '.join(changed[:3])})")
-        return found
+        if changed and not differences:
+            differences.append(f"architecture ({', '.join(changed[:3])})")
+        return differences
 
     def changes(self, identity: Identity, given: Mapping[str, Any], processes: int) -> list[str]:
         """A line for each setting that differs: its flag, the old value and the new one."""
-        before = {**self.arguments, "processes": self.processes}
-        now = {name: _plain(value) for name, value in given.items()} | {"processes": processes}
-        step, other = (math.prod(run.get(name, 1) for name in _STEP) for run in (before, now))
-        same = _STEP if step == other and not now.get("streaming") else ()  # 8 x 1 and 4 x 2 are the same step
+        old = {**self.arguments, "processes": self.processes}
+        new = {name: _plain(value) for name, value in given.items()} | {"processes": processes}
+        old_step, new_step = (math.prod(flags.get(name, 1) for name in _STEP) for flags in (old, new))
+        same_step = old_step == new_step and not new.get("streaming")  # as 8 x 1 and 4 x 2
         changed = [
-            f"{name if name == 'processes' else f'--{name}'}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
-            for name in (*(() if identity.text else _TEXT), *_SETTINGS, *_STEP)
-            if before.get(name) != now.get(name) and name not in same
+            f"{name if name == 'processes' else f'--{name}'}: {_shown(old.get(name))} -> {_shown(new.get(name))}"
+            for name in (*(() if identity.text else _TEXT), *_SETTINGS, *(() if same_step else _STEP))
+            if old.get(name) != new.get(name)
         ]
         text = self.identity.get("text")
         if text and identity.text and text != identity.text:
@@ -124,10 +129,10 @@ class Run:
 
 
 def read_run(directory: str | Path) -> Run | None:
-    """The record in a directory, `None` where there is none.
+    """The record in a directory; `None` without one.
 
     Raises:
-        InputError: where it cannot be read.
+        InputError: if it cannot be read.
     """
     path = Path(directory) / RECORD
     if not path.exists():
@@ -145,13 +150,13 @@ def read_run(directory: str | Path) -> Run | None:
 
 
 def write_run(script: str, arguments: Arguments, identity: Identity) -> None:
-    """Write down what makes a run; the file can be given to the script again as its argument file.
+    """Write the record of a run, which is also an argument file that repeats it.
 
-    An evaluation leaves the record of a training alone.
+    An evaluation does not change the record of a training.
     """
-    training: RunArguments = arguments.training
-    before = read_run(training.output_dir)
-    if before and before.trains and not training.do_train:
+    training = arguments.training
+    earlier = read_run(training.output_dir)
+    if earlier and earlier.trains and not training.do_train:
         return
     packages = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "evaluate")
     record = {

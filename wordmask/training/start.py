@@ -1,4 +1,4 @@
-"""The start of a training script: help and mistakes at once, and then what takes seconds to import."""
+"""The start of a training script: help and mistakes first, since the other imports take seconds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from wordmask.config.own_flags import check_own_flags
 
 def start(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
     """Check the flags of this suite, and then run, see `wordmask.training.run.run`."""
-    words = sys.argv[1:] if argv is None else argv
-    check_own_flags(words, **defaults)
-    from wordmask.training.run import run
+    argv = sys.argv[1:] if argv is None else argv
+    check_own_flags(argv, **defaults)
+    from wordmask.training.run import run  # imports torch
 
-    return run(script, words, **defaults)
+    return run(script, argv, **defaults)

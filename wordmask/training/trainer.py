@@ -1,4 +1,4 @@
-"""The Trainer of transformers with the loss, the batches and the evaluation that masked language modelling needs."""
+"""The Trainer with the loss, the batches and the evaluation of masked language modelling."""
 
 from __future__ import annotations
 
@@ -35,9 +35,12 @@ from wordmask.utils.memory import keep_freed_memory
 class MlmTrainer(ResumableTrainer):
     """A `Trainer` whose loss belongs to the whole effective batch.
 
-    Most masked-LM heads accept `num_items_in_batch` and ignore it, so that transformers' own scaling multiplies loss
-    and gradients by the number of accumulation steps and of processes. Here it goes to no model: each part's mean is
-    scaled by its share of the labels of the effective batch, and evaluation sums losses and counts.
+    Most masked-LM heads accept `num_items_in_batch` and ignore it. So the Trainer's loss and gradients are too large,
+    by the number of accumulation steps times that of processes. Here no model gets it. Instead, the mean of each
+    micro-batch is scaled by its share of the labels of the effective batch. Evaluation sums losses and counts.
+
+    A work-around: https://github.com/huggingface/transformers/issues/47688. It can go when
+    `test_the_trainer_alone_would_fail_these_tests` fails.
 
     From Python, on any tokenized dataset, which a `WholeWordMaskCollator` masks:
 
@@ -51,15 +54,18 @@ class MlmTrainer(ResumableTrainer):
     Args:
         model: any masked language model.
         args: the run's arguments.
-        train_dataset, eval_dataset: what to train and to evaluate on: rows, or any dataset of dicts with `input_ids`,
-            see `WholeWordMaskCollator`.
+        train_dataset, eval_dataset: any dataset of dicts with `input_ids`, see `WholeWordMaskCollator`; or sequences
+            from `wordmask.data.sequences`.
         processing_class: the tokenizer, saved with the model.
-        data_collator: makes batches; a `WholeWordMaskCollator` with its defaults and the run's seed if `None`.
-        eval_collator: the same for evaluation, where it also gives `words`; made of `data_collator` if `None`.
-        rates: the first and the last masking rate; those of `data_collator` if `None`.
-        forward: how batches go through the model; with sparse prediction, where the model can, if `None`.
-        card: what the model card says.
-        options: others of the `Trainer`, such as `callbacks` and `optimizers`.
+        data_collator: makes batches; `None` for a `WholeWordMaskCollator` with its defaults and the run's seed.
+        eval_collator: the same for evaluation, with word numbers; `None` for one made from `data_collator`.
+        rates: the first and the last masking rate; `None` for those of `data_collator`.
+        forward: the forward pass; `None` for one with sparse prediction, if the model can.
+        card: the content of the model card.
+        options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
+
+    Raises:
+        InputError: (a `ValueError`) for a dataset without a length, or a collator that does not mask words.
     """
 
     def __init__(
@@ -96,7 +102,7 @@ class MlmTrainer(ResumableTrainer):
             processing_class=processing_class,
             **options,
         )
-        self.model_accepts_loss_kwargs = True  # makes the Trainer count labels over the effective batch
+        self.model_accepts_loss_kwargs = True  # the Trainer then counts labels over the effective batch
         self.loss_is_scaled_for_ga = True
         self.train_rows: StagedSequences | StreamedSequences | None = train_dataset
         self.eval_rows, self.collator, self.eval_collator, self.rates = eval_rows, collator, eval_collator, rates
@@ -124,18 +130,18 @@ class MlmTrainer(ResumableTrainer):
             multiprocessing_context=args.dataloader_multiprocessing_context,
             **batches,
         )
-        # Our batches already are this process's own, so accelerate is to place them on the device and no more.
-        own: dict[str, Any] = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
-        return prepare_data_loader(loader, args.device, **own, put_on_device=True)
+        # Each process has its own batches already, so accelerate only moves them to the device.
+        one_process: dict[str, Any] = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
+        return prepare_data_loader(loader, args.device, **one_process, put_on_device=True)
 
     def _layout(self, batch_size: int, accumulation: int) -> Layout:
         return Layout(batch_size, accumulation, self.args.world_size, self.args.process_index)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches in an order, and with masks, that depend on the seed and the epoch alone."""
+        """Batches whose order and masks depend on the seed and the epoch alone."""
         rows = self.train_rows
         if rows is None:
-            raise ValueError("there is nothing to train on")
+            raise ValueError("train_dataset is missing")
         if isinstance(rows, StreamedSequences):
             return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.forward.fixed)
         self.plan = self.batches(rows)
@@ -155,7 +161,7 @@ class MlmTrainer(ResumableTrainer):
         )
 
     def _stages(self, rows: StagedSequences) -> list[Stage]:
-        """The stages, with more rows in a batch where rows are shorter, so that each has about as many tokens."""
+        """The stages. Batches of shorter sequences hold more of them, so all have a similar number of tokens."""
         longest, stages = max(stage.length for stage in rows.stages), []
         for stage, share, first in zip(rows.stages, rows.shares, rows.edges, strict=False):
             batch_size = self._train_batch_size * longest // stage.length
@@ -167,7 +173,7 @@ class MlmTrainer(ResumableTrainer):
     def _order(
         self, rows: Sequences | TokenizedDataset
     ) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
-        """From the epoch to the order of the rows; and what puts them into steps of a size."""
+        """Two functions: one gives the order of an epoch, the other arranges an order in steps of a size."""
         strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
         if strategy == "sequential":
             return lambda epoch: np.arange(len(rows)), as_is
@@ -178,10 +184,10 @@ class MlmTrainer(ResumableTrainer):
         return order, lambda rows, step, epoch: grouped(rows, lengths, step, seed, epoch)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """All rows once, the longest first, masked the same at every evaluation, at the last rate."""
+        """All sequences once, the longest first, with the same masks in every evaluation, at the last rate."""
         rows = self.eval_rows if eval_dataset is None else _as_rows(eval_dataset)
         if rows is None:
-            raise ValueError("there is nothing to evaluate on")
+            raise ValueError("eval_dataset is missing")
         order = np.argsort(-rows.lengths, kind="stable")
         stage = Stage(len(rows), lambda epoch: order, self._layout(self.args.eval_batch_size, 1))
         rates = RateSchedule(self.rates[1], self.rates[1])
@@ -189,20 +195,21 @@ class MlmTrainer(ResumableTrainer):
         return self._loader(rows, self.eval_collator, batch_sampler=batches)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write our own card: transformers' links a local directory, or nothing at all, to the hub."""
+        """Write our own card, since that of transformers links to the hub even for a local directory."""
         if self.is_world_process_zero():
             write_card(str(self.args.output_dir), self.card)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Wrap the model for its processes; under FSDP2 with its tied weights in one piece."""
+        """Wrap the model for several processes; under FSDP2, keep its tied weights together."""
         plugin = self.accelerator.state.fsdp_plugin if self.accelerator.is_fsdp2 else None
-        with tied_weights_together(self.model, plugin) if plugin else contextlib.nullcontext():
+        model: Any = self.model  # the Trainer lets it be `None`
+        with tied_weights_together(model, plugin) if plugin else contextlib.nullcontext():
             return super()._prepare_for_training(*args, **kwargs)
 
     # Loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
-        """The labels of the effective batch, over accumulated parts and processes."""
+        """The number of labels in the effective batch, over accumulation and processes."""
         if not batch_samples:
             return None
         count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum().to(device)
@@ -229,10 +236,10 @@ class MlmTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """This part's share of the mean loss over the masked tokens of the effective batch.
+        """The share of this micro-batch in the mean loss over the masked tokens of the effective batch.
 
-        Processes average gradients, so the share is multiplied by their number. Without `num_items_in_batch`, the
-        mean over this part.
+        It is multiplied by the number of processes, since these average their gradients. Without
+        `num_items_in_batch`, the mean over this micro-batch.
         """
         count = inputs["labels"].ne(IGNORED).sum()
         loss, outputs, _ = self.forward(model, inputs)
@@ -250,7 +257,7 @@ class MlmTrainer(ResumableTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The Trainer's loop, with our metric instead of its storage: sums over the exact rows, on all processes."""
+        """The Trainer's loop, with sums of our metric, over all processes, instead of stored predictions."""
         self.metric.compute()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.args.world_size > 1:
@@ -266,7 +273,7 @@ class MlmTrainer(ResumableTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, None, None]:
-        """Give a batch to the metric; nothing is kept of it."""
+        """Add a batch to the metric; nothing else of it is kept."""
         inputs = self._prepare_inputs(inputs)
         words, labels = inputs.pop("word_ids"), inputs["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -289,5 +296,5 @@ class MlmTrainer(ResumableTrainer):
 
 
 def _as_rows(dataset: Any) -> Sequences | TokenizedDataset | None:
-    """What to evaluate on, as the sampler takes it: rows know their lengths."""
+    """Wrap any dataset for the sampler, which needs lengths."""
     return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")
