@@ -56,7 +56,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def select(self, span: range) -> Source:
-        """Some of the texts, one behind the other."""
+        """The texts of a span."""
         ...
 
     def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
@@ -68,11 +68,11 @@ class Source(Protocol):
 
 
 class Stream(Protocol):
-    """Texts of which the number is not known, in tables as `Source` has them.
+    """Texts of unknown number, in tables as `Source` has them.
 
     Attributes:
         is_stream: `True`.
-        shards: the parts that processes can read apart from each other.
+        shards: the number of pieces that different processes can read.
     """
 
     @property
@@ -82,11 +82,11 @@ class Stream(Protocol):
     def shards(self) -> int: ...
 
     def take(self, limit: int) -> Stream:
-        """The first so many texts, as one shard."""
+        """The first `limit` texts, as one shard."""
         ...
 
     def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
-        """The texts of a shard, so many at a time, or fewer where they are long."""
+        """The texts of a shard, `size` at a time, or fewer if they are long."""
         ...
 
 
@@ -157,7 +157,7 @@ class Texts(Generic[AnySource]):
 
     @cached_property
     def provenance(self) -> dict[str, Provenance]:
-        """What each reference file says that it was made from, where it says so."""
+        """The provenance of each reference file that has one."""
         found = {path: read_provenance(_described(path), self.reference_flag) for path in self.references}
         return {path: provenance for path, provenance in found.items() if provenance}
 
@@ -191,7 +191,7 @@ def _described(path: str) -> str:
 def load_texts(
     arguments: DataArguments, cache_dir: str | None, token: str | None, evaluate: bool, if_possible: bool = False
 ) -> dict[str, Texts[Any]]:
-    """The text of the splits `train` and `validation`, as far as there are any. A line of the log says what was read.
+    """The texts of the splits `train` and `validation`, if there are any. A line of the log says what was read.
 
     Args:
         arguments: where the text is.

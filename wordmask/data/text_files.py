@@ -43,15 +43,15 @@ class Files:
 
     @property
     def all(self) -> list[str]:
-        """Every file that has a part in it."""
+        """All files that the texts depend on: with references and their sidecars."""
         sidecars = [str(sidecar(path)) for path in self.references if sidecar(path).exists()]
         return [*self.paths, *self.references, *sidecars]
 
     def tables(self, digest: TextDigest | None = None) -> Iterator[pa.Table]:
-        """The texts, blank ones passed over, some thousand at a time, in the column `text`.
+        """The texts in tables of about a thousand, in the column `text`. Blank texts are skipped.
 
-        Where there are references, three more columns hold them and say where a text is from: `chinese_ref`, `line`
-        (its number in the file) and `file` (the number of the file).
+        With references there are three more columns: `chinese_ref`, `line` (the number of the text in its file) and
+        `file` (the number of the file).
 
         Args:
             digest: counts what is read; it takes in no texts where nothing needs that.
@@ -143,7 +143,7 @@ def _tables_with_references(texts: TextFiles, count: TextDigest) -> Iterator[pa.
 
 
 def rebatched(tables: Iterable[pa.Table], size: int = BATCH) -> Iterator[pa.Table]:
-    """The same texts in tables of `size`, the last one shorter, as are those that reach `CHARACTERS` bytes before."""
+    """The same texts in tables of `size`, or fewer: the last table, and tables that reach `CHARACTERS` bytes."""
     held: list[pa.Table] = []
     count = weight = 0
     for table in tables:
@@ -186,8 +186,8 @@ class FileTexts:
 
     Attributes:
         files: where they are.
-        numbers: which of the texts in the files these are.
-        blank: how many texts were passed over.
+        numbers: the numbers of these texts in the files.
+        blank: how many blank texts were skipped.
         digest: that of all texts in the files, with their references.
         stamps: those of the files when they were counted.
     """
@@ -248,15 +248,15 @@ class FileTexts:
 
 
 def count_texts(files: Files, cache: Path, again: bool) -> FileTexts:
-    """All texts of some files; they are read for that, and checked, unless that was done before.
+    """All texts of some files. They are read and checked, unless that was done before.
 
     Args:
         files: the files.
-        cache: where the count is remembered.
-        again: whether to count even where it is.
+        cache: the directory that remembers the count.
+        again: whether to count even if it is remembered.
 
     Raises:
-        InputError: where there is no text, or references are those of another one.
+        InputError: if there is no text, or the references are those of another text.
     """
 
     def count() -> tuple[int, int, str]:
@@ -291,11 +291,11 @@ class FileStream:
         return len(self.files.paths) if self.limit is None else 1
 
     def take(self, limit: int) -> FileStream:
-        """The first so many texts."""
+        """The first `limit` texts."""
         return replace(self, limit=limit)
 
     def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
-        """The texts of a shard, so many at a time."""
+        """The texts of a shard, `size` at a time."""
         if self.limit is None:
             yield from rebatched(self.files.tables_of(shard), size)
             return
@@ -311,7 +311,7 @@ def stream_texts(files: Files) -> FileStream:
     """The texts of files as a stream.
 
     Raises:
-        InputError: where there is no text, or references are those of another one.
+        InputError: if there is no text, or the references are those of another text.
     """
     files.require_text()
     files.check()

@@ -1,4 +1,4 @@
-"""How many texts are worked on together: so many that this is fast, and so few that they fit into memory."""
+"""Batches of texts that are worked on together: large enough to be fast, small enough for the memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 BATCH = 1000  # texts
-CHARACTERS = 2**22  # after which a batch ends, so that one long text is the most that it has beside these
+CHARACTERS = 2**22  # a batch ends after so many; at most one long text comes on top
 
 
 def batches(items: Iterable[Any], size: int = BATCH, *, weight: Callable[[Any], int] = len) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter, as are those that reach `CHARACTERS` before.
+    """Lists of `size` items. The last one may be shorter, and so may those that reach `CHARACTERS`.
 
     Args:
         items: texts, or anything else.

@@ -18,7 +18,7 @@ from wordmask.utils.progress import tracked
 
 
 def cache_directory(cache_dir: str | None) -> Path:
-    """Where this suite keeps something.
+    """The directory of this suite's cache.
 
     Args:
         cache_dir: the user's choice, `None` for that of `datasets`.
@@ -32,20 +32,20 @@ def hashed(*values: Any) -> str:
 
 
 def stamps(files: Sequence[str]) -> list[tuple[str, int, int]]:
-    """The path, the size and the time of each file, by which a change shows."""
+    """The path, the size and the time of each file. They show whether it has changed."""
     stats = [(os.path.abspath(file), os.stat(file)) for file in files]
     return [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
 
 
 def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], Any], again: bool = False) -> Any:
-    """What was found out about files, remembered as long as their names, sizes and times stay the same.
+    """What `find` returns for files, remembered until their names, sizes or times change.
 
     Args:
-        cache: where it is remembered, if that can be written.
+        cache: the directory that remembers it, if it can be written.
         what: its name there.
         files: the files.
-        find: finds it out, in a form that JSON can hold.
-        again: whether to find it out even where it is remembered.
+        find: returns something that JSON can hold.
+        again: whether to call `find` even if the result is remembered.
     """
     remembered = cache / f"{what}-{hashed(stamps(files))}.json"
     if not again and remembered.exists():

@@ -1,4 +1,4 @@
-"""How the C library treats memory that a program has given back."""
+"""What the C library does with freed memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _LARGEST = 2**30  # bytes of a tensor
 
 
 def keep_freed_memory() -> None:
-    """Keep the memory of tensors that are gone for those to come.
+    """Keep the memory of freed tensors for new ones.
 
-    glibc gives large blocks back to the system at once, which then has to fill them with zeros for every new tensor: a
-    tenth of the time that two cores train. Other C libraries are left as they are.
+    glibc gives large blocks back to the system at once. The system then fills them with zeros for every new tensor,
+    which takes a tenth of the time of training on two cores. Other C libraries are left as they are.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_MMAP_THRESHOLD, _LARGEST)

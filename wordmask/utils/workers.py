@@ -17,11 +17,11 @@ _CONTEXT = get_context("spawn")  # a process that has used threads must not be f
 
 @contextmanager
 def parallel_map(function: Callable[[Any], Any], workers: int) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
-    """A map over items on several processes, in order, with only a few of them under way.
+    """A map over items on several processes. Results come in order, and only a few items are in work at a time.
 
     Args:
-        function: what becomes of an item; each process is sent it once.
-        workers: the processes; a single one is this one.
+        function: what to do with an item. Each process is sent it once.
+        workers: the number of processes. With 1, this process does the work.
     """
     if workers == 1:
         yield partial(map, function)
