@@ -26,7 +26,7 @@ from sides import Figures, forget_peak, peak_megabytes
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Division, Sequences
-from wordmask.data.token_store import TokenStream
+from wordmask.data.token_store import StoredTokens
 from wordmask.masking import Strategy
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -92,7 +92,7 @@ def make_rows(tokenizer, lines: Sequence[str], length: int, batch: int) -> tuple
         "offset_mapping": [_offsets(block & 1, len(prefix), len(suffix)) for block in codes],
     }
     features = datasets.Features({"tokens": datasets.List(datasets.Value("uint16"))})
-    stream = TokenStream(datasets.Dataset.from_dict({"tokens": list(codes)}, features=features))
+    stream = StoredTokens(datasets.Dataset.from_dict({"tokens": list(codes)}, features=features))
     starts = np.arange(batch) * room
     sequences = Sequences(stream, Division(starts, starts + room), length - room, length)
     return datasets.Dataset.from_dict(columns), sequences

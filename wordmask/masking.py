@@ -1,4 +1,6 @@
-"""The heart: choose what to mask, then replace it. Pure functions of arrays, compiled, linear in batch × length.
+"""Choose which tokens to mask, then replace them. Where words begin is decided before, in tokenization/words.py.
+
+All are pure, compiled functions of arrays, linear in batch × length.
 
 A mask is a function of a 64-bit key for each sequence (made from the seed, the epoch and the example) and of
 positions, through a counter-based generator. There is no state to save, so a resume, another number of workers or of

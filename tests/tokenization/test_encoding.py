@@ -21,7 +21,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokeniz
 
 from conftest import character_tokenizer, sample_lines, train_tokenizer
 from wordmask.references.provenance import tokenizer_digest
-from wordmask.tokenization.encoding import Backend, TokenizedLines, encode_lines, special_affixes
+from wordmask.tokenization.encoding import Backend, Encodings, encode_lines, special_affixes
 from wordmask.tokenization.recipes import Components, divider_of
 from wordmask.tokenization.word_cache import WordCache, tokenize
 from wordmask.tokenization.words import CHINESE_BLOCKS, Characters
@@ -74,7 +74,7 @@ def like_bert_base_chinese(kind: str) -> BertTokenizer:
     return piece_tokenizer(**KINDS[kind])
 
 
-def assert_equal(found: TokenizedLines, expected: TokenizedLines) -> None:
+def assert_equal(found: Encodings, expected: Encodings) -> None:
     for name in ("lengths", "ids", "first", "last", "continues"):
         assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
 

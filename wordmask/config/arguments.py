@@ -1,4 +1,4 @@
-"""The flags of the training scripts, all together."""
+"""Parse the command line of a training script into one `Arguments`, and check its flags against each other."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Arguments:
         return None if self.masking.masking_strategy is Strategy.TOKEN else self.segmentation
 
     @property
-    def task_is_open(self) -> bool:
+    def no_task_given(self) -> bool:
         """Whether neither `--do_train` nor `--do_eval` is given, so that the run does what it has data for."""
         return not (self.given.get("do_train") or self.given.get("do_eval"))
 

@@ -1,4 +1,4 @@
-"""Checks of how the processes of a run were started, and on which devices."""
+"""Check how the processes of a run were started, and choose the optimizer for their device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flags of this suite alone. They are shown and checked without torch, so it takes no time."""
+"""Show --help and check the flags that this project defines, without importing torch, which takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All flags of a training run, those of transformers included."""
+"""`RunArguments`: transformers' `TrainingArguments`, the flags of added_arguments.py, and checks of their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From sequences to a masked batch."""
+"""The collator of the training scripts: from the sequences of sequences.py to a masked batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of an epoch: a pure function of the seed and the epoch."""
+"""The orders of an epoch, random or grouped by length; `MlmTrainer._order` chooses one."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import Findings, Found, findings_in, total, warn_of_findings
 from wordmask.data.sources import Source, Texts, divided
 from wordmask.data.text_files import ContentDigest
-from wordmask.data.token_store import Tokenization, TokenStream, token_schema, tokenized, write_tokens
+from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
 from wordmask.data.tokenize import VERSION, tokenizer_identity, tokens_of_split
 from wordmask.tokenization.encoding import require_fast
 from wordmask.utils.cache import hashed
@@ -263,7 +263,7 @@ class PreparedTexts:
         """What tells this text from others."""
         return hashed(self.record.digests[self.split], self.record.texts, self.split)
 
-    def tokens(self, tokenization: Tokenization) -> TokenStream:
+    def tokens(self, tokenization: Tokenization) -> StoredTokens:
         """The tokens, read from disk.
 
         Raises:
@@ -290,7 +290,7 @@ class PreparedTexts:
             with _reads(self.directory / part.file):
                 parts.append(datasets.Dataset.from_file(str(self.directory / part.file)))
         found = Found(_findings(self.directory, self.record.parts(self.split)), self.flag, self.flag)
-        return TokenStream(datasets.concatenate_datasets(parts), separator is not None, found)
+        return StoredTokens(datasets.concatenate_datasets(parts), separator is not None, found)
 
 
 def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments) -> dict[str, PreparedTexts]:
@@ -329,6 +329,6 @@ def _shown(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else "none" if value is None else str(value)
 
 
-def tokens_of(texts: Texts[Source] | PreparedTexts, tokenization: Tokenization) -> TokenStream:
+def tokens_of(texts: Texts[Source] | PreparedTexts, tokenization: Tokenization) -> StoredTokens:
     """The tokens of a text, from `--prepared_dir`, or made now and kept in the cache."""
     return texts.tokens(tokenization) if isinstance(texts, PreparedTexts) else tokenized(texts, tokenization)

@@ -1,4 +1,4 @@
-"""The batches of an epoch, in their order, and the share of them that each process sees.
+"""Which sequences each process sees in each batch, with their masking rates, and where a resumed training continues.
 
 Epoch and masking rate travel with each index, from the sampler through the dataset to the collator. A dataset's own
 `set_epoch` would not reach persistent workers, nor a second process.

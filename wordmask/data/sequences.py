@@ -25,7 +25,7 @@ from wordmask.data.findings import Findings, Found, left_out
 from wordmask.data.packing import Packs, pack
 from wordmask.data.sampler import Draw
 from wordmask.data.sources import Stream, Texts
-from wordmask.data.token_store import Tokenization, TokenStream
+from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.words import Characters
@@ -122,13 +122,13 @@ class Sequences(torch.utils.data.Dataset):
         length: the most tokens of a sequence, special ones included.
     """
 
-    def __init__(self, stream: TokenStream, division: Division, specials: int, length: int):
+    def __init__(self, stream: StoredTokens, division: Division, specials: int, length: int):
         self.stream, self.division, self.specials, self.length = stream, division, specials, length
 
     @classmethod
     def of(
         cls,
-        stream: TokenStream,
+        stream: StoredTokens,
         tokenization: Tokenization,
         length: int,
         packed: bool = False,

@@ -56,7 +56,7 @@ class Tokenization:
         return TextTokenizer(self.tokenizer, texts, self.separator, self.words)
 
 
-class TokenStream:
+class StoredTokens:
     """All tokens of a text, one document behind the other, read from disk.
 
     Args:
@@ -104,7 +104,7 @@ class TokenStream:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def tokenized(texts: Texts[Source], tokenization: Tokenization) -> TokenStream:
+def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
     """Tokenize a text, once for all runs.
 
     Raises:
@@ -119,7 +119,7 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> TokenStream:
             if arguments.overwrite_cache or not path.exists():
                 _write(path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
     found = Found(findings_in(path), texts.flag, texts.reference_flag)
-    return TokenStream(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, found)
+    return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, found)
 
 
 def _write(path: Path, texts: Texts[Source], tokenizer: TextTokenizer, workers: int) -> None:
@@ -135,7 +135,7 @@ def token_schema(dtype: Any) -> pa.Schema:
 
 
 def write_tokens(file: IO[bytes], batches: Iterable[TokenBatch], schema: pa.Schema) -> None:
-    """Write tokens in the form that `TokenStream` reads."""
+    """Write tokens in the form that `StoredTokens` reads."""
     with pa.ipc.new_stream(file, schema) as stream:
         for batch in batches:
             batch.write(stream)

@@ -21,7 +21,7 @@ from wordmask.references.provenance import check_tokenizer, tokenizer_digest
 from wordmask.segmenters import Segmenter, words_of
 from wordmask.tokenization.encoding import (
     Backend,
-    TokenizedLines,
+    Encodings,
     backend_state,
     set_apart,
     special_affixes,
@@ -126,7 +126,7 @@ class TextTokenizer:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return TokenBatch(pa.ListArray.from_arrays(offsets, codes.astype(self.dtype)), findings)
 
-    def _words(self, tokens: TokenizedLines, batch: pa.Table) -> tuple[NDArray[np.bool_], Findings]:
+    def _words(self, tokens: Encodings, batch: pa.Table) -> tuple[NDArray[np.bool_], Findings]:
         """(tokens,) Which tokens continue a word, by the text, references and a segmenter; and what is found here."""
         special = np.isin(tokens.ids, self.special_ids)
         continues, characters = tokens.continues, tokens.characters

@@ -1,4 +1,4 @@
-"""A dataset of tokenized examples, in the order and with the masks that the sampler draws."""
+"""A user's tokenized dataset (Python API): each example gets its number, epoch and masking rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An example of a tokenized dataset, as transformers and datasets make it: its tokens, and the words they are of."""
+"""An example of a user's tokenized dataset (Python API): its columns, checked, and which tokens continue a word."""
 
 from __future__ import annotations
 

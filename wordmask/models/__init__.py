@@ -1,1 +1,1 @@
-"""Models: loading, finding out by numbers what a model can do, and the forward pass."""
+"""Load a model, find out what it can do by running it, and send batches through it."""

@@ -1,4 +1,4 @@
-"""How a batch goes through a model: where it predicts, what keeps sequences apart, how large micro-batches are."""
+"""How a batch goes through a model: where it predicts, what keeps documents apart, how large micro-batches are."""
 
 from __future__ import annotations
 

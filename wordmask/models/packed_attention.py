@@ -1,7 +1,8 @@
 """Attention inside each document of a packed sequence.
 
 Architectures and implementations of attention need different masks: boolean, additive, or one for each kind of layer.
-transformers makes most of them. Which one a model takes is found by trying them on numbers.
+transformers makes most of them. We try each one, and keep the first that gives each document
+the same logits as alone.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ def first_position(embeddings: nn.Embedding) -> int:
     return 0 if embeddings.padding_idx is None else embeddings.padding_idx + 1
 
 
-def _whole(config: Any, like: torch.Tensor, lines: torch.Tensor) -> Mask:
-    return create_bidirectional_mask(config, like, None, and_mask_function=packed_sequence_mask_function(lines))
+def _whole(config: Any, like: torch.Tensor, sequence_ids: torch.Tensor) -> Mask:
+    return create_bidirectional_mask(config, like, None, and_mask_function=packed_sequence_mask_function(sequence_ids))
 
 
-def _by_layer(config: Any, like: torch.Tensor, lines: torch.Tensor) -> Mask:
-    inside = packed_sequence_mask_function(lines)
+def _by_layer(config: Any, like: torch.Tensor, sequence_ids: torch.Tensor) -> Mask:
+    inside = packed_sequence_mask_function(sequence_ids)
     return {
         "full_attention": create_bidirectional_mask(config, like, None, and_mask_function=inside),
         "sliding_attention": create_bidirectional_sliding_window_mask(config, like, None, and_mask_function=inside),
@@ -68,18 +69,19 @@ class PackedAttention:
     first_position: int
     dtype: torch.dtype
 
-    def inputs(self, lines: torch.Tensor) -> dict[str, Mask]:
+    def inputs(self, sequence_ids: torch.Tensor) -> dict[str, Mask]:
         """The attention mask and the positions of a packed batch.
 
         Args:
-            lines: (batch, length), the number of each token's document in its sequence; padding is one more document.
+            sequence_ids: (batch, length), the number of each token's document in its
+                sequence; padding is one more document.
         """
-        like = torch.empty((*lines.shape, 1), dtype=self.dtype, device=lines.device)
+        like = torch.empty((*sequence_ids.shape, 1), dtype=self.dtype, device=sequence_ids.device)
         # (batch, length): numbers 1 1 1 2 2 give 0 1 2 0 1, for each position the earlier ones of the same document:
         # tril(-1) keeps the pairs (position, earlier position).
-        before = (lines[:, :, None] == lines[:, None, :]).tril(-1).sum(-1)
+        before = (sequence_ids[:, :, None] == sequence_ids[:, None, :]).tril(-1).sum(-1)
         return {
-            "attention_mask": self.form(self.config, like, lines),
+            "attention_mask": self.form(self.config, like, sequence_ids),
             "position_ids": before + self.first_position,
         }
 
@@ -109,7 +111,7 @@ def _agrees(model: Any, attention: PackedAttention) -> bool:
     )
     sizes = [min(2 * window + 3, positions - 7), 5, 2]
     ids = some_ids(model, 1, sum(sizes))
-    lines = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
-    packed = model(input_ids=ids, **attention.inputs(lines)).logits
+    sequence_ids = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
+    packed = model(input_ids=ids, **attention.inputs(sequence_ids)).logits
     pairs = zip(ids.split(sizes, dim=1), packed.split(sizes, dim=1), strict=True)
     return all(close(logits, model(input_ids=alone).logits) for alone, logits in pairs)

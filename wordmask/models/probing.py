@@ -1,4 +1,4 @@
-"""Finding out by numbers what a model can do, instead of by a list of architectures."""
+"""Find out what a model can do by running it and comparing its outputs, without a list of architectures."""
 
 from __future__ import annotations
 

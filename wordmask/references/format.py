@@ -1,4 +1,4 @@
-"""Reference files and how they are read beside their text.
+"""Read reference files, and pair them with the texts that they belong to.
 
 A reference file has one line for each line of its text: a JSON list of positions, see `positions`. A blank line of
 text has a blank line of reference. Beside the file lies `<name>.meta.json`, see `provenance`. Files of the classic

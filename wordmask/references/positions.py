@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.segmenters import Segmenter, load_segmenter, words_of
-from wordmask.tokenization.encoding import TokenizedLines, special_affixes
+from wordmask.tokenization.encoding import Encodings, special_affixes
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import segmented
 from wordmask.utils.batches import batches
@@ -112,7 +112,7 @@ class LineReferences:
 
 
 def continuations(
-    tokens: TokenizedLines, references: LineReferences, prefix: int, special: NDArray[np.bool_]
+    tokens: Encodings, references: LineReferences, prefix: int, special: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Which tokens continue a word by the references of their lines.
 

@@ -31,8 +31,9 @@ class Segmenter(ABC):
     `load_segmenter` passes its options on to the constructor.
 
     Attributes:
-        any_script: whether training with `--segmenter` also uses its words without a Chinese character. If not, such
-            words follow the rule for text, because a Chinese segmenter knows little about other languages.
+        any_script: whether training with `--segmenter` also joins the tokens of its words without a Chinese character.
+            If not, such words follow the rule for text. A segmenter only joins: it never splits what the rule for text
+            makes one word, so words of Thai or Japanese have no effect yet.
     """
 
     any_script: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""What a segmenter needs to call a library."""
+"""Helpers for segmenters that call a library: import it, replace surrogates, restore text that it left out."""
 
 from __future__ import annotations
 

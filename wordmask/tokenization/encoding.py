@@ -48,7 +48,7 @@ def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
 
 
 @dataclass
-class TokenizedLines:
+class Encodings:
     """The encodings of a batch of lines, without special tokens, in one array for all lines.
 
     Attributes:
@@ -69,7 +69,7 @@ class TokenizedLines:
     @classmethod
     def at(
         cls, ids: NDArray[np.int32], lengths: NDArray[np.int64], offsets: NDArray[np.int64], characters: Characters
-    ) -> TokenizedLines:
+    ) -> Encodings:
         """Encodings with these offsets.
 
         Args:
@@ -180,7 +180,7 @@ def untruncated(tokenizer) -> Any:
     return backend
 
 
-def encode_lines(tokenizer, characters: Characters) -> TokenizedLines:
+def encode_lines(tokenizer, characters: Characters) -> Encodings:
     """Encode lines as they are, without special tokens."""
     encodings = untruncated(tokenizer).encode_batch(characters.lines, add_special_tokens=False)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
@@ -189,4 +189,4 @@ def encode_lines(tokenizer, characters: Characters) -> TokenizedLines:
     offsets = np.fromiter(
         chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings)), np.int64, 2 * total
     ).reshape(-1, 2)
-    return TokenizedLines.at(ids, lengths, offsets, characters)
+    return Encodings.at(ids, lengths, offsets, characters)

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.tokenization.encoding import TokenizedLines, encode_lines, require_fast, untruncated
+from wordmask.tokenization.encoding import Encodings, encode_lines, require_fast, untruncated
 from wordmask.tokenization.recipes import Components, Divider, divider_of
 from wordmask.tokenization.words import (
     CHINESE,
@@ -39,7 +39,7 @@ from wordmask.utils.arrays import places_of, starts_of
 _NOT_SPLIT = range(0x2B820, 0x2B920)
 
 
-def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
+def tokenize(tokenizer, lines: Sequence[str]) -> Encodings:
     """Tokenize whole lines, without special tokens, and find the word of each token.
 
     Args:
@@ -56,7 +56,7 @@ def tokenize(tokenizer, lines: Sequence[str]) -> TokenizedLines:
 
 
 class _Tokens(NamedTuple):
-    """Tokens with the characters they cover, see `TokenizedLines`."""
+    """Tokens with the characters they cover, see `Encodings`."""
 
     ids: NDArray[np.int32]
     first: NDArray[Any]
@@ -103,14 +103,14 @@ class WordCache(ABC):
             known = cls._known[tokenizer] = added, _cache_for(tokenizer)
         return known[1]
 
-    def __call__(self, tokenizer, characters: Characters) -> TokenizedLines:
+    def __call__(self, tokenizer, characters: Characters) -> Encodings:
         tokens = None if _SEPARATOR in characters.text else self._encode(tokenizer, characters)
         # A token that covers only a space belongs to what follows, which may be another pre-token.
         if tokens is None or not characters.visible[tokens.first].all():
             return encode_lines(tokenizer, characters)
         ids, first, last = tokens
         line_edges = np.searchsorted(first, np.append(characters.line_starts, len(characters.text)))
-        return TokenizedLines(ids, np.diff(line_edges), first, last, characters)
+        return Encodings(ids, np.diff(line_edges), first, last, characters)
 
     @abstractmethod
     def _encode(self, tokenizer, characters: Characters) -> _Tokens | None:

@@ -13,7 +13,7 @@ import torch
 COUNTS = ("loss", "tokens", "right_tokens", "words", "right_words")
 
 
-class MaskedLM(evaluate.Metric):
+class MaskedLMMetric(evaluate.Metric):
     """Loss, perplexity, masked-token accuracy and whole-word accuracy.
 
     `evaluate` would write every prediction to disk (5 million: 17 s, 40 MB); here `add_batch` keeps sums. A

@@ -71,7 +71,7 @@ def find_checkpoint(arguments: Arguments) -> str | None:
         )
     if requested and str(requested).lower() == "true" and checkpoint is None:
         raise InputError(f"--resume_from_checkpoint: {directory} holds no checkpoint; give the path of one")
-    trains = training.do_train or arguments.task_is_open
+    trains = training.do_train or arguments.no_task_given
     if trains and checkpoint is None and _matching(directory, ["train_results.json"]):
         raise InputError(
             f"--output_dir: {directory} holds a finished run without checkpoints; give another directory, or "
@@ -171,7 +171,7 @@ def _lies_in(name: str | None, directory: str) -> bool:
     return bool(name) and Path(directory).resolve() in (path, *path.parents)
 
 
-def claim(arguments: Arguments, checkpoint: str | None = None) -> None:
+def remove_older_run(arguments: Arguments, checkpoint: str | None = None) -> None:
     """Remove what an older run left in the output directory. Call it right before training, after all checks.
 
     With `--overwrite_output_dir`, these are the older run's checkpoints, model and results, but not what this run

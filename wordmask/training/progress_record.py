@@ -18,7 +18,7 @@ FILE = "wordmask_progress.json"
 
 
 @dataclass(frozen=True)
-class Division:
+class StepDivision:
     """How a step is divided.
 
     Attributes:
@@ -58,7 +58,7 @@ class Record:
     """
 
     progress: Progress
-    division: Division
+    division: StepDivision
     sizes: Sequence[int]
     loss: float
     optimizer: str | None = None
@@ -84,7 +84,7 @@ def write_progress(checkpoint: str, record: Record) -> None:
         file.write("\n")
 
 
-def read_progress(checkpoint: str, default: Division, run: Run | None, examples: int) -> Record:
+def read_progress(checkpoint: str, default: StepDivision, run: Run | None, examples: int) -> Record:
     """Read the record of a checkpoint. Older checkpoints have none; all their steps were as the run's flags say.
 
     Args:
@@ -100,7 +100,7 @@ def read_progress(checkpoint: str, default: Division, run: Run | None, examples:
     pieces = tuple(Piece(piece["step_size"], piece["steps"], piece["examples"]) for piece in values["seen"])
     return Record(
         Progress(values["step"], values["epoch"], pieces, values["constant"]),
-        Division(**values["division"]),
+        StepDivision(**values["division"]),
         values["step_sizes"],
         values["loss"],
         values["optimizer"],
@@ -112,9 +112,9 @@ def read_state(checkpoint: str) -> TrainerState:
     return TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
 
 
-def _assumed(checkpoint: str, default: Division, run: Run | None, examples: int) -> Record:
+def _assumed(checkpoint: str, default: StepDivision, run: Run | None, examples: int) -> Record:
     state, given = read_state(checkpoint), run.arguments if run else {}
-    division = Division(
+    division = StepDivision(
         state.train_batch_size or default.batch_size,
         given.get("gradient_accumulation_steps", default.accumulation),
         run.processes if run else default.processes,

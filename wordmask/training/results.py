@@ -1,4 +1,4 @@
-"""Training and evaluation: run them, save and print their results."""
+"""The tasks of a run: train, evaluate, write the model card, and print the results."""
 
 from __future__ import annotations
 

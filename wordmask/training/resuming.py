@@ -1,4 +1,4 @@
-"""A Trainer that continues exactly, from a checkpoint or after a batch was too large for the memory."""
+"""A Trainer that resumes exactly: from a checkpoint, or with smaller batches after one ran out of memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.progress_record import Division, Record, read_progress, read_state, write_progress
+from wordmask.training.progress_record import Record, StepDivision, read_progress, read_state, write_progress
 from wordmask.training.run_record import Run
 from wordmask.utils.errors import InputError
 
@@ -54,11 +54,11 @@ class ResumableTrainer(Trainer):
         raise NotImplementedError
 
     @property
-    def division(self) -> Division:
+    def division(self) -> StepDivision:
         """How a step is divided."""
         args = self.args
         workers = args.dataloader_num_workers
-        return Division(self._train_batch_size, args.gradient_accumulation_steps, args.world_size, workers)
+        return StepDivision(self._train_batch_size, args.gradient_accumulation_steps, args.world_size, workers)
 
     @property
     def _sizes(self) -> list[int]:
@@ -98,13 +98,13 @@ class ResumableTrainer(Trainer):
             )
         return self._change(record)
 
-    def _check_stream(self, old: Division, checkpoint: str) -> None:
+    def _check_stream(self, old: StepDivision, checkpoint: str) -> None:
         """Raise an `InputError` if a stream is divided in another way, so that its place cannot be found."""
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip: the stream is read from its beginning again")
             return
 
-        def sizes(division: Division) -> tuple[int, ...]:
+        def sizes(division: StepDivision) -> tuple[int, ...]:
             workers = max(division.workers, 1)
             return division.step, division.processes, workers, division.batch_size if workers > 1 else 0
 

@@ -1,4 +1,4 @@
-"""One run, from its arguments to its results: `run` is the table of contents."""
+"""One run, from its arguments to its results: `run` calls the steps in order; read it first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wordmask.models.loading import choose_length, load_model, load_tokenizer, l
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.model_card import Card
-from wordmask.training.output_dir import check_owner, claim, evaluates_another, find_checkpoint
+from wordmask.training.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
 from wordmask.training.preview import preview
 from wordmask.training.results import evaluate, publish, report, train
 from wordmask.training.run_record import Identity, read_run, write_run
@@ -134,7 +134,7 @@ def _begin(
         writes_card = not card.exists() or training.do_eval and not changed_settings
     trainer.accelerator.wait_for_everyone()  # all have read the record of the earlier run
     if trainer.is_world_process_zero():
-        claim(arguments, checkpoint)
+        remove_older_run(arguments, checkpoint)
         if writes_card or not training.do_train:
             write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()
@@ -179,8 +179,8 @@ def _load_texts(arguments: Arguments) -> dict[str, Any]:
         texts = load_prepared(data, arguments.segmentation)
     else:
         with training.main_process_first(desc="reading the text"):
-            texts = load_texts(data, model.cache_dir, model.token, training.do_eval, arguments.task_is_open)
-    if arguments.task_is_open:
+            texts = load_texts(data, model.cache_dir, model.token, training.do_eval, arguments.no_task_given)
+    if arguments.no_task_given:
         training.do_train = "train" in texts
         training.do_eval = "validation" in texts
     for split, wanted in (("train", training.do_train), ("validation", training.do_eval)):

@@ -25,7 +25,7 @@ from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.fsdp import tied_weights_together
-from wordmask.training.metrics import MaskedLM
+from wordmask.training.metrics import MaskedLMMetric
 from wordmask.training.model_card import Card, write_card
 from wordmask.training.resuming import ResumableTrainer
 from wordmask.utils.errors import InputError
@@ -106,7 +106,7 @@ class MlmTrainer(ResumableTrainer):
         self.loss_is_scaled_for_ga = True
         self.train_rows: StagedSequences | StreamedSequences | None = train_dataset
         self.eval_rows, self.collator, self.eval_collator, self.rates = eval_rows, collator, eval_collator, rates
-        self.metric, self.card = MaskedLM(), card or Card()
+        self.metric, self.card = MaskedLMMetric(), card or Card()
         self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
         if args.device.type == "cpu":
             keep_freed_memory()

@@ -1,4 +1,4 @@
-"""Small helpers for arrays."""
+"""Pieces of an array: where each one starts, and the indices of its elements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept between runs, where `datasets` keeps what it makes."""
+"""The cache directory, inside that of `datasets`, and results about files that are remembered there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one kind of error that is a user's to mend, and how a script reports it."""
+"""`InputError`, the error for a mistake of the user, and how a script reports it."""
 
 from __future__ import annotations
 

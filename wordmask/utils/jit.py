@@ -1,4 +1,4 @@
-"""Loops over tokens, compiled to machine code."""
+"""`compiled`: a decorator that compiles a function with numba and keeps the result on disk."""
 
 from __future__ import annotations
 

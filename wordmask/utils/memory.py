@@ -1,4 +1,4 @@
-"""What the C library does with freed memory."""
+"""Let the C library keep freed memory for the next tensors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One sentence from several processes of a launch, which may have nothing in common yet: a flag may be wrong.
+"""Report a mistake once when several processes of one launch meet it, before they can talk to each other.
 
-They meet at a file in the directory for temporary files, which one of them alone can make. Its name tells the launch,
-and the sentence. Each machine says a sentence once.
+The processes meet at a file in the directory for temporary files, which only one of them can create. The file's name
+is made of digests of the launch and of the sentence. Each machine prints a sentence once.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 | `columns` | which column is the text, for all formats |
 | `paths` | which files names, globs and directories stand for |
 
-A further format is a class with `columns` and `values` as `Table` has them, and an ending in `paths.FORMATS`.
+To add a format, write a class with the methods of `Table`, add its ending to `paths.FORMATS`, and make it in `_table`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a reader is in its file: for the sentence about a mistake, and for a progress bar."""
+"""A file being read: the line for error messages, the bytes for a progress bar. `lines` reads text files."""
 
 from __future__ import annotations
 
