@@ -19,10 +19,10 @@ demo: install  ## train whole word masking on the bundled Chinese text, with ref
 	$(BIN)/python run_mlm_wwm.py configs/demo_chinese.yaml
 
 test: install  ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-all: install  ## run the tests, slow ones included
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow"
 
 # Benchmarks run in two minutes on bundled text. For real figures give real data, with sizes to match, for example
 # make bench TOKENIZER=bert-base-uncased TEXT=wiki.txt PREPARATION="--times 1" TRAINING="--steps 20"

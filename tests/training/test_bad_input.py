@@ -434,6 +434,7 @@ def test_an_internal_bug_keeps_its_traceback(model, tmp_path, monkeypatch):
         run_mlm.main([*argv, "--use_cpu"])
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_one_line_and_a_status_of_its_own(model, tmp_path):
     """What the tests above see in process, for once as a user sees it."""
     (tmp_path / "legacy.txt").write_bytes("今天天气很好\n".encode("gb18030"))

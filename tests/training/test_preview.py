@@ -42,6 +42,7 @@ def test_preview_marks_every_chosen_token(english_model, english_file, tmp_path,
         assert len(marks) == chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable, coloured", [("FORCE_COLOR", True), ("NO_COLOR", False)])
 def test_preview_honours_the_terminal(variable, coloured, english_model, english_file, tmp_path):
     environment = {**os.environ, "FORCE_COLOR": "1", variable: "1", "PYTHONPATH": str(ROOT)}
