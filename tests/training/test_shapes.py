@@ -142,6 +142,7 @@ def test_xla_compiles_no_more_programs_in_more_steps(models, tmp_path, more):
     assert 0 < compiled[1] == compiled[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["--pack_sequences", "--no_line_by_line --gradient_accumulation_steps 2"])
 def test_compiled_graphs_are_as_many_in_more_steps(models, text, tmp_path, more):
     """As in configs/gpu.yaml; dynamo alone, without a compiler behind it."""
