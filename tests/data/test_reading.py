@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import lzma
+import os
 from pathlib import Path
 
 import datasets
@@ -469,3 +470,54 @@ def test_columns_of_a_dataset_are_chosen_in_the_same_way(tmp_path):
     assert read("review.body", review=[{"body": "a"}, {"body": "b"}]) == ["a", "b"]
     with pytest.raises(InputError, match="several columns that could be the text.*: news, content"):
         read(None, news=["1"], content=["a"])
+
+
+# What a stranger tried
+
+
+@pytest.mark.parametrize(
+    "row, listed",
+    [
+        ({"id": "a1", "review": {"title": "t", "body": "hello"}}, "id, review.title, review.body"),
+        ({"id": "a1", "messages": [{"role": "user", "content": "hi"}]}, "id, messages.role, messages.content"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_an_id_beside_fields_inside_others_is_not_taken_for_the_text(write, tmp_path, row, listed, kind):
+    path = tmp_path / f"table.{kind}"
+    if kind == "jsonl":
+        path.write_text(json.dumps(row) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    assert refused(path).endswith(": " + listed)
+    assert texts_of(path, text_column_name="id") == ["a1"]
+
+
+def test_a_named_column_may_begin_with_many_numbers(write):
+    rows = [{"text": number} for number in range(1100)] + [{"text": "at last"}]
+    path = write("late.jsonl", "\n".join(map(json.dumps, rows)))
+    assert texts_of(path, text_column_name="text")[-2:] == ["1099", "at last"]
+
+
+def test_a_missing_text_of_pandas_is_blank(write):
+    assert texts_of(write("nan.jsonl", '{"text": "a"}\n{"text": NaN}\n{"text": "b"}\n')) == ["a", "b"]
+
+
+def test_a_name_that_two_columns_of_parquet_have_is_refused(tmp_path):
+    pq.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "two.parquet")
+    assert "several columns named text" in refused(tmp_path / "two.parquet")
+
+
+def test_a_link_to_a_parent_directory_shows_no_file_twice(write, tmp_path):
+    write("tree/a.txt", "one\n")
+    (tmp_path / "tree" / "loop").symlink_to(tmp_path / "tree", target_is_directory=True)
+    assert texts_of(tmp_path / "tree") == texts_of(tmp_path / "tree" / "**" / "*.txt") == ["one"]
+
+
+def test_a_text_of_the_same_size_and_time_is_read_again(write):
+    path = Path(write("text.txt", "alpha\n"))
+    times = path.stat()
+    assert texts_of(path) == ["alpha"]
+    path.write_text("omega\n")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert texts_of(path) == ["omega"]

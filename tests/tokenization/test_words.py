@@ -212,6 +212,15 @@ def test_accents_do_not_break_a_word(name):
     assert surfaces(family(name), "café nai\u0308ve", dropped="\u0308") == ["café", "naive"]
 
 
+@pytest.mark.parametrize("mark", ["\u200f", "\u200e", "\u2060", "\ufeff", "\u2066"])
+def test_a_format_character_behind_white_space_belongs_to_the_word_behind_it(mark):
+    lines = [f"ab {mark}cd", f"{mark}ab", f"ab {mark}", f"ab {mark}{mark}！x"]
+    words = np.split(Characters(lines).words, np.cumsum([len(line) + 1 for line in lines])[:-1])
+    groups = [[*np.diff(line[:-1], prepend=line[0] - 1)] for line in words]
+    assert groups[0] == [1, 0, 1, 1, 0, 0] and groups[1] == [1, 0, 0] and groups[2] == [1, 0, 1, 1]
+    assert groups[3] == [1, 0, 1, 1, 0, 0, 1]
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "xlm-roberta", "metaspace unsplit"])
 def test_characters_that_nobody_sees_do_not_break_a_word(name):
     """Control characters, soft hyphens, joiners and non-joiners stand inside a word."""
@@ -316,14 +325,15 @@ ANY_TEXT = st.text(
 
 def numbers_by_the_rule(line: str) -> list[int]:
     """The number of each character's word, character by character."""
-    number, before, halves, numbers = 1, SPACE, 0, []
+    number, before, halves, leading, numbers = 1, SPACE, 0, False, []  # leading: behind marks that follow white space
     for place, character in enumerate(line):
         kind = character_class(ord(character))
         halves = halves + 1 if kind == FLAG else 0
         joined = line[:place].endswith("\u200d")
-        begins = {EXTEND: False, LETTER: before != LETTER, SYMBOL: not joined, FLAG: halves % 2 == 1}
-        number += begins.get(kind, True)
+        begins = {EXTEND: before == SPACE, LETTER: before != LETTER, SYMBOL: not joined, FLAG: halves % 2 == 1}
+        number += begins.get(kind, True) and (kind == SPACE or not leading)
         numbers.append(number)
+        leading = kind == EXTEND and before == SPACE
         before = before if kind == EXTEND else kind
     return numbers
 

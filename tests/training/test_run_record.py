@@ -105,6 +105,24 @@ def test_another_architecture_from_scratch_is_refused_by_what_differs(folder, tm
     assert "belongs to a run with another architecture (hidden_size 16 -> 32); " in sentence
 
 
+def test_a_tokenizer_of_another_size_is_refused(english_file, tmp_path, capsys):
+    small = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
+    argv = ["--model_type", "bert", "--config_overrides", small, "--train_file", english_file, "--use_cpu"]
+    argv += ["--do_train", "--max_seq_length", "16", "--output_dir", str(tmp_path / "out"), "--save_steps", "1"]
+    run_mlm_wwm.main([*argv, "--vocab_size", "300", "--max_steps", "1"])
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--vocab_size", "310", "--max_steps", "2")
+    assert sentence.startswith("--output_dir: ") and "tokenizer" in sentence
+
+
+def test_a_checkpoint_whose_record_is_broken_is_not_used(command, out, caplog):
+    steps = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    copy = out / "checkpoint-99"
+    shutil.copytree(steps[-1], copy)
+    (copy / "wordmask_progress.json").write_text("{bad")
+    run_mlm_wwm.main(command("one", out, "--do_train"))
+    assert "checkpoint-99 is incomplete" in caplog.text and (copy / "wordmask_progress.json").exists()
+
+
 def test_overwriting_begins_another_run(command, folder, out):
     (out / "vocab.txt").write_text("[PAD]\n[MASK]\n")
     run_mlm_wwm.main(command("roberta", out, "--do_train", "--overwrite_output_dir"))

@@ -31,11 +31,15 @@ MODEL_TYPES = tuple(
 
 
 def refuse_encoder_decoder(flag: str, name: str, config: Any) -> None:
-    """Raise an `InputError` for an encoder-decoder; `config` is its configuration, or the class of it."""
+    """Raise an `InputError` for a model with a decoder; `config` is its configuration, or the class of it."""
     if config.is_encoder_decoder:
         raise InputError(
             f"{flag}: {name} is an encoder-decoder, whose decoder would be fed the words that it has to predict; give "
             "an encoder, for example bert or roberta"
+        )
+    if getattr(config, "is_decoder", False):
+        raise InputError(
+            f"{flag}: {name} has is_decoder=true, and a decoder sees only the tokens before a mask; set it to false"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,8 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
             if getattr(self, name) < 1:
                 raise InputError(f"--{name}: {getattr(self, name)} is below 1; give 1 or more")
         for name in ("seed", "data_seed", "learning_rate", "weight_decay"):
-            if (getattr(self, name) or 0) < 0:
-                raise InputError(f"--{name}: {getattr(self, name)} is below 0; give 0 or more")
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise InputError(f"--{name}: {getattr(self, name)} is not a number from 0 upwards; give 0 or more")
         for name, bits in (("seed", 32), ("data_seed", 64)):
             if (getattr(self, name) or 0) >= 2**bits:
                 raise InputError(f"--{name}: {getattr(self, name)} is too large; give a number below 2^{bits}")

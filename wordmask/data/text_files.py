@@ -196,7 +196,7 @@ class FileTexts:
     numbers: range
     blank: int
     digest: str
-    stamps: list[tuple[str, int, int]]
+    stamps: list[tuple[str, int, int, int]]
     is_stream = False
 
     def __len__(self) -> int:

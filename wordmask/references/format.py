@@ -136,7 +136,7 @@ def pairs_blank_lines(text: TextFiles, reference_path: str, flag: str) -> bool:
 def _count_lines(text: TextFiles) -> tuple[int, int]:
     """The number of lines of a file, and of those that are not blank."""
     status = os.stat(text.paths[0])
-    return _count_lines_of(text.paths[0], text.flag, text.column, status.st_size, status.st_mtime_ns)
+    return _count_lines_of(text.paths[0], text.flag, text.column, status.st_size, status.st_ctime_ns)
 
 
 @cache  # by size and time: each epoch of a stream asks again, and an unchanged file is counted once

@@ -112,8 +112,9 @@ class Characters:
         # A mark takes the class of the character that it belongs to: the letters `e ◌́ t` are LETTER LETTER LETTER, so
         # `t` goes on with the word of `e`.
         marks = np.flatnonzero(classes == EXTEND)
+        mark_groups = _group_starts(marks)
         classes_with_marks = classes.copy()
-        classes_with_marks[marks] = classes[_group_starts(marks) - 1]
+        classes_with_marks[marks] = classes[mark_groups - 1]
         begins = classes == SYMBOL
         begins[1:] &= self.code_points[:-1] != _ZERO_WIDTH_JOINER  # a joiner binds two emoji into one
         begins[1:] |= (classes[1:] == LETTER) & (classes_with_marks[:-1] != LETTER)
@@ -121,6 +122,12 @@ class Characters:
         # Each second indicator in a row begins no word: 🇫🇷🇩🇪 at 0, 1, 2, 3 begins words at 0 and 2.
         indicators = np.flatnonzero(classes == FLAG)
         begins[indicators] = (indicators - _group_starts(indicators)) % 2 == 0
+        # After white space, marks have no character before them, so they begin the word behind them: of ` ‏ab`, where
+        # ‏ is the right-to-left mark U+200F, the word is `‏ab`. (Each line has a line end behind it, and so before it.)
+        leading = classes[mark_groups - 1] == SPACE
+        begins[mark_groups[leading]] = True
+        behind = marks[leading] + 1
+        begins[behind[(classes[behind] != EXTEND) & (classes[behind] != SPACE)]] = False
         return np.cumsum(begins, dtype=np.int32) + 1
 
     @cached_property

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.config.arguments import Arguments, RunArguments
+from wordmask.training import progress_record
 from wordmask.training.run_record import RECORD, Identity, Run, read_run
 from wordmask.utils.errors import InputError
 
@@ -92,7 +93,11 @@ def _last_checkpoint(directory: str) -> str | None:
     for step in sorted(map(int, filter(str.isdigit, steps)), reverse=True):
         path = os.path.join(directory, f"checkpoint-{step}")
         with contextlib.suppress(OSError, ValueError):
-            json.loads(Path(path, "trainer_state.json").read_text(encoding="utf-8"))
+            for name in ("trainer_state.json", progress_record.FILE):
+                if (
+                    name != progress_record.FILE or Path(path, name).exists()
+                ):  # older checkpoints have no record of progress
+                    json.loads(Path(path, name).read_text(encoding="utf-8"))
             return path
         logger.warning("%s is incomplete, perhaps since a run was stopped while writing it, and is not used", path)
     return None

@@ -21,6 +21,7 @@ from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, special_count
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
+from wordmask.models.configuration import load_config
 from wordmask.models.forward import Forward
 from wordmask.models.loading import choose_length, load_model, load_tokenizer, longest_row
 from wordmask.models.trial import place_and_try
@@ -61,6 +62,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     checkpoint = None if previews else find_checkpoint(arguments)
     set_seed(training.seed)
 
+    load_config(arguments.model)  # refuses a wrong name before the text is read
     texts = _load_texts(arguments)
     checkpoint = checkpoint if training.do_train else None  # an evaluation is of the model that was asked for
     with training.main_process_first(desc="loading the tokenizer"):

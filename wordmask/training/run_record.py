@@ -98,7 +98,9 @@ class Run:
             digest = self.identity.get(name)
             old, new = self.arguments.get(flags[0]), given.get(flags[0])
             changed_flags = [flag for flag in flags if self.arguments.get(flag) != _plain(given.get(flag))]
-            if changed_flags if digest is None else digest != getattr(identity, name):
+            # A tokenizer trained on the spot is taken from the checkpoint, so its size is told by the flag alone.
+            other_size = name == "tokenizer" and "vocab_size" in changed_flags and given.get("vocab_size") is not None
+            if changed_flags if digest is None else digest != getattr(identity, name) or other_size:
                 shown = f" ({old or SCRATCH} -> {new or SCRATCH})" if name == "base_model" and old != new else ""
                 differences.append(name.replace("_", " ") + shown)
         config = self.identity.get("architecture", {})

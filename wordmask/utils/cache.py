@@ -31,10 +31,10 @@ def hashed(*values: Any) -> str:
     return datasets.fingerprint.Hasher.hash(values)
 
 
-def stamps(files: Sequence[str]) -> list[tuple[str, int, int]]:
-    """The path, the size and the time of each file. They show whether it has changed."""
+def stamps(files: Sequence[str]) -> list[tuple[str, int, int, int]]:
+    """The path, the size and the times of each file: that of its content, which a user can set, and of any change."""
     stats = [(os.path.abspath(file), os.stat(file)) for file in files]
-    return [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
+    return [(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns) for path, status in stats]
 
 
 def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], Any], again: bool = False) -> Any:

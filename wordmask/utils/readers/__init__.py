@@ -15,6 +15,7 @@ To add a format, write a class with the methods of `Table`, add its ending to `p
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -183,7 +184,7 @@ def _text(value: Any, place: Place) -> str:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             raise place.mistake("holds bytes that are not UTF-8; convert them") from None
-    if value is None:
+    if value is None or isinstance(value, float) and math.isnan(value):  # NaN, which pandas writes for a missing text
         return ""
     if isinstance(value, dict):
         raise place.mistake("holds an object where a text is needed; choose a field of it with --text_column_name")

@@ -108,6 +108,10 @@ def choose(tables: Sequence[tuple[str, dict[Keys, str], bool]], name: str | None
     return Column(found, references[0])
 
 
+# Names of columns that are hardly the text, such as `id`, `news_id`, `page-url`. They are read where they are named.
+_IDENTIFIER = re.compile(r"(^|[_\W])(id|uuid|guid|key|hash|url|uri)$", re.IGNORECASE)
+
+
 def _named(tables: Sequence[tuple[str, dict[Keys, str], bool]], name: str) -> Keys:
     """The way to a column of this name: `a.b` is the column `a.b`, or else the field `b` of `a`."""
     ways = {keys for _, columns, _ in tables for keys in columns if ".".join(keys) == name}
@@ -129,6 +133,11 @@ def _only_one(tables: Sequence[tuple[str, dict[Keys, str], bool]], flag: str) ->
         raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
     alone = next(iter(rivals), None)
     if alone is not None and len(rivals) == 1 and any(columns.get(alone) == TEXT for _, columns, _ in tables):
+        if _IDENTIFIER.search(alone[-1]):
+            raise InputError(
+                f"{flag}: {source} has no other column of texts than {'.'.join(alone)}, and that looks like an "
+                f"identifier; choose the text with --text_column_name: {_listed(columns)}"
+            )
         return alone
     if len(rivals) > 1:
         raise InputError(

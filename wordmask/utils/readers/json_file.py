@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers.columns import Keys, observe, summarized, values_at
+from wordmask.utils.readers.columns import NOTHING, NUMBERS, Keys, observe, summarized, values_at
 from wordmask.utils.readers.place import Place, decoded
 
 SAMPLE = 1000  # rows in which columns are looked for
@@ -47,7 +47,7 @@ class JsonFile:
         for count, row in enumerate(self._observed_rows(), 1):
             observe(row, kinds)
             if count % SAMPLE == 0:
-                known = any(".".join(keys) == name for keys in kinds)
+                known = any(".".join(keys) == name and seen - {NUMBERS, NOTHING} for keys, seen in kinds.items())
                 if known if name is not None else not self.is_document:
                     break
         self.is_document = self.is_document or count == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class ParquetFile:
     def columns(self, name: str | None) -> dict[Keys, str]:
         """What each column holds, fields inside others included."""
         with self._open() as file:
+            _check_names(self.place, file.schema_arrow)
             return kinds_of(file.schema_arrow)
 
     def values(self, columns: Sequence[Keys]) -> Iterator[Sequence[Any]]:
@@ -99,6 +101,16 @@ def kinds_of(schema: pa.Schema) -> dict[Keys, str]:
     for field in schema:
         add(field, ())
     return kinds
+
+
+def _check_names(place: Place, schema: pa.Schema) -> None:
+    """Raise an `InputError` for a name that several columns have: which one is meant?"""
+    repeated = [name for name, count in Counter(schema.names).items() if count > 1]
+    if repeated:
+        raise InputError(
+            f"{place.flag}: {place.path} has several columns named {repeated[0]}; rename them, so that each has its "
+            "own name"
+        )
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wordmask.utils.errors import InputError
@@ -43,7 +43,7 @@ def expand_files(patterns: Sequence[str], flag: str, directories: bool = False) 
             files += _files_under(pattern, flag)
             continue
         found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-        found = [path for path in found if not path.endswith(SIDECAR)]
+        found = _without_copies(path for path in found if not path.endswith(SIDECAR))
         if not found:
             what = "is a directory, not a file" if os.path.isdir(pattern) else "does not exist"
             raise InputError(f"{flag}: {pattern} {what}; give a file or a glob that matches files")
@@ -71,6 +71,14 @@ def text_files(patterns: Sequence[str], flag: str) -> list[str]:
     return files
 
 
+def _without_copies(paths: Iterable[str]) -> list[str]:
+    """Each file once: a link to a parent directory would show the same file again and again."""
+    shortest: dict[str, str] = {}
+    for path in sorted(paths, key=len):
+        shortest.setdefault(os.path.realpath(path), path)
+    return sorted(shortest.values())
+
+
 def _files_under(directory: str, flag: str) -> list[str]:
     """The files of a known format under a directory, in order. Names that begin with `.` or `_` are passed over, as
     are the sidecars of reference files."""
@@ -79,7 +87,7 @@ def _files_under(directory: str, flag: str) -> list[str]:
     inside = glob.glob("**", root_dir=directory, recursive=True)  # without names that begin with a dot
     names = [name for name in inside if not any(part.startswith("_") for part in Path(name).parts)]
     names = [name for name in names if Path(name.lower()).suffix and not name.endswith(SIDECAR) and format_of(name)]
-    files = sorted(filter(os.path.isfile, (os.path.join(directory, name) for name in names)))
+    files = _without_copies(sorted(filter(os.path.isfile, (os.path.join(directory, name) for name in names))))
     if not files:
         raise InputError(
             f"{flag}: {directory} is a directory without a file that ends in "
