@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wordmask.masking import IGNORED, MAX_UNIT, Replacement, Strategy, choose, hash64, replace, word_starts
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.utils.arrays import starts_of
 from wordmask.utils.jit import compiled
 
 
@@ -114,7 +115,7 @@ class MaskingCollator:
         whole = sizes + (len(prefix) + len(suffix))
         # The length of a sequence is the sum over its documents: counts 2, 1 and lengths 5, 3, 4 give 8, 4.
         one_each = len(documents) == len(sequences)
-        lengths = whole if one_each else np.add.reduceat(whole, np.cumsum(counts) - counts)
+        lengths = whole if one_each else np.add.reduceat(whole, starts_of(counts))
         width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
         vocabulary = self.vocabulary
         ids = np.full((len(sequences), width), vocabulary.pad_token_id, np.int64)

@@ -29,6 +29,7 @@ from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.words import Characters
+from wordmask.utils.arrays import starts_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _lines(
         # Lengths 5 and 2 with room for 2 make 3 and 1 pieces: piece counts 0 1 2 and 0 in its line, starts are 0 2 4
         # and 5.
         pieces = -(-lengths // room)
-        piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        piece = np.arange(pieces.sum()) - np.repeat(starts_of(pieces), pieces)
         starts, stops = np.repeat(starts, pieces) + piece * room, np.repeat(stops, pieces)
     stops = np.minimum(stops, starts + room)
     return starts[stops > starts], stops[stops > starts]

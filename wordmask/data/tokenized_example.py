@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import joined
 from wordmask.tokenization.words import Characters
+from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError
 
 NO_WORD = -1  # the word id of a special token, `None` in transformers
@@ -138,7 +139,7 @@ def by_offsets(examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
     offsets, sizes = np.concatenate(given), np.array(list(map(len, given)))
     inside: NDArray[np.bool_] = np.any(offsets > 0, axis=1)
     begins = inside & ~np.append(False, inside[:-1])[: len(inside)]
-    first_tokens = (np.cumsum(sizes) - sizes)[sizes > 0]
+    first_tokens = starts_of(sizes)[sizes > 0]
     begins[first_tokens] = inside[first_tokens]
     counts = np.diff(np.append(0, np.append(0, np.cumsum(begins))[np.cumsum(sizes)]))
     texts: list[str] = []

@@ -16,6 +16,7 @@ from wordmask.data.tokenized_example import TokenizedExample, by_offsets, by_wor
 from wordmask.masking import Replacement, Strategy, choose, hash64, replace, word_starts
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError, naming_parameters
 
 
@@ -161,7 +162,7 @@ class WholeWordMaskCollator:
         self, sequences: Sequence[TokenizedExample], ids: NDArray[np.int64], sizes: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """(tokens,) Whether each token continues the word of the token before it."""
-        continues, starts = np.zeros(len(ids), bool), np.cumsum(sizes) - sizes
+        continues, starts = np.zeros(len(ids), bool), starts_of(sizes)
         has_words = np.array([sequence.words is not None for sequence in sequences])
         has_offsets = np.array([sequence.offsets is not None for sequence in sequences]) & ~has_words
         for chosen, source in ((has_words, by_word_ids), (has_offsets, by_offsets)):
