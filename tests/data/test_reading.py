@@ -521,3 +521,10 @@ def test_a_text_of_the_same_size_and_time_is_read_again(write):
     path.write_text("omega\n")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert texts_of(path) == ["omega"]
+
+
+def test_a_list_behind_many_texts_is_not_taken_without_being_asked(write):
+    path = write("late.jsonl", '{"text": "a"}\n' * 1100 + '{"text": ["b", "c"]}\n')
+    with pytest.raises(InputError, match="line 1101 .*list.*--text_column_name text"):
+        texts_of(path)
+    assert texts_of(path, text_column_name="text")[-2:] == ["b", "c"]

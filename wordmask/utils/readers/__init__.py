@@ -133,6 +133,11 @@ class TextFiles:
                     if type(value) is str and value.isascii():
                         yield value
                     elif isinstance(value, list):
+                        if not self.column.lists:
+                            raise self._place.mistake(
+                                f"holds a list in column {self.column}; give --text_column_name {self.column} to read "
+                                "each string in it as a text"
+                            )
                         for item in flattened(value):
                             yield _text(item, self._place)
                     else:

@@ -27,10 +27,12 @@ class Column:
     Attributes:
         keys: the way to it.
         references: whether a column `chinese_ref` stands beside it.
+        lists: whether a list in it gives a text for each string, which must be asked for by naming the column.
     """
 
     keys: Keys
     references: bool = False
+    lists: bool = True
 
     def __str__(self) -> str:
         return ".".join(self.keys)
@@ -105,7 +107,7 @@ def choose(tables: Sequence[tuple[str, dict[Keys, str], bool]], name: str | None
     if any(references) and not all(references):
         source = tables[references.index(False)][0]
         raise InputError(f"{flag}: {source} has no column {REFERENCES}, which other files have; give it one")
-    return Column(found, references[0])
+    return Column(found, references[0], lists=name is not None)
 
 
 # Names of columns that are hardly the text, such as `id`, `news_id`, `page-url`. They are read where they are named.
