@@ -595,7 +595,7 @@ def neural_model(directory: Path, part: str, **entries) -> dict:
 
 
 def test_a_neural_config_that_describes_no_model(copy_of, neural_dir):
-    rejected(copy_of(neural_dir, model=None), "describes no model")
+    rejected(copy_of(neural_dir, model=None), "no word segmentation")
 
 
 def test_a_neural_model_without_segmentation(copy_of, neural_dir):

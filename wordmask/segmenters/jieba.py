@@ -77,7 +77,6 @@ def _python_cut(user_words: bytes | None, hmm: bool) -> Cut:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pkg_resources and invalid escapes, on today's Python
         jieba: Any = import_package("jieba", segmenter="jieba", distribution="jieba")
-        finalseg: Any = import_package("jieba.finalseg", segmenter="jieba", distribution="jieba")
     tokenizer = jieba.Tokenizer()
     # We do not call `initialize`. It writes to stderr, and trusts a file in the temporary directory, which another
     # version of jieba or another user may have written. Building the dictionary takes as long: 0.4 s.
@@ -85,11 +84,11 @@ def _python_cut(user_words: bytes | None, hmm: bool) -> Cut:
     tokenizer.initialized = True
     never_words: set[str] = set()
     if user_words is not None:
-        with _never_words(finalseg, never_words):
+        with _never_words(jieba.finalseg, never_words):
             tokenizer.load_userdict(io.BytesIO(user_words))
 
     def cut(lines: Sequence[str]) -> list[list[str]]:
-        with _never_words(finalseg, never_words):
+        with _never_words(jieba.finalseg, never_words):
             return [list(tokenizer.cut(line, HMM=hmm)) for line in lines]
 
     return cut
