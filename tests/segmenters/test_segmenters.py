@@ -574,7 +574,7 @@ def test_a_config_calls_nothing_but_ltp(copy_of, neural_dir, target):
     """LTP calls whatever its config names; ltp_core's own modules lead to torch and importlib."""
     model = json.loads((neural_dir / "config.json").read_text())["model"]
     model["backbone"]["config"]["nested"] = [{"deep": {"_ltp_target_": target, "command": "true"}}]
-    rejected(copy_of(neural_dir, model=model), "not a part of LTP")
+    rejected(copy_of(neural_dir, model=model), "no part of LTP")
 
 
 def test_every_allowed_name_is_one_of_ltps():

@@ -107,13 +107,14 @@ def _check_neural_config(config: dict[str, Any], source: str) -> None:
     heads = model.get("heads") if isinstance(model, dict) else None
     if not isinstance(heads, dict) or "cws" not in heads:
         raise InputError(f"{source}: this model has no word segmentation (no head 'cws' in its config.json)")
-    targets: list[Any] = []  # of all dictionaries in the config, at any depth
-    json.loads(json.dumps(model), object_hook=lambda entry: targets.append(entry.get("_ltp_target_")) or entry)
-    for target in targets:
+
+    def check_target(entry: dict[str, Any]) -> dict[str, Any]:
+        target = entry.get("_ltp_target_")
         if target is not None and str(target) not in ALLOWED_TARGETS:
-            raise InputError(
-                f"{source}: refused, since its config.json would call {target}, which is not a part of LTP"
-            )
+            raise InputError(f"{source}: refused, since its config.json would call {target}, no part of LTP")
+        return entry
+
+    json.loads(json.dumps(model), object_hook=check_target)  # visits the dictionaries at every depth
 
 
 def _build(directory: Path, config: dict[str, Any], source: str) -> Any:
