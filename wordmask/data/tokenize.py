@@ -143,7 +143,7 @@ class TextTokenizer:
         if self.segmenter and self.words:
             words, mixed = words_of(self.segmenter, characters.lines), self.words.mixed_words
             joins = segmented(characters, words, mixed, any_script=self.segmenter.any_script)
-            continues = continues | tokens.joined(joins)
+            continues = continues | tokens.continuations(joins)
         return set_apart(continues, special), findings
 
     def _check_ids(self, codes: NDArray[np.integer]) -> None:
