@@ -1,12 +1,10 @@
-"""Helpers for segmenters that call a library: import it, report its errors, restore text that it left out."""
+"""Helpers for segmenters that call a library: import it, replace surrogates, restore text that it left out."""
 
 from __future__ import annotations
 
 import importlib
 import re
-import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from types import ModuleType
 
@@ -30,20 +28,6 @@ def import_package(module: str, segmenter: str, distribution: str) -> ModuleType
             f"--segmenter {segmenter} needs the package {distribution}, which cannot be imported ({error}): "
             f"pip install {distribution}"
         ) from error
-
-
-@contextmanager
-def reported(sentence: str, advice: str = "") -> Iterator[None]:
-    """Turn any exception into an `InputError`: the sentence, the message in brackets, the advice.
-
-    Libraries raise all kinds of exceptions for a wrong configuration or a damaged file. torch and the hub write
-    paragraphs, and LTP adds a backtrace, so we keep one line of at most 240 characters.
-    """
-    try:
-        yield
-    except Exception as error:
-        message = textwrap.shorten(str(error).split("Stack backtrace", 1)[0], width=240, placeholder=" …")
-        raise InputError(f"{sentence} ({message or repr(error)}){advice}") from error
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

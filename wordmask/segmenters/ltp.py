@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.segmenters import Segmenter
-from wordmask.segmenters.libraries import LostTextError, reported
+from wordmask.segmenters.libraries import LostTextError
 from wordmask.segmenters.ltp_legacy import LegacyModel
 from wordmask.segmenters.ltp_neural import NeuralModel
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, reported
 
 
 class LTPSegmenter(Segmenter):

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from wordmask.segmenters.libraries import import_package, replace_surrogates, reported, restore
-from wordmask.utils.errors import InputError
+from wordmask.segmenters.libraries import import_package, replace_surrogates, restore
+from wordmask.utils.errors import InputError, reported
 
 
 class LegacyModel:
@@ -61,9 +61,7 @@ def _is_whole(content: bytes) -> bool:
         return False
     try:
         while pairs := _read_number(stream):  # the header is a map in blocks; the last block is empty
-            if pairs < 0:
-                _read_number(stream)
-            for _ in range(2 * abs(pairs)):
+            for _ in range(2 * pairs):
                 stream.seek(max(0, _read_number(stream)), io.SEEK_CUR)
     except (EOFError, OverflowError):  # the file is too short, or gives an impossible length
         return False

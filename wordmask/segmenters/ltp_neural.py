@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from wordmask.segmenters.libraries import import_package, replace_surrogates, reported, restore
+from wordmask.segmenters.libraries import import_package, replace_surrogates, restore
 from wordmask.segmenters.long_lines import split_long
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, reported
 
 TOKENS_ON_CPU = 1024  # in a batch, padding included: more do not fit into its caches
 TOKENS_ON_GPU = 2**14
@@ -153,8 +153,7 @@ def _build(directory: Path, config: dict[str, Any], source: str) -> Any:
 def _digest(directory: Path, names: Sequence[str]) -> str:
     """SHA-256 of the names and contents of those files that exist."""
     digest = hashlib.sha256()
-    for name in names:
-        if (directory / name).is_file():
-            with (directory / name).open("rb") as file:
-                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for path in filter(Path.is_file, map(directory.joinpath, names)):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -143,7 +143,7 @@ class Backend:
     A worker that gets this needs no import of transformers, which takes seconds.
 
     Args:
-        tokenizer: a fast tokenizer that can be serialized, see `backend_state`.
+        tokenizer: a fast tokenizer that can be serialized, see `serialized`.
     """
 
     is_fast = True
@@ -153,13 +153,8 @@ class Backend:
         self.added_tokens_decoder = tokenizer.backend_tokenizer.get_added_tokens_decoder()
 
 
-def backend_state(tokenizer) -> dict[str, Any] | None:
-    """A fast tokenizer, serialized, see `serialized`."""
-    return serialized(tokenizer.backend_tokenizer)
-
-
 def serialized(component: Any) -> dict[str, Any] | None:
-    """A backend, or a component of it, as JSON; `None` if it is written in Python and has no JSON (RoFormer)."""
+    """The backend of a tokenizer, or a component of it, as JSON; `None` if a part is written in Python (RoFormer)."""
     try:
         return json.loads(component.__getstate__())
     except Exception as error:  # the library has no exception type of its own

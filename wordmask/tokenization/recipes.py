@@ -30,15 +30,16 @@ class Components:
 
     Attributes:
         normalizer, pre_tokenizer, processor: the steps of each, as their JSON; nested sequences are made flat.
-        model: the model, such as `WordPiece`.
+        model, model_name: the model, and its name, such as `WordPiece`.
         added: the added tokens.
         normalize: a function that applies the normalizer to a text.
     """
 
     def __init__(self, tokenizer):
         backend = tokenizer.backend_tokenizer
-        self.normalizer, self.pre_tokenizer = _steps(backend.normalizer), _steps(backend.pre_tokenizer)
-        self.processor, self.model = _steps(backend.post_processor), backend.model
+        self.normalizer, self.pre_tokenizer = steps_of(backend.normalizer), steps_of(backend.pre_tokenizer)
+        self.processor, self.model = steps_of(backend.post_processor), backend.model
+        self.model_name = type(backend.model).__name__
         self.added = [*tokenizer.added_tokens_decoder.values()]
         self.normalize: Callable[[str], str] = backend.normalizer.normalize_str if backend.normalizer else str
 
@@ -54,8 +55,8 @@ class Components:
         return contents + [self.normalize(token.content) for token in self.added if token.normalized]
 
 
-def _steps(component: Any) -> list[dict[str, Any]]:
-    """The steps of a component of a tokenizer's backend. One that is written in Python is one step (RoFormer)."""
+def steps_of(component: Any) -> list[dict[str, Any]]:
+    """The steps of a component of a backend, as their JSON. One that is written in Python is one step (RoFormer)."""
 
     def flat(state: dict[str, Any]) -> list[dict[str, Any]]:
         if state["type"] != "Sequence":
@@ -87,7 +88,7 @@ OF_BERT: Rules = {
     "another normalizer may change 研究 as a whole": lambda parts: _types(parts.normalizer) == ["BertNormalizer"],
     "研究 is not split and may be one token": lambda parts: parts.normalizer[0]["handle_chinese_chars"],
     "a token of only U+200B belongs to the word beyond the divider": lambda parts: parts.normalizer[0]["clean_text"],
-    "BPE may give no token for 研, or three tokens of bytes": lambda parts: type(parts.model).__name__ == "WordPiece",
+    "BPE may give no token for 研, or three tokens of bytes": lambda parts: parts.model_name == "WordPiece",
     "an unknown 研 gives no token": lambda parts: parts.model.token_to_id(parts.model.unk_token) is not None,
     "the offsets change at white space": lambda parts: not parts.trims,
     "an added token takes in the space beside it, or depends on the character beside it": lambda parts: (
@@ -98,12 +99,10 @@ OF_BERT: Rules = {
     ),
 }
 OF_SPACES: Rules = {
-    "the normalizer may remove or add a space, or put `▁` before the first word only": lambda parts: all(
+    "the normalizer may remove a space, or add a space or `▁`": lambda parts: all(
         map(_keeps_spaces, parts.normalizer)
     ),
-    "another model may encode `Ġa` differently after another word": lambda parts: (
-        type(parts.model).__name__ in ("BPE", "Unigram")
-    ),
+    "another model may encode `Ġa` by the word before it": lambda parts: parts.model_name in ("BPE", "Unigram"),
     "with dropout, the same word gets other tokens each time": lambda parts: (
         not any(getattr(parts.model, chance, None) for chance in ("dropout", "alpha", "nbest_size"))
     ),
@@ -117,9 +116,7 @@ OF_BYTES: Rules = OF_SPACES | {
     "another step may change the offsets": lambda parts: (
         {*_types(parts.processor)} <= {"ByteLevel", "RobertaProcessing", "BertProcessing", "TemplateProcessing"}
     ),
-    "trimming treats the added token `Ġ` as a space": lambda parts: (
-        not (parts.trims and "Ġ" in "".join(parts.contents))
-    ),
+    "trimming treats an added `Ġ` as a space": lambda parts: not (parts.trims and "Ġ" in "".join(parts.contents)),
 }
 OF_SINGLE_DIGITS: Rules = OF_BYTES | {
     "each single digit would get a space before it": lambda parts: not parts.pre_tokenizer[-1]["add_prefix_space"],

@@ -15,14 +15,15 @@ where white space was:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from wordmask.tokenization.encoding import Encodings, serialized
+from wordmask.tokenization.encoding import Encodings
+from wordmask.tokenization.recipes import steps_of
 from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 
@@ -113,7 +114,7 @@ def _mark(tokenizer: Any) -> Mark:
 
     If no token has a mark, each token is a word, as in WordPiece without `##`.
     """
-    for step in _decoder_steps(tokenizer):
+    for step in steps_of(tokenizer.backend_tokenizer.decoder) if tokenizer.is_fast else []:
         if step["type"] == "WordPiece":
             return "continues", step["prefix"]
         if step["type"] == "ByteLevel":
@@ -129,10 +130,3 @@ def _mark(tokenizer: Any) -> Mark:
         return sum(token.endswith(mark[1]) if at_end else token.startswith(mark[1]) for token in tokens)
 
     return max(MARKS, key=count)
-
-
-def _decoder_steps(tokenizer: Any) -> Iterator[dict[str, Any]]:
-    """The steps with which a fast tokenizer turns tokens into text."""
-    decoder = tokenizer.backend_tokenizer.decoder if tokenizer.is_fast else None
-    if decoder is not None and (state := serialized(decoder)):
-        yield from state["decoders"] if state["type"] == "Sequence" else [state]

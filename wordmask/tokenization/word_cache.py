@@ -25,14 +25,7 @@ from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import Encodings, encode_lines, require_fast, untruncated
 from wordmask.tokenization.recipes import Components, Divider, divider_of
-from wordmask.tokenization.words import (
-    CHINESE,
-    LETTER,
-    SYMBOL,
-    Characters,
-    CodePointTable,
-    character_class,
-)
+from wordmask.tokenization.words import CHINESE, LETTER, SYMBOL, Characters, CodePointTable, character_class
 from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 
 # Chinese characters that BERT splits off as single tokens, but the library `tokenizers` does not.
@@ -98,10 +91,11 @@ class WordCache(ABC):
         them all: a token of the vocabulary can be added, too.
         """
         added = {token_id: repr(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
-        known = cls._known.get(tokenizer)
-        if known is None or known[0] != added:
-            known = cls._known[tokenizer] = added, _cache_for(tokenizer)
-        return known[1]
+        added_then, cache = cls._known.get(tokenizer, (None, None))
+        if added_then != added:
+            cache = _cache_for(tokenizer)
+            cls._known[tokenizer] = added, cache
+        return cache
 
     def __call__(self, tokenizer, characters: Characters) -> Encodings:
         tokens = None if _SEPARATOR in characters.text else self._encode(tokenizer, characters)
@@ -116,9 +110,9 @@ class WordCache(ABC):
     def _encode(self, tokenizer, characters: Characters) -> _Tokens | None:
         """The tokens of all lines; `None` if encoding whole lines would be as fast."""
 
-    @abstractmethod
     def _group(self, pre_tokens: Sequence[str]) -> list[list[str]]:
         """The same pre-tokens in groups. We join each group with spaces and encode it as one text."""
+        return _in_groups(pre_tokens, _TOGETHER)
 
     def _recall(self, tokenizer, pre_tokens: Sequence[str], starts: IntArray) -> _Tokens:
         """The tokens of pre-tokens that begin at these characters."""
@@ -145,7 +139,9 @@ class WordCache(ABC):
         groups = self._group(pre_tokens)
         tokens = encode_lines(tokenizer, Characters([" ".join(group).removeprefix(_LINE_START) for group in groups]))
         ordered = [*chain.from_iterable(groups)]
-        lengths = np.fromiter((len(one.removeprefix(_LINE_START)) for one in ordered), np.int64, len(ordered))
+        lengths = np.fromiter(
+            (len(pre_token.removeprefix(_LINE_START)) for pre_token in ordered), np.int64, len(ordered)
+        )
         starts = starts_of(lengths + 1)  # one more for the space or the line end after each pre-token
         owner = np.searchsorted(starts, tokens.first, "right") - 1  # (tokens,) the pre-token of each token
         first, last = ((places - starts[owner]).astype(np.int32) for places in (tokens.first, tokens.last))
@@ -201,26 +197,12 @@ class ChineseApart(WordCache):
         chinese &= (code_points < _NOT_SPLIT.start) | (code_points >= _NOT_SPLIT.stop)
         divides = chinese | (code_points == ord("\n")) | (code_points == ord(" "))
         tokens = self._recall(tokenizer, *_split(characters, divides))
-        chinese_places = np.flatnonzero(chinese)
-        # Where each token goes when both kinds are merged in the order of the text. A token of a pre-token stands
-        # after the tokens before it, and after the Chinese characters before it. In 我ok了 the token of ok goes to
-        # 0 + 1 = 1, so 我 and 了 get the places that are left, 0 and 2.
-        chinese_before = np.cumsum(chinese, dtype=np.int32) - chinese
-        places = np.arange(len(tokens.ids)) + chinese_before[tokens.first]
-        is_chinese = np.ones(len(chinese_places) + len(places), bool)
-        is_chinese[places] = False
-        places_left = np.flatnonzero(is_chinese)
-
-        def merge(of_pre_tokens: NDArray[Any], of_chinese: NDArray[Any]) -> NDArray[Any]:
-            merged = np.empty(len(is_chinese), of_pre_tokens.dtype)
-            merged[places], merged[places_left] = of_pre_tokens, of_chinese
-            return merged
-
-        ids = merge(tokens.ids, self.chinese_ids[code_points[chinese_places]])
-        return _Tokens(ids, merge(tokens.first, chinese_places), merge(tokens.last, chinese_places))
-
-    def _group(self, pre_tokens: Sequence[str]) -> list[list[str]]:
-        return _in_groups(pre_tokens, _TOGETHER)
+        places = np.flatnonzero(chinese)
+        of_chinese = _Tokens(self.chinese_ids[code_points[places]], places, places)
+        # Both kinds in the order of the text: in 我ok了 `ok` begins at 1, and 我 and 了 at 0 and 3. So [1, 0, 3] gives
+        # the order 1 0 2. A stable sort is a merge here, since each kind is in order.
+        order = np.argsort(np.append(tokens.first, places), kind="stable")
+        return _Tokens(*(np.append(*arrays)[order] for arrays in zip(tokens, of_chinese, strict=True)))
 
 
 _KEEPS, _CHANGES, _LOSES = range(3)  # what a normalizer does to a character, see _effect_on
@@ -235,14 +217,14 @@ class SpacesBefore(WordCache):
 
     Args:
         normalize: what the tokenizer does to a text first.
-        before: the word that we put before a pre-token.
+        filler: the word that we put before a pre-token.
         never: characters beside which a space is not a divider.
         together: the most pre-tokens that we can encode together.
     """
 
-    def __init__(self, normalize: Callable[[str], str], before: str, never: Iterable[str], together: int) -> None:
+    def __init__(self, normalize: Callable[[str], str], filler: str, never: Iterable[str], together: int) -> None:
         super().__init__()
-        self.before, self.together = _LINE_START + before, together
+        self.filler, self.together = _LINE_START + filler, together
         self.effects = CodePointTable(lambda code_points: [_effect_on(chr(point), normalize) for point in code_points])
         self.effects.values[[*map(ord, never)]] = _CHANGES
 
@@ -266,14 +248,14 @@ class SpacesBefore(WordCache):
 
     def _group(self, pre_tokens: Sequence[str]) -> list[list[str]]:
         line_starts, line_ends, others = [], [], []
-        for one in pre_tokens:
-            if one.startswith(_LINE_START):
-                line_starts.append([one])
-            elif self.effects.values[ord(one[-1])] != _KEEPS:  # a space after it would be no divider
-                line_ends.append([self.before, one])
+        for pre_token in pre_tokens:
+            if pre_token.startswith(_LINE_START):
+                line_starts.append([pre_token])
+            elif self.effects.values[ord(pre_token[-1])] != _KEEPS:  # a space after it would be no divider
+                line_ends.append([self.filler, pre_token])
             else:
-                others.append(one)
-        return line_starts + line_ends + [[self.before, *group] for group in _in_groups(others, self.together)]
+                others.append(pre_token)
+        return line_starts + line_ends + [[self.filler, *group] for group in _in_groups(others, self.together)]
 
 
 def _effect_on(character: str, normalize: Callable[[str], str]) -> int:
@@ -312,10 +294,10 @@ def _cache_for(tokenizer) -> WordCache | None:
     # What follows an added token is normalized on its own, so the normalizer may strip a space there.
     strips = any(step.get("strip_left") for step in components.normalizer)
     never = {token.content[-1] for token in components.added if strips and not token.normalized}
-    before = next((letter for letter in ascii_letters if letter not in never), "")
-    if {*encode_lines(tokenizer, Characters([before])).first.tolist()} != {0}:
+    filler = next((letter for letter in ascii_letters if letter not in never), "")
+    if {*encode_lines(tokenizer, Characters([filler])).first.tolist()} != {0}:
         return None
     # It may also get a prefix. If trimming removes this again, a token may be left with nothing, and stand for the
     # next visible character. That must not be one of another pre-token.
     trims_prefix = components.trims and components.pre_tokenizer[-1]["add_prefix_space"]
-    return SpacesBefore(components.normalize, before, never, 1 if trims_prefix else _TOGETHER)
+    return SpacesBefore(components.normalize, filler, never, 1 if trims_prefix else _TOGETHER)
