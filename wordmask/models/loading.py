@@ -30,7 +30,10 @@ LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a
 
 
 def load_tokenizer(
-    arguments: ModelArguments, config: PreTrainedConfig | None = None, texts: Any = None, checkpoint: str | None = None
+    arguments: ModelArguments,
+    config: PreTrainedConfig | None = None,
+    texts: object = None,
+    checkpoint: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer, or train one.
 
@@ -58,7 +61,7 @@ def load_tokenizer(
     return load_pretrained_tokenizer(flag, name, use_fast=arguments.use_fast_tokenizer, **hub_options(arguments))
 
 
-def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | None, texts: Any) -> str:
+def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | None, texts: object) -> str:
     """The directory in the cache of a tokenizer trained on a text."""
     if not isinstance(texts, Texts) or texts.is_stream:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which word each character of a text belongs to. What a word is, is decided here and nowhere else.
+"""Which word each character of a text belongs to. This module alone decides what a word is.
 
 Each character gets the number of its word, its *word id*: from the rule for text (`Characters.word_ids`), or from a
 segmenter (`segmented`). Words come from the text, tokens come from the tokenizer, and character offsets join the two.
