@@ -265,16 +265,16 @@ def _replace(
     """See `replace`. A random number of 32 bits below the first bound makes a token the mask token; from there to the
     second bound, a random token."""
     masked, labels = input_ids.copy(), np.full_like(input_ids, IGNORED)
-    width = input_ids.shape[1]
+    width, mask_below, random_below = input_ids.shape[1], bounds[0], bounds[1]
     for flat in chosen:
         sequence, position = flat // width, flat % width
         labels[sequence, position] = input_ids[sequence, position]
         # The upper half of the bits decides what happens, the lower half decides which token.
         bits = _draw(keys[sequence], _REPLACE, position)
         action = bits >> _HALF
-        if action < bounds[0]:
+        if action < mask_below:
             masked[sequence, position] = mask_token_id
-        elif action < bounds[1]:
+        elif action < random_below:
             masked[sequence, position] = random_ids[_below(len(random_ids), bits << _HALF)]
     return masked, labels
 
