@@ -111,7 +111,7 @@ def contestants(tokenizer, peer_rows: datasets.Dataset, rows: Sequences) -> dict
 
     def ours(strategy: Strategy) -> Callable[[], Any]:
         collator = MaskingCollator(vocabulary, strategy, seed=42)
-        return lambda: collator(rows.examples(draws))
+        return lambda: collator(rows.__getitems__(draws))
 
     def peer(collator: Callable[[Any], Any], *without: str) -> Callable[[], Any]:
         dataset = peer_rows.remove_columns(list(without))
