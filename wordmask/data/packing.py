@@ -68,9 +68,7 @@ def _shapes(histogram: NDArray[np.int64], capacity: int) -> list[tuple[Shape, in
     fits there. The rest goes into new sequences. With capacity 5 and lengths 3 3 2 1, the two 3s open two sequences, 2
     fills one of them, and 1 goes into the other: ((3, 1), (2, 1)) and ((3, 1), (1, 1)).
     """
-    by_space: list[list[tuple[Shape, int]]] = [
-        [] for _ in range(capacity + 1)
-    ]  # open sequences, by the space that is left
+    by_space: list[list[tuple[Shape, int]]] = [[] for _ in range(capacity + 1)]  # open sequences by the space left
     for length in range(capacity, 0, -1):
         remaining = int(histogram[length])
         for space in range(length, capacity + 1):

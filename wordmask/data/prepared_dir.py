@@ -13,7 +13,7 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import pyarrow as pa
@@ -48,28 +48,20 @@ TEXT_FLAGS = (
 ADVICE = "tokenize the text again into a new directory with --prepare_only"
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Some texts of a split. Their tokens are one file.
 
     Attributes:
         split: the name of the split.
-        number: the number of the part, from 0.
-        count: the number of parts of the split.
+        file: the name of the file.
+        label: the name of the part in messages.
         texts: the numbers of its texts.
     """
 
     split: str
-    number: int
-    count: int
+    file: str
+    label: str
     texts: range
-
-    @property
-    def file(self) -> str:
-        return f"{self.split}-{self.number:05d}-of-{self.count:05d}.arrow"
-
-    def __str__(self) -> str:
-        return f"part {self.number + 1} of {self.count} of {self.split}"
 
 
 @dataclass(frozen=True)
@@ -95,12 +87,13 @@ class PreparedRecord:
     @property
     def parts(self) -> list[Part]:
         """The parts of all splits, in order."""
-        spans = {split: divided(range(count), self.part_lines) for split, count in self.texts.items()}
-        return [
-            Part(split, number, len(of_split), span)
-            for split, of_split in spans.items()
-            for number, span in enumerate(of_split)
-        ]
+        parts = []
+        for split, count in self.texts.items():
+            spans = divided(range(count), self.part_lines)
+            for number, span in enumerate(spans):
+                file = f"{split}-{number:05d}-of-{len(spans):05d}.arrow"
+                parts.append(Part(split, file, f"part {number + 1} of {len(spans)} of {split}", span))
+        return parts
 
     def differences(self, earlier: PreparedRecord) -> list[str]:
         """The names of what differs from an earlier record and would give other parts."""
@@ -209,7 +202,7 @@ def _sources(texts: Mapping[str, Texts[Source]], parts: Sequence[Part], update: 
         of_split = list(group)
         for part, tables in zip(of_split, texts[split].tables(part.texts for part in of_split), strict=True):
             digest = ContentDigest()
-            yield PartSource(part.file, str(part), read(split, tables, digest), digest)
+            yield PartSource(part.file, part.label, read(split, tables, digest), digest)
 
 
 def _read_parts(directory: Path, parts: Iterable[Part], split: str, read: Callable[[str], T]) -> list[T]:
@@ -313,7 +306,7 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
     if missing:
         more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
         raise InputError(
-            f"--prepared_dir: {directory} is not complete, {missing[0]}{more} missing; run --prepare_only again"
+            f"--prepared_dir: {directory} is not complete, {missing[0].label}{more} missing; run --prepare_only again"
         )
     for split, count in record.texts.items():
         logger.warning("--prepared_dir: %s texts of %s, tokenized before, from %s", f"{count:,}", split, directory)

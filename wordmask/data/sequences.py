@@ -112,36 +112,24 @@ def count_special_tokens(tokenizer) -> int:
 
 
 class Sequences(torch.utils.data.Dataset):
-    """The sequences of a text.
+    """The sequences of a tokenized text.
 
     Args:
-        stream: the tokens of the text.
-        division: where each sequence is in the stream.
-        special_count: the number of special tokens around a document.
+        stream: the tokens.
+        tokenization: how they were made.
         length: the largest number of tokens of a sequence, with special tokens.
+        packed: whether documents share sequences.
+        limit: the largest number of documents; all if `None`.
     """
 
-    def __init__(self, stream: StoredTokens, division: Division, special_count: int, length: int):
-        self.stream, self.division, self.special_count, self.length = stream, division, special_count, length
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         stream: StoredTokens,
         tokenization: Tokenization,
         length: int,
         packed: bool = False,
         limit: int | None = None,
-    ) -> Sequences:
-        """The sequences of a tokenized text.
-
-        Args:
-            stream: the tokens.
-            tokenization: how they were made.
-            length: the largest number of tokens of a sequence, with special tokens.
-            packed: whether documents share sequences.
-            limit: the largest number of documents; all if `None`.
-        """
+    ):
         arguments, special_count = tokenization.arguments, count_special_tokens(tokenization.tokenizer)
         room, lengths = length - special_count, stream.lengths
         long_count = int((lengths > room).sum())
@@ -149,8 +137,8 @@ class Sequences(torch.utils.data.Dataset):
             action = "cut" if arguments.long_lines == "truncate" else "split"
             template = "%d of %d lines are longer than %d tokens and are %s (--long_lines %s)"
             logger.warning(template, long_count, len(lengths), room, action, arguments.long_lines)
-        division = divide(lengths, stream.separated, special_count, length, arguments, packed, limit)
-        return cls(stream, division, special_count, length)
+        self.division = divide(lengths, stream.separated, special_count, length, arguments, packed, limit)
+        self.stream, self.special_count, self.length = stream, special_count, length
 
     def __len__(self) -> int:
         return len(self.division)

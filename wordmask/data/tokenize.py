@@ -126,8 +126,9 @@ class TextTokenizer:
         findings = Findings.of(characters, has_words=has_references or self.segmenter is not None)
         if has_references:
             positions = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
-            name_line, classic = partial(self._name_line, batch), self._are_classic(batch)
-            references = LineReferences(positions, name_line, classic, self.mixed, self.reference_flag)
+            name_line = partial(self._name_line, batch)
+            file = batch["file"].to_numpy() if "file" in batch.column_names else np.zeros(len(batch), np.int64)
+            references = LineReferences(positions, name_line, self.classic[file], self.mixed, self.reference_flag)
             by_references, left_out = continuations(tokens, references, self.prefix, special)
             example = references.place(int(left_out[0])) if len(left_out) else ""
             findings += Findings(positions=sum(map(len, positions)), left_out=len(left_out), example=example)
@@ -153,12 +154,6 @@ class TextTokenizer:
             return f"{index + 1} of its batch"
         file = self.reference_files[batch["file"][index].as_py()] if "file" in batch.column_names else ""
         return f"{batch['line'][index].as_py()} of the text ({file})"
-
-    def _are_classic(self, batch: pa.Table) -> NDArray[np.bool_]:
-        """(lines,) Whether the reference of each line comes from a file without provenance."""
-        if "file" in batch.column_names:
-            return self.classic[batch["file"].to_numpy()]
-        return np.full(len(batch), self.classic.all())
 
 
 def tokens_of_split(tokenizers: Mapping[str, TextTokenizer], batch: tuple[str, pa.Table]) -> TokenBatch:

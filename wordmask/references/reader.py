@@ -7,15 +7,16 @@ script have no such file beside them; we read them, too.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json  # noqa: F401  # makes pa.json
 
 from wordmask.references.provenance import TextDigest, check_text, read_provenance
 from wordmask.utils.batches import batches
@@ -47,25 +48,14 @@ def parse_references(numbered: Sequence[tuple[int, str]], path: str, flag: str) 
 
 def _parse(lines: Sequence[str]) -> pa.ListArray | None:
     """The lists in JSON lines; `None` if one of them is not a list of 32-bit integers."""
-    # All lines are parsed as one document: `[1]` and `[2]` become `{"r":[1]}\n{"r":[2]}\n`. So each line must have
-    # exactly one list. Otherwise, a line `[1]} {"r":[2]` would count as two.
-    if not all(line.count("[") == line.count("]") == 1 and line.strip()[-1] == "]" for line in lines):
+    # Each line must be one list, since all lines are parsed at once: `[1],[2` and `3]` would also be two lists.
+    if not all(map(re.compile(r"\s*\[[^][]*\]\s*").fullmatch, lines)):
         return None
     try:
-        document = "".join(f'{{"r":{line}}}\n' for line in lines).encode("utf-8", "surrogatepass")
-        one_block = pa.json.ReadOptions(block_size=max(len(document), 2**20))  # the reader refuses a longer line
-        column = pa.json.read_json(pa.py_buffer(document), one_block, _ONE_LIST)["r"].combine_chunks()
-        positions = column.values.cast(pa.int32())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        references = json.loads(f"[{','.join(lines)}]")
+        return pa.array(references, pa.list_(pa.int32())) if {*map(type, chain(*references))} <= {int} else None
+    except (ValueError, OverflowError):
         return None
-    if len(column) != len(lines) or column.null_count or positions.null_count:
-        return None
-    return pa.ListArray.from_arrays(column.offsets, positions)
-
-
-_ONE_LIST = pa.json.ParseOptions(
-    explicit_schema=pa.schema([("r", pa.list_(pa.int64()))]), unexpected_field_behavior="error"
-)
 
 
 def pair_tables(

@@ -74,14 +74,10 @@ class Annotator:
     def __call__(self, batch: Batch) -> list[list[int] | None]:
         """The reference of each line, `None` for a blank one."""
         start, lines = batch
-        visible = [index for index, line in enumerate(lines) if not is_blank(line)]
-        references: list[list[int] | None] = [None] * len(lines)
-        if visible:
-            texts, numbers = [lines[index] for index in visible], [start + index for index in visible]
-            positions = line_positions(self.tokenizer, self.segmenter, texts, self.mixed, numbers)
-            for index, reference in zip(visible, positions, strict=True):
-                references[index] = reference
-        return references
+        numbers = [number for number, line in enumerate(lines, start) if not is_blank(line)]
+        texts = [line for line in lines if not is_blank(line)]
+        references = iter(line_positions(self.tokenizer, self.segmenter, texts, self.mixed, numbers) if texts else [])
+        return [None if is_blank(line) else next(references) for line in lines]
 
 
 def _make_block(annotator: Annotator, output: Output, batch: Batch) -> Block:
@@ -143,27 +139,27 @@ class Output:
 
     def join(self, parts: Sequence[Path]) -> None:
         """Make the output from its parts. An earlier output is replaced at the end, after its sidecar is removed."""
-        final, joined = Path(self.path), Path(f"{self.parts}.whole")
+        final, complete = Path(self.path), Path(f"{self.parts}.whole")
         if self.kind == "directory":
-            shutil.rmtree(joined, ignore_errors=True)
-            joined.mkdir()
+            shutil.rmtree(complete, ignore_errors=True)
+            complete.mkdir()
             for number, part in enumerate(parts):  # copied, since the parts stay until the output is complete
-                shutil.copyfile(part, joined / f"part-{number:05d}-of-{len(parts):05d}.parquet")
+                shutil.copyfile(part, complete / f"part-{number:05d}-of-{len(parts):05d}.parquet")
         elif self.kind == "parquet":
-            with write_atomically(joined, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+            with write_atomically(complete, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
                 for part in parts:
                     source = pq.ParquetFile(part)
                     for group in range(source.num_row_groups):
                         writer.write_table(source.read_row_group(group))
         else:
-            with write_atomically(joined, binary=True) as file:
+            with write_atomically(complete, binary=True) as file:
                 for part in parts:
                     with open(part, "rb") as source:
                         shutil.copyfileobj(source, file)
         sidecar(self.path).unlink(missing_ok=True)
         if self.kind == "directory" and final.exists():
             shutil.rmtree(final)
-        os.replace(joined, final)
+        os.replace(complete, final)
 
 
 def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:

@@ -86,7 +86,7 @@ def make_sequences(
             findings += train_findings
         if "validation" in texts and (training.do_eval or not sequences.train):
             stream = tokens_of(texts["validation"], tokenization)
-            sequences.validation = Sequences.of(stream, tokenization, max(lengths), limit=data.max_eval_samples)
+            sequences.validation = Sequences(stream, tokenization, max(lengths), limit=data.max_eval_samples)
             findings.append(stream.findings)
     warn_of_findings(findings, masks_words=tokenization.segmentation is not None)
     for split in ("train", "validation"):
@@ -109,7 +109,7 @@ def _train_sequences(
         return streamed, [streamed.first_findings()] if training.should_log else []
     stream = tokens_of(text, tokenization)
     stages = [
-        Sequences.of(stream, tokenization, length, data.pack_sequences, data.max_train_samples) for length in lengths
+        Sequences(stream, tokenization, length, data.pack_sequences, data.max_train_samples) for length in lengths
     ]
     return StagedSequences(stages, [share for _, share in data.stages] or [1.0]), [stream.findings]
 
