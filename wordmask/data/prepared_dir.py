@@ -21,9 +21,9 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.data.file_source import ContentDigest
 from wordmask.data.findings import Findings, Found, findings_in, total, warn_of_findings
 from wordmask.data.sources import Source, Texts, divided
-from wordmask.data.text_files import ContentDigest
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
 from wordmask.data.tokenize import VERSION, tokenizer_identity, tokens_of_split
 from wordmask.tokenization.encoding import require_fast

@@ -12,7 +12,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from wordmask.config.arguments import ModelArguments
-from wordmask.utils.cache import cache_directory, content
+from wordmask.utils.cache import cache_directory, content_digest
 
 SCRATCH = "from scratch"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in the order of the search
@@ -34,7 +34,7 @@ def base_model(arguments: ModelArguments) -> str:
         files = sorted(glob.glob(os.path.join(glob.escape(str(directory)), pattern)))
         if files:
             cache = cache_directory(arguments.cache_dir)
-            digests = [content(file, cache) for file in files]
+            digests = [content_digest(file, cache) for file in files]
             return hashlib.sha256(" ".join(digests).encode()).hexdigest()
     return f"{name}, {arguments.model_revision}"
 

@@ -32,7 +32,7 @@ from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
-from wordmask.utils.readers import Column, TextFiles, summary
+from wordmask.utils.readers import Column, TextReader, summary
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def write_references(
     output: Output,
     annotator: Annotator,
     work: Work,
-    track: Callable[[TextFiles], Iterable[str]] = lambda texts: texts,
+    track: Callable[[TextReader], Iterable[str]] = lambda texts: texts,
     column: Column | None = None,
 ) -> Provenance | None:
     """Make the references of a text. Memory does not grow with the text.
@@ -218,7 +218,7 @@ def write_references(
         )
         directory = _claim_parts(output, provenance, work)
         digest, files = TextDigest(), list[str]()
-        lines = track(TextFiles(text_paths, "--file_name", column))
+        lines = track(TextReader(text_paths, "--file_name", column))
         with _removed_if_empty(directory, work):
             sources = _sources(lines, digest, files, work)
             directory.make(sources, partial(_make_block, annotator, output), work.workers, output.write)
