@@ -24,7 +24,8 @@ from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.parts import Work
 from wordmask.utils.progress import tracked_lines
-from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column, find_text_files
+from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
+from wordmask.utils.readers.paths import find_text_files
 
 
 @dataclass

@@ -258,7 +258,7 @@ class FileStream:
     is_stream = True
 
     @property
-    def shards(self) -> int:
+    def num_shards(self) -> int:
         return len(self.files.paths) if self.limit is None else 1
 
     def take(self, limit: int) -> FileStream:

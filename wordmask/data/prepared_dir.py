@@ -177,14 +177,14 @@ def prepare(
         {split: own.source.digest for split, own in texts.items()},
         {split: tokenizer.identity() for split, tokenizer in tokenizers.items()},
     )
-    parts = record.all_parts[work.shard :: work.shards]
+    parts = record.all_parts[work.shard_index :: work.num_shards]
     schema = token_schema(next(iter(tokenizers.values())).dtype)  # of the vocabulary, so the same for all
     with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to go on"):
         directory.claim(asdict(record), lambda earlier: record.differences(_checked(earlier, directory.path)))
         with bar("Tokenizing", "texts") as update:
             sources = _sources(texts, parts, update)
             tokenize = partial(tokens_of_split, tokenizers)
-            directory.make(sources, tokenize, work.workers, partial(write_tokens, schema=schema))
+            directory.make(sources, tokenize, work.num_workers, partial(write_tokens, schema=schema))
     found = [
         Found(_findings(directory.path, [part for part in parts if part.split == split]), own.flag, own.reference_flag)
         for split, own in texts.items()

@@ -22,7 +22,7 @@ from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.hub import quiet_hub
-from wordmask.utils.readers import check_column_name, choose_column, expand_files, find_text_files, summary
+from wordmask.utils.readers import check_column_name, choose_column, summary
 from wordmask.utils.readers.columns import (
     REFERENCES,
     Column,
@@ -35,7 +35,7 @@ from wordmask.utils.readers.columns import (
     texts_at,
 )
 from wordmask.utils.readers.parquet_file import kinds_of
-from wordmask.utils.readers.paths import is_saved_dataset
+from wordmask.utils.readers.paths import expand_files, find_text_files, is_saved_dataset
 
 SPLITS = ("train", "validation")
 logger = logging.getLogger(__name__)
@@ -83,14 +83,14 @@ class Stream(Protocol):
 
     Attributes:
         is_stream: `True`.
-        shards: the number of shards, which different processes can read.
+        num_shards: the number of shards, which different processes can read.
     """
 
     @property
     def is_stream(self) -> bool: ...
 
     @property
-    def shards(self) -> int: ...
+    def num_shards(self) -> int: ...
 
     def take(self, limit: int) -> Stream:
         """The first `limit` texts, as one shard."""
@@ -133,14 +133,14 @@ class DatasetStream:
     is_stream = True
 
     @property
-    def shards(self) -> int:
+    def num_shards(self) -> int:
         return 1 if self.limited else self.dataset.num_shards
 
     def take(self, limit: int) -> DatasetStream:
         return DatasetStream(self.dataset.take(limit), limited=True)
 
     def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
-        dataset = self.dataset.shard(self.shards, shard) if self.shards > 1 else self.dataset
+        dataset = self.dataset.shard(self.num_shards, shard) if self.num_shards > 1 else self.dataset
         names = ("text", REFERENCES)
         return rebatched(
             pa.table({name: batch[name] for name in names if name in batch}) for batch in dataset.iter(batch_size=size)
@@ -232,16 +232,12 @@ def _split(texts: Texts[Source], percentage: int) -> dict[str, Texts[Any]]:
             f"{texts.flag}: {count} text is too few to set {percentage} % apart for evaluation; give "
             "--validation_file, or --validation_split_percentage 0"
         )
-
-    source = texts.source
-    return {
-        "train": replace(texts, source=source.select(range(part, count))),
-        "validation": replace(texts, source=source.select(range(part))),
-    }
+    spans = {"train": range(part, count), "validation": range(part)}
+    return {split: replace(texts, source=texts.source.select(span)) for split, span in spans.items()}
 
 
 def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Texts[Any]]:
-    """The text of local files, with their references where there are any."""
+    """The text of local files, with its references if there are any."""
     files = {split: _files(arguments, split) for split in SPLITS if getattr(arguments, f"{split}_file")}
     all_files = list(files.values())
     check_column_name([each.column for each in all_files], arguments.text_column_name, all_files[0].paths[0])
@@ -254,10 +250,9 @@ def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Te
             source = count_texts(own, cache_directory(cache_dir), arguments.overwrite_cache)
             said = summary(len(source), source.blank_count, len(own.paths), own.column)
         logger.warning("%s: %s", own.flag, said)
-        if own.column and own.column.references and not own.references:
-            texts[split] = Texts(source, own.flag, own.flag, own.paths)
-        else:
-            texts[split] = Texts(source, own.flag, own.reference_flag, own.references)
+        in_tables = own.column and own.column.references and not own.references
+        references = (own.flag, own.paths) if in_tables else (own.reference_flag, own.references)
+        texts[split] = Texts(source, own.flag, *references)
     return texts
 
 
@@ -284,13 +279,10 @@ def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | 
         dataset, column = _with_text_column(splits[split], arguments.text_column_name, flag, name)
         if arguments.streaming and split == "validation":  # validation text is always read once and kept
             dataset = datasets.Dataset.from_list(list(dataset.take(arguments.max_eval_samples or 10**9)))
-        source: DatasetStream | DatasetSource
-        if isinstance(dataset, datasets.IterableDataset):
-            source, count = DatasetStream(dataset), "a stream of"
-        else:
-            source, count = DatasetSource(dataset), f"{len(dataset):,}"
+        is_stream = isinstance(dataset, datasets.IterableDataset)
+        source, count = (DatasetStream, "a stream of") if is_stream else (DatasetSource, f"{len(dataset):,}")
         logger.warning("%s: %s texts from column %s of the split %s of %s", flag, count, column, split, name)
-        texts[split] = Texts(source, flag, flag, [name] if column.references else [])
+        texts[split] = Texts(source(dataset), flag, flag, [name] if column.references else [])
     if not texts:
         raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
     return texts
@@ -323,11 +315,11 @@ def _with_text_column(dataset: AnyDataset, name: str | None, flag: str, source: 
     column = choose([TableColumns(source, kinds)], name, flag)
     outer, names = column.keys[0], dataset.column_names or [keys[0] for keys in kinds if len(keys) == 1]
     if len(column.keys) > 1 or kinds[column.keys] != Kind.TEXT:
-        return dataset.map(partial(_texts_at, keys=column.keys), batched=True, remove_columns=names), column
+        return dataset.map(partial(_flatten, keys=column.keys), batched=True, remove_columns=names), column
     dataset = dataset.select_columns([outer, *([REFERENCES] if column.references else [])])
     return dataset if outer == "text" else dataset.rename_column(outer, "text"), column
 
 
-def _texts_at(batch: dict[str, list[Any]], keys: Keys) -> dict[str, list[Any]]:
+def _flatten(batch: dict[str, list[Any]], keys: Keys) -> dict[str, list[Any]]:
     """The texts that a batch of rows has at the end of a way. Each string of a list is a text."""
     return {"text": list(texts_at(batch, keys))}

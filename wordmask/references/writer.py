@@ -221,10 +221,10 @@ def write_references(
         lines = track(TextReader(text_paths, "--file_name", column))
         with _removed_if_empty(directory, work):
             sources = _sources(lines, digest, files, work)
-            directory.make(sources, partial(_make_block, annotator, output), work.workers, output.write)
+            directory.make(sources, partial(_make_block, annotator, output), work.num_workers, output.write)
             read = summary(digest.lines - digest.blank, digest.blank, len(text_paths), column)
             logger.warning("--file_name: %s", read)
-        if work.shards > 1:
+        if work.num_shards > 1:
             return None  # other shards may be at work: a last run joins all parts
         if digest.lines == digest.blank:
             shutil.rmtree(directory.path)
@@ -256,7 +256,7 @@ def _claim_parts(output: Output, provenance: Provenance, work: Work) -> PartsDir
     directory = PartsDirectory(
         output.parts, "made_from.json", "--save_path", "--overwrite without --resume to start over"
     )
-    directory.claim(made_from, differences, start_over=not work.resume and work.shards == 1)
+    directory.claim(made_from, differences, start_over=not work.resume and work.num_shards == 1)
     return directory
 
 
@@ -266,7 +266,7 @@ def _removed_if_empty(directory: PartsDirectory, work: Work) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if work.shards == 1 and not list(directory.path.glob("*.part")):
+        if work.num_shards == 1 and not list(directory.path.glob("*.part")):
             shutil.rmtree(directory.path)
         raise
 
@@ -284,7 +284,7 @@ def _sources(lines: Iterable[str], whole: TextDigest, files: list[str], work: Wo
     for number, line in enumerate(remaining):  # the first line of each part: the body takes the rest
         digest = TextDigest()
         read = _digested(batches(chain([line], islice(remaining, work.part_lines - 1))), whole, digest)
-        if number % work.shards == work.shard:
+        if number % work.num_shards == work.shard_index:
             files.append(f"{number:06d}.part")
             yield PartSource(files[-1], f"part {number + 1}", read, digest)
         deque(read, maxlen=0)  # the lines of other shards count in the digest of the text

@@ -6,27 +6,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from wordmask.utils.readers import TextReader
+
 DELAY = 2.0  # seconds; what ends sooner needs no bar
 Batch = TypeVar("Batch", bound=Sized)
 logger = logging.getLogger(__name__)
-
-
-class Lines(Protocol):
-    """The lines of files, with the size of the files on disk and how many of these bytes were read."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def position(self) -> int: ...
-
-    def __iter__(self) -> Iterator[str]: ...
 
 
 class Update(Protocol):
@@ -69,7 +60,7 @@ def bar(description: str, unit: str = "lines") -> Iterator[Update]:
             progress.stop()
 
 
-def tracked_lines(lines: Lines, description: str, every: int = 1000) -> Iterator[str]:
+def tracked_lines(lines: TextReader, description: str, every: int = 1000) -> Iterator[str]:
     """The same lines, with a bar that shows how much of their files was read.
 
     Args:

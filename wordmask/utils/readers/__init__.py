@@ -28,18 +28,7 @@ from wordmask.utils.readers.delimited import DelimitedFile
 from wordmask.utils.readers.json_file import JsonFile
 from wordmask.utils.readers.open_file import OpenFile, lines
 from wordmask.utils.readers.parquet_file import ParquetFile
-from wordmask.utils.readers.paths import expand_files, find_text_files, format_of
-
-__all__ = [
-    "Column",
-    "TextReader",
-    "check_column_name",
-    "choose_column",
-    "expand_files",
-    "find_text_files",
-    "read_lines",
-    "summary",
-]
+from wordmask.utils.readers.paths import format_of
 
 
 class Table(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from wordmask.utils.readers.columns import REFERENCES, Column, Keys, Kind, looks
 from wordmask.utils.readers.open_file import OpenFile, lines, lines_with_ends
 
 DELIMITERS = (",", ";", "\t", "|")  # the header shows which one is used
-BLOCK = 2**16  # characters that are read at once
 LARGEST_FIELD = 2**31 - 1  # characters; Python's own limit is 131,072
 # Python's reader ends a row at a lone `\r` in a field without quotation marks. So we give it a character in place of
 # `\r` that UTF-8 cannot hold, which no text has. `a\rb\r\n` becomes `a\udc0db\r\n`.
@@ -47,7 +47,7 @@ class DelimitedFile:
             header = _header(self._rows(content))
         if not self.comma and header and all(map(QUOTED.fullmatch, header)):
             raise self._is_csv()
-        if any("\r" in field for field in header):
+        if any(IN_PLACE_OF_RETURN in field for field in header):
             raise self.file.mistake("has line ends of \\r alone; convert the file, for example with tr '\\r' '\\n'")
         if header.count(name or "text") > 1:
             raise self.file.mistake(f"names the column {name or 'text'} twice; give each column its own name")
@@ -74,7 +74,7 @@ class DelimitedFile:
             reference = header.index(REFERENCES) if column.references and header else None
             for row in rows:
                 if len(row) == width:
-                    yield row[text], None if reference is None else row[reference]
+                    yield row[text].replace(IN_PLACE_OF_RETURN, "\r"), None if reference is None else row[reference]
                 elif row not in EMPTY_LINE:
                     advice = (
                         "quote fields that hold the separator"
@@ -89,19 +89,9 @@ class DelimitedFile:
                     yield "", None  # an empty line is a blank text if there is no other column
 
     def _csv_rows(self, content: IO[bytes]) -> Iterator[list[str]]:
-        has_lone_returns = False
-
-        def blocks_of_lines() -> Iterator[list[str]]:
-            nonlocal has_lone_returns
-            text = lines_with_ends(content)
-            while block := text.readlines(BLOCK):
-                if LONE_RETURN.search("".join(block)):
-                    has_lone_returns = True
-                    block = [LONE_RETURN.sub(IN_PLACE_OF_RETURN, line) for line in block]
-                yield block
-
         csv.field_size_limit(LARGEST_FIELD)
-        source = chain.from_iterable(blocks_of_lines())
+        text = lines_with_ends(content)
+        source = (LONE_RETURN.sub(IN_PLACE_OF_RETURN, line) if "\r" in line else line for line in text)
         numbered = ((number, line) for number, line in enumerate(source) if not line.isspace())
         empty_lines, header = next(numbered, (0, ""))
         reader = csv.reader(chain([header], source), delimiter=_delimiter(header), strict=True)
@@ -109,7 +99,7 @@ class DelimitedFile:
         last_line = 0  # of the row before
         try:
             for row in reader:
-                yield [field.replace(IN_PLACE_OF_RETURN, "\r") for field in row] if has_lone_returns else row
+                yield row
                 last_line = reader.line_num
         except csv.Error as error:
             raise self.file.mistake(
@@ -144,9 +134,8 @@ def _delimiter(header: str) -> str:
     """What separates the fields of a header: a comma, or if there is none, what makes the most fields."""
 
     def width(delimiter: str) -> int:
-        try:
+        with contextlib.suppress(csv.Error):  # a quoted name goes on in the next line, or ends before this delimiter
             return len(next(csv.reader([header], delimiter=delimiter, strict=True), []))
-        except csv.Error:  # a quoted name goes on in the next line, or another separator stands behind it
-            return 0
+        return 0
 
     return "," if width(",") > 1 else max(DELIMITERS, key=width)
