@@ -30,9 +30,10 @@ from wordmask.utils.readers.columns import (
     Kind,
     TableColumns,
     choose,
+    flattened,
     observe,
     summarized,
-    texts_at,
+    values_at,
 )
 from wordmask.utils.readers.parquet_file import kinds_of
 from wordmask.utils.readers.paths import expand_files, find_text_files, is_saved_dataset
@@ -322,4 +323,4 @@ def _with_text_column(dataset: AnyDataset, name: str | None, flag: str, source: 
 
 def _flatten(batch: dict[str, list[Any]], keys: Keys) -> dict[str, list[Any]]:
     """The texts that a batch of rows has at the end of a way. Each string of a list is a text."""
-    return {"text": list(texts_at(batch, keys))}
+    return {"text": list(flattened(values_at(value, keys[1:]) for value in batch[keys[0]]))}

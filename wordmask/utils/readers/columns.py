@@ -179,11 +179,6 @@ def values_at(node: Any, keys: Sequence[str]) -> Any:
     return node
 
 
-def texts_at(node: Any, keys: Sequence[str]) -> Iterator[Any]:
-    """What is at the end of a way, one by one if the way goes through lists or ends at lists."""
-    return flattened([values_at(node, keys)])
-
-
 def flattened(values: Iterable[Any]) -> Iterator[Any]:
     """The elements of a list and of all lists inside it, one by one."""
     for value in values:

@@ -35,7 +35,6 @@ class DelimitedFile:
 
     def __init__(self, file: OpenFile, comma: bool):
         self.file, self.comma = file, comma
-        self._rows = self._csv_rows if comma else self._tsv_rows
 
     def columns(self, name: str | None) -> dict[Keys, str]:
         """What each column holds, which is text. There is no column in an empty file.
@@ -43,8 +42,8 @@ class DelimitedFile:
         Raises:
             InputError: if the first row is not a header. A row that contains `name` is one.
         """
-        with self.file.open() as content:
-            header = _header(self._rows(content))
+        with self._open() as rows:
+            header = _header(rows)
         if not self.comma and header and all(map(QUOTED.fullmatch, header)):
             raise self._is_csv()
         if any(IN_PLACE_OF_RETURN in field for field in header):
@@ -67,8 +66,7 @@ class DelimitedFile:
         Raises:
             InputError: naming the line of a row with more or fewer fields than the header has.
         """
-        with self.file.open() as content:
-            rows = self._rows(content)
+        with self._open() as rows:
             header = _header(rows)
             width, text = len(header), header.index(column.keys[0]) if header else 0
             reference = header.index(REFERENCES) if column.references and header else None
@@ -88,6 +86,18 @@ class DelimitedFile:
                 elif width == 1:
                     yield "", None  # an empty line is a blank text if there is no other column
 
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Iterator[list[str]]]:
+        """Open the file and give its rows."""
+        with self.file.open() as content:
+            try:
+                yield self._csv_rows(content) if self.comma else self._tsv_rows(content)
+            except csv.Error as error:
+                raise self.file.mistake(
+                    f'is no row of CSV ({error}); write a field that contains a quotation mark as "a ""b"" c"',
+                    self._line_of_mistake(),
+                ) from None
+
     def _csv_rows(self, content: IO[bytes]) -> Iterator[list[str]]:
         csv.field_size_limit(LARGEST_FIELD)
         text = lines_with_ends(content)
@@ -96,16 +106,15 @@ class DelimitedFile:
         empty_lines, header = next(numbered, (0, ""))
         reader = csv.reader(chain([header], source), delimiter=_delimiter(header), strict=True)
         self.file.line_of_parser = lambda: empty_lines + reader.line_num
-        last_line = 0  # of the row before
-        try:
-            for row in reader:
-                yield row
-                last_line = reader.line_num
-        except csv.Error as error:
-            raise self.file.mistake(
-                f'is no row of CSV ({error}); write a field that contains a quotation mark as "a ""b"" c"',
-                empty_lines + last_line + 1,
-            ) from None
+        return reader
+
+    def _line_of_mistake(self) -> int:
+        """The first line of what is no row of CSV. We read the file again, because a row may have many lines."""
+        line = 0
+        with contextlib.suppress(csv.Error), self.file.open() as content:
+            for _ in self._csv_rows(content):
+                line = self.file.line_of_parser()
+        return line + 1
 
     def _tsv_rows(self, content: IO[bytes]) -> Iterator[list[str]]:
         """The rows. An error at the end of the file if quotation marks hold fields together, as in CSV."""
