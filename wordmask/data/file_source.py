@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wordmask.references.format import pair_tables
-from wordmask.references.provenance import TextDigest, sidecar
+from wordmask.references.format import pair_tables, pairs_blank_lines
+from wordmask.references.provenance import TextDigest, check_text, read_provenance, sidecar
 from wordmask.utils.batches import BATCH, CHARACTERS, batches
 from wordmask.utils.cache import found_once, hashed, stamps
 from wordmask.utils.errors import InputError
@@ -87,8 +87,20 @@ class SplitFiles:
             InputError: if references belong to another text or differ from it in number, or if TSV is quoted like CSV.
         """
         for index, path in enumerate(self.paths):
-            if self.references or format_of(path) == "tsv":
+            if self.references:
+                self._check_pair(TextReader([path], self.flag, self.column), self.references[index])
+            elif format_of(path) == "tsv":
                 deque(tracked(self.tables_of(index, TextDigest()), "Checking"), maxlen=0)
+
+    def _check_pair(self, reader: TextReader, reference: str) -> None:
+        provenance = read_provenance(reference, self.reference_flag)
+        if provenance is None:
+            pairs_blank_lines(reader, reference, self.reference_flag)
+            return
+        digest = TextDigest()
+        for batch in tracked(batches(reader), "Checking"):
+            digest.add(batch)
+        check_text(provenance, digest, reader.paths[0], reference, self.reference_flag)
 
 
 def _tables_of_reader(reader: TextReader, digest: TextDigest) -> Iterator[pa.Table]:
