@@ -29,6 +29,11 @@ def labelled_positions(labels: torch.Tensor) -> torch.Tensor:
     return labels.reshape(-1).ne(IGNORED).nonzero()[:, 0]
 
 
+def last_hidden_state(output: Any) -> torch.Tensor:
+    """The last hidden states among the outputs of an encoder."""
+    return output["last_hidden_state"] if isinstance(output, dict) else output[0]
+
+
 class SparsePrediction:
     """The hook on a model; it does nothing outside of `at`.
 
@@ -43,7 +48,7 @@ class SparsePrediction:
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if self.positions is None:
             return None
-        hidden = output["last_hidden_state"] if isinstance(output, dict) else output[0]
+        hidden = last_hidden_state(output)
         # (batch, length, hidden) becomes (1, positions, hidden), one sequence; of 2 × 8, position 9 is [1, 1].
         kept = hidden.reshape(-1, hidden.shape[-1])[self.positions][None]
         if isinstance(output, dict):

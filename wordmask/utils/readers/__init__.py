@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers.columns import REFERENCES, Column, Keys, TableColumns, choose, flattened
+from wordmask.utils.readers.columns import REFERENCES, Column, Keys, TableColumns, choose, flattened, listed
 from wordmask.utils.readers.delimited import DelimitedFile
 from wordmask.utils.readers.json_file import JsonFile
 from wordmask.utils.readers.open_file import OpenFile, lines
@@ -161,6 +161,35 @@ class TextReader:
             self._finished, self._file = self._finished + os.path.getsize(path), None
 
 
+def read_columns(path: str, flag: str, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The values of some columns of a table as strings, row by row. Nothing is an empty string.
+
+    Args:
+        path: the file.
+        flag: the flag that names it.
+        names: the columns.
+
+    Raises:
+        InputError: if the file is no table, has no such column, or cannot be read.
+    """
+    wanted = " and ".join(names)
+    if format_of(path) == "txt":
+        raise InputError(f"{flag}: {path} is a text file and has no columns; give a table with the columns {wanted}")
+    for name in names:
+        kinds = _open_table(path, flag).columns(name)
+        if (name,) not in kinds:
+            raise InputError(f"{flag}: {path} needs the columns {wanted}, and has no {name}, but {listed(kinds)}")
+    yield from zip(*(_values(path, flag, name) for name in names), strict=True)
+
+
+def _values(path: str, flag: str, name: str) -> Iterator[str]:
+    table = _open_table(path, flag)
+    for value, _ in table.rows(Column((name,))):
+        if isinstance(value, list):
+            raise table.file.mistake(f"holds a list in column {name}; give each row one value")
+        yield _text(value, table.file)
+
+
 def read_lines(path: str | Path, flag: str) -> Iterator[str]:
     """The lines of one file, whatever its name says."""
     return iter(TextReader([path], flag))
@@ -181,7 +210,7 @@ def _text(value: Any, file: OpenFile) -> str:
         return ""
     if isinstance(value, dict):
         raise file.mistake("holds an object where a text is needed; choose a field of it with --text_column_name")
-    text = value if isinstance(value, str) else json.dumps(value)  # a number among texts
+    text = value if isinstance(value, str) else json.dumps(value, default=str)  # a number or a date
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -112,12 +112,12 @@ def choose(tables: Sequence[TableColumns], name: str | None, flag: str) -> Colum
     for source, kinds, _ in tables:
         kind = kinds.get(keys)
         if kind is None:
-            raise InputError(f"--text_column_name: {source} has no column {column}, but {_listed(kinds)}")
+            raise InputError(f"--text_column_name: {source} has no column {column}, but {listed(kinds)}")
         if kind not in (READABLE if name is not None else (Kind.TEXT, Kind.NOTHING)):
             advice = f"give --text_column_name {column} to read it, or choose" if kind in READABLE else "choose"
             raise InputError(
                 f"{flag if name is None else '--text_column_name'}: column {column} of {source} holds {kind}, not "
-                f"text; {advice} another column; there is {_listed(kinds, keys)}"
+                f"text; {advice} another column; there is {listed(kinds, keys)}"
             )
         if column.references and (REFERENCES,) not in kinds:
             raise InputError(f"{flag}: {source} has no column {REFERENCES}, but other files do; add it")
@@ -149,7 +149,7 @@ def _only_text(tables: Sequence[TableColumns], flag: str) -> Keys:
         for keys, found in candidates.items():
             if Kind.TEXT in found and not IDENTIFIER.search(keys[-1]):
                 return keys
-        what, choices = "no column that is clearly the text", _listed(kinds)
+        what, choices = "no column that is clearly the text", listed(kinds)
     raise InputError(f"{flag}: {source} has {what}; choose one with --text_column_name: {choices}")
 
 
@@ -159,7 +159,7 @@ def _names(columns: Iterable[Keys]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _listed(kinds: Mapping[Keys, str], but: Keys | None = None) -> str:
+def listed(kinds: Mapping[Keys, str], but: Keys | None = None) -> str:
     """The columns to choose from: those that we can read, or else all."""
     others = [keys for keys in kinds if keys != but]
     return _names([keys for keys in others if kinds[keys] in READABLE] or others) or "no other"

@@ -1,0 +1,32 @@
+"""The flags of the probe: does the model get better for a task?"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from wordmask.config.parser import argument
+from wordmask.utils.errors import InputError
+
+METRICS = ("probe_accuracy", "probe_f1")  # of --metric_for_best_model
+
+
+@dataclass
+class ProbeArguments:
+    """Which labelled text shows whether the model gets better for a task."""
+
+    _argument_group_name = "probe"
+
+    probe_file: str | None = argument(
+        "Labelled text, a table with the columns text and label: each evaluation classifies it, with the model frozen.",
+        default=None,
+    )
+    probe_validation_file: str | None = argument(
+        "Labelled text to measure on; by default, a quarter of --probe_file.", default=None
+    )
+
+    def __post_init__(self) -> None:
+        if self.probe_validation_file and not self.probe_file:
+            raise InputError("--probe_validation_file needs --probe_file, the labelled text to learn from; add it")
+        if self.probe_file and importlib.util.find_spec("sklearn") is None:
+            raise InputError("--probe_file needs scikit-learn: pip install 'wordmask[probe]'")
