@@ -66,12 +66,23 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
                 logits, loss = _pass(model, size, length if fixed else min(SHORT, length))
             if training.do_train:
                 loss.backward()
+                _say_what_is_used(training, model)
             if logits.shape[-1] < size:
                 raise ValueError(f"predictions of {logits.shape[-1]} tokens, and the tokenizer has {size}")
     saving = _failing(f"{flag}: the configuration of {what} cannot be saved and loaded again; that gave")
     with saving, TemporaryDirectory() as directory:
         model.config.save_pretrained(directory)
         type(model.config).from_pretrained(directory)
+
+
+def _say_what_is_used(training: Any, model: PreTrainedModel) -> None:
+    """Tell DDP that every weight has a gradient, so that it need not look for others in each step, and warn of it.
+
+    With LayerDrop (Flaubert), steps differ.
+    """
+    all_used = all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
+    if training.ddp_find_unused_parameters is None and all_used and not getattr(model.config, "layerdrop", 0):
+        training.ddp_find_unused_parameters = False
 
 
 def _pass(model: Any, size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from wordmask.training.progress_record import read_state
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import pushing
+from wordmask.utils.terminal import terminal
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         )
     if isinstance(trainer.train_sequences, StagedSequences):
         metrics["train_samples"] = trainer.train_sequences.stages[-1].documents
+    terminal().doing("saving the model")
     trainer.save_model()
-    trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics
@@ -64,8 +64,6 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
     """Load the model of a finished run, or of its last checkpoint if the run did not save it."""
     directory = str(trainer.args.output_dir)
     saved = os.path.exists(os.path.join(directory, "train_results.json"))
-    # A work-around; no thread known. It can go when `_load_from_checkpoint` does not call tied weights missing.
-    transformers.utils.logging.set_verbosity_error()
     trainer._load_from_checkpoint(directory if saved else checkpoint)
     trainer.state = read_state(checkpoint)
     if not saved:
@@ -74,13 +72,13 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
 
 def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
     """Evaluate the model; `combined` adds the results to `all_results.json`, with those of training."""
+    terminal().doing("evaluating")
     metrics = trainer.evaluate()
     metrics["eval_samples"] = len(trainer.eval_sequences or ())
     if "eval_perplexity" in metrics:
         metrics["perplexity"] = metrics.pop(
             "eval_perplexity"
         )  # its name in eval_results.json of transformers' scripts
-    trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics, combined)
     return metrics
 
