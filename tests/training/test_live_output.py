@@ -118,7 +118,7 @@ OURS = re.compile(
     r"(importing|reading|loading|trying|tokenizing|saving|evaluating|compiling) .*\.\.\."
     r"|(model|text|masking|device|steps|output): .*|step \d.*|evaluation.*|trained .*"
     r"|--(train|validation)_file: .*|going on from .*|this run was started with other settings: .*"
-    r"|model and results: .*|results: .*"
+    r"|model and results: .*|results: .*|\d+ of \d+ lines are longer .*"
 )
 STARTS = {
     "bf16": ["--bf16", "--use_cpu"],
