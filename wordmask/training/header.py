@@ -11,7 +11,7 @@ from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import Strategy
 from wordmask.training.trainer import MlmTrainer
-from wordmask.utils.quantities import counted, percent, short
+from wordmask.utils.quantities import counted, number, percent, short
 from wordmask.utils.terminal import Fact, Terminal
 
 _UNITS = {
@@ -101,4 +101,4 @@ def _steps(trainer: MlmTrainer) -> str:
     stage = plan.stages[-1]
     tokens = int(sequences.stages[-1].lengths.sum()) * stage.layout.step / max(len(sequences.stages[-1]), 1)
     each = counted(min(stage.layout.step, len(sequences.stages[-1])), "sequence")
-    return f"{planned:,} in {epochs:.3g} epochs{left}, each of {each}, about {short(tokens)} tokens"
+    return f"{planned:,} in {epochs:.3g} epochs{left}, each of {each}, about {number(tokens, 3)} tokens"

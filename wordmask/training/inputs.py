@@ -17,6 +17,7 @@ from wordmask.models.loading import choose_length, load_tokenizer, longest_row
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
 from wordmask.utils.parts import Work
+from wordmask.utils.terminal import terminal
 
 
 @dataclass
@@ -123,11 +124,15 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
             "python, and divide it with --preprocessing_num_workers, or with --num_shards and --shard_index"
         )
     work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
+    terminal().doing("reading the text")
     texts = load_run_texts(arguments)
+    terminal().doing("tokenizing the text")
     tokenizer = load_tokenizer(arguments.model, None)
     Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
     needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.words, arguments.model.cache_dir)
     needed_texts = {split: text for split, text in texts.items() if needed[split]}
-    print(prepare(needed_texts, tokenization, arguments.segmentation, work))
+    result = prepare(needed_texts, tokenization, arguments.segmentation, work)
+    terminal().close()
+    print(result)
     return {}

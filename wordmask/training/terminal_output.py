@@ -19,7 +19,8 @@ def set_up_output(training: RunArguments) -> None:
     logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
     datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors become ours, of one sentence
-    terminal = use(training.log_format)  # type: ignore[arg-type]  # checked by `AddedArguments`
+    # The type is checked by `AddedArguments`.
+    terminal = use(training.log_format, ("wordmask", "transformers", "huggingface_hub"))  # type: ignore[arg-type]
     terminal.hidden = training.process_index != 0
     training.log_format, training.disable_tqdm = terminal.mode, True
     datasets.disable_progress_bars()

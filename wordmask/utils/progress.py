@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wordmask.utils.quantities import duration, number, size
-from wordmask.utils.terminal import terminal
+from wordmask.utils.terminal import LABELS, terminal
 
 DELAY = 2.0  # seconds; what ends sooner needs no bar
 NARROW, WIDE = 10, 40  # columns of the bar itself
@@ -50,7 +50,7 @@ class Bar:
     """
 
     def __init__(self, what: str, figures: Callable[[], Sequence[str]]):
-        self.what, self.figures = what, figures
+        self.what, self.figures = what.ljust(LABELS), figures
         self.completed, self.total = 0.0, 0.0  # a total of 0 is not known
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

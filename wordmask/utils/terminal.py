@@ -203,11 +203,12 @@ class Terminal:
 
 
 class _Handler(logging.Handler):
-    """Shows log messages as sentences."""
+    """Shows log messages as sentences, those of other packages with the package's name."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        package = record.name.partition(".")[0]
         try:
-            terminal().show(Message(record.getMessage()))
+            terminal().show(Message(f"{package}: " * (package != "wordmask") + record.getMessage()))
         except Exception:
             self.handleError(record)
 
@@ -223,17 +224,17 @@ def terminal() -> Terminal:
     return _terminal
 
 
-def use(mode: Mode | None) -> Terminal:
-    """Show events in this mode from now on, and the log messages of this package among them.
+def use(mode: Mode | None, packages: Sequence[str] = ("wordmask",)) -> Terminal:
+    """Show events in this mode from now on, and the log messages of packages among them.
 
     Scripts call this. Without it, log messages go where the user's program sends them.
 
     Args:
         mode: `None` for `rich` at a terminal and `plain` elsewhere.
+        packages: those whose messages are shown here, and not by handlers of their own.
     """
-    logger = logging.getLogger("wordmask")
-    if not any(isinstance(handler, _Handler) for handler in logger.handlers):
-        logger.addHandler(_Handler())
+    for package in packages:
+        logging.getLogger(package).handlers[:] = [_Handler()]
     shown = terminal()
     shown.mode = mode  # type: ignore[assignment]
     return shown
