@@ -41,6 +41,7 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
         self.optim = choose_optimizer(self.optim, TrainingArguments.optim)
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
+        self.do_eval = self.do_eval or bool(self.eval_on_start)
         try:
             TrainingArguments.__post_init__(self)
         except torch.distributed.DistError as error:
