@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +14,6 @@ from wordmask.training.evaluation_record import Evaluation
 from wordmask.training.masked_words import MaskedWords
 from wordmask.utils.quantities import number, percent
 from wordmask.utils.terminal import clean
-
-logger = logging.getLogger(__name__)
 
 MOST_FREQUENT = 2000  # masked words whose counts are kept
 SHOWN = 10  # words that improved most
@@ -31,23 +28,9 @@ COMPARED = (
 )
 
 
-def metrics_before(before: Evaluation | None) -> dict[str, float]:
+def metrics_before(before: Evaluation) -> dict[str, float]:
     """The figures before training under their names in the files of results, such as `eval_loss_before`."""
-    found = before.metrics if before else {}
-    return {f"{name}_before": found[own] for own, name, _ in COMPARED if own in found}
-
-
-def comparable(before: Evaluation | None, after: Evaluation | None) -> Evaluation | None:
-    """The evaluation before training, if another one has the same masks; `None`, with a warning, if it has not."""
-    if before is None or after is None or after.step == before.step:
-        return None
-    if before.masks != after.masks:
-        logger.warning(
-            "the validation text or its masks are not those of the evaluation before training, so there are no "
-            "figures before and after"
-        )
-        return None
-    return before
+    return {f"{name}_before": before.metrics[own] for own, name, _ in COMPARED if own in before.metrics}
 
 
 def frequent_words(words: MaskedWords, readable: ReadableTokens) -> dict[str, list[int]]:
@@ -157,10 +140,7 @@ class ImprovedWords:
 
     def line(self) -> str:
         """`words that improved most: shore 12 of 40 -> 31 of 40, lake 0 of 9 -> 5 of 9`"""
-        words = [
-            f"{clean(word.word)} {word.before} of {word.masked} -> {word.after} of {word.masked}"
-            for word in self.words
-        ]
+        words = (f"{clean(word.word)} {' -> '.join(word.counts)}" for word in self.words)
         return f"words that improved most: {', '.join(words)}"
 
     def __rich__(self) -> RenderableType:

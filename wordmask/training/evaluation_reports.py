@@ -10,7 +10,7 @@ import torch
 
 from wordmask.models.forward import Prediction
 from wordmask.tokenization.readable import ReadableTokens
-from wordmask.training.before_after import Improved, comparable, frequent_words, most_improved
+from wordmask.training.before_after import Improved, frequent_words, metrics_before, most_improved
 from wordmask.training.evaluation_record import FILE, Evaluation, EvaluationRecord, read_evaluations
 from wordmask.training.masked_words import MaskedWords
 from wordmask.training.prediction_events import LinePrediction, PredictionsTitle
@@ -27,15 +27,25 @@ class EvaluationReports:
         record: the evaluations so far.
         lines: the lines whose predictions are shown.
         readable: turns tokens into text.
-        foreign: whether the evaluations are of a model that an earlier run trained, whose record stays as it is.
+        trains: whether the run trains.
+        foreign: whether the record is that of an earlier run, which trained; it stays as it is.
 
     Attributes:
         latest: the latest evaluation.
+        improved: the words that had improved most when evaluations were compared.
     """
 
-    def __init__(self, record: EvaluationRecord, lines: SampleLines, readable: ReadableTokens, foreign: bool = False):
-        self.record, self.lines, self.readable, self.foreign = record, lines, readable, foreign
+    def __init__(
+        self,
+        record: EvaluationRecord,
+        lines: SampleLines,
+        readable: ReadableTokens,
+        trains: bool = True,
+        foreign: bool = False,
+    ):
+        self.record, self.lines, self.readable, self.trains, self.foreign = record, lines, readable, trains, foreign
         self.latest: Evaluation | None = None
+        self.improved: list[Improved] = []
         self._shown: list[PredictedLine] = []
 
     def continue_from(self, checkpoint: str, step: int, expected: bool) -> None:
@@ -77,15 +87,26 @@ class EvaluationReports:
     def show_predictions(self) -> None:
         """Show the predictions of the latest evaluation."""
         if self.latest is not None and self._shown:
-            terminal().show(PredictionsTitle(self.latest.step))
+            step = self.latest.step
+            when = f"at step {step:,}" if step else "before training"
+            terminal().show(PredictionsTitle(when if self.trains else ""))
             for number, line in enumerate(self._shown, 1):
                 terminal().show(LinePrediction(number, line))
 
-    def before(self) -> Evaluation | None:
-        """The evaluation before training, if the latest one can be compared with it."""
-        return comparable(self.record.before, self.latest)
+    def compare(self) -> dict[str, float]:
+        """Compare the latest evaluation with the one before training, if both have the same masks.
 
-    def improved(self) -> list[Improved]:
-        """The words that improved most from before training to the latest evaluation."""
-        before = self.before()
-        return most_improved(before.words, self.latest.words) if before and self.latest else []
+        Returns:
+            The figures before training, such as `eval_loss_before`; with a warning none, if the masks differ.
+        """
+        before, latest = self.record.before, self.latest
+        if before is None or latest is None or before is latest:
+            return {}
+        if before.masks != latest.masks:
+            logger.warning(
+                "the validation text or its masks are not those of the evaluation before training, so there are no "
+                "figures before and after"
+            )
+            return {}
+        self.improved = most_improved(before.words, latest.words)
+        return metrics_before(before)

@@ -41,12 +41,16 @@ class Signs:
 
 @dataclass(frozen=True)
 class PredictionsTitle:
-    """What the predictions that follow are of."""
+    """What the predictions that follow are of.
 
-    step: int
+    Attributes:
+        when: such as `at step 200`; empty if there is only one evaluation.
+    """
+
+    when: str
 
     def _text(self) -> str:
-        return f"predictions at step {self.step:,}" if self.step else "predictions before training"
+        return f"predictions {self.when}".rstrip()
 
     def line(self) -> str:
         """`predictions at step 200, the best words for each masked word, ✓ right, ✗ wrong:`"""

@@ -95,7 +95,7 @@ def _reports(arguments: Arguments, trainer: MlmTrainer) -> EvaluationReports | N
     readable = ReadableTokens(trainer.processing_class)
     batch_size, fixed = training.eval_batch_size, trainer.forward.fixed
     lines = SampleLines(sequences, trainer.eval_collator, trainer.rates[1], batch_size, fixed, readable)
-    return EvaluationReports(record, lines, readable, foreign)
+    return EvaluationReports(record, lines, readable, training.do_train, foreign)
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:

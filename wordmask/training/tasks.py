@@ -11,7 +11,7 @@ from pathlib import Path
 import transformers
 
 from wordmask.data.sequences import StagedSequences
-from wordmask.training.before_after import COMPARED, ImprovedWords, Results, metrics_before
+from wordmask.training.before_after import COMPARED, ImprovedWords, Results
 from wordmask.training.progress_record import read_state
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
@@ -79,7 +79,7 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
         metrics["perplexity"] = metrics.pop(
             "eval_perplexity"
         )  # its name in eval_results.json of transformers' scripts
-    before = metrics_before(trainer.reports.before() if trainer.reports else None)
+    before = trainer.reports.compare() if trainer.reports else {}
     metrics |= before
     trainer.log_metrics("eval", metrics)
     if combined and not before and trainer.is_world_process_zero():
@@ -118,9 +118,8 @@ def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
         if name in metrics:
             value = metrics[name]
             others.append((label, f"{value:,}" if isinstance(value, int) else number(value)))
-    improved = trainer.reports.improved() if trainer.reports else []
     terminal().show(Results(metrics, others))
-    if improved:
-        terminal().show(ImprovedWords(improved))
+    if trainer.reports and trainer.reports.improved:
+        terminal().show(ImprovedWords(trainer.reports.improved))
     what = "model and results" if trainer.args.do_train else "results"
     terminal().show(Message(f"{what}: {trainer.args.output_dir}"))
