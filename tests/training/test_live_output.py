@@ -290,7 +290,7 @@ def test_between_logs_no_value_is_fetched_from_a_gpu(monkeypatch):
 
 def test_an_evaluation_says_what_is_better():
     old = {"eval_loss": 6.4036, "eval_accuracy": 0.10}
-    event = Evaluated(20, {"eval_loss": 6.1936, "eval_accuracy": 0.0951}, old)
+    event = Evaluated(20, True, {"eval_loss": 6.1936, "eval_accuracy": 0.0951}, old)
     assert event.line() == "evaluation after step 20: loss 6.194 (-0.210), tokens right 9.5% (-0.5)"
     console = Console(width=80, force_terminal=True, color_system="standard", legacy_windows=False)
     with console.capture() as capture:

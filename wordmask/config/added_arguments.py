@@ -32,6 +32,11 @@ class AddedArguments:
         "gradients, less memory and padding. By default 2048 on a CPU, else no limit; 0 for no limit.",
         default=None,
     )
+    eval_on_start: bool | None = argument(
+        "Evaluate before training, to show the figures before and after it. By default on where a run trains and has "
+        "validation text.",
+        default=None,
+    )
     optim: str | None = argument(
         "The optimizer; by default adamw_torch_fused, and adamw_torch on a TPU.", default=None
     )

@@ -43,6 +43,7 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         self.optim = choose_optimizer(self.optim, TrainingArguments.optim)
         self.logging_steps = LOGGING_STEPS if self.logging_steps is None else self.logging_steps
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
+        self.do_eval = self.do_eval or bool(self.eval_on_start)
         try:
             TrainingArguments.__post_init__(self)
         except torch.distributed.DistError as error:

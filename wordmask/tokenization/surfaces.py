@@ -128,6 +128,11 @@ def _mark(tokenizer: Any) -> Mark:
     return most if counts[most] else ("continues", "")
 
 
+def shows_spaces(tokenizer: Any) -> bool:
+    """Whether a tokenizer's tokens show where white space was. Those with `##` show only where there was none."""
+    return _mark(tokenizer)[0] in ("bytes", "space")
+
+
 def _decoder_steps(tokenizer: Any) -> Iterator[dict[str, Any]]:
     """The steps with which a fast tokenizer turns tokens into text."""
     decoder = tokenizer.backend_tokenizer.decoder if tokenizer.is_fast else None

@@ -52,6 +52,8 @@ def load_run_texts(arguments: Arguments) -> dict[str, Any]:
             "--do_eval needs validation text; give --validation_file, or --validation_split_percentage above 0 "
             "without --streaming"
         )
+    if training.eval_on_start is None:
+        training.eval_on_start = training.do_train and training.do_eval
     if data.streaming and training.do_train and training.max_steps <= 0 and not arguments.masking.preview_masking:
         raise InputError("--streaming needs --max_steps, since a stream has no known length; add it")
     return texts

@@ -52,11 +52,13 @@ class Evaluated:
     """The metrics of an evaluation, and how each differs from the last one.
 
     Attributes:
-        step: the steps done before it; 0 for a model that was not trained here.
+        step: the steps done before it.
+        trains: whether it belongs to a training.
         metrics, earlier: the Trainer's metrics of this evaluation and of the last one, if any.
     """
 
     step: int
+    trains: bool
     metrics: dict[str, float]
     earlier: dict[str, float]
 
@@ -72,22 +74,19 @@ class Evaluated:
             figures.append((f"{name} {shown}", difference, better))
         return figures
 
-    @property
-    def _label(self) -> str:
-        return f"step {self.step:,}" if self.step else "evaluation"
-
     def line(self) -> str:
         """`evaluation after step 20: loss 6.163 (-0.210), …`"""
-        after = f"evaluation after step {self.step:,}" if self.step else "evaluation"
+        when = f" after step {self.step:,}" if self.step else " before training" * self.trains
         figures = [f"{value} ({difference})" if difference else value for value, difference, _ in self._figures()]
-        return f"{after}: {', '.join(figures) or 'no token is masked'}"
+        return f"evaluation{when}: {', '.join(figures) or 'no token is masked'}"
 
     def __rich__(self) -> Table:
         texts = []
         for value, difference, better in self._figures():
             style = {True: "green", False: "red", None: "default"}[better]
             texts.append(Text.assemble(value, (f" ({difference})" if difference else "", style)))
-        return labelled(self._label, Columns(texts, padding=(0, 2)) if texts else Text("no token is masked"))
+        label = f"step {self.step:,}" if self.step else "before" if self.trains else "evaluation"
+        return labelled(label, Columns(texts, padding=(0, 2)) if texts else Text("no token is masked"))
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,8 @@ class LiveOutput(TrainerCallback):
         self.training_bar.completed, self.training_bar.total = state.global_step, state.max_steps
         if args.torch_compile:
             terminal().doing("compiling the model in the first steps")
+        elif args.eval_on_start and not state.global_step:
+            terminal().doing("evaluating before training")
         else:
             terminal().put(self.training_bar)
 
@@ -214,7 +215,8 @@ class LiveOutput(TrainerCallback):
             self.speed.pause((metrics or {}).get("eval_runtime", 0.0))
         found = {name: value for name, value in (metrics or {}).items() if name in _METRICS}
         if state.global_step != self.evaluated_at or found != self.evaluated:
-            terminal().show(Evaluated(state.global_step, found, self.evaluated))
+            trains = self.training_bar is not None
+            terminal().show(Evaluated(state.global_step, trains, found, self.evaluated))
         self.evaluated, self.evaluated_at = found, state.global_step
         if self.training_bar is not None:
             terminal().put(self.training_bar)
