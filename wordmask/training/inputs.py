@@ -30,6 +30,7 @@ class RunSequences:
 
 def load_run_texts(arguments: Arguments) -> dict[str, Any]:
     """Load the texts that this run needs. Without --do_train and --do_eval, it does what it has data for."""
+    terminal().doing("reading the text")
     training, data, model = arguments.training, arguments.data, arguments.model
     texts: dict[str, Any]
     if data.is_prepared:
@@ -81,6 +82,7 @@ def make_sequences(
     Raises:
         InputError: if a text has no token.
     """
+    terminal().doing("tokenizing the text")
     training, data = arguments.training, arguments.data
     sequences, findings = RunSequences(), []
     with training.main_process_first(desc="tokenizing"):
@@ -126,7 +128,6 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
             "python, and divide it with --preprocessing_num_workers, or with --num_shards and --shard_index"
         )
     work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
-    terminal().doing("reading the text")
     texts = load_run_texts(arguments)
     terminal().doing("tokenizing the text")
     tokenizer = load_tokenizer(arguments.model, None)

@@ -56,7 +56,6 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     set_seed(training.seed)
 
     load_config(arguments.model)  # refuses a wrong name before the text is read
-    terminal().doing("reading the text")
     texts = load_run_texts(arguments)
     checkpoint = checkpoint if training.do_train else None  # an evaluation is of the model that was asked for
     terminal().doing("loading the tokenizer and the model")
@@ -66,7 +65,6 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     model, head_is_new = load_model(arguments.model, tokenizer)
     tokenization = Tokenization(tokenizer, arguments.data, arguments.words, arguments.model.cache_dir)
     if previews:
-        terminal().doing("tokenizing the text")
         lengths = sequence_lengths(arguments, model, tokenizer)
         return _preview(arguments, make_sequences(texts, tokenization, arguments, lengths), vocabulary, tokenizer)
 
@@ -75,7 +73,6 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     lengths = sequence_lengths(arguments, model, tokenizer)
     terminal().doing("trying the model on two short sequences")
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
-    terminal().doing("tokenizing the text")
     sequences = make_sequences(texts, tokenization, arguments, lengths)
     trainer = make_trainer(arguments, model, head_is_new, tokenizer, vocabulary, sequences, forward)
     changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
