@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 from huggingface_hub.errors import HfHubHTTPError
@@ -78,7 +79,7 @@ def make_trainer(
     if training.do_train:
         _check_stages(trainer, data)
         if "logging_steps" not in arguments.given:  # short runs show a loss, too
-            training.logging_steps = max(1, min(LOGGING_STEPS, trainer.planned_steps() // 20))
+            training.logging_steps = max(1, min(LOGGING_STEPS, math.ceil(trainer.planned_steps() / 20)))
     return trainer
 
 

@@ -69,7 +69,6 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
 
 def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
     """Evaluate the model; `combined` adds the results to `all_results.json`, with those of training."""
-    terminal().doing("evaluating")
     metrics = trainer.evaluate_trained()
     metrics["eval_samples"] = len(trainer.eval_sequences or ())
     if "eval_perplexity" in metrics:
