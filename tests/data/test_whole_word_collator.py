@@ -47,7 +47,7 @@ def continues(collator, examples) -> list[list[bool]]:
 def on_the_command_line(tokenizer, lines) -> list[list[bool]]:
     """What the scripts find for lines, with the special tokens around them."""
     tokens, vocabulary = tokenize(tokenizer, lines), Vocabulary.of(tokenizer)
-    found = np.split(tokens.joined(tokens.characters.words), np.cumsum(tokens.lengths)[:-1])
+    found = np.split(tokens.continues, np.cumsum(tokens.lengths)[:-1])
     return [[*[False] * len(vocabulary.prefix), *line.tolist(), *[False] * len(vocabulary.suffix)] for line in found]
 
 
@@ -375,8 +375,8 @@ def test_wrong_parameters_are_refused_by_the_names_they_have_here(bert, options,
         ({"input_ids": [2, -1, 3]}, "-1, which is not an id"),
         ({"input_ids": [2, 5, 3], "word_ids": [None, 0]}, "word_ids has 2 entries for 3 input_ids"),
         ({"input_ids": ["a"]}, "input_ids is not a list of whole numbers"),
-        ({"input_ids": [2, 5, 3], "chinese_ref": [-2]}, "chinese_ref holds -2"),
-        ({"input_ids": [2, 5, 3], "offset_mapping": [[0, 0], [0, 9], [0, 0]], "text": "walls"}, "behind the end"),
+        ({"input_ids": [2, 5, 3], "chinese_ref": [-2]}, "chinese_ref has -2"),
+        ({"input_ids": [2, 5, 3], "offset_mapping": [[0, 0], [0, 9], [0, 0]], "text": "walls"}, "beyond the end"),
         ({"input_ids": [2, 5, 3], "example_id": "a7", "epoch": 0}, "example_id: 'a7'"),
     ],
 )

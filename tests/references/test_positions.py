@@ -38,7 +38,7 @@ def round_trip(words: list[list[str]], mixed: bool) -> list[bool]:
     lines = ["".join(line) for line in words]
     positions = line_positions(TOKENIZER, Given(words), lines, mixed)
     tokens = tokenize(TOKENIZER, lines)
-    references = LineReferences(positions, range(1, len(lines) + 1), np.zeros(len(lines), bool), mixed, "--ref")
+    references = LineReferences(positions, str, np.zeros(len(lines), bool), mixed, "--ref")
     continues, left_out = continuations(tokens, references, 1, np.zeros(len(tokens.ids), bool))
     assert not len(left_out)
     return continues.tolist()
@@ -54,4 +54,4 @@ def test_words_of_chinese_characters_are_read_back(words):
 @given(words(CHINESE + OTHERS), st.booleans())
 def test_words_of_any_characters_are_read_back(words, mixed):
     tokens = tokenize(TOKENIZER, ["".join(line) for line in words])
-    assert round_trip(words, mixed) == tokens.joined(segmented(tokens.characters, words, mixed)).tolist()
+    assert round_trip(words, mixed) == tokens.continuations(segmented(tokens.characters, words, mixed)).tolist()
