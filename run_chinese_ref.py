@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         _ = annotator.segmenter  # shows a mistake in its flags before we read the whole text
         _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
 
-    with track_lines("Segmenting") as track:
+    with track_lines("segmenting") as track:
         provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
         print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
@@ -105,7 +105,7 @@ def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: in
     """Train a tokenizer on a text and save it. If saving fails, no directory is left."""
     from wordmask.tokenization.vocabulary import train_tokenizer
 
-    with track_lines("Training a tokenizer") as track:
+    with track_lines("training a tokenizer") as track:
         texts = track(TextFiles(files, "--file_name", column))
         tokenizer = train_tokenizer("bert", texts, vocab_size)
     try:

@@ -172,7 +172,7 @@ def test_right_is_what_the_metric_counts_as_right(argv, tmp_path, capsys):
     right = sum(word["right"] for word in words)
     assert metrics["eval_whole_word_accuracy"] == right / len(words) > 0
     assert all(word["right"] == (word["predictions"][0]["word"] == word["word"]) for word in words)
-    last = capsys.readouterr().err.rpartition("predictions at step 15")[2]
+    last = capsys.readouterr().err.rpartition("predictions after step 15")[2]
     assert (last.count("✓"), last.count("✗")) == (right + 1, len(words) - right + 1), "one of each is in the title"
 
 
@@ -279,7 +279,7 @@ def test_escapes_in_text_and_predictions_are_shown_as_text():
 
 
 def test_the_title_says_what_the_signs_mean():
-    assert PredictionsTitle("at step 1,200").line() == (
-        "predictions at step 1,200, the best words for each masked word, ✓ right, ✗ wrong:"
+    assert PredictionsTitle("after step 1,200").line() == (
+        "predictions after step 1,200, the best words for each masked word, ✓ right, ✗ wrong:"
     )
     assert PredictionsTitle("").line().startswith("predictions, ")

@@ -96,7 +96,7 @@ class Files:
             if self.references:
                 self._check_pair(texts, self.references[number])
             elif format_of(path) == "tsv":
-                for _ in tracked(batches(texts), "Checking"):
+                for _ in tracked(batches(texts), "checking"):
                     pass
 
     def _check_pair(self, texts: TextFiles, reference: str) -> None:
@@ -105,7 +105,7 @@ class Files:
             pairs_blank_lines(texts, reference, self.reference_flag)
             return
         digest = TextDigest()
-        for batch in tracked(batches(texts), "Checking"):
+        for batch in tracked(batches(texts), "checking"):
             digest.add(batch)
         check_text(provenance, digest, texts.paths[0], reference, self.reference_flag)
 
@@ -262,7 +262,7 @@ def count_texts(files: Files, cache: Path, again: bool) -> FileTexts:
     def count() -> tuple[int, int, str]:
         files.require_text()
         content, read, number = ContentDigest(), TextDigest(), 0
-        for table in tracked(files.tables(read), "Counting"):
+        for table in tracked(files.tables(read), "counting"):
             content.add(table)
             number += len(table)
         return number, read.blank, content.hexdigest()

@@ -16,6 +16,7 @@ from wordmask.training.masked_words import MaskedWords, WordCounts
 from wordmask.training.metrics import MaskedLMMetric, mask_digest
 from wordmask.training.resuming import ResumableTrainer
 from wordmask.training.run_record import RunRecord
+from wordmask.utils.terminal import terminal
 
 
 class EvaluatingTrainer(ResumableTrainer):
@@ -61,7 +62,10 @@ class EvaluatingTrainer(ResumableTrainer):
         """The metrics of the model as it is now, which need no evaluation if training ended with one."""
         step, metrics = self._latest
         converted = self.args.fp16_full_eval or self.args.bf16_full_eval  # but not in training
-        return self.evaluate() if step != self._model_step or converted else dict(metrics)
+        if step == self._model_step and not converted:
+            return dict(metrics)
+        terminal().doing("evaluating")
+        return self.evaluate()
 
     def continue_from(self, checkpoint: str, run: RunRecord | None = None) -> str:
         """Take over the progress of a checkpoint, and the evaluations before it."""

@@ -88,7 +88,7 @@ class EvaluationReports:
         """Show the predictions of the latest evaluation."""
         if self.latest is not None and self._shown:
             step = self.latest.step
-            when = f"at step {step:,}" if step else "before training"
+            when = f"after step {step:,}" if step else "before training"
             terminal().show(PredictionsTitle(when if self.trains else ""))
             for number, line in enumerate(self._shown, 1):
                 terminal().show(LinePrediction(number, line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.config.arguments import Arguments, DataArguments
+from wordmask.config.run_arguments import LOGGING_STEPS
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sequences import StagedSequences
 from wordmask.models.forward import Forward
@@ -77,6 +79,8 @@ def make_trainer(
         raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
     if training.do_train:
         _check_stages(trainer, data)
+        if "logging_steps" not in arguments.given:  # short runs show a loss, too
+            training.logging_steps = max(1, min(LOGGING_STEPS, math.ceil(trainer.planned_steps() / 20)))
     return trainer
 
 

@@ -8,8 +8,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import transformers
-
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.before_after import COMPARED, ImprovedWords, Results
 from wordmask.training.progress_record import read_state
@@ -52,8 +50,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         )
     if isinstance(trainer.train_sequences, StagedSequences):
         metrics["train_samples"] = trainer.train_sequences.stages[-1].document_count
+    terminal().doing("saving the model")
     trainer.save_model()
-    trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics
@@ -63,8 +61,6 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
     """Load the model of a finished run, or of its last checkpoint if the run did not save it."""
     directory = str(trainer.args.output_dir)
     saved = os.path.exists(os.path.join(directory, "train_results.json"))
-    # A work-around; no thread known. It can go when `_load_from_checkpoint` does not call tied weights missing.
-    transformers.utils.logging.set_verbosity_error()
     trainer._load_from_checkpoint(directory if saved else checkpoint)
     trainer.state = read_state(checkpoint)
     if not saved:
@@ -81,7 +77,6 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
         )  # its name in eval_results.json of transformers' scripts
     before = trainer.reports.compare() if trainer.reports else {}
     metrics |= before
-    trainer.log_metrics("eval", metrics)
     if combined and not before and trainer.is_world_process_zero():
         _drop_figures_before(Path(str(trainer.args.output_dir), "all_results.json"))
     trainer.save_metrics("eval", metrics, combined)

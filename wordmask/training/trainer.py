@@ -12,6 +12,8 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
 
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
@@ -25,8 +27,10 @@ from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.evaluating import EvaluatingTrainer
 from wordmask.training.fsdp import tied_weights_together
+from wordmask.training.live_output import LiveOutput
 from wordmask.training.metrics import MaskedLMMetric
 from wordmask.training.model_card import Card, write_card
+from wordmask.training.speed import TokenCount
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 
@@ -47,6 +51,8 @@ class MlmTrainer(EvaluatingTrainer):
         trainer = wordmask.MlmTrainer(model, args, train, validation, processing_class=tokenizer)
         trainer.train()
         print(trainer.evaluate())  # eval_loss, eval_perplexity, eval_accuracy, eval_whole_word_accuracy
+
+    It shows what the `Trainer` shows; with `RunArguments(log_format="rich")` or `"plain"`, what the scripts show.
 
     Masks depend on the seed, the epoch and the example alone, so that a resume goes on with the same ones.
 
@@ -112,6 +118,11 @@ class MlmTrainer(EvaluatingTrainer):
         )
         self.metric, self.card = MaskedLMMetric(), card or Card()
         self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
+        self.tokens = TokenCount()
+        if args.log_format:  # else the Trainer's own bars and dictionaries stay
+            self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+            self.remove_callback(PrinterCallback)
+            self.add_callback(LiveOutput(self.tokens, rates[1] if self.forward.sparse else 1.0))
         if args.device.type == "cpu":
             keep_freed_memory()
 
@@ -215,6 +226,7 @@ class MlmTrainer(EvaluatingTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         """The number of labels in the effective batch, over accumulation and processes."""
+        self.tokens.add(batch_samples)
         if not batch_samples:
             return None
         count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum().to(device)

@@ -23,6 +23,15 @@ def number(value: float, digits: int = 4) -> str:
     return f"{rounded:,.{max(decimals, 0)}f}"
 
 
+def changed(new: float, old: float, decimals: int | None = None) -> str:
+    """How a number has changed, to the digits that are shown of it: -0.210, +1.5, or `same`."""
+    decimals = len(number(new).partition(".")[2]) if decimals is None else decimals
+    if not math.isfinite(new - old):
+        return f"was {number(old)}"
+    difference = f"{new - old:+,.{decimals}f}"
+    return difference if float(difference.replace(",", "")) else "same"
+
+
 def percent(share: float) -> str:
     """A share of 0.2204 as `22.0%`."""
     return f"{share:.1%}"

@@ -13,17 +13,26 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
+
+from wordmask.utils.quantities import duration
 
 Mode = Literal["rich", "plain"]
 MODES: tuple[Mode, ...] = ("rich", "plain")
+LABELS = 10  # columns of the labels before facts
+# `--log_format plain` on a command line, or `log_format: plain` in an argument file.
+_LOG_FORMAT = re.compile(
+    r"""(?:--log_format(?:\s+|=)|^\s*["']?log_format["']?\s*:\s*["']?)(rich|plain)\b""", re.MULTILINE
+)
 
 # Control characters, surrogates, separators of lines, and marks that change the direction of all that follows.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -32,6 +41,18 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\
 def clean(text: str) -> str:
     r"""Text from a file or a tokenizer, with what a terminal would obey shown as text: `\x1b[31m`, `\n`, `\u202e`."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def labelled(label: str, text: RenderableType) -> Table:
+    """A line at a terminal: a label in a column of its own, and beside it text that wraps.
+
+    Labels are bold and have no colour, since what is seen well on black is not on white.
+    """
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(width=max(LABELS, len(label)), no_wrap=True, style="bold")
+    line.add_column(overflow="fold")
+    line.add_row(label, text)
+    return line
 
 
 class Event(Protocol):
@@ -54,8 +75,23 @@ class Message:
         """The sentence on one line."""
         return clean(" ".join(self.text.split()))
 
-    def __rich__(self) -> Text:
-        return Text(self.line(), overflow="fold")
+    def __rich__(self) -> Table:
+        return labelled("note", Text(self.line()))
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something to know, under a label: `output: out/english`."""
+
+    label: str
+    text: str
+
+    def line(self) -> str:
+        """The label, and what stands under it."""
+        return f"{self.label}: {clean(self.text)}"
+
+    def __rich__(self) -> Table:
+        return labelled(self.label, Text(clean(self.text)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +105,20 @@ class Doing:
         return f"{clean(self.what)} ..."
 
     def __rich__(self) -> Text:
-        return Text(self.line(), "dim", no_wrap=True, overflow="ellipsis")
+        return Text(self.line(), no_wrap=True, overflow="ellipsis")
+
+
+class _Waiting:
+    """What is being done, with a sign that moves and the time that it has taken."""
+
+    def __init__(self, event: Doing):
+        self.event, self.begin = event, time.monotonic()
+
+    def __rich__(self) -> Text:
+        seconds = time.monotonic() - self.begin
+        line = Text.assemble((r"|/-\\"[int(4 * seconds) % 4], "bold"), " ", self.event.line())
+        line.no_wrap, line.overflow = True, "ellipsis"
+        return line.append(f" {duration(seconds)}" if seconds >= 2 else "")
 
 
 class Terminal:
@@ -114,7 +163,7 @@ class Terminal:
         """Say what begins now: a line, or at a terminal a spinner until the next thing begins."""
         event = Doing(what)
         if self.is_live:
-            self.put(Spinner("line", event.__rich__()))
+            self.put(_Waiting(event))
         else:
             self.show(event)
 
@@ -136,6 +185,7 @@ class Terminal:
                 redirect_stderr=True,
             )
             self._live.start()
+            self.console.show_cursor()  # rich hides it, and a run that is killed would leave it hidden
 
     def close(self) -> None:
         """Remove what is live, and show the cursor again."""
@@ -153,11 +203,12 @@ class Terminal:
 
 
 class _Handler(logging.Handler):
-    """Shows log messages as sentences."""
+    """Shows log messages as sentences, those of other packages with the package's name."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        package = record.name.partition(".")[0]
         try:
-            terminal().show(Message(record.getMessage()))
+            terminal().show(Message(f"{package}: " * (package != "wordmask") + record.getMessage()))
         except Exception:
             self.handleError(record)
 
@@ -173,20 +224,30 @@ def terminal() -> Terminal:
     return _terminal
 
 
-def use(mode: Mode | None) -> Terminal:
-    """Show events in this mode from now on, and the log messages of this package among them.
+def use(mode: Mode | None, packages: Sequence[str] = ("wordmask",)) -> Terminal:
+    """Show events in this mode from now on, and the log messages of packages among them.
 
     Scripts call this. Without it, log messages go where the user's program sends them.
 
     Args:
         mode: `None` for `rich` at a terminal and `plain` elsewhere.
+        packages: those whose messages are shown here, and not by handlers of their own.
     """
-    logger = logging.getLogger("wordmask")
-    if not any(isinstance(handler, _Handler) for handler in logger.handlers):
-        logger.addHandler(_Handler())
+    for package in packages:
+        logging.getLogger(package).handlers[:] = [_Handler()]
     shown = terminal()
     shown.mode = mode  # type: ignore[assignment]
     return shown
+
+
+def asked_format(argv: Sequence[str]) -> Mode | None:
+    """The value of --log_format on a command line or in its argument file, before anything is parsed."""
+    file = Path(argv[0]) if argv and not argv[0].startswith("-") else None
+    texts = [" ".join(argv)]
+    with contextlib.suppress(OSError, ValueError):
+        texts += [file.read_text(encoding="utf-8")] if file and file.is_file() else []
+    found = next(filter(None, map(_LOG_FORMAT.search, texts)), None)
+    return found[1] if found else None  # type: ignore[return-value]
 
 
 def _forget() -> None:
