@@ -110,7 +110,7 @@ class SampleLines:
             draws = [Draw(index, EVALUATION, self.rate) for index in indices]
             if self.fixed:
                 draws += [draws[0]._replace(rate=0.0)] * (self.batch_size - len(draws))
-            batch = self.collator(self.sequences.examples(draws))
+            batch = self.collator(self.sequences.__getitems__(draws))
             found = [_Line(len(batches), words) for words in self._lines_in(batch)]
             if found:
                 batches.append(batch)
