@@ -174,7 +174,11 @@ def test_the_last_evaluation_of_a_training_is_not_made_again(counted, command, t
     assert counted == [0, 2, 4]
     assert metrics["eval_loss"] == evaluations(tmp_path / "out")[-1]["metrics"]["loss"]
     shown = capsys.readouterr().err
-    assert [shown.count(f"predictions {when}") for when in ("before training", "at step 2", "at step 4")] == [1, 1, 1]
+    assert [shown.count(f"predictions {when}") for when in ("before training", "after step 2", "after step 4")] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_after_is_the_model_that_is_saved(command, counted, tmp_path):

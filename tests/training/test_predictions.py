@@ -154,26 +154,26 @@ def test_the_best_words_are_those_of_all_combinations(shares):
 
 def test_where_tokens_are_masked_the_rest_of_the_word_is_given(argv, tmp_path):
     model = save_model(tmp_path / "small", train_tokenizer("bert", 120))  # most words have several tokens
-    run_mlm.main(argv(["unbelievable boats"], "--do_eval", "--line_by_line", model=model))
+    run_mlm.main(argv(["unbelievable"], "--do_eval", "--line_by_line", model=model))
     (line,) = predictions(tmp_path / "out")
     (word,) = line["words"]
-    guesses = [guess["word"].replace(" ", "") for guess in word["predictions"]]
-    assert word["word"] in ("unbelievable", "boats")
-    assert all({*guess[:1], *guess[-1:]} & {word["word"][0], word["word"][-1]} for guess in guesses), guesses
+    assert line["text"] == word["word"] == "unbelievable"
+    for guess in word["predictions"]:
+        letters = guess["word"].replace(" ", "")
+        assert letters != word["word"] or word["right"]
+        assert letters.startswith("unb") or letters.endswith("ble"), "one or two of twelve tokens are masked"
 
 
 def test_right_is_what_the_metric_counts_as_right(argv, tmp_path, capsys):
-    """A model that has learned two lines: all words right, and said so with the sign of it."""
-    lines = ["the water was cold", "a boat came in"] * 3
-    path = tmp_path / "6.txt"
-    metrics = run_mlm_wwm.main(
-        argv(lines, "--train_file", str(path), "--max_steps", "60", "--learning_rate", "0.02", "--save_strategy", "no")
-    )
+    """All lines are shown, so their share of right words is that of the evaluation; and the signs say the same."""
+    train = ["--train_file", str(tmp_path / "5.txt"), *"--max_steps 15 --learning_rate 0.03".split()]
+    metrics = run_mlm_wwm.main(argv(["the water"] * 5, *train, "--mlm_probability", "0.5", "--save_strategy", "no"))
     words = [word for line in predictions(tmp_path / "out") for word in line["words"]]
-    assert metrics["eval_whole_word_accuracy"] == 1.0 and all(word["right"] for word in words)
-    assert all(word["predictions"][0]["word"] == word["word"] for word in words)
-    last = capsys.readouterr().err.rpartition("predictions at step 60")[2]
-    assert last.count("✓") == len(words) + 1 and last.count("✗") == 1, "one of each is in the title"
+    right = sum(word["right"] for word in words)
+    assert metrics["eval_whole_word_accuracy"] == right / len(words) > 0
+    assert all(word["right"] == (word["predictions"][0]["word"] == word["word"]) for word in words)
+    last = capsys.readouterr().err.rpartition("predictions after step 15")[2]
+    assert (last.count("✓"), last.count("✗")) == (right + 1, len(words) - right + 1), "one of each is in the title"
 
 
 # Where there are none
@@ -230,14 +230,13 @@ def test_a_terminal_without_these_signs_gets_others():
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120])
-@pytest.mark.parametrize(
-    "text", [" ".join(sample_lines("english", 6)), "".join(sample_lines("chinese", 6))], ids=["en", "zh"]
-)
-def test_a_long_line_is_cut_around_its_masked_words(width, text):
-    words = [text[start : start + 2] for start in (4, 200, 300)]
-    masked = [
-        MaskedWord(word, start, False, [Guess("a", 0.5)]) for word, start in zip(words, (4, 200, 300), strict=True)
-    ]
+@pytest.mark.parametrize("language", ["english", "chinese"])
+def test_a_long_line_is_cut_around_its_masked_words(width, language):
+    spaced = language == "english"
+    text = (" " if spaced else "").join(sample_lines(language, 20))
+    starts = [text.index(" ", place) + 1 if spaced else place for place in (4, 100, 150)]
+    masked = [MaskedWord(text[start : start + 2], start, False, [Guess("a", 0.5)]) for start in starts]
+    words = [word.word for word in masked]
     lines = drawn(PredictedLine(text, masked), width)
     assert all(cell_len(line) <= width for line in lines)
     assert f"[{words[0]}]" in lines[0] and "…" in lines[0]
@@ -262,7 +261,7 @@ def test_an_excerpt_holds_its_words_in_order_and_fits(words, width, data):
     total = sum(cell_len(text) + 2 * (word is not None) for text, word in parts)
     assert total <= max(width, cell_len(masked[0].word) + 2 + 4)
     text = "".join(text for text, _ in parts).replace("…", "")
-    assert all(piece in words for piece in text.split())
+    assert all(any(piece in word for word in words) for piece in text.split())
 
 
 def test_of_many_masked_words_some_are_shown_and_the_rest_is_counted():
@@ -280,7 +279,7 @@ def test_escapes_in_text_and_predictions_are_shown_as_text():
 
 
 def test_the_title_says_what_the_signs_mean():
-    assert PredictionsTitle("at step 1,200").line() == (
-        "predictions at step 1,200, the best words for each masked word, ✓ right, ✗ wrong:"
+    assert PredictionsTitle("after step 1,200").line() == (
+        "predictions after step 1,200, the best words for each masked word, ✓ right, ✗ wrong:"
     )
     assert PredictionsTitle("").line().startswith("predictions, ")

@@ -60,7 +60,7 @@ class Arguments:
     given: dict[str, Any]
 
     @property
-    def words(self) -> SegmentationArguments | None:
+    def needed_segmentation(self) -> SegmentationArguments | None:
         """The segmenter's flags; `None` if whole words are not needed."""
         return None if self.masking.masking_strategy is Strategy.TOKEN else self.segmentation
 

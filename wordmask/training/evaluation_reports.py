@@ -77,7 +77,7 @@ class EvaluationReports:
             words: its masked words.
             forward: sends a batch through the model.
         """
-        predictions = self.lines.predict(forward) if words.masked.any() else []
+        predictions = self.lines.predict(forward) if "accuracy" in evaluation.metrics else []
         evaluation.predictions[:] = [line.as_json() for line in predictions]
         evaluation.words.update(frequent_words(words, self.readable))
         self.latest, self._shown = evaluation, predictions
@@ -88,7 +88,7 @@ class EvaluationReports:
         """Show the predictions of the latest evaluation."""
         if self.latest is not None and self._shown:
             step = self.latest.step
-            when = f"at step {step:,}" if step else "before training"
+            when = f"after step {step:,}" if step else "before training"
             terminal().show(PredictionsTitle(when if self.trains else ""))
             for number, line in enumerate(self._shown, 1):
                 terminal().show(LinePrediction(number, line))

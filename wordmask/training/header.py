@@ -58,7 +58,7 @@ def _sequences(sequences: Any) -> str:
         sequences = sequences.stages[-1]
     tokens, count = counted(int(sequences.lengths.sum()), "token"), counted(len(sequences), "sequence")
     packed = isinstance(sequences, Sequences) and sequences.division.packs is not None
-    documents = f"{counted(sequences.documents, 'document')} packed into " if packed else ""
+    documents = f"{counted(sequences.document_count, 'document')} packed into " if packed else ""
     return f"{tokens} in {documents}{count}"
 
 
@@ -99,6 +99,6 @@ def _steps(trainer: MlmTrainer) -> str:
         return f"{planned:,}{left}, each of {counted(division.step, 'sequence')}"
     epochs = trainer.args.num_train_epochs if trainer.args.max_steps < 0 else planned / max(plan.steps_in_epoch, 1)
     stage = plan.stages[-1]
-    tokens = int(sequences.stages[-1].lengths.sum()) * stage.layout.step / max(len(sequences.stages[-1]), 1)
-    each = counted(min(stage.layout.step, len(sequences.stages[-1])), "sequence")
+    tokens = int(sequences.stages[-1].lengths.sum()) * stage.layout.step_size / max(len(sequences.stages[-1]), 1)
+    each = counted(min(stage.layout.step_size, len(sequences.stages[-1])), "sequence")
     return f"{planned:,} in {epochs:.3g} epochs{left}, each of {each}, about {number(tokens, 3)} tokens"

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import pad_across_processes
-from numpy.typing import NDArray
 
 from wordmask.masking import MAX_UNIT, hash64
-from wordmask.utils.arrays import places_of
+from wordmask.utils.arrays import BoolArray, IntArray, places_of
 
 LIMIT = 2**16  # different words that a process counts; those that come later, which are rare, are left out
 NO_TOKEN = -1
@@ -26,9 +25,9 @@ class MaskedWords(NamedTuple):
         right: (words,) how often all its masked tokens were predicted right.
     """
 
-    tokens: NDArray[np.int64]
-    masked: NDArray[np.int64]
-    right: NDArray[np.int64]
+    tokens: IntArray
+    masked: IntArray
+    right: IntArray
 
     @classmethod
     def none(cls) -> MaskedWords:
@@ -38,10 +37,10 @@ class MaskedWords(NamedTuple):
     @classmethod
     def of_batch(
         cls,
-        tokens: NDArray[np.int64],
-        words: NDArray[np.int64],
-        masked: NDArray[np.bool_],
-        right: NDArray[np.bool_],
+        tokens: IntArray,
+        words: IntArray,
+        masked: BoolArray,
+        right: BoolArray,
     ) -> MaskedWords:
         """The masked words of a batch, each as often as it was masked.
 

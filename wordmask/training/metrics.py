@@ -9,9 +9,9 @@ import datasets
 import evaluate
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from wordmask.masking import hash64
+from wordmask.utils.arrays import IntArray
 
 COUNTS = ("loss", "tokens", "right_tokens", "words", "right_words", "masks")
 MASK_BITS = 24  # so that sums of this many bits over 500 million masked tokens are exact in a float
@@ -106,7 +106,7 @@ class MaskedLMMetric(evaluate.Metric):
         self.sums = dict(zip(COUNTS, map(float, sums), strict=True))
 
 
-def mask_digest(references: NDArray[np.int64], seen: NDArray[np.int64]) -> int:
+def mask_digest(references: IntArray, seen: IntArray) -> int:
     """A digest of masks that can be added up over batches.
 
     Args:

@@ -44,7 +44,7 @@ class PredictionsTitle:
     """What the predictions that follow are of.
 
     Attributes:
-        when: such as `at step 200`; empty if there is only one evaluation.
+        when: such as `after step 200`; empty if there is only one evaluation.
     """
 
     when: str
@@ -53,7 +53,7 @@ class PredictionsTitle:
         return f"predictions {self.when}".rstrip()
 
     def line(self) -> str:
-        """`predictions at step 200, the best words for each masked word, ✓ right, ✗ wrong:`"""
+        """`predictions after step 200, the best words for each masked word, ✓ right, ✗ wrong:`"""
         signs = Signs.of(terminal().console.options.ascii_only)
         return f"{self._text()}, the best words for each masked word, {signs.right} right, {signs.wrong} wrong:"
 

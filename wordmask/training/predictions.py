@@ -15,6 +15,7 @@ from wordmask.data.sampler import EVALUATION, Draw
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Prediction
 from wordmask.tokenization.readable import ReadableTokens
+from wordmask.utils.arrays import IntArray
 
 LINES = 5  # lines that are shown
 BEST = 3  # predictions for each masked word
@@ -69,7 +70,7 @@ class _Line:
     """
 
     batch: int
-    words: list[NDArray[np.int64]]
+    words: list[IntArray]
 
 
 class SampleLines:
@@ -109,7 +110,7 @@ class SampleLines:
             draws = [Draw(index, EVALUATION, self.rate) for index in indices]
             if self.fixed:
                 draws += [draws[0]._replace(rate=0.0)] * (self.batch_size - len(draws))
-            batch = self.collator(self.sequences.examples(draws))
+            batch = self.collator(self.sequences.__getitems__(draws))
             found = [_Line(len(batches), words) for words in self._lines_in(batch)]
             if found:
                 batches.append(batch)
@@ -118,7 +119,7 @@ class SampleLines:
                 break
         return batches, lines[:LINES]
 
-    def _lines_in(self, batch: dict[str, torch.Tensor]) -> Iterator[list[NDArray[np.int64]]]:
+    def _lines_in(self, batch: dict[str, torch.Tensor]) -> Iterator[list[IntArray]]:
         """The words of each line that has a masked word."""
         labels = batch["labels"].numpy()
         maskable = self.collator.vocabulary.maskable[_original(batch)] & (batch["attention_mask"].numpy() > 0)
@@ -169,13 +170,13 @@ class SampleLines:
         return PredictedLine(text, shown)
 
 
-def _original(batch: dict[str, torch.Tensor]) -> NDArray[np.int64]:
+def _original(batch: dict[str, torch.Tensor]) -> IntArray:
     """(batch, length) The tokens before masking."""
     labels = batch["labels"].numpy()
     return np.where(labels == IGNORED, batch["input_ids"].numpy(), labels)
 
 
-def _best_tokens(prediction: Prediction, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _best_tokens(prediction: Prediction, size: int) -> tuple[IntArray, NDArray[np.float64]]:
     """(size, `BEST`) The most probable tokens at each position of a flat batch, and their probabilities.
 
     Where the model predicts nothing, they are 0. On the device, all shapes depend on the batch alone, not on masks.
@@ -189,7 +190,7 @@ def _best_tokens(prediction: Prediction, size: int) -> tuple[NDArray[np.int64], 
     return tokens, shares
 
 
-def best_words(tokens: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[tuple[list[int], float]]:
+def best_words(tokens: IntArray, probabilities: NDArray[np.float64]) -> list[tuple[list[int], float]]:
     """The most probable combinations of the tokens of a word, each with the product of their probabilities.
 
     Two positions with the tokens 5 6 of probabilities 0.6 0.3, and 7 8 of 0.9 0.1, give 5 7 (0.54), 6 7 (0.27) and
