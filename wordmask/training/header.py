@@ -101,4 +101,4 @@ def _steps(trainer: MlmTrainer) -> str:
     stage = plan.stages[-1]
     tokens = int(sequences.stages[-1].lengths.sum()) * stage.layout.step_size / max(len(sequences.stages[-1]), 1)
     each = counted(min(stage.layout.step_size, len(sequences.stages[-1])), "sequence")
-    return f"{planned:,} in {epochs:.3g} epochs{left}, each of {each}, about {number(tokens, 3)} tokens"
+    return f"{planned:,} in {epochs:.3g} epoch{'s' * (epochs != 1)}{left}, each of {each}, about {number(tokens, 3)} tokens"
