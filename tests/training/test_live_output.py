@@ -23,7 +23,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import run_mlm
 import run_mlm_wwm
 import wordmask
-from conftest import free_port
+from conftest import free_port, refusal
 from wordmask.training.live_output import Evaluated, LiveOutput
 from wordmask.training.speed import Speed, TokenCount
 from wordmask.training.utilisation import Utilisation, flops_per_token, peak_rate
@@ -181,6 +181,13 @@ def test_an_evaluation_alone_shows_one_line_of_figures(capsys, english_model, en
     figures = rf"evaluation: loss {FIGURE}, perplexity {FIGURE}, tokens right {FIGURE}%, words right {FIGURE}%"
     assert len([line for line in lines if re.fullmatch(figures, line)]) == 1
     assert of_others(lines) == [] and not any(line.startswith("steps: ") for line in lines)
+
+
+def test_names_with_terminal_escapes_are_shown_as_text(capsys, flags, tmp_path):
+    lines = lines_of(capsys, run_mlm_wwm.main, *flags[:-1], str(tmp_path / "out\x1b[31m"))
+    shown = rf"{tmp_path / 'out'}\x1b[31m"
+    assert {f"output: {shown}", f"model and results: {shown}"} < {*lines}
+    assert r"a\x1b[31m.txt" in refusal(capsys, run_mlm_wwm.main, *flags, "--train_file", "a\x1b[31m.txt")
 
 
 def test_a_warning_that_needs_action_comes_as_one_sentence(capsys):

@@ -31,7 +31,7 @@ MODES: tuple[Mode, ...] = ("rich", "plain")
 LABELS = 10  # columns of the labels before facts
 # `--log_format plain` on a command line, or `log_format: plain` in an argument file.
 _LOG_FORMAT = re.compile(
-    r"""(?:--log_format(?:\s+|=)|^\s*["']?log_format["']?\s*:\s*["']?)(rich|plain)\b""", re.MULTILINE
+    r"""(?:--log_format(?:\s+|=)|(?:^|[{,])\s*["']?log_format["']?\s*:\s*["']?)(rich|plain)\b""", re.MULTILINE
 )
 
 # Control characters, surrogates, separators of lines, and marks that change the direction of all that follows.
