@@ -182,10 +182,10 @@ def test_the_last_evaluation_of_a_training_is_not_made_again(counted, command, t
 
 
 def test_after_is_the_model_that_is_saved(command, counted, tmp_path):
-    """A learning rate that only does harm: the first evaluation in training is the best."""
+    """The model of step 2 is the best: it has the larger loss, and that is what was asked for here."""
     out = tmp_path / "out"
-    more = "--eval_strategy steps --eval_steps 2 --load_best_model_at_end --learning_rate 1".split()
-    more += ["--lr_scheduler_type", "constant"]
+    more = "--eval_strategy steps --eval_steps 2 --load_best_model_at_end".split()
+    more += ["--metric_for_best_model", "loss", "--greater_is_better", "true"]
     metrics = run_mlm_wwm.main(command(out, *more))
     assert counted == [0, 2, 4, 4]
     assert [one["step"] for one in evaluations(out)] == [0, 2, 4]
