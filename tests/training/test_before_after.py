@@ -223,7 +223,10 @@ def test_a_checkpoint_of_another_directory_brings_its_figures(command, killed_af
     first, second = tmp_path / "first", tmp_path / "second"
     killed_after(3, command(first))
     before = (first / FILE).read_bytes()
-    metrics = run_mlm_wwm.main(command(second, "--resume_from_checkpoint", str(first / "checkpoint-2")))
+    argv = command(second, "--resume_from_checkpoint", str(first / "checkpoint-2"), "--save_steps", "1")
+    killed_after(3, argv)
+    assert [one["step"] for one in evaluations(second)] == [0], "kept, should this run be killed, too"
+    metrics = run_mlm_wwm.main(command(second))
     assert metrics["eval_loss_before"] == evaluations(first)[0]["metrics"]["loss"]
     assert [one["step"] for one in evaluations(second)] == [0, 4] and (first / FILE).read_bytes() == before
 

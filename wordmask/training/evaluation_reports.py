@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -78,11 +79,11 @@ class EvaluationReports:
             forward: sends a batch through the model.
         """
         predictions = self.lines.predict(forward) if "accuracy" in evaluation.metrics else []
-        evaluation.predictions[:] = [line.as_json() for line in predictions]
-        evaluation.words.update(frequent_words(words, self.readable))
-        self.latest, self._shown = evaluation, predictions
+        counts = frequent_words(words, self.readable)
+        self.latest = replace(evaluation, predictions=[line.as_json() for line in predictions], words=counts)
+        self._shown = predictions
         if not self.foreign:
-            self.record.add(evaluation)
+            self.record.add(self.latest)
 
     def show_predictions(self) -> None:
         """Show the predictions of the latest evaluation."""
