@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ import wordmask
 from conftest import free_port
 from wordmask.training.live_output import Evaluated, LiveOutput
 from wordmask.training.speed import Speed, TokenCount
-from wordmask.training.utilisation import flops_per_token, peak_rate
+from wordmask.training.utilisation import Utilisation, flops_per_token, peak_rate
 from wordmask.utils import terminal as terminal_module
 from wordmask.utils.chatter import without_chatter
 from wordmask.utils.progress import Bar
@@ -303,6 +305,15 @@ def test_the_model_flops_of_a_token_are_those_counted_by_hand(english_model):
     body = sum(module.weight.numel() for module in linear if module is not head)
     expected = 6 * (body + 0.15 * head.weight.numel()) + 12 * 1 * 16 * 100
     assert flops_per_token(model, 100, 0.15) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_gpu_shows_its_utilisation_and_memory_where_the_card_is_known(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 12_300_000_000)
+    whole = SimpleNamespace(total_memory=85_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
+    use = Utilisation(torch.device("cuda"), flops=600e6, peak=989e12)
+    assert use.figures(500_000) == ["MFU 30%", "12.3 GB of 85.0 GB"]
+    assert replace(use, peak=None).figures(500_000) == use.figures(0.0) == ["12.3 GB of 85.0 GB"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json
 from wordmask.utils.hub import pushing
 from wordmask.utils.quantities import number
-from wordmask.utils.terminal import Message, terminal
+from wordmask.utils.terminal import Fact, terminal
 
 logger = logging.getLogger(__name__)
 
@@ -119,4 +119,4 @@ def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
     if trainer.reports and trainer.reports.improved:
         terminal().show(ImprovedWords(trainer.reports.improved))
     what = "model and results" if trainer.args.do_train else "results"
-    terminal().show(Message(f"{what}: {trainer.args.output_dir}"))
+    terminal().show(Fact(what, str(trainer.args.output_dir)))
