@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -135,15 +136,15 @@ def test_a_program_that_uses_the_package_keeps_its_own_logging(capsys):
 
 
 def test_a_forked_process_does_not_touch_the_live_line(monkeypatch):
-    on_screen(monkeypatch)
+    screen = on_screen(monkeypatch)
     terminal().doing("reading text")
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        os.write(write, f"{terminal().is_live} {terminal().mode}".encode())
+        os.write(write, f"{terminal().is_live} {terminal().mode} {sys.stderr is screen}".encode())
         os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(read, 100) == b"False plain"
+    assert os.read(read, 100) == b"False plain True"
 
 
 def test_what_a_terminal_obeys_is_shown_as_text():

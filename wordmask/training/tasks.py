@@ -110,6 +110,7 @@ def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
 
 def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
     """Show the results, the words that improved most, and where the files are."""
+    terminal().close()
     others = []
     for name, label in OTHERS.items():
         if name in metrics:

@@ -256,6 +256,7 @@ def _forget() -> None:
     if _terminal is not None:
         parent, _terminal = _terminal, Terminal("plain")
         _terminal.hidden = parent.hidden
+        sys.stdout, sys.stderr = (getattr(stream, "rich_proxied_file", stream) for stream in (sys.stdout, sys.stderr))
 
 
 os.register_at_fork(after_in_child=_forget)
