@@ -125,6 +125,8 @@ def test_before_and_after_are_two_separate_evaluations_to_the_last_digit(more, c
     assert after == alone(command, str(out), tmp_path / "after", *more)
     for name in ("all_results.json", "eval_results.json"):
         assert before_and_after(read_json(out / name)) == (before, after)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"| eval_loss_before | {before[0]:.4f} |" in card and f"| eval_loss | {after[0]:.4f} |" in card
     first, last = evaluations(out)
     assert (first["step"], last["step"]) == (0, 4)
     assert [first["metrics"]["loss"], last["metrics"]["loss"]] == [before[0], after[0]]
