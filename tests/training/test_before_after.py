@@ -190,7 +190,7 @@ def test_after_is_the_model_that_is_saved(command, counted, tmp_path):
     more += ["--metric_for_best_model", "loss", "--greater_is_better", "true"]
     metrics = run_mlm_wwm.main(command(out, *more))
     assert counted == [0, 2, 4, 4]
-    assert [one["step"] for one in evaluations(out)] == [0, 2, 4]
+    assert [(one["step"], one["epoch"]) for one in evaluations(out)] == [(0, 0.0), (2, 2 / 3), (4, 4 / 3)]
     assert metrics["eval_loss"] == evaluations(out)[1]["metrics"]["loss"] != evaluations(out)[2]["metrics"]["loss"]
     assert before_and_after(metrics)[1] == alone(command, str(out), tmp_path / "after")
 

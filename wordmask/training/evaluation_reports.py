@@ -79,8 +79,13 @@ class EvaluationReports:
             forward: sends a batch through the model.
         """
         predictions = self.lines.predict(forward) if "accuracy" in evaluation.metrics else []
-        counts = frequent_words(words, self.readable)
-        self.latest = replace(evaluation, predictions=[line.as_json() for line in predictions], words=counts)
+        self.latest = replace(
+            evaluation,
+            # The best model is evaluated again at the end, when more epochs are done than it was trained.
+            epoch={one.step: one.epoch for one in self.record.evaluations}.get(evaluation.step, evaluation.epoch),
+            predictions=[line.as_json() for line in predictions],
+            words=frequent_words(words, self.readable),
+        )
         self._shown = predictions
         if not self.foreign:
             self.record.add(self.latest)
