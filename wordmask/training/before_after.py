@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.box import ROUNDED
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -118,18 +119,18 @@ class Results:
         return f"{TITLE if self._compares else 'results'}: {', '.join(figures)}"
 
     def __rich__(self) -> RenderableType:
-        columns = 3 if self._compares else 2
-        table = Table(title=TITLE if self._compares else "results", title_justify="left", title_style="bold")
+        rows = self._rows
+        if not rows:
+            return Text(self.line())
+        table = Table(box=ROUNDED, header_style="")
         table.add_column("")
-        for name in ("before", "after")[3 - columns :]:
-            table.add_column(name if self._compares else "", justify="right", style="bold" if name == "after" else "")
-        for label, before, after in self._rows:
+        if self._compares:
+            table.add_column("before", justify="right")
+        table.add_column("after" if self._compares else "", justify="right", style="bold")
+        for label, before, after in rows:
             table.add_row(*(label, before, after) if self._compares else (label, after))
-        if self._rows and self.others:
-            table.add_section()
-        for label, value in self.others:
-            table.add_row(*(label, "", value) if self._compares else (label, value))
-        return table
+        others = Text(", ".join(f"{label} {value}" for label, value in self.others), "dim")
+        return Group(Text(f"\n{TITLE}" if self._compares else "\nresults", "bold"), table, others)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class _Fitted:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         signs, margin = Signs.of(options.ascii_only), f"{self.number:>2}  "
         width = options.max_width - len(margin)
-        line = Text(margin, "dim", no_wrap=True, overflow="ellipsis")
+        line = Text(no_wrap=True, overflow="ellipsis").append(margin, "dim")
         for part in excerpt(self.text, self.words, width, signs.gap):
             style = "default" if part[1] is None else "bold green" if part[1].right else "bold red"
             line.append(_marked(part), style)

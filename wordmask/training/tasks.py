@@ -43,6 +43,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
             _take_over(trainer, checkpoint)
             return {}
         logger.warning("going on from %s%s", checkpoint, change)
+        if trainer.reports:
+            trainer.reports.record.write()  # those of a checkpoint that lies elsewhere
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if not trainer.state.global_step:
         raise InputError(
