@@ -24,14 +24,13 @@ PREVIEW = ["--preview_masking", "1", "--use_cpu"]
 
 
 @pytest.fixture
-def said(caplog, capfd):
+def said(capfd):
     """How often each sentence is said by a run, in this process and in those that it starts."""
 
     def of(script, *argv: str) -> list[str]:
-        caplog.clear()
         capfd.readouterr()
         script.main([*argv, *PREVIEW])
-        return [*caplog.messages, *capfd.readouterr().err.splitlines()]
+        return capfd.readouterr().err.splitlines()
 
     return lambda *argv: [line for line in of(*argv) if SINGLE in line or LEFT_OUT in line]
 
@@ -111,7 +110,7 @@ def test_positions_that_are_left_out_are_reported_in_every_run(classic, said, tm
 
 
 def test_positions_that_are_left_out_are_counted_over_batches_and_parts(classic, said, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("wordmask.data.text_files.rebatched.__defaults__", (4,))
+    monkeypatch.setattr("wordmask.data.file_source.rebatched.__defaults__", (4,))
     (sentence,) = said(run_mlm_wwm, *classic, "--validation_split_percentage", "0")
     assert "--train_ref_file: 3 of 6 positions" in sentence and "for line 4 of the text" in sentence
     prepared, caplog_before = ["--prepared_dir", str(tmp_path / "prepared")], len(caplog.messages)
