@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from wordmask.config.parser import argument
 from wordmask.utils.errors import InputError
+from wordmask.utils.terminal import MODES
 
 SAMPLING = ("random", "group_by_length", "sequential")
 
@@ -31,8 +32,24 @@ class AddedArguments:
         "gradients, less memory and padding. By default 2048 on a CPU, else no limit; 0 for no limit.",
         default=None,
     )
+    eval_on_start: bool | None = argument(
+        "Evaluate before training, to show the figures before and after it. By default on where a run trains and has "
+        "validation text.",
+        default=None,
+    )
     optim: str | None = argument(
         "The optimizer; by default adamw_torch_fused, and adamw_torch on a TPU.", default=None
+    )
+
+    logging_steps: float | None = argument(
+        "The steps between two logs of the loss, or their share of all steps if below 1; by default a twentieth of "
+        "all steps, and at most 500.",
+        default=None,
+    )
+    log_format: str | None = argument(
+        "How a run tells what it does: rich (a bar and tables) or plain (one plain line for each event); by default "
+        "rich at a terminal, plain in a pipe or a log file.",
+        default=None,
     )
 
     def __post_init__(self) -> None:
@@ -45,5 +62,7 @@ class AddedArguments:
                 f"--train_sampling_strategy: {self.train_sampling_strategy} is not known; choose from "
                 f"{', '.join(SAMPLING)}"
             )
+        if self.log_format not in (None, *MODES):
+            raise InputError(f"--log_format: {self.log_format} is not known; choose from {', '.join(MODES)}")
         if (self.tokens_per_pass or 0) < 0:
             raise InputError(f"--tokens_per_pass: {self.tokens_per_pass} is below 0; give 0 or more")

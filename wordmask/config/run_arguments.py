@@ -19,6 +19,7 @@ from wordmask.config.parser import suggest
 from wordmask.config.trackers import check_trackers
 from wordmask.utils.errors import InputError, one_line
 
+LOGGING_STEPS = 500  # at most, where the user gives no number
 METRICS = ("loss", "perplexity", "accuracy", "whole_word_accuracy")
 
 
@@ -40,7 +41,9 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         self._check()
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
         self.optim = choose_optimizer(self.optim, TrainingArguments.optim)
+        self.logging_steps = LOGGING_STEPS if self.logging_steps is None else self.logging_steps
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
+        self.do_eval = self.do_eval or bool(self.eval_on_start)
         try:
             TrainingArguments.__post_init__(self)
         except torch.distributed.DistError as error:

@@ -72,7 +72,7 @@ def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | Non
     key = hashed(model_type, arguments.vocab_size, texts.fingerprint)
     directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
     if not directory.exists():
-        tables = tracked(texts.batches(), "Training a tokenizer", "texts", len(texts.source))
+        tables = tracked(texts.batches(), "training a tokenizer", "texts", len(texts.source))
         lines = (text or "" for table in tables for text in table["text"].to_pylist())
         tokenizer = train_tokenizer(model_type, lines, int(arguments.vocab_size or 0))
         with make_directory_atomically(directory) as whole:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -19,15 +16,18 @@ from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.header import show_header
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
 from wordmask.training.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
 from wordmask.training.preview import preview
 from wordmask.training.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_trainer
 from wordmask.training.tasks import evaluate, publish, report, train
+from wordmask.training.terminal_output import set_up_output
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import check_push
+from wordmask.utils.terminal import terminal
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     """
     arguments = parse_arguments(argv, **defaults)
     training, previews = arguments.training, arguments.masking.preview_masking > 0
-    _set_up_logging(training)
+    set_up_output(training)
     if arguments.data.prepare_only:
         return prepare_only(arguments)
     _check_start(training, script)
@@ -58,6 +58,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     config = load_config(arguments.model)  # refuses a wrong name before the text is read
     texts = load_run_texts(arguments)
     checkpoint = checkpoint if training.do_train else None  # an evaluation is of the model that was asked for
+    terminal().doing("loading the tokenizer and the model")
     with training.main_process_first(desc="loading the tokenizer"):
         tokenizer = load_tokenizer(arguments.model, config, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
@@ -70,12 +71,14 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     identity = Identity.of(arguments, model, tokenizer, texts)
     changed_settings = check_owner(arguments, identity, checkpoint)
     lengths = sequence_lengths(arguments, model, tokenizer)
+    terminal().doing("trying the model on two short sequences")
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
     sequences = make_sequences(texts, tokenization, arguments, lengths)
     trainer = make_trainer(arguments, model, head_is_new, tokenizer, vocabulary, sequences, forward)
     changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
 
+    show_header(arguments, trainer, terminal())
     metrics: dict[str, float] = {}
     if training.do_train:
         metrics |= train(trainer, checkpoint, changed_steps)
@@ -107,6 +110,7 @@ def _preview(
     masking, shown = arguments.masking, sequences.train or sequences.validation
     collator = make_collator(arguments, vocabulary, word_ids=True)
     count, rate = masking.preview_masking, masking.rates[0]
+    terminal().close()
     preview(shown, count, collator, tokenizer, rate, Console())  # type: ignore[arg-type]  # one of the two is there
     return {}
 
@@ -138,14 +142,3 @@ def _begin(
             write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()
     return writes_card
-
-
-def _set_up_logging(training: RunArguments) -> None:
-    level = training.get_process_log_level()
-    logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
-    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
-    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors become ours, of one sentence
-    if not (training.should_log and sys.stderr.isatty()):  # progress bars would fill log files
-        training.disable_tqdm = True
-        datasets.disable_progress_bars()
-        transformers.utils.logging.disable_progress_bar()

@@ -6,13 +6,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from wordmask.config.own_flags import check_own_flags
+from wordmask.utils.chatter import without_chatter
+from wordmask.utils.terminal import asked_format, terminal
 
 
 def start(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
     """Check the flags of this suite, and then run, see `wordmask.training.run.run`."""
     argv = sys.argv[1:] if argv is None else argv
-    check_own_flags(argv, **defaults)
-    from wordmask.training.run import run  # imports torch
+    shown = terminal()
+    shown.mode = asked_format(argv)  # type: ignore[assignment]  # the setter takes `None`
+    with without_chatter(), shown.closing():
+        if not {"--help", "-h", "--help_all"} & {*argv}:
+            shown.doing("importing torch and transformers")
+        from wordmask.config.own_flags import check_own_flags  # imports transformers
 
-    return run(script, argv, **defaults)
+        check_own_flags(argv, **defaults)
+        from wordmask.training.run import run  # imports torch
+
+        return run(script, argv, **defaults)

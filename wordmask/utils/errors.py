@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
 from wordmask.utils.said_once import first_to_say, local_rank, others_said_something
+from wordmask.utils.terminal import clean
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,7 +112,7 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
                 raise
             if mistake is not None and first_to_say(str(mistake)):
                 rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
-                print(f"error: {rank}{mistake}", file=sys.stderr, flush=True)
+                print(clean(f"error: {rank}{mistake}"), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
 
     return wrapper
