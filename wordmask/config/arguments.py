@@ -18,6 +18,7 @@ from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.own_flags import OWN, training_parser
 from wordmask.config.parser import build, is_true, suggest
+from wordmask.config.probe_arguments import METRICS, ProbeArguments
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.masking import Strategy
@@ -48,7 +49,7 @@ class Arguments:
     """One run, as its command line and its argument file describe it.
 
     Attributes:
-        model, data, masking, segmentation, training: the flags by their concern.
+        model, data, masking, segmentation, probe, training: the flags by their concern.
         given: every flag with its value, as an argument file could hold them.
     """
 
@@ -56,6 +57,7 @@ class Arguments:
     data: DataArguments
     masking: MaskingArguments
     segmentation: SegmentationArguments
+    probe: ProbeArguments
     training: RunArguments
     given: dict[str, Any]
 
@@ -88,12 +90,13 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     given = {name: value for name, value in vars(namespace).items() if value is not None}
 
-    model, data, masking, segmentation = (build(concern, namespace) for concern in concerns[:-1])
+    model, data, masking, segmentation, probe = (build(concern, namespace) for concern in concerns[:-1])
     _check_model(model)
     if data.line_by_line and namespace.train_sampling_strategy is None:
         namespace.train_sampling_strategy = "group_by_length"
-    arguments = Arguments(model, data, masking, segmentation, build(RunArguments, namespace), given)
+    arguments = Arguments(model, data, masking, segmentation, probe, build(RunArguments, namespace), given)
     _check_words(arguments)
+    _check_probe(arguments)
     _check_streaming(arguments)
     _check_prepared(arguments)
     if data.pack_sequences and model.attn_implementation == "flex_attention":
@@ -153,6 +156,13 @@ def _check_words(arguments: Arguments) -> None:
         )
     if references and arguments.segmentation.segmenter:
         raise InputError(f"{references[0]} and --segmenter both define the words; drop one of them")
+
+
+def _check_probe(arguments: Arguments) -> None:
+    """Raise an `InputError` if the best model is chosen by a probe that there is not."""
+    metric = (arguments.training.metric_for_best_model or "").removeprefix("eval_")
+    if metric in METRICS and not arguments.probe.probe_file:
+        raise InputError(f"--metric_for_best_model {metric} needs --probe_file, a table of labelled text; add it")
 
 
 def _check_streaming(arguments: Arguments) -> None:

@@ -11,10 +11,18 @@ from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.parser import Parser, build, flag_name, suggest
+from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.utils.errors import InputError
 
-OWN: tuple[Any, ...] = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, AddedArguments)
+OWN: tuple[Any, ...] = (
+    ModelArguments,
+    DataArguments,
+    MaskingArguments,
+    SegmentationArguments,
+    ProbeArguments,
+    AddedArguments,
+)
 
 
 def training_parser(concerns: Sequence[Any], quiet: bool = False) -> Parser:

@@ -18,7 +18,7 @@ class ProbeArguments:
     _argument_group_name = "probe"
 
     probe_file: str | None = argument(
-        "Labelled text, a table with the columns text and label: each evaluation classifies it, with the model frozen.",
+        "A table with the columns text and label; each evaluation shows how well the model tells labels apart.",
         default=None,
     )
     probe_validation_file: str | None = argument(

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from wordmask.config import probe_arguments
 from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.launch_checks import check_environment, check_sharding, choose_optimizer
 from wordmask.config.parser import suggest
@@ -20,7 +21,7 @@ from wordmask.config.trackers import check_trackers
 from wordmask.utils.errors import InputError, one_line
 
 LOGGING_STEPS = 500  # at most, where the user gives no number
-METRICS = ("loss", "perplexity", "accuracy", "whole_word_accuracy")
+METRICS = ("loss", "perplexity", "accuracy", "whole_word_accuracy", *probe_arguments.METRICS)
 
 
 @dataclass

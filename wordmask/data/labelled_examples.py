@@ -72,14 +72,12 @@ def read_labelled(arguments: ProbeArguments, seed: int) -> LabelledExamples | No
     held_out_texts, held_out_labels = _read(arguments.probe_validation_file, other)
     _check(held_out_labels, arguments.probe_validation_file, other, FEWEST[other])
     if unknown := sorted({*held_out_labels.tolist()} - {*labels.tolist()}):
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        shown = ", ".join(map(repr, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         raise InputError(
-            f"{other}: {arguments.probe_validation_file} has the label {', '.join(map(repr, unknown[:3]))}{more}, which "
-            f"{arguments.probe_file} lacks; give examples of it there, or remove it here"
+            f"{other}: {arguments.probe_validation_file} has the label {shown}, which {arguments.probe_file} lacks; "
+            "give examples of it there, or remove it here"
         )
-    return LabelledExamples(
-        [*texts, *held_out_texts], np.concatenate([labels, held_out_labels]), learned=len(texts)
-    )
+    return LabelledExamples([*texts, *held_out_texts], np.concatenate([labels, held_out_labels]), learned=len(texts))
 
 
 def held_out_part(labels: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:

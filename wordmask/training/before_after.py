@@ -26,12 +26,21 @@ COMPARED = (
     ("perplexity", "perplexity", "perplexity"),
     ("accuracy", "eval_accuracy", "masked tokens right"),
     ("whole_word_accuracy", "eval_whole_word_accuracy", "masked words right"),
+    ("probe_accuracy", "eval_probe_accuracy", "probe accuracy"),
+    ("probe_f1", "eval_probe_f1", "probe macro-F1"),
 )
 
 
-def metrics_before(before: Evaluation) -> dict[str, float]:
-    """The figures before training under their names in the files of results, such as `eval_loss_before`."""
-    return {f"{name}_before": before.metrics[own] for own, name, _ in COMPARED if own in before.metrics}
+def metrics_before(before: Evaluation, after: Evaluation) -> dict[str, float]:
+    """The figures before training under their names in the files of results, such as `eval_loss_before`.
+
+    A probe is compared with one on the same examples, and has intervals: `eval_probe_f1_low_before`.
+    """
+    both = before.metrics.keys() & after.metrics.keys()
+    if before.probe != after.probe:
+        both = {name for name in both if not name.startswith("probe_")}
+    names = [(own + end, name + end) for own, name, _ in COMPARED for end in ("", "_low", "_high")]
+    return {f"{name}_before": before.metrics[own] for own, name in names if own in both}
 
 
 def frequent_words(words: MaskedWords, readable: ReadableTokens) -> dict[str, list[int]]:
@@ -155,4 +164,4 @@ class ImprovedWords:
 
 
 def _shown(name: str, value: float) -> str:
-    return percent(value) if name.endswith("accuracy") else number(value)
+    return percent(value) if name.endswith(("accuracy", "f1")) else number(value)

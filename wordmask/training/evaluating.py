@@ -14,6 +14,7 @@ from wordmask.training.evaluation_record import Evaluation
 from wordmask.training.evaluation_reports import EvaluationReports
 from wordmask.training.masked_words import MaskedWords, WordCounts
 from wordmask.training.metrics import MaskedLMMetric, mask_digest
+from wordmask.training.probe import Probe
 from wordmask.training.resuming import ResumableTrainer
 from wordmask.training.run_record import RunRecord
 from wordmask.utils.terminal import terminal
@@ -27,12 +28,14 @@ class EvaluatingTrainer(ResumableTrainer):
         metric: sums over the evaluation in progress.
         eval_collator: makes batches with `word_ids`.
         reports: keeps and shows evaluations; `None` if only their metrics are returned.
+        probe: measures the model on labelled text in each evaluation that is reported; `None` for no probe.
     """
 
     forward: Forward
     metric: MaskedLMMetric
     eval_collator: Any
     reports: EvaluationReports | None = None
+    probe: Probe | None = None
     _words: WordCounts | None = None  # of the evaluation in progress, if it is reported
     _evaluated: Any = None  # the model as the evaluation in progress runs it
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
@@ -100,7 +103,11 @@ class EvaluatingTrainer(ResumableTrainer):
         if self._words is not None and self.reports is not None:
             words = self._words.over_all(self.accelerator)
             step, epoch = self._model_step, float(self.state.epoch or 0.0)
-            self.reports.add(Evaluation(step, epoch, figures, self.metric.masks), words, self._predict)
+            digest = self.probe.examples.digest if self.probe else ""
+            if self.probe:
+                figures |= self.probe.measure(self._predict, self.accelerator)
+            evaluation = Evaluation(step, epoch, figures, self.metric.masks, probe=digest)
+            self.reports.add(evaluation, words, self._predict)
         self._evaluated = None
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         return output._replace(metrics={**(output.metrics or {}), **metrics})

@@ -27,6 +27,7 @@ class Evaluation:
         metrics: loss, perplexity, accuracy and whole_word_accuracy, as far as they were computed.
         masks: a digest of the masks: figures with the same digest can be compared.
         predictions: the predictions for some lines, see `predictions.py`.
+        probe: a digest of the labelled examples of the probe; empty without a probe.
         words: for the most frequent masked words, how often each was masked and predicted right. Only the first and
             the last evaluation of a run keep them.
     """
@@ -37,6 +38,7 @@ class Evaluation:
     masks: int
     predictions: list[dict[str, Any]] = field(default_factory=list)
     words: dict[str, list[int]] = field(default_factory=dict)
+    probe: str = ""
 
 
 class EvaluationRecord:

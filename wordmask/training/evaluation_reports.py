@@ -115,4 +115,4 @@ class EvaluationReports:
             )
             return {}
         self.improved = most_improved(before.words, latest.words)
-        return metrics_before(before)
+        return metrics_before(before, latest)

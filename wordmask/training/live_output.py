@@ -27,6 +27,8 @@ _METRICS = {
     "eval_perplexity": ("perplexity", False, False),
     "eval_accuracy": ("tokens right", True, True),
     "eval_whole_word_accuracy": ("words right", True, True),
+    "eval_probe_accuracy": ("probe accuracy", True, True),
+    "eval_probe_f1": ("probe macro-F1", True, True),
 }
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from wordmask.config.arguments import Arguments, RunArguments, parse_arguments
+from wordmask.data.labelled_examples import read_labelled
 from wordmask.data.token_store import Tokenization
 from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
@@ -21,7 +22,7 @@ from wordmask.training.inputs import RunSequences, load_run_texts, make_sequence
 from wordmask.training.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
 from wordmask.training.preview import preview
 from wordmask.training.run_record import Identity, read_run, write_run
-from wordmask.training.setup import make_collator, make_trainer
+from wordmask.training.setup import make_collator, make_probe, make_trainer
 from wordmask.training.tasks import evaluate, publish, report, train
 from wordmask.training.terminal_output import set_up_output
 from wordmask.training.trainer import MlmTrainer
@@ -53,6 +54,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         return prepare_only(arguments)
     _check_start(training, script)
     checkpoint = None if previews else find_checkpoint(arguments)
+    labelled = None if previews else read_labelled(arguments.probe, training.seed)
     set_seed(training.seed)
 
     config = load_config(arguments.model)  # refuses a wrong name before the text is read
@@ -73,8 +75,10 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     lengths = sequence_lengths(arguments, model, tokenizer)
     terminal().doing("trying the model on two short sequences")
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
+    probe = make_probe(arguments, labelled, model, tokenizer, max(lengths), forward)
     sequences = make_sequences(texts, tokenization, arguments, lengths)
     trainer = make_trainer(arguments, model, head_is_new, tokenizer, vocabulary, sequences, forward)
+    trainer.probe = probe
     changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
 

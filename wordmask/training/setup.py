@@ -12,7 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wordmask.config.arguments import Arguments, DataArguments
 from wordmask.config.run_arguments import LOGGING_STEPS
 from wordmask.data.collator import MaskingCollator
+from wordmask.data.labelled_examples import LabelledExamples
 from wordmask.data.sequences import StagedSequences
+from wordmask.models.configuration import origin
+from wordmask.models.embedding import Embedder, hook_hidden_states
 from wordmask.models.forward import Forward
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -22,6 +25,7 @@ from wordmask.training.inputs import RunSequences
 from wordmask.training.model_card import Card
 from wordmask.training.output_dir import evaluates_another
 from wordmask.training.predictions import SampleLines
+from wordmask.training.probe import Probe
 from wordmask.training.run_record import read_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
@@ -82,6 +86,37 @@ def make_trainer(
         if "logging_steps" not in arguments.given:  # short runs show a loss, too
             training.logging_steps = max(1, min(LOGGING_STEPS, math.ceil(trainer.planned_steps() / 20)))
     return trainer
+
+
+def make_probe(
+    arguments: Arguments,
+    examples: LabelledExamples | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    forward: Forward,
+) -> Probe | None:
+    """Make the probe of a run, and tokenize its examples; `None` without them.
+
+    Args:
+        arguments, examples, model, tokenizer, forward: of the run.
+        length: the longest sequence, in tokens.
+
+    Raises:
+        InputError: if the model's encoder has no hidden state for each token.
+    """
+    if examples is None:
+        return None
+    hidden_states = hook_hidden_states(model, length if forward.fixed else min(length, 8))
+    if hidden_states is None:
+        flag, value = origin(arguments.model)
+        raise InputError(
+            f"--probe_file: the encoder of a {type(model).__name__} ({flag} {value}) has no hidden state for each "
+            "token, so texts have no embeddings; drop the flag"
+        )
+    pad = tokenizer.pad_token_id or 0
+    embedder = Embedder(hidden_states, examples.texts, tokenizer, length, pad, forward.fixed)
+    return Probe(examples, embedder, arguments.training.eval_batch_size)
 
 
 def _reports(arguments: Arguments, trainer: MlmTrainer) -> EvaluationReports | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.before_after import COMPARED, ImprovedWords, Results
+from wordmask.training.probe import ProbeResults
 from wordmask.training.progress_record import read_state
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
@@ -77,6 +78,7 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
         metrics["perplexity"] = metrics.pop(
             "eval_perplexity"
         )  # its name in eval_results.json of transformers' scripts
+    metrics |= trainer.probe.baselines if trainer.probe else {}
     before = trainer.reports.compare() if trainer.reports else {}
     metrics |= before
     if combined and not before and trainer.is_world_process_zero():
@@ -117,6 +119,8 @@ def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
             value = metrics[name]
             others.append((label, f"{value:,}" if isinstance(value, int) else number(value)))
     terminal().show(Results(metrics, others))
+    if trainer.probe and "eval_probe_f1" in metrics:
+        terminal().show(ProbeResults(metrics, trainer.probe.examples))
     if trainer.reports and trainer.reports.improved:
         terminal().show(ImprovedWords(trainer.reports.improved))
     what = "model and results" if trainer.args.do_train else "results"
