@@ -112,7 +112,7 @@ def _check(labels: NDArray[np.str_], path: str, flag: str, needed: int) -> None:
         raise InputError(f"{flag}: {path} has {len(labels)} examples, which is too few; give {needed} or more")
     counts = Counter(labels.tolist())
     if len(counts) == 1:
-        raise InputError(f"{flag}: every example of {path} has the label {labels[0]!r}; give two labels or more")
+        raise InputError(f"{flag}: every example of {path} has the label {str(labels[0])!r}; give two labels or more")
     if len(counts) > len(labels) // 2:
         raise InputError(
             f"{flag}: column label of {path} has {len(counts):,} different values in {len(labels):,} examples, as "
