@@ -139,7 +139,7 @@ def test_a_type_that_does_not_read_text_alone_is_refused(model_type, tokenizer, 
 def test_a_model_that_cannot_be_trained_is_refused_before_the_text_is_tokenized(
     model_type, overrides, words, tokenizer, text, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("wordmask.training.run.tokens_of", None)
+    monkeypatch.setattr("wordmask.training.inputs.tokens_of", None)
     argv = command(model_type, tokenizer, text, tmp_path / "out", "--config_overrides", overrides)
     sentence = refusal(capsys, run_mlm_wwm.main, *argv)
     flag = "--model_type" if "several models" in words else "--config_overrides"

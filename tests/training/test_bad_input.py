@@ -426,7 +426,7 @@ def test_an_internal_bug_keeps_its_traceback(model, tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("wordmask.training.run.tokens_of", broken)
+    monkeypatch.setattr("wordmask.training.inputs.tokens_of", broken)
     path = tmp_path / "text.txt"
     path.write_text("\n".join(sample_lines("english", 5)), encoding="utf-8")
     argv = ["--model_name_or_path", model, "--train_file", str(path), "--output_dir", str(tmp_path / "out")]

@@ -141,7 +141,7 @@ PUSH = ["--model_type", "bert", "--vocab_size", "90", "--push_to_hub"]
 @pytest.fixture
 def unread(monkeypatch):
     """See that no text is read."""
-    monkeypatch.setattr("wordmask.training.run.load_texts", None)
+    monkeypatch.setattr("wordmask.training.inputs.load_texts", None)
     monkeypatch.setattr("wordmask.utils.hub.get_token", lambda: None)
 
 

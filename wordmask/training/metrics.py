@@ -84,10 +84,10 @@ class MaskedLMMetric(evaluate.Metric):
             metrics |= {"accuracy": right_tokens / tokens, "whole_word_accuracy": right_words / words}
         return metrics
 
-    def pack(self) -> np.ndarray:
+    def sums_as_array(self) -> np.ndarray:
         """The sums as one array, to add up over processes."""
         return np.array([self.sums[name] for name in COUNTS])
 
-    def unpack(self, sums: np.ndarray) -> None:
+    def replace_sums(self, sums: np.ndarray) -> None:
         """Replace the sums by those that were added up."""
         self.sums = dict(zip(COUNTS, map(float, sums), strict=True))

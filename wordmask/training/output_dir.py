@@ -13,7 +13,7 @@ from typing import Any
 
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.training import progress_record
-from wordmask.training.run_record import RECORD, Identity, Run, read_run
+from wordmask.training.run_record import RECORD, Identity, RunRecord, read_run
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def check_owner(arguments: Arguments, identity: Identity, checkpoint: str | None
     return origin.changes(identity, arguments.given, training.world_size)
 
 
-def _check_same(run: Run, place: str, arguments: Arguments, identity: Identity) -> None:
+def _check_same(run: RunRecord, place: str, arguments: Arguments, identity: Identity) -> None:
     """Raise an `InputError` if a directory belongs to a run with another model or tokenizer."""
     model, directory = arguments.model.model_name_or_path, arguments.training.output_dir
     evaluates = run.trains and not arguments.training.do_train

@@ -18,7 +18,7 @@ MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}
 
 
 def preview(
-    rows: Sequences | StagedSequences | StreamedSequences,
+    sequences: Sequences | StagedSequences | StreamedSequences,
     count: int,
     collator: MaskingCollator,
     tokenizer,
@@ -28,7 +28,7 @@ def preview(
     """Print the first sequences as the first epoch of training masks them.
 
     Args:
-        rows: the sequences to train on.
+        sequences: the sequences to train on.
         count: how many to print.
         collator: makes batches with `word_ids`.
         tokenizer: decodes tokens.
@@ -39,9 +39,9 @@ def preview(
         InputError: if there is no sequence.
     """
     examples = (
-        list(islice(rows.one_epoch(0), count))
-        if isinstance(rows, StreamedSequences)
-        else [rows[Draw(index, 0, rate)] for index in range(min(count, len(rows)))]
+        list(islice(sequences.one_epoch(0), count))
+        if isinstance(sequences, StreamedSequences)
+        else [sequences[Draw(index, 0, rate)] for index in range(min(count, len(sequences)))]
     )
     if not examples:
         raise InputError("--preview_masking: there is no example to show; give a --train_file with text in it")

@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import TrainerState
 
 from wordmask.data.sampler import Piece, Progress
-from wordmask.training.run_record import Run
+from wordmask.training.run_record import RunRecord
 from wordmask.utils.files import write_atomically
 
 FILE = "wordmask_progress.json"
@@ -46,7 +46,7 @@ class StepDivision:
 
 
 @dataclass(frozen=True)
-class Record:
+class ProgressRecord:
     """The record of a checkpoint.
 
     Attributes:
@@ -64,7 +64,7 @@ class Record:
     optimizer: str | None = None
 
 
-def write_progress(checkpoint: str, record: Record) -> None:
+def write_progress(checkpoint: str, record: ProgressRecord) -> None:
     """Write a record. Call it before the Trainer writes its state, which makes the checkpoint complete."""
     progress = record.progress
     values = {
@@ -84,7 +84,7 @@ def write_progress(checkpoint: str, record: Record) -> None:
         file.write("\n")
 
 
-def read_progress(checkpoint: str, default: StepDivision, run: Run | None, examples: int) -> Record:
+def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None, examples: int) -> ProgressRecord:
     """Read the record of a checkpoint. Older checkpoints have none; all their steps were as the run's flags say.
 
     Args:
@@ -98,7 +98,7 @@ def read_progress(checkpoint: str, default: StepDivision, run: Run | None, examp
         return _assumed(checkpoint, default, run, examples)
     values = json.loads(path.read_text(encoding="utf-8"))
     pieces = tuple(Piece(piece["step_size"], piece["steps"], piece["examples"]) for piece in values["seen"])
-    return Record(
+    return ProgressRecord(
         Progress(values["step"], values["epoch"], pieces, values["constant"]),
         StepDivision(**values["division"]),
         values["step_sizes"],
@@ -112,7 +112,7 @@ def read_state(checkpoint: str) -> TrainerState:
     return TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
 
 
-def _assumed(checkpoint: str, default: StepDivision, run: Run | None, examples: int) -> Record:
+def _assumed(checkpoint: str, default: StepDivision, run: RunRecord | None, examples: int) -> ProgressRecord:
     state, given = read_state(checkpoint), run.arguments if run else {}
     division = StepDivision(
         state.train_batch_size or default.batch_size,
@@ -125,7 +125,7 @@ def _assumed(checkpoint: str, default: StepDivision, run: Run | None, examples: 
         epoch, steps = divmod(state.global_step - 1, -(-examples // division.step))
         piece = Piece(division.step, steps + 1, min((steps + 1) * division.step, examples))
         progress = Progress(state.global_step, epoch, (piece,))
-    return Record(progress, division, [division.step], _logged_loss(state))
+    return ProgressRecord(progress, division, [division.step], _logged_loss(state))
 
 
 def _logged_loss(state: TrainerState) -> float:

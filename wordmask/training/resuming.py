@@ -14,8 +14,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.progress_record import Record, StepDivision, read_progress, read_state, write_progress
-from wordmask.training.run_record import Run
+from wordmask.training.progress_record import ProgressRecord, StepDivision, read_progress, read_state, write_progress
+from wordmask.training.run_record import RunRecord
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ class ResumableTrainer(Trainer):
     is as in transformers. A work-around; no thread known. It can go when the Trainer resumes by examples.
 
     Attributes:
-        train_rows: the sequences to train on.
+        train_sequences: the sequences to train on.
         plan: this process's batches of the whole training; `None` for a stream.
         done: the progress before this call of `train`.
     """
 
     args: RunArguments
-    train_rows: StagedSequences | StreamedSequences | None
+    train_sequences: StagedSequences | StreamedSequences | None
     plan: Batches | None = None
     done: Progress = Progress()
     _loss_done = 0.0  # the sum of the losses of the steps that are done
@@ -47,9 +47,9 @@ class ResumableTrainer(Trainer):
     _optimizer_done: str | None = None
     _random_state: str | None = None  # a checkpoint whose random state is to be restored after the first batch
     _attempts = 0
-    _went_on = False  # whether it continues in memory, with smaller batches
+    _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
-    def batches(self, rows: StagedSequences) -> Batches:
+    def batches(self, sequences: StagedSequences) -> Batches:
         """This process's batches of the whole training."""
         raise NotImplementedError
 
@@ -66,7 +66,7 @@ class ResumableTrainer(Trainer):
 
     # Where to continue
 
-    def go_on_from(self, checkpoint: str, run: Run | None = None) -> str:
+    def continue_from(self, checkpoint: str, run: RunRecord | None = None) -> str:
         """Take over the progress of a checkpoint.
 
         Args:
@@ -81,16 +81,16 @@ class ResumableTrainer(Trainer):
         """
         if self.args.auto_find_batch_size:
             self._train_batch_size = read_state(checkpoint).train_batch_size or self._train_batch_size
-        rows = self.train_rows
-        examples = len(rows.stages[-1]) if isinstance(rows, StagedSequences) else 0
+        sequences = self.train_sequences
+        examples = len(sequences.stages[-1]) if isinstance(sequences, StagedSequences) else 0
         record = read_progress(checkpoint, self.division, run, examples)
         self.done, self._loss_done, self._optimizer_done = record.progress, record.loss, record.optimizer
-        if not isinstance(rows, StagedSequences):
+        if not isinstance(sequences, StagedSequences):
             self._check_stream(record.division, checkpoint)
             return ""
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip is for streams; without a stream, nothing is read again")
-        self.plan = self.batches(rows)
+        self.plan = self.batches(sequences)
         if len(self._sizes) > 1 and self._sizes[-len(record.sizes) :] != list(record.sizes):
             raise InputError(
                 f"--length_schedule: {checkpoint} was trained with {record.division}, and a schedule continues only "
@@ -114,7 +114,7 @@ class ResumableTrainer(Trainer):
                 "these again, or --ignore_data_skip to read the stream from its beginning"
             )
 
-    def _change(self, record: Record) -> str:
+    def _change(self, record: ProgressRecord) -> str:
         """What another step size changes, as the end of a sentence."""
         plan, size = self.plan, self.division.step
         batch_size = f", with batches of {self._train_batch_size}, as --auto_find_batch_size found them"
@@ -141,13 +141,13 @@ class ResumableTrainer(Trainer):
         self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Train, as the Trainer does; `True` resumes from the last checkpoint in the output directory."""
-        self._attempts, self._went_on = 0, False
+        self._attempts, self._continued_in_memory = 0, False
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             if not self.done.step:
-                self.go_on_from(resume_from_checkpoint)
+                self.continue_from(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _inner_training_loop(  # accelerate's search for a batch size counts its parameters
@@ -167,11 +167,11 @@ class ResumableTrainer(Trainer):
                 *(old_batch_size, step, batch_size),
             )
             if step > self.done.step:
-                self._go_on_in_memory(old_batch_size)
-        checkpoint = None if self._went_on else resume_from_checkpoint
+                self._continue_in_memory(old_batch_size)
+        checkpoint = None if self._continued_in_memory else resume_from_checkpoint
         return super()._inner_training_loop(batch_size, args, checkpoint, trial, ignore_keys_for_eval)
 
-    def _go_on_in_memory(self, batch_size: int) -> None:
+    def _continue_in_memory(self, batch_size: int) -> None:
         """Take over the steps with larger batches: model, optimizer and schedule are those of the last step."""
         if self.plan is None or len(self.plan.stages) > 1:
             flag = "--streaming" if self.plan is None else "--length_schedule"
@@ -180,7 +180,7 @@ class ResumableTrainer(Trainer):
                 f"{self.state.global_step}, and {flag} continues only in steps of the same size; give a smaller "
                 "--per_device_train_batch_size"
             )
-        self._went_on, self.done = True, self.plan.progress(self.state.global_step)
+        self._continued_in_memory, self.done = True, self.plan.progress(self.state.global_step)
         logged = self._globalstep_last_logged == self.state.global_step
         self._loss_done = self._total_loss_scalar + (0.0 if logged else float(self._loss_at_step))
 
@@ -198,7 +198,7 @@ class ResumableTrainer(Trainer):
         self, max_steps: int, steps: int, epochs: int, checkpoint: str | None, trial: Any
     ) -> tuple[int, int]:
         """The state and the epoch to continue from; the plan leaves out the steps of the epoch that are done."""
-        if self._went_on:
+        if self._continued_in_memory:
             epoch_and_steps = self.plan.first_epoch if self.plan else 0, 0
             self.state.init_training_references(self, max_steps, epochs, trial)
         else:
@@ -212,7 +212,7 @@ class ResumableTrainer(Trainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """Wrap the model, make optimizer and schedule, and set them to the step to continue from."""
-        old_schedule: Any = self.lr_scheduler if self._went_on else None
+        old_schedule: Any = self.lr_scheduler if self._continued_in_memory else None
         prepared = super()._prepare_for_training(*args, **kwargs)
         if old_schedule is not None:
             schedule: Any = self.lr_scheduler
@@ -296,7 +296,7 @@ class ResumableTrainer(Trainer):
         loss = self._total_loss_scalar + float(self.accelerator.reduce(self._tr_loss.clone(), "mean"))
         progress = self.plan.progress(step) if self.plan else Progress(step)
         if self.args.should_save:
-            record = Record(progress, self.division, self._sizes, loss, self._optimizer_kind)
+            record = ProgressRecord(progress, self.division, self._sizes, loss, self._optimizer_kind)
             write_progress(f"{self.args.output_dir}/checkpoint-{step}", record)
         super()._save_checkpoint(*args, **kwargs)
 

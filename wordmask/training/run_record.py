@@ -76,7 +76,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """The record of a run that lies in its directory.
 
     Attributes:
@@ -130,7 +130,7 @@ class Run:
         return changed
 
 
-def read_run(directory: str | Path) -> Run | None:
+def read_run(directory: str | Path) -> RunRecord | None:
     """The record in a directory; `None` without one.
 
     Raises:
@@ -144,7 +144,7 @@ def read_run(directory: str | Path) -> Run | None:
         arguments = record["arguments"]
         only_evaluates = arguments.get("do_eval") and not arguments.get("do_train")
         trains = record.get("trains", not only_evaluates)
-        return Run(arguments, record.get("processes", 1), trains, record.get("identity", {}))
+        return RunRecord(arguments, record.get("processes", 1), trains, record.get("identity", {}))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             f"--output_dir: {path} cannot be read as the record of a run ({one_line(error)}); give another directory"

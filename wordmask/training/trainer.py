@@ -84,7 +84,7 @@ class MlmTrainer(ResumableTrainer):
     ):
         if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
             train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
-        eval_rows = _as_rows(eval_dataset)
+        eval_sequences = _as_sequences(eval_dataset)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = rates or (collator.mlm_probability, collator.mlm_probability)
@@ -98,14 +98,19 @@ class MlmTrainer(ResumableTrainer):
             args=args,
             data_collator=collator,
             train_dataset=train_dataset,
-            eval_dataset=eval_rows,
+            eval_dataset=eval_sequences,
             processing_class=processing_class,
             **options,
         )
         self.model_accepts_loss_kwargs = True  # the Trainer then counts labels over the effective batch
         self.loss_is_scaled_for_ga = True
-        self.train_rows: StagedSequences | StreamedSequences | None = train_dataset
-        self.eval_rows, self.collator, self.eval_collator, self.rates = eval_rows, collator, eval_collator, rates
+        self.train_sequences: StagedSequences | StreamedSequences | None = train_dataset
+        self.eval_sequences, self.collator, self.eval_collator, self.rates = (
+            eval_sequences,
+            collator,
+            eval_collator,
+            rates,
+        )
         self.metric, self.card = MaskedLMMetric(), card or Card()
         self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
         if args.device.type == "cpu":
@@ -139,19 +144,20 @@ class MlmTrainer(ResumableTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches whose order and masks depend on the seed and the epoch alone."""
-        rows = self.train_rows
-        if rows is None:
+        sequences = self.train_sequences
+        if sequences is None:
             raise ValueError("train_dataset is missing")
-        if isinstance(rows, StreamedSequences):
-            return self._loader(rows, self.collator, batch_size=self._train_batch_size, drop_last=self.forward.fixed)
-        self.plan = self.batches(rows)
-        return self._loader(rows, self.collator, batch_sampler=self.plan)
+        if isinstance(sequences, StreamedSequences):
+            size, drop_last = self._train_batch_size, self.forward.fixed
+            return self._loader(sequences, self.collator, batch_size=size, drop_last=drop_last)
+        self.plan = self.batches(sequences)
+        return self._loader(sequences, self.collator, batch_sampler=self.plan)
 
-    def batches(self, rows: StagedSequences) -> Batches:
+    def batches(self, sequences: StagedSequences) -> Batches:
         """This process's batches of the whole training."""
         args = self.args
         return Batches(
-            self._stages(rows),
+            self._stages(sequences),
             RateSchedule(*self.rates),
             steps=args.max_steps if args.max_steps > 0 else None,
             epochs=args.num_train_epochs,
@@ -160,10 +166,10 @@ class MlmTrainer(ResumableTrainer):
             done=self.done,
         )
 
-    def _stages(self, rows: StagedSequences) -> list[Stage]:
+    def _stages(self, sequences: StagedSequences) -> list[Stage]:
         """The stages. Batches of shorter sequences hold more of them, so all have a similar number of tokens."""
-        longest, stages = max(stage.length for stage in rows.stages), []
-        for stage, share, first in zip(rows.stages, rows.shares, rows.edges, strict=False):
+        longest, stages = max(stage.length for stage in sequences.stages), []
+        for stage, share, first in zip(sequences.stages, sequences.shares, sequences.edges, strict=False):
             batch_size = self._train_batch_size * longest // stage.length
             layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
             order, arrange = self._order(stage)
@@ -171,28 +177,28 @@ class MlmTrainer(ResumableTrainer):
         return stages
 
     def _order(
-        self, rows: Sequences | TokenizedDataset
+        self, sequences: Sequences | TokenizedDataset
     ) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
         """Two functions: one gives the order of an epoch, the other arranges an order in steps of a size."""
         strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
         if strategy == "sequential":
-            return lambda epoch: np.arange(len(rows)), as_is
-        order = partial(shuffled, seed, count=len(rows))
+            return lambda epoch: np.arange(len(sequences)), as_is
+        order = partial(shuffled, seed, count=len(sequences))
         if strategy == "random":
             return order, as_is
-        lengths = rows.lengths
-        return order, lambda rows, step, epoch: grouped(rows, lengths, step, seed, epoch)
+        lengths = sequences.lengths
+        return order, lambda indices, step, epoch: grouped(indices, lengths, step, seed, epoch)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """All sequences once, the longest first, with the same masks in every evaluation, at the last rate."""
-        rows = self.eval_rows if eval_dataset is None else _as_rows(eval_dataset)
-        if rows is None:
+        sequences = self.eval_sequences if eval_dataset is None else _as_sequences(eval_dataset)
+        if sequences is None:
             raise ValueError("eval_dataset is missing")
-        order = np.argsort(-rows.lengths, kind="stable")
-        stage = Stage(len(rows), lambda epoch: order, self._layout(self.args.eval_batch_size, 1))
+        order = np.argsort(-sequences.lengths, kind="stable")
+        stage = Stage(len(sequences), lambda epoch: order, self._layout(self.args.eval_batch_size, 1))
         rates = RateSchedule(self.rates[1], self.rates[1])
         batches = Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION)
-        return self._loader(rows, self.eval_collator, batch_sampler=batches)
+        return self._loader(sequences, self.eval_collator, batch_sampler=batches)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card, since that of transformers links to the hub even for a local directory."""
@@ -261,8 +267,8 @@ class MlmTrainer(ResumableTrainer):
         self.metric.compute()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.args.world_size > 1:
-            sums = torch.from_numpy(self.metric.pack()).to(self.args.device)
-            self.metric.unpack(self.accelerator.reduce(sums, "sum").cpu().numpy())
+            sums = torch.from_numpy(self.metric.sums_as_array()).to(self.args.device)
+            self.metric.replace_sums(self.accelerator.reduce(sums, "sum").cpu().numpy())
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.metric.compute().items()}
         return output._replace(metrics={**(output.metrics or {}), **metrics})
 
@@ -295,6 +301,6 @@ class MlmTrainer(ResumableTrainer):
         return None, None, None
 
 
-def _as_rows(dataset: Any) -> Sequences | TokenizedDataset | None:
+def _as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:
     """Wrap any dataset for the sampler, which needs lengths."""
     return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")

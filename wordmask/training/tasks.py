@@ -51,8 +51,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         raise InputError(
             "--train_file: the tokenizer finds no token in this text; give text in a language that it knows"
         )
-    if isinstance(trainer.train_rows, StagedSequences):
-        metrics["train_samples"] = trainer.train_rows.stages[-1].documents
+    if isinstance(trainer.train_sequences, StagedSequences):
+        metrics["train_samples"] = trainer.train_sequences.stages[-1].documents
     trainer.save_model()
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
@@ -75,7 +75,7 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
 def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
     """Evaluate the model; `combined` adds the results to `all_results.json`, with those of training."""
     metrics = trainer.evaluate()
-    metrics["eval_samples"] = len(trainer.eval_rows or ())
+    metrics["eval_samples"] = len(trainer.eval_sequences or ())
     if "eval_perplexity" in metrics:
         metrics["perplexity"] = metrics.pop(
             "eval_perplexity"

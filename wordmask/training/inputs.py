@@ -1,0 +1,133 @@
+"""The inputs of a run: the texts that it needs, and the sequences that they become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wordmask.config.arguments import Arguments
+from wordmask.data.findings import Found, warn_of_findings
+from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, special_count
+from wordmask.data.sources import load_texts
+from wordmask.data.token_store import Tokenization
+from wordmask.models.loading import choose_length, load_tokenizer, longest_row
+from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.utils.errors import InputError
+from wordmask.utils.parts import Work
+
+
+@dataclass
+class RunSequences:
+    """The sequences of a run; `None` for a split that it does not use."""
+
+    train: StagedSequences | StreamedSequences | None = None
+    validation: Sequences | None = None
+
+
+def load_run_texts(arguments: Arguments) -> dict[str, Any]:
+    """Load the texts that this run needs. Without --do_train and --do_eval, it does what it has data for."""
+    training, data, model = arguments.training, arguments.data, arguments.model
+    texts: dict[str, Any]
+    if data.is_prepared:
+        texts = load_prepared(data, arguments.segmentation)
+    else:
+        with training.main_process_first(desc="reading the text"):
+            texts = load_texts(data, model.cache_dir, model.token, training.do_eval, arguments.no_task_given)
+    if arguments.no_task_given:
+        training.do_train = "train" in texts
+        training.do_eval = "validation" in texts
+    for split, wanted in (("train", training.do_train), ("validation", training.do_eval)):
+        if wanted and split not in texts and data.is_prepared:
+            raise InputError(
+                f"--prepared_dir: {data.prepared_dir} has no {split} text; run --prepare_only with the same flags"
+            )
+    if training.do_train and "train" not in texts:
+        raise InputError("--do_train needs training text; give --train_file, or a --dataset_name with a split train")
+    if training.do_eval and "validation" not in texts:
+        raise InputError(
+            "--do_eval needs validation text; give --validation_file, or --validation_split_percentage above 0 "
+            "without --streaming"
+        )
+    if data.streaming and training.do_train and training.max_steps <= 0 and not arguments.masking.preview_masking:
+        raise InputError("--streaming needs --max_steps, since a stream has no known length; add it")
+    return texts
+
+
+def sequence_lengths(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The longest sequence of each stage, in tokens; evaluation uses the longest of all."""
+    data, limit, specials = arguments.data, longest_row(model, tokenizer), special_count(tokenizer)
+    if data.stages:
+        return [choose_length(length, limit, specials, "--length_schedule") for length, _ in data.stages]
+    return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
+
+
+def make_sequences(
+    texts: dict[str, Any], tokenization: Tokenization, arguments: Arguments, lengths: list[int]
+) -> RunSequences:
+    """Tokenize the texts that are used, and divide their tokens into sequences.
+
+    Args:
+        texts: the texts by split.
+        tokenization: the tokenizer and how it is used.
+        arguments: of the run.
+        lengths: the longest sequence of each stage, in tokens.
+
+    Raises:
+        InputError: if a text has no token.
+    """
+    training, data = arguments.training, arguments.data
+    sequences, findings = RunSequences(), []
+    with training.main_process_first(desc="tokenizing"):
+        if "train" in texts and (training.do_train or arguments.masking.preview_masking):
+            sequences.train, train_findings = _train_sequences(texts["train"], tokenization, arguments, lengths)
+            findings += train_findings
+        if "validation" in texts and (training.do_eval or not sequences.train):
+            stream = tokens_of(texts["validation"], tokenization)
+            sequences.validation = Sequences.of(stream, tokenization, max(lengths), limit=data.max_eval_samples)
+            findings.append(stream.found)
+    warn_of_findings(findings, masks_words=tokenization.words is not None)
+    for split in ("train", "validation"):
+        of_split = getattr(sequences, split)
+        if isinstance(of_split, Sequences | StagedSequences) and not len(of_split):
+            raise InputError(
+                f"{texts[split].flag}: the tokenizer finds no token in this text; give text that it was made for"
+            )
+    return sequences
+
+
+def _train_sequences(
+    text: Any, tokenization: Tokenization, arguments: Arguments, lengths: list[int]
+) -> tuple[StagedSequences | StreamedSequences, list[Found]]:
+    """The sequences to train on, and what the tokenizer found in their text."""
+    training, data = arguments.training, arguments.data
+    if data.streaming:
+        processes = training.world_size, training.process_index
+        streamed = StreamedSequences(text, tokenization, lengths[0], arguments.masking.rates[0], *processes)
+        return streamed, [streamed.found()] if training.should_log else []
+    stream = tokens_of(text, tokenization)
+    stages = [
+        Sequences.of(stream, tokenization, length, data.pack_sequences, data.max_train_samples) for length in lengths
+    ]
+    return StagedSequences(stages, [share for _, share in data.stages] or [1.0]), [stream.found]
+
+
+def prepare_only(arguments: Arguments) -> dict[str, float]:
+    """Tokenize the splits that this run needs into --prepared_dir, without a model or an --output_dir."""
+    training, data = arguments.training, arguments.data
+    if training.world_size > 1:
+        raise InputError(
+            f"--prepare_only: {training.world_size} processes of a launcher cannot divide this work; start with plain "
+            "python, and divide it with --preprocessing_num_workers, or with --num_shards and --shard_index"
+        )
+    work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
+    texts = load_run_texts(arguments)
+    tokenizer = load_tokenizer(arguments.model, None)
+    Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
+    needed = {"train": training.do_train, "validation": training.do_eval}
+    tokenization = Tokenization(tokenizer, data, arguments.words, arguments.model.cache_dir)
+    needed_texts = {split: text for split, text in texts.items() if needed[split]}
+    print(prepare(needed_texts, tokenization, arguments.segmentation, work))
+    return {}

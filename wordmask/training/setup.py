@@ -1,0 +1,110 @@
+"""The parts of a run that its arguments describe: collators, the Trainer, the model card's content."""
+
+from __future__ import annotations
+
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wordmask.config.arguments import Arguments, DataArguments
+from wordmask.data.collator import MaskingCollator
+from wordmask.data.sequences import StagedSequences
+from wordmask.models.forward import Forward
+from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.inputs import RunSequences
+from wordmask.training.model_card import Card
+from wordmask.training.trainer import MlmTrainer
+from wordmask.utils.errors import InputError, one_line
+
+
+def make_collator(
+    arguments: Arguments, vocabulary: Vocabulary, packed: bool = False, word_ids: bool = False
+) -> MaskingCollator:
+    """The collator that masks as the arguments say; `word_ids` adds the words' numbers to a batch."""
+    training, masking = arguments.training, arguments.masking
+    return MaskingCollator(
+        vocabulary,
+        masking.masking_strategy,
+        training.mask_seed,
+        masking.mask_replace_prob,
+        masking.random_replace_prob,
+        fixed=arguments.data.pad_to_max_length,
+        multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores work on tiles of 8
+        packed=packed,
+        word_ids=word_ids,
+        highest_rate=max(masking.rates) if arguments.data.pad_to_max_length else None,
+    )
+
+
+def make_trainer(
+    arguments: Arguments,
+    model: PreTrainedModel,
+    head_is_new: bool,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    sequences: RunSequences,
+    forward: Forward,
+) -> MlmTrainer:
+    """Make the Trainer, and check that it can do what its arguments ask for."""
+    training, data = arguments.training, arguments.data
+    try:
+        trainer = MlmTrainer(
+            model,
+            training,
+            sequences.train,
+            sequences.validation,
+            tokenizer,
+            make_collator(arguments, vocabulary, packed=data.pack_sequences),
+            make_collator(arguments, vocabulary, word_ids=True),
+            arguments.masking.rates,
+            forward,
+            _card(arguments, model, head_is_new),
+        )
+        if training.do_train:
+            trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
+    except (HfHubHTTPError, ConnectionError) as error:
+        raise InputError(f"--push_to_hub: the hub cannot make the repository ({one_line(error)})") from None
+    except (ValueError, ImportError) as error:
+        raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
+    if training.do_train:
+        _check_stages(trainer, data)
+    return trainer
+
+
+def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
+    """Raise an `InputError` if a stage, or the whole training, has no step."""
+    if not isinstance(trainer.train_sequences, StagedSequences):
+        return
+    batches = trainer.batches(trainer.train_sequences)
+    for stage in batches.stages:
+        if not stage.steps(batches.drop_last):
+            raise InputError(
+                f"--dataloader_drop_last: {stage.sequences} sequences do not fill a batch of "
+                f"{stage.layout.batch_size} on {stage.layout.processes} processes; drop it, or lower "
+                "--per_device_train_batch_size"
+            )
+    for (length, share), begin, end in zip(data.stages, [0, *batches.ends], batches.ends, strict=False):
+        if begin == end:
+            raise InputError(
+                f"--length_schedule: {length}:{share:g} of {batches.ends[-1]} steps is not one step; give it a larger "
+                "share"
+            )
+
+
+def _card(arguments: Arguments, model: PreTrainedModel, head_is_new: bool) -> Card:
+    training = arguments.training
+    return Card(
+        base=arguments.model.model_name_or_path,
+        model_type=model.config.model_type,
+        strategy=arguments.masking.masking_strategy.value,
+        datasets=[arguments.data.dataset_name] if arguments.data.dataset_name else [],
+        settings={
+            "masking": f"{arguments.masking.masking_strategy.value}, {arguments.masking.mlm_probability}",
+            "learning rate": training.learning_rate,
+            "examples in a step": training.train_batch_size
+            * training.gradient_accumulation_steps
+            * training.world_size,
+            "epochs": training.num_train_epochs if training.max_steps < 0 else f"{training.max_steps} steps",
+            "seed": training.seed,
+        },
+        head_is_new=head_is_new,
+    )
