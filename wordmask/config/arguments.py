@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_flash_attn_2_available
 
+from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.data_arguments import DataArguments
 from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
@@ -99,7 +100,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     Raises:
         InputError: naming the flag that is wrong.
     """
-    concerns: tuple[Any, ...] = (*OWN[:-1], RunArguments)
+    concerns: list[Any] = [RunArguments if concern is AddedArguments else concern for concern in OWN]
     parser = training_parser(concerns)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp
@@ -109,7 +110,8 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     short_form = apply_defaults(namespace, parser.given) if is_short_form(argv) else {}
     given = {name: value for name, value in vars(namespace).items() if value is not None}
 
-    model, data, masking, segmentation = (build(concern, namespace) for concern in concerns[:-1])
+    model, data = build(ModelArguments, namespace), build(DataArguments, namespace)
+    masking, segmentation = build(MaskingArguments, namespace), build(SegmentationArguments, namespace)
     _check_model(model)
     if data.line_by_line and namespace.train_sampling_strategy is None:
         namespace.train_sampling_strategy = "group_by_length"

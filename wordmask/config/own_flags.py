@@ -16,13 +16,20 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import USAGE
 from wordmask.utils.errors import InputError
 
-OWN: tuple[Any, ...] = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, AddedArguments)
+# In the order of --help.
+OWN: tuple[type, ...] = (ModelArguments, DataArguments, AddedArguments, MaskingArguments, SegmentationArguments)
+EPILOG = (
+    "MODEL train.txt [dev.txt] stands for --model_name_or_path, --train_file and --validation_file, with defaults for "
+    "training on from a model (docs/training.md). A YAML or JSON file of flags may come first; the command line wins. "
+    "Often used, of transformers: --learning_rate 5e-5, --num_train_epochs 3, --per_device_train_batch_size 8, "
+    "--eval_strategy epoch, --bf16, --use_cpu, --do_eval (evaluate only), --report_to tensorboard."
+)
 
 
 def training_parser(concerns: Sequence[Any], quiet: bool = False) -> Parser:
     """A parser of the training scripts for these dataclasses."""
     usage = f"%(prog)s [ARGUMENT_FILE] [{USAGE}] [--flag value ...]"
-    parser = Parser(concerns, OLD_FLAGS, quiet, takes_words=True, usage=usage)
+    parser = Parser(concerns, OLD_FLAGS, quiet, takes_words=True, usage=usage, epilog=EPILOG)
     # An action that prints and exits, so no run records it.
     parser.add_argument("--help_all", action="help", help="show all flags, with transformers' TrainingArguments")
     return parser

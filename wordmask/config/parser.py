@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -76,7 +77,11 @@ class Parser(HfArgumentParser):
         takes_words: bool = False,
         **options: Any,
     ):
-        options = {"usage": "%(prog)s [ARGUMENT_FILE] --flag value ...", "epilog": EPILOG} | options
+        options = {
+            "prog": _program(),
+            "usage": "%(prog)s [ARGUMENT_FILE] --flag value ...",
+            "epilog": EPILOG,
+        } | options
         super().__init__(concerns, allow_abbrev=False, formatter_class=HelpFormatter, **options)
         self.old_flags, self.quiet, self.takes_words = old_flags or {}, quiet, takes_words
         self.given: set[str] = set()
@@ -219,6 +224,12 @@ def build(concern: type[T], namespace: argparse.Namespace) -> T:
     """Make a dataclass of those flags that are its fields."""
     names = {flag.name for flag in fields(concern) if flag.init}  # type: ignore[arg-type]
     return concern(**{name: value for name, value in vars(namespace).items() if name in names})
+
+
+def _program() -> str:
+    """What was called: `run_mlm.py`, or `wordmask mlm` for the command of that name and `python -m wordmask`."""
+    name = Path(sys.argv[0]).name
+    return f"wordmask {sys.argv[1]}" if name in ("wordmask", "__main__.py") and len(sys.argv) > 1 else name
 
 
 def _names(arguments: Sequence[str]) -> set[str]:

@@ -138,7 +138,8 @@ def _check_precision(args: RunArguments) -> None:
 
 
 def _check_schedule(args: RunArguments) -> None:
-    name, given = _plain(args.lr_scheduler_type), dict(args.lr_scheduler_kwargs or {})  # no longer a string
+    name, given = _plain(args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
+    assert isinstance(given, dict)  # `TrainingArguments` has read what was a string
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     steps = args.max_steps if args.max_steps > 0 else 10_000
     try:
@@ -149,11 +150,14 @@ def _check_schedule(args: RunArguments) -> None:
                 for step in (1, steps // 2, steps):
                     float(factor(step))
     except Exception as error:  # each schedule fails in its own way
-        example = json.dumps(SCHEDULES[name]) if name in SCHEDULES else ""
-        advice = f"give, for example, --lr_scheduler_kwargs '{example}'" if example else "drop --lr_scheduler_kwargs"
+        example = f"--lr_scheduler_kwargs '{json.dumps(SCHEDULES[name])}'" if name in SCHEDULES else ""
+        if not given:
+            missing = f"give, for example, {example}" if example else "give another schedule"
+            raise InputError(f"--lr_scheduler_type {name} lacks a setting ({one_line(error)}); {missing}") from None
+        advice = f"give, for example, {example}" if example else "drop --lr_scheduler_kwargs"
         raise InputError(
-            f"--lr_scheduler_type {name} cannot be made with --lr_scheduler_kwargs {json.dumps(given)} "
-            f"({one_line(error)}); {advice}"
+            f"--lr_scheduler_kwargs: {json.dumps(given)} does not fit --lr_scheduler_type {name} ({one_line(error)}); "
+            f"{advice}"
         ) from None
 
 

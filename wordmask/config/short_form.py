@@ -98,7 +98,9 @@ def apply_defaults(namespace: argparse.Namespace, given: Collection[str]) -> dic
     Returns:
         The defaults that were set.
     """
-    defaults = DEFAULTS | _schedule(namespace, given)
+    defaults: dict[str, Value | None] = {**DEFAULTS, **_schedule(namespace, given)}
+    if "max_steps" in given:  # which counts instead
+        defaults["num_train_epochs"] = None
     chosen = {name: value for name, value in defaults.items() if name not in given and value is not None}
     for name, value in chosen.items():
         setattr(namespace, name, value)

@@ -105,6 +105,7 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
             model = AutoModelForMaskedLM.from_config(
                 config, dtype=dtype, trust_remote_code=arguments.trust_remote_code, **attention
             )
+        _set_length(tokenizer, model)
     size = vocabulary_size(tokenizer)
     if size > embedded_ids(model):
         with making(*origin(arguments)):
@@ -182,8 +183,19 @@ def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     RoBERTa's 514 positions are for 512 tokens. Relative and rotary positions set no limit.
     """
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
-    limits += [table.num_embeddings - first_position(table) for table in position_embeddings(model)]
-    return min(limits, default=None)
+    return min([*limits, *_positions(model)], default=None)
+
+
+def _positions(model: PreTrainedModel) -> list[int]:
+    """How many positions each table of absolute positions has for tokens."""
+    return [table.num_embeddings - first_position(table) for table in position_embeddings(model)]
+
+
+def _set_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Save the model's longest sequence with the tokenizer of a model from scratch; a trained one has no limit."""
+    limit = min(_positions(model), default=getattr(model.config, "max_position_embeddings", None))
+    if limit and limit > 0:
+        tokenizer.model_max_length = limit
 
 
 def choose_length(asked: int | None, limit: int | None, specials: int, flag: str) -> int:
