@@ -104,6 +104,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     parser = training_parser(concerns)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp
+    parser.flags["report_to"].nargs = "+"  # transformers takes a list, but its parser one word
     parser.set_defaults(**defaults)
     argv = sys.argv[1:] if argv is None else argv
     namespace = parser.parse(argv)

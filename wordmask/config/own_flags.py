@@ -28,7 +28,7 @@ EPILOG = (
 
 def training_parser(concerns: Sequence[Any], quiet: bool = False) -> Parser:
     """A parser of the training scripts for these dataclasses."""
-    usage = f"%(prog)s [ARGUMENT_FILE] [{USAGE}] [--flag value ...]"
+    usage = f"%(prog)s [ARGUMENT_FILE] [{USAGE}] [--flag ...]"
     parser = Parser(concerns, OLD_FLAGS, quiet, takes_words=True, usage=usage, epilog=EPILOG)
     # An action that prints and exits, so no run records it.
     parser.add_argument("--help_all", action="help", help="show all flags, with transformers' TrainingArguments")

@@ -111,7 +111,8 @@ def _check_evaluation(args: RunArguments) -> None:
     for flag, is_given in needing.items():
         if is_given and evaluation == "no":
             raise InputError(
-                f"{flag} follows the evaluations during training, and there are none; give --eval_strategy"
+                f"{flag} follows the evaluations during training, and there are none; give --eval_strategy, for "
+                "example epoch"
             )
     if args.load_best_model_at_end and saving not in ("best", evaluation):
         raise InputError(
@@ -143,6 +144,8 @@ def _check_schedule(args: RunArguments) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     steps = args.max_steps if args.max_steps > 0 else 10_000
     try:
+        if given and name in ("constant", "constant_with_warmup"):  # transformers would pass over them
+            raise ValueError(f"{', '.join(given)}: it has no settings")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             schedule = get_scheduler(name, optimizer, args.get_warmup_steps(steps), steps, given)

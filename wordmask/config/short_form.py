@@ -10,6 +10,9 @@ from datetime import datetime
 from itertools import count
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from wordmask.utils.errors import InputError
 from wordmask.utils.readers import text_files
 
@@ -82,8 +85,11 @@ def check_files(model: str | None, train: Sequence[str] | None, validation: Sequ
     name = str(model)
     if os.path.isfile(name):
         raise InputError(f"{name} is a file, and the model comes first; give {USAGE}")
-    if not os.path.isdir(name) and not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII):
-        raise InputError(f"{name} is neither a directory nor the id of a model on the hub; give {USAGE}")
+    if not os.path.isdir(name):
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            raise InputError(f"{name} is neither a directory nor the id of a model on the hub; give {USAGE}") from None
     for flag, files in (("--train_file", train), ("--validation_file", validation)):
         text_files(files or [], flag)
 
@@ -174,10 +180,10 @@ def new_output_dir(model: str, train: Sequence[str], now: Callable[[], datetime]
 def _stem(path: str) -> str:
     """The name of a text without its endings: `reviews` of `data/reviews.jsonl.gz`, `data` of `data/*.txt`."""
     name = Path(path).name.split(".")[0]
-    return name if re.search("[A-Za-z0-9]", name) else Path(path).parent.name
+    return Path(path).parent.name if name in ("", "*", "**") else name
 
 
 def _safe(name: str, length: int) -> str:
     """The last part of a path, in safe characters."""
-    safe = re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name or Path(name).resolve().name)
-    return re.sub(r"\.+", ".", safe)[:length].strip(".-") or "text"
+    safe = re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name)
+    return re.sub(r"\.+", ".", safe)[:length].strip(".-") or "x"
