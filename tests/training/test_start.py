@@ -1,4 +1,4 @@
-"""The first line of the short form, and that of an interrupted run, hold a command that resumes it: in a real shell."""
+"""The command that the short form and an interrupted run print resumes the run, in a real shell."""
 
 from __future__ import annotations
 
