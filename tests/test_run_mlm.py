@@ -159,7 +159,10 @@ def test_a_model_is_trained_from_scratch_with_a_tokenizer_of_its_own(two_splits,
 def test_a_trained_tokenizer_knows_the_longest_sequence_of_its_model(
     two_splits, tmp_path, model_type, overrides, length
 ):
-    """RoBERTa counts positions from the one after its padding token, which is 0 here. Before, it was 1e30, and other programs passed longer texts to the model."""
+    """Before, it was 1e30, and other programs passed longer texts to the model.
+
+    RoBERTa's positions begin after the id of its padding token, which is 0 here.
+    """
     small = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32," + overrides
     argv = ["--model_type", model_type, "--vocab_size", "500", "--config_overrides", small.rstrip(","), *two_splits]
     for steps in ("1", "2"):  # the second one resumes, with the tokenizer of the checkpoint
