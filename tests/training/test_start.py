@@ -27,9 +27,9 @@ def start(folder: Path, model: str, launcher: list[str]) -> subprocess.Popen[byt
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a checkpoint is whole."""
+    """Wait until a second checkpoint is there, so that the first one is whole."""
     end = time.monotonic() + 300
-    while not list(folder.glob("output/*/checkpoint-*/trainer_state.json")):
+    while len(list(folder.glob("output/*/checkpoint-*/trainer_state.json"))) < 2:
         assert process.poll() is None and time.monotonic() < end, (folder / "stderr").read_text()
         time.sleep(0.05)
 

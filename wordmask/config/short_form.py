@@ -31,7 +31,6 @@ DEFAULTS: dict[str, Value] = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 32,
     "long_lines": "split",
-    "logging_steps": 0.02,
     "eval_strategy": "steps",
     "eval_steps": 0.1,
     "save_strategy": "steps",
