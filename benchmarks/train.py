@@ -44,6 +44,7 @@ from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization, tokenized
 from wordmask.masking import IGNORED, Strategy
+from wordmask.models.configuration import load_config
 from wordmask.models.forward import choose_forward
 from wordmask.models.loading import load_model
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -169,7 +170,7 @@ class Setting:
         self.arguments = parse_arguments(list(map(str, argv)), line_by_line=True)
         self.tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
         set_seed(42)
-        self.model, _ = load_model(self.arguments.model, self.tokenizer)
+        self.model, _ = load_model(self.arguments.model, load_config(self.arguments.model), self.tokenizer)
         self.texts = load_texts(self.arguments.data, folder, None, True)
         self.evaluated = self.rows("validation")
 

@@ -91,10 +91,8 @@ def executor(arguments: ClusterArguments, step: Any, tasks: int, logging_dir: Pa
     except ImportError as error:
         raise InputError(f"wordmask.cluster needs datatrove ({error}): pip install datatrove") from None
     options |= {"pipeline": [step], "tasks": tasks, "logging_dir": str(logging_dir)}
-    options["skip_completed"] = (
-        False  # datatrove only knows that some command ran; the scripts know which parts are done
-    )
-    options["workers"] = min(arguments.workers, tasks)
+    # datatrove only knows that some command ran; the scripts know which parts are done.
+    options |= {"skip_completed": False, "workers": min(arguments.workers, tasks)}
     if arguments.executor == "local":
         return datatrove.LocalPipelineExecutor(**options)
     options |= {"cpus_per_task": arguments.cpus_per_task, "mem_per_cpu_gb": arguments.mem_per_cpu_gb}
@@ -108,13 +106,13 @@ def executor(arguments: ClusterArguments, step: Any, tasks: int, logging_dir: Pa
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the script after `--` on an executor."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    own, command = words[:end], words[end + 1 :]
-    if not command and not {"--help", "-h"} & {*own}:
+    given = list(sys.argv[1:] if argv is None else argv)
+    end = given.index("--") if "--" in given else len(given)
+    flags, command = given[:end], given[end + 1 :]
+    if not command and not {"--help", "-h"} & {*flags}:
         raise InputError("the script to run is missing; give it and its flags after --")
     parser = Parser(ClusterArguments, usage="python -m wordmask.cluster --tasks N ... -- script.py --flag value ...")
-    arguments = build(ClusterArguments, parser.parse(own))
+    arguments = build(ClusterArguments, parser.parse(flags))
     logs = Path(arguments.logging_dir or _logs_in_cache(command))
     print(f"logs of the tasks: {logs}")
     shards = executor(arguments, partial(run_shard, command), arguments.tasks, logs / "shards")

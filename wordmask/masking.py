@@ -1,6 +1,10 @@
-"""Choose which tokens to mask, then replace them. Where words begin is decided before, in tokenization/words.py.
+"""Choose which tokens to mask, then replace them.
 
-All are pure, compiled functions of arrays, linear in batch × length.
+This module knows nothing about words or text. It sees one bit for each token, `continues`: whether the token continues
+the word of the token before it. What a word is, tokenization/words.py decides. To mask other units than words, such as
+syllables, change the rule there; to join words to longer units, add a `Strategy` here.
+
+All are pure, compiled functions of arrays. Their time grows in proportion to batch × length.
 
 A mask is a function of a 64-bit key for each sequence (made from the seed, the epoch and the example) and of
 positions, through a counter-based generator. There is no state to save, so a resume, another number of workers or of
@@ -21,13 +25,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.utils.arrays import BoolArray, IntArray
 from wordmask.utils.jit import compiled
+
+FloatArray: TypeAlias = NDArray[np.float64]
+Keys: TypeAlias = NDArray[np.uint64]  # random bits
 
 IGNORED = -100  # the label of a position that is not predicted
 MAX_UNIT = 10  # tokens; a sequence of n tokens has at most ceil(np) + MAX_UNIT - 1 labels
@@ -47,19 +54,15 @@ class Strategy(StrEnum):
     SPAN = "span"
 
 
-def _span_lengths(p: float = 0.2, longest: int = 10) -> NDArray[np.floating]:
-    """The probabilities of n-grams of 1 to `longest` words: geometric, as in SpanBERT (arXiv 1907.10529)."""
-    weights = p * (1 - p) ** np.arange(longest)
-    return weights / weights.sum()
-
-
+_GEOMETRIC = 0.2 * 0.8 ** np.arange(10)
+# The probabilities of n-grams of 1, 2, 3, … words.
 NGRAM_LENGTHS = {
     Strategy.NGRAM: np.array([0.4, 0.3, 0.2, 0.1]),  # MacBERT (arXiv 2004.13922)
-    Strategy.SPAN: _span_lengths(),
+    Strategy.SPAN: _GEOMETRIC / _GEOMETRIC.sum(),  # SpanBERT (arXiv 1907.10529)
 }
-# The cumulative probabilities without the last one, which is 1: NGRAM has 0.4, 0.7, 0.9. A uniform number of 0.75 then
-# falls behind two of them, and gives an n-gram of 3 words. TOKEN and WHOLE_WORD have none.
-_STEPS = {strategy: np.cumsum(NGRAM_LENGTHS.get(strategy, np.zeros(1)))[:-1] for strategy in Strategy}
+# The cumulative probabilities without the last one, which is 1: NGRAM has 0.4, 0.7, 0.9. A uniform number of 0.75 is
+# greater than two of them, so it gives an n-gram of 3 words. TOKEN and WHOLE_WORD have none.
+_CUMULATIVE = {strategy: np.cumsum(NGRAM_LENGTHS.get(strategy, np.zeros(1)))[:-1] for strategy in Strategy}
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,9 @@ class Replacement:
     """What replaces a chosen token, and with what probability. The rest is kept (BERT: 80, 10 and 10 %)."""
 
     mask_token_id: int
-    random_ids: NDArray[np.int64]  # the tokens that may replace another one: no special ones
+    random_ids: IntArray  # the tokens that may replace another one: no special ones
     mask_prob: float = 0.8
     random_prob: float = 0.1
-
-    @cached_property
-    def thresholds(self) -> tuple[np.uint64, np.uint64]:
-        """Two bounds for a random number of 32 bits: below the first, a token becomes the mask token; from there to
-        the second, a random token."""
-        shares = self.mask_prob, min(self.mask_prob + self.random_prob, 1.0)
-        some_mask, some_random = (np.uint64(round(share * 2**32)) for share in shares)
-        return some_mask, some_random
 
 
 @compiled
@@ -88,7 +83,7 @@ def _mix(state: Any) -> Any:
     return state ^ (state >> np.uint64(31))
 
 
-def hash64(*parts: int | NDArray, state: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
+def hash64(*parts: int | NDArray, state: Keys | None = None) -> Keys:
     """A 64-bit hash of integers, element by element, with numpy's broadcasting.
 
     Args:
@@ -119,7 +114,7 @@ def _below(most: int, bits: np.uint64) -> np.int64:
     return np.int64(((bits >> _HALF) * np.uint64(most)) >> _HALF)
 
 
-def word_starts(maskable: NDArray[np.bool_], continues: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def word_starts(maskable: BoolArray, continues: BoolArray) -> BoolArray:
     """Where a word begins: a maskable token that does not continue a maskable one. All arrays (batch, length)."""
     joined = continues.copy()
     joined[:, 0] = False
@@ -128,9 +123,7 @@ def word_starts(maskable: NDArray[np.bool_], continues: NDArray[np.bool_]) -> ND
 
 
 @compiled
-def _units(
-    maskable: NDArray[np.bool_], continues: NDArray[np.bool_], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> int:
+def _units(maskable: BoolArray, continues: BoolArray, starts: IntArray, lengths: IntArray) -> int:
     """Find the words of a sequence. A word of more than `MAX_UNIT` tokens is several units.
 
     With the tokens [CLS] un ##believ ##able , yes [SEP]:
@@ -161,18 +154,19 @@ def _units(
 
 @compiled
 def _ngrams(
-    starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    units: int,
-    longest: int,
-    key: np.uint64,
-    steps: NDArray[np.float64],
+    starts: IntArray, lengths: IntArray, units: int, longest: int, key: np.uint64, cumulative: FloatArray
 ) -> int:
     """Join the words of a sequence to n-grams of random numbers of words, in place; return the number of n-grams.
 
-    An n-gram is cut, at a word, where it would pass `longest` tokens or a special token, and the next one is drawn
-    anew. Each n-gram is later chosen with a probability that does not depend on its length. So the chosen ones have
-    the lengths that were drawn, as far as they fit, and every word in them has that same probability.
+    An n-gram ends early, at a word, where it would pass `longest` tokens or reach a special token. Then the length of
+    the next one is drawn. Each n-gram is later chosen with a probability that does not depend on its length. So the
+    chosen ones have the lengths that were drawn, as far as they fit, and every word in them has that same probability.
+
+    Args:
+        starts, lengths, units: the words, see `_units`.
+        longest: the most tokens of an n-gram.
+        key: the random key of the sequence.
+        cumulative: the cumulative probabilities of the numbers of words, see `_CUMULATIVE`.
     """
     ngrams = missing = 0  # missing: words that the last n-gram still wants
     for unit in range(units):
@@ -182,14 +176,14 @@ def _ngrams(
             lengths[last] += lengths[unit]
             missing -= 1
         else:
-            missing = np.searchsorted(steps, uniform(_draw(key, _NGRAM, ngrams)), side="right")
+            missing = np.searchsorted(cumulative, uniform(_draw(key, _NGRAM, ngrams)), side="right")
             starts[ngrams], lengths[ngrams] = starts[unit], lengths[unit]
             ngrams += 1
     return ngrams
 
 
 @compiled
-def _sample(lengths: NDArray[np.int64], units: int, rate: float, key: np.uint64, order: NDArray[np.int64]) -> int:
+def _sample(lengths: IntArray, units: int, rate: float, key: np.uint64, order: IntArray) -> int:
     """Write the chosen units to the front of `order`; return how many there are.
 
     With the lengths 2 1 1 3 1, `order` is first sorted by length: 1 2 4 | 0 | 3, and `ends` is 0 3 4 5 5 …: units of
@@ -197,23 +191,20 @@ def _sample(lengths: NDArray[np.int64], units: int, rate: float, key: np.uint64,
     for r = 0 … 5 are 0.5 0.9 1.3 1.7 2.1 2.5. They pass a whole number at ranks 1 and 3. So one unit of length 1 is
     chosen (of 1 2 4, each as likely), and the one of length 2.
     """
-    ends = np.zeros(MAX_UNIT + 1, np.int64)
+    ends = np.cumsum(np.bincount(lengths[:units], minlength=MAX_UNIT + 1))
+    free = np.concatenate((ends[:1], ends[:-1]))  # the next free index for each length: a counting sort
     for unit in range(units):
-        ends[lengths[unit]] += 1
-    ends = np.cumsum(ends)
-    nexts = np.concatenate((ends[:1], ends[:-1]))  # the next free index for each length: a counting sort
-    for unit in range(units):
-        order[nexts[lengths[unit]]] = unit
-        nexts[lengths[unit]] += 1
+        order[free[lengths[unit]]] = unit
+        free[lengths[unit]] += 1
 
     phase = uniform(key)  # u: the key is random bits already, and every other draw mixes them again
     chosen = 0
     for length in range(1, MAX_UNIT + 1):
-        first, end = ends[length - 1], ends[length]
-        before, wanted = chosen, min(end, int(end * rate + phase))  # wanted: chosen units up to this length
-        for rank in range(first, first + wanted - before):
-            other = rank + _below(end - rank, _draw(key, _ORDER, rank))
-            order[rank], order[other] = order[other], order[rank]
+        begin, end = ends[length - 1], ends[length]
+        wanted = min(end, int(end * rate + phase)) - chosen  # units of this length
+        for rank in range(begin, begin + wanted):
+            drawn = rank + _below(end - rank, _draw(key, _ORDER, rank))
+            order[rank], order[drawn] = order[drawn], order[rank]
             order[chosen] = order[rank]  # chosen <= rank, so no unit of a longer length is overwritten
             chosen += 1
     if chosen == 0 and units and rate > 0:
@@ -227,35 +218,26 @@ def _sample(lengths: NDArray[np.int64], units: int, rate: float, key: np.uint64,
 
 @compiled
 def _choose(
-    maskable: NDArray[np.bool_],
-    continues: NDArray[np.bool_],
-    rates: NDArray[np.float64],
-    keys: NDArray[np.uint64],
-    steps: NDArray[np.float64],
-) -> NDArray[np.int64]:
-    """See `choose`; `steps` are those of the strategy, see `_STEPS`."""
+    maskable: BoolArray, continues: BoolArray, rates: FloatArray, keys: Keys, cumulative: FloatArray
+) -> IntArray:
+    """See `choose` and `_CUMULATIVE`."""
     batch, width = maskable.shape
-    chosen, found = np.empty(batch * width, np.int64), 0
+    chosen, count = np.empty(batch * width, np.int64), 0
     starts, lengths, order = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
-    for row in range(batch):
-        units = _units(maskable[row], continues[row], starts, lengths)
-        if len(steps):
-            budget = int(rates[row] * lengths[:units].sum())
-            units = _ngrams(starts, lengths, units, min(max(budget, 1), MAX_UNIT), keys[row], steps)
-        for unit in order[: _sample(lengths, units, rates[row], keys[row], order)]:
+    for sequence in range(batch):
+        rate, key = rates[sequence], keys[sequence]
+        units = _units(maskable[sequence], continues[sequence], starts, lengths)
+        if len(cumulative):
+            budget = int(rate * lengths[:units].sum())
+            units = _ngrams(starts, lengths, units, min(max(budget, 1), MAX_UNIT), key, cumulative)
+        for unit in order[: _sample(lengths, units, rate, key, order)]:
             for position in range(starts[unit], starts[unit] + lengths[unit]):
-                chosen[found] = row * width + position
-                found += 1
-    return chosen[:found]
+                chosen[count] = sequence * width + position
+                count += 1
+    return chosen[:count]
 
 
-def choose(
-    maskable: NDArray[np.bool_],
-    continues: NDArray[np.bool_],
-    rates: NDArray[np.float64],
-    keys: NDArray[np.uint64],
-    strategy: Strategy,
-) -> NDArray[np.int64]:
+def choose(maskable: BoolArray, continues: BoolArray, rates: FloatArray, keys: Keys, strategy: Strategy) -> IntArray:
     """Choose what to mask. Each word is chosen with the probability of its sequence.
 
     Args:
@@ -273,38 +255,31 @@ def choose(
     if strategy is Strategy.TOKEN:
         continues = np.zeros_like(maskable)
     dense = np.ascontiguousarray  # numba would compile once more for another memory layout
-    return _choose(dense(maskable), dense(continues), dense(rates), keys, _STEPS[strategy])
+    return _choose(dense(maskable), dense(continues), dense(rates), keys, _CUMULATIVE[strategy])
 
 
 @compiled
 def _replace(
-    input_ids: NDArray[np.int64],
-    chosen: NDArray[np.int64],
-    keys: NDArray[np.uint64],
-    mask_token_id: int,
-    random_ids: NDArray[np.int64],
-    some_mask: np.uint64,
-    some_random: np.uint64,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """See `replace`; `some_mask` and `some_random` are the thresholds of `Replacement`."""
+    input_ids: IntArray, chosen: IntArray, keys: Keys, mask_token_id: int, random_ids: IntArray, bounds: Keys
+) -> tuple[IntArray, IntArray]:
+    """See `replace`. A random number of 32 bits below the first bound makes a token the mask token; from there to the
+    second bound, a random token."""
     masked, labels = input_ids.copy(), np.full_like(input_ids, IGNORED)
-    width = input_ids.shape[1]
+    width, mask_below, random_below = input_ids.shape[1], bounds[0], bounds[1]
     for flat in chosen:
-        row, position = flat // width, flat % width
-        labels[row, position] = input_ids[row, position]
+        sequence, position = flat // width, flat % width
+        labels[sequence, position] = input_ids[sequence, position]
         # The upper half of the bits decides what happens, the lower half decides which token.
-        bits = _draw(keys[row], _REPLACE, position)
+        bits = _draw(keys[sequence], _REPLACE, position)
         action = bits >> _HALF
-        if action < some_mask:
-            masked[row, position] = mask_token_id
-        elif action < some_random:
-            masked[row, position] = random_ids[_below(len(random_ids), bits << _HALF)]
+        if action < mask_below:
+            masked[sequence, position] = mask_token_id
+        elif action < random_below:
+            masked[sequence, position] = random_ids[_below(len(random_ids), bits << _HALF)]
     return masked, labels
 
 
-def replace(
-    input_ids: NDArray[np.int64], chosen: NDArray[np.int64], keys: NDArray[np.uint64], replacement: Replacement
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def replace(input_ids: IntArray, chosen: IntArray, keys: Keys, replacement: Replacement) -> tuple[IntArray, IntArray]:
     """Replace the chosen tokens and label them. The input is not changed.
 
     Args:
@@ -317,5 +292,6 @@ def replace(
         The masked input ids and the labels, both (batch, length). A label is the original token where one was chosen,
         and `IGNORED` elsewhere.
     """
-    how = (replacement.mask_token_id, replacement.random_ids, *replacement.thresholds)
+    shares = np.minimum([replacement.mask_prob, replacement.mask_prob + replacement.random_prob], 1.0)
+    how = (replacement.mask_token_id, replacement.random_ids, np.round(shares * 2**32).astype(np.uint64))
     return _replace(np.ascontiguousarray(input_ids), chosen, keys, *how)

@@ -47,7 +47,7 @@ def continues(collator, examples) -> list[list[bool]]:
 def on_the_command_line(tokenizer, lines) -> list[list[bool]]:
     """What the scripts find for lines, with the special tokens around them."""
     tokens, vocabulary = tokenize(tokenizer, lines), Vocabulary.of(tokenizer)
-    found = np.split(tokens.joined(tokens.characters.words), np.cumsum(tokens.lengths)[:-1])
+    found = np.split(tokens.continues, np.cumsum(tokens.lengths)[:-1])
     return [[*[False] * len(vocabulary.prefix), *line.tolist(), *[False] * len(vocabulary.suffix)] for line in found]
 
 

@@ -54,4 +54,4 @@ def test_words_of_chinese_characters_are_read_back(words):
 @given(words(CHINESE + OTHERS), st.booleans())
 def test_words_of_any_characters_are_read_back(words, mixed):
     tokens = tokenize(TOKENIZER, ["".join(line) for line in words])
-    assert round_trip(words, mixed) == tokens.joined(segmented(tokens.characters, words, mixed)).tolist()
+    assert round_trip(words, mixed) == tokens.continuations(segmented(tokens.characters, words, mixed)).tolist()

@@ -30,7 +30,7 @@ def surfaces(tokenizer) -> Surfaces:
 def differences(tokenizer, lines: list[str]) -> list[tuple[list[str], bool]]:
     """The tokens about which ids and text say different things, each with the one before it."""
     tokens = tokenize(tokenizer, lines)
-    expected = tokens.joined(tokens.characters.words)
+    expected = tokens.continues
     assert expected.any() and not expected.all(), "nothing would be told"
     found = surfaces(tokenizer).continues(tokens.ids.astype(np.int64), tokens.lengths)
     pieces = tokenizer.convert_ids_to_tokens(tokens.ids.tolist())

@@ -215,7 +215,7 @@ def test_accents_do_not_break_a_word(name):
 @pytest.mark.parametrize("mark", ["\u200f", "\u200e", "\u2060", "\ufeff", "\u2066"])
 def test_a_format_character_behind_white_space_belongs_to_the_word_behind_it(mark):
     lines = [f"ab {mark}cd", f"{mark}ab", f"ab {mark}", f"ab {mark}{mark}！x"]
-    words = np.split(Characters(lines).words, np.cumsum([len(line) + 1 for line in lines])[:-1])
+    words = np.split(Characters(lines).word_ids, np.cumsum([len(line) + 1 for line in lines])[:-1])
     groups = [[*np.diff(line[:-1], prepend=line[0] - 1)] for line in words]
     assert groups[0] == [1, 0, 1, 1, 0, 0] and groups[1] == [1, 0, 0] and groups[2] == [1, 0, 1, 1]
     assert groups[3] == [1, 0, 1, 1, 0, 0, 1]
@@ -344,11 +344,11 @@ def numbers_by_the_rule(line: str) -> list[int]:
 def test_the_rule_for_text_holds_for_many_lines_at_once(lines):
     characters = Characters(lines)
     for line, start in zip(lines, characters.line_starts.tolist(), strict=True):
-        found = characters.words[start : start + len(line)].tolist()
+        found = characters.word_ids[start : start + len(line)].tolist()
         assert [after - before for before, after in pairwise(found)] == [
             after - before for before, after in pairwise(numbers_by_the_rule(line))
         ]
-    assert len({*characters.words[characters.line_starts + characters.line_lengths].tolist()}) == len(lines)
+    assert len({*characters.word_ids[characters.line_starts + characters.line_lengths].tolist()}) == len(lines)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "albert", "deberta-v2", "metaspace unsplit"])
@@ -364,7 +364,7 @@ def test_the_words_of_a_line_do_not_depend_on_the_lines_beside_it(name, lines):
         np.testing.assert_array_equal(
             getattr(together, field), np.concatenate([getattr(tokens, field) for tokens in alone])
         )
-    assert not together.continues[together.line_first[together.lengths > 0]].any(), "a word reaches over a line's end"
+    assert not together.continues[together.line_starts[together.lengths > 0]].any(), "a word reaches over a line's end"
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "xlm-roberta", "deberta-v2", "byte-level unsplit"])

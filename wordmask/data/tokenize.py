@@ -22,7 +22,7 @@ from wordmask.segmenters import Segmenter, words_of
 from wordmask.tokenization.encoding import (
     Backend,
     Encodings,
-    backend_state,
+    serialized,
     set_apart,
     special_affixes,
     special_ids,
@@ -97,7 +97,7 @@ class TextTokenizer:
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs. It loads its own segmenter; of a fast tokenizer it needs only the backend."""
         state = {name: value for name, value in vars(self).items() if name != "segmenter"}
-        if self.tokenizer.is_fast and backend_state(self.tokenizer) is not None:
+        if self.tokenizer.is_fast and serialized(self.tokenizer.backend_tokenizer) is not None:
             state["tokenizer"] = Backend(self.tokenizer)
         return state
 
@@ -143,7 +143,7 @@ class TextTokenizer:
         if self.segmenter and self.words:
             words, mixed = words_of(self.segmenter, characters.lines), self.words.mixed_words
             joins = segmented(characters, words, mixed, any_script=self.segmenter.any_script)
-            continues = continues | tokens.joined(joins)
+            continues = continues | tokens.continuations(joins)
         return set_apart(continues, special), findings
 
     def _check_ids(self, codes: NDArray[np.integer]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.tokenization.encoding import joined
+from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError
@@ -155,8 +155,10 @@ def by_offsets(examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
     if (ends > characters.line_lengths[number]).any():
         text = texts[number[np.argmax(ends > characters.line_lengths[number])]]
         raise InputError(f"offset_mapping reaches behind the end of the text {text[:40]!r}; give the text of it")
-    line_starts = characters.line_starts[number]
-    first, last, _ = characters.visible_in(starts + line_starts, ends + line_starts)
+    line_starts, lengths = characters.line_starts[number], np.bincount(number, minlength=len(texts))
+    ids = np.concatenate([example.ids for example in examples])[inside]
     continues = np.zeros(len(offsets), bool)
-    continues[inside] = joined(characters.words, first, last, np.bincount(number, minlength=len(texts)))
+    continues[inside] = Encodings.of_spans(
+        ids, lengths, starts + line_starts, ends + line_starts, characters
+    ).continues
     return continues

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -37,7 +38,7 @@ def origin(arguments: ModelArguments) -> tuple[str, str]:
 
 
 def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
-    """The configuration in a directory or on the hub; `None` if only the type of the model is given.
+    """Load the configuration from a directory or the hub; `None` if only the type of the model is given.
 
     Raises:
         InputError: if there is none of that name, or if it is that of an encoder-decoder.
@@ -60,11 +61,11 @@ def make_config(
     Raises:
         InputError: if the overrides do not fit.
     """
-    flag, what = origin(arguments)
-    with making(flag, what):
+    flag, value = origin(arguments)
+    with making(flag, value):
         base = CONFIG_MAPPING[str(arguments.model_type)]() if loaded is None else loaded
-        ids = {"vocab_size": vocabulary_size(tokenizer)}
-        ids |= {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+        roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+        ids = {"vocab_size": vocabulary_size(tokenizer)} | roles
         values = {name: value for name, value in ids.items() if hasattr(base, name)}
         if loaded is None and "vocab_size" not in values:
             raise InputError(
@@ -72,9 +73,9 @@ def make_config(
                 "no tokenizer fits it; give --config_name with a configuration that has the vocabulary"
             )
         values |= _overrides(base, arguments.config_overrides or "")
-        config = type(base)(**_by_field(base, values)) if loaded is None else _remade(base, values)
+        config = _changed(base, values)
         config.validate()
-    refuse_encoder_decoder(flag, what, config)
+    refuse_encoder_decoder(flag, value, config)
     return config
 
 
@@ -87,16 +88,16 @@ def _overrides(config: PreTrainedConfig, text: str) -> dict[str, Any]:
     """The values of `name=value,name=value`; a list is written `[1,2]`."""
     values = {}
     try:
-        for part in re.split(r",(?![^\[]*\])", text) if text else []:
-            name, equals, value = (word.strip() for word in part.partition("="))
+        for setting in re.split(r",(?![^\[]*\])", text) if text else []:
+            name, equals, value = (part.strip() for part in setting.partition("="))
             if not equals:
-                raise ValueError(f"{part} has no =")
+                raise ValueError(f"{setting} has no =")
             if name.split(".")[0] in _parts(config):
                 raise ValueError(f"{name} is a configuration by itself; edit config.json and give --config_name")
             if not hasattr(config, name) or callable(getattr(config, name)):
                 raise ValueError(f"{name} is not one of its settings")
             values[name] = _parsed(value, getattr(config, name))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArgumentTypeError, yaml.YAMLError) as error:
         raise InputError(
             f"--config_overrides: {text} does not fit {type(config).__name__} ({one_line(error)}); write "
             "name=value,name=value with names of that configuration"
@@ -107,41 +108,30 @@ def _overrides(config: PreTrainedConfig, text: str) -> dict[str, Any]:
 def _parsed(value: str, like: Any) -> Any:
     """A value of the same type as `like`; YAML reads lists, and values of settings that have none yet."""
     if isinstance(like, bool):
-        try:
-            return string_to_bool(value)
-        except Exception:
-            raise ValueError(f"{value} is neither true nor false") from None
+        return string_to_bool(value)
     if isinstance(like, int | float | str):
         return type(like)(value)
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError(f"{value} cannot be read") from None
+    parsed = yaml.safe_load(value)
     if like is not None and not isinstance(parsed, list):
         raise ValueError(f"{value} is no list such as [1,2]")
     return parsed
 
 
-def _by_field(config: PreTrainedConfig, values: dict[str, Any]) -> dict[str, Any]:
-    """Values under the names that a configuration stores, such as DistilBERT's `dim` for `hidden_size`."""
-    return {config.attribute_map.get(name, name): value for name, value in values.items()}
-
-
-def _remade(config: PreTrainedConfig, values: dict[str, Any]) -> PreTrainedConfig:
-    """A loaded configuration with other values, where settings that follow from these are computed again.
+def _changed(config: PreTrainedConfig, values: dict[str, Any]) -> PreTrainedConfig:
+    """A configuration with other values, where settings that follow from these are computed again.
 
     Example: ModernBERT saves `layer_types`. Without them it computes the same ones from `num_hidden_layers`. So they
     follow from it, and with another `num_hidden_layers` they are computed again.
     """
-    config_class, given = type(config), config.to_dict()
-    values = _by_field(config, values)
+    config_class, saved = type(config), config.to_dict()
+    # The names that the configuration stores, such as DistilBERT's `dim` for `hidden_size`.
+    values = {config.attribute_map.get(name, name): value for name, value in values.items()}
     defaults = {field.name: field.default for field in fields(config_class)}
-    without_default = {name for name in given if defaults.get(name) in (None, MISSING)} - values.keys()
+    without_default = {name for name in saved if defaults.get(name) in (None, MISSING)} - values.keys()
+    kept = {name: value for name, value in saved.items() if name not in without_default}
     try:
-        remade = config_class(
-            **{name: value for name, value in given.items() if name not in without_default}
-        ).to_dict()
+        computed = config_class(**kept).to_dict()
     except Exception:  # each configuration class fails in its own way without a setting that it needs
-        remade = {}
-    derived = {name for name in without_default if name in remade and remade[name] == given[name]}
-    return config_class(**{name: value for name, value in given.items() if name not in derived} | values)
+        computed = {}
+    chosen = {name: saved[name] for name in without_default if name not in computed or computed[name] != saved[name]}
+    return config_class(**kept | chosen | values)

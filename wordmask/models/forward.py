@@ -50,7 +50,7 @@ class Forward:
 
     Attributes:
         sparse: the model's hook for sparse prediction; `None` predicts at every position.
-        attention: keeps packed sequences apart; `None` if each row of a batch is one sequence.
+        attention: keeps the documents of packed sequences apart; `None` if sequences are not packed.
         label_smoother: computes the loss instead of the model.
         takes_attention_mask: whether the model's forward has this parameter.
         micro_batch_tokens: the most tokens in a micro-batch, padding included; `None` for no limit.
@@ -156,11 +156,10 @@ def _micro_batch_tokens(arguments: Arguments) -> int | None:
         "--fsdp": bool(training.fsdp),
     }
     flag = next((flag for flag, is_given in need_whole_batches.items() if is_given), None)
-    if flag is None:
-        return (TOKENS_ON_CPU if training.device.type == "cpu" else None) if asked is None else asked or None
-    if asked:
+    if flag and asked:
         raise InputError(
             f"--tokens_per_pass divides batches by their lengths, and {flag} needs them whole; raise "
             "--gradient_accumulation_steps instead"
         )
-    return None
+    default = TOKENS_ON_CPU if training.device.type == "cpu" and flag is None else None
+    return default if asked is None else asked or None

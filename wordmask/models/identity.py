@@ -6,10 +6,10 @@ import glob
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from huggingface_hub import try_to_load_from_cache
+from transformers import PreTrainedModel
 
 from wordmask.config.arguments import ModelArguments
 from wordmask.utils.cache import cache_directory, content
@@ -23,32 +23,25 @@ _IRRELEVANT = {"transformers_version", "dtype", "torch_dtype", "architectures", 
 def base_model(arguments: ModelArguments) -> str:
     """The digest of the weights that a run starts from, or `from scratch`.
 
-    It is computed from the content of the files, so a copy of a model of the hub is the same model. It is cached by
-    the names, sizes and times of the files.
+    We compute it from the content of the files, so a copy of a model of the hub is the same model. We cache it by the
+    names, sizes and times of the files.
     """
-    name = arguments.model_name_or_path
+    name, revision = arguments.model_name_or_path, arguments.model_revision
     if not name:
         return SCRATCH
-    directory = name if os.path.isdir(name) else _snapshot(arguments)
-    for pattern in _WEIGHTS if directory else ():
-        files = sorted(glob.glob(os.path.join(glob.escape(str(directory)), pattern)))
+    directory = name
+    if not os.path.isdir(name):  # a model of the hub has been loaded already, so it is in the hub's cache
+        config = try_to_load_from_cache(name, "config.json", arguments.cache_dir, revision)
+        directory = os.path.dirname(config) if isinstance(config, str) else name
+    for pattern in _WEIGHTS:
+        files = sorted(glob.glob(os.path.join(glob.escape(directory), pattern)))
         if files:
-            cache = cache_directory(arguments.cache_dir)
-            digests = [content(file, cache) for file in files]
+            digests = [content(file, cache_directory(arguments.cache_dir)) for file in files]
             return hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    return f"{name}, {arguments.model_revision}"
+    return f"{name}, {revision}"
 
 
-def _snapshot(arguments: ModelArguments) -> str | None:
-    """The directory in the cache of a model of the hub that is already loaded."""
-    options = {"cache_dir": arguments.cache_dir, "revision": arguments.model_revision, "local_files_only": True}
-    try:
-        return str(Path(str(cached_file(str(arguments.model_name_or_path), "config.json", **options))).parent)
-    except OSError:
-        return None
-
-
-def architecture(model: Any) -> dict[str, Any]:
+def architecture(model: PreTrainedModel) -> dict[str, Any]:
     """The settings of a model's configuration that change the model."""
     config = model.config.to_dict()
     kept = {name: value for name, value in config.items() if name not in _IRRELEVANT and not name.startswith("_")}

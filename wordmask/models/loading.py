@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from wordmask.config.arguments import ModelArguments
 from wordmask.data.sources import Texts
-from wordmask.models.configuration import hub_options, load_config, make_config, origin
-from wordmask.models.packed_attention import first_position, position_embeddings
+from wordmask.models.configuration import hub_options, make_config, origin
+from wordmask.models.packed_attention import position_limits
 from wordmask.models.probing import embedded_ids
 from wordmask.tokenization.encoding import vocabulary_size
 from wordmask.tokenization.vocabulary import train_tokenizer
@@ -28,7 +29,12 @@ logger = logging.getLogger(__name__)
 LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a limit
 
 
-def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    arguments: ModelArguments,
+    config: PreTrainedConfig | None = None,
+    texts: object = None,
+    checkpoint: str | None = None,
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer, or train one.
 
     A trained tokenizer is cached by its text and size, for other processes and later runs, since a second training
@@ -36,7 +42,8 @@ def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None
 
     Args:
         arguments: the flags that name the tokenizer.
-        texts: the training text; `None` if there is none, or if it is already tokenized.
+        config: the configuration that these flags name, see `load_config`.
+        texts: the training text; `None` if there is none. If it is already tokenized, it trains no tokenizer.
         checkpoint: the checkpoint to continue from, if any.
 
     Raises:
@@ -44,7 +51,7 @@ def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None
     """
     name = arguments.tokenizer_name or arguments.model_name_or_path
     if arguments.vocab_size and not name:
-        return AutoTokenizer.from_pretrained(checkpoint or _trained_tokenizer(arguments, texts))
+        return AutoTokenizer.from_pretrained(checkpoint or _trained_tokenizer(arguments, config, texts))
     name = name or arguments.config_name
     if not name:
         raise InputError(
@@ -54,14 +61,14 @@ def load_tokenizer(arguments: ModelArguments, texts: Any, checkpoint: str | None
     return load_pretrained_tokenizer(flag, name, use_fast=arguments.use_fast_tokenizer, **hub_options(arguments))
 
 
-def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
+def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | None, texts: object) -> str:
     """The directory in the cache of a tokenizer trained on a text."""
     if not isinstance(texts, Texts) or texts.is_stream:
         raise InputError(
             "--vocab_size trains a tokenizer on the training text, and there is none, or it is streamed; give "
             "--tokenizer_name"
         )
-    model_type = arguments.model_type or load_config(arguments).model_type  # type: ignore[union-attr]
+    model_type = arguments.model_type or config.model_type  # type: ignore[union-attr]
     key = hashed(model_type, arguments.vocab_size, texts.fingerprint)
     directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
     if not directory.exists():
@@ -73,8 +80,15 @@ def _trained_tokenizer(arguments: ModelArguments, texts: Any) -> str:
     return str(directory)
 
 
-def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, bool]:
+def load_model(
+    arguments: ModelArguments, config: PreTrainedConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, bool]:
     """Load the model, or make one from scratch, with embeddings for all tokens of the tokenizer.
+
+    Args:
+        arguments: the flags that name the model.
+        config: the configuration that these flags name, see `load_config`.
+        tokenizer: the tokenizer.
 
     Returns:
         The model, and whether it was loaded without all weights of its head, which are then random.
@@ -82,10 +96,7 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
     Raises:
         InputError: if there is no such model, or if its settings do not fit.
     """
-    options, head_is_new = hub_options(arguments), False
-    if arguments.attn_implementation:
-        options["attn_implementation"] = arguments.attn_implementation
-    config = load_config(arguments)
+    head_is_new, attention = False, arguments.attn_implementation
     if arguments.model_name_or_path:
         with loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"), _no_table():
             model, info = AutoModelForMaskedLM.from_pretrained(
@@ -93,27 +104,27 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
                 config=config,
                 dtype=arguments.dtype,
                 output_loading_info=True,
+                attn_implementation=attention,
                 ignore_mismatched_sizes=True,  # they are reported below, with the names of the flags
-                **options,
+                **hub_options(arguments),
             )
         head_is_new = _check_weights(arguments, model, info)
     else:
         config = make_config(arguments, config, tokenizer)
         with making(*origin(arguments)):
             dtype = torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
-            attention = {name: options[name] for name in ("attn_implementation",) if name in options}
             model = AutoModelForMaskedLM.from_config(
-                config, dtype=dtype, trust_remote_code=arguments.trust_remote_code, **attention
+                config, dtype=dtype, attn_implementation=attention, trust_remote_code=arguments.trust_remote_code
             )
         _set_length(tokenizer, model)
     size = vocabulary_size(tokenizer)
     if size > embedded_ids(model):
         with making(*origin(arguments)):
             model.resize_token_embeddings(size)
-    if size > (rows := embedded_ids(model)):
+    if size > (embedded := embedded_ids(model)):
         raise InputError(
-            f"--tokenizer_name: its ids go up to {size - 1} and the model has rows for {rows} tokens, which cannot be "
-            "made more; give the tokenizer of this model"
+            f"--tokenizer_name: its ids go up to {size - 1}, the model has embeddings for {embedded} tokens, and no "
+            "more can be added; give the tokenizer of this model"
         )
     return model, head_is_new
 
@@ -122,19 +133,19 @@ def load_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) ->
 def _no_table() -> Iterator[None]:
     """Hide transformers' table of missing and unused weights, since `_check_weights` logs what matters.
 
-    A work-around; no thread known. It can go when `from_pretrained` can be told to log no table.
+    We also hide its warning that a checkpoint without a head seems corrupted. This is a work-around; we know no
+    upstream thread. It can go when `from_pretrained` can be told to log no table.
     """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not any(words in record.getMessage() for words in (" LOAD REPORT", "checkpoint seem corrupted"))
+
     log = logging.getLogger("transformers.modeling_utils")
-    log.addFilter(_is_other)
+    log.addFilter(is_other)
     try:
         yield
     finally:
-        log.removeFilter(_is_other)
-
-
-def _is_other(record: logging.LogRecord) -> bool:
-    """Whether a log record is neither that table nor the warning that a checkpoint without a head seems corrupted."""
-    return not any(words in record.getMessage() for words in (" LOAD REPORT", "checkpoint seem corrupted"))
+        log.removeFilter(is_other)
 
 
 def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapping[str, Any]) -> bool:
@@ -154,8 +165,8 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
             f"--model_name_or_path: {name} holds {key} with the shape {tuple(stored)}, and {config} expects "
             f"{tuple(expected)}; give the configuration that the weights were saved with"
         )
-    tied, absent = getattr(model, "all_tied_weights_keys", {}), set(info["missing_keys"])
-    absent = {key for key in absent if tied.get(key, key) in absent and "pooler" not in key.split(".")}
+    tied, missing = getattr(model, "all_tied_weights_keys", {}), info["missing_keys"]
+    absent = {key for key in missing if tied.get(key, key) in missing and "pooler" not in key.split(".")}
     prefix = f"{model.base_model_prefix}."
     encoder = {key for key, _ in model.named_parameters() if key.startswith(prefix) and "pooler" not in key.split(".")}
     if encoder and encoder <= absent:
@@ -177,23 +188,18 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
     return len(lost) < len(absent)
 
 
-def longest_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The longest sequence that a model has positions for, in tokens, special ones included; `None` without a limit.
 
     RoBERTa's 514 positions are for 512 tokens. Relative and rotary positions set no limit.
     """
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
-    return min([*limits, *_positions(model)], default=None)
-
-
-def _positions(model: PreTrainedModel) -> list[int]:
-    """How many positions each table of absolute positions has for tokens."""
-    return [table.num_embeddings - first_position(table) for table in position_embeddings(model)]
+    return min([*limits, *position_limits(model)], default=None)
 
 
 def _set_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Save the model's longest sequence with the tokenizer of a model from scratch; a trained one has no limit."""
-    limit = min(_positions(model), default=getattr(model.config, "max_position_embeddings", None))
+    limit = min(position_limits(model), default=getattr(model.config, "max_position_embeddings", None))
     if limit and limit > 0:
         tokenizer.model_max_length = limit
 

@@ -1,8 +1,12 @@
 """Attention inside each document of a packed sequence.
 
 Architectures and implementations of attention need different masks: boolean, additive, or one for each kind of layer.
-transformers makes most of them. We try each one, and keep the first that gives each document
-the same logits as alone.
+transformers makes most of them. We try each form, and keep the first one that gives each document the same logits as
+alone.
+
+Where another implementation of attention is refused: config/arguments.py refuses --pack_sequences with flex attention
+before anything is loaded, since that trains on few devices only. Every other implementation is tried here. If no form
+works, forward.py refuses it. So for another implementation, drop the check there and add its mask to `FORMS` here.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_bidirectional_sliding_window_mask,
@@ -24,7 +29,7 @@ from wordmask.models.probing import close, some_ids, why_not
 Mask = Any  # the value of attention_mask: a tensor, a block mask, or one of these for each kind of layer
 
 
-def position_embeddings(model: Any) -> list[nn.Embedding]:
+def position_embeddings(model: PreTrainedModel) -> list[nn.Embedding]:
     """The absolute position embeddings of a model."""
     return [
         module
@@ -38,19 +43,25 @@ def first_position(embeddings: nn.Embedding) -> int:
     return 0 if embeddings.padding_idx is None else embeddings.padding_idx + 1
 
 
-def _whole(config: Any, like: torch.Tensor, sequence_ids: torch.Tensor) -> Mask:
+def position_limits(model: PreTrainedModel) -> list[int]:
+    """The most tokens that each of a model's position embeddings has positions for."""
+    return [table.num_embeddings - first_position(table) for table in position_embeddings(model)]
+
+
+def _whole(config: PreTrainedConfig, like: torch.Tensor, sequence_ids: torch.Tensor) -> Mask:
     return create_bidirectional_mask(config, like, None, and_mask_function=packed_sequence_mask_function(sequence_ids))
 
 
-def _by_layer(config: Any, like: torch.Tensor, sequence_ids: torch.Tensor) -> Mask:
+def _by_layer(config: PreTrainedConfig, like: torch.Tensor, sequence_ids: torch.Tensor) -> Mask:
     inside = packed_sequence_mask_function(sequence_ids)
     return {
-        "full_attention": create_bidirectional_mask(config, like, None, and_mask_function=inside),
+        "full_attention": _whole(config, like, sequence_ids),
         "sliding_attention": create_bidirectional_sliding_window_mask(config, like, None, and_mask_function=inside),
     }
 
 
-FORMS: tuple[Callable[[Any, torch.Tensor, torch.Tensor], Mask], ...] = (_by_layer, _whole)
+Form = Callable[[PreTrainedConfig, torch.Tensor, torch.Tensor], Mask]
+FORMS: tuple[Form, ...] = (_by_layer, _whole)
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,8 @@ class PackedAttention:
         dtype: the type of the model's weights.
     """
 
-    form: Callable[[Any, torch.Tensor, torch.Tensor], Mask]
-    config: Any
+    form: Form
+    config: PreTrainedConfig
     first_position: int
     dtype: torch.dtype
 
@@ -73,20 +84,20 @@ class PackedAttention:
         """The attention mask and the positions of a packed batch.
 
         Args:
-            sequence_ids: (batch, length), the number of each token's document in its
-                sequence; padding is one more document.
+            sequence_ids: (batch, length), the number of each token's document in its sequence; padding is one more
+                document.
         """
         like = torch.empty((*sequence_ids.shape, 1), dtype=self.dtype, device=sequence_ids.device)
-        # (batch, length): numbers 1 1 1 2 2 give 0 1 2 0 1, for each position the earlier ones of the same document:
-        # tril(-1) keeps the pairs (position, earlier position).
-        before = (sequence_ids[:, :, None] == sequence_ids[:, None, :]).tril(-1).sum(-1)
+        # (batch, length): for each position, the number of earlier ones of the same document. Ids 1 1 1 2 2 give
+        # 0 1 2 0 1. tril(-1) keeps the pairs (position, earlier position).
+        positions = (sequence_ids[:, :, None] == sequence_ids[:, None, :]).tril(-1).sum(-1)
         return {
             "attention_mask": self.form(self.config, like, sequence_ids),
-            "position_ids": before + self.first_position,
+            "position_ids": positions + self.first_position,
         }
 
 
-def packed_attention(model: Any) -> PackedAttention | None:
+def packed_attention(model: PreTrainedModel) -> PackedAttention | None:
     """How this model keeps documents apart, so that each has the same logits as alone; `None` if it cannot.
 
     Args:
@@ -100,16 +111,13 @@ def packed_attention(model: Any) -> PackedAttention | None:
     return None
 
 
-def _agrees(model: Any, attention: PackedAttention) -> bool:
+def _agrees(model: PreTrainedModel, attention: PackedAttention) -> bool:
     """Whether two documents, packed with padding, get the same logits as each alone.
 
     The longer one is longer than the window of layers with sliding attention, if the model has so many positions.
     """
     window = getattr(model.config, "sliding_window", None) or 4
-    positions = min(
-        (table.num_embeddings - first_position(table) for table in position_embeddings(model)), default=10**6
-    )
-    sizes = [min(2 * window + 3, positions - 7), 5, 2]
+    sizes = [min([2 * window + 3, *(limit - 7 for limit in position_limits(model))]), 5, 2]
     ids = some_ids(model, 1, sum(sizes))
     sequence_ids = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
     packed = model(input_ids=ids, **attention.inputs(sequence_ids)).logits

@@ -10,16 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 
 @contextlib.contextmanager
-def unchanged(model: Any) -> Iterator[None]:
+def unchanged(model: PreTrainedModel) -> Iterator[None]:
     """Undo what forward and backward passes change, so that a run is the same with and without them.
 
     These are gradients, random states, and attributes and buffers of modules: I-BERT stores the range of its
     activations, and BigBird switches to full attention for ever after a short sequence.
     """
-    modules = [(module, _with_copies(vars(module))) for module in model.modules()]
+    modules = []  # the attributes of each, a copy of them, and copies of those that are dictionaries
+    for module in model.modules():
+        attributes = vars(module)
+        entries = [(value, dict(value)) for value in attributes.values() if isinstance(value, dict)]
+        modules.append((attributes, dict(attributes), entries))
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     states = random.getstate(), np.random.get_state()
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type in ("cuda", "xpu")}
@@ -30,26 +35,19 @@ def unchanged(model: Any) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        for module, attributes in modules:
-            for value, entries in attributes.values():
-                if entries is not None:  # the same dictionary object, since the handles of hooks refer to it
-                    value.clear()
-                    value.update(entries)
-            vars(module).clear()
-            vars(module).update({name: value for name, (value, _) in attributes.items()})
+        for attributes, copy, entries in modules:
+            # We fill the same dictionary objects again, since the handles of hooks refer to them.
+            for changed, original in [*entries, (attributes, copy)]:
+                changed.clear()
+                changed.update(original)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
         model.zero_grad(set_to_none=True)
 
 
-def _with_copies(attributes: dict[str, Any]) -> dict[str, tuple[Any, dict | None]]:
-    """The attributes of a module, each with a copy of its entries if it is a dictionary."""
-    return {name: (value, dict(value) if isinstance(value, dict) else None) for name, value in attributes.items()}
-
-
 @torch.no_grad()
-def why_not(model: Any, check: Callable[[], bool]) -> str | None:
+def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> str | None:
     """Why a check of a model fails; `None` if it succeeds. Any exception counts, since architectures fail differently.
 
     Args:
@@ -81,7 +79,7 @@ def close(actual: torch.Tensor, expected: torch.Tensor, scale: torch.Tensor | No
     return actual.shape == expected.shape and bool((actual - expected).abs().max() <= bound)
 
 
-def some_ids(model: Any, *shape: int) -> torch.Tensor:
+def some_ids(model: PreTrainedModel, *shape: int) -> torch.Tensor:
     """Ids of many different tokens, without the first ten (or the first half), which special tokens often have."""
     end = min(embedded_ids(model), 1000)
     start = min(10, end // 2)  # a vocabulary of BERT's special tokens and the letters of DNA has nine entries
@@ -89,13 +87,13 @@ def some_ids(model: Any, *shape: int) -> torch.Tensor:
     return (numbers * 7 % (end - start) + start).reshape(shape)
 
 
-def embedded_ids(model: Any) -> int:
+def embedded_ids(model: PreTrainedModel) -> int:
     """The number of ids that a model has embeddings for.
 
     The weight's shape is not used if the module knows it, since DeepSpeed divides weights. Perceiver returns its
     latents instead of a module.
     """
-    embeddings = model.get_input_embeddings()
+    embeddings: Any = model.get_input_embeddings()
     if isinstance(embeddings, torch.Tensor):
         return model.config.vocab_size
     return getattr(embeddings, "num_embeddings", None) or embeddings.weight.shape[0]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
+from transformers import PreTrainedModel
 
 from wordmask.masking import IGNORED
 from wordmask.models.probing import close, some_ids, why_not
@@ -35,9 +36,9 @@ class SparsePrediction:
         model: a masked language model of transformers.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: PreTrainedModel):
         self.positions: torch.Tensor | None = None
-        self._handle = model.base_model.register_forward_hook(self._keep)
+        self.handle = model.base_model.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if self.positions is None:
@@ -59,36 +60,31 @@ class SparsePrediction:
         finally:
             self.positions = None
 
-    def remove(self) -> None:
-        """Take the hook off the model."""
-        self._handle.remove()
 
-
-def find_sparse_prediction(model: Any, length: int = 8) -> SparsePrediction | None:
+def find_sparse_prediction(model: PreTrainedModel) -> SparsePrediction | None:
     """Hook a model for sparse prediction, if its loss and logits stay the same; `None`, with a warning, if not.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
-        length: the tokens in each of the two sequences to try.
     """
-    sparse, reason = _hook(model, length)
+    sparse, reason = _hook(model)
     if sparse is None:
         logger.warning("--sparse_prediction: %s predicts at every position (%s)", type(model).__name__, reason)
     return sparse
 
 
-def _hook(model: Any, length: int = 8) -> tuple[SparsePrediction | None, str | None]:
+def _hook(model: PreTrainedModel) -> tuple[SparsePrediction | None, str | None]:
     """The hook on a model, or why the model cannot use it."""
     sparse = SparsePrediction(model)
-    reason = why_not(model, lambda: _agrees(model, sparse, length))
+    reason = why_not(model, lambda: _agrees(model, sparse))
     if reason is None:
         return sparse, None
-    sparse.remove()
+    sparse.handle.remove()
     return None, reason
 
 
 @contextlib.contextmanager
-def sparse_prediction(model: Any) -> Iterator[None]:
+def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
     """Let a model predict at labelled positions only, in any loop: the same loss in less time and memory.
 
         with wordmask.sparse_prediction(model):
@@ -116,9 +112,8 @@ def sparse_prediction(model: Any) -> Iterator[None]:
 
     def keep_labelled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
-        if labels is None or (
-            ids is not None and ids.shape != labels.shape
-        ):  # or these are the labelled positions already
+        # Labels of another shape are those of the labelled positions already.
+        if labels is None or (ids is not None and ids.shape != labels.shape):
             return None
         sparse.positions = labelled_positions(labels)
         return args, kwargs | {"labels": labels.reshape(-1)[sparse.positions][None]}
@@ -126,19 +121,19 @@ def sparse_prediction(model: Any) -> Iterator[None]:
     def keep_all(*_: Any) -> None:
         sparse.positions = None
 
-    before = inner.register_forward_pre_hook(keep_labelled, with_kwargs=True)
-    after = inner.register_forward_hook(keep_all, always_call=True)
+    hooks = [sparse.handle, inner.register_forward_pre_hook(keep_labelled, with_kwargs=True)]
+    hooks.append(inner.register_forward_hook(keep_all, always_call=True))
     try:
         yield
     finally:
-        for hook in (before, after, sparse):
+        for hook in hooks:
             hook.remove()
 
 
-def _agrees(model: Any, sparse: SparsePrediction, length: int) -> bool:
+def _agrees(model: PreTrainedModel, sparse: SparsePrediction) -> bool:
     """Whether a model has the same loss and logits with sparse prediction and without."""
-    ids = some_ids(model, 2, length)
-    positions = torch.tensor([1, 3, length + 2], device=ids.device)
+    ids = some_ids(model, 2, 8)
+    positions = torch.tensor([1, 3, 10], device=ids.device)
     labels = torch.full_like(ids, IGNORED)
     labels.view(-1)[positions] = ids.view(-1)[positions]
     whole = model(input_ids=ids, labels=labels)

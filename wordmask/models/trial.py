@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -14,14 +11,14 @@ from wordmask.config.arguments import Arguments
 from wordmask.config.launch_checks import tpu_package
 from wordmask.masking import IGNORED
 from wordmask.models.configuration import origin
-from wordmask.models.forward import Forward, choose_forward
+from wordmask.models.forward import Forward, Prediction, choose_forward
 from wordmask.models.probing import some_ids, unchanged
-from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.errors import reported
 
 SHORT = 8  # tokens in a sequence of the trial
 
 
-def place_and_try(arguments: Arguments, model: Any, size: int, length: int) -> Forward:
+def place_and_try(arguments: Arguments, model: PreTrainedModel, size: int, length: int) -> Forward:
     """Move a model to its device, try it, and make its forward pass.
 
     Args:
@@ -32,11 +29,12 @@ def place_and_try(arguments: Arguments, model: Any, size: int, length: int) -> F
     """
     training = arguments.training
     divided, on_tpu = training.fsdp or training.deepspeed, tpu_package() is not None
+    module: torch.nn.Module = model
     if not (divided or on_tpu):  # on a TPU, the trial would compile shapes that training does not use
-        model.to(training.device)  # flash attention runs only there
+        module.to(training.device)  # flash attention runs only there
     try_model(arguments, model, size, length)
     if on_tpu and not divided:
-        model.to(training.device)
+        module.to(training.device)
     return choose_forward(arguments, model)
 
 
@@ -55,45 +53,31 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
         InputError: if one of these fails, since the architecture needs other inputs or its settings do not fit.
     """
     training = arguments.training
-    flag, what = origin(arguments.model)
+    flag, value = origin(arguments.model)
     fixed, name = arguments.data.pad_to_max_length, type(model).__name__
     if not (training.fsdp or training.deepspeed):
-        sentence = f"{flag}: {what} makes a {name} that text alone does not train; two short sequences gave"
-        with _failing(sentence, fixed), unchanged(model):
+        sentence = f"{flag}: {value} makes a {name} that text alone does not train; two short sequences gave an error"
+        advice = "; give other settings" + ", such as --pad_to_max_length," * (not fixed) + " or another model"
+        with reported(sentence, advice), unchanged(model):
             model.train(training.do_train)
             half = torch.float16 if training.fp16 else torch.bfloat16
             with torch.autocast(model.device.type, half, enabled=training.fp16 or training.bf16):
-                logits, loss = _pass(model, size, length if fixed else min(SHORT, length))
+                prediction = _predict(model, size, length if fixed else min(SHORT, length))
             if training.do_train:
-                loss.backward()
-            if logits.shape[-1] < size:
-                raise ValueError(f"predictions of {logits.shape[-1]} tokens, and the tokenizer has {size}")
-    saving = _failing(f"{flag}: the configuration of {what} cannot be saved and loaded again; that gave")
-    with saving, TemporaryDirectory() as directory:
+                prediction.loss.backward()
+            if (predicted := prediction.logits.shape[-1]) < size:
+                raise ValueError(f"predictions of {predicted} tokens, and the tokenizer has {size}")
+    sentence = f"{flag}: the configuration of {value} cannot be saved and loaded again"
+    with reported(sentence, "; give other settings or another model"), TemporaryDirectory() as directory:
         model.config.save_pretrained(directory)
         type(model.config).from_pretrained(directory)
 
 
-def _pass(model: Any, size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and loss of two sequences with one label each. The second one has padding, and the largest id."""
+def _predict(model: PreTrainedModel, size: int, length: int) -> Prediction:
+    """Send two sequences with one label each through a model. The second one has padding, and the largest id."""
     ids = some_ids(model, 2, length)
     ids[1, 0] = size - 1
-    mask = torch.ones_like(ids)
+    mask, labels = torch.ones_like(ids), torch.full_like(ids, IGNORED)
     mask[1, length // 2 :] = 0
-    labels = torch.full_like(ids, IGNORED)
     labels[:, 0] = ids[:, 0]
-    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    prediction = Forward.of(model)(model, inputs)
-    return prediction.logits, prediction.loss
-
-
-@contextlib.contextmanager
-def _failing(sentence: str, fixed: bool = True) -> Iterator[None]:
-    """Turn any exception into one sentence, since architectures fail in different ways."""
-    try:
-        yield
-    except Exception as error:
-        advice = "give other settings" if fixed else "give other settings, such as --pad_to_max_length"
-        raise InputError(
-            f"{sentence} {type(error).__name__} ({one_line(error)[:200]}); {advice}, or another model"
-        ) from None
+    return Forward.of(model)(model, {"input_ids": ids, "attention_mask": mask, "labels": labels})

@@ -39,12 +39,12 @@ def line_positions(
         InputError: if the words do not add up to their line.
     """
     tokens = tokenize(tokenizer, lines)
-    joined = tokens.joined(segmented(tokens.characters, words_of(segmenter, lines), mixed, numbers))
+    joined = tokens.continuations(segmented(tokens.characters, words_of(segmenter, lines), mixed, numbers))
     token = np.flatnonzero(joined)  # (positions,) in the batch
     # Lines of 3 and 2 tokens where tokens 1 and 4 are joined: edges 0 1 2, so line 0 has token 1 and line 1 token 4.
-    edges = np.searchsorted(token, np.append(tokens.line_first, len(joined)))
+    edges = np.searchsorted(token, np.append(tokens.line_starts, len(joined)))
     # Token 4 is token 4 - 3 of its line; with one special token in front its position is 2.
-    line_start = np.repeat(tokens.line_first - len(special_affixes(tokenizer)[0]), np.diff(edges))
+    line_start = np.repeat(tokens.line_starts - len(special_affixes(tokenizer)[0]), np.diff(edges))
     positions = (token - line_start).tolist()
     return [positions[start:stop] for start, stop in pairwise(edges.tolist())]
 
@@ -140,7 +140,7 @@ def continuations(
     index = positions - prefix  # (positions,) in their line
     refuse((positions < 0) | (index > tokens.lengths[line]), "is out of range")
     refuse((index < 0) | (index == tokens.lengths[line]), "is a special token")
-    token = tokens.line_first[line] + index  # (positions,) in the batch
+    token = tokens.line_starts[line] + index  # (positions,) in the batch
     refuse(special[token], "is a special token")
     refuse(index == 0, "is the first token of its line, so not joined to a token before it")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from wordmask.tokenization.encoding import backend_state
+from wordmask.tokenization.encoding import serialized
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, write_json
 
@@ -57,7 +57,7 @@ def write_provenance(path: str | Path, provenance: Provenance) -> None:
 
 def tokenizer_digest(tokenizer) -> str:
     """The digest of all that decides where a fast tokenizer's tokens begin and end."""
-    state = backend_state(tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
+    state = serialized(tokenizer.backend_tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
     decisive = {name: state.get(name) for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from wordmask.references.positions import line_positions
 from wordmask.references.provenance import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
 from wordmask.segmenters import Segmenter
-from wordmask.tokenization.encoding import Backend, backend_state, require_fast
+from wordmask.tokenization.encoding import Backend, require_fast, serialized
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
@@ -68,7 +68,7 @@ class Annotator:
         """What a worker needs: only the backend of the tokenizer, so that it starts in a second, without transformers.
         A tokenizer with a part in Python cannot be sent, so the worker loads it."""
         state = {"_load_segmenter": self._load_segmenter, "mixed": self.mixed}
-        if backend_state(self.tokenizer) is None:
+        if serialized(self.tokenizer.backend_tokenizer) is None:
             return state | {"_load_tokenizer": self._load_tokenizer}
         return state | {"tokenizer": Backend(self.tokenizer)}
 

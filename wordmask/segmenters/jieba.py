@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from wordmask.segmenters import Segmenter
 from wordmask.segmenters.libraries import import_package, replace_surrogates, restore
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import reported
 
 
 class JiebaSegmenter(Segmenter):
@@ -39,10 +40,12 @@ class JiebaSegmenter(Segmenter):
         self._identity = {"name": "jieba", "hmm": str(bool(hmm)).lower()}
         user_words = None
         if user_dict is not None:
-            user_words = _read_user_dict(Path(user_dict))
+            with reported(f"--user_dict {user_dict}: cannot read it", "; give a text file in UTF-8"):
+                user_words = Path(user_dict).read_bytes()
+                user_words.decode("utf-8")
             self._identity["user_dict"] = hashlib.sha256(user_words).hexdigest()
-        rust = _rust_cut() if not hmm and user_words is None else None
-        self._cut = rust or _python_cut(user_words, hmm)
+        rust = not hmm and user_words is None and find_spec("rjieba") is not None
+        self._cut = _rust_cut() if rust else _python_cut(user_words, hmm)
         backend = "rjieba" if rust else "jieba"
         self._identity[backend] = version(backend)
 
@@ -57,12 +60,10 @@ class JiebaSegmenter(Segmenter):
 Cut = Callable[[Sequence[str]], list[list[str]]]
 
 
-def _rust_cut() -> Cut | None:
-    """A function that splits lines with rjieba, without the hidden Markov model; `None` if it is not installed."""
-    try:
-        import rjieba
-    except ImportError:
-        return None
+def _rust_cut() -> Cut:
+    """A function that splits lines with rjieba, without the hidden Markov model."""
+    import rjieba
+
     # An object of our own: other code may add words to the one that the module shares.
     cutter = rjieba.Jieba()
 
@@ -77,7 +78,6 @@ def _python_cut(user_words: bytes | None, hmm: bool) -> Cut:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pkg_resources and invalid escapes, on today's Python
         jieba: Any = import_package("jieba", segmenter="jieba", distribution="jieba")
-        finalseg: Any = import_package("jieba.finalseg", segmenter="jieba", distribution="jieba")
     tokenizer = jieba.Tokenizer()
     # We do not call `initialize`. It writes to stderr, and trusts a file in the temporary directory, which another
     # version of jieba or another user may have written. Building the dictionary takes as long: 0.4 s.
@@ -85,25 +85,14 @@ def _python_cut(user_words: bytes | None, hmm: bool) -> Cut:
     tokenizer.initialized = True
     never_words: set[str] = set()
     if user_words is not None:
-        with _never_words(finalseg, never_words):
+        with _never_words(jieba.finalseg, never_words):
             tokenizer.load_userdict(io.BytesIO(user_words))
 
     def cut(lines: Sequence[str]) -> list[list[str]]:
-        with _never_words(finalseg, never_words):
+        with _never_words(jieba.finalseg, never_words):
             return [list(tokenizer.cut(line, HMM=hmm)) for line in lines]
 
     return cut
-
-
-def _read_user_dict(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        content.decode("utf-8")
-    except OSError as error:
-        raise InputError(f"--user_dict {path}: cannot read it ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"--user_dict {path}: not UTF-8 at byte {error.start}; convert it first") from error
-    return content
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import textwrap
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from types import ModuleType
@@ -29,12 +28,6 @@ def import_package(module: str, segmenter: str, distribution: str) -> ModuleType
             f"--segmenter {segmenter} needs the package {distribution}, which cannot be imported ({error}): "
             f"pip install {distribution}"
         ) from error
-
-
-def brief(error: BaseException) -> str:
-    """An error's message on one line of at most 240 characters: torch and the hub write paragraphs."""
-    # LTP adds a backtrace.
-    return textwrap.shorten(str(error).split("Stack backtrace", 1)[0], width=240, placeholder=" …") or repr(error)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -13,13 +13,13 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from wordmask.segmenters import Segmenter
-from wordmask.segmenters.libraries import LostTextError, brief, import_package
+from wordmask.segmenters.libraries import LostTextError
 from wordmask.segmenters.ltp_legacy import LegacyModel
 from wordmask.segmenters.ltp_neural import NeuralModel
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, reported
 
 
 class LTPSegmenter(Segmenter):
@@ -46,7 +46,7 @@ class LTPSegmenter(Segmenter):
         self._source = f"--ltp {os.fspath(model)}"
         directory = _find_directory(os.fspath(model), self._source)
         config = _read_config(directory, self._source)
-        self._model: _Model
+        self._model: LegacyModel | NeuralModel
         if config["nerual"]:
             self._model = NeuralModel(directory, config, self._source, device, batch_size)
         elif device is not None or batch_size is not None:
@@ -65,35 +65,24 @@ class LTPSegmenter(Segmenter):
         return {"name": "ltp", **self._model.identity}
 
 
-class _Model(Protocol):
-    identity: dict[str, str]
-
-    def segment(self, lines: Sequence[str]) -> list[list[str]]: ...
-
-
 def _find_directory(model: str, source: str) -> Path:
     """The directory of a model. If `model` is not a directory on this machine, we download it from the hub."""
+    from huggingface_hub import snapshot_download
+
     path = Path(os.path.expanduser(model))
     if model and path.is_dir():
         return path
     hub_id, _, revision = model.partition("@")
     if path.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub_id):
         raise InputError(f"{source}: neither a directory nor a hub id such as LTP/small")
-    hub = import_package("huggingface_hub", segmenter="ltp", distribution="huggingface_hub")
-    try:
-        return Path(hub.snapshot_download(hub_id, revision=revision or None))
-    except Exception as error:  # connection, name, revision, access, disk: no other class is common
-        raise InputError(
-            f"{source}: no such directory, and fetching it from the hub failed ({brief(error)}); "
-            "download it where there is a network, and give its directory"
-        ) from error
+    advice = "; download it where there is a network, and give its directory"
+    with reported(f"{source}: no such directory, and fetching it from the hub failed", advice):
+        return Path(snapshot_download(hub_id, revision=revision or None))
 
 
 def _read_config(directory: Path, source: str) -> dict[str, Any]:
-    try:
+    with reported(f"{source}: cannot read its config.json"):
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source}: cannot read its config.json ({brief(error)})") from error
     # LTP writes "nerual".
     if not isinstance(config, dict) or not isinstance(config.get("nerual"), bool):
         raise InputError(f"{source}: its config.json does not belong to an LTP model (no entry 'nerual')")

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from wordmask.segmenters.libraries import brief, import_package, replace_surrogates, restore
-from wordmask.utils.errors import InputError
+from wordmask.segmenters.libraries import import_package, replace_surrogates, restore
+from wordmask.utils.errors import InputError, reported
 
 
 class LegacyModel:
@@ -31,17 +31,13 @@ class LegacyModel:
         if not isinstance(name, str):
             raise InputError(f"{source}: this model has no word segmentation (no task 'cws' in its config.json)")
         file = directory / name
-        try:
+        with reported(f"{source}: cannot read {name}"):
             content = file.read_bytes()
-        except OSError as error:
-            raise InputError(f"{source}: cannot read {name} ({error.strerror or error})") from error
         if not _is_whole(content):
             raise InputError(f"{source}: {name} is damaged or is not a legacy model; download it again")
         perceptron = import_package("ltp_extension.perceptron", segmenter="ltp", distribution="ltp")
-        try:
+        with reported(f"{source}: cannot load {name}"):
             self._model = perceptron.CWSModel.load(str(file))
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"{source}: cannot load {name} ({brief(error)})") from error
         self.identity = {
             "kind": "legacy",
             "ltp_extension": version("ltp_extension"),
@@ -65,9 +61,7 @@ def _is_whole(content: bytes) -> bool:
         return False
     try:
         while pairs := _read_number(stream):  # the header is a map in blocks; the last block is empty
-            if pairs < 0:
-                _read_number(stream)
-            for _ in range(2 * abs(pairs)):
+            for _ in range(2 * pairs):
                 stream.seek(max(0, _read_number(stream)), io.SEEK_CUR)
     except (EOFError, OverflowError):  # the file is too short, or gives an impossible length
         return False

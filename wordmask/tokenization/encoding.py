@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.tokenization.words import Characters
-from wordmask.utils.arrays import starts_of
+from wordmask.utils.arrays import BoolArray, IntArray, starts_of
 from wordmask.utils.errors import InputError
 
 
-def special_ids(tokenizer) -> NDArray[np.int64]:
+def special_ids(tokenizer) -> IntArray:
     """The ids of special tokens, also of those added as special, but not of `[UNK]`, which stands for text."""
     added = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special]
     names = ("bos", "eos", "sep", "pad", "cls", "mask")
@@ -38,7 +38,7 @@ def vocabulary_size(tokenizer) -> int:
 def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
     """The ids of the special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
     if tokenizer.is_fast:
-        encoding = untruncated(tokenizer).encode("a")
+        encoding = untruncated(tokenizer.backend_tokenizer).encode("a")
         ids, special = encoding.ids, encoding.special_tokens_mask
     else:
         encoding = tokenizer("a", return_special_tokens_mask=True)
@@ -60,66 +60,57 @@ class Encodings:
         characters: the characters of the lines.
     """
 
-    ids: NDArray[np.int32]
-    lengths: NDArray[np.int64]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
+    ids: NDArray[np.integer]
+    lengths: IntArray
+    first: IntArray
+    last: IntArray
     characters: Characters
 
     @classmethod
-    def at(
-        cls, ids: NDArray[np.int32], lengths: NDArray[np.int64], offsets: NDArray[np.int64], characters: Characters
+    def of_spans(
+        cls, ids: NDArray[np.integer], lengths: IntArray, starts: IntArray, ends: IntArray, characters: Characters
     ) -> Encodings:
-        """Encodings with these offsets.
+        """Encodings of tokens that cover these spans of `characters`.
+
+        Tokens that share a character, as the bytes of one character do, all have a span with this character.
 
         Args:
             ids: (tokens,) token ids.
             lengths: (lines,) the number of tokens of each line.
-            offsets: (tokens, 2) the index of each token's first character in its line, and the index after its last
-                character. Tokens that share a character, as the bytes of one character do, all have this character.
+            starts, ends: (tokens,) the index of each token's first character, and the index after its last one.
             characters: the characters of the lines.
         """
-        first, last, _ = characters.visible_in(*(offsets.T + np.repeat(characters.line_starts, lengths)))
-        return cls(ids, lengths, first, last, characters)
+        return cls(ids, lengths, *characters.visible_in(starts, ends), characters)
 
     @property
-    def line_first(self) -> NDArray[np.int64]:
+    def line_starts(self) -> IntArray:
         """(lines,) The index of each line's first token."""
         return starts_of(self.lengths)
 
     @cached_property
-    def continues(self) -> NDArray[np.bool_]:
+    def continues(self) -> BoolArray:
         """(tokens,) Whether a token continues the word of the token before it, by the rule for text.
 
         In `walked,` with the tokens `walk ed ,` only `ed` does. A token that spans two words joins them.
         """
-        return self.joined(self.characters.words)
+        return self.continuations(self.characters.word_ids)
 
-    def joined(self, character_words: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """(tokens,) Which tokens continue the word of the token before them, see `joined`."""
-        return joined(character_words, self.first, self.last, self.lengths)
+    def continuations(self, word_ids: NDArray[np.integer]) -> BoolArray:
+        """(tokens,) Which tokens continue the word of the token before them, given the word of each character.
 
+        For 我中国 with the word ids 0 2 2 and a token for each character: [False, False, True].
 
-def joined(
-    character_words: NDArray[np.integer], first: NDArray[np.int64], last: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(tokens,) Which tokens continue the word of the token before them, given the word of each character.
-
-    For 我中国 with the words 0 2 2 and a token for each character: [False, False, True].
-
-    Args:
-        character_words: (characters,) the number of each character's word. The number 0 joins nothing.
-        first, last: (tokens,) each token's first and last visible character.
-        lengths: (lines,) the number of tokens of each line.
-    """
-    word_of_first, word_of_last = character_words[first], character_words[last]
-    continues = np.zeros(len(first), bool)
-    continues[1:] = (word_of_first[1:] == word_of_last[:-1]) & (word_of_first[1:] > 0)
-    continues[starts_of(lengths)[lengths > 0]] = False
-    return continues
+        Args:
+            word_ids: (characters,) the id of each character's word. The id 0 joins nothing.
+        """
+        word_of_first, word_of_last = word_ids[self.first], word_ids[self.last]
+        continues = np.zeros(len(self.ids), bool)
+        continues[1:] = (word_of_first[1:] == word_of_last[:-1]) & (word_of_first[1:] > 0)
+        continues[self.line_starts[self.lengths > 0]] = False
+        return continues
 
 
-def set_apart(continues: NDArray[np.bool_], special: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def set_apart(continues: BoolArray, special: BoolArray) -> BoolArray:
     """Which tokens continue a word when special tokens belong to no word: not these, and not the tokens after them.
 
     Args:
@@ -152,7 +143,7 @@ class Backend:
     A worker that gets this needs no import of transformers, which takes seconds.
 
     Args:
-        tokenizer: a fast tokenizer that can be serialized, see `backend_state`.
+        tokenizer: a fast tokenizer that can be serialized, see `serialized`.
     """
 
     is_fast = True
@@ -162,19 +153,18 @@ class Backend:
         self.added_tokens_decoder = tokenizer.backend_tokenizer.get_added_tokens_decoder()
 
 
-def backend_state(tokenizer) -> dict[str, Any] | None:
-    """A fast tokenizer, serialized; `None` if a component is written in Python and cannot be serialized (RoFormer)."""
+def serialized(component: Any) -> dict[str, Any] | None:
+    """The backend of a tokenizer, or a component of it, as JSON; `None` if a part is written in Python (RoFormer)."""
     try:
-        return json.loads(tokenizer.backend_tokenizer.to_str())
+        return json.loads(component.__getstate__())
     except Exception as error:  # the library has no exception type of its own
         if "serialized" not in str(error):
             raise
         return None
 
 
-def untruncated(tokenizer) -> Any:
-    """The backend of a tokenizer, with truncation and padding turned off."""
-    backend = tokenizer.backend_tokenizer
+def untruncated(backend: Any) -> Any:
+    """The backend of a tokenizer, after truncation and padding have been turned off."""
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -182,11 +172,13 @@ def untruncated(tokenizer) -> Any:
 
 def encode_lines(tokenizer, characters: Characters) -> Encodings:
     """Encode lines as they are, without special tokens."""
-    encodings = untruncated(tokenizer).encode_batch(characters.lines, add_special_tokens=False)
+    encodings = untruncated(tokenizer.backend_tokenizer).encode_batch(characters.lines, add_special_tokens=False)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
-    total = int(lengths.sum())
-    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, total)
-    offsets = np.fromiter(
-        chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings)), np.int64, 2 * total
-    ).reshape(-1, 2)
-    return Encodings.at(ids, lengths, offsets, characters)
+    count = int(lengths.sum())
+    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, count)
+    offsets = chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings))
+    # (2, tokens): offsets count from the start of a line, so we add the index of the line's first character.
+    starts, ends = np.fromiter(offsets, np.int64, 2 * count).reshape(-1, 2).T + np.repeat(
+        characters.line_starts, lengths
+    )
+    return Encodings.of_spans(ids, lengths, starts, ends, characters)

@@ -14,20 +14,22 @@ where white space was:
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from wordmask.tokenization.encoding import joined
+from wordmask.tokenization.encoding import Encodings
+from wordmask.tokenization.recipes import steps_of
 from wordmask.tokenization.words import Characters
-from wordmask.utils.arrays import places_of, starts_of
+from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 
-# What the mark means for its token (continues, bytes, space, goes on, ends), and how it is written.
+# What the mark says (its token continues a word, consists of bytes, ...), and how it is written.
 Mark: TypeAlias = tuple[str, str]
+MARKS: list[Mark] = [("continues", "##"), ("bytes", "Ġ"), ("space", "▁"), ("goes on", "@@"), ("ends", "</w>")]
 ALONE = "\ufffc".encode()  # replaces a token without text, such as [CLS] or [UNK]: a symbol, so a word of its own
 
 
@@ -39,7 +41,7 @@ class Surfaces:
         textless: the ids of tokens that stand for no text, or for text that we do not know.
     """
 
-    def __init__(self, tokenizer: Any, textless: NDArray[np.int64]):
+    def __init__(self, tokenizer: Any, textless: IntArray):
         vocabulary, mark = tokenizer.get_vocab(), _mark(tokenizer)
         surface = _reader(mark)
         # The texts of all tokens in one array of bytes: token 7 has text[starts[7] : starts[7] + sizes[7]].
@@ -56,7 +58,7 @@ class Surfaces:
         self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         self.starts = starts_of(self.sizes)
 
-    def continues(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def continues(self, ids: IntArray, lengths: IntArray) -> BoolArray:
         """(tokens,) Which tokens continue the word of the token before them.
 
         Args:
@@ -76,11 +78,11 @@ class Surfaces:
         widths[characters.line_starts + characters.line_lengths] = 0  # the line ends are not in the text
         # (bytes,) The character of each byte: widths [1, 3, 0] of `a中⏎` give [0, 1, 1, 1].
         character_of = np.repeat(np.arange(len(widths)), widths)
-        first, last, _ = characters.visible_in(character_of[ends - sizes], character_of[ends - 1] + 1)
-        return joined(characters.words, first, last, lengths)
+        starts_of_tokens, ends_of_tokens = character_of[ends - sizes], character_of[ends - 1] + 1
+        return Encodings.of_spans(ids, lengths, starts_of_tokens, ends_of_tokens, characters).continues
 
 
-def _bytes_of(code_points: NDArray[np.uint32]) -> NDArray[np.int64]:
+def _bytes_of(code_points: NDArray[np.uint32]) -> IntArray:
     """The number of bytes of each character in UTF-8. A surrogate stands for 1 byte."""
     widths = 1 + (code_points >= 0x80).astype(np.int64) + (code_points >= 0x800) + (code_points >= 0x10000)
     widths[(code_points >= 0xDC80) & (code_points <= 0xDCFF)] = 1
@@ -89,17 +91,16 @@ def _bytes_of(code_points: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 def _reader(mark: Mark) -> Callable[[str], bytes]:
     """A function that gives a token's text, with the white space before or after it."""
-    kind, text = mark
-    if kind == "bytes":
-        table = _byte_alphabet()
-        return lambda token: bytes(table[character] for character in token) if table.keys() >= {*token} else b""
-    if kind == "space":
+    says, text = mark
+    if says == "bytes":
+        byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+        return lambda token: bytes(byte_of[character] for character in token) if byte_of.keys() >= {*token} else b""
+    if says == "space":
         return _read_metaspace
-    if kind == "goes on":
-        return lambda token: (token.removesuffix(text) if token.endswith(text) else f"{token} ").encode()
-    if kind == "ends":
-        return lambda token: (f"{token.removesuffix(text)} " if token.endswith(text) else token).encode()
-    return lambda token: (token.removeprefix(text) if text and token.startswith(text) else f" {token}").encode()
+    if says == "continues":
+        return lambda token: (token.removeprefix(text) if text and token.startswith(text) else f" {token}").encode()
+    # White space follows a token that has the mark `</w>`, or that lacks the mark `@@`.
+    return lambda token: (token.removesuffix(text) + " " * (token.endswith(text) == (says == "ends"))).encode()
 
 
 def _read_metaspace(token: str) -> bytes:
@@ -109,8 +110,11 @@ def _read_metaspace(token: str) -> bytes:
 
 
 def _mark(tokenizer: Any) -> Mark:
-    """How tokens show where words begin or continue: the decoder says it; if not, the most frequent mark counts."""
-    for step in _decoder_steps(tokenizer):
+    """How tokens show where words begin or continue: the decoder says it; if not, the most frequent mark counts.
+
+    If no token has a mark, each token is a word, as in WordPiece without `##`.
+    """
+    for step in steps_of(tokenizer.backend_tokenizer.decoder) if tokenizer.is_fast else []:
         if step["type"] == "WordPiece":
             return "continues", step["prefix"]
         if step["type"] == "ByteLevel":
@@ -120,28 +124,9 @@ def _mark(tokenizer: Any) -> Mark:
         if step["type"] == "BPEDecoder":
             return "ends", step["suffix"]
     tokens = tokenizer.get_vocab()
-    before: list[Mark] = [("continues", "##"), ("bytes", "Ġ"), ("space", "▁")]
-    behind: list[Mark] = [("goes on", "@@"), ("ends", "</w>")]
-    counts = {mark: sum(token.startswith(mark[1]) for token in tokens) for mark in before}
-    counts |= {mark: sum(token.endswith(mark[1]) for token in tokens) for mark in behind}
-    most = max(counts, key=counts.__getitem__)
-    return most if counts[most] else ("continues", "")
 
+    def count(mark: Mark) -> int:
+        at_end = mark[0] in ("goes on", "ends")
+        return sum(token.endswith(mark[1]) if at_end else token.startswith(mark[1]) for token in tokens)
 
-def _decoder_steps(tokenizer: Any) -> Iterator[dict[str, Any]]:
-    """The steps with which a fast tokenizer turns tokens into text."""
-    decoder = tokenizer.backend_tokenizer.decoder if tokenizer.is_fast else None
-    if decoder is not None:
-        state = json.loads(decoder.__getstate__())
-        yield from state["decoders"] if state["type"] == "Sequence" else [state]
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The byte of each character in byte-level BPE.
-
-    A printable byte is written as itself. The other 68 bytes are written as the characters from U+0100 on: the space
-    as Ġ (U+0120).
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + rank): byte for rank, byte in enumerate(others)}
+    return max(MARKS, key=count)

@@ -57,22 +57,14 @@ class Vocabulary:
         """
         entries, undeclared = tokenizer.get_vocab(), undeclared_roles(tokenizer)
         name = tokenizer.name_or_path or type(tokenizer).__name__
-        lines = ", ".join(f'"{role}_token": "{token}"' for role, token in undeclared.items())
-        if "mask" in undeclared:
-            raise InputError(
-                f"--tokenizer_name: {name} contains {undeclared['mask']} but does not say that it is the mask token; "
-                f"add {lines} to its tokenizer_config.json"
-            )
+        settings = ", ".join(f'"{role}_token": "{token}"' for role, token in undeclared.items())
+        advice = f"add {settings} to its tokenizer_config.json"
+        if mask := undeclared.get("mask"):
+            raise InputError(f"--tokenizer_name: {name} does not say that {mask} is its mask token; {advice}")
         if tokenizer.mask_token_id is None:
-            raise InputError(
-                f"--tokenizer_name: {name} has no mask token; choose the tokenizer of a masked language model"
-            )
+            raise InputError(f"--tokenizer_name: {name} has no mask token; give that of a masked language model")
         if undeclared:
-            logger.warning(
-                "--tokenizer_name: %s contains special tokens but does not say so; add %s to its "
-                "tokenizer_config.json",
-                *(name, lines),
-            )
+            logger.warning("--tokenizer_name: %s does not say that it has special tokens; %s", name, advice)
         ids = np.unique(np.fromiter(entries.values(), np.int64))
         prefix, suffix = special_affixes(tokenizer)
         maskable = np.ones(vocabulary_size(tokenizer), bool)
@@ -81,7 +73,7 @@ class Vocabulary:
         random_ids = ids[maskable[ids] & (ids != tokenizer.unk_token_id)]
         pad = tokenizer.pad_token_id
         if pad is None:
-            pad = entries[undeclared["pad"]] if "pad" in undeclared else 0
+            pad = entries.get(undeclared.get("pad", ""), 0)
         return cls(pad, tokenizer.mask_token_id, maskable, random_ids, prefix, suffix)
 
 
@@ -89,8 +81,8 @@ def undeclared_roles(tokenizer) -> dict[str, str]:
     """For each role that no token has, a token that is spelled like it: {"mask": "[MASK]"}."""
     entries = tokenizer.get_vocab().keys() - tokenizer.all_special_tokens
     without = [role for role in SPELLINGS if getattr(tokenizer, f"{role}_token") is None]
-    found = {role: next((token for token in SPELLINGS[role] if token in entries), None) for role in without}
-    return {role: token for role, token in found.items() if token}
+    spelled = {role: next((token for token in SPELLINGS[role] if token in entries), None) for role in without}
+    return {role: token for role, token in spelled.items() if token}
 
 
 def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -101,10 +93,9 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
     Raises:
         InputError: if none can be trained on this text.
     """
-    untrained: Any
     try:
-        kind: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
-        untrained = kind()
+        tokenizer_class: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
+        untrained: Any = tokenizer_class()
     except (KeyError, ValueError, TypeError):
         untrained = DebertaTokenizer()
     try:

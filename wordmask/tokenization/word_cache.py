@@ -25,15 +25,8 @@ from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import Encodings, encode_lines, require_fast, untruncated
 from wordmask.tokenization.recipes import Components, Divider, divider_of
-from wordmask.tokenization.words import (
-    CHINESE,
-    CHINESE_BLOCKS,
-    LETTER,
-    SYMBOL,
-    Characters,
-    character_class,
-)
-from wordmask.utils.arrays import places_of, starts_of
+from wordmask.tokenization.words import CHINESE, LETTER, SYMBOL, Characters, CodePointTable, character_class
+from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 
 # Chinese characters that BERT splits off as single tokens, but the library `tokenizers` does not.
 _NOT_SPLIT = range(0x2B820, 0x2B920)
@@ -73,7 +66,7 @@ class WordCache(ABC):
     """The tokens of each pre-token that one tokenizer has met. A subclass knows the dividers."""
 
     _known: WeakKeyDictionary[Any, tuple[dict[int, str], WordCache | None]] = WeakKeyDictionary()
-    _most = 200_000  # characters that we keep, counting at least one for each pre-token
+    _most = 200_000  # characters that we keep, and one more for each pre-token
 
     def __init__(self) -> None:
         self._forget()
@@ -98,10 +91,11 @@ class WordCache(ABC):
         them all: a token of the vocabulary can be added, too.
         """
         added = {token_id: repr(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
-        known = cls._known.get(tokenizer)
-        if known is None or known[0] != added:
-            known = cls._known[tokenizer] = added, _cache_for(tokenizer)
-        return known[1]
+        added_then, cache = cls._known.get(tokenizer, (None, None))
+        if added_then != added:
+            cache = _cache_for(tokenizer)
+            cls._known[tokenizer] = added, cache
+        return cache
 
     def __call__(self, tokenizer, characters: Characters) -> Encodings:
         tokens = None if _SEPARATOR in characters.text else self._encode(tokenizer, characters)
@@ -116,11 +110,11 @@ class WordCache(ABC):
     def _encode(self, tokenizer, characters: Characters) -> _Tokens | None:
         """The tokens of all lines; `None` if encoding whole lines would be as fast."""
 
-    @abstractmethod
     def _group(self, pre_tokens: Sequence[str]) -> list[list[str]]:
         """The same pre-tokens in groups. We join each group with spaces and encode it as one text."""
+        return _in_groups(pre_tokens, _TOGETHER)
 
-    def _recall(self, tokenizer, pre_tokens: Sequence[str], starts: NDArray[np.int64]) -> _Tokens:
+    def _recall(self, tokenizer, pre_tokens: Sequence[str], starts: IntArray) -> _Tokens:
         """The tokens of pre-tokens that begin at these characters."""
         if self.size > self._most:
             self._forget()
@@ -145,7 +139,9 @@ class WordCache(ABC):
         groups = self._group(pre_tokens)
         tokens = encode_lines(tokenizer, Characters([" ".join(group).removeprefix(_LINE_START) for group in groups]))
         ordered = [*chain.from_iterable(groups)]
-        lengths = np.fromiter((len(one.removeprefix(_LINE_START)) for one in ordered), np.int64, len(ordered))
+        lengths = np.fromiter(
+            (len(pre_token.removeprefix(_LINE_START)) for pre_token in ordered), np.int64, len(ordered)
+        )
         starts = starts_of(lengths + 1)  # one more for the space or the line end after each pre-token
         owner = np.searchsorted(starts, tokens.first, "right") - 1  # (tokens,) the pre-token of each token
         first, last = ((places - starts[owner]).astype(np.int32) for places in (tokens.first, tokens.last))
@@ -156,7 +152,7 @@ class WordCache(ABC):
         self.memory = _Tokens(*map(np.append, self.memory, (tokens.ids, first, last)))
 
 
-def _split(characters: Characters, divides: NDArray[np.bool_]) -> tuple[list[str], NDArray[np.int64]]:
+def _split(characters: Characters, divides: BoolArray) -> tuple[list[str], IntArray]:
     """The pre-tokens between dividers, and the index of each one's first character.
 
     We keep the characters of pre-tokens and the first divider after each: `he  ran⏎` becomes he␀ran␀, which splits
@@ -184,54 +180,32 @@ class ChineseApart(WordCache):
     its code point.
 
     Args:
-        spaced: whether an added token contains white space, so that spaces are not dividers.
+        backend: the backend of the tokenizer.
     """
 
-    def __init__(self, spaced: bool) -> None:
+    def __init__(self, backend: Any) -> None:
         super().__init__()
-        self.spaced = spaced
-        self.chinese_ids = np.full(CHINESE_BLOCKS[-1][1] + 1, -1, np.int32)  # by code point; -1 if not known yet
+
+        def ids(code_points: list[int]) -> list[int]:
+            return untruncated(backend).encode("".join(map(chr, code_points)), add_special_tokens=False).ids
+
+        self.chinese_ids = CodePointTable(ids, np.int32)
 
     def _encode(self, tokenizer, characters: Characters) -> _Tokens:
         code_points = characters.code_points
         chinese = characters.classes == CHINESE
         chinese &= (code_points < _NOT_SPLIT.start) | (code_points >= _NOT_SPLIT.stop)
-        divides = chinese | (code_points == ord("\n")) | (code_points == ord(" ")) & (not self.spaced)
+        divides = chinese | (code_points == ord("\n")) | (code_points == ord(" "))
         tokens = self._recall(tokenizer, *_split(characters, divides))
-        chinese_places = np.flatnonzero(chinese)
-        # Where each token goes when both kinds are merged in the order of the text. A token of a pre-token stands
-        # after the tokens before it, and after the Chinese characters before it. In 我ok了 the token of ok goes to
-        # 0 + 1 = 1, so 我 and 了 get the places that are left, 0 and 2.
-        chinese_before = np.cumsum(chinese, dtype=np.int32) - chinese
-        places = np.arange(len(tokens.ids)) + chinese_before[tokens.first]
-        is_chinese = np.ones(len(chinese_places) + len(places), bool)
-        is_chinese[places] = False
-        places_left = np.flatnonzero(is_chinese)
-
-        def merge(of_pre_tokens: NDArray[Any], of_chinese: NDArray[Any]) -> NDArray[Any]:
-            merged = np.empty(len(is_chinese), of_pre_tokens.dtype)
-            merged[places], merged[places_left] = of_pre_tokens, of_chinese
-            return merged
-
-        ids = merge(tokens.ids, self._ids(tokenizer, code_points[chinese_places]))
-        return _Tokens(ids, merge(tokens.first, chinese_places), merge(tokens.last, chinese_places))
-
-    def _ids(self, tokenizer, code_points: NDArray[np.uint32]) -> NDArray[np.int32]:
-        """The token of each Chinese character."""
-        ids = self.chinese_ids[code_points]
-        if (ids < 0).any():
-            new = [*{*code_points[ids < 0].tolist()}]
-            text = "".join(map(chr, new))
-            self.chinese_ids[new] = untruncated(tokenizer).encode(text, add_special_tokens=False).ids
-            ids = self.chinese_ids[code_points]
-        return ids
-
-    def _group(self, pre_tokens: Sequence[str]) -> list[list[str]]:
-        return _in_groups(pre_tokens, 1 if self.spaced else _TOGETHER)
+        places = np.flatnonzero(chinese)
+        of_chinese = _Tokens(self.chinese_ids[code_points[places]], places, places)
+        # Both kinds in the order of the text: in 我ok了 `ok` begins at 1, and 我 and 了 at 0 and 3. So [1, 0, 3] gives
+        # the order 1 0 2. A stable sort is a merge here, since each kind is in order.
+        order = np.argsort(np.append(tokens.first, places), kind="stable")
+        return _Tokens(*(np.append(*arrays)[order] for arrays in zip(tokens, of_chinese, strict=True)))
 
 
-# What a normalizer does to a character, see _effect_on. 0 stands for a character that we have not seen yet.
-_KEEPS, _CHANGES, _LOSES = 1, 2, 3
+_KEEPS, _CHANGES, _LOSES = range(3)  # what a normalizer does to a character, see _effect_on
 _LONG = 16  # mean length of pre-tokens, in characters, from which on most of them are new
 
 
@@ -243,22 +217,20 @@ class SpacesBefore(WordCache):
 
     Args:
         normalize: what the tokenizer does to a text first.
-        before: the word that we put before a pre-token.
+        filler: the word that we put before a pre-token.
         never: characters beside which a space is not a divider.
-        alone: what a pre-token may contain that we cannot encode together with others.
+        together: the most pre-tokens that we can encode together.
     """
 
-    def __init__(
-        self, normalize: Callable[[str], str], before: str, never: Iterable[str], alone: re.Pattern[str] | None
-    ) -> None:
+    def __init__(self, normalize: Callable[[str], str], filler: str, never: Iterable[str], together: int) -> None:
         super().__init__()
-        self.normalize, self.before, self.alone = normalize, _LINE_START + before, alone
-        self.effects = np.zeros(0x110000, np.int8)  # by code point
-        self.effects[[*map(ord, never)]] = _CHANGES
+        self.filler, self.together = _LINE_START + filler, together
+        self.effects = CodePointTable(lambda code_points: [_effect_on(chr(point), normalize) for point in code_points])
+        self.effects.values[[*map(ord, never)]] = _CHANGES
 
     def _encode(self, tokenizer, characters: Characters) -> _Tokens | None:
         code_points = characters.code_points
-        effects = self._effects(code_points)
+        effects = self.effects[code_points]
         # A space between two characters that the normalizer keeps. The slices shift the text by one to each side.
         divides = np.zeros(len(code_points), bool)
         divides[1:-1] = (code_points[1:-1] == ord(" ")) & (effects[:-2] == _KEEPS) & (effects[2:] == _KEEPS)
@@ -274,29 +246,16 @@ class SpacesBefore(WordCache):
             pre_tokens[number] = _LINE_START + pre_tokens[number]
         return self._recall(tokenizer, pre_tokens, starts)
 
-    def _effects(self, code_points: NDArray[np.uint32]) -> NDArray[np.int8]:
-        """(characters,) What the normalizer does to each character."""
-        effects = self.effects[code_points]
-        if not effects.all():
-            for code_point in {*code_points[effects == 0].tolist()}:
-                self.effects[code_point] = _effect_on(chr(code_point), self.normalize)
-            effects = self.effects[code_points]
-        return effects
-
     def _group(self, pre_tokens: Sequence[str]) -> list[list[str]]:
-        line_starts, alone, others = [], [], []
-        for one in pre_tokens:
-            if one.startswith(_LINE_START):
-                line_starts.append([one])
-            elif self._ends_line(one) or self.alone and self.alone.search(f"{one} {self.normalize(one)}"):
-                alone.append([one])
+        line_starts, line_ends, others = [], [], []
+        for pre_token in pre_tokens:
+            if pre_token.startswith(_LINE_START):
+                line_starts.append([pre_token])
+            elif self.effects.values[ord(pre_token[-1])] != _KEEPS:  # a space after it would be no divider
+                line_ends.append([self.filler, pre_token])
             else:
-                others.append(one)
-        return line_starts + [[self.before, *group] for group in alone + _in_groups(others, _TOGETHER)]
-
-    def _ends_line(self, pre_token: str) -> bool:
-        """Whether no dividing space can follow."""
-        return self.effects[ord(pre_token[-1])] != _KEEPS
+                others.append(pre_token)
+        return line_starts + line_ends + [[self.filler, *group] for group in _in_groups(others, self.together)]
 
 
 def _effect_on(character: str, normalize: Callable[[str], str]) -> int:
@@ -325,22 +284,20 @@ _LETTERS_LIKE_MARKS = "\u0e33\u0eb3\uff9e\uff9f"  # Unicode joins them to the ch
 
 
 def _cache_for(tokenizer) -> WordCache | None:
-    """An empty cache for a tokenizer; `None` if it meets no recipe."""
-    components = Components.of(tokenizer)
-    divider = divider_of(components) if components else None
-    if components is None or not isinstance(divider, Divider):
+    """An empty cache for a tokenizer; `None` if it keeps the rules of no recipe."""
+    components = Components(tokenizer)
+    divider = divider_of(components)
+    if not isinstance(divider, Divider):
         return None
     if divider is Divider.CHINESE:
-        return ChineseApart(spaced=any(re.search(r"\s", token.content) for token in components.added))
+        return ChineseApart(tokenizer.backend_tokenizer)
     # What follows an added token is normalized on its own, so the normalizer may strip a space there.
     strips = any(step.get("strip_left") for step in components.normalizer)
     never = {token.content[-1] for token in components.added if strips and not token.normalized}
-    before = next((letter for letter in ascii_letters if letter not in never), "")
-    if {*encode_lines(tokenizer, Characters([before])).first.tolist()} != {0}:
+    filler = next((letter for letter in ascii_letters if letter not in never), "")
+    if {*encode_lines(tokenizer, Characters([filler])).first.tolist()} != {0}:
         return None
     # It may also get a prefix. If trimming removes this again, a token may be left with nothing, and stand for the
-    # next visible character.
+    # next visible character. That must not be one of another pre-token.
     trims_prefix = components.trims and components.pre_tokenizer[-1]["add_prefix_space"]
-    contents = components.contents
-    alone = re.compile("|".join(map(re.escape, contents))) if trims_prefix and contents else None
-    return SpacesBefore(components.normalize, before, never, alone)
+    return SpacesBefore(components.normalize, filler, never, 1 if trims_prefix else _TOGETHER)

@@ -1,12 +1,14 @@
-"""Which word each character of a text belongs to.
+"""Which word each character of a text belongs to. This module alone decides what a word is.
 
-We keep one fact for each token: whether it *continues* the word of the token before it. The positions in a Chinese
-reference file say the same: they are the tokens that would carry `##`. A word is a token that does not continue, and
-all tokens after it that do.
+Each character gets the number of its word, its *word id*: from the rule for text (`Characters.word_ids`), or from a
+segmenter (`segmented`). Words come from the text, tokens come from the tokenizer, and character offsets join the two.
+We never match strings.
 
-Words come from the text, tokens come from the tokenizer, and character offsets join the two. We never match strings.
-Each character gets the number of its word. A token is a continuation if its first character has the same word number
-as the last character of the token before it.
+encoding.py turns word ids into one bit for each token: whether the token *continues* the word of the token before it.
+It does if its first character has the same word id as the last character of the token before it. Everything after
+that, masking included, sees only this bit. So to mask syllables instead of words, give the characters of a syllable
+one id here. (The positions in a Chinese reference file say the same as the bit: they are the tokens that would carry
+`##`.)
 
 The rule for text: white space and the zero-width space U+200B separate words. Each Chinese character, punctuation
 mark and symbol is a word of its own. Other letters and digits that touch are one word. So `walked,` is two words,
@@ -17,14 +19,14 @@ character before them. Two regional indicators are one flag. The tokenizer does 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, cached_property
-from itertools import chain
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from wordmask.utils.arrays import starts_of
+from wordmask.utils.arrays import BoolArray, IntArray, starts_of
 from wordmask.utils.errors import InputError
 
 SPACE, EXTEND, LETTER, SYMBOL, CHINESE, FLAG = range(6)
@@ -48,7 +50,6 @@ def is_chinese(character: str) -> bool:
     return any(first <= ord(character) <= last for first, last in CHINESE_BLOCKS)
 
 
-@cache
 def character_class(code_point: int) -> int:
     """The class of a character.
 
@@ -69,9 +70,29 @@ def character_class(code_point: int) -> int:
     return SYMBOL if category[0] in "PS" else LETTER
 
 
-_class_of_code_point = np.full(0x110000, -1, np.int8)  # -1 where we have not seen the character yet
-for _first, _last in CHINESE_BLOCKS:
-    _class_of_code_point[_first : _last + 1] = CHINESE
+class CodePointTable:
+    """A value for each code point, computed when a text contains it for the first time.
+
+    Args:
+        compute: gives the values of some code points, all of them 0 or more.
+        dtype: the type of the values.
+    """
+
+    def __init__(self, compute: Callable[[list[int]], Sequence[int]], dtype: DTypeLike = np.int8):
+        self.compute = compute
+        self.values: NDArray[Any] = np.full(0x110000, -1, dtype)  # -1: not computed yet
+
+    def __getitem__(self, code_points: NDArray[np.uint32]) -> NDArray[Any]:
+        """(characters,) The value of each character."""
+        values = self.values[code_points]
+        if (values < 0).any():
+            new = [*{*code_points[values < 0].tolist()}]
+            self.values[new] = self.compute(new)
+            values = self.values[code_points]
+        return values
+
+
+_CLASSES = CodePointTable(lambda code_points: [character_class(code_point) for code_point in code_points])
 
 
 class Characters:
@@ -95,18 +116,13 @@ class Characters:
     @cached_property
     def classes(self) -> NDArray[np.int8]:
         """(characters,) The class of each character, see `character_class`."""
-        classes = _class_of_code_point[self.code_points]
-        if (classes < 0).any():
-            for code_point in {*self.code_points[classes < 0].tolist()}:
-                _class_of_code_point[code_point] = character_class(code_point)
-            classes = _class_of_code_point[self.code_points]
-        return classes
+        return _CLASSES[self.code_points]
 
     @cached_property
-    def words(self) -> NDArray[np.int32]:
-        """(characters,) The number of each character's word by the rule for text, from 1.
+    def word_ids(self) -> NDArray[np.int32]:
+        """(characters,) The id of each character's word by the rule for text; ids count from 1.
 
-        `he walked.` has the words 1 1 2 3 3 3 3 3 3 4: the space is the word 2.
+        `he walked.` has the ids 1 1 2 3 3 3 3 3 3 4: the space is the word 2.
         """
         classes = self.classes
         # A mark takes the class of the character that it belongs to: the letters `e ◌́ t` are LETTER LETTER LETTER, so
@@ -119,7 +135,7 @@ class Characters:
         begins[1:] &= self.code_points[:-1] != _ZERO_WIDTH_JOINER  # a joiner binds two emoji into one
         begins[1:] |= (classes[1:] == LETTER) & (classes_with_marks[:-1] != LETTER)
         begins |= (classes == CHINESE) | (classes == SPACE)
-        # Each second indicator in a row begins no word: 🇫🇷🇩🇪 at 0, 1, 2, 3 begins words at 0 and 2.
+        # Of indicators in sequence, each second one begins no word: 🇫🇷🇩🇪 at 0, 1, 2, 3 begins words at 0 and 2.
         indicators = np.flatnonzero(classes == FLAG)
         begins[indicators] = (indicators - _group_starts(indicators)) % 2 == 0
         # After white space, marks have no character before them, so they begin the word behind them: of ` ‏ab`, where
@@ -131,46 +147,44 @@ class Characters:
         return np.cumsum(begins, dtype=np.int32) + 1
 
     @cached_property
-    def white_space(self) -> NDArray[np.bool_]:
+    def white_space(self) -> BoolArray:
         """(characters,) Which characters are white space. U+200B is not: a segmenter's word may contain it."""
         return (self.classes == SPACE) & (self.code_points != ord(ZERO_WIDTH_SPACE))
 
     @cached_property
-    def foreign(self) -> NDArray[np.bool_]:
+    def foreign(self) -> BoolArray:
         """(characters,) Which characters cannot stand in a segmenter's Chinese word."""
         return (self.classes != CHINESE) & (self.classes != EXTEND) & (self.code_points != ord(ZERO_WIDTH_SPACE))
 
     @cached_property
-    def visible(self) -> NDArray[np.bool_]:
+    def visible(self) -> BoolArray:
         """(characters,) Which characters are neither white space nor U+200B. Our line ends count as visible."""
         visible = self.classes != SPACE
         visible[self.line_starts + self.line_lengths] = True
         return visible
 
-    def visible_in(
-        self, starts: NDArray[np.int64], ends: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    def visible_in(self, starts: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
         """The first and the last visible character of spans.
 
-        In `a bc` (visible: 0, 2, 3, and the line end 4) the span from 1 to 4 has first 2 and last 3. The span from 1
-        to 2 is a space only, so first and last are the next visible character, 2.
+        In `a bc` (visible: 0, 2, 3, and the line end 4) the span from 1 to 4 has the first one 2 and the last one 3.
+        The span from 1 to 2 is a space only, so both are the next visible character, 2.
 
         Args:
             starts: (spans,) the index of each span's first character.
             ends: (spans,) the index after each span's last character.
 
         Returns:
-            (spans,) the index of the first visible character, (spans,) of the last one, and (spans,) whether the span
-            has a visible character. If not, both indices are that of the next visible character after the span.
+            (spans,) The index of the first visible character, and (spans,) of the last one. If a span has no visible
+            character, both are the next visible character after it.
         """
         places = np.flatnonzero(self.visible)
-        # How many visible characters stand before each place: for `a bc`, [0, 1, 1, 2, 3, 4].
+        # How many visible characters come before each index: for `a bc`, [0, 1, 1, 2, 3, 4].
         visible_before = np.append([0], np.cumsum(self.visible, dtype=np.int32))
         first, last = visible_before[starts], visible_before[ends] - 1
-        return places[first], places[np.maximum(first, last)], first <= last
+        return places[first], places[np.maximum(first, last)]
 
 
-def _group_starts(places: NDArray[np.int64]) -> NDArray[np.int64]:
+def _group_starts(places: IntArray) -> IntArray:
     """For each place, the first place of its group of neighbours: [3, 4, 5, 9] gives [3, 3, 3, 9].
 
     Args:
@@ -187,13 +201,13 @@ def segmented(
     numbers: Sequence[int] | None = None,
     any_script: bool = False,
 ) -> NDArray[np.int32]:
-    """The number of each character's word, as a segmenter splits the lines; 0 where the word does not count.
+    """(characters,) The id of each character's word, as a segmenter splits the lines; 0 if the word does not count.
 
     We first remove white space at the edges of a word: of `中国\u3000` the word is 中国. A word counts if all its
-    characters are Chinese. With `mixed`, it also counts if some are and the others are letters or digits (T恤,
+    characters are Chinese. With `mixed`, it also counts if some are Chinese and the others are letters or digits (T恤,
     二〇〇八年). With `any_script`, it also counts if none is (làm_việc). Then U+200B separates words like white space.
 
-    Example: the words 我, 爱, 中国, and `.` of 我爱中国. have the numbers 1 2 3 3 0.
+    Example: the words 我, 爱, 中国, and `.` of 我爱中国. give the ids 1 2 3 3 0.
 
     Args:
         characters: the characters of the lines.
@@ -205,21 +219,26 @@ def segmented(
     Raises:
         InputError: if the words of a line do not add up to the line; it names the line.
     """
+    # Each line consists of pieces: its words, the text between them, and the line end.
+    lengths: list[int] = []
+    for number, line, line_words in zip(numbers or range(1, len(words) + 1), characters.lines, words, strict=True):
+        complete = "".join(line_words) == line and "" not in line_words
+        lengths += map(len, line_words) if complete else _piece_lengths(line, line_words, number)
+        lengths.append(1)
     begins = np.zeros(len(characters.code_points), bool)
-    begins[_word_starts(characters, words, numbers or range(1, len(words) + 1))] = True
-    begins[characters.line_starts] = begins[characters.line_starts + characters.line_lengths] = True
+    begins[starts_of(np.array(lengths, np.int64))] = True
     if any_script:
-        begins[np.flatnonzero(characters.code_points == ord(ZERO_WIDTH_SPACE))] = True
-    word_numbers = _without_white_edges(characters, begins)
+        begins[characters.code_points == ord(ZERO_WIDTH_SPACE)] = True
+    word_ids = _without_white_edges(characters, begins)
     classes = characters.classes
 
-    def words_without(unwanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(words + 1,) Whether the word of this number has none of the unwanted characters.
+    def words_without(unwanted: BoolArray) -> BoolArray:
+        """(words + 1,) Whether the word of this id has none of the unwanted characters.
 
-        With the word numbers 1 1 2 and the last character unwanted: [True, True, False]; no word has the number 0.
+        With the word ids 1 1 2 and the last character unwanted: [True, True, False]; no word has the id 0.
         """
-        without = np.ones(len(word_numbers) + 1, bool)
-        without[word_numbers[unwanted]] = False
+        without = np.ones(len(word_ids) + 1, bool)
+        without[word_ids[unwanted]] = False
         return without
 
     if mixed:
@@ -229,79 +248,42 @@ def segmented(
         counts = words_without(characters.foreign)
     if any_script:
         counts |= words_without((classes == CHINESE) | characters.white_space)
-    return np.where(counts[word_numbers], word_numbers, 0)
+    return np.where(counts[word_ids], word_ids, 0)
 
 
-_SEPARATOR = "\0"  # between two words; a line that contains it takes the slower way
+def _without_white_edges(characters: Characters, begins: BoolArray) -> NDArray[np.int32]:
+    """(characters,) The id of each character's word; white space at the edge of a word is a word of its own.
 
-
-def _word_starts(
-    characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]
-) -> NDArray[np.integer]:
-    """The indices at which words, the text between them, and line ends start.
-
-    The fast way joins all words of all lines with separators: 我␀爱␀中国⏎. If this is the text without its separators,
-    the separators show the starts: they stand at 1, 3, and the one number i stands i places too far right, so words
-    start at 1 - 0 = 1 and 3 - 1 = 2. (The first word of each line starts where the line does.)
-    """
-    joined = "\n".join([*map(_SEPARATOR.join, words), ""])
-    code_points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
-    separators = np.flatnonzero(code_points == ord(_SEPARATOR))
-    if np.array_equal(code_points[np.flatnonzero(code_points != ord(_SEPARATOR))], characters.code_points):
-        return separators - np.arange(len(separators))
-    # The words of some line leave out white space.
-    lengths = np.fromiter(chain.from_iterable(_piece_lengths(characters, words, numbers)), np.int64)
-    return starts_of(lengths)
-
-
-def _without_white_edges(characters: Characters, begins: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """(characters,) The number of each character's word; white space at the edge of a word is a word of its own.
-
-    The words `中 国 ␣ | 人 ␣ 口` have the numbers 1 1 1 2 2 2. The first space stands between two numbers, so it
-    becomes a word. The second one is inside a word and stays: 1 1 2 3 3 3.
+    The words `中 国 ␣ | 人 ␣ 口` have the ids 1 1 1 2 2 2. The first space stands between two ids, so it becomes a
+    word. The second one is inside a word and stays: 1 1 2 3 3 3.
 
     Args:
         characters: the characters.
         begins: (characters,) where words begin. We write into it.
     """
-    word_numbers = np.cumsum(begins, dtype=np.int32)
+    word_ids = np.cumsum(begins, dtype=np.int32)
     spaces = np.flatnonzero(~characters.visible)
     # The first space of each group, and the character after its last one. A line end follows each group at the latest.
-    first = spaces[np.diff(spaces, prepend=-2) > 1]
-    after = spaces[np.diff(spaces, append=len(word_numbers) + 1) > 1] + 1
-    at_edge = word_numbers[first - 1] != word_numbers[after]
-    if not at_edge.any():
-        return word_numbers
-    begins[first[at_edge]] = begins[after[at_edge]] = True
+    starts = spaces[np.diff(spaces, prepend=-2) > 1]
+    ends = spaces[np.diff(spaces, append=len(word_ids) + 1) > 1] + 1
+    at_edge = word_ids[starts - 1] != word_ids[ends]
+    begins[starts[at_edge]] = begins[ends[at_edge]] = True
     return np.cumsum(begins, dtype=np.int32)
 
 
-def _piece_lengths(
-    characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int]
-) -> Iterator[Iterable[int]]:
-    """For each line the lengths of the pieces that it consists of: its words, the text between them, the line end."""
-    lines = zip(numbers, characters.line_starts.tolist(), characters.line_lengths.tolist(), words, strict=True)
-    for number, start, length, line_words in lines:
-        line = characters.text[start : start + length]
-        complete = "".join(line_words) == line and "" not in line_words
-        yield map(len, line_words) if complete else _locate(line, line_words, number)
-        yield (1,)
-
-
-def _locate(line: str, words: Sequence[str], number: int) -> list[int]:
+def _piece_lengths(line: str, words: Sequence[str], number: int) -> list[int]:
     """The lengths of the pieces of a line whose words leave out white space or control characters.
 
     The line `a  bc` with the words `a`, `bc` gives [1, 2, 2].
     """
     lengths: list[int] = []
     position = 0
-    for word in [*filter(None, words), None]:
+    for word in [*filter(None, words), None]:  # None: what comes after the last word
         start = len(line) if word is None else line.find(word, position)
         gap = line[position:start] if start >= 0 else "?"
         if any(character_class(ord(character)) not in (SPACE, EXTEND) for character in gap):
             near = line[position : position + 20]
             raise InputError(f"--segmenter: its words do not add up to the text of line {number}, near {near!r}")
-        lengths += [len(gap)] if gap else []
-        lengths += [len(word)] if word else []
+        lengths += filter(None, (len(gap), len(word or "")))
         position = start + len(word or "")
     return lengths

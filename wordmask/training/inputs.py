@@ -13,7 +13,7 @@ from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, special_count
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
-from wordmask.models.loading import choose_length, load_tokenizer, longest_row
+from wordmask.models.loading import choose_length, load_tokenizer, longest_sequence
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
 from wordmask.utils.parts import Work
@@ -58,7 +58,7 @@ def load_run_texts(arguments: Arguments) -> dict[str, Any]:
 
 def sequence_lengths(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The longest sequence of each stage, in tokens; evaluation uses the longest of all."""
-    data, limit, specials = arguments.data, longest_row(model, tokenizer), special_count(tokenizer)
+    data, limit, specials = arguments.data, longest_sequence(model, tokenizer), special_count(tokenizer)
     if data.stages:
         return [choose_length(length, limit, specials, "--length_schedule") for length, _ in data.stages]
     return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
@@ -124,7 +124,7 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
         )
     work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
     texts = load_run_texts(arguments)
-    tokenizer = load_tokenizer(arguments.model, None)
+    tokenizer = load_tokenizer(arguments.model)
     Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
     needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.words, arguments.model.cache_dir)

@@ -58,13 +58,13 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     checkpoint = None if previews else find_checkpoint(arguments)
     set_seed(training.seed)
 
-    load_config(arguments.model)  # refuses a wrong name before the text is read
+    config = load_config(arguments.model)  # refuses a wrong name before the text is read
     texts = load_run_texts(arguments)
     checkpoint = checkpoint if training.do_train else None  # an evaluation is of the model that was asked for
     with training.main_process_first(desc="loading the tokenizer"):
-        tokenizer = load_tokenizer(arguments.model, texts.get("train"), checkpoint)
+        tokenizer = load_tokenizer(arguments.model, config, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
-    model, head_is_new = load_model(arguments.model, tokenizer)
+    model, head_is_new = load_model(arguments.model, config, tokenizer)
     tokenization = Tokenization(tokenizer, arguments.data, arguments.words, arguments.model.cache_dir)
     if previews:
         lengths = sequence_lengths(arguments, model, tokenizer)

@@ -1,12 +1,17 @@
-"""Pieces of an array: where each one starts, and the indices of its elements."""
+"""Types of arrays, and pieces of an array: where each one starts, and the indices of its elements."""
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+BoolArray: TypeAlias = NDArray[np.bool_]
+IntArray: TypeAlias = NDArray[np.int64]
 
-def starts_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+
+def starts_of(lengths: IntArray) -> IntArray:
     """Where each piece starts when pieces of these lengths follow each other.
 
     Lengths [2, 0, 3] give the starts [0, 2, 2].
@@ -14,7 +19,7 @@ def starts_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.cumsum(lengths) - lengths
 
 
-def places_of(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def places_of(starts: IntArray, lengths: IntArray) -> IntArray:
     """The indices of all elements of some pieces of an array, one piece after the other.
 
     Starts [7, 2] and lengths [2, 3] give [7, 8, 2, 3, 4]: the pieces start at [0, 2] in the result, so we repeat

@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
@@ -29,6 +30,23 @@ class InputError(ValueError):
 def one_line(error: BaseException) -> str:
     """An error's message on one line, its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def reported(sentence: str, advice: str = "") -> Iterator[None]:
+    """Turn any exception into an `InputError`: the sentence, the error in brackets, and the advice.
+
+    Libraries raise all kinds of exceptions for wrong settings and damaged files. Their messages can be paragraphs,
+    and LTP's end with a backtrace, so we keep at most 240 characters.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        message = str(error).split("Stack backtrace", 1)[0].strip()
+        cause = f"{type(error).__name__}: {message}" if message else type(error).__name__
+        raise InputError(f"{sentence} ({textwrap.shorten(cause, 240, placeholder=' …')}){advice}") from error
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

@@ -21,7 +21,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.errors import InputError, one_line, reported
 
 PATIENCE = 10  # seconds to wait for the hub's answer
 
@@ -129,15 +129,9 @@ def pushing(directory: object) -> Iterator[None]:
         ) from None
 
 
-@contextlib.contextmanager
-def making(flag: str, settings: str) -> Iterator[None]:
+def making(flag: str, settings: str) -> contextlib.AbstractContextManager[None]:
     """Turn what goes wrong while a model is made from settings into one sentence that names the flag."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # each architecture fails in its own way
-        raise InputError(f"{flag}: {settings} makes no masked language model ({one_line(error)[:200]})") from None
+    return reported(f"{flag}: {settings} makes no masked language model")
 
 
 def load_pretrained_tokenizer(flag: str, name: str, **options: Any) -> PreTrainedTokenizerBase:
