@@ -108,7 +108,8 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     parser.set_defaults(**defaults)
     argv = sys.argv[1:] if argv is None else argv
     namespace = parser.parse(argv)
-    short_form = apply_defaults(namespace, parser.given) if is_short_form(argv) else {}
+    is_short = is_short_form(argv)
+    short_form = apply_defaults(namespace, parser.given) if is_short else {}
     given = {name: value for name, value in vars(namespace).items() if value is not None}
 
     model, data = build(ModelArguments, namespace), build(DataArguments, namespace)
@@ -117,7 +118,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     if data.line_by_line and namespace.train_sampling_strategy is None:
         namespace.train_sampling_strategy = "group_by_length"
     training = build(RunArguments, namespace)
-    if short_form and "output_dir" not in parser.given:
+    if is_short and "output_dir" not in parser.given:
         training.output_dir = given["output_dir"] = _of_first_process(training)
     arguments = Arguments(model, data, masking, segmentation, training, given, parser.given, short_form)
     _check_words(arguments)

@@ -201,7 +201,7 @@ class HelpFormatter(argparse.HelpFormatter):
     """Shows each flag under one name, with its value and its default."""
 
     def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size().columns - 2, 110))
+        super().__init__(prog, max_help_position=26, width=min(shutil.get_terminal_size().columns - 2, 110))
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         name = max(action.option_strings, key=lambda option: (option.count("_"), len(option)))
