@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from conftest import free_port, uneven_text
@@ -18,8 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def start(folder: Path, model: str, launcher: list[str]) -> subprocess.Popen[bytes]:
-    """Start a run of 60 steps that saves at each sixth."""
-    argv = [*launcher, str(ROOT / "run_mlm_wwm.py"), model, uneven_text(folder, 40), "--use_cpu", "--max_steps", "60"]
+    """Start a run of 200 steps that saves ten times."""
+    argv = [*launcher, str(ROOT / "run_mlm_wwm.py"), model, uneven_text(folder, 40), "--use_cpu", "--max_steps", "200"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with open(folder / "stderr", "wb") as stderr:
@@ -54,7 +55,10 @@ def test_the_printed_command_resumes_the_run(english_model, tmp_path, launcher, 
         launcher = [*launcher, free_port()]
     process = start(tmp_path, english_model, launcher)
     wait_for_checkpoint(tmp_path, process)
-    os.killpg(process.pid, sent)
+    # A launcher passes Ctrl-C on to its workers, which have process groups of their own.
+    family = [process, *psutil.Process(process.pid).children(recursive=True)] if sent == signal.SIGKILL else [process]
+    for member in family:
+        member.send_signal(sent)
     status, printed = process.wait(120), (tmp_path / "stderr").read_text()
     if launcher[0] == "python":
         assert status == 130 and "Traceback" not in printed
@@ -67,6 +71,6 @@ def test_the_printed_command_resumes_the_run(english_model, tmp_path, launcher, 
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from" in resumed.stderr
     [directory] = (tmp_path / "output").iterdir()
-    assert json.loads((directory / "trainer_state.json").read_text())["global_step"] == 60
+    assert json.loads((directory / "trainer_state.json").read_text())["global_step"] == 200
     processes = json.loads((directory / "wordmask_run.json").read_text())["processes"]
     assert processes == (2 if launcher[0] == "torchrun" else 1)
