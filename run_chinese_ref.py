@@ -32,15 +32,14 @@ class ReferenceArguments:
     """The text, the tokenizer, and the output."""
 
     file_name: list[str] = argument(
-        "The text: files, globs or a directory; txt, csv, tsv, json, jsonl or parquet, also as .gz, .xz or .zst."
+        "The text: files, globs or a directory. Formats: txt, csv, tsv, json, jsonl, parquet, also .gz, .xz or .zst."
     )
     bert: str = argument("The tokenizer that you will train with: a directory or a hub id.")
     save_path: str = argument(
-        "The reference file to write. If the name ends in .jsonl, .parquet or /, it also holds the text."
+        "The reference file to write. If its name ends in .jsonl, .parquet or /, it has the text, too."
     )
     text_column_name: str | None = argument(
-        "The column with the text, for example review.body. Without it: text, or the only column.",
-        default=None,
+        "The column with the text, for example review.body. Without it: text, or the only column.", default=None
     )
     vocab_size: int | None = argument(
         "First train a BERT tokenizer with this many entries on the text, and save it as --bert.", default=None
@@ -48,15 +47,15 @@ class ReferenceArguments:
     overwrite: bool = argument(
         "Replace an existing --save_path, and an existing --bert if --vocab_size is given.", default=False
     )
-    resume: bool = argument("Continue an interrupted run; give the same flags again.", default=False)
-    num_workers: int = argument("The number of processes that segment.", default=1)
+    resume: bool = argument("Continue an interrupted run. Give the same flags again.", default=False)
+    num_workers: int = argument("The number of worker processes.", default=1)
     part_lines: int = argument(
-        "The number of lines in a part; --resume repeats only unfinished parts.", default=100_000
+        "The number of lines in a part of the work. --resume repeats only unfinished parts.", default=100_000
     )
     num_shards: int = argument(
-        "Divide the parts among this many runs, on machines that share the directory of --save_path.", default=1
+        "Divide the work between this many runs. Their machines share the directory of --save_path.", default=1
     )
-    shard_index: int = argument("The number of this run among --num_shards, from 0.", default=0)
+    shard_index: int = argument("The number of this run, from 0 to --num_shards - 1.", default=0)
 
     def __post_init__(self) -> None:
         check_vocab_size(self.vocab_size)
@@ -70,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         argv: the arguments; `sys.argv[1:]` if `None`.
 
     Returns:
-        What the references were made from; `None` if this run was one of several shards.
+        What the references were made from; `None` if this run is one of several shards.
     """
     parser = Parser((ReferenceArguments, SegmentationArguments))
     parser.set_defaults(segmenter="ltp")
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)
-    # Imported here, because each worker imports this script when it starts, and does not need it.
+    # Imported here, because each worker imports this script when it starts and does not need the hub.
     from wordmask.utils.hub import load_pretrained_tokenizer
 
     work = Work(
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
     annotator = Annotator(load_tokenizer, segmentation.load, segmentation.mixed_words)
     if arguments.vocab_size and not (os.path.exists(arguments.bert) and _continues(arguments)):
-        _ = annotator.segmenter  # a mistake in its flags must show before we read the whole text
+        _ = annotator.segmenter  # shows a mistake in its flags before we read the whole text
         _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
 
     with track_lines("Segmenting") as track:
@@ -117,7 +116,7 @@ def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: in
 
 
 def _continues(arguments: ReferenceArguments) -> bool:
-    """Whether this run may continue what another run began."""
+    """Whether this run may continue the work of another run."""
     return arguments.resume or arguments.num_shards > 1
 
 

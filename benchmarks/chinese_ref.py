@@ -32,8 +32,8 @@ from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, restart_peak, run_in_turn, use_one_core
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references import positions, writer
-from wordmask.references.format import read_reference_arrays
 from wordmask.references.positions import line_positions
+from wordmask.references.reader import numbered_references, parse_references
 from wordmask.references.writer import Annotator, Output, write_references
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import is_chinese
@@ -293,9 +293,9 @@ def compare_reading(
         expected = classic_reading(path, table)["chinese_ref"]
         classic.append(time.perf_counter() - start)
         start = time.perf_counter()
-        found = list(read_reference_arrays(path, "--ref"))
+        found = parse_references([*numbered_references(path, "--ref")], path, "--ref")
         ours.append(time.perf_counter() - start)
-        if [reference for array in found for reference in array.to_pylist()] != list(expected):
+        if found.to_pylist() != list(expected):
             raise RuntimeError("the two sides read different references")
     return statistics.median(classic), statistics.median(ours)
 

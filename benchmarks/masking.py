@@ -23,10 +23,11 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 from bundled import given_or_bundled
 from peers import ClassicWholeWordCollator
 from sides import Figures, forget_peak, peak_megabytes
+from wordmask.config.data_arguments import DataArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import Draw
-from wordmask.data.sequences import Division, Sequences
-from wordmask.data.token_store import StoredTokens
+from wordmask.data.sequences import Sequences
+from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.masking import Strategy
 from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -93,9 +94,8 @@ def make_rows(tokenizer, lines: Sequence[str], length: int, batch: int) -> tuple
     }
     features = datasets.Features({"tokens": datasets.List(datasets.Value("uint16"))})
     stream = StoredTokens(datasets.Dataset.from_dict({"tokens": list(codes)}, features=features))
-    starts = np.arange(batch) * room
-    sequences = Sequences(stream, Division(starts, starts + room), length - room, length)
-    return datasets.Dataset.from_dict(columns), sequences
+    tokenization = Tokenization(tokenizer, DataArguments(train_file=["bundled"], line_by_line=False))
+    return datasets.Dataset.from_dict(columns), Sequences(stream, tokenization, length)
 
 
 def _offsets(continues: np.ndarray, prefix: int, suffix: int) -> list[list[int]]:
@@ -111,7 +111,7 @@ def contestants(tokenizer, peer_rows: datasets.Dataset, rows: Sequences) -> dict
 
     def ours(strategy: Strategy) -> Callable[[], Any]:
         collator = MaskingCollator(vocabulary, strategy, seed=42)
-        return lambda: collator(rows.examples(draws))
+        return lambda: collator(rows.__getitems__(draws))
 
     def peer(collator: Callable[[Any], Any], *without: str) -> Callable[[], Any]:
         dataset = peer_rows.remove_columns(list(without))

@@ -93,7 +93,7 @@ class Ours:
 
         texts = load_texts(self.arguments, self.cache, None, False)["train"]
         tokenization = Tokenization(self.tokenizer, self.arguments, None, self.cache)
-        self.sequences = Sequences.of(tokenized(texts, tokenization), tokenization, self.length)
+        self.sequences = Sequences(tokenized(texts, tokenization), tokenization, self.length)
 
     def tokens(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """The tokens of the text, and those in blocks; special ones are among them."""

@@ -177,7 +177,7 @@ class Setting:
     def rows(self, split: str, packed: bool = False) -> Sequences:
         """Our rows of some texts."""
         tokenization = Tokenization(self.tokenizer, self.arguments.data, None, self.folder)
-        return Sequences.of(tokenized(self.texts[split], tokenization), tokenization, self.options.length, packed)
+        return Sequences(tokenized(self.texts[split], tokenization), tokenization, self.options.length, packed)
 
     def evaluate(self) -> float:
         """The loss on the lines set apart, under the same masks for every side."""

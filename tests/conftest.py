@@ -14,7 +14,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, AutoModelForMaskedLM, BertTokenizer  # noqa: E402
 
-from wordmask.references.format import pair_tables, read_reference_arrays  # noqa: E402
+from wordmask.references.reader import numbered_references, pair_tables, parse_references  # noqa: E402
 from wordmask.utils.readers import TextFiles  # noqa: E402
 
 torch.set_num_threads(1)
@@ -106,8 +106,7 @@ def refusal(capsys, main, *argv: str) -> str:
 
 def read_positions(path: str, flag: str):
     """The references of a file's lines, one by one."""
-    for array in read_reference_arrays(path, flag):
-        yield from array.to_pylist()
+    yield from parse_references([*numbered_references(path, flag)], path, flag).to_pylist()
 
 
 def pair_with_text(text_path: str, reference_path: str, text_flag: str, flag: str):

@@ -16,8 +16,8 @@ from transformers import BertTokenizer
 import run_chinese_ref
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
-from wordmask.references.format import pair_tables
 from wordmask.references.provenance import TextDigest
+from wordmask.references.reader import pair_tables
 from wordmask.utils.progress import track_lines
 from wordmask.utils.readers import TextFiles
 

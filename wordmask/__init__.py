@@ -13,13 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wordmask.config.run_arguments import RunArguments
-    from wordmask.data.whole_word_collator import WholeWordMaskCollator
-    from wordmask.models.sparse_prediction import sparse_prediction
-    from wordmask.references.positions import make_references
-    from wordmask.segmenters import Segmenter, load_segmenter
-    from wordmask.training.trainer import MlmTrainer
-    from wordmask.utils.errors import InputError
+    from wordmask.config.run_arguments import RunArguments as RunArguments
+    from wordmask.data.whole_word_collator import WholeWordMaskCollator as WholeWordMaskCollator
+    from wordmask.models.sparse_prediction import sparse_prediction as sparse_prediction
+    from wordmask.references.positions import make_references as make_references
+    from wordmask.segmenters import Segmenter as Segmenter
+    from wordmask.segmenters import load_segmenter as load_segmenter
+    from wordmask.training.trainer import MlmTrainer as MlmTrainer
+    from wordmask.utils.errors import InputError as InputError
 
 __version__ = "0.1.0"
 
@@ -33,16 +34,7 @@ _MODULES = {
     "make_references": "wordmask.references.positions",
     "sparse_prediction": "wordmask.models.sparse_prediction",
 }
-__all__ = [
-    "InputError",
-    "MlmTrainer",
-    "RunArguments",
-    "Segmenter",
-    "WholeWordMaskCollator",
-    "load_segmenter",
-    "make_references",
-    "sparse_prediction",
-]
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:

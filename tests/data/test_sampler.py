@@ -100,7 +100,7 @@ def test_a_step_has_the_same_rows_however_it_is_divided(rows, layout):
 
 
 def test_a_step_counts_the_rows_of_all_batches_and_processes():
-    assert Layout(4, 3, 2, 1).step == 24
+    assert Layout(4, 3, 2, 1).step_size == 24
 
 
 @given(seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 1000), rows=st.integers(0, 100))
@@ -272,7 +272,7 @@ class Lines(Dataset):
     def __getitem__(self, draw) -> Example:
         return Example([self.rows[draw.index]], *draw, self.length)
 
-    def examples(self, draws, first) -> list[Example]:
+    def __getitems__(self, draws, first=0) -> list[Example]:
         return [self[draw] for draw in draws]
 
 
@@ -284,7 +284,7 @@ def collator(seed: int = 5, **options) -> MaskingCollator:
 def two_epochs(batches: Batches, workers: int, persistent: bool = False) -> list[list[dict[str, torch.Tensor]]]:
     """The batches of two epochs, by workers that live on where `persistent`."""
     loader = DataLoader(
-        Lines(batches.stages[0].sequences),
+        Lines(batches.stages[0].sequence_count),
         batch_sampler=batches,
         collate_fn=collator(),
         num_workers=workers,

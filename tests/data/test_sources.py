@@ -76,7 +76,7 @@ def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
         examples = list(StreamedSequences(texts, Tokenization(tokenizer, settings), length, 0.0).one_epoch(0))
     else:
         tokenization = Tokenization(tokenizer, settings)
-        rows = Sequences.of(tokenized(texts, tokenization), tokenization, length)
+        rows = Sequences(tokenized(texts, tokenization), tokenization, length)
         examples = [rows[Draw(index, 0, 0.0)] for index in range(len(rows))]
     collator = MaskingCollator(Vocabulary.of(tokenizer), Strategy.TOKEN, seed=0, word_ids=True)
     return [collator([example]) for example in examples]

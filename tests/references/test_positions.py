@@ -38,7 +38,7 @@ def round_trip(words: list[list[str]], mixed: bool) -> list[bool]:
     lines = ["".join(line) for line in words]
     positions = line_positions(TOKENIZER, Given(words), lines, mixed)
     tokens = tokenize(TOKENIZER, lines)
-    references = LineReferences(positions, range(1, len(lines) + 1), np.zeros(len(lines), bool), mixed, "--ref")
+    references = LineReferences(positions, str, np.zeros(len(lines), bool), mixed, "--ref")
     continues, left_out = continuations(tokens, references, 1, np.zeros(len(tokens.ids), bool))
     assert not len(left_out)
     return continues.tolist()

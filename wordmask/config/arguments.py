@@ -7,10 +7,9 @@ import logging
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_flash_attn_2_available
@@ -34,7 +33,7 @@ MODEL_TYPES = tuple(
 )
 
 
-def refuse_encoder_decoder(flag: str, name: str, config: Any) -> None:
+def refuse_encoder_decoder(flag: str, name: str, config: PreTrainedConfig | type[PreTrainedConfig]) -> None:
     """Raise an `InputError` for a model with a decoder; `config` is its configuration, or the class of it."""
     if config.is_encoder_decoder:
         raise InputError(
@@ -63,12 +62,12 @@ class Arguments:
     masking: MaskingArguments
     segmentation: SegmentationArguments
     training: RunArguments
-    given: dict[str, Any]
+    given: dict[str, object]
     named: Collection[str] = ()
     short_form: dict[str, Value] = field(default_factory=dict)
 
     @property
-    def words(self) -> SegmentationArguments | None:
+    def needed_segmentation(self) -> SegmentationArguments | None:
         """The segmenter's flags; `None` if whole words are not needed."""
         return None if self.masking.masking_strategy is Strategy.TOKEN else self.segmentation
 
@@ -89,7 +88,7 @@ class Arguments:
         return next((flag for flag, is_on in asked.items() if is_on and flag[2:] in self.named), None)
 
 
-def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
+def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments:
     """Parse the command line of a training script.
 
     Args:
@@ -100,7 +99,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
     Raises:
         InputError: naming the flag that is wrong.
     """
-    concerns: list[Any] = [RunArguments if concern is AddedArguments else concern for concern in OWN]
+    concerns: list[type] = [RunArguments if concern is AddedArguments else concern for concern in OWN]
     parser = training_parser(concerns)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp

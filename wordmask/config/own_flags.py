@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.data_arguments import DataArguments
@@ -26,7 +25,7 @@ EPILOG = (
 )
 
 
-def training_parser(concerns: Sequence[Any], quiet: bool = False) -> Parser:
+def training_parser(concerns: Sequence[type], quiet: bool = False) -> Parser:
     """A parser of the training scripts for these dataclasses."""
     usage = f"%(prog)s [ARGUMENT_FILE] [{USAGE}] [--flag ...]"
     parser = Parser(concerns, OLD_FLAGS, quiet, takes_words=True, usage=usage, epilog=EPILOG)
@@ -35,7 +34,7 @@ def training_parser(concerns: Sequence[Any], quiet: bool = False) -> Parser:
     return parser
 
 
-def check_own_flags(argv: Sequence[str], **defaults: Any) -> argparse.Namespace:
+def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespace:
     """Show --help, or refuse a mistake in this suite's own flags, before large imports.
 
     `parse_arguments` checks the other flags.

@@ -9,7 +9,7 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -71,7 +71,7 @@ class Parser(HfArgumentParser):
 
     def __init__(
         self,
-        concerns: Any,
+        concerns: type | Sequence[type],
         old_flags: Mapping[str, OldFlag] | None = None,
         quiet: bool = False,
         takes_words: bool = False,
@@ -82,7 +82,7 @@ class Parser(HfArgumentParser):
             "usage": "%(prog)s [ARGUMENT_FILE] --flag value ...",
             "epilog": EPILOG,
         } | options
-        super().__init__(concerns, allow_abbrev=False, formatter_class=HelpFormatter, **options)
+        super().__init__(concerns, allow_abbrev=False, formatter_class=HelpFormatter, **options)  # type: ignore[arg-type]
         self.old_flags, self.quiet, self.takes_words = old_flags or {}, quiet, takes_words
         self.given: set[str] = set()
         for action in self._actions:
@@ -133,7 +133,7 @@ class Parser(HfArgumentParser):
         namespace, others = self.parse_known_args(arguments)
         return namespace, unknown + others
 
-    def _from_file(self, values: Mapping[str, Any]) -> list[str]:
+    def _from_file(self, values: Mapping[str, object]) -> list[str]:
         """Turn the values of an argument file into a command line, so that the same checks apply."""
         arguments = []
         for name, value in values.items():
@@ -246,13 +246,13 @@ def flag_name(word: str) -> str:
     return word.partition(" in ")[0].partition("=")[0].lstrip("-")
 
 
-def suggest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """The most similar known name, as the end of a sentence."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-def _read_mapping(path: str) -> dict[str, Any]:
+def _read_mapping(path: str) -> dict[str, object]:
     """The names and values in an argument file; of the record of a run, those of its flags."""
     try:
         text = Path(path).read_text(encoding="utf-8")

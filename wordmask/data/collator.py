@@ -1,11 +1,16 @@
-"""The collator of the training scripts: from the sequences of sequences.py to a masked batch."""
+"""The collator of the training scripts: from the sequences of sequences.py to a masked batch.
+
+It knows of each token only whether it continues the word of the token before it. tokenization/words.py decides words.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +26,12 @@ class Example(NamedTuple):
     """A sequence, and what its mask depends on.
 
     Attributes:
-        documents: the documents of the sequence, one or more. Each is (length,): every token's id times two, plus one
-            if it continues the word of the token before it. The collator adds the special tokens around documents.
-        identity: what tells this sequence from others: its index, or its place in a stream.
+        documents: the documents of the sequence, one or more. Each is (length,): the id of each token times two, plus
+            one if the token continues the word of the token before it. The collator adds special tokens.
+        identity: the number of the sequence: its index, or its place in a stream.
         epoch: the epoch in which it is seen.
         rate: the share of its tokens to mask.
-        length: the most tokens of a sequence, special ones included.
+        length: the largest number of tokens of a sequence, with special tokens.
     """
 
     documents: Sequence[NDArray[np.integer]]
@@ -36,94 +41,103 @@ class Example(NamedTuple):
     length: int
 
 
-class MaskingCollator:
+@dataclass(eq=False)
+class Masker:
+    """What all collators do: choose tokens of a batch, and replace them.
+
+    Attributes:
+        vocabulary: see `Vocabulary`.
+        strategy: what is masked as one unit.
+        seed: the seed of all masks.
+        mask_prob, random_prob: the shares of chosen tokens that become the mask token and a random token.
+        multiple_of: the length of a batch is a multiple of this.
+        word_ids: whether to return `word_ids`.
+    """
+
+    vocabulary: Vocabulary
+    strategy: Strategy
+    seed: int
+    mask_prob: float = 0.8
+    random_prob: float = 0.1
+    multiple_of: int = 1
+    word_ids: bool = False
+
+    @cached_property
+    def replacement(self) -> Replacement:
+        """What replaces chosen tokens."""
+        return Replacement(self.vocabulary.mask_token_id, self.vocabulary.random_ids, self.mask_prob, self.random_prob)
+
+    def _mask(
+        self,
+        input_ids: NDArray[np.int64],
+        continues: NDArray[np.bool_],
+        maskable: NDArray[np.bool_],
+        rates: NDArray[np.float64],
+        keys: NDArray[np.uint64],
+    ) -> dict[str, NDArray[Any]]:
+        """The masked `input_ids`, the `labels` and, if they are wanted, the `word_ids`; see `choose` and `replace`."""
+        chosen = choose(maskable, continues, rates, keys, self.strategy)
+        masked, labels = replace(input_ids, chosen, keys, self.replacement)
+        batch: dict[str, NDArray[Any]] = {"input_ids": masked, "labels": labels}
+        if self.word_ids:
+            # The running sum of starts numbers the words: starts 1 1 0 1 give 1 2 2 3.
+            batch["word_ids"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
+        return batch
+
+
+@dataclass(eq=False)
+class MaskingCollator(Masker):
     """Pads a batch of sequences and masks it.
 
-    With `[CLS]` 101, `[SEP]` 102, `[MASK]` 103 and a word of two tokens, 7 ##8, whole word masking that chooses this
-    word gives:
+    With `[CLS]` 101, `[SEP]` 102, `[MASK]` 103 and a word of the two tokens 7 ##8, whole word masking that chooses
+    this word gives:
 
         documents   [[7*2, 8*2+1, 9*2]]
         input_ids   [101, 103, 103, 9, 102]
         labels      [-100, 7, 8, -100, -100]
 
-    All tensors are (batch, length). The result also holds `attention_mask`. With `packed` it holds `sequence_ids`: the
-    number of each token's document in its sequence, from 1, padding 0. With `word_ids` it holds `word_ids`: the number
-    of each token's word in the batch. With `highest_rate` it holds `positions`: the flat positions of the labels,
-    filled up with others to the largest number that there can be, (most,).
+    All tensors are (batch, length). The result also has `attention_mask`. With `packed` it has `sequence_ids`: the
+    number of each token's document in its sequence, from 1; padding has 0. With `word_ids` it has `word_ids`: the
+    number of each token's word in the batch. With `highest_rate` it has `positions`, (most,): the flat positions of
+    the labels, then other positions, up to the largest number of labels that is possible.
 
-    Args:
-        vocabulary: see `Vocabulary`.
-        strategy: what is masked as one.
-        seed: the seed of all masks.
-        mask_prob, random_prob: the shares of chosen tokens that become the mask token and a random one.
-        fixed: whether every batch is as long as a sequence can be, and not as its longest sequence.
-        multiple_of: other batches are padded to a multiple of this.
+    Attributes:
+        fixed: whether every batch has the length of the longest possible sequence, not of its own longest one.
         packed: whether to return `sequence_ids`.
-        word_ids: whether to return `word_ids`.
         highest_rate: the highest masking rate of the training, to return `positions`.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        strategy: Strategy,
-        seed: int,
-        mask_prob: float = 0.8,
-        random_prob: float = 0.1,
-        fixed: bool = False,
-        multiple_of: int = 1,
-        packed: bool = False,
-        word_ids: bool = False,
-        highest_rate: float | None = None,
-    ):
-        self.vocabulary, self.strategy, self.seeded = vocabulary, strategy, hash64(seed)
-        self.affixes = [np.array(affix, np.int64) for affix in (vocabulary.prefix, vocabulary.suffix)]
-        self.replacement = Replacement(vocabulary.mask_token_id, vocabulary.random_ids, mask_prob, random_prob)
-        self.fixed, self.multiple_of, self.packed, self.word_ids = fixed, multiple_of, packed, word_ids
-        self.highest_rate = highest_rate
+    fixed: bool = False
+    packed: bool = False
+    highest_rate: float | None = None
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        documents, identities, epochs, rates, lengths = zip(*examples, strict=True)
-        keys = hash64(np.array(epochs), np.array(identities, np.uint64), state=self.seeded)
-        input_ids, continues, maskable, sequence_ids = self._lay_out(documents, lengths[0])
-        chosen = choose(maskable, continues, np.array(rates), keys, self.strategy)
-        masked, labels = replace(input_ids, chosen, keys, self.replacement)
-        batch: dict[str, NDArray] = {
-            "input_ids": masked,
-            "attention_mask": (sequence_ids > 0).astype(np.int64),
-            "labels": labels,
-        }
+        sequences, identities, epochs, rates, longest = zip(*examples, strict=True)
+        documents = list(chain.from_iterable(sequences))
+        sizes, counts = np.array(list(map(len, documents))), np.array(list(map(len, sequences)))
+        vocabulary = self.vocabulary
+        prefix, suffix = np.array(vocabulary.prefix, np.int64), np.array(vocabulary.suffix, np.int64)
+        # The length of a sequence is the sum over its documents: lengths 5, 3, 4 and counts 2, 1 give 8, 4.
+        lengths = np.add.reduceat(sizes + len(prefix) + len(suffix), starts_of(counts))
+        length = longest[0] if self.fixed else min(longest[0], round_up(int(lengths.max()), self.multiple_of))
+        padding = np.full((len(sequences), length), vocabulary.pad_token_id, np.int64)
+        input_ids, continues, maskable, sequence_ids = lay_out(
+            np.concatenate(documents), sizes, counts, prefix, suffix, vocabulary.maskable, padding
+        )
+        keys = hash64(self.seed, np.array(epochs), np.array(identities, np.uint64))
+        batch = self._mask(input_ids, continues, maskable, np.array(rates), keys)
+        batch["attention_mask"] = (sequence_ids > 0).astype(np.int64)
         if self.packed:
             batch["sequence_ids"] = sequence_ids
-        if self.word_ids:
-            # The running sum of starts numbers the words: starts 1 1 0 1 give 1 2 2 3.
-            batch["word_ids"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
         if self.highest_rate is not None:
-            size, width = masked.shape
-            most = size * min(width, math.ceil(self.highest_rate * width) + MAX_UNIT - 1)
+            most = len(sequences) * min(length, math.ceil(self.highest_rate * length) + MAX_UNIT - 1)
             # A stable sort of "has no label" puts labelled positions first: labels -100 7 -100 9 give 1 3 0 2.
-            batch["positions"] = np.argsort(labels.ravel() == IGNORED, kind="stable")[:most]
+            batch["positions"] = np.argsort(batch["labels"].ravel() == IGNORED, kind="stable")[:most]
         return {name: torch.from_numpy(array) for name, array in batch.items()}
-
-    def _lay_out(
-        self, sequences: Sequence[Sequence[NDArray[np.integer]]], longest: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-        """See `lay_out`. The batch is as wide as its longest sequence, or of fixed width."""
-        documents = list(chain.from_iterable(sequences))
-        counts, sizes = np.array(list(map(len, sequences))), np.array(list(map(len, documents)))
-        prefix, suffix = self.affixes
-        whole = sizes + (len(prefix) + len(suffix))
-        # The length of a sequence is the sum over its documents: counts 2, 1 and lengths 5, 3, 4 give 8, 4.
-        one_each = len(documents) == len(sequences)
-        lengths = whole if one_each else np.add.reduceat(whole, starts_of(counts))
-        width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
-        vocabulary = self.vocabulary
-        ids = np.full((len(sequences), width), vocabulary.pad_token_id, np.int64)
-        return lay_out(np.concatenate(documents), sizes, counts, prefix, suffix, vocabulary.maskable, ids)
 
 
 def round_up(number: int, multiple_of: int) -> int:
-    """The least multiple that is not below a number."""
+    """The smallest multiple of `multiple_of` that is at least `number`."""
     return -(-number // multiple_of) * multiple_of
 
 
@@ -137,19 +151,19 @@ def lay_out(
     maskable_ids: NDArray[np.bool_],
     ids: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    """Write documents, with the special tokens around them, into a batch of padding.
+    """Write documents and the special tokens around them into a batch of padding.
 
     Args:
-        tokens: (all tokens,) the documents, one behind the other, as `Example` has them.
-        sizes: (documents,) their lengths.
-        counts: (batch,) the documents of each sequence.
-        prefix, suffix: the special tokens around a document.
+        tokens: (all tokens,) the documents, one after the other, as `Example` has them.
+        sizes: (documents,) the length of each document.
+        counts: (batch,) the number of documents of each sequence.
+        prefix, suffix: the special tokens before and after a document.
         maskable_ids: (ids,) whether a token may be masked.
-        ids: (batch, length), padding.
+        ids: (batch, length) padding.
 
     Returns:
-        Four arrays (batch, length): `ids`, whether a token continues the word of the one before it, whether it may be
-        masked, and the number of its document in the sequence, from 1, padding 0.
+        Four arrays (batch, length): `ids`; whether a token continues the word of the token before it; whether it may
+        be masked; and the number of its document in the sequence, from 1. Padding has 0.
     """
     continues, maskable = np.zeros(ids.shape, np.bool_), np.zeros(ids.shape, np.bool_)
     sequence_ids = np.zeros(ids.shape, np.int64)
@@ -164,7 +178,7 @@ def lay_out(
                 code = np.int64(tokens[token])
                 ids[sequence, position] = code >> 1
                 # Code 17 is id 8, which continues a word; code 16 is id 8, which begins one. The first token of a
-                # document begins a word, even where a long word was cut.
+                # document always begins a word, even if a long word was cut there.
                 continues[sequence, position] = code & 1 and position > begin
                 token += 1
             ids[sequence, end : end + len(suffix)] = suffix

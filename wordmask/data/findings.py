@@ -28,14 +28,14 @@ _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
 
 @dataclass(frozen=True)
 class Findings:
-    """Counts of texts, which can be added.
+    """What was counted in texts. Findings can be added.
 
     Attributes:
         characters: the number of characters that are not white space.
-        single: the number of Chinese ones among them, if neither a reference nor a segmenter gives words.
+        single: the number of Chinese characters among them, if neither a reference nor a segmenter gives words.
         positions: the number of positions in references.
-        left_out: the number of positions that are left out, since they join tokens that are apart.
-        example: the place of the first position that is left out.
+        left_out: the number of positions that we leave out, because white space is before their token.
+        example: the place of the first position that we leave out.
     """
 
     characters: int = 0
@@ -46,9 +46,9 @@ class Findings:
 
     @classmethod
     def of(cls, characters: Characters, has_words: bool) -> Findings:
-        """The counts of a batch of lines; `has_words`: whether a reference or a segmenter gives its Chinese words."""
+        """The findings in a batch of lines; `has_words`: whether a reference or a segmenter gives Chinese words."""
         single = 0 if has_words else int(np.count_nonzero(characters.classes == CHINESE))
-        # The separator behind each line counts as visible, and is no character of the text.
+        # The line end after each line counts as visible, but is no character of the text.
         return cls(int(np.count_nonzero(characters.visible)) - len(characters.lines), single)
 
     def __add__(self, other: Findings) -> Findings:
@@ -76,8 +76,8 @@ class TokenBatch(NamedTuple):
 def findings_in(path: str | Path) -> Findings:
     """All findings in a file of tokens."""
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        kept = (json.loads(metadata[_KEY]) for _, metadata in stream.iter_batches_with_custom_metadata())
-        return total(Findings(**counts) for counts in kept)
+        counts = (json.loads(metadata[_KEY]) for _, metadata in stream.iter_batches_with_custom_metadata())
+        return total(Findings(**of_batch) for of_batch in counts)
 
 
 def total(findings: Iterable[Findings]) -> Findings:
@@ -86,7 +86,7 @@ def total(findings: Iterable[Findings]) -> Findings:
 
 
 def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
-    """The sentence about positions that are left out, if any; `others` says what happens to other texts."""
+    """The sentence about positions that we leave out, if any; `others` says what happens to other texts."""
     if not findings.left_out:
         return []
     return [
@@ -96,7 +96,7 @@ def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
 
 
 def single_characters(findings: Findings, flag: str) -> list[str]:
-    """The sentence about Chinese text without words, if the text is that."""
+    """The sentence about Chinese text without words, if much of the text is Chinese."""
     if not findings.single or findings.single < SUBSTANTIAL * findings.characters:
         return []
     remedy = "give --segmenter jieba (or ltp)"
@@ -110,19 +110,16 @@ def single_characters(findings: Findings, flag: str) -> list[str]:
     ]
 
 
-class Found(NamedTuple):
+class SplitFindings(NamedTuple):
     """The findings of a split, with the flags that name its text and its references."""
 
-    findings: Findings
-    flag: str
-    reference_flag: str
+    findings: Findings = Findings()
+    flag: str = ""
+    reference_flag: str = ""
 
 
-NOTHING = Found(Findings(), "", "")
-
-
-def warn_of_findings(splits: Sequence[Found], masks_words: bool) -> None:
-    """Log what there is to say about the text of a run; `masks_words`: whether words are masked."""
+def warn_of_findings(splits: Sequence[SplitFindings], masks_words: bool) -> None:
+    """Log the sentences about the text of a run; `masks_words`: whether words are masked."""
     sentences = [sentence for split in splits for sentence in left_out(split.findings, split.reference_flag)]
     if masks_words:
         sentences += [sentence for split in splits for sentence in single_characters(split.findings, split.flag)][:1]

@@ -1,4 +1,4 @@
-"""Packing: several documents in one sequence, so that almost nothing of it is padding."""
+"""Packing: several documents in one sequence, so that there is almost no padding."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ class Packs:
     """Which documents share a sequence.
 
     Attributes:
-        documents: (documents,) every document once, sequence by sequence.
-        edges: (sequences + 1,) where each sequence begins in `documents`, and where the last one ends.
+        documents: (documents,) the number of every document, once, sequence by sequence.
+        bounds: (sequences + 1,) where each sequence begins in `documents`, and where the last sequence ends.
     """
 
     documents: NDArray[np.int64]
-    edges: NDArray[np.int64]
+    bounds: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.edges) - 1
+        return len(self.bounds) - 1
 
     def __getitem__(self, index: int) -> NDArray[np.int64]:
-        return self.documents[self.edges[index] : self.edges[index + 1]]
+        return self.documents[self.bounds[index] : self.bounds[index + 1]]
 
 
 def pack(lengths: NDArray[np.int64], capacity: int, seed: int = 0) -> Packs:
     """Put documents into few sequences, by best-fit packing with the longest documents first.
 
-    The work is done on the histogram of lengths, as by Krell et al. (arXiv 2107.02027), so that its cost does not grow
-    with the number of documents. Chance decides which of the documents of one length goes where.
+    We pack the histogram of lengths, as Krell et al. (arXiv 2107.02027) do, so the cost does not grow with the number
+    of documents. Documents of one length are distributed at random.
 
     Args:
-        lengths: (documents,) the tokens of each document, at most `capacity`.
-        capacity: the most tokens of a sequence.
-        seed: what chance depends on.
+        lengths: (documents,) the number of tokens of each document, at most `capacity`.
+        capacity: the largest number of tokens of a sequence.
+        seed: the seed of the random distribution.
 
     Raises:
         ValueError: if a document is longer than a sequence.
@@ -64,11 +64,11 @@ Shape = tuple[tuple[int, int], ...]  # the lengths of the documents in a sequenc
 def _shapes(histogram: NDArray[np.int64], capacity: int) -> list[tuple[Shape, int]]:
     """The shapes of sequences that hold a histogram of lengths, each with the number of such sequences.
 
-    Longer lengths come first. A length goes into the sequences with the least space that suffices, as often as it fits
-    there. What remains goes into new sequences. With capacity 5 and lengths 3 3 2 1, the two 3s open two sequences, 2
+    Longer lengths come first. A length goes into the sequences with the least space that is enough, as often as it
+    fits there. The rest goes into new sequences. With capacity 5 and lengths 3 3 2 1, the two 3s open two sequences, 2
     fills one of them, and 1 goes into the other: ((3, 1), (2, 1)) and ((3, 1), (1, 1)).
     """
-    by_space: list[list[tuple[Shape, int]]] = [[] for _ in range(capacity + 1)]  # open sequences by the space in them
+    by_space: list[list[tuple[Shape, int]]] = [[] for _ in range(capacity + 1)]  # open sequences by the space left
     for length in range(capacity, 0, -1):
         remaining = int(histogram[length])
         for space in range(length, capacity + 1):

@@ -1,27 +1,26 @@
-"""Texts that are tokenized ahead of training, for corpora that are large, or that are trained on many times.
+"""--prepared_dir: texts that are tokenized before training, because they are large or used many times.
 
-The texts of each split are divided into parts of equal number, see `wordmask.utils.parts`. One part of the text
-becomes one file of tokens. Memory holds a few batches of texts only.
+The texts of each split are divided into parts of equal size, see `wordmask.utils.parts`. Each part becomes one file of
+tokens. Only a few batches of texts are in memory at once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.findings import Findings, Found, findings_in, total, warn_of_findings
+from wordmask.data.findings import SplitFindings, findings_in, total, warn_of_findings
 from wordmask.data.sources import Source, Texts, divided
 from wordmask.data.text_files import ContentDigest
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
@@ -33,6 +32,7 @@ from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.progress import Update, bar
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RECORD = "wordmask_prepared.json"
 TEXT_FLAGS = (
@@ -48,38 +48,30 @@ TEXT_FLAGS = (
 ADVICE = "tokenize the text again into a new directory with --prepare_only"
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some texts of a split, whose tokens are one file.
+class Part(NamedTuple):
+    """Some texts of a split. Their tokens are one file.
 
     Attributes:
         split: the name of the split.
-        number: the number of the part, from 0.
-        parts: the number of parts of the split.
+        file: the name of the file.
+        label: the name of the part in messages.
         texts: the numbers of its texts.
     """
 
     split: str
-    number: int
-    parts: int
+    file: str
+    label: str
     texts: range
-
-    @property
-    def file(self) -> str:
-        return f"{self.split}-{self.number:05d}-of-{self.parts:05d}.arrow"
-
-    def __str__(self) -> str:
-        return f"part {self.number + 1} of {self.parts} of {self.split}"
 
 
 @dataclass(frozen=True)
-class Record:
+class PreparedRecord:
     """What a directory of tokens was made from.
 
     Attributes:
-        tokenizer: the tokenizer's name, for people.
-        flags: the flags about the text and its words that were given.
-        part_lines: the texts in a part.
+        tokenizer: the tokenizer's name, for messages.
+        flags: the flags about the text and its words that the user gave.
+        part_lines: the number of texts in a part.
         texts: the number of texts of each split.
         digests: the digest of the files of each split; `None` for datasets.
         made_with: what else the tokens of each split depend on, see `TextTokenizer.identity`.
@@ -92,17 +84,18 @@ class Record:
     digests: dict[str, str | None]
     made_with: dict[str, dict[str, Any]]
 
-    def parts(self, split: str) -> list[Part]:
-        """The parts of a split, in order."""
-        spans = divided(range(self.texts[split]), self.part_lines)
-        return [Part(split, number, len(spans), span) for number, span in enumerate(spans)]
-
     @property
-    def all_parts(self) -> list[Part]:
-        """The parts of all splits."""
-        return [part for split in self.texts for part in self.parts(split)]
+    def parts(self) -> list[Part]:
+        """The parts of all splits, in order."""
+        parts = []
+        for split, count in self.texts.items():
+            spans = divided(range(count), self.part_lines)
+            for number, span in enumerate(spans):
+                file = f"{split}-{number:05d}-of-{len(spans):05d}.arrow"
+                parts.append(Part(split, file, f"part {number + 1} of {len(spans)} of {split}", span))
+        return parts
 
-    def differences(self, earlier: Record) -> list[str]:
+    def differences(self, earlier: PreparedRecord) -> list[str]:
         """The names of what differs from an earlier record and would give other parts."""
         if self.texts.keys() != earlier.texts.keys():
             return ["choice of splits"]
@@ -116,14 +109,14 @@ class Record:
         ]
 
 
-def _checked(record: dict[str, Any], directory: Path) -> Record:
+def _checked(record: dict[str, Any], directory: Path) -> PreparedRecord:
     """The record of a directory, from its JSON.
 
     Raises:
-        InputError: if it is not one, or was written by another version.
+        InputError: if it is not a record, or another version wrote it.
     """
     try:
-        checked = Record(**record)
+        checked = PreparedRecord(**record)
         versions = {made["version"] for made in checked.made_with.values()}
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
@@ -168,34 +161,34 @@ def prepare(
     """
     data, name = tokenization.arguments, tokenization.tokenizer.name_or_path
     directory = _parts_directory(str(data.prepared_dir))
-    tokenizers = {split: tokenization.of(own) for split, own in texts.items()}
-    record = Record(
+    tokenizers = {split: tokenization.of(of_split) for split, of_split in texts.items()}
+    record = PreparedRecord(
         name,
         _given_flags(data, segmentation),
         work.part_lines,
-        {split: len(own.source) for split, own in texts.items()},
-        {split: own.source.digest for split, own in texts.items()},
+        {split: len(of_split.source) for split, of_split in texts.items()},
+        {split: of_split.source.digest for split, of_split in texts.items()},
         {split: tokenizer.identity() for split, tokenizer in tokenizers.items()},
     )
-    parts = record.all_parts[work.shard :: work.shards]
-    schema = token_schema(next(iter(tokenizers.values())).dtype)  # of the vocabulary, so the same for all
+    parts = record.parts[work.shard :: work.shards]
+    schema = token_schema(next(iter(tokenizers.values())).dtype)  # the same for all: the vocabulary decides
     with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to go on"):
         directory.claim(asdict(record), lambda earlier: record.differences(_checked(earlier, directory.path)))
         with bar("Tokenizing", "texts") as update:
             sources = _sources(texts, parts, update)
             tokenize = partial(tokens_of_split, tokenizers)
             directory.make(sources, tokenize, work.workers, partial(write_tokens, schema=schema))
-    found = [
-        Found(_findings(directory.path, [part for part in parts if part.split == split]), own.flag, own.reference_flag)
-        for split, own in texts.items()
-    ]
-    warn_of_findings(found, masks_words=tokenization.words is not None)
+    findings = {split: total(_read_parts(directory.path, parts, split, findings_in)) for split in texts}
+    warn_of_findings(
+        [SplitFindings(findings[split], texts[split].flag, texts[split].reference_flag) for split in texts],
+        masks_words=tokenization.segmentation is not None,
+    )
     return _report(directory, record)
 
 
 def _sources(texts: Mapping[str, Texts[Source]], parts: Sequence[Part], update: Update) -> Iterator[PartSource]:
-    """The source of each part; `update` is told of the texts that are read."""
-    count, total = 0, sum(len(part.texts) for part in parts)
+    """The source of each part. `update` gets the number of texts that were read."""
+    count, text_count = 0, sum(len(part.texts) for part in parts)
 
     def read(split: str, tables: Iterable[pa.Table], digest: ContentDigest) -> Iterator[tuple[str, pa.Table]]:
         nonlocal count
@@ -203,41 +196,38 @@ def _sources(texts: Mapping[str, Texts[Source]], parts: Sequence[Part], update: 
             digest.add(table)
             yield split, table
             count += len(table)
-            update(count, count, total)
+            update(count, count, text_count)
 
     for split, group in groupby(parts, attrgetter("split")):
-        own = list(group)
-        for part, tables in zip(own, texts[split].tables(part.texts for part in own), strict=True):
+        of_split = list(group)
+        for part, tables in zip(of_split, texts[split].tables(part.texts for part in of_split), strict=True):
             digest = ContentDigest()
-            yield PartSource(part.file, str(part), read(split, tables, digest), digest)
+            yield PartSource(part.file, part.label, read(split, tables, digest), digest)
 
 
-@contextmanager
-def _reads(path: Path) -> Iterator[None]:
-    """Report a part that cannot be read."""
-    try:
-        yield
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(
-            f"--prepared_dir: {path} cannot be read ({one_line(error)}); remove it and run --prepare_only again"
-        ) from None
+def _read_parts(directory: Path, parts: Iterable[Part], split: str, read: Callable[[str], T]) -> list[T]:
+    """What `read` returns for the file of each part of a split.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    results = []
+    for path in (directory / part.file for part in parts if part.split == split):
+        try:
+            results.append(read(str(path)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(
+                f"--prepared_dir: {path} cannot be read ({one_line(error)}); remove it and run --prepare_only again"
+            ) from None
+    return results
 
 
-def _findings(directory: Path, parts: Sequence[Part]) -> Findings:
-    """The findings in the texts of some parts."""
-    findings = []
-    for part in parts:
-        with _reads(directory / part.file):
-            findings.append(findings_in(directory / part.file))
-    return total(findings)
-
-
-def _report(directory: PartsDirectory, record: Record) -> str:
-    parts = record.all_parts
+def _report(directory: PartsDirectory, record: PreparedRecord) -> str:
+    parts = record.parts
     finished = sum(directory.is_finished(part.file) for part in parts)
     if finished < len(parts):
         return f"this shard is done, {finished} of all {len(parts)} parts are there: {directory.path}"
-    for unfinished in directory.path.glob(".*-of-*"):  # of a process that was killed
+    for unfinished in directory.path.glob(".*-of-*"):  # left by a process that was killed
         unfinished.unlink(missing_ok=True)
     splits = ", ".join(f"{count:,} texts of {split}" for split, count in record.texts.items())
     return f"{splits} in {len(parts)} parts: {directory.path}"
@@ -254,13 +244,13 @@ class PreparedTexts:
     """
 
     directory: Path
-    record: Record
+    record: PreparedRecord
     split: str
     flag: str = "--prepared_dir"
 
     @property
     def fingerprint(self) -> str:
-        """What tells this text from others."""
+        """A name that differs for different texts."""
         return hashed(self.record.digests[self.split], self.record.texts, self.split)
 
     def tokens(self, tokenization: Tokenization) -> StoredTokens:
@@ -270,7 +260,7 @@ class PreparedTexts:
             InputError: if they were made with another tokenizer, or for lines instead of blocks.
         """
         tokenizer, separator = tokenization.tokenizer, tokenization.separator
-        if tokenization.words:
+        if tokenization.segmentation:
             require_fast(tokenizer, "--tokenizer_name", ", or use --masking_strategy token")
         made = self.record.made_with[self.split]
         if made["tokenizer"] != tokenizer_identity(tokenizer):
@@ -279,18 +269,16 @@ class PreparedTexts:
                 f"one given ({tokenizer.name_or_path}); give that one, or prepare the text again"
             )
         if made["separator"] != separator:
-            flag, what = (
+            flag, made_for = (
                 ("--line_by_line", "lines") if made["separator"] is None else ("--no_line_by_line", "joined text")
             )
             raise InputError(
-                f"--prepared_dir: {self.directory} was made for {what}; add {flag}, or prepare the text again"
+                f"--prepared_dir: {self.directory} was made for {made_for}; add {flag}, or prepare the text again"
             )
-        parts = []
-        for part in self.record.parts(self.split):
-            with _reads(self.directory / part.file):
-                parts.append(datasets.Dataset.from_file(str(self.directory / part.file)))
-        found = Found(_findings(self.directory, self.record.parts(self.split)), self.flag, self.flag)
-        return StoredTokens(datasets.concatenate_datasets(parts), separator is not None, found)
+        parts = self.directory, self.record.parts, self.split
+        dataset = datasets.concatenate_datasets(_read_parts(*parts, datasets.Dataset.from_file))
+        findings = SplitFindings(total(_read_parts(*parts, findings_in)), self.flag, self.flag)
+        return StoredTokens(dataset, separator is not None, findings)
 
 
 def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments) -> dict[str, PreparedTexts]:
@@ -304,8 +292,8 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
     try:
         record = _checked(parts.read(), directory)
     except FileNotFoundError:
-        what = "was not made with --prepare_only" if directory.is_dir() else "is no directory"
-        raise InputError(f"--prepared_dir: {directory} {what}; {ADVICE} first") from None
+        problem = "was not made with --prepare_only" if directory.is_dir() else "is no directory"
+        raise InputError(f"--prepared_dir: {directory} {problem}; {ADVICE} first") from None
     defaults = {flag.name: flag.default for flag in (*fields(arguments), *fields(segmentation))}
     for name, value in _given_flags(arguments, segmentation).items():
         prepared = record.flags.get(name, defaults[name])
@@ -314,11 +302,11 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
                 f"--{name}: {_shown(value)} is not what {directory} was made with ({_shown(prepared)}); drop the "
                 "flag, or give another --prepared_dir"
             )
-    missing = [part for part in record.all_parts if not parts.is_finished(part.file)]
+    missing = [part for part in record.parts if not parts.is_finished(part.file)]
     if missing:
         more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
         raise InputError(
-            f"--prepared_dir: {directory} is not complete, {missing[0]}{more} missing; run --prepare_only again"
+            f"--prepared_dir: {directory} is not complete, {missing[0].label}{more} missing; run --prepare_only again"
         )
     for split, count in record.texts.items():
         logger.warning("--prepared_dir: %s texts of %s, tokenized before, from %s", f"{count:,}", split, directory)

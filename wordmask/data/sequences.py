@@ -1,7 +1,7 @@
-"""Sequences, what the model sees: a line, a block of joined text, or several of them packed into one.
+"""Sequences, which are what the model sees: a line, a block of joined text, or several of these packed together.
 
-Each piece of a sequence is a *document*: a line, a part of a long line, or a block. A document is a slice of a stream
-of tokens, without the special tokens around it.
+A sequence has one or more *documents*. A document is a line, a part of a long line, or a block: a slice of the stream
+of all tokens, without special tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
 from wordmask.data.collator import Example
-from wordmask.data.findings import Findings, Found, left_out
+from wordmask.data.findings import Findings, SplitFindings, left_out
 from wordmask.data.packing import Packs, pack
 from wordmask.data.sampler import Draw
 from wordmask.data.sources import Stream, Texts
@@ -41,8 +41,8 @@ class Division:
     """How a stream of tokens is divided into sequences.
 
     Attributes:
-        starts, stops: (documents,) where each document lies in the stream.
-        packs: which documents share a sequence; `None` if each has its own.
+        starts, stops: (documents,) where each document starts and stops in the stream.
+        packs: which documents share a sequence; `None` if each document is a sequence.
     """
 
     starts: NDArray[np.int64]
@@ -53,17 +53,15 @@ class Division:
         return len(self.starts) if self.packs is None else len(self.packs)
 
     def documents(self, index: int) -> list[tuple[int, int]]:
-        """Where each document of a sequence lies."""
-        if self.packs is None:
-            return [(int(self.starts[index]), int(self.stops[index]))]
-        packed = self.packs[index]
-        return list(zip(self.starts[packed].tolist(), self.stops[packed].tolist(), strict=True))
+        """Where each document of a sequence starts and stops."""
+        documents = slice(index, index + 1) if self.packs is None else self.packs[index]
+        return list(zip(self.starts[documents].tolist(), self.stops[documents].tolist(), strict=True))
 
 
 def divide(
     lengths: NDArray[np.int64],
     separated: bool,
-    specials: int,
+    special_count: int,
     length: int,
     arguments: DataArguments,
     packed: bool,
@@ -72,32 +70,32 @@ def divide(
     """Divide the texts of a stream into sequences.
 
     Args:
-        lengths: (texts,) the tokens of each text.
+        lengths: (texts,) the number of tokens of each text.
         separated: whether each text ends with a separator. The last separator is left out.
-        specials: the special tokens around a document.
-        length: the most tokens of a sequence, special ones included.
+        special_count: the number of special tokens around a document.
+        length: the largest number of tokens of a sequence, with special tokens.
         arguments: how sequences are made.
         packed: whether documents share sequences.
-        limit: the most documents; all if `None`.
+        limit: the largest number of documents; all if `None`.
     """
-    room, total = length - specials, int(lengths.sum()) - separated
+    room, total = length - special_count, int(lengths.sum()) - separated
     starts, stops = _lines(lengths, room, arguments) if arguments.line_by_line else _blocks(total, room)
     starts, stops = starts[:limit], stops[:limit]
-    return Division(starts, stops, pack(stops - starts + specials, length) if packed else None)
+    return Division(starts, stops, pack(stops - starts + special_count, length) if packed else None)
 
 
 def _lines(
     lengths: NDArray[np.int64], room: int, arguments: DataArguments
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(documents,) Where lines start and stop. Empty lines are left out, long ones are cut or split."""
+    """(documents,) Where lines start and stop. Empty lines are left out, long lines are truncated or split."""
     stops = np.cumsum(lengths)
     starts = stops - lengths
     if arguments.long_lines == "split":
-        # Lengths 5 and 2 with room for 2 make 3 and 1 pieces: piece counts 0 1 2 and 0 in its line, starts are 0 2 4
-        # and 5.
-        pieces = -(-lengths // room)
-        piece = np.arange(pieces.sum()) - np.repeat(starts_of(pieces), pieces)
-        starts, stops = np.repeat(starts, pieces) + piece * room, np.repeat(stops, pieces)
+        # Lines of 5 and 2 tokens, with room for 2, make 3 and 1 pieces. The numbers of the pieces in their lines are
+        # 0 1 2 and 0, so they start at 0 2 4 and 5.
+        piece_counts = -(-lengths // room)
+        piece = np.arange(piece_counts.sum()) - np.repeat(starts_of(piece_counts), piece_counts)
+        starts, stops = np.repeat(starts, piece_counts) + piece * room, np.repeat(stops, piece_counts)
     stops = np.minimum(stops, starts + room)
     return starts[stops > starts], stops[stops > starts]
 
@@ -108,88 +106,68 @@ def _blocks(total: int, room: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return starts, np.minimum(starts + room, total)
 
 
-def special_count(tokenizer) -> int:
+def count_special_tokens(tokenizer) -> int:
     """The number of special tokens around a document."""
     return sum(map(len, special_affixes(tokenizer)))
 
 
 class Sequences(torch.utils.data.Dataset):
-    """The sequences of a text.
+    """The sequences of a tokenized text.
 
     Args:
-        stream: the tokens of the text.
-        division: where each sequence lies in the stream.
-        specials: the special tokens around a document.
-        length: the most tokens of a sequence, special ones included.
+        stream: the tokens.
+        tokenization: how they were made.
+        length: the largest number of tokens of a sequence, with special tokens.
+        packed: whether documents share sequences.
+        limit: the largest number of documents; all if `None`.
     """
 
-    def __init__(self, stream: StoredTokens, division: Division, specials: int, length: int):
-        self.stream, self.division, self.specials, self.length = stream, division, specials, length
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         stream: StoredTokens,
         tokenization: Tokenization,
         length: int,
         packed: bool = False,
         limit: int | None = None,
-    ) -> Sequences:
-        """The sequences of a tokenized text.
-
-        Args:
-            stream: the tokens.
-            tokenization: how they were made.
-            length: the most tokens of a sequence, special ones included.
-            packed: whether documents share sequences.
-            limit: the most documents; all if `None`.
-        """
-        arguments, specials = tokenization.arguments, special_count(tokenization.tokenizer)
-        room, lengths = length - specials, stream.lengths
-        long = int((lengths > room).sum())
-        if arguments.line_by_line and long:
-            done = "cut" if arguments.long_lines == "truncate" else "split"
+    ):
+        arguments, special_count = tokenization.arguments, count_special_tokens(tokenization.tokenizer)
+        room, lengths = length - special_count, stream.lengths
+        long_count = int((lengths > room).sum())
+        if arguments.line_by_line and long_count:
+            action = "cut" if arguments.long_lines == "truncate" else "split"
             template = "%d of %d lines are longer than %d tokens and are %s (--long_lines %s)"
-            logger.warning(template, long, len(lengths), room, done, arguments.long_lines)
-        division = divide(lengths, stream.separated, specials, length, arguments, packed, limit)
-        return cls(stream, division, specials, length)
+            logger.warning(template, long_count, len(lengths), room, action, arguments.long_lines)
+        self.division = divide(lengths, stream.separated, special_count, length, arguments, packed, limit)
+        self.stream, self.special_count, self.length = stream, special_count, length
 
     def __len__(self) -> int:
         return len(self.division)
 
     @property
-    def documents(self) -> int:
-        """The number of documents. Without packing it is the number of sequences."""
+    def document_count(self) -> int:
+        """The number of documents. Without packing, it is the number of sequences."""
         return len(self.division.starts)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(sequences,) The number of tokens of each sequence, special ones included."""
-        lengths, packs = self.division.stops - self.division.starts + self.specials, self.division.packs
-        # Documents of 3, 4, 5 tokens in packs with edges 0 2 3 make sequences of 7 and 5.
-        return lengths if packs is None else np.add.reduceat(lengths[packs.documents], packs.edges[:-1])
-
-    def examples(self, draws: Sequence[Draw], offset: int = 0) -> list[Example]:
-        """The sequences of a batch. The first sequence of this dataset has the index `offset`."""
-        division, read, length = self.division, self.stream.read, self.length
-        indices = [draw.index - offset for draw in draws]
-        if division.packs is not None:
-            documents = [[read(*span) for span in division.documents(index)] for index in indices]
-        else:
-            spans = zip(division.starts[indices].tolist(), division.stops[indices].tolist(), strict=True)
-            documents = [[read(*span)] for span in spans]
-        return [Example(own, *draw, length) for own, draw in zip(documents, draws, strict=True)]
+        """(sequences,) The number of tokens of each sequence, with special tokens."""
+        lengths, packs = self.division.stops - self.division.starts + self.special_count, self.division.packs
+        # Documents of 3, 4, 5 tokens in packs with bounds 0 2 3 make sequences of 7 and 5.
+        return lengths if packs is None else np.add.reduceat(lengths[packs.documents], packs.bounds[:-1])
 
     def __getitem__(self, draw: Draw) -> Example:
-        return self.examples([draw])[0]
+        return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[Example]:
-        """The sequences of a batch; a `DataLoader` asks for them at once."""
-        return self.examples(draws)
+    def __getitems__(self, draws: Sequence[Draw], offset: int = 0) -> list[Example]:
+        """The sequences of a batch, for a `DataLoader`. The first sequence of this dataset has the index `offset`."""
+        sequences = (
+            [self.stream.read(*span) for span in self.division.documents(draw.index - offset)] for draw in draws
+        )
+        return [Example(documents, *draw, self.length) for documents, draw in zip(sequences, draws, strict=True)]
 
 
 class StagedSequences(torch.utils.data.Dataset):
-    """The sequences of all stages of a training, one stage behind the other.
+    """The sequences of all stages of a training, one stage after the other.
 
     Args:
         stages: the sequences of each stage.
@@ -198,32 +176,32 @@ class StagedSequences(torch.utils.data.Dataset):
 
     def __init__(self, stages: Sequence[Sequences | TokenizedDataset], shares: Sequence[float] = (1.0,)):
         self.stages, self.shares = stages, shares
-        self.edges = np.cumsum([0, *map(len, stages)]).tolist()  # stages of 5 and 3 sequences have edges 0 5 8
+        self.bounds = np.cumsum([0, *map(len, stages)]).tolist()  # stages of 5 and 3 sequences have bounds 0 5 8
 
     def __len__(self) -> int:
-        return self.edges[-1]
+        return self.bounds[-1]
 
     def __getitem__(self, draw: Draw) -> Any:
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> Sequence[Any]:
-        """The sequences of a batch, which are of one stage; a `DataLoader` asks for them at once."""
-        stage = bisect.bisect_right(self.edges, draws[0].index) - 1
-        return self.stages[stage].examples(draws, self.edges[stage])
+        """The sequences of a batch, which belong to one stage. A `DataLoader` calls this."""
+        stage = bisect.bisect_right(self.bounds, draws[0].index) - 1
+        return self.stages[stage].__getitems__(draws, self.bounds[stage])
 
 
 class StreamedSequences(torch.utils.data.IterableDataset):
-    """Sequences made while training, from a stream of texts, one epoch after the other without end.
+    """Sequences that are made while training, from a stream of texts, one epoch after the other without end.
 
     Sequences and masks do not depend on the number of processes and workers. Texts are tokenized, divided and packed a
     thousand at a time, and each worker takes its share of these batches. A mask depends on the epoch and on the place
-    of the sequence: its file, its batch, and its number in the batch. With as many files as workers on all processes,
-    each worker reads only its own files.
+    of the sequence: its file, its batch, and its number in the batch. If there are at least as many files as workers
+    in all processes, each worker reads only its own files.
 
     Args:
         texts: the texts.
         tokenization: how they are tokenized.
-        length: the most tokens of a sequence, special ones included.
+        length: the largest number of tokens of a sequence, with special tokens.
         rate: the masking rate.
         processes: the number of processes that train together.
         process: the number of this process, from 0.
@@ -243,8 +221,8 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         self.source = texts.source.take(limit) if limit else texts.source
         self.shards = self.source.shards
         self.flags = texts.flag, texts.reference_flag
-        self.warned = multiprocessing.Value("b", False)  # whether any worker of this machine has warned
-        self.specials, self.length, self.rate = special_count(tokenization.tokenizer), length, rate
+        self.warned = multiprocessing.Value("b", False)  # whether a worker of this machine has warned
+        self.special_count, self.length, self.rate = count_special_tokens(tokenization.tokenizer), length, rate
         self.processes, self.process = processes, process
 
     def __iter__(self) -> Iterator[Example]:
@@ -255,7 +233,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
                 is_empty = False
                 yield example
             empty_epochs = empty_epochs + 1 if is_empty else 0
-            if empty_epochs >= self._workers()[0]:  # each share was this worker's once, and none had a sequence
+            if empty_epochs >= self._workers()[0]:  # this worker had each share once, and none had a sequence
                 return
 
     def one_epoch(self, epoch: int) -> Iterator[Example]:
@@ -266,18 +244,18 @@ class StreamedSequences(torch.utils.data.IterableDataset):
             offsets, values = tokens.offsets.to_numpy(), tokens.values.to_numpy()
             lengths, separated = np.diff(offsets).astype(np.int64), self.tokenizer.separator is not None
             packed = self.arguments.pack_sequences
-            division = divide(lengths, separated, self.specials, self.length, self.arguments, packed)
+            division = divide(lengths, separated, self.special_count, self.length, self.arguments, packed)
             for index in range(len(division)):
                 documents = [values[start:stop] for start, stop in division.documents(index)]
                 yield Example(documents, place << 24 | index, epoch, self.rate, self.length)
 
-    def found(self) -> Found:
-        """What the first texts show. Workers would each say it again, so it is found before there are any."""
+    def first_findings(self) -> SplitFindings:
+        """The findings in the first texts, before workers start: each worker would log them again."""
         table = next(self.source.tables(0, STREAM_BATCH), pa.table({"text": pa.array([], pa.string())}))
-        words = self.tokenizer.words  # its segmenter is loaded by the workers
-        has_words = "chinese_ref" in table.column_names or bool(words and words.segmenter)
+        segmentation = self.tokenizer.segmentation  # only workers load the segmenter
+        has_words = "chinese_ref" in table.column_names or bool(segmentation and segmentation.segmenter)
         characters = Characters([text or "" for text in table["text"].to_pylist()])
-        return Found(Findings.of(characters, has_words), *self.flags)
+        return SplitFindings(Findings.of(characters, has_words), *self.flags)
 
     def _warn_once(self, sentences: Sequence[str]) -> None:
         """Log sentences, unless another worker has done so."""
@@ -295,7 +273,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
     def _own_batches(self, epoch: int) -> Iterator[tuple[int, pa.Table]]:
         """This worker's batches of texts in an epoch, each with its place in the stream.
 
-        Shares rotate from epoch to epoch. So every worker gets texts, even with more workers than batches.
+        Shares rotate from epoch to epoch. So every worker gets texts, even if there are more workers than batches.
         """
         workers, worker = self._workers()
         share, by_shard = (worker + epoch) % workers, self.shards >= workers

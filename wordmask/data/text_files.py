@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wordmask.references.format import pair_tables, pairs_blank_lines
 from wordmask.references.provenance import TextDigest, check_text, read_provenance, sidecar
+from wordmask.references.reader import pair_tables, pairs_blank_lines
 from wordmask.utils.batches import BATCH, CHARACTERS, batches
 from wordmask.utils.cache import found_once, hashed, stamps
 from wordmask.utils.errors import InputError

@@ -1,4 +1,4 @@
-"""The tokens of a text: made once for all runs, kept on disk, and read from there."""
+"""The tokens of a text: made once for all runs, kept on disk, and read from disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.findings import NOTHING, Found, TokenBatch, findings_in
+from wordmask.data.findings import SplitFindings, TokenBatch, findings_in
 from wordmask.data.sources import Source, Texts
 from wordmask.data.tokenize import TextTokenizer
 from wordmask.utils.cache import cache_directory, hashed
@@ -29,78 +29,74 @@ from wordmask.utils.workers import parallel_map
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How a run turns texts into tokens. It is made once; every split is tokenized by it.
+    """How a run turns texts into tokens. A run makes this once, for all splits.
 
     Attributes:
         tokenizer: the tokenizer.
         arguments: how sequences are made.
-        words: what gives words besides the tokenizer; `None` if none are needed.
+        segmentation: the flags of the segmenter; `None` if whole words are not needed.
         cache_dir: the user's directory for the tokens; `None` for that of `datasets`.
     """
 
     tokenizer: Any
     arguments: DataArguments
-    words: SegmentationArguments | None = None
+    segmentation: SegmentationArguments | None = None
     cache_dir: str | None = None
 
     @property
     def separator(self) -> int | None:
-        """The token behind each text where texts are joined into blocks; `None` where each line stays apart."""
+        """The token after each text if texts are joined into blocks; `None` if each line is its own sequence."""
         if self.arguments.line_by_line:
             return None
         separator = self.tokenizer.sep_token_id
         return self.tokenizer.eos_token_id if separator is None else separator
 
     def of(self, texts: Texts[Any]) -> TextTokenizer:
-        """What tokenizes these texts."""
-        return TextTokenizer(self.tokenizer, texts, self.separator, self.words)
+        """The tokenizer of these texts."""
+        return TextTokenizer(self.tokenizer, texts, self.separator, self.segmentation)
 
 
 class StoredTokens:
-    """All tokens of a text, one document behind the other, read from disk.
+    """All tokens of a text, one document after the other, read from disk.
 
     Args:
         dataset: the tokens of each document.
-        separated: whether a separator stands behind each document.
-        found: what there is to say about the text.
+        separated: whether a separator stands after each document.
+        findings: what was found in the text.
     """
 
-    def __init__(self, dataset: datasets.Dataset, separated: bool = False, found: Found = NOTHING):
-        self.dataset, self.separated, self.found = dataset, separated, found
+    def __init__(self, dataset: datasets.Dataset, separated: bool = False, findings: SplitFindings | None = None):
+        self.dataset, self.separated, self.findings = dataset, separated, findings or SplitFindings()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = "dataset", "separated", "found"
-        return {name: getattr(self, name) for name in kept}  # each worker maps the file anew
+        kept = "dataset", "separated", "findings"
+        return {name: getattr(self, name) for name in kept}  # each worker maps the file into memory itself
+
+    @property
+    def _chunks(self) -> list[pa.ListArray]:
+        return self.dataset.data.table.column("tokens").chunks
 
     @cached_property
-    def _chunks(self) -> list[tuple[NDArray[np.int32], NDArray[np.integer]]]:
-        """For each chunk of the file: where its documents begin and end (documents + 1,), and its tokens."""
-        chunks = self.dataset.data.table.column("tokens").chunks
-        return [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
+    def _tokens(self) -> list[NDArray[np.integer]]:
+        """The tokens of each chunk of the file."""
+        return [chunk.flatten().to_numpy() for chunk in self._chunks]
 
     @cached_property
-    def _edges(self) -> list[int]:
-        """Where each chunk begins in the stream, and where the last one ends."""
-        return np.cumsum([0, *(int(offsets[-1] - offsets[0]) for offsets, _ in self._chunks)]).tolist()
+    def _bounds(self) -> list[int]:
+        """The place of each chunk's first token in the stream of all tokens, then the number of all tokens."""
+        return np.cumsum([0, *map(len, self._tokens)]).tolist()
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """(documents,) The number of tokens of each document."""
-        return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets, _ in self._chunks)])
+        return np.concatenate([np.zeros(0, np.int64), *(chunk.value_lengths().to_numpy() for chunk in self._chunks)])
 
     def read(self, start: int, stop: int) -> NDArray[np.integer]:
         """(stop - start,) The tokens from `start` to `stop`."""
-        if len(self._chunks) == 1:
-            offsets, values = self._chunks[0]
-            return values[start + int(offsets[0]) : stop + int(offsets[0])]
-        # With edges 0 5 9, the tokens from 3 to 7 are 3 and 4 of the first chunk, 0 and 1 of the second.
-        pieces, chunk = [], bisect.bisect_right(self._edges, start) - 1
-        while start < stop:
-            offsets, values = self._chunks[chunk]
-            shift = int(offsets[0]) - self._edges[chunk]
-            end = min(stop, self._edges[chunk + 1])
-            pieces.append(values[start + shift : end + shift])
-            start, chunk = end, chunk + 1
+        # With bounds 0 5 9, the tokens 3 to 7 are 3 and 4 of the first chunk, then 0 and 1 of the second.
+        chunks = slice(bisect.bisect_right(self._bounds, start) - 1, bisect.bisect_left(self._bounds, stop))
+        tokens_and_bounds = zip(self._tokens[chunks], self._bounds[chunks], strict=False)
+        pieces = [tokens[max(start - bound, 0) : stop - bound] for tokens, bound in tokens_and_bounds]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
@@ -108,18 +104,18 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
     """Tokenize a text, once for all runs.
 
     Raises:
-        InputError: if the tokens cannot be kept in the cache, or a worker dies.
+        InputError: if the tokens cannot be written to the cache, or a worker dies.
     """
     tokenizer, arguments = tokenization.of(texts), tokenization.arguments
     key = hashed(texts.fingerprint, tokenizer.identity())
     path = cache_directory(tokenization.cache_dir) / f"tokens-{key}.arrow"
     with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # of runs that start together, one tokenizes
+        with FileLock(f"{path}.lock"):  # if several runs start together, one of them tokenizes
             if arguments.overwrite_cache or not path.exists():
                 _write(path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
-    found = Found(findings_in(path), texts.flag, texts.reference_flag)
-    return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, found)
+    findings = SplitFindings(findings_in(path), texts.flag, texts.reference_flag)
+    return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, findings)
 
 
 def _write(path: Path, texts: Texts[Source], tokenizer: TextTokenizer, workers: int) -> None:

@@ -1,13 +1,16 @@
-"""Tokenizing texts. With each token goes one fact: whether it continues the word of the token before it.
+"""Tokenize texts. Each token gets one bit: whether it continues the word of the token before it.
 
-Worker processes run this. It imports neither torch nor datasets, so that they start in a second, and it logs nothing,
-see `wordmask.data.findings`.
+Words are decided in `tokenization/words.py` (by the rule for text), by a segmenter, or by a reference file. Here they
+become one bit for each token. Everything after this, up to `masking.py`, sees only this bit.
+
+Worker processes run this module. It imports neither torch nor datasets, so they start in a second. It logs nothing:
+see `findings.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,37 +41,24 @@ if TYPE_CHECKING:
 VERSION = 5  # of the rule for words and of the form on disk; tokens of another version are made again or refused
 
 
-class _Places(Sequence[str]):
-    """The place of each line of a batch, for an error message."""
-
-    def __init__(self, batch: pa.Table, files: Sequence[str]):
-        self.batch, self.files = batch, files
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def __getitem__(self, index: Any) -> Any:
-        if "line" not in self.batch.column_names:
-            return f"{index + 1} of its batch"
-        file = self.files[self.batch["file"][index].as_py()] if "file" in self.batch.column_names else ""
-        return f"{self.batch['line'][index].as_py()} of the text ({file})"
-
-
 class TextTokenizer:
     """Turns batches of texts into tokens.
 
     Args:
-        tokenizer: the tokenizer. A slow one knows no words, so that each token is a word.
+        tokenizer: the tokenizer. If it is slow, it gives no words, so each token is a word.
         texts: where the texts and their references come from.
-        separator: the token to put behind each text, if any.
-        words: what gives words besides the tokenizer; `None` if none are needed.
+        separator: the token to put after each text, if any.
+        segmentation: the flags of the segmenter; `None` if whole words are not needed.
     """
 
-    def __init__(self, tokenizer, texts: Texts[Any], separator: int | None, words: SegmentationArguments | None):
-        self.tokenizer, self.separator, self.words = tokenizer, separator, words
+    def __init__(
+        self, tokenizer, texts: Texts[Any], separator: int | None, segmentation: SegmentationArguments | None
+    ):
+        self.tokenizer, self.separator, self.segmentation = tokenizer, separator, segmentation
         self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
-        self.flag, self.where, self.files = texts.flag, texts.reference_flag, list(texts.references)
-        self.classic = np.array([path not in texts.provenance for path in self.files], bool)
+        self.text_flag, self.reference_flag = texts.flag, texts.reference_flag
+        self.reference_files = list(texts.references)
+        self.classic = np.array([path not in texts.provenance for path in self.reference_files], bool)
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
         self.size = vocabulary_size(tokenizer)
@@ -77,7 +67,7 @@ class TextTokenizer:
             check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
 
     def identity(self) -> dict[str, Any]:
-        """What the tokens depend on besides the text, for the key of a cache or a record."""
+        """What the tokens depend on, except for the text; part of the name in the cache, and of records."""
         return {
             "version": VERSION,
             "tokenizer": tokenizer_identity(self.tokenizer),
@@ -86,16 +76,16 @@ class TextTokenizer:
             "mixed_references": self.mixed,
             "classic_references": self.classic.tolist() if self.classic.any() != self.classic.all() else None,
             "segmenter": self.segmenter.identity if self.segmenter else None,
-            "mixed_words": bool(self.segmenter and self.words and self.words.mixed_words),
+            "mixed_words": bool(self.segmenter and self.segmentation and self.segmentation.mixed_words),
         }
 
     @cached_property
     def segmenter(self) -> Segmenter | None:
-        """The segmenter that runs here, if any."""
-        return self.words.load() if self.words and self.words.segmenter else None
+        """The segmenter, if the flags name one. Each process loads its own."""
+        return self.segmentation.load() if self.segmentation and self.segmentation.segmenter else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs. It loads its own segmenter; of a fast tokenizer it needs only the backend."""
+        """What another process needs: no segmenter, and of a fast tokenizer only the backend."""
         state = {name: value for name, value in vars(self).items() if name != "segmenter"}
         if self.tokenizer.is_fast and serialized(self.tokenizer.backend_tokenizer) is not None:
             state["tokenizer"] = Backend(self.tokenizer)
@@ -106,11 +96,13 @@ class TextTokenizer:
         try:
             lines = [text or "" for text in batch["text"].to_pylist()]
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.flag}: {one_line(error)}; convert the file, for example with iconv") from None
+            raise InputError(
+                f"{self.text_flag}: {one_line(error)}; convert the file, for example with iconv"
+            ) from None
         findings = Findings()
-        if self.tokenizer.is_fast or self.words:
+        if self.tokenizer.is_fast or self.segmentation:
             tokens = tokenize(self.tokenizer, lines)
-            continues, findings = self._words(tokens, batch)
+            continues, findings = self._continuations(tokens, batch)
             codes, lengths = tokens.ids << 1, tokens.lengths  # (tokens,) and (texts,)
             codes |= continues  # the id 8 becomes 16, or 17 where it continues a word
         else:
@@ -126,28 +118,29 @@ class TextTokenizer:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return TokenBatch(pa.ListArray.from_arrays(offsets, codes.astype(self.dtype)), findings)
 
-    def _words(self, tokens: Encodings, batch: pa.Table) -> tuple[NDArray[np.bool_], Findings]:
-        """(tokens,) Which tokens continue a word, by the text, references and a segmenter; and what is found here."""
+    def _continuations(self, tokens: Encodings, batch: pa.Table) -> tuple[NDArray[np.bool_], Findings]:
+        """(tokens,) Which tokens continue a word, by the text, references and a segmenter; and the findings."""
         special = np.isin(tokens.ids, self.special_ids)
         continues, characters = tokens.continues, tokens.characters
         has_references = "chinese_ref" in batch.column_names
         findings = Findings.of(characters, has_words=has_references or self.segmenter is not None)
         if has_references:
             positions = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
-            places = _Places(batch, self.files)
-            references = LineReferences(positions, places, self._are_classic(batch), self.mixed, self.where)
-            joined, left_out = continuations(tokens, references, self.prefix, special)
+            name_line = partial(self._name_line, batch)
+            file = batch["file"].to_numpy() if "file" in batch.column_names else np.zeros(len(batch), np.int64)
+            references = LineReferences(positions, name_line, self.classic[file], self.mixed, self.reference_flag)
+            by_references, left_out = continuations(tokens, references, self.prefix, special)
             example = references.place(int(left_out[0])) if len(left_out) else ""
             findings += Findings(positions=sum(map(len, positions)), left_out=len(left_out), example=example)
-            continues = continues | joined
-        if self.segmenter and self.words:
-            words, mixed = words_of(self.segmenter, characters.lines), self.words.mixed_words
-            joins = segmented(characters, words, mixed, any_script=self.segmenter.any_script)
-            continues = continues | tokens.continuations(joins)
+            continues = continues | by_references
+        if self.segmenter and self.segmentation:
+            words, mixed = words_of(self.segmenter, characters.lines), self.segmentation.mixed_words
+            character_words = segmented(characters, words, mixed, any_script=self.segmenter.any_script)
+            continues = continues | tokens.continuations(character_words)
         return set_apart(continues, special), findings
 
     def _check_ids(self, codes: NDArray[np.integer]) -> None:
-        """Raise an `InputError` for an id beyond the vocabulary. Stored in few bits, it would become another id."""
+        """Raise an `InputError` for an id outside the vocabulary: with few bits it would be stored as another id."""
         highest = int(codes.max(initial=0)) >> 1
         if highest >= self.size:
             raise InputError(
@@ -155,19 +148,20 @@ class TextTokenizer:
                 f"{self.size - 1}; repair its files"
             )
 
-    def _are_classic(self, batch: pa.Table) -> NDArray[np.bool_]:
-        """(lines,) Whether the reference of each line is from a file without provenance."""
-        if "file" in batch.column_names:
-            return self.classic[batch["file"].to_numpy()]
-        return np.full(len(batch), self.classic.all())
+    def _name_line(self, batch: pa.Table, index: int) -> str:
+        """The name of a line of a batch, for a message."""
+        if "line" not in batch.column_names:
+            return f"{index + 1} of its batch"
+        file = self.reference_files[batch["file"][index].as_py()] if "file" in batch.column_names else ""
+        return f"{batch['line'][index].as_py()} of the text ({file})"
 
 
 def tokens_of_split(tokenizers: Mapping[str, TextTokenizer], batch: tuple[str, pa.Table]) -> TokenBatch:
-    """The tokens of texts that come with the name of their split."""
+    """Tokenize the texts of a split, which come with its name."""
     split, texts = batch
     return tokenizers[split](texts)
 
 
 def tokenizer_identity(tokenizer) -> str:
-    """What tells tokenizers apart that split text differently."""
+    """A name that differs between tokenizers that split text differently."""
     return tokenizer_digest(tokenizer) if tokenizer.is_fast else f"{type(tokenizer).__name__}:{tokenizer.name_or_path}"

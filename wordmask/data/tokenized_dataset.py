@@ -21,10 +21,10 @@ class TokenizedDataset(torch.utils.data.Dataset):
 
     Args:
         dataset: gives dicts with `input_ids` by index, and has a length.
-        name: what the user calls it.
+        name: the parameter that gave the dataset, for an error message.
     """
 
-    length = 1  # all examples count alike: a step has a fixed number of them, whatever their length
+    length = 1  # all examples count the same: a step has a fixed number of examples of any length
 
     def __init__(self, dataset: Any, name: str):
         if not hasattr(dataset, "__len__") or not len(dataset):
@@ -35,8 +35,8 @@ class TokenizedDataset(torch.utils.data.Dataset):
         return len(self.dataset)
 
     @property
-    def documents(self) -> int:
-        """The number of examples. Each is a sequence of its own."""
+    def document_count(self) -> int:
+        """The number of examples. Each is a sequence."""
         return len(self)
 
     @cached_property
@@ -46,12 +46,9 @@ class TokenizedDataset(torch.utils.data.Dataset):
         examples = select(["input_ids"]) if select else self.dataset
         return np.fromiter((len(examples[index]["input_ids"]) for index in range(len(self))), np.int64, len(self))
 
-    def examples(self, draws: Sequence[Draw], offset: int = 0) -> list[dict[str, Any]]:
-        """The examples of a batch."""
+    def __getitems__(self, draws: Sequence[Draw], offset: int = 0) -> list[dict[str, Any]]:
+        """The examples of a batch. A `DataLoader` calls this. The dataset is the only stage, so `offset` is 0."""
         return [
             {**self.dataset[draw.index], "example_id": draw.index, "epoch": draw.epoch, "mlm_probability": draw.rate}
             for draw in draws
         ]
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        return self.examples([draw])[0]

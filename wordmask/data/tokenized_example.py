@@ -1,10 +1,9 @@
-"""An example of a user's tokenized dataset (Python API): its columns, checked, and which tokens continue a word."""
+"""An example of a user's tokenized dataset (Python API): check its columns, and find which tokens continue a word."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,152 +12,138 @@ from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.words import Characters
-from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError
 
-NO_WORD = -1  # the word id of a special token, `None` in transformers
+NO_WORD = -1  # the word id of a special token; transformers has `None`
+PER_TOKEN = ("attention_mask", "special_tokens_mask", "token_type_ids", "word_ids", "offset_mapping")  # columns
 
 
 @dataclass
 class TokenizedExample:
-    """The tokens of an example, padding at its ends left out. All arrays are (length,).
+    """The tokens of an example, without padding at its ends.
 
     Attributes:
-        ids: the tokens.
-        attended: 1 where the model attends to a token.
-        maskable: whether the example lets a token be masked.
-        type_ids: its `token_type_ids`, if any.
-        words: the number of each token's word, `NO_WORD` for special tokens, if `word_ids` gives it.
-        offsets: (length, 2) where each token lies in its text, if there is a text.
-        texts: that text, or the two of a pair.
-        reference: the positions that `chinese_ref` adds, if any.
+        ids: (length,) the token ids.
+        columns: the other columns with a value for each token that the example has: (length,), or for
+            `offset_mapping` (length, 2).
+        texts: the text of the offsets, or the two texts of a pair.
+        reference: (positions,) the positions of `chinese_ref`.
     """
 
     ids: NDArray[np.int64]
-    attended: NDArray[np.int64]
-    maskable: NDArray[np.bool_]
-    type_ids: NDArray[np.int64] | None
-    words: NDArray[np.int64] | None
-    offsets: NDArray[np.int64] | None
+    columns: dict[str, NDArray[np.int64]]
     texts: list[str]
-    reference: NDArray[np.int64] | None
+    reference: NDArray[np.int64]
 
     @classmethod
-    def of(cls, example: Mapping[str, Any], padding: int | None, known: int) -> TokenizedExample:
+    def of(cls, example: Mapping[str, Any], padding: int | None, vocabulary_size: int) -> TokenizedExample:
         """Read an example.
 
         Args:
-            example: what a dataset holds.
-            padding: the id of padding, `None` where it may be a token of a text.
-            known: ids are below this number.
+            example: an example of the dataset.
+            padding: the id of padding; `None` if this token may also stand in a text.
+            vocabulary_size: ids are less than this.
+
+        Raises:
+            InputError: if a column does not fit.
         """
         if example.get("input_ids") is None:
             raise InputError(f"input_ids is missing in an example with {', '.join(example)}; tokenize the dataset")
         ids = _array("input_ids", example["input_ids"])
         if ids.ndim != 1:
             raise InputError(f"input_ids has the shape {ids.shape}; give the tokens of one example, without a batch")
-        if len(ids) and not 0 <= ids.min() <= ids.max() < known:
-            unknown = ids[(ids < 0) | (ids >= known)][0]
+        if len(ids) and not 0 <= ids.min() <= ids.max() < vocabulary_size:
+            unknown = ids[(ids < 0) | (ids >= vocabulary_size)][0]
             raise InputError(
-                f"input_ids holds {unknown}, which is not an id of this tokenizer; give the one that made the dataset"
+                f"input_ids has {unknown}, which is not an id of this tokenizer; give the one that made the dataset"
             )
-        column = partial(_column, example, len(ids))
         texts = [example[name] for name in ("text", "text_pair") if isinstance(example.get(name), str)]
-        attended, special, type_ids = map(column, ("attention_mask", "special_tokens_mask", "token_type_ids"))
-        words, offsets = column("word_ids"), column("offset_mapping") if texts else None
-        places = np.flatnonzero(ids != padding if attended is None else attended)
-        kept = slice(places[0], places[-1] + 1) if len(places) else slice(0)
-        ids = ids[kept]
-        return cls(
-            ids,
-            np.ones_like(ids) if attended is None else attended[kept],
-            np.ones(len(ids), bool) if special is None else special[kept] == 0,
-            None if type_ids is None else type_ids[kept],
-            None if words is None else words[kept],
-            None if offsets is None else offsets[kept],
-            texts,
-            _reference(example, len(ids)),
-        )
+        names = [name for name in PER_TOKEN if example.get(name) is not None]
+        columns = {name: _array(name, example[name]) for name in names if texts or name != "offset_mapping"}
+        for name, column in columns.items():
+            if len(column) != len(ids):
+                raise InputError(f"{name} has {len(column)} entries for {len(ids)} input_ids; give one for each token")
+        tokens = np.flatnonzero(columns.get("attention_mask", ids != padding))
+        kept = slice(tokens[0], tokens[-1] + 1) if len(tokens) else slice(0)
+        ids, columns = ids[kept], {name: column[kept] for name, column in columns.items()}
+        return cls(ids, columns, texts, _reference(example, len(ids)))
+
+    @property
+    def words_from(self) -> str:
+        """The column that gives the words: `word_ids`, `offset_mapping` or `input_ids`."""
+        return next((name for name in ("word_ids", "offset_mapping") if name in self.columns), "input_ids")
 
 
 def _array(name: str, values: Any) -> NDArray[np.int64]:
-    """A column as whole numbers, `None` in it as `NO_WORD`.
+    """A column as integers, with `NO_WORD` for `None`.
 
     Raises:
-        InputError: where it holds anything else.
+        InputError: if it holds anything else.
     """
     array = values.numpy(force=True) if isinstance(values, torch.Tensor) else np.asarray(values)
     try:
         if array.dtype.kind == "O":
             array = np.array([NO_WORD if value is None else value for value in array])
-        if array.dtype.kind == "f":  # what numpy and pandas make of numbers with None, and of an empty list
+        if array.dtype.kind == "f":  # numpy and pandas make floats of numbers with None, and of an empty list
             array = np.nan_to_num(array, nan=NO_WORD)
         return array.astype(np.int64)
     except (TypeError, ValueError):
         raise InputError(f"{name} is not a list of whole numbers: {str(values)[:60]}") from None
 
 
-def _column(example: Mapping[str, Any], length: int, name: str) -> NDArray[np.int64] | None:
-    """A column with a value for each token, `None` where the example has none."""
-    if example.get(name) is None:
-        return None
-    array = _array(name, example[name])
-    if len(array) != length:
-        raise InputError(f"{name} has {len(array)} entries for {length} input_ids; give one for each token")
-    return array
-
-
-def _reference(example: Mapping[str, Any], length: int) -> NDArray[np.int64] | None:
+def _reference(example: Mapping[str, Any], length: int) -> NDArray[np.int64]:
     """The positions of `chinese_ref` that lie in an example of this length."""
     if example.get("chinese_ref") is None:
-        return None
+        return np.zeros(0, np.int64)
     positions = _array("chinese_ref", example["chinese_ref"])
     if (positions < 0).any():
-        raise InputError(f"chinese_ref holds {positions.min()}, which is not a position; make_references gives them")
+        raise InputError(f"chinese_ref has {positions.min()}, which is not a position; make it with make_references")
     return positions[positions < length]
 
 
-def by_word_ids(examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
-    """(tokens,) Which tokens of these examples continue a word, as their `words` have it."""
-    words = [example.words for example in examples if example.words is not None]
-    flat, edges = np.concatenate(words), np.cumsum(list(map(len, words)))
-    continues = np.append(False, (flat[1:] == flat[:-1]) & (flat[1:] > NO_WORD))[: len(flat)]
-    continues[edges[edges < len(flat)]] = False
-    return continues
+def continues_by_word_ids(examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
+    """(tokens,) Whether a token continues a word: it has the same number as the token before it in its example."""
+    # Between two examples we put a special token: words 0 0 and 0 1 become 0 0 -1 0 1 -1.
+    words = np.concatenate([np.append(example.columns["word_ids"], NO_WORD) for example in examples])
+    continues = np.append(False, (words[1:] == words[:-1]) & (words[1:] > NO_WORD))
+    ends = np.cumsum([len(example.ids) + 1 for example in examples]) - 1
+    return np.delete(continues, ends)
 
 
-def by_offsets(examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
-    """(tokens,) Which tokens of these examples continue a word, as their `offsets` and `texts` have it.
+def continues_by_offsets(examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
+    """(tokens,) Whether a token continues a word, by the rule for text.
 
-    Tokens at `(0, 0)`, the special ones, part the texts of a pair:
+    Special tokens have the offsets `(0, 0)`. They stand around the texts of a pair:
 
         offsets     (0, 0)  (0, 4)  (4, 7)  (0, 0)  (0, 3)  (0, 0)
-        number      -       0       0       -       1       -
+        begins      0       1       0       0       1       0
     """
-    given = [example.offsets for example in examples if example.offsets is not None]
-    offsets, sizes = np.concatenate(given), np.array(list(map(len, given)))
-    inside: NDArray[np.bool_] = np.any(offsets > 0, axis=1)
-    begins = inside & ~np.append(False, inside[:-1])[: len(inside)]
-    first_tokens = starts_of(sizes)[sizes > 0]
-    begins[first_tokens] = inside[first_tokens]
-    counts = np.diff(np.append(0, np.append(0, np.cumsum(begins))[np.cumsum(sizes)]))
     texts: list[str] = []
-    for example, count in zip(examples, counts.tolist(), strict=True):
+    begins = []  # for each example, whether a token is the first token of a text
+    for example in examples:
+        inside = np.any(example.columns["offset_mapping"] > 0, axis=1)
+        begins.append(np.diff(inside.astype(int), prepend=0) > 0)
+        count = np.count_nonzero(begins[-1])
         if count > len(example.texts):
             raise InputError(
-                f"offset_mapping is of {count} texts, parted by special tokens, and the example has "
-                f"{len(example.texts)}; give the other as text_pair"
+                f"offset_mapping has {count} texts with special tokens between them, and the example has "
+                f"{len(example.texts)}; give the other text as text_pair"
             )
         texts += example.texts[:count]
-    number, characters = np.cumsum(begins)[inside] - 1, Characters(texts)
-    starts, ends = offsets[inside].T
-    if (ends > characters.line_lengths[number]).any():
-        text = texts[number[np.argmax(ends > characters.line_lengths[number])]]
-        raise InputError(f"offset_mapping reaches behind the end of the text {text[:40]!r}; give the text of it")
-    line_starts, lengths = characters.line_starts[number], np.bincount(number, minlength=len(texts))
-    ids = np.concatenate([example.ids for example in examples])[inside]
-    continues = np.zeros(len(offsets), bool)
-    continues[inside] = Encodings.of_spans(
-        ids, lengths, starts + line_starts, ends + line_starts, characters
-    ).continues
+    offsets = np.concatenate([example.columns["offset_mapping"] for example in examples])
+    inside = np.any(offsets > 0, axis=1)
+    # (tokens in texts,) The number of each token's text: begins 1 0 1 0 0 give 0 0 1 1 1.
+    text = np.cumsum(np.concatenate(begins))[inside] - 1
+    ids, offsets = np.concatenate([example.ids for example in examples])[inside], offsets[inside]
+    characters = Characters(texts)
+    is_after_end = offsets[:, 1] > characters.line_lengths[text]
+    if is_after_end.any():
+        wrong = texts[text[np.argmax(is_after_end)]]
+        raise InputError(
+            f"offset_mapping goes beyond the end of the text {wrong[:40]!r}; give the text that it is for"
+        )
+    continues = np.zeros(len(inside), bool)
+    lengths = np.bincount(text, minlength=len(texts))
+    starts, ends = offsets.T + characters.line_starts[text]
+    continues[inside] = Encodings.of_spans(ids, lengths, starts, ends, characters).continues
     return continues

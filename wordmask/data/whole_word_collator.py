@@ -1,9 +1,10 @@
-"""The collator of the Python API: from examples that any dataset holds to a masked batch."""
+"""The collator of the Python API: from the examples of any tokenized dataset to a masked batch."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.config.masking_arguments import MaskingArguments
-from wordmask.data.collator import lay_out, round_up
-from wordmask.data.tokenized_example import TokenizedExample, by_offsets, by_word_ids
-from wordmask.masking import Replacement, Strategy, choose, hash64, replace, word_starts
+from wordmask.data.collator import Masker, lay_out, round_up
+from wordmask.data.tokenized_example import TokenizedExample, continues_by_offsets, continues_by_word_ids
+from wordmask.masking import Strategy, hash64
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError, naming_parameters
 
 
-class WholeWordMaskCollator:
+class WholeWordMaskCollator(Masker):
     """Pad tokenized examples and mask whole words, in any loop: the `Trainer`, Accelerate, plain PyTorch.
 
         collator = wordmask.WholeWordMaskCollator(tokenizer, mlm_probability=0.15)
@@ -33,37 +34,37 @@ class WholeWordMaskCollator:
         input_ids   [[101, 103, 103, 9, 102]]
         labels      [[-100, 7, 8, -100, -100]]
 
-    **Examples** are dicts with `input_ids`: lists, arrays or tensors, special tokens included, one text or a pair.
-    `attention_mask`, `token_type_ids` and `special_tokens_mask` are used where they are given, padding that is there
-    already is made anew, and other columns are left aside. The words of an example come from the first of these that
-    it has:
+    **Examples** are dicts with `input_ids`: a list, an array or a tensor, with special tokens, of one text or a pair.
+    The columns `attention_mask`, `token_type_ids` and `special_tokens_mask` are used if they are there. Existing
+    padding is removed and made again. Other columns are ignored. Words come from the first of these that an example
+    has:
 
     - `word_ids`: the number of each token's word, `None` or -1 for special tokens, as `BatchEncoding.word_ids` gives;
     - `offset_mapping` with `text` (and `text_pair`): words by the rule for text (docs/masking.md);
-    - `input_ids` alone: the text is put together from the tokens (`##`, `Ġ`, `▁`, `@@`, `</w>`) and read by the same
-      rule, with the same words as from the text but for what ids do not show: characters that the tokenizer changes
-      (`…` to `...`), what an unknown token stands for (it is a word by itself), and, unless the tokenizer is
-      byte-level, whether white space stood around a token that was added to the vocabulary (taken for granted).
+    - `input_ids` alone: we rebuild the text from the tokens (`##`, `Ġ`, `▁`, `@@`, `</w>`) and apply the same rule.
+      The words are the same as from the text, except for what ids do not show: characters that the tokenizer changes
+      (`…` to `...`), the text of an unknown token (which is a word of its own), and the white space around a token
+      that was added to the vocabulary (a byte-level tokenizer shows it; for others we assume it).
 
-    `chinese_ref` comes on top of any of these: a list of the positions, special tokens counted and padding not, of
-    tokens that continue the word of the token before them, as `make_references` gives. Positions behind the end of an
-    example that was cut are passed over.
+    `chinese_ref` adds to any of these. It lists the positions of tokens that continue the word of the token before
+    them, as `make_references` gives them. Special tokens count, padding does not. Positions after the end of a
+    truncated example are ignored.
 
-    The plain `Trainer` drops all columns but those that the model takes, so that `input_ids` alone arrive here. Give
+    The plain `Trainer` removes the columns that the model does not take, so only `input_ids` arrive here. Give
     `TrainingArguments(remove_unused_columns=False)` to keep the others.
 
-    **Masks** depend on the seed, the ids, the place in the batch and one number for each batch from torch's default
-    generator. So they differ from epoch to epoch and from worker to worker, and `transformers.set_seed` before
-    training repeats them. Where examples also have the integers `example_id` and `epoch`, they depend on the seed and
-    these two alone: on no order, batch size or number of workers, and are the same after a resume.
+    **Masks** depend on the seed, the ids, the place in the batch, and one random number for each batch from torch's
+    default generator. So they differ between epochs and workers, and `transformers.set_seed` before training repeats
+    them. If examples also have the integers `example_id` and `epoch`, masks depend only on the seed and these two.
+    Then order, batch size and number of workers change nothing, and a resume gives the same masks.
 
     Args:
         tokenizer: any tokenizer with a mask token, fast or not.
-        mlm_probability: the share of tokens to mask; an example's own `mlm_probability`, if it has one, goes before.
-        strategy: what is masked as one: `whole_word`, `token`, `ngram` or `span`.
+        mlm_probability: the share of tokens to mask. If an example has its own `mlm_probability`, that is used.
+        strategy: what is masked as one unit: `whole_word`, `token`, `ngram` or `span`.
         seed: the seed of all masks.
         mask_replace_prob, random_replace_prob: the shares of chosen tokens that become the mask token and a random
-            one; the rest stays as it is.
+            token. The rest does not change.
         pad_to_multiple_of: pad batches to a multiple of this many tokens.
         return_word_ids: also return `word_ids`, (batch, length): equal numbers for the tokens of one word.
 
@@ -88,13 +89,10 @@ class WholeWordMaskCollator:
             raise InputError(f"pad_to_multiple_of: {pad_to_multiple_of} is not a positive number")
         with naming_parameters():
             MaskingArguments(Strategy(strategy), str(mlm_probability), mask_replace_prob, random_replace_prob)
-            self.vocabulary = vocabulary = Vocabulary.of(tokenizer)
-        self.tokenizer, self.mlm_probability, self.strategy = tokenizer, float(mlm_probability), Strategy(strategy)
-        self.multiple_of, self.return_word_ids = pad_to_multiple_of or 1, return_word_ids
-        self.seeded = hash64(seed)
-        self.replacement = Replacement(
-            vocabulary.mask_token_id, vocabulary.random_ids, mask_replace_prob, random_replace_prob
-        )
+            vocabulary = Vocabulary.of(tokenizer)
+        replacement = mask_replace_prob, random_replace_prob
+        super().__init__(vocabulary, Strategy(strategy), seed, *replacement, pad_to_multiple_of or 1, return_word_ids)
+        self.tokenizer, self.mlm_probability = tokenizer, float(mlm_probability)
         unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
         self.surfaces = Surfaces(tokenizer, np.append(np.flatnonzero(~vocabulary.maskable), unknown).astype(np.int64))
         others = {getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "bos", "eos", "unk")}
@@ -103,9 +101,9 @@ class WholeWordMaskCollator:
         self.pads_left = tokenizer.padding_side == "left"
 
     def with_word_ids(self) -> WholeWordMaskCollator:
-        """The same collator, which also returns `word_ids`."""
+        """A copy that also returns `word_ids`."""
         other = copy.copy(self)
-        other.return_word_ids = True
+        other.word_ids = True
         return other
 
     def __call__(
@@ -115,69 +113,66 @@ class WholeWordMaskCollator:
 
         Args:
             examples: see the class.
-            return_tensors: `pt`, which is all that there is; other collators take the same parameter.
+            return_tensors: must be `pt`; other collators have the same parameter.
 
         Returns:
             Tensors (batch, length) of int64: `input_ids`, `attention_mask`, `labels` (-100 where nothing is
-            predicted), `token_type_ids` if they are given, and `word_ids` if asked for.
+            predicted), `token_type_ids` if the examples have them, and `word_ids` if you asked for them.
         """
         if return_tensors != "pt":
-            raise InputError(f"return_tensors: {return_tensors} is not offered; the tensors are of PyTorch, pt")
+            raise InputError(f"return_tensors: {return_tensors} is not possible; give pt, for tensors of PyTorch")
         columns = [example if isinstance(example, Mapping) else {"input_ids": example} for example in examples]
-        sequences = [TokenizedExample.of(example, self.padding, len(self.vocabulary.maskable)) for example in columns]
-        ids, sizes = (
-            np.concatenate([sequence.ids for sequence in sequences]),
-            np.array([len(sequence.ids) for sequence in sequences]),
+        tokenized = [TokenizedExample.of(example, self.padding, len(self.vocabulary.maskable)) for example in columns]
+        sizes = np.array([len(example.ids) for example in tokenized])
+        codes = np.concatenate([example.ids for example in tokenized]) << 1 | self._continues(tokenized, sizes)
+        length, vocabulary = round_up(max(1, int(sizes.max())), self.multiple_of), self.vocabulary
+        padding = np.full((len(tokenized), length), vocabulary.pad_token_id, np.int64)
+        no_affix = np.zeros(0, np.int64)
+        input_ids, continues, maskable, sequence_ids = lay_out(
+            codes, sizes, np.ones_like(sizes), no_affix, no_affix, vocabulary.maskable, padding
         )
-        codes = ids << 1 | self._continues(sequences, ids, sizes)
-        width = round_up(max(1, int(sizes.max())), self.multiple_of)
-        padded = np.full((len(sequences), width), self.vocabulary.pad_token_id)
-        none, counts = np.zeros(0, np.int64), np.ones(len(sequences), np.int64)
-        input_ids, continues, maskable, numbers = lay_out(
-            codes, sizes, counts, none, none, self.vocabulary.maskable, padded
-        )
-        inside = numbers > 0
-        attention_mask = inside.astype(np.int64)
-        attention_mask[inside] = np.concatenate([sequence.attended for sequence in sequences])
-        maskable[inside] &= np.concatenate([sequence.maskable for sequence in sequences])
-        maskable &= attention_mask > 0
+        inside = sequence_ids > 0
 
+        def column(name: str, default: int, fill: int = 0) -> NDArray[np.int64]:
+            """(batch, length) A column of the examples; `default` for examples without it, `fill` for padding."""
+            values = [example.columns.get(name, np.full_like(example.ids, default)) for example in tokenized]
+            padded = np.full_like(padding, fill)
+            padded[inside] = np.concatenate(values)
+            return padded
+
+        attention_mask = column("attention_mask", 1)
+        maskable &= (attention_mask > 0) & (column("special_tokens_mask", 0) == 0)
         rates = np.array([example.get("mlm_probability", self.mlm_probability) for example in columns], float)
-        keys = self._keys(columns, input_ids, inside)
-        chosen = choose(maskable, continues, rates, keys, self.strategy)
-        masked, labels = replace(input_ids, chosen, keys, self.replacement)
-        batch: dict[str, NDArray[Any]] = {"input_ids": masked, "attention_mask": attention_mask, "labels": labels}
-        if all(sequence.type_ids is not None for sequence in sequences):
-            batch["token_type_ids"] = np.full_like(padded, self.type_padding)
-            batch["token_type_ids"][inside] = np.concatenate([sequence.type_ids for sequence in sequences])
-        if self.return_word_ids:
-            batch["word_ids"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
+        batch = self._mask(input_ids, continues, maskable, rates, self._keys(columns, input_ids, inside))
+        batch["attention_mask"] = attention_mask
+        if all("token_type_ids" in example.columns for example in tokenized):
+            batch["token_type_ids"] = column("token_type_ids", 0, self.type_padding)
         if self.pads_left:
             # A sequence of 3 tokens in 5 columns is read from the columns 3, 4, 0, 1, 2.
-            places = (np.arange(width) + sizes[:, None]) % width
+            places = (np.arange(length) + sizes[:, None]) % length
             batch = {name: np.take_along_axis(array, places, 1) for name, array in batch.items()}
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def _continues(
-        self, sequences: Sequence[TokenizedExample], ids: NDArray[np.int64], sizes: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """(tokens,) Whether each token continues the word of the token before it."""
-        continues, starts = np.zeros(len(ids), bool), starts_of(sizes)
-        has_words = np.array([sequence.words is not None for sequence in sequences])
-        has_offsets = np.array([sequence.offsets is not None for sequence in sequences]) & ~has_words
-        for chosen, source in ((has_words, by_word_ids), (has_offsets, by_offsets)):
-            if chosen.any():
-                continues[np.repeat(chosen, sizes)] = source(
-                    [sequence for sequence, own in zip(sequences, chosen, strict=True) if own]
-                )
-        alone = ~(has_words | has_offsets)
-        if alone.any():
-            of_ids = np.repeat(alone, sizes)
-            continues[of_ids] = self.surfaces.continues(ids[of_ids], sizes[alone])
-        for sequence, start in zip(sequences, starts, strict=True):
-            if sequence.reference is not None:
-                continues[start + sequence.reference] = True
+    def _continues(self, examples: Sequence[TokenizedExample], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(tokens,) Whether each token continues the word of the token before it; sizes (examples,) count tokens."""
+        continues, words_from = np.zeros(sizes.sum(), bool), np.array([example.words_from for example in examples])
+        sources: list[tuple[str, Callable[[list[TokenizedExample]], NDArray[np.bool_]]]] = [
+            ("word_ids", continues_by_word_ids),
+            ("offset_mapping", continues_by_offsets),
+            ("input_ids", self._continues_by_ids),
+        ]
+        for column, find in sources:
+            has_column = words_from == column
+            if has_column.any():
+                continues[np.repeat(has_column, sizes)] = find([*compress(examples, has_column)])
+        positions = [start + example.reference for start, example in zip(starts_of(sizes), examples, strict=True)]
+        continues[np.concatenate(positions)] = True
         return continues
+
+    def _continues_by_ids(self, examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
+        """(tokens,) The same for examples that have only ids."""
+        ids = [example.ids for example in examples]
+        return self.surfaces.continues(np.concatenate(ids), np.array(list(map(len, ids))))
 
     def _keys(
         self, examples: Sequence[Mapping[str, Any]], input_ids: NDArray[np.int64], inside: NDArray[np.bool_]
@@ -191,7 +186,7 @@ class WholeWordMaskCollator:
                     f"example_id: {examples[0]['example_id']!r} of epoch {examples[0]['epoch']!r} is not a whole "
                     "number; give numbers, or rename one of the two columns"
                 ) from None
-            return hash64(*np.array(numbers, np.uint64).T, state=self.seeded)
-        draw, places = int(torch.empty((), dtype=torch.int64).random_()), np.arange(len(examples))
+            return hash64(self.seed, *np.array(numbers, np.uint64).T)
+        random_number, places = int(torch.empty((), dtype=torch.int64).random_()), np.arange(len(examples))
         tokens = np.where(inside, hash64(input_ids, np.arange(input_ids.shape[1])), np.uint64(0))
-        return hash64(draw, places, tokens.sum(1, dtype=np.uint64), state=self.seeded)
+        return hash64(self.seed, random_number, places, tokens.sum(1, dtype=np.uint64))

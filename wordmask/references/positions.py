@@ -1,13 +1,13 @@
-"""The positions of a reference: words are written as positions (`line_positions`), and read back (`continuations`).
+"""The positions of a reference: `line_positions` writes words as positions, and `continuations` reads them back.
 
 A position is the number of a token that continues the word of the token before it, special tokens counted. With
-`[CLS]` in front, the words 我 / 喜欢 / 你 give `[3]`. What one function writes, the other reads.
+`[CLS]` before the text, the words 我 / 喜欢 / 你 give `[3]`.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import Any
@@ -39,14 +39,15 @@ def line_positions(
         InputError: if the words do not add up to their line.
     """
     tokens = tokenize(tokenizer, lines)
-    joined = tokens.continuations(segmented(tokens.characters, words_of(segmenter, lines), mixed, numbers))
-    token = np.flatnonzero(joined)  # (positions,) in the batch
-    # Lines of 3 and 2 tokens where tokens 1 and 4 are joined: edges 0 1 2, so line 0 has token 1 and line 1 token 4.
-    edges = np.searchsorted(token, np.append(tokens.line_starts, len(joined)))
-    # Token 4 is token 4 - 3 of its line; with one special token in front its position is 2.
-    line_start = np.repeat(tokens.line_starts - len(special_affixes(tokenizer)[0]), np.diff(edges))
+    continues = tokens.continuations(segmented(tokens.characters, words_of(segmenter, lines), mixed, numbers))
+    token = np.flatnonzero(continues)  # (positions,) in the batch
+    # Lines of 3 and 2 tokens, where tokens 1 and 4 continue a word, give the bounds 0 1 2: line 0 has the first of
+    # these two tokens, line 1 has the second.
+    bounds = np.searchsorted(token, np.append(tokens.line_starts, len(continues)))
+    # Token 4 is token 4 - 3 of its line. With one special token before the line, its position is 2.
+    line_start = np.repeat(tokens.line_starts - len(special_affixes(tokenizer)[0]), np.diff(bounds))
     positions = (token - line_start).tolist()
-    return [positions[start:stop] for start, stop in pairwise(edges.tolist())]
+    return [positions[start:stop] for start, stop in pairwise(bounds.tolist())]
 
 
 def make_references(
@@ -77,36 +78,34 @@ def make_references(
 
 @dataclass(frozen=True)
 class LineReferences:
-    """The references of a batch of lines.
+    """The references of a batch of lines, as `continuations` needs them.
 
     Attributes:
         positions: the positions of each line.
-        numbers: the number of each line in its text, or another name for it, for an error message.
+        name_line: gives the name of a line by its index in the batch, for messages: `7 of the text`.
         classic: (lines,) whether a reference comes from a file without provenance. The classic script matches words
-            against tokens, so it may join over white space and over characters that the tokenizer drops. Such
-            positions are left out.
-        mixed: whether words may be other than Chinese.
-        where: the flag and the file, for an error message.
+            against tokens. So it may join tokens that have white space, or characters that the tokenizer removes,
+            between them. We leave out such positions.
+        mixed: whether words may have other than Chinese characters.
+        flag: the flag that names the references, for an error message.
     """
 
     positions: Sequence[Sequence[int]]
-    numbers: Sequence[int | str]
+    name_line: Callable[[int], str]
     classic: NDArray[np.bool_]
     mixed: bool
-    where: str
+    flag: str
 
     def place(self, index: int) -> str:
         """Where a position comes from, by its index among all positions of the batch."""
         line = bisect.bisect_right([*accumulate(map(len, self.positions))], index)
-        number, position = self.numbers[line], [*chain(*self.positions)][index]
-        place = number if isinstance(number, str) else f"{number} of the text"
-        return f"position {position} of the reference for line {place}"
+        return f"position {[*chain(*self.positions)][index]} of the reference for line {self.name_line(line)}"
 
     def refuse(self, wrong: NDArray[np.bool_], why: str) -> None:
         """Raise an `InputError` for the first wrong position; `wrong` is (positions,)."""
         if wrong.any():
             raise InputError(
-                f"{self.where}: {self.place(int(np.argmax(wrong)))} {why}; "
+                f"{self.flag}: {self.place(int(np.argmax(wrong)))} {why}; "
                 "make the references again with run_chinese_ref.py and the tokenizer given here"
             )
 
@@ -123,12 +122,12 @@ def continuations(
         special: (tokens,) which tokens are special. They belong to no word.
 
     Returns:
-        (tokens,) Whether each token continues a word. And the indices of the positions that are left out.
+        (tokens,) Whether each token continues a word; and the indices of the positions that are left out.
 
     Raises:
         InputError: if a position is out of range, a special token or the first token of its line. In a file with
-            provenance also if it is apart from the token before it, or joins text that is not Chinese although the
-            file has no words of mixed script. It names the line and the position.
+            provenance also if white space is before the token, or if it joins text that is not Chinese although the
+            file has no words of mixed script. The error names the line and the position.
     """
     counts = np.fromiter(map(len, references.positions), np.int64, len(references.positions))
     largest = 2**63 - 1  # JSON has no bounds for integers, arrays have
@@ -144,14 +143,14 @@ def continuations(
     refuse(special[token], "is a special token")
     refuse(index == 0, "is the first token of its line, so not joined to a token before it")
 
-    # A token is apart from the one before it if white space lies between them. The running count of white space tells:
-    # in `ab c` it is 0 0 1 1, so b and c, with 0 and 1, are apart.
+    # A token cannot continue a word if white space is before it. The running count of white space shows this: in
+    # `ab c` it is 0 0 1 1, so white space is between b (0) and c (1).
     spaces = np.cumsum(tokens.characters.white_space)
     left_out = spaces[tokens.first[token]] != spaces[tokens.last[token - 1]]
     left_out |= special[token - 1]
     refuse(left_out & exact, "is not joined to the token before it")
     if not references.mixed:
-        # The same for other than Chinese characters from the first one of the token before to the last one of this.
+        # The same for characters that are not Chinese, from the start of the token before to the end of this token.
         foreign_count = np.concatenate([[0], np.cumsum(tokens.characters.foreign)])
         foreign = foreign_count[tokens.last[token] + 1] != foreign_count[tokens.first[token - 1]]
         refuse(foreign & exact, "joins text that is not Chinese in a file that does not say that it holds mixed words")

@@ -1,4 +1,4 @@
-"""What a reference file was made from: kept beside it as `<name>.meta.json`, and checked when it is read."""
+"""What a reference file was made from. The file `<name>.meta.json` beside it keeps this, and readers check it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Provenance:
     """What a reference file was made from.
 
     Attributes:
-        lines: the number of lines of the text, with blank ones.
+        lines: the number of lines of the text, with blank lines.
         text_sha256: the digest of the lines. Line ends, compression and file format do not change it.
         tokenizer_sha256: see `tokenizer_digest`.
-        tokenizer, segmenter: names and versions, for people.
+        tokenizer, segmenter: names and versions, for messages.
         mixed_words: whether words of mixed script count.
     """
 
@@ -56,18 +56,18 @@ def write_provenance(path: str | Path, provenance: Provenance) -> None:
 
 
 def tokenizer_digest(tokenizer) -> str:
-    """The digest of all that decides where a fast tokenizer's tokens begin and end."""
+    """A digest of everything that decides where the tokens of a fast tokenizer begin and end."""
     state = serialized(tokenizer.backend_tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
     decisive = {name: state.get(name) for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 class TextDigest:
-    """A running digest of the lines of a text.
+    """A digest of the lines that were added so far.
 
     Attributes:
-        lines: how many lines it took in.
-        blank: how many of these were blank.
+        lines: the number of these lines.
+        blank: the number of blank lines among them.
     """
 
     def __init__(self) -> None:
@@ -75,12 +75,10 @@ class TextDigest:
         self.lines = self.blank = 0
 
     def add(self, lines: Sequence[str]) -> None:
-        """Take in the next lines."""
-        joined = "\n".join([*lines, ""])
-        if joined.count("\n") > len(lines):  # a line end inside a text becomes a byte that UTF-8 lacks
-            self._hash.update(b"".join(_encoded(line).replace(b"\n", b"\xff") + b"\n" for line in lines))
-        else:
-            self._hash.update(_encoded(joined))
+        """Add the next lines."""
+        # The text of a table may have a line end inside. It becomes a byte that UTF-8 does not have.
+        encoded = (line.encode("utf-8", "surrogatepass").replace(b"\n", b"\xff") for line in lines)
+        self._hash.update(b"".join(line + b"\n" for line in encoded))
         self.lines += len(lines)
         self.blank += sum(map(is_blank, lines))
 
@@ -89,12 +87,8 @@ class TextDigest:
         return self._hash.hexdigest()
 
 
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
 def check_text(provenance: Provenance, digest: TextDigest, text_path: str, reference_path: str, flag: str) -> None:
-    """Raise an `InputError` if a text is not the one that its references were made from."""
+    """Raise an `InputError` if the references were made from another text."""
     if provenance.text_sha256 != digest.hexdigest():
         difference = (
             f"{provenance.lines} lines where this one has {digest.lines}"

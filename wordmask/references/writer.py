@@ -1,6 +1,6 @@
-"""Writing references: of a corpus of any size, on any number of processes, and after any interruption.
+"""Write the references of a text of any size, with any number of processes. A run can continue after an interruption.
 
-The lines are divided into parts of equal number, see `wordmask.utils.parts`. When all parts are finished, they are
+The lines are divided into parts of equal size, see `wordmask.utils.parts`. When all parts are finished, they are
 joined into the output. So the output does not depend on workers, interruptions or machines.
 """
 
@@ -13,7 +13,6 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import cached_property, partial
@@ -43,11 +42,11 @@ SCHEMA = pa.schema({"text": pa.string(), "chinese_ref": pa.list_(pa.int32())})
 
 
 class Annotator:
-    """Gives the references of lines. It is sent to each worker, and loads what it needs there.
+    """Makes the references of lines. Each worker gets a copy, which loads what it needs.
 
     Args:
-        load_tokenizer: gives a fast tokenizer.
-        load_segmenter: gives a segmenter. For several workers, pickle must be able to send both functions.
+        load_tokenizer: returns a fast tokenizer.
+        load_segmenter: returns a segmenter. With several workers, pickle must be able to send both functions.
         mixed: whether words of mixed script count.
     """
 
@@ -65,8 +64,8 @@ class Annotator:
         return self._load_segmenter()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a worker needs: only the backend of the tokenizer, so that it starts in a second, without transformers.
-        A tokenizer with a part in Python cannot be sent, so the worker loads it."""
+        """What a worker needs: of the tokenizer only the backend, so the worker starts in a second, without
+        transformers. If a part of the tokenizer is Python code, it cannot be sent, and the worker loads it."""
         state = {"_load_segmenter": self._load_segmenter, "mixed": self.mixed}
         if serialized(self.tokenizer.backend_tokenizer) is None:
             return state | {"_load_tokenizer": self._load_tokenizer}
@@ -75,29 +74,25 @@ class Annotator:
     def __call__(self, batch: Batch) -> list[list[int] | None]:
         """The reference of each line, `None` for a blank one."""
         start, lines = batch
-        visible = [index for index, line in enumerate(lines) if not is_blank(line)]
-        references: list[list[int] | None] = [None] * len(lines)
-        if visible:
-            texts, numbers = [lines[index] for index in visible], [start + index for index in visible]
-            positions = line_positions(self.tokenizer, self.segmenter, texts, self.mixed, numbers)
-            for index, reference in zip(visible, positions, strict=True):
-                references[index] = reference
-        return references
+        numbers = [number for number, line in enumerate(lines, start) if not is_blank(line)]
+        texts = [line for line in lines if not is_blank(line)]
+        references = iter(line_positions(self.tokenizer, self.segmenter, texts, self.mixed, numbers) if texts else [])
+        return [None if is_blank(line) else next(references) for line in lines]
 
 
 def _make_block(annotator: Annotator, output: Output, batch: Batch) -> Block:
-    """A batch as the output holds it."""
+    """A batch in the form of the output."""
     return output.block(batch[1], annotator(batch))
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where references go: into a reference file, one to a line, or into a table beside the text.
+    """Where references go: into a reference file, one on each line, or into a table together with the text.
 
-    A name that ends in .jsonl or .parquet is a table, one that ends in / a directory of Parquet files.
+    A name that ends in .jsonl or .parquet is a table. A name that ends in / is a directory of Parquet files.
 
     Raises:
-        InputError: if the name says that the file is compressed, since plain text is written.
+        InputError: if the name says that the file is compressed, since we write plain text.
     """
 
     path: str
@@ -123,7 +118,7 @@ class Output:
         return {".parquet": "parquet", ".jsonl": "jsonl"}.get(Path(self.path).suffix, "references")
 
     def block(self, texts: Sequence[str], references: Sequence[list[int] | None]) -> Block:
-        """Lines and their references as a part holds them. `None` is the reference of a blank line."""
+        """Lines and their references in the form of a part. `None` is the reference of a blank line."""
         if self.kind in ("directory", "parquet"):
             return pa.table([texts, [reference or [] for reference in references]], SCHEMA)
         if self.kind == "jsonl":
@@ -143,32 +138,32 @@ class Output:
             file.writelines(blocks)
 
     def join(self, parts: Sequence[Path]) -> None:
-        """Make the output of its parts, which are in order. An earlier output goes last, its sidecar before it."""
-        final, joined = Path(self.path), Path(f"{self.parts}.whole")
+        """Make the output from its parts. An earlier output is replaced at the end, after its sidecar is removed."""
+        final, complete = Path(self.path), Path(f"{self.parts}.whole")
         if self.kind == "directory":
-            shutil.rmtree(joined, ignore_errors=True)
-            joined.mkdir()
-            for number, part in enumerate(parts):  # copied: the parts stay until the output is whole
-                shutil.copyfile(part, joined / f"part-{number:05d}-of-{len(parts):05d}.parquet")
+            shutil.rmtree(complete, ignore_errors=True)
+            complete.mkdir()
+            for number, part in enumerate(parts):  # copied, since the parts stay until the output is complete
+                shutil.copyfile(part, complete / f"part-{number:05d}-of-{len(parts):05d}.parquet")
         elif self.kind == "parquet":
-            with write_atomically(joined, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+            with write_atomically(complete, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
                 for part in parts:
                     source = pq.ParquetFile(part)
                     for group in range(source.num_row_groups):
                         writer.write_table(source.read_row_group(group))
         else:
-            with write_atomically(joined, binary=True) as file:
+            with write_atomically(complete, binary=True) as file:
                 for part in parts:
                     with open(part, "rb") as source:
                         shutil.copyfileobj(source, file)
         sidecar(self.path).unlink(missing_ok=True)
         if self.kind == "directory" and final.exists():
             shutil.rmtree(final)
-        os.replace(joined, final)
+        os.replace(complete, final)
 
 
 def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:
-    """Raise an `InputError` if there is an output that may not be replaced."""
+    """Raise an `InputError` if an output exists that we must not replace."""
     beside = sidecar(path)
     if not overwrite and flag == "--save_path" and beside.exists():
         raise InputError(f"{flag}: {beside} exists; give another name, or --overwrite to replace it")
@@ -196,8 +191,8 @@ def write_references(
 
     Args:
         text_paths: the files of the text, of one format.
-        output: appears when it is whole, and replaces what was there.
-        annotator: gives the references.
+        output: where the references go. The output appears when it is complete, and replaces what was there.
+        annotator: makes the references.
         work: how the work is divided.
         track: wraps the text, for a progress bar.
         column: the text column of tables.
@@ -209,7 +204,8 @@ def write_references(
         InputError: if the text cannot be read, the output cannot be written, or a worker dies. Finished parts stay.
     """
     require_fast(annotator.tokenizer, "--bert")
-    with _garbage_left(), output_of_workers("--save_path", output.path, "--num_workers", "go on with --resume"):
+    gc.freeze()  # the garbage collector need not search what is loaded: transformers and torch take it 0.1 s
+    with output_of_workers("--save_path", output.path, "--num_workers", "go on with --resume"):
         provenance = Provenance(
             tokenizer_sha256=tokenizer_digest(annotator.tokenizer),
             tokenizer=annotator.tokenizer.name_or_path,
@@ -218,15 +214,18 @@ def write_references(
         )
         directory = _claim_parts(output, provenance, work)
         digest, files = TextDigest(), list[str]()
-        lines = track(TextFiles(text_paths, "--file_name", column))
-        with _removed_if_empty(directory, work):
-            sources = _sources(lines, digest, files, work)
+        sources = _sources(track(TextFiles(text_paths, "--file_name", column)), digest, files, work)
+        try:
             directory.make(sources, partial(_make_block, annotator, output), work.workers, output.write)
-            read = summary(digest.lines - digest.blank, digest.blank, len(text_paths), column)
-            logger.warning("--file_name: %s", read)
+        except BaseException:
+            if work.shards == 1 and not list(directory.path.glob("*.part")):
+                shutil.rmtree(directory.path)  # no part is finished
+            raise
+        text_count = digest.lines - digest.blank
+        logger.warning("--file_name: %s", summary(text_count, digest.blank, len(text_paths), column))
         if work.shards > 1:
-            return None  # other shards may be at work: a last run joins all parts
-        if digest.lines == digest.blank:
+            return None  # other shards may still run: a last run joins all parts
+        if not text_count:
             shutil.rmtree(directory.path)
             raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with a text to a line")
         provenance.lines, provenance.text_sha256 = digest.lines, digest.hexdigest()
@@ -236,18 +235,8 @@ def write_references(
     return provenance
 
 
-@contextmanager
-def _garbage_left() -> Iterator[None]:
-    """Keep the garbage collector away from what is loaded: a search in transformers and torch takes 0.1 s."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def _claim_parts(output: Output, provenance: Provenance, work: Work) -> PartsDirectory:
-    """The directory of parts, for parts that are made from this."""
+    """The directory of parts. An earlier run must have made its parts from the same."""
     made_from = asdict(provenance) | {"part_lines": work.part_lines, "kind": output.kind}
 
     def differences(record: dict[str, Any]) -> list[str]:
@@ -260,39 +249,29 @@ def _claim_parts(output: Output, provenance: Provenance, work: Work) -> PartsDir
     return directory
 
 
-@contextmanager
-def _removed_if_empty(directory: PartsDirectory, work: Work) -> Iterator[None]:
-    """After an error, remove a directory in which no part is finished."""
-    try:
-        yield
-    except BaseException:
-        if work.shards == 1 and not list(directory.path.glob("*.part")):
-            shutil.rmtree(directory.path)
-        raise
-
-
 def _sources(lines: Iterable[str], whole: TextDigest, files: list[str], work: Work) -> Iterator[PartSource]:
     """The source of each part of this shard, in order.
 
     Args:
         lines: all lines of the text.
-        whole: takes in all lines.
-        files: takes in the name of each part of this shard.
+        whole: a digest that all lines are added to.
+        files: a list that the name of each part of this shard is added to.
         work: how the work is divided.
     """
     remaining = iter(lines)
-    for number, line in enumerate(remaining):  # the first line of each part: the body takes the rest
+    for number, first_line in enumerate(remaining):  # the first line of each part; the body takes the others
         digest = TextDigest()
-        read = _digested(batches(chain([line], islice(remaining, work.part_lines - 1))), whole, digest)
+        part_lines = chain([first_line], islice(remaining, work.part_lines - 1))
+        numbered = _digested(batches(part_lines), whole, digest)
         if number % work.shards == work.shard:
             files.append(f"{number:06d}.part")
-            yield PartSource(files[-1], f"part {number + 1}", read, digest)
-        deque(read, maxlen=0)  # the lines of other shards count in the digest of the text
+            yield PartSource(files[-1], f"part {number + 1}", numbered, digest)
+        deque(numbered, maxlen=0)  # the lines of other shards count in the digest of the text
 
 
-def _digested(read: Iterable[list[str]], whole: TextDigest, part: TextDigest) -> Iterator[Batch]:
-    """The same lines with the number of the first one. Both digests take them in."""
-    for lines in read:
+def _digested(line_batches: Iterable[list[str]], whole: TextDigest, part: TextDigest) -> Iterator[Batch]:
+    """The same lines, with the number of the first one. They are added to both digests."""
+    for lines in line_batches:
         start = whole.lines + 1
         whole.add(lines)
         part.add(lines)

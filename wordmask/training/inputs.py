@@ -8,9 +8,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.config.arguments import Arguments, needs_validation_text, without_evaluation
-from wordmask.data.findings import Found, warn_of_findings
+from wordmask.data.findings import SplitFindings, warn_of_findings
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
-from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, special_count
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 from wordmask.models.loading import choose_length, load_tokenizer, longest_sequence
@@ -58,7 +58,7 @@ def load_run_texts(arguments: Arguments) -> dict[str, Any]:
 
 def sequence_lengths(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The longest sequence of each stage, in tokens; evaluation uses the longest of all."""
-    data, limit, specials = arguments.data, longest_sequence(model, tokenizer), special_count(tokenizer)
+    data, limit, specials = arguments.data, longest_sequence(model, tokenizer), count_special_tokens(tokenizer)
     if data.stages:
         return [choose_length(length, limit, specials, "--length_schedule") for length, _ in data.stages]
     return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
@@ -86,9 +86,9 @@ def make_sequences(
             findings += train_findings
         if "validation" in texts and (training.do_eval or not sequences.train):
             stream = tokens_of(texts["validation"], tokenization)
-            sequences.validation = Sequences.of(stream, tokenization, max(lengths), limit=data.max_eval_samples)
-            findings.append(stream.found)
-    warn_of_findings(findings, masks_words=tokenization.words is not None)
+            sequences.validation = Sequences(stream, tokenization, max(lengths), limit=data.max_eval_samples)
+            findings.append(stream.findings)
+    warn_of_findings(findings, masks_words=tokenization.segmentation is not None)
     for split in ("train", "validation"):
         of_split = getattr(sequences, split)
         if isinstance(of_split, Sequences | StagedSequences) and not len(of_split):
@@ -100,18 +100,18 @@ def make_sequences(
 
 def _train_sequences(
     text: Any, tokenization: Tokenization, arguments: Arguments, lengths: list[int]
-) -> tuple[StagedSequences | StreamedSequences, list[Found]]:
+) -> tuple[StagedSequences | StreamedSequences, list[SplitFindings]]:
     """The sequences to train on, and what the tokenizer found in their text."""
     training, data = arguments.training, arguments.data
     if data.streaming:
         processes = training.world_size, training.process_index
         streamed = StreamedSequences(text, tokenization, lengths[0], arguments.masking.rates[0], *processes)
-        return streamed, [streamed.found()] if training.should_log else []
+        return streamed, [streamed.first_findings()] if training.should_log else []
     stream = tokens_of(text, tokenization)
     stages = [
-        Sequences.of(stream, tokenization, length, data.pack_sequences, data.max_train_samples) for length in lengths
+        Sequences(stream, tokenization, length, data.pack_sequences, data.max_train_samples) for length in lengths
     ]
-    return StagedSequences(stages, [share for _, share in data.stages] or [1.0]), [stream.found]
+    return StagedSequences(stages, [share for _, share in data.stages] or [1.0]), [stream.findings]
 
 
 def prepare_only(arguments: Arguments) -> dict[str, float]:
@@ -127,7 +127,7 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
     tokenizer = load_tokenizer(arguments.model)
     Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
     needed = {"train": training.do_train, "validation": training.do_eval}
-    tokenization = Tokenization(tokenizer, data, arguments.words, arguments.model.cache_dir)
+    tokenization = Tokenization(tokenizer, data, arguments.needed_segmentation, arguments.model.cache_dir)
     needed_texts = {split: text for split, text in texts.items() if needed[split]}
     print(prepare(needed_texts, tokenization, arguments.segmentation, work))
     return {}

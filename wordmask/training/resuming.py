@@ -62,7 +62,7 @@ class ResumableTrainer(Trainer):
 
     @property
     def _sizes(self) -> list[int]:
-        return [stage.layout.step for stage in self.plan.stages] if self.plan else [self.division.step]
+        return [stage.layout.step_size for stage in self.plan.stages] if self.plan else [self.division.step]
 
     # Where to continue
 
@@ -121,7 +121,7 @@ class ResumableTrainer(Trainer):
         batch_size = batch_size if self.args.auto_find_batch_size else ""
         if plan is None or size == record.division.step:
             return batch_size
-        left = plan.stages[-1].sequences - sum(piece.examples for piece in plan.shown)
+        left = plan.stages[-1].sequence_count - sum(piece.examples for piece in plan.shown)
         return (
             f"{batch_size}, with {size} examples in a step instead of {record.division.step}: {left} examples of "
             f"epoch {plan.first_epoch + 1} are left, and the run ends with step {plan.planned_steps}"
@@ -265,7 +265,7 @@ class ResumableTrainer(Trainer):
                 "num_update_steps_per_epoch": steps,
                 "steps_in_epoch": steps * self.args.gradient_accumulation_steps,
             }
-            if epoch == plan.first_epoch and plan.steps_before:
+            if epoch == plan.first_epoch and (plan.skipped or plan.shown):
                 self._random_state, settings["resume_from_checkpoint"] = checkpoint, None
         super()._run_epoch(**settings)
 

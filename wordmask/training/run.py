@@ -65,7 +65,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         tokenizer = load_tokenizer(arguments.model, config, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model, head_is_new = load_model(arguments.model, config, tokenizer)
-    tokenization = Tokenization(tokenizer, arguments.data, arguments.words, arguments.model.cache_dir)
+    tokenization = Tokenization(tokenizer, arguments.data, arguments.needed_segmentation, arguments.model.cache_dir)
     if previews:
         lengths = sequence_lengths(arguments, model, tokenizer)
         return _preview(arguments, make_sequences(texts, tokenization, arguments, lengths), vocabulary, tokenizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -78,15 +80,15 @@ def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
     for stage in batches.stages:
         if not stage.steps(batches.drop_last):
             raise InputError(
-                f"--dataloader_drop_last: {stage.sequences} sequences do not fill a batch of "
+                f"--dataloader_drop_last: {stage.sequence_count} sequences do not fill a batch of "
                 f"{stage.layout.batch_size} on {stage.layout.processes} processes; drop it, or lower "
                 "--per_device_train_batch_size"
             )
-    for (length, share), begin, end in zip(data.stages, [0, *batches.ends], batches.ends, strict=False):
+    for (length, share), (begin, end) in zip(data.stages, pairwise(batches.step_bounds), strict=False):
         if begin == end:
             raise InputError(
-                f"--length_schedule: {length}:{share:g} of {batches.ends[-1]} steps is not one step; give it a larger "
-                "share"
+                f"--length_schedule: {length}:{share:g} of {batches.step_bounds[-1]} steps is not one step; give it "
+                "a larger share"
             )
 
 

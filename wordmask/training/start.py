@@ -7,14 +7,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from wordmask.config.own_flags import check_own_flags
 from wordmask.config.short_form import check_files, is_short_form, new_output_dir
 from wordmask.utils.command_line import is_first_process, resume_command
 
 
-def start(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
+def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[str, float]:
     """Check the flags of this suite, and then run, see `wordmask.training.run.run`.
 
     In the short form, the first process chooses the output directory; the others learn its name when they meet.

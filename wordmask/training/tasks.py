@@ -52,7 +52,7 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
             "--train_file: the tokenizer finds no token in this text; give text in a language that it knows"
         )
     if isinstance(trainer.train_sequences, StagedSequences):
-        metrics["train_samples"] = trainer.train_sequences.stages[-1].documents
+        metrics["train_samples"] = trainer.train_sequences.stages[-1].document_count
     trainer.save_model()
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)

@@ -169,7 +169,7 @@ class MlmTrainer(ResumableTrainer):
     def _stages(self, sequences: StagedSequences) -> list[Stage]:
         """The stages. Batches of shorter sequences hold more of them, so all have a similar number of tokens."""
         longest, stages = max(stage.length for stage in sequences.stages), []
-        for stage, share, first in zip(sequences.stages, sequences.shares, sequences.edges, strict=False):
+        for stage, share, first in zip(sequences.stages, sequences.shares, sequences.bounds, strict=False):
             batch_size = self._train_batch_size * longest // stage.length
             layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
             order, arrange = self._order(stage)

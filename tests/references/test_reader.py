@@ -441,7 +441,8 @@ def continues(tokenizer, lines, references, mixed=False, numbers=None, special=(
     ids = np.array([*tokenizer.convert_tokens_to_ids(["[PAD]", "[CLS]", "[SEP]", "[MASK]"]), *special])
     numbers = numbers or range(1, len(lines) + 1)
     classic = np.array(classic or [False] * len(lines))
-    tokens, given = tokenize(tokenizer, lines), LineReferences(references, numbers, classic, mixed, f"{FLAG} ref.txt")
+    tokens, name_line = tokenize(tokenizer, lines), lambda index: f"{numbers[index]} of the text"
+    given = LineReferences(references, name_line, classic, mixed, f"{FLAG} ref.txt")
     found, wrong = continuations(tokens, given, 1, np.isin(tokens.ids, ids))
     assert not len(wrong) or classic.any()
     assert found.dtype == bool

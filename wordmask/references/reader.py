@@ -2,20 +2,21 @@
 
 A reference file has one line for each line of its text: a JSON list of positions, see `positions`. A blank line of
 text has a blank line of reference. Beside the file lies `<name>.meta.json`, see `provenance`. Files of the classic
-script have none; they are read, too.
+script have no such file beside them; we read them, too.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json  # noqa: F401  # makes pa.json
 
 from wordmask.references.provenance import TextDigest, check_text, read_provenance
 from wordmask.utils.batches import batches
@@ -24,56 +25,37 @@ from wordmask.utils.files import is_blank
 from wordmask.utils.readers import Column, TextFiles, read_lines
 
 
-def read_reference_arrays(path: str, flag: str) -> Iterator[pa.ListArray]:
-    """The references of a file, a thousand at a time. Blank lines are skipped.
+def numbered_references(path: str, flag: str) -> Iterator[tuple[int, str]]:
+    """The lines of a reference file that are not blank, each with its number."""
+    return ((number, line) for number, line in enumerate(read_lines(path, flag), 1) if not is_blank(line))
+
+
+def parse_references(numbered: Sequence[tuple[int, str]], path: str, flag: str) -> pa.ListArray:
+    """The references in some lines of a file, from `numbered_references`.
 
     Raises:
-        InputError: if a line is not a JSON list of integers, or an integer is out of range. It names the line.
+        InputError: if a line is not a JSON list of 32-bit integers. It names the line.
     """
-    numbered = ((number, line) for number, line in enumerate(read_lines(path, flag), 1) if not is_blank(line))
-    for batch in batches(numbered, weight=lambda item: len(item[1])):
-        array = _parse([line for _, line in batch])
-        if array is None:
-            number, line = next((number, line) for number, line in batch if _parse([line]) is None)
-            mistake = (
-                "holds a position that is out of range" if _is_reference(line) else "is not a JSON list of integers"
-            )
-            raise InputError(
-                f"{flag}: {path}, line {number}: {line[:40]!r} {mistake} such as [2, 5]; "
-                "make the file with run_chinese_ref.py"
-            )
-        yield array
+    references = _parse([line for _, line in numbered])
+    if references is None:
+        number, line = next((number, line) for number, line in numbered if _parse([line]) is None)
+        raise InputError(
+            f"{flag}: {path}, line {number}: {line[:40]!r} is not a JSON list of integers below 2147483648, such as "
+            "[2, 5]; make the file with run_chinese_ref.py"
+        )
+    return references
 
 
 def _parse(lines: Sequence[str]) -> pa.ListArray | None:
     """The lists in JSON lines; `None` if one of them is not a list of 32-bit integers."""
-    # Each line must hold exactly one list, since all lines are parsed as one document: `[1]` and `[2]` become
-    # `{"r":[1]}\n{"r":[2]}\n`, and a line `[1]} {"r":[2]` would otherwise pass as two.
-    if not all(line.count("[") == line.count("]") == 1 and line.strip()[-1] == "]" for line in lines):
+    # Each line must be one list, since all lines are parsed at once: `[1],[2` and `3]` would also be two lists.
+    if not all(map(re.compile(r"\s*\[[^][]*\]\s*").fullmatch, lines)):
         return None
     try:
-        document = "".join(f'{{"r":{line}}}\n' for line in lines).encode("utf-8", "surrogatepass")
-        one_block = pa.json.ReadOptions(block_size=max(len(document), 2**20))  # a longer line would end the reader
-        column = pa.json.read_json(pa.py_buffer(document), one_block, _ONE_LIST)["r"].combine_chunks()
-        values = column.values.cast(pa.int32())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        references = json.loads(f"[{','.join(lines)}]")
+        return pa.array(references, pa.list_(pa.int32())) if {*map(type, chain(*references))} <= {int} else None
+    except (ValueError, OverflowError):
         return None
-    if len(column) != len(lines) or column.null_count or values.null_count:
-        return None
-    return pa.ListArray.from_arrays(column.offsets, values)
-
-
-_ONE_LIST = pa.json.ParseOptions(
-    explicit_schema=pa.schema([("r", pa.list_(pa.int64()))]), unexpected_field_behavior="error"
-)
-
-
-def _is_reference(line: str) -> bool:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, list) and all(type(position) is int for position in value)
 
 
 def pair_tables(
@@ -85,7 +67,7 @@ def pair_tables(
         texts: the text of one file.
         reference_path: its reference file.
         flag: the flag that names the reference file.
-        digest: takes in the text.
+        digest: a digest that the text is added to.
 
     Returns:
         Tables with the columns `line` (the number of the line, from 1), `text` and `chinese_ref`.
@@ -97,25 +79,22 @@ def pair_tables(
     text_path, digest = texts.paths[0], digest or TextDigest()
     provenance = read_provenance(reference_path, flag)
     pairs_blank = provenance is None and pairs_blank_lines(texts, reference_path, flag)
-    arrays = read_reference_arrays(reference_path, flag)
-    # Lines and references come in batches that end at different places, so references wait for their lines.
-    waiting, paired, missing = pa.array([], pa.list_(pa.int32())), 0, 0
+    references = numbered_references(reference_path, flag)
+    text_count = reference_count = 0
     for batch in batches(texts):
         start = digest.lines + 1
         digest.add(batch)
         numbered = [(number, line) for number, line in enumerate(batch, start) if pairs_blank or not is_blank(line)]
-        while len(waiting) < len(numbered) and (array := next(arrays, None)) is not None:
-            waiting = pa.concat_arrays([waiting, array])
-        count = min(len(numbered), len(waiting))
-        missing += len(numbered) - count
-        if count and not missing:
+        of_batch = [*islice(references, len(numbered))]
+        text_count, reference_count = text_count + len(numbered), reference_count + len(of_batch)
+        if of_batch and reference_count == text_count:
             numbers, lines = zip(*numbered, strict=True)
-            columns = [pa.array(numbers, pa.int64()), pa.array(lines, pa.string()), waiting[:count]]
+            positions = parse_references(of_batch, reference_path, flag)
+            columns = [pa.array(numbers, pa.int64()), pa.array(lines, pa.string()), positions]
             table = pa.table(columns, ["line", "text", "chinese_ref"])
             yield _without_blank_lines(table, text_path, reference_path, flag) if pairs_blank else table
-        waiting, paired = waiting[count:], paired + count
-    surplus = len(waiting) + sum(map(len, arrays))
-    _check_counts(text_path, paired + missing, reference_path, paired + surplus, flag)
+    reference_count += sum(1 for _ in references)
+    _check_counts(text_path, text_count, reference_path, reference_count, flag)
     if provenance:
         check_text(provenance, digest, text_path, reference_path, flag)
 
