@@ -175,9 +175,9 @@ def test_the_table_in_the_docs_is_that_of_the_code():
 def test_a_directory_has_a_safe_name(tmp_path, monkeypatch, model, text, name):
     monkeypatch.chdir(tmp_path)
     at = datetime(2026, 11, 26, 9, 14)
-    assert new_output_dir(model, [text], lambda: at) == f"output/{name}-20261126-0914"
-    assert new_output_dir(model, [text], lambda: at) == f"output/{name}-20261126-0914-2"
-    assert new_output_dir(model, [text], lambda: at) == f"output/{name}-20261126-0914-3"
+    assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914"
+    assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914-2"
+    assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914-3"
 
 
 def test_no_directory_where_none_can_be(here, capsys):

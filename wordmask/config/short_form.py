@@ -150,7 +150,7 @@ def describe(defaults: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {shown(value)}" for name, value in defaults.items())
 
 
-def new_output_dir(model: str, train: Sequence[str], now: Callable[[], datetime] = datetime.now) -> str:
+def new_output_dir(model: str, text: str, now: Callable[[], datetime] = datetime.now) -> str:
     """Make a directory named after the model, the text and the time, `output/bert-reviews-20261126-0914`.
 
     Names have ASCII letters, digits, dots and hyphens only, as names of models on the hub must have.
@@ -158,7 +158,6 @@ def new_output_dir(model: str, train: Sequence[str], now: Callable[[], datetime]
     Raises:
         InputError: if it cannot be made.
     """
-    text = train[0] if train else "text"
     name = f"{_safe(model, 40)}-{_safe(_stem(text), 30)}-{now():%Y%m%d-%H%M}"
     for number in count(1):
         directory = Path("output", name if number == 1 else f"{name}-{number}")

@@ -36,7 +36,8 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
     if is_short_form(argv):
         check_files(own.model_name_or_path, own.train_file, own.validation_file)
         if writes and own.output_dir is None and is_first_process():
-            chosen = new_output_dir(own.model_name_or_path, own.train_file)
+            [text, *_] = own.train_file or [own.dataset_name or own.prepared_dir or own.validation_file[0]]
+            chosen = new_output_dir(own.model_name_or_path, text)
     directory, command = chosen or own.output_dir or "trainer_output", resume_command(script, argv, chosen)
     if is_short_form(argv) and writes:
         _say(f"output: {directory}; to resume: {command}")
