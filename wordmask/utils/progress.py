@@ -1,39 +1,27 @@
-"""Progress bars with rates and the time left. They appear on a terminal only, after two seconds."""
+"""Progress bars with a rate and the time left. They appear after two seconds, and only on a terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from wordmask.utils.readers import TextReader
 
 DELAY = 2.0  # seconds; what ends sooner needs no bar
 Batch = TypeVar("Batch", bound=Sized)
 logger = logging.getLogger(__name__)
 
 
-class Lines(Protocol):
-    """Lines of files, with the size of the files and how much of it was read, in bytes on disk."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def position(self) -> int: ...
-
-    def __iter__(self) -> Iterator[str]: ...
-
-
-Tracker = Callable[[Lines], Iterator[str]]
-
-
 class Update(Protocol):
-    """Shows how much is done: so many items, and how far that is of the total."""
+    """Moves a bar: the number of items that are done, and how much of the total this is."""
 
     def __call__(self, count: int, completed: float, total: float | None) -> None: ...
 
@@ -58,12 +46,12 @@ def bar(description: str, unit: str = "lines") -> Iterator[Update]:
     console = Console(stderr=True)
     hidden = not console.is_terminal or not logger.isEnabledFor(logging.WARNING)
     progress = Progress(*columns, console=console, disable=hidden)
-    task, begin = progress.add_task(description, total=None, count=0, unit=unit), time.monotonic()
+    task, start = progress.add_task(description, total=None, count=0, unit=unit), time.monotonic()
 
     def update(count: int, completed: float, total: float | None) -> None:
         progress.update(task, count=count, completed=completed, total=total)
-        if time.monotonic() - begin > DELAY:
-            progress.start()  # again and again does no harm
+        if time.monotonic() - start > DELAY:
+            progress.start()  # does nothing after the first time
 
     try:
         yield update
@@ -72,25 +60,21 @@ def bar(description: str, unit: str = "lines") -> Iterator[Update]:
             progress.stop()
 
 
-@contextlib.contextmanager
-def track_lines(description: str, every: int = 1000) -> Iterator[Tracker]:
-    """A function that passes lines on, and a bar that shows how far in their files they are.
+def tracked_lines(lines: TextReader, description: str, every: int = 1000) -> Iterator[str]:
+    """The same lines, with a bar that shows how much of their files was read.
 
     Args:
+        lines: the lines of some files.
         description: what is being done.
         every: lines between two updates.
     """
+    number, size = 0, lines.size
     with bar(description) as update:
-
-        def track(lines: Lines) -> Iterator[str]:
-            number, total = 0, lines.size
-            for number, line in enumerate(lines, 1):
-                if number % every == 0:
-                    update(number, lines.position, total)
-                yield line
-            update(number, total, total)
-
-        yield track
+        for number, line in enumerate(lines, 1):
+            if number % every == 0:
+                update(number, lines.position, size)
+            yield line
+        update(number, size, size)
 
 
 def tracked(
