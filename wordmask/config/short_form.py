@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers import text_files
+from wordmask.utils.readers.paths import find_text_files
 
 WORDS = ("model_name_or_path", "train_file", "validation_file")  # the flags that the words stand for, in order
 USAGE = "MODEL train.txt [dev.txt]"
@@ -90,7 +90,7 @@ def check_files(model: str | None, train: Sequence[str] | None, validation: Sequ
         except HFValidationError:
             raise InputError(f"{name} is neither a directory nor the id of a model on the hub; give {USAGE}") from None
     for flag, files in (("--train_file", train), ("--validation_file", validation)):
-        text_files(files or [], flag)
+        find_text_files(files or [], flag)
 
 
 def apply_defaults(namespace: argparse.Namespace, given: Collection[str]) -> dict[str, Value]:
