@@ -268,3 +268,18 @@ def test_ctrl_c_before_the_first_checkpoint_and_in_the_long_form(here, capsys, m
         [sentence] = re.findall("^interrupted.*", capsys.readouterr().err, re.MULTILINE)
         assert sentence.startswith("interrupted; to start again: python run_mlm.py") and "hf_secret" not in sentence
         assert "--token TOKEN" in sentence and ("--output_dir" in sentence) == (argv[0] == "bert")
+
+
+def test_a_run_that_has_not_begun_to_overwrite_is_started_again_with_that_flag(here, capsys, monkeypatch):
+    """Without it, the command would continue the older run."""
+    argv = ["bert", "train.txt", *TINY, "--output_dir", "out", "--max_steps", "1"]
+    run_mlm.main([*argv, "--save_steps", "1"])
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wordmask.training.run.load_run_texts", interrupted)
+    with pytest.raises(SystemExit):
+        run_mlm.main([*argv, "--overwrite_output_dir"])
+    [sentence] = re.findall("^interrupted.*", capsys.readouterr().err, re.MULTILINE)
+    assert sentence.startswith("interrupted; to start again: ") and "--overwrite_output_dir" in sentence

@@ -20,9 +20,10 @@ WORDS = ("model_name_or_path", "train_file", "validation_file")  # the flags tha
 USAGE = "MODEL train.txt [dev.txt]"
 FILE_SUFFIXES = (".yaml", ".yml", ".json")  # of argument files
 
+Value = float | int | str | bool
+
 # How the short form continues the training of a model, unless a flag or the argument file says otherwise.
 # docs/training.md gives the reason for each value.
-Value = float | int | str | bool
 DEFAULTS: dict[str, Value] = {
     "learning_rate": 5e-5,
     "warmup_steps": 0.06,

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,16 +37,25 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
     if is_short_form(argv):
         check_files(own.model_name_or_path, own.train_file, own.validation_file)
         if writes and own.output_dir is None and is_first_process():
-            [text, *_] = own.train_file or [own.dataset_name or own.prepared_dir or own.validation_file[0]]
+            [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
             chosen = new_output_dir(own.model_name_or_path, text)
-    directory, command = chosen or own.output_dir or "trainer_output", resume_command(script, argv, chosen)
+    directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
+    command = resume_command(script, argv, chosen)
     if is_short_form(argv) and writes:
         _say(f"output: {directory}; to resume: {command}")
     try:
         yield {"output_dir": chosen} if chosen else {}
     except KeyboardInterrupt:
-        saved = writes and any(Path(directory).glob("checkpoint-*/trainer_state.json"))
-        _say(f"\ninterrupted; to {'resume from the last checkpoint' if saved else 'start again'}: {command}")
+        record = directory / "wordmask_run.json"
+        if own.overwrite_output_dir and not (record.exists() and record.stat().st_mtime >= started):
+            what, command = (
+                "start again",
+                resume_command(script, argv, chosen, start_over=True),
+            )  # the old run is there
+        else:
+            saved = writes and any(directory.glob("checkpoint-*/trainer_state.json"))
+            what = "resume from the last checkpoint" if saved else "start again"
+        _say(f"\ninterrupted; to {what}: {command}")
         raise SystemExit(130) from None
     finally:
         for path in (chosen, os.path.dirname(chosen)) if chosen else ():

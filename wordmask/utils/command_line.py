@@ -18,16 +18,17 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") in ("", "0") for name in RANKS)
 
 
-def resume_command(script: str, argv: Sequence[str], output_dir: str | None) -> str:
+def resume_command(script: str, argv: Sequence[str], output_dir: str | None, start_over: bool = False) -> str:
     """The command line that resumes a run, for a shell in the same directory.
 
     Args:
         script: the script, for a run that was not started by a command.
         argv: its arguments.
         output_dir: the value of --output_dir to add, if any.
+        start_over: whether to keep --overwrite_output_dir, since the run has not begun to overwrite.
     """
     added = ["--output_dir", output_dir] if output_dir else []
-    return shlex.join([*_started_by(script, argv), *_to_resume(argv), *added])
+    return shlex.join([*_started_by(script, argv), *_to_resume(argv, start_over), *added])
 
 
 def _started_by(script: str, argv: Sequence[str]) -> list[str]:
@@ -43,14 +44,14 @@ def _started_by(script: str, argv: Sequence[str]) -> list[str]:
     return ["python", script]
 
 
-def _to_resume(argv: Sequence[str]) -> list[str]:
-    """The arguments without --overwrite_output_dir, which would start over, and without secrets."""
+def _to_resume(argv: Sequence[str], start_over: bool) -> list[str]:
+    """The arguments without secrets, and without --overwrite_output_dir, which would start over."""
     words, resumed = list(argv), list[str]()
     while words:
         word = words.pop(0)
         name, equals, _ = word.lstrip("-").replace("-", "_").partition("=")
         is_flag = word.startswith("--")
-        if is_flag and name == "overwrite_output_dir":
+        if is_flag and name == "overwrite_output_dir" and not start_over:
             if words and not equals and not words[0].startswith("-"):
                 words.pop(0)
         elif is_flag and name in SECRETS and (equals or words and not words[0].startswith("--")):
