@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from wordmask.config.own_flags import check_own_flags
+from wordmask.training.interruption import resumable
 
 
-def start(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
+def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[str, float]:
     """Check the flags of this suite, and then run, see `wordmask.training.run.run`."""
-    argv = sys.argv[1:] if argv is None else argv
-    check_own_flags(argv, **defaults)
-    from wordmask.training.run import run  # imports torch
+    argv = list(sys.argv[1:] if argv is None else argv)
+    own = check_own_flags(argv, **defaults)
+    with resumable(script, argv, own) as chosen:
+        from wordmask.training.run import run  # imports torch
 
-    return run(script, argv, **defaults)
+        return run(script, argv, **{**defaults, **chosen})
