@@ -11,6 +11,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from wordmask.config.arguments import Arguments, RunArguments, parse_arguments
+from wordmask.config.short_form import describe
 from wordmask.data.token_store import Tokenization
 from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
@@ -49,6 +50,8 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     arguments = parse_arguments(argv, **defaults)
     training, previews = arguments.training, arguments.masking.preview_masking > 0
     set_up_output(training)
+    if arguments.short_form:
+        logger.warning("short form: %s", describe(arguments.short_form))
     if arguments.data.prepare_only:
         return prepare_only(arguments)
     _check_start(training, script)
