@@ -207,6 +207,16 @@ def test_a_warning_that_needs_action_comes_as_one_sentence(capsys):
     assert "transformers: `old` is deprecated. Use `new`." in err.splitlines()
 
 
+def test_a_library_that_used_threads_says_nothing_after_a_fork(capfd, english_model, monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    AutoTokenizer.from_pretrained(english_model)(["some words"] * 100)  # in threads
+    with without_chatter():
+        if not (child := os.fork()):
+            os._exit(os.environ["TOKENIZERS_PARALLELISM"] != "false")
+    assert os.waitpid(child, 0)[1] == 0 and "TOKENIZERS_PARALLELISM" not in os.environ
+    assert capfd.readouterr() == ("", "")
+
+
 # From Python
 
 
