@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -74,6 +75,9 @@ def tree(tmp_path, monkeypatch) -> Path:
     text = "\n".join(lines) + "\n"
     for name in ("train.txt", "valid.txt", "my_text.txt"):
         (tmp_path / name).write_text(text, encoding="utf-8")
+    with open(tmp_path / "labelled.csv", "w", encoding="utf-8", newline="") as file:
+        rows = [(line[:50], len(line) % 3) for line in sample_lines("english", 60)]
+        csv.writer(file).writerows([("text", "label"), *rows])
     (tmp_path / "corpus").mkdir()
     for name in ("corpus.txt.zst", "corpus/one.txt.zst", "corpus/two.txt.zst"):
         with pa.output_stream(str(tmp_path / name), compression="zstd") as file:
@@ -136,3 +140,49 @@ def test_each_command_trains_its_own_model_whatever_ran_before(tree, caplog):
     assert "going on from" not in caplog.text and "holds the end" not in caplog.text
     for name in ("train.ref", "corpus.ref", "tokens/wordmask_prepared.json"):
         assert (tree / name).exists()
+
+
+def snippets(heading: str) -> list[str]:
+    """The Python code in a section of README.md."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def trained(tree) -> Path:
+    """The output of README's first training."""
+    command = next(command for command in commands(ROOT / "README.md") if "out/roberta" in command)
+    run(shortened(command))
+    return tree
+
+
+WHAT_COMES_NEXT = ("fill-mask", "SentenceTransformer", "AutoModelForSequenceClassification")
+
+
+def test_each_use_of_a_model_is_five_lines():
+    found = snippets("Then what")
+    assert len(found) == len(WHAT_COMES_NEXT)
+    for code, name in zip(found, WHAT_COMES_NEXT, strict=True):
+        lines = [line for line in code.splitlines() if line and not line.startswith(("from ", "import "))]
+        assert name in code and len(lines) <= 5
+
+
+@pytest.mark.parametrize("name", WHAT_COMES_NEXT)
+def test_each_use_of_a_model_works_on_what_a_run_has_saved(name, trained, monkeypatch, capsys):
+    if name == "SentenceTransformer":
+        pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code = next(code for code in snippets("Then what") if name in code)
+    capsys.readouterr()
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    if name == "fill-mask":
+        assert len(re.findall(r"^\d+\.\d% .* text\.$", printed, re.MULTILINE)) == 5
+    elif name == "SentenceTransformer":
+        assert printed.count("1.0000") >= 3, "each sentence is like itself"
+    else:
+        saved = next(trained.glob("out/classifier/checkpoint-*"))
+        config = json.loads((saved / "config.json").read_text(encoding="utf-8"))
+        assert config["architectures"] == ["RobertaForSequenceClassification"] and len(config["id2label"]) == 3
+        assert (saved / "tokenizer.json").exists()

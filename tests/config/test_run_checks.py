@@ -53,6 +53,15 @@ def test_each_schedule_is_made_or_its_setting_is_named(schedule):
     assert wrong.startswith("--lr_scheduler_kwargs: ") and "no_such_setting" in wrong and schedule in wrong
 
 
+@pytest.mark.parametrize(
+    "metric, greater", [("perplexity", False), ("eval_loss", False), ("accuracy", True), ("eval_perplexity", False)]
+)
+def test_the_best_model_is_not_the_worst_one(metric, greater):
+    """transformers takes the highest value of every metric whose name does not end in `loss`."""
+    assert parse("--metric_for_best_model", metric).greater_is_better is greater
+    assert parse("--metric_for_best_model", metric, "--greater_is_better", "true").greater_is_better is True
+
+
 def test_a_setting_of_the_wrong_kind():
     sentence = refused("--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr_rate": "low"}')
     assert sentence.startswith("--lr_scheduler_kwargs") and '{"min_lr_rate": 0.1}' in sentence

@@ -37,6 +37,8 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         self.logging_steps = LOGGING_STEPS if self.logging_steps is None else self.logging_steps
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
         self.do_eval = self.do_eval or bool(self.eval_on_start)
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith("perplexity"):
+            self.greater_is_better = False  # transformers knows this of names that end in `loss` alone
         try:
             TrainingArguments.__post_init__(self)
         except torch.distributed.DistError as error:

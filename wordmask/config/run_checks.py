@@ -97,7 +97,7 @@ def _check_evaluation(args: RunArguments) -> None:
             f"--metric_for_best_model: {metric} is not known{suggest(metric, METRICS)}; choose from "
             f"{', '.join(METRICS)}"
         )
-    if args.prediction_loss_only and metric.endswith("accuracy"):
+    if args.prediction_loss_only and metric in ("accuracy", "whole_word_accuracy"):
         raise InputError(
             f"--metric_for_best_model {metric} is not computed with --prediction_loss_only; drop one of them"
         )

@@ -84,9 +84,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
 
     show_header(arguments, trainer, terminal())
-    metrics: dict[str, float] = {}
-    if training.do_train:
-        metrics |= train(trainer, checkpoint, changed_steps)
+    metrics = train(trainer, checkpoint, changed_steps) if training.do_train else {}
     if training.do_eval:
         metrics |= evaluate(trainer, combined=not evaluates_another(arguments))
     if writes_card:
