@@ -54,12 +54,14 @@ def test_each_schedule_is_made_or_its_setting_is_named(schedule):
 
 
 @pytest.mark.parametrize(
-    "metric, greater", [("perplexity", False), ("eval_loss", False), ("accuracy", True), ("eval_perplexity", False)]
+    "metric, greater",
+    [("perplexity", False), ("eval_loss", False), ("accuracy", True), ("eval_perplexity", False), ("probe_f1", True)],
 )
 def test_the_best_model_is_not_the_worst_one(metric, greater):
     """transformers takes the highest value of every metric whose name does not end in `loss`."""
-    assert parse("--metric_for_best_model", metric).greater_is_better is greater
-    assert parse("--metric_for_best_model", metric, "--greater_is_better", "true").greater_is_better is True
+    argv = ("--probe_file", "labelled.csv", "--metric_for_best_model", metric)
+    assert parse(*argv).greater_is_better is greater
+    assert parse(*argv, "--greater_is_better", "true").greater_is_better is True
 
 
 def test_a_setting_of_the_wrong_kind():

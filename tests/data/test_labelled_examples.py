@@ -74,6 +74,15 @@ def test_a_quarter_of_each_label_is_held_out_and_every_label_can_be_learned(labe
     assert held_out.tolist() == held_out_part(np.array(labels), seed).tolist()
 
 
+def test_texts_of_both_parts_are_reported(tmp_path, caplog):
+    train = write_rows(tmp_path / "train.csv", ROWS)
+    read_labelled(ProbeArguments(train, write_rows(tmp_path / "dev.csv", [(f"new {n}", n % 3) for n in range(12)])), 1)
+    assert not caplog.records
+    dev = write_rows(tmp_path / "other.csv", [*ROWS[:3], *((f"new {n}", n % 3) for n in range(9))])
+    read_labelled(ProbeArguments(train, dev), 1)
+    assert "--probe_file: 3 held-out texts are also among those to learn from" in caplog.text
+
+
 MANY = [("a text", number % 2) for number in range(40)]
 
 

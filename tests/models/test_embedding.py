@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from conftest import sample_lines, train_tokenizer
@@ -19,7 +18,7 @@ from wordmask.models.embedding import Embedder, hook_hidden_states
 from wordmask.models.forward import Forward
 
 TEXTS = ["", *sample_lines("english", 6)]
-ALONE = Accelerator(cpu=True)
+ALONE = SimpleNamespace(num_processes=1, process_index=0, reduce=lambda share, how: share)  # an accelerator
 
 
 def by_hand(encoder, tokenizer, text: str, length: int, **padding) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
+from wordmask.utils.quantities import counted
 from wordmask.utils.readers import read_columns
 from wordmask.utils.readers.paths import find_text_files
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("text", "label")
 HELD_OUT = 4  # every fourth example is held out
@@ -41,6 +45,10 @@ class LabelledExamples:
         """(held-out examples,)"""
         return self.labels[self.learned :]
 
+    def __str__(self) -> str:
+        held_out, labels = len(self.held_out_labels), len(np.unique(self.labels))
+        return f"{held_out:,} held-out examples, {self.learned:,} to learn from, {labels:,} labels"
+
     @property
     def digest(self) -> str:
         """What tells these examples, and their two parts, from others."""
@@ -61,6 +69,20 @@ def read_labelled(arguments: ProbeArguments, seed: int) -> LabelledExamples | No
     """
     if not arguments.probe_file:
         return None
+    examples = _learned_and_held_out(arguments, seed)
+    seen = {*examples.texts[: examples.learned]}
+    repeated = sum(text in seen for text in examples.texts[examples.learned :])
+    if repeated:
+        logger.warning(
+            "--probe_file: %s among those to learn from, so all figures of the probe are too good; remove repetitions",
+            counted(repeated, "held-out text is also", "held-out texts are also"),
+        )
+    return examples
+
+
+def _learned_and_held_out(arguments: ProbeArguments, seed: int) -> LabelledExamples:
+    """The examples of both files, or of one file, divided by the seed."""
+    assert arguments.probe_file
     flag, other = FEWEST
     texts, labels = _read(arguments.probe_file, flag)
     needed = FEWEST[flag] + (0 if arguments.probe_validation_file else FEWEST[other])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.probing import some_ids, why_not
 from wordmask.models.sparse_prediction import last_hidden_state
+from wordmask.utils.progress import tracked
 
 Batch = dict[str, torch.Tensor]
 
@@ -103,15 +103,15 @@ class Embedder:
         batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
         processes, process = accelerator.num_processes, accelerator.process_index
         embeddings: torch.Tensor | None = None
-        for round_ in range(ceil(len(batches) / processes)):
-            number = round_ * processes + process
-            chosen = batches[min(number, len(batches) - 1)]
+        rounds = [batches[begin : begin + processes] for begin in range(0, len(batches), processes)]
+        for round_ in tracked(rounds, "embedding the labelled texts", "batches", len(batches)):
+            chosen = round_[min(process, len(round_) - 1)]  # with nothing left, a batch again that does not count
             batch = self._batch(chosen, batch_size)
             hidden = self.hidden_states.of(forward, batch)
             means = mean_pooled(hidden, batch["attention_mask"].to(hidden.device))[: len(chosen)]
             if embeddings is None:
                 embeddings = means.new_zeros(len(self.ids), means.shape[1])
-            if number < len(batches):
+            if process < len(round_):
                 embeddings[torch.from_numpy(chosen).to(means.device)] = means
         return accelerator.reduce(embeddings, "sum").cpu().numpy()
 

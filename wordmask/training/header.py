@@ -28,6 +28,8 @@ def show_header(arguments: Arguments, trainer: MlmTrainer, terminal: Terminal) -
     terminal.show(Fact("model", _model(arguments, trainer)))
     terminal.show(Fact("text", _text(trainer)))
     terminal.show(Fact("masking", _masking(arguments)))
+    if trainer.probe:
+        terminal.show(Fact("probe", str(trainer.probe.examples)))
     terminal.show(Fact("device", _device(training)))
     if training.do_train:
         terminal.show(Fact("steps", _steps(trainer)))

@@ -6,6 +6,7 @@ starts anew in each evaluation, and the model learns nothing from it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ COMPARED = (
 )
 PARTS = ("", "_low", "_high")
 FIGURES = (("accuracy", "accuracy"), ("f1", "macro-F1"))
+NAMES = [f"probe_{name}{part}" for name, _ in FIGURES for part in PARTS]
 
 
 class Probe:
@@ -64,12 +66,15 @@ class Probe:
         embeddings = self.embedder.embed(forward, self.batch_size, accelerator)
         found: list[Any] = [None, None]
         if accelerator.is_main_process:
-            predicted = predict(standardized(embeddings, self.examples.learned), self.examples)
-            found = [self._figures("probe", predicted), self.baselines or self._baselines()]
+            figures = dict.fromkeys(NAMES, math.nan)
+            if np.isfinite(embeddings).all():  # they are not after a training that has diverged
+                predicted = predict(standardized(embeddings, self.examples.learned), self.examples)
+                figures = self._figures("probe", predicted)
+            found = [figures, self.baselines or self._baselines()]
         if accelerator.num_processes > 1:
             broadcast_object_list(found)
-        figures, self.baselines = found
-        return figures
+        self.baselines = found[1]
+        return found[0]
 
     def _figures(self, name: str, predicted: NDArray[np.str_]) -> dict[str, float]:
         return {
@@ -82,19 +87,20 @@ class Probe:
         examples = self.examples
         names, counts = np.unique(examples.labels[: examples.learned], return_counts=True)
         majority = np.full(len(examples.held_out_labels), names[counts.argmax()])
-        vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
+        vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), max_features=30_000, sublinear_tf=True)
         vectorizer.fit(examples.texts[: examples.learned])
         ngrams = predict(vectorizer.transform(examples.texts), examples)
         return self._figures("probe_majority", majority) | self._figures("probe_tfidf", ngrams)
 
 
-def standardized(embeddings: NDArray[np.float32], learned: int) -> NDArray[np.float32]:
+def standardized(embeddings: NDArray[np.float32], learned: int) -> NDArray[np.float64]:
     """(examples, hidden) Embeddings whose dimensions have the same mean and deviation, over the first `learned` ones.
 
     They have a length of about 1, as TF-IDF vectors do, so that both are regularized alike.
     """
-    mean, deviation = embeddings[:learned].mean(0), embeddings[:learned].std(0)
-    return (embeddings - mean) / np.where(deviation > 0, deviation, 1) / np.sqrt(embeddings.shape[1])
+    features = embeddings.astype(np.float64)
+    mean, deviation = features[:learned].mean(0), features[:learned].std(0)
+    return (features - mean) / np.where(deviation > 0, deviation, 1) / np.sqrt(embeddings.shape[1])
 
 
 def predict(features: Any, examples: LabelledExamples) -> NDArray[np.str_]:
@@ -167,18 +173,13 @@ class ProbeResults:
                 rows.append((label + after, figures))
         return rows
 
-    def _size(self) -> str:
-        held_out, labels = len(self.examples.held_out_labels), len(set(self.examples.labels.tolist()))
-        learned = self.examples.learned
-        return f"{held_out:,} held-out examples, {learned:,} to learn from, {labels:,} labels; 95% intervals"
-
     def line(self) -> str:
         """`probe: logistic regression ...: most frequent label: accuracy 46.4% (42.1 to 50.8), macro-F1 ...`"""
         rows = [
             f"{label}: {', '.join(f'{name} {value}' for (_, name), value in zip(FIGURES, figures, strict=True))}"
             for label, figures in self._rows()
         ]
-        return f"{TITLE} ({self._size()}); {'; '.join(rows)}"
+        return f"{TITLE} ({self.examples}; 95% intervals); {'; '.join(rows)}"
 
     def __rich__(self) -> Group:
         table = Table(box=ROUNDED, header_style="")
@@ -186,4 +187,4 @@ class ProbeResults:
             table.add_column(name, justify="right" if name else "left")
         for label, figures in self._rows():
             table.add_row(label, *figures, style="bold" if label.startswith("model") and "before" not in label else "")
-        return Group(Text(f"\n{TITLE}", "bold"), table, Text(self._size(), "dim"))
+        return Group(Text(f"\n{TITLE}", "bold"), table, Text(f"{self.examples}; 95% intervals", "dim"))
