@@ -103,7 +103,8 @@ def one_sentence(capsys, main, *argv: str) -> str:
     with pytest.raises(SystemExit) as status:
         main(argv)
     lines = capsys.readouterr().err.splitlines()
-    assert status.value.code == 2 and [line for line in lines[:-1] if not line.startswith("output: ")] == []
+    earlier = [line for line in lines[:-1] if not line.startswith("output: ")]
+    assert status.value.code == 2 and not any(line.startswith(("error: ", "Traceback")) for line in earlier)
     assert lines[-1].startswith("error: ")
     return lines[-1]
 
