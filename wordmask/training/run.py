@@ -72,7 +72,6 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     identity = Identity.of(arguments, model, tokenizer, texts)
     changed_settings = check_owner(arguments, identity, checkpoint)
     lengths = sequence_lengths(arguments, model, tokenizer)
-    terminal().doing("trying the model on two short sequences")
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
     sequences = make_sequences(texts, tokenization, arguments, lengths)
     trainer = make_trainer(arguments, model, head_is_new, tokenizer, vocabulary, sequences, forward)
