@@ -17,14 +17,14 @@ from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.header import show_header
+from wordmask.training.display.header import show_header
+from wordmask.training.display.messages import set_up_output
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
-from wordmask.training.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
 from wordmask.training.preview import preview
-from wordmask.training.run_record import Identity, read_run, write_run
+from wordmask.training.records.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
+from wordmask.training.records.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_trainer
 from wordmask.training.tasks import evaluate, publish, report, train
-from wordmask.training.terminal_output import set_up_output
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import check_push
