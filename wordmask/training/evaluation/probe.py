@@ -129,8 +129,8 @@ def scores(labels: NDArray[np.str_], predicted: NDArray[np.str_]) -> dict[str, f
 
     right = int((labels == predicted).sum())
     wilson = binomtest(right, len(labels)).proportion_ci(method="wilson")
-    # To draw examples again is to draw the cells of the confusion matrix that are not empty. `label` adds up to which
-    # label's row or column a cell belongs: F1 is twice the hits, divided by row and column.
+    # To draw examples again is to draw those cells of the confusion matrix that are not empty. `row` and `column` say
+    # which label a cell belongs to, (cells, labels). F1 is twice the hits, divided by the sum of row and column.
     confusion = confusion_matrix(labels, predicted)
     cells = confusion.nonzero()
     drawn = np.random.default_rng(0).multinomial(len(labels), confusion[cells] / len(labels), RESAMPLES).astype(float)

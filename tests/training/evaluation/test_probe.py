@@ -27,9 +27,9 @@ import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.data.labelled_examples import read_labelled
-from wordmask.training.probe import ProbeResults, scores
+from wordmask.training.evaluation.probe import ProbeResults, scores
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def label(text: str) -> str:
