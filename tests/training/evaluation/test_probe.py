@@ -246,18 +246,20 @@ FILES = ("labelled.csv", "held_out.csv")
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(command, folder, tmp_path):
-    flags = (*held_out(folder), "--optim", "sgd", "--learning_rate", "0.1")
-    one = run_mlm_wwm.main(command(tmp_path / "one", *flags))
+    """The same models, before and after a training of two processes, each measured by one."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-    argv = command(tmp_path / "two", *flags, "--per_device_train_batch_size", "3")
+    argv = command(tmp_path / "two", *held_out(folder))
     done = subprocess.run([*launch, str(ROOT / "run_mlm_wwm.py"), *argv], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0 and done.stderr.count("not fine-tuning") == 1, done.stderr[-3000:]
     two = results(tmp_path / "two")
-    names = [name for name in one if "probe" in name]
-    assert len(names) == 24 and {name: two[name] for name in names} == pytest.approx(
-        {name: one[name] for name in names}
+    before = run_mlm_wwm.main(command(tmp_path / "before", *held_out(folder), "--do_eval"))
+    after = run_mlm_wwm.main(command(tmp_path / "after", *held_out(folder), "--do_eval", model=str(tmp_path / "two")))
+    names = [name for name in after if "probe" in name]
+    assert len(names) == 18 and {name: two[name] for name in names} == pytest.approx(
+        {name: after[name] for name in names}
     )
-    assert done.stderr.count("not fine-tuning") == 1
+    compared = [name for name in names if name.startswith("eval_")]
+    assert [two[f"{name}_before"] for name in compared] == pytest.approx([before[name] for name in compared])
 
 
 @pytest.mark.parametrize(
