@@ -178,7 +178,9 @@ def read_columns(path: str, flag: str, names: Sequence[str]) -> Iterator[tuple[s
     for name in names:
         kinds = _open_table(path, flag).columns(name)
         if (name,) not in kinds:
-            raise InputError(f"{flag}: {path} needs the columns {wanted}, and has no {name}, but {listed(kinds)}")
+            raise InputError(
+                f"{flag}: {path} needs the columns {wanted}, and has no {name}; rename one of {listed(kinds)}"
+            )
     yield from zip(*(_values(path, flag, name) for name in names), strict=True)
 
 
