@@ -12,11 +12,18 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 
 install: $(VENV)/installed  ## create the environment, once
 
-demo: install  ## train whole word masking on the bundled Chinese text, with reference files
+# The English text of the demo: the paragraphs of Python's own help that end with a full stop, each once.
+PROSE := import pydoc_data.topics as help; \
+	texts = (" ".join(part.split()) for topic in help.topics.values() for part in topic.split("\n\n")); \
+	print(*dict.fromkeys(text for text in texts if text.endswith(".")), sep="\n")
+
+demo: install  ## mask whole Chinese words by a reference file, then train on English until the model predicts words
 	$(BIN)/python run_chinese_ref.py --file_name wordmask/samples/chinese.txt --segmenter jieba --vocab_size 4000 \
 		--bert demo_output/tokenizer --save_path demo_output/chinese.ref --overwrite
 	$(BIN)/python run_mlm_wwm.py configs/demo_chinese.yaml --preview_masking 3
-	$(BIN)/python run_mlm_wwm.py configs/demo_chinese.yaml
+	@echo "The English text: the prose of Python's own help, in demo_output/english.txt"
+	@$(BIN)/python -X utf8 -c '$(PROSE)' > demo_output/english.txt
+	$(BIN)/python run_mlm_wwm.py configs/demo.yaml
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

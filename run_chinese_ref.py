@@ -23,8 +23,9 @@ from wordmask.references.writer import Annotator, Output, check_output, write_re
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.parts import Work
-from wordmask.utils.progress import track_lines
-from wordmask.utils.readers import Column, TextFiles, check_column_name, choose_column, text_files
+from wordmask.utils.progress import tracked_lines
+from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
+from wordmask.utils.readers.paths import find_text_files
 
 
 @dataclass
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
     )
     output = Output(arguments.save_path)
-    files = text_files(arguments.file_name, "--file_name")
+    files = find_text_files(arguments.file_name, "--file_name")
     _check(arguments, output, files)
     column = choose_column(files, "--file_name", arguments.text_column_name)
     check_column_name([column], arguments.text_column_name, files[0])
@@ -92,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         _ = annotator.segmenter  # shows a mistake in its flags before we read the whole text
         _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
 
-    with track_lines("segmenting") as track:
-        provenance = write_references(files, output, annotator, work, track, column)
+    track = partial(tracked_lines, description="segmenting")
+    provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
         print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
     else:
@@ -105,9 +106,8 @@ def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: in
     """Train a tokenizer on a text and save it. If saving fails, no directory is left."""
     from wordmask.tokenization.vocabulary import train_tokenizer
 
-    with track_lines("training a tokenizer") as track:
-        texts = track(TextFiles(files, "--file_name", column))
-        tokenizer = train_tokenizer("bert", texts, vocab_size)
+    texts = tracked_lines(TextReader(files, "--file_name", column), "training a tokenizer")
+    tokenizer = train_tokenizer("bert", texts, vocab_size)
     try:
         with make_directory_atomically(directory) as whole:
             tokenizer.save_pretrained(whole)

@@ -15,7 +15,7 @@ import torch  # noqa: E402
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, AutoModelForMaskedLM, BertTokenizer  # noqa: E402
 
 from wordmask.references.reader import numbered_references, pair_tables, parse_references  # noqa: E402
-from wordmask.utils.readers import TextFiles  # noqa: E402
+from wordmask.utils.readers import TextReader  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -115,7 +115,7 @@ def read_positions(path: str, flag: str):
 
 def pair_with_text(text_path: str, reference_path: str, text_flag: str, flag: str):
     """The lines of a text, one by one, each with its number and its reference."""
-    for table in pair_tables(TextFiles([text_path], text_flag), reference_path, flag):
+    for table in pair_tables(TextReader([text_path], text_flag), reference_path, flag):
         yield from zip(*(table[name].to_pylist() for name in ("line", "text", "chinese_ref")), strict=True)
 
 

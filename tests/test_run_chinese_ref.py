@@ -18,8 +18,8 @@ import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
 from wordmask.references.provenance import TextDigest
 from wordmask.references.reader import pair_tables
-from wordmask.utils.progress import track_lines
-from wordmask.utils.readers import TextFiles
+from wordmask.utils.progress import tracked_lines
+from wordmask.utils.readers import TextReader
 
 TEXT = "我喜欢你\n\n研究生命的起源，T恤 hello\r\n二〇〇八年\n"
 
@@ -92,8 +92,7 @@ def test_the_end_of_compressed_text_is_foretold(tmp_path, monkeypatch):
         yield lambda count, completed, total: shown.append((count, completed, total))
 
     monkeypatch.setattr("wordmask.utils.progress.bar", bar)
-    with track_lines("Reading", every=1) as track:
-        assert len(list(track(TextFiles([packed], "--file_name")))) == 4
+    assert len(list(tracked_lines(TextReader([packed], "--file_name"), "reading", every=1))) == 4
     size = packed.stat().st_size
     counts, completed, totals = zip(*shown, strict=True)
     assert counts == (1, 2, 3, 4, 4) and completed[-1] == size and {*totals} == {size}
@@ -326,5 +325,5 @@ def test_lines_longer_than_a_block_of_json(tokenizer, tmp_path, lines, length):
         assert len(file.readline()) > 2**20 and json.loads(file.readline())[:3] == (
             [2, 3, 4] if lines == 1 else [2, 3, 5]
         )
-    pairs = list(pair_tables(TextFiles([text], "--train_file"), str(save), "--train_ref_file"))
+    pairs = list(pair_tables(TextReader([text], "--train_file"), str(save), "--train_ref_file"))
     assert sum(map(len, pairs)) == lines + 1

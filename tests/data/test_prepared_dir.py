@@ -21,7 +21,7 @@ import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
-from wordmask.data.text_files import Files, count_texts, rebatched
+from wordmask.data.file_source import SplitFiles, count_texts, rebatched
 from wordmask.utils import parts
 from wordmask.utils.errors import InputError
 
@@ -220,7 +220,7 @@ def test_a_text_that_is_changed_while_it_is_read_is_refused(tmp_path, content):
     """What is known of it, by which its tokens are found again, would be another text's."""
     path = tmp_path / "text.txt"
     path.write_text("one\ntwo\nthree\n")
-    texts = count_texts(Files((str(path),), "--train_file"), tmp_path, again=False)
+    texts = count_texts(SplitFiles((str(path),), "--train_file"), tmp_path, again=False)
     tables_of = lambda *spans: chain.from_iterable(texts.tables(spans))  # noqa: E731
     assert [table["text"].to_pylist() for table in tables_of(range(1, 2))] == [["two"]]
     tables = tables_of(range(1), range(1, 3))
@@ -228,7 +228,7 @@ def test_a_text_that_is_changed_while_it_is_read_is_refused(tmp_path, content):
     path.write_text(content)
     os.utime(path, (1, 1))
     for rest in (tables, tables_of(range(3))):
-        with pytest.raises(InputError, match="--train_file: .*text.txt was changed"):
+        with pytest.raises(InputError, match="--train_file: .*text.txt changed"):
             list(rest)
 
 

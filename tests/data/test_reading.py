@@ -42,7 +42,7 @@ def texts_of(*paths, flag: str = "train", **arguments) -> list[str]:
     settings = DataArguments(**{f"{flag}_file": [str(path) for path in paths]}, **arguments)
     texts = load_texts(settings, None, None, False)[flag]
     if settings.streaming:
-        tables = (table for shard in range(texts.source.shards) for table in texts.source.tables(shard, 1000))
+        tables = (table for shard in range(texts.source.num_shards) for table in texts.source.tables(shard, 1000))
     else:
         tables = texts.batches()
     return [text for table in tables for text in table["text"].to_pylist()]
@@ -412,7 +412,7 @@ def test_batches_are_bounded_by_characters(monkeypatch):
 
 
 def test_long_texts_of_a_span_come_in_smaller_tables(write, monkeypatch):
-    monkeypatch.setattr("wordmask.data.text_files.CHARACTERS", 10)
+    monkeypatch.setattr("wordmask.data.file_source.CHARACTERS", 10)
     path = write("a.txt", "".join(f"{'x' * 6}{number}\n" for number in range(9)))
     texts = load_texts(DataArguments(train_file=[path]), None, None, False)["train"]
     assert [len(table) for tables in texts.tables([range(1, 4), range(4, 9)]) for table in tables] == [2, 1, 2, 2, 1]

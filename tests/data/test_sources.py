@@ -30,7 +30,7 @@ from wordmask.data.tokenize import TextTokenizer
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers import TextFiles
+from wordmask.utils.readers import TextReader
 
 LINES = ["one, two", 'three "four" five', "sixième", "seven\u2028eight\x85nine\x0bten", "NA", "null"]
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
@@ -63,7 +63,7 @@ def texts_of(evaluate: bool = False, split: str = "train", **arguments) -> list[
     settings = DataArguments(**arguments)
     texts = load_texts(settings, None, None, evaluate)[split]
     if settings.streaming:
-        tables = (table for shard in range(texts.source.shards) for table in texts.source.tables(shard, 1000))
+        tables = (table for shard in range(texts.source.num_shards) for table in texts.source.tables(shard, 1000))
         return [text for table in tables for text in table["text"].to_pylist()]
     return pa.concat_tables(texts.batches())["text"].to_pylist()
 
@@ -119,7 +119,7 @@ def test_how_far_files_have_been_read_is_told_by_their_size_on_disk(tmp_path, co
     for path in paths:
         with OPENERS[compression](path, "wb") as file:
             file.write(b"".join(b"%d\n" % (number * 7919**3 % 10**9) for number in range(100_000)))
-    lines = TextFiles(paths, "--file_name")
+    lines = TextReader(paths, "--file_name")
     assert lines.position == 0
     positions = [lines.position for _ in lines]
     sizes = [path.stat().st_size for path in paths]

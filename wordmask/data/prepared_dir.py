@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.data.file_source import ContentDigest
 from wordmask.data.findings import SplitFindings, findings_in, total, warn_of_findings
 from wordmask.data.sources import Source, Texts, divided
-from wordmask.data.text_files import ContentDigest
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
 from wordmask.data.tokenize import VERSION, tokenizer_identity, tokens_of_split
 from wordmask.tokenization.encoding import require_fast
@@ -170,14 +170,14 @@ def prepare(
         {split: of_split.source.digest for split, of_split in texts.items()},
         {split: tokenizer.identity() for split, tokenizer in tokenizers.items()},
     )
-    parts = record.parts[work.shard :: work.shards]
+    parts = record.parts[work.shard_index :: work.num_shards]
     schema = token_schema(next(iter(tokenizers.values())).dtype)  # the same for all: the vocabulary decides
     with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to go on"):
         directory.claim(asdict(record), lambda earlier: record.differences(_checked(earlier, directory.path)))
         with bar("tokenizing", "texts") as update:
             sources = _sources(texts, parts, update)
             tokenize = partial(tokens_of_split, tokenizers)
-            directory.make(sources, tokenize, work.workers, partial(write_tokens, schema=schema))
+            directory.make(sources, tokenize, work.num_workers, partial(write_tokens, schema=schema))
     findings = {split: total(_read_parts(directory.path, parts, split, findings_in)) for split in texts}
     warn_of_findings(
         [SplitFindings(findings[split], texts[split].flag, texts[split].reference_flag) for split in texts],

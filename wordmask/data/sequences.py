@@ -219,7 +219,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         self.arguments, self.tokenizer = tokenization.arguments, tokenization.of(texts)
         limit = self.arguments.max_train_samples
         self.source = texts.source.take(limit) if limit else texts.source
-        self.shards = self.source.shards
+        self.shards = self.source.num_shards
         self.flags = texts.flag, texts.reference_flag
         self.warned = multiprocessing.Value("b", False)  # whether a worker of this machine has warned
         self.special_count, self.length, self.rate = count_special_tokens(tokenization.tokenizer), length, rate

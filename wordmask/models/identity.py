@@ -12,7 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedModel
 
 from wordmask.config.arguments import ModelArguments
-from wordmask.utils.cache import cache_directory, content
+from wordmask.utils.cache import cache_directory, content_digest
 
 SCRATCH = "from scratch"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # in the order of the search
@@ -36,7 +36,8 @@ def base_model(arguments: ModelArguments) -> str:
     for pattern in _WEIGHTS:
         files = sorted(glob.glob(os.path.join(glob.escape(directory), pattern)))
         if files:
-            digests = [content(file, cache_directory(arguments.cache_dir)) for file in files]
+            cache = cache_directory(arguments.cache_dir)
+            digests = [content_digest(file, cache) for file in files]
             return hashlib.sha256(" ".join(digests).encode()).hexdigest()
     return f"{name}, {revision}"
 

@@ -22,7 +22,7 @@ from wordmask.references.provenance import TextDigest, check_text, read_provenan
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
-from wordmask.utils.readers import Column, TextFiles, read_lines
+from wordmask.utils.readers import Column, TextReader, read_lines
 
 
 def numbered_references(path: str, flag: str) -> Iterator[tuple[int, str]]:
@@ -59,7 +59,7 @@ def _parse(lines: Sequence[str]) -> pa.ListArray | None:
 
 
 def pair_tables(
-    texts: TextFiles, reference_path: str, flag: str, digest: TextDigest | None = None
+    texts: TextReader, reference_path: str, flag: str, digest: TextDigest | None = None
 ) -> Iterator[pa.Table]:
     """The lines of a text with their references, without blank lines.
 
@@ -99,20 +99,20 @@ def pair_tables(
         check_text(provenance, digest, text_path, reference_path, flag)
 
 
-def pairs_blank_lines(text: TextFiles, reference_path: str, flag: str) -> bool:
+def pairs_blank_lines(text: TextReader, reference_path: str, flag: str) -> bool:
     """Whether a classic file has references for blank lines of its text as well. The number of lines tells.
 
     Raises:
         InputError: if there are too few or too many references, with or without blank lines.
     """
     lines, visible = _count_lines(text)
-    _, references = _count_lines(TextFiles([reference_path], flag))
+    _, references = _count_lines(TextReader([reference_path], flag))
     if references != lines:
         _check_counts(text.paths[0], visible, reference_path, references, flag)
     return references == lines > visible
 
 
-def _count_lines(text: TextFiles) -> tuple[int, int]:
+def _count_lines(text: TextReader) -> tuple[int, int]:
     """The number of lines of a file, and of those that are not blank."""
     status = os.stat(text.paths[0])
     return _count_lines_of(text.paths[0], text.flag, text.column, status.st_size, status.st_ctime_ns)
@@ -121,7 +121,7 @@ def _count_lines(text: TextFiles) -> tuple[int, int]:
 @cache  # by size and time: each epoch of a stream asks again, and an unchanged file is counted once
 def _count_lines_of(path: str, flag: str, column: Column | None, _size: int, _changed: int) -> tuple[int, int]:
     lines = visible = 0
-    for line in TextFiles([path], flag, column):
+    for line in TextReader([path], flag, column):
         lines += 1
         visible += not is_blank(line)
     return lines, visible

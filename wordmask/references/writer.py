@@ -31,7 +31,7 @@ from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
-from wordmask.utils.readers import Column, TextFiles, summary
+from wordmask.utils.readers import Column, TextReader, summary
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def write_references(
     output: Output,
     annotator: Annotator,
     work: Work,
-    track: Callable[[TextFiles], Iterable[str]] = lambda texts: texts,
+    track: Callable[[TextReader], Iterable[str]] = lambda texts: texts,
     column: Column | None = None,
 ) -> Provenance | None:
     """Make the references of a text. Memory does not grow with the text.
@@ -214,16 +214,16 @@ def write_references(
         )
         directory = _claim_parts(output, provenance, work)
         digest, files = TextDigest(), list[str]()
-        sources = _sources(track(TextFiles(text_paths, "--file_name", column)), digest, files, work)
+        sources = _sources(track(TextReader(text_paths, "--file_name", column)), digest, files, work)
         try:
-            directory.make(sources, partial(_make_block, annotator, output), work.workers, output.write)
+            directory.make(sources, partial(_make_block, annotator, output), work.num_workers, output.write)
         except BaseException:
-            if work.shards == 1 and not list(directory.path.glob("*.part")):
+            if work.num_shards == 1 and not list(directory.path.glob("*.part")):
                 shutil.rmtree(directory.path)  # no part is finished
             raise
         text_count = digest.lines - digest.blank
         logger.warning("--file_name: %s", summary(text_count, digest.blank, len(text_paths), column))
-        if work.shards > 1:
+        if work.num_shards > 1:
             return None  # other shards may still run: a last run joins all parts
         if not text_count:
             shutil.rmtree(directory.path)
@@ -245,7 +245,7 @@ def _claim_parts(output: Output, provenance: Provenance, work: Work) -> PartsDir
     directory = PartsDirectory(
         output.parts, "made_from.json", "--save_path", "--overwrite without --resume to start over"
     )
-    directory.claim(made_from, differences, start_over=not work.resume and work.shards == 1)
+    directory.claim(made_from, differences, start_over=not work.resume and work.num_shards == 1)
     return directory
 
 
@@ -263,7 +263,7 @@ def _sources(lines: Iterable[str], whole: TextDigest, files: list[str], work: Wo
         digest = TextDigest()
         part_lines = chain([first_line], islice(remaining, work.part_lines - 1))
         numbered = _digested(batches(part_lines), whole, digest)
-        if number % work.shards == work.shard:
+        if number % work.num_shards == work.shard_index:
             files.append(f"{number:06d}.part")
             yield PartSource(files[-1], f"part {number + 1}", numbered, digest)
         deque(numbered, maxlen=0)  # the lines of other shards count in the digest of the text

@@ -1,4 +1,4 @@
-"""The cache directory, inside that of `datasets`, and results about files that are remembered there."""
+"""The cache directory, inside the one of `datasets`. It also remembers results about files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cache_directory(cache_dir: str | None) -> Path:
     """The directory of this suite's cache.
 
     Args:
-        cache_dir: the user's choice, `None` for that of `datasets`.
+        cache_dir: the user's choice; `None` for the one of `datasets`.
     """
     return Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask")
 
@@ -32,32 +32,32 @@ def hashed(*values: Any) -> str:
 
 
 def stamps(files: Sequence[str]) -> list[tuple[str, int, int, int]]:
-    """The path, the size and the times of each file: that of its content, which a user can set, and of any change."""
-    stats = [(os.path.abspath(file), os.stat(file)) for file in files]
-    return [(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns) for path, status in stats]
+    """The path, the size and two times of each file: of its content, which a user can set, and of any change."""
+    status = [(os.path.abspath(file), os.stat(file)) for file in files]
+    return [(path, of_file.st_size, of_file.st_mtime_ns, of_file.st_ctime_ns) for path, of_file in status]
 
 
 def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], Any], again: bool = False) -> Any:
-    """What `find` returns for files, remembered until their names, sizes or times change.
+    """What `find` returns for some files. We remember it until their names, sizes or times change.
 
     Args:
-        cache: the directory that remembers it, if it can be written.
+        cache: the directory that remembers it, if we can write there.
         what: its name there.
         files: the files.
         find: returns something that JSON can hold.
-        again: whether to call `find` even if the result is remembered.
+        again: whether to call `find` even if its result is remembered.
     """
     remembered = cache / f"{what}-{hashed(stamps(files))}.json"
     if not again and remembered.exists():
         return json.loads(remembered.read_text(encoding="utf-8"))
-    found = find()
+    result = find()
     with contextlib.suppress(OSError), write_atomically(remembered) as target:
-        json.dump(found, target)
-    return found
+        json.dump(result, target)
+    return result
 
 
-def content(file: str, cache: Path) -> str:
-    """The digest of a file's content, so that a copy of it is known again."""
+def content_digest(file: str, cache: Path) -> str:
+    """The digest of a file's content. It is the same for each copy of the file."""
     return found_once(cache, "content", [file], partial(_digest, file))
 
 

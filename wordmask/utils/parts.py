@@ -28,28 +28,27 @@ class Work:
     """How the work is divided.
 
     Attributes:
-        workers: processes on this machine.
+        num_workers: processes on this machine.
         part_lines: lines, or texts, in a part.
-        shards: runs that share the parts, on any machines.
-        shard: the number of this run, from 0.
+        num_shards: runs that share the parts, on any machines.
+        shard_index: the number of this run, from 0.
         resume: whether the parts of an earlier run are kept.
     """
 
-    workers: int = 1
+    num_workers: int = 1
     part_lines: int = 100_000
-    shards: int = 1
-    shard: int = 0
+    num_shards: int = 1
+    shard_index: int = 0
     resume: bool = False
 
     def __post_init__(self) -> None:
-        numbers = {"num_workers": self.workers, "part_lines": self.part_lines, "num_shards": self.shards}
-        for flag, value in numbers.items():
-            if value < 1:
-                raise InputError(f"--{flag}: {value} is not a positive number")
-        if not 0 <= self.shard < self.shards:
+        for name in ("num_workers", "part_lines", "num_shards"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}: {getattr(self, name)} is not a positive number")
+        if not 0 <= self.shard_index < self.num_shards:
             raise InputError(
-                f"--shard_index: {self.shard} is out of range for --num_shards {self.shards}; it counts from 0 to "
-                f"{self.shards - 1}"
+                f"--shard_index: {self.shard_index} is out of range for --num_shards {self.num_shards}; it counts "
+                f"from 0 to {self.num_shards - 1}"
             )
 
 
@@ -102,17 +101,15 @@ class PartsDirectory:
             start_over: whether to remove earlier parts.
 
         Raises:
-            InputError: if the directory holds something else, or parts that are made from something else.
+            InputError: if the directory holds something else, or its parts are made from something else.
         """
         record = self.path / self.record
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.flag}: {self.path} is a file; give another name")
         self.path.mkdir(parents=True, exist_ok=True)
-        strangers = [other.name for other in self.path.iterdir() if not other.name.startswith(f".{self.record}")]
-        if strangers and not record.exists():
-            raise InputError(
-                f"{self.flag}: {self.path} holds {min(strangers)} and no record of this suite; give another name"
-            )
+        others = [file.name for file in self.path.iterdir() if not file.name.startswith(f".{self.record}")]
+        if others and not record.exists():
+            raise InputError(f"{self.flag}: {self.path} holds {min(others)} and is not ours; give another name")
         if start_over:
             shutil.rmtree(self.path)
         if not record.exists():  # shards that start together all write the same
@@ -173,7 +170,7 @@ class PartsDirectory:
                 stamps[file] = digest.hexdigest()
                 if not finished:
                     yield file, None
-                elif self._source(file) != stamps[file]:
+                elif stamps[file] not in self._stamp(file).read_text(encoding="utf-8", errors="replace"):
                     raise InputError(f"{self.flag}: {label} in {self.path} was made from another text; {self.advice}")
 
         with parallel_map(partial(_of_part, function), workers) as map_batches:
@@ -187,13 +184,6 @@ class PartsDirectory:
 
     def _stamp(self, file: str) -> Path:
         return (self.path / file).with_suffix(".json")
-
-    def _source(self, file: str) -> str | None:
-        """The digest in a part's stamp; `None` if there is none."""
-        try:
-            return json.loads(self._stamp(file).read_text(encoding="utf-8"))["sha256"]
-        except (ValueError, TypeError, KeyError):
-            return None
 
 
 def _of_part(function: Callable[[Any], Any], item: tuple[str, Any]) -> tuple[str, Any]:

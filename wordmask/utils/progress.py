@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress_bar import ProgressBar
@@ -15,28 +15,16 @@ from rich.text import Text
 from wordmask.utils.quantities import duration, number, size
 from wordmask.utils.terminal import LABELS, terminal
 
+if TYPE_CHECKING:
+    from wordmask.utils.readers import TextReader
+
 DELAY = 2.0  # seconds; what ends sooner needs no bar
 NARROW, WIDE = 10, 40  # columns of the bar itself
 Batch = TypeVar("Batch", bound=Sized)
 
 
-class Lines(Protocol):
-    """Lines of files, with the size of the files and how much of it was read, in bytes on disk."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def position(self) -> int: ...
-
-    def __iter__(self) -> Iterator[str]: ...
-
-
-Tracker = Callable[[Lines], Iterator[str]]
-
-
 class Update(Protocol):
-    """Shows how much is done: so many items, and how far that is of the total."""
+    """Moves a bar: the number of items that are done, and how much of the total this is."""
 
     def __call__(self, count: int, completed: float, total: float | None) -> None: ...
 
@@ -106,25 +94,21 @@ def bar(description: str, unit: str = "lines") -> Iterator[Update]:
             terminal().close()
 
 
-@contextlib.contextmanager
-def track_lines(description: str, every: int = 1000) -> Iterator[Tracker]:
-    """A function that passes lines on, and a bar that shows how far in their files they are.
+def tracked_lines(lines: TextReader, description: str, every: int = 1000) -> Iterator[str]:
+    """The same lines, with a bar that shows how much of their files was read.
 
     Args:
+        lines: the lines of some files.
         description: what is being done.
         every: lines between two updates.
     """
+    number, size = 0, lines.size
     with bar(description) as update:
-
-        def track(lines: Lines) -> Iterator[str]:
-            number, total = 0, lines.size
-            for number, line in enumerate(lines, 1):
-                if number % every == 0:
-                    update(number, lines.position, total)
-                yield line
-            update(number, total, total)
-
-        yield track
+        for number, line in enumerate(lines, 1):
+            if number % every == 0:
+                update(number, lines.position, size)
+            yield line
+        update(number, size, size)
 
 
 def tracked(

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-PATIENCE = 3.0  # seconds that other processes wait for the first one, which says what all meet without its rank
-FORGOTTEN = 300.0  # seconds after which a file is of an earlier launch, whose process ids have come again
+PATIENCE = 3.0  # seconds that other processes wait for the first one. If all meet a mistake, it is said without a rank
+FORGOTTEN = 300.0  # seconds; an older file belongs to an earlier launch, whose process ids may come again
 
 
 def local_rank() -> int:
@@ -24,25 +24,25 @@ def local_rank() -> int:
 
 
 def first_to_say(sentence: str) -> bool:
-    """Whether no other process of this launch, on this machine, has said this; now this one has."""
+    """Whether no other process of this launch, on this machine, has said this sentence. Then this process says it."""
     if "RANK" not in os.environ:
         return True
     mark = Path(f"{_marks_of_launch()}{_digest(sentence)}")
-    for old in mark.parent.glob("wordmask-said-*"):
+    for old_mark in mark.parent.glob("wordmask-said-*"):
         with contextlib.suppress(OSError):  # another process has just removed it, or another user made it
-            if time.time() - old.stat().st_mtime > FORGOTTEN:
-                old.unlink()
+            if time.time() - old_mark.stat().st_mtime > FORGOTTEN:
+                old_mark.unlink()
     end = time.monotonic() + (PATIENCE if local_rank() else 0)
     while time.monotonic() < end and not mark.exists():
         time.sleep(0.05)
-    own = str(os.getpid())
+    process_id = str(os.getpid())
     try:
         with open(mark, "x") as file:
-            file.write(own)
+            file.write(process_id)
     except FileExistsError:
         with contextlib.suppress(OSError):
-            return mark.read_text() == own
-    except OSError:  # no place for it: better twice than never
+            return mark.read_text() == process_id
+    except OSError:  # we cannot write there: better to say it twice than never
         pass
     return True
 

@@ -1,15 +1,16 @@
-"""From a file of any format to its texts, in reading order: one reader for each format.
+"""From a file of any format to its texts, in order. Each format has one reader.
 
-| module | reads |
+| module | what it does |
 |---|---|
-| `place` | text files, a text to a line; where a reader is, for messages and progress bars |
-| `delimited` | CSV and TSV |
-| `json_file` | JSON: an object to a line, or one document |
-| `parquet_file` | Parquet |
-| `columns` | which column is the text, for all formats |
-| `paths` | which files names, globs and directories stand for |
+| `open_file` | reads text files, one text on each line; knows the line for messages and the bytes for progress bars |
+| `delimited` | reads CSV and TSV |
+| `json_file` | reads JSON: one object on each line, or one document |
+| `parquet_file` | reads Parquet |
+| `columns` | chooses the column that is the text, for all formats |
+| `paths` | finds the files that names, globs and directories stand for |
 
-To add a format, write a class with the methods of `Table`, add its ending to `paths.FORMATS`, and make it in `_table`.
+To add a format, write a class with the methods of `Table`, add its ending to `paths.FORMATS`, and make it in
+`_open_table`.
 """
 
 from __future__ import annotations
@@ -22,191 +23,187 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers.columns import REFERENCES, Column, Keys, choose, flattened
+from wordmask.utils.readers.columns import REFERENCES, Column, Keys, TableColumns, choose, flattened
 from wordmask.utils.readers.delimited import DelimitedFile
 from wordmask.utils.readers.json_file import JsonFile
+from wordmask.utils.readers.open_file import OpenFile, lines
 from wordmask.utils.readers.parquet_file import ParquetFile
-from wordmask.utils.readers.paths import expand_files, format_of, text_files
-from wordmask.utils.readers.place import Place, lines
-
-__all__ = [
-    "Column",
-    "TextFiles",
-    "check_column_name",
-    "choose_column",
-    "expand_files",
-    "read_lines",
-    "summary",
-    "text_files",
-]
+from wordmask.utils.readers.paths import format_of
 
 
 class Table(Protocol):
     """A file with columns.
 
     Attributes:
-        is_document: known after `columns`; whether the file is a single object that may hold the table as a list.
+        file: the file, for messages.
+        is_document: whether the file is a single object, which may hold the table as a list. Known after `columns`.
     """
 
+    file: OpenFile
     is_document: bool
 
     def columns(self, name: str | None) -> dict[Keys, str]:
-        """What each column holds, see `wordmask.utils.readers.columns`; `name` is the one that is asked for."""
+        """What each column holds, see `wordmask.utils.readers.columns`. `name` is the one that the user asks for."""
         ...
 
-    def values(self, columns: Sequence[Keys]) -> Iterator[Sequence[Any]]:
-        """For each row what it holds in these columns: strings, `None` for nothing, lists, or something else."""
+    def rows(self, column: Column) -> Iterator[tuple[Any, Any]]:
+        """For each row: what it holds in the text column (a string, `None` for nothing, a list, or something else),
+        and its reference if `column.references`."""
         ...
 
 
-def _table(path: str, flag: str) -> tuple[Place, Table]:
-    kind = format_of(path)
-    place = Place(path, flag, "row" if kind == "parquet" else "line")
-    if kind == "parquet":
-        return place, ParquetFile(place)
-    return place, JsonFile(place) if kind == "json" else DelimitedFile(place, comma=kind == "csv")
+def _open_table(path: str, flag: str) -> Table:
+    file_format = format_of(path)
+    if file_format == "parquet":
+        return ParquetFile(OpenFile(path, flag, unit="row"))
+    file = OpenFile(path, flag)
+    return JsonFile(file) if file_format == "json" else DelimitedFile(file, comma=file_format == "csv")
 
 
 def choose_column(paths: Sequence[str], flag: str, name: str | None) -> Column | None:
-    """The text column of files of one format; `None` for text files, which have none.
+    """The text column of files of one format; `None` for text files, which have no columns.
 
     Args:
         paths: the files.
         flag: the flag that names them.
-        name: `--text_column_name`; a dot leads to a field inside another.
+        name: `--text_column_name`. A dot leads to a field inside another.
 
     Raises:
-        InputError: where there is no such column, or none, or several could be meant.
+        InputError: if the column does not exist, or if no column or several could be the text.
     """
     if format_of(paths[0]) == "txt":
         return None
     tables = []
     for path in paths:
-        _, table = _table(path, flag)
-        tables.append((path, table.columns(name), table.is_document))
+        table = _open_table(path, flag)
+        kinds = table.columns(name)
+        tables.append(TableColumns(path, kinds, table.is_document))
     return choose(tables, name, flag)
 
 
 def check_column_name(columns: Sequence[Column | None], name: str | None, source: str) -> None:
-    """Raise an `InputError` where a column is named and none of what is read has columns."""
+    """Raise an `InputError` if the user names a column, but nothing that we read has columns."""
     if name not in (None, "text") and not any(columns):
-        raise InputError(f"--text_column_name: {source} is no table and has no column {name}; drop the flag")
+        raise InputError(f"--text_column_name: {source} is not a table and has no column {name}; drop the flag")
 
 
-class TextFiles:
-    """The texts of files of one format, one after the other, blank ones included.
+class TextReader:
+    """Reads the texts of files of one format, one after the other, with blank ones.
 
     Args:
         paths: the files.
         flag: the flag that names them.
-        column: the text column of tables, as `choose_column` finds it.
+        column: the text column of tables, from `choose_column`.
 
     Raises:
-        InputError: from the iterators, naming `flag`, the file and the line, where a file cannot be read, or is not
-            what its name says.
+        InputError: while iterating, if a file cannot be read or does not have the format that its name says. It names
+            `flag`, the file and the line.
     """
 
     def __init__(self, paths: Sequence[str | Path], flag: str, column: Column | None = None):
         self.paths, self.flag, self.column = [str(path) for path in paths], flag, column
-        self._place: Place | None = None
-        self._before = 0
+        self._file: OpenFile | None = None  # the file that is read now
+        self._finished = 0  # bytes of the files before it
 
     @property
     def size(self) -> int:
-        """The bytes of the files as they lie on disk."""
+        """The size of the files on disk, in bytes."""
         return sum(map(os.path.getsize, self.paths))
 
     @property
     def position(self) -> int:
         """How many of these bytes have been read."""
-        return self._before + (self._place.position if self._place else 0)
+        return self._finished + (self._file.position if self._file else 0)
 
     def __iter__(self) -> Iterator[str]:
-        for path in self._each_path():
-            if self.column is None:
-                self._place = Place(path, self.flag)
-                with self._place.open() as file:
-                    yield from lines(file, self._place)
-            else:
-                self._place, table = _table(path, self.flag)
-                for (value,) in table.values([self.column.keys]):
-                    if type(value) is str and value.isascii():
-                        yield value
-                    elif isinstance(value, list):
-                        if not self.column.lists:
-                            raise self._place.mistake(
-                                f"holds a list in column {self.column}; give --text_column_name {self.column} to read "
-                                "each string in it as a text"
-                            )
-                        for item in flattened(value):
-                            yield _text(item, self._place)
-                    else:
-                        yield _text(value, self._place)
+        if self.column is None:
+            for path in self._each_path():
+                self._file = OpenFile(path, self.flag)
+                with self._file.open() as content:
+                    yield from lines(content, self._file)
+            return
+        for table in self._each_table():
+            for value, _ in table.rows(self.column):
+                if type(value) is str and value.isascii():
+                    yield value
+                elif not isinstance(value, list):
+                    yield _text(value, table.file)
+                elif self.column.lists:
+                    for item in flattened(value):
+                        yield _text(item, table.file)
+                else:
+                    raise table.file.mistake(
+                        f"holds a list in column {self.column}; give --text_column_name {self.column} to read each "
+                        "string in it as a text"
+                    )
 
     def with_references(self) -> Iterator[tuple[str, list[int]]]:
-        """The texts of tables with the references beside them."""
+        """The texts of tables, each with its reference."""
         assert self.column is not None
-        for path in self._each_path():
-            self._place, table = _table(path, self.flag)
-            for value, reference in table.values([self.column.keys, (REFERENCES,)]):
+        for table in self._each_table():
+            for value, reference in table.rows(self.column):
                 if isinstance(value, list):
-                    raise self._place.mistake(
-                        f"holds several texts in column {self.column} and one reference; give each text a row"
+                    raise table.file.mistake(
+                        f"holds several texts in column {self.column} and one reference; give each text its own row"
                     )
-                yield _text("" if value is None else value, self._place), _positions(reference, self._place)
+                yield _text(value, table.file), _positions(reference, table.file)
+
+    def _each_table(self) -> Iterator[Table]:
+        for path in self._each_path():
+            table = _open_table(path, self.flag)
+            self._file = table.file
+            yield table
 
     def _each_path(self) -> Iterator[str]:
-        self._before = 0
+        self._finished = 0
         for path in self.paths:
             yield path
-            self._before, self._place = self._before + os.path.getsize(path), None
+            self._finished, self._file = self._finished + os.path.getsize(path), None
 
 
 def read_lines(path: str | Path, flag: str) -> Iterator[str]:
     """The lines of one file, whatever its name says."""
-    return iter(TextFiles([path], flag))
+    return iter(TextReader([path], flag))
 
 
-def _text(value: Any, place: Place) -> str:
+def _text(value: Any, file: OpenFile) -> str:
     """A value as a text.
 
     Raises:
-        InputError: where it is none: an object, bytes that are not UTF-8, or half of a surrogate pair.
+        InputError: if it is an object, bytes that are not UTF-8, or half of a surrogate pair.
     """
-    if isinstance(value, str):
-        if not value.isascii():
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError as error:
-                code = ord(value[error.start])
-                raise place.mistake(
-                    f"holds \\u{code:04x} without its other half, which is no character; remove it, or write U+FFFD "
-                    "in its place"
-                ) from None
-        return value
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            raise place.mistake("holds bytes that are not UTF-8; convert them") from None
-    if value is None or isinstance(value, float) and math.isnan(value):  # NaN, which pandas writes for a missing text
+            raise file.mistake("holds bytes that are not UTF-8; convert them") from None
+    if value is None or isinstance(value, float) and math.isnan(value):  # pandas writes NaN for a missing text
         return ""
     if isinstance(value, dict):
-        raise place.mistake("holds an object where a text is needed; choose a field of it with --text_column_name")
-    return json.dumps(value)  # a number among texts
+        raise file.mistake("holds an object where a text is needed; choose a field of it with --text_column_name")
+    text = value if isinstance(value, str) else json.dumps(value)  # a number among texts
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise file.mistake(
+            f"holds \\u{ord(text[error.start]):04x} without its other half, which is not a character; remove it, or "
+            "replace it with U+FFFD"
+        ) from None
+    return text
 
 
-def _positions(reference: Any, place: Place) -> list[int]:
-    """A reference: a list of integers, in CSV written as JSON; nothing is none."""
+def _positions(reference: Any, file: OpenFile) -> list[int]:
+    """A reference: a list of integers, or in CSV its JSON. Nothing is an empty list."""
+    positions = [] if reference is None else reference
     if isinstance(reference, str):
         try:
-            reference = json.loads(reference or "[]")
+            positions = json.loads(reference or "[]")
         except (ValueError, RecursionError):
-            reference = ""
-    positions = [] if reference is None else reference
-    if not isinstance(positions, list) or not all(type(position) is int for position in positions):
-        raise place.mistake(
-            f"holds {json.dumps(reference, default=str)[:40]} in column {REFERENCES}, not a list of integers such as "
+            positions = None
+    is_list = isinstance(positions, list) and all(type(position) is int for position in positions)
+    if not is_list or max(map(abs, positions), default=0) >= 2**31:
+        raise file.mistake(
+            f"holds {json.dumps(reference, default=str)[:40]} in column {REFERENCES}, not a list of positions such as "
             "[2, 5]; make the file with run_chinese_ref.py"
         )
     return positions

@@ -1,23 +1,39 @@
-"""Which column of a table is its text: found once for all files of a flag, before any of them is read."""
+"""Which column of a table is its text. We choose it once for all files of a flag, before we read any of them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 from wordmask.utils.errors import InputError
 
-Keys = tuple[str, ...]  # the way to a column from the outside to the inside: ("review", "body")
+Keys = tuple[str, ...]  # the way to a column, from outside to inside: ("review", "body")
 
-# What a column holds. Only TEXT is taken without being asked for; the first three are read where they are named.
-TEXT, TEXTS, BYTES, NOTHING = "text", "lists of texts", "bytes", "nothing"
-OBJECT, OBJECTS, NUMBERS = "objects", "lists of objects", "numbers"
-READABLE = (TEXT, TEXTS, BYTES, NOTHING)
+
+class Kind(StrEnum):
+    """What a column holds. Parquet may have other kinds, too."""
+
+    TEXT = "text"
+    TEXTS = "lists of texts"
+    OBJECTS = "lists of objects"
+    OBJECT = "objects"
+    LISTS = "lists"
+    NUMBERS = "numbers"
+    BYTES = "bytes"
+    NOTHING = "nothing"
+
+
+READABLE = (Kind.TEXT, Kind.TEXTS, Kind.BYTES, Kind.NOTHING)  # if the user names the column; otherwise only text
+# What a list holds, by what its elements hold.
+LISTS_OF: dict[tuple[str, ...], Kind] = {(): Kind.NOTHING, (Kind.TEXT,): Kind.TEXTS, (Kind.OBJECT,): Kind.OBJECTS}
 REFERENCES = "chinese_ref"
-DEPTH = 16  # levels of nesting that a column may lie in
-SHOWN = 20  # columns that a sentence lists
+MAX_DEPTH = 16  # of columns inside each other
+SHOWN = 20  # columns that a sentence lists, and elements of a list that we look at
+# Names of columns that are hardly the text, such as `id`, `news_id` and `page-url`. We read them only by name.
+IDENTIFIER = re.compile(r"(^|[_\W])(id|uuid|guid|key|hash|url|uri)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,8 +42,8 @@ class Column:
 
     Attributes:
         keys: the way to it.
-        references: whether a column `chinese_ref` stands beside it.
-        lists: whether a list in it gives a text for each string, which must be asked for by naming the column.
+        references: whether the table has a column `chinese_ref`, too.
+        lists: whether each string of a list in it is a text. The user must ask for this: by the name of the column.
     """
 
     keys: Keys
@@ -38,134 +54,122 @@ class Column:
         return ".".join(self.keys)
 
 
-def observe(row: Mapping[str, Any], kinds: dict[Keys, set[str]], above: Keys = ()) -> None:
-    """Add what the fields of a row of JSON hold; a list is as transparent as it is when it is read.
+class TableColumns(NamedTuple):
+    """The columns of one table.
+
+    Attributes:
+        source: the name of the table.
+        kinds: what each column holds.
+        is_document: whether the table is a single object. Then a list of objects in it may be the table.
+    """
+
+    source: str
+    kinds: dict[Keys, str]
+    is_document: bool = False
+
+
+def observe(row: Mapping[str, Any], seen: dict[Keys, set[str]], above: Keys = ()) -> None:
+    """Add what the fields of an object hold. The fields of objects in a list count as fields of the list.
 
     Args:
-        row: an object.
-        kinds: for each field what it was seen to hold.
-        above: the way to the row.
+        row: the object.
+        seen: for each field, what it was seen to hold.
+        above: the way to the object.
     """
     for name, value in row.items():
         keys = (*above, name)
-        kinds.setdefault(keys, set()).add(_kind(value))
-        inner = value if isinstance(value, list) else [value]
-        for item in inner[:SHOWN]:
-            if isinstance(item, dict) and len(keys) < DEPTH:
-                observe(item, kinds, keys)
+        seen.setdefault(keys, set()).add(_kind(value))
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and len(keys) < MAX_DEPTH:
+                observe(item, seen, keys)
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, str):
-        return TEXT
-    if isinstance(value, dict):
-        return OBJECT
     if isinstance(value, list):
-        inner = {_kind(item) for item in value[:SHOWN]} - {NOTHING}
-        return {frozenset(): NOTHING, frozenset({TEXT}): TEXTS, frozenset({OBJECT}): OBJECTS}.get(
-            frozenset(inner), "lists"
-        )
-    return NOTHING if value is None else NUMBERS
+        return LISTS_OF.get(tuple({_kind(item) for item in value[:SHOWN]} - {Kind.NOTHING}), Kind.LISTS)
+    return {str: Kind.TEXT, dict: Kind.OBJECT, type(None): Kind.NOTHING}.get(type(value), Kind.NUMBERS)
 
 
-def summarized(kinds: Mapping[Keys, set[str]]) -> dict[Keys, str]:
-    """What each column holds, by all of its values: text as soon as one is."""
-    order = (TEXT, TEXTS, OBJECTS, OBJECT, "lists", NUMBERS, NOTHING)
-    return {keys: next(kind for kind in order if kind in seen) for keys, seen in kinds.items()}
+def summarized(seen: Mapping[Keys, set[str]]) -> dict[Keys, str]:
+    """What each column holds, by all of its values: text as soon as one value is text."""
+    return {keys: next(kind for kind in Kind if kind in kinds) for keys, kinds in seen.items()}
 
 
-def choose(tables: Sequence[tuple[str, dict[Keys, str], bool]], name: str | None, flag: str) -> Column:
+def choose(tables: Sequence[TableColumns], name: str | None, flag: str) -> Column:
     """The text column of some tables.
 
     Args:
-        tables: for each its name, what each column holds, and whether it is a document: a single object, in which a
-            list of objects may be the table.
+        tables: the columns of each.
         name: `--text_column_name`.
         flag: the flag that names the tables.
 
     Raises:
-        InputError: where there is no such column, none or several could be meant, or it does not hold text.
+        InputError: if the column does not exist or does not hold text, or if no column or several could be the text.
     """
-    tables = [table for table in tables if table[1]] or list(tables)
-    found = _named(tables, name) if name is not None else _only_one(tables, flag)
-    for source, columns, _ in tables:
-        kind = columns.get(found)
+    tables = [table for table in tables if table.kinds] or tables
+    keys = _named(tables, name) if name is not None else _only_text(tables, flag)
+    column = Column(keys, any((REFERENCES,) in table.kinds for table in tables), name is not None or len(keys) > 1)
+    for source, kinds, _ in tables:
+        kind = kinds.get(keys)
         if kind is None:
-            raise InputError(f"--text_column_name: {source} has no column {'.'.join(found)}, but {_listed(columns)}")
-        if kind not in READABLE:
+            raise InputError(f"--text_column_name: {source} has no column {column}, but {_listed(kinds)}")
+        if kind not in (READABLE if name is not None else (Kind.TEXT, Kind.NOTHING)):
+            advice = f"give --text_column_name {column} to read it, or choose" if kind in READABLE else "choose"
             raise InputError(
-                f"--text_column_name: column {'.'.join(found)} of {source} holds {kind}, not text; name another "
-                f"column; there is {_listed(columns, found)}"
+                f"{flag if name is None else '--text_column_name'}: column {column} of {source} holds {kind}, not "
+                f"text; {advice} another column; there is {_listed(kinds, keys)}"
             )
-        if name is None and kind not in (TEXT, NOTHING):
-            raise InputError(
-                f"{flag}: column {'.'.join(found)} of {source} holds {kind}; give --text_column_name "
-                f"{'.'.join(found)} to read them, or name another column; there is "
-                f"{_listed(columns, found)}"
-            )
-    references = [(REFERENCES,) in columns for _, columns, _ in tables]
-    if any(references) and not all(references):
-        source = tables[references.index(False)][0]
-        raise InputError(f"{flag}: {source} has no column {REFERENCES}, which other files have; give it one")
-    return Column(found, references[0], lists=name is not None)
+        if column.references and (REFERENCES,) not in kinds:
+            raise InputError(f"{flag}: {source} has no column {REFERENCES}, but other files do; add it")
+    return column
 
 
-# Names of columns that are hardly the text, such as `id`, `news_id`, `page-url`. They are read where they are named.
-_IDENTIFIER = re.compile(r"(^|[_\W])(id|uuid|guid|key|hash|url|uri)$", re.IGNORECASE)
-
-
-def _named(tables: Sequence[tuple[str, dict[Keys, str], bool]], name: str) -> Keys:
+def _named(tables: Sequence[TableColumns], name: str) -> Keys:
     """The way to a column of this name: `a.b` is the column `a.b`, or else the field `b` of `a`."""
-    ways = {keys for _, columns, _ in tables for keys in columns if ".".join(keys) == name}
+    ways = {keys for table in tables for keys in table.kinds if ".".join(keys) == name}
     return min(ways, key=len, default=(name,))
 
 
-def _only_one(tables: Sequence[tuple[str, dict[Keys, str], bool]], flag: str) -> Keys:
+def _only_text(tables: Sequence[TableColumns], flag: str) -> Keys:
     """The column `text`, or the only one that could be the text."""
-    rivals: dict[Keys, str] = {}
-    for source, columns, is_document in tables:
-        if ("text",) in columns:
+    candidates: dict[Keys, set[str]] = {}
+    for _, kinds, is_document in tables:
+        if ("text",) in kinds:
             return ("text",)
-        for keys, kind in columns.items():
-            in_list = is_document and any(columns.get(keys[:depth]) == OBJECTS for depth in range(1, len(keys)))
-            if kind in (TEXT, TEXTS) and (len(keys) == 1 or in_list) and keys != (REFERENCES,):
-                rivals.setdefault(keys, source)
-    source, columns, _ = tables[0]
-    if not columns:
-        raise InputError(f"{flag}: {source} has no text in it; give a file with one text to a row")
-    alone = next(iter(rivals), None)
-    if alone is not None and len(rivals) == 1 and any(columns.get(alone) == TEXT for _, columns, _ in tables):
-        if _IDENTIFIER.search(alone[-1]):
-            raise InputError(
-                f"{flag}: {source} has no other column of texts than {'.'.join(alone)}, and that looks like an "
-                f"identifier; choose the text with --text_column_name: {_listed(columns)}"
-            )
-        return alone
-    if len(rivals) > 1:
-        raise InputError(
-            f"{flag}: {source} has several columns that could be the text; choose one with --text_column_name: "
-            f"{_names(rivals)}"
-        )
-    raise InputError(
-        f"{flag}: {source} has no column of texts, but {_listed(columns)}; choose what is the text with "
-        "--text_column_name"
-    )
+        for keys, kind in kinds.items():
+            in_list = is_document and any(kinds.get(keys[:depth]) == Kind.OBJECTS for depth in range(1, len(keys)))
+            if kind in (Kind.TEXT, Kind.TEXTS) and (len(keys) == 1 or in_list) and keys != (REFERENCES,):
+                candidates.setdefault(keys, set()).add(kind)
+    source, kinds, _ = tables[0]
+    if not kinds:
+        raise InputError(f"{flag}: {source} has no text in it; give a file with one text in each row")
+    if len(candidates) > 1:
+        what, choices = "several columns that could be the text", _names(candidates)
+    else:
+        for keys, found in candidates.items():
+            if Kind.TEXT in found and not IDENTIFIER.search(keys[-1]):
+                return keys
+        what, choices = "no column that is clearly the text", _listed(kinds)
+    raise InputError(f"{flag}: {source} has {what}; choose one with --text_column_name: {choices}")
 
 
-def _names(columns: Mapping[Keys, Any]) -> str:
+def _names(columns: Iterable[Keys]) -> str:
     names = [".".join(keys) or "(a column without a name)" for keys in columns]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
-def _listed(columns: Mapping[Keys, str], but: Keys | None = None) -> str:
-    """What there is to choose from: what can be read, or else everything."""
-    others = {keys: kind for keys, kind in columns.items() if keys != but}
-    return _names({keys: kind for keys, kind in others.items() if kind in READABLE} or others) or "no other"
+def _listed(kinds: Mapping[Keys, str], but: Keys | None = None) -> str:
+    """The columns to choose from: those that we can read, or else all."""
+    others = [keys for keys in kinds if keys != but]
+    return _names([keys for keys in others if kinds[keys] in READABLE] or others) or "no other"
 
 
-def values_at(node: Any, keys: Keys) -> Any:
-    """What lies at the end of a way; a list of what lies there where the way goes through lists. `None` if nothing."""
+def values_at(node: Any, keys: Sequence[str]) -> Any:
+    """What is at the end of a way: `None` if nothing, a list of what is there if the way goes through lists.
+
+    {"a": [{"b": 1}, {"b": 2}]} has [1, 2] at ("a", "b").
+    """
     for depth, key in enumerate(keys):
         if isinstance(node, list):
             return [values_at(item, keys[depth:]) for item in node]
@@ -175,23 +179,22 @@ def values_at(node: Any, keys: Keys) -> Any:
     return node
 
 
+def flattened(values: Iterable[Any]) -> Iterator[Any]:
+    """The elements of a list and of all lists inside it, one by one."""
+    for value in values:
+        if isinstance(value, list):
+            yield from flattened(value)
+        else:
+            yield value
+
+
 _SENTENCE = re.compile(r"[.!?:;,…][\"'”’)»]*$|[\n\r]|[。！？，；：]")
 _HAN_RUN = re.compile("[\u3400-\u9fff]{7}")
+_NUMBER = re.compile(r"[+-]*\d(\S*\d)?")
 
 
 def looks_like_text(name: str) -> bool:
-    """Whether the first row of a table that may lack a header holds a text, or a number, instead of a name."""
+    """Whether a field of the first row looks like a text or a number, so that the table may lack a header."""
     name = name.strip()
-    is_number = name[-1:].isdigit() and name.lstrip("+-")[:1].isdigit() and len(name.split()) == 1
-    return bool(
-        is_number or len(name) > 80 or len(name.split()) > 3 or _SENTENCE.search(name) or _HAN_RUN.search(name)
-    )
-
-
-def flattened(value: Any) -> Iterator[Any]:
-    """The texts in a list of any depth, one by one; `None` in it is a blank text."""
-    for item in value:
-        if isinstance(item, list):
-            yield from flattened(item)
-        else:
-            yield item
+    long = len(name) > 80 or len(name.split()) > 3
+    return bool(long or _NUMBER.fullmatch(name) or _SENTENCE.search(name) or _HAN_RUN.search(name))

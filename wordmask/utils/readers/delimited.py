@@ -1,176 +1,150 @@
-"""CSV and TSV. In CSV quotation marks hold a field together; in TSV they are characters like any other."""
+"""CSV and TSV. In CSV, quotation marks hold a field together. In TSV, they are characters like any other."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
-from typing import IO, Any
+from typing import IO
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers.columns import TEXT, Keys, looks_like_text
-from wordmask.utils.readers.place import Place, decoded, lines
+from wordmask.utils.readers.columns import REFERENCES, Column, Keys, Kind, looks_like_text
+from wordmask.utils.readers.open_file import OpenFile, lines, lines_with_ends
 
-DELIMITERS = (",", ";", "\t", "|")  # of which a header shows the one that is used
-LARGEST = 2**31 - 1  # characters in a field; Python's own limit is 131,072
-# A lone `\r` in a field that is not quoted would end the row for Python's reader. It passes as a character that
-# UTF-8 cannot hold, so no text has it.
-RETURN = "\udc0d"
+DELIMITERS = (",", ";", "\t", "|")  # the header shows which one is used
+LARGEST_FIELD = 2**31 - 1  # characters; Python's own limit is 131,072
+# Python's reader ends a row at a lone `\r` in a field without quotation marks. So we give it a character in place of
+# `\r` that UTF-8 cannot hold, which no text has. `a\rb\r\n` becomes `a\udc0db\r\n`.
+LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
+IN_PLACE_OF_RETURN = "\udc0d"
 QUOTED = re.compile('"(?:[^"]|"")*"', re.DOTALL)
+EMPTY_LINE: tuple[list[str], ...] = ([], [""])  # in CSV, in TSV
 
 
 class DelimitedFile:
-    """A table in which the first row names the columns, and every row has as many fields.
+    """A table. Its first row names the columns, and every row has as many fields.
 
     Args:
-        place: the file.
-        comma: whether it is CSV; TSV otherwise.
+        file: the file.
+        comma: whether it is CSV; if not, it is TSV.
     """
 
     is_document = False
 
-    def __init__(self, place: Place, comma: bool):
-        self.place, self.comma = place, comma
-        self._returns = False
+    def __init__(self, file: OpenFile, comma: bool):
+        self.file, self.comma = file, comma
 
     def columns(self, name: str | None) -> dict[Keys, str]:
-        """What each column holds, which is text; none in an empty file.
+        """What each column holds, which is text. There is no column in an empty file.
 
         Raises:
-            InputError: where the first row is no header, unless it holds `name`, the column that is asked for.
+            InputError: if the first row is not a header. A row that contains `name` is one.
         """
-        with self.place.open() as file:
-            try:
-                header = _header(self._rows(file))
-            except csv.Error as error:
-                raise self._no_row(error) from None
-            self.place.number = self.place.locate() if self.place.locate else self.place.number
-            self.place.locate = None
+        with self._open() as rows:
+            header = _header(rows)
         if not self.comma and header and all(map(QUOTED.fullmatch, header)):
             raise self._is_csv()
-        if any(RETURN in field for field in header):
-            raise self.place.mistake("has line ends of \\r alone; convert the file, for example with tr '\\r' '\\n'")
+        if any(IN_PLACE_OF_RETURN in field for field in header):
+            raise self.file.mistake("has line ends of \\r alone; convert the file, for example with tr '\\r' '\\n'")
         if header.count(name or "text") > 1:
-            raise self.place.mistake(f"names the column {name or 'text'} twice; give each column a name of its own")
-        if not header or (name or "text") in header:
-            return {(field,): TEXT for field in header}
-        if name is None:
-            text = next(filter(looks_like_text, header), None)
-            if text is not None:
-                raise self.place.mistake(
-                    f"must name the columns, and holds {text[:40]!r}, which looks like a text; put a header before "
-                    "it, or choose a column with --text_column_name if it is one"
+            raise self.file.mistake(f"names the column {name or 'text'} twice; give each column its own name")
+        if name is None and "text" not in header:
+            if text := next(filter(looks_like_text, header), None):
+                raise self.file.mistake(
+                    f"must name the columns, but {text[:40]!r} looks like a text; add a header before it, or choose "
+                    "a column with --text_column_name if it is one"
                 )
-            if len(header) == 1 and any(delimiter in header[0] for delimiter in DELIMITERS):
-                raise self.place.mistake(f"is {header[0][:40]!r}, without a tab in it; rename the file to .csv")
-        return {(field,): TEXT for field in header}
+            if not self.comma and len(header) == 1 and any(mark in header[0] for mark in DELIMITERS):
+                raise self.file.mistake(f"is {header[0][:40]!r}, without a tab in it; rename the file to .csv")
+        return {(field,): Kind.TEXT for field in header}
 
-    def values(self, columns: Sequence[Keys]) -> Iterator[Sequence[Any]]:
-        """The fields of each row in some columns.
+    def rows(self, column: Column) -> Iterator[tuple[str, str | None]]:
+        """The text and the reference of each row, see `Table`.
 
         Raises:
             InputError: naming the line of a row with more or fewer fields than the header has.
         """
-        with self.place.open() as file:
-            rows = self._rows(file)
+        with self._open() as rows:
             header = _header(rows)
-            indices = [header.index(keys[0]) for keys in columns] if header else []
-            width, first = len(header), indices[0] if len(indices) == 1 else None
+            width, text = len(header), header.index(column.keys[0]) if header else 0
+            reference = header.index(REFERENCES) if column.references and header else None
+            for row in rows:
+                if len(row) == width:
+                    yield row[text].replace(IN_PLACE_OF_RETURN, "\r"), None if reference is None else row[reference]
+                elif row not in EMPTY_LINE:
+                    advice = (
+                        "quote fields that hold the separator"
+                        if self.comma
+                        else "rename the file to .csv if its fields are quoted"
+                    )
+                    raise self.file.mistake(
+                        f"has {len(row)} field{'s' * (len(row) != 1)} where the header has {width}; {advice}",
+                        self.file.line_of_parser() - "".join(row).count("\n"),  # the first line of the row
+                    )
+                elif width == 1:
+                    yield "", None  # an empty line is a blank text if there is no other column
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Iterator[list[str]]]:
+        """Open the file and give its rows."""
+        with self.file.open() as content:
             try:
-                for row in rows:
-                    if len(row) != width:
-                        if row in ([], [""]):  # an empty line is a blank text where texts are all there is
-                            if width == 1:
-                                yield ("",)
-                            continue
-                        raise self._wrong_width(row, width)
-                    if self._returns:
-                        row = [field.replace(RETURN, "\r") for field in row]
-                    yield (row[first],) if first is not None else [row[index] for index in indices]
+                yield self._csv_rows(content) if self.comma else self._tsv_rows(content)
             except csv.Error as error:
-                raise self._no_row(error) from None
+                raise self.file.mistake(
+                    f'is no row of CSV ({error}); write a field that contains a quotation mark as "a ""b"" c"',
+                    self._line_of_mistake(),
+                ) from None
 
-    def _wrong_width(self, row: list[str], width: int) -> InputError:
-        found, last = len(row), self.place.locate() if self.place.locate else self.place.number
-        more = "quote the fields that hold the separator" if self.comma else "a tab separates fields"
-        otherwise = "" if self.comma else ", and rename the file to .csv if its fields are quoted"
-        return self.place.mistake(
-            f"has {found} field{'s' * (found != 1)} where the header has {width}; {more}{otherwise}",
-            last - sum(field.count("\n") for field in row),
-        )
-
-    def _rows(self, file: IO[bytes]) -> Iterator[list[str]]:
-        return self._csv(file) if self.comma else self._tsv(file)
-
-    def _csv(self, file: IO[bytes]) -> Iterator[list[str]]:
-        csv.field_size_limit(LARGEST)
-        source = self._csv_lines(file)
-        empty, first = 0, next(source, "")
-        while first and first.isspace():
-            empty, first = empty + 1, next(source, "")
-        reader = csv.reader(chain([first], source), delimiter=_delimiter(first), strict=True)
-        self.place.locate = lambda: empty + reader.line_num
+    def _csv_rows(self, content: IO[bytes]) -> Iterator[list[str]]:
+        csv.field_size_limit(LARGEST_FIELD)
+        text = lines_with_ends(content)
+        source = (LONE_RETURN.sub(IN_PLACE_OF_RETURN, line) if "\r" in line else line for line in text)
+        numbered = ((number, line) for number, line in enumerate(source) if not line.isspace())
+        empty_lines, header = next(numbered, (0, ""))
+        reader = csv.reader(chain([header], source), delimiter=_delimiter(header), strict=True)
+        self.file.line_of_parser = lambda: empty_lines + reader.line_num
         return reader
 
-    def _csv_lines(self, file: IO[bytes]) -> Iterator[str]:
-        """The lines with their ends, since a field may hold some."""
-        for line in decoded(file):
-            if "\r" in line:
-                content = line.removesuffix("\n").removesuffix("\r")
-                if "\r" in content:
-                    self._returns = True
-                    line = content.replace("\r", RETURN) + line[len(content) :]
-            yield line
+    def _line_of_mistake(self) -> int:
+        """The first line of what is no row of CSV. We read the file again, because a row may have many lines."""
+        line = 0
+        with contextlib.suppress(csv.Error), self.file.open() as content:
+            for _ in self._csv_rows(content):
+                line = self.file.line_of_parser()
+        return line + 1
 
-    def _no_row(self, error: csv.Error) -> InputError:
-        """The error of what is no row of CSV, which names its first line: the file is read again to find that."""
-        with self.place.open() as file:
-            rows = self._csv(file)
-            line = 0
-            try:
-                for _ in rows:
-                    line = self.place.locate() if self.place.locate else 0
-            except csv.Error:
-                pass
-        return self.place.mistake(
-            f'is no row of CSV ({error}); write a field that holds a quotation mark as "a ""b"" c"', line + 1
-        )
-
-    def _tsv(self, file: IO[bytes]) -> Iterator[list[str]]:
-        """The rows; at the end of the file it is known whether every quotation mark is one of CSV."""
-        some_quoted = some_not = False
-        place = self.place
-        for line in lines(file, place):
+    def _tsv_rows(self, content: IO[bytes]) -> Iterator[list[str]]:
+        """The rows. An error at the end of the file if quotation marks hold fields together, as in CSV."""
+        quoted: set[bool] = set()  # whether fields that begin with a quotation mark are quoted as in CSV
+        for line in lines(content, self.file):
             row = line.split("\t")
-            if not some_not and '"' in line:
-                starts = [field for field in row if field.startswith('"')]
-                some_not = not all(map(QUOTED.fullmatch, starts))
-                some_quoted = some_quoted or bool(starts)
+            if '"' in line and False not in quoted:
+                quoted |= {bool(QUOTED.fullmatch(field)) for field in row if field.startswith('"')}
             yield row
-        if some_quoted and not some_not:
+        if quoted == {True}:
             raise self._is_csv()
 
     def _is_csv(self) -> InputError:
         return InputError(
-            f"{self.place.flag}: {self.place.path}: every field that begins with a quotation mark is quoted as in "
+            f"{self.file.flag}: {self.file.path}: every field that begins with a quotation mark is quoted as in "
             "CSV, and in TSV quotation marks are part of the text; rename it to .csv"
         )
 
 
 def _header(rows: Iterator[list[str]]) -> list[str]:
-    """The first row, where empty lines may stand before it; empty in an empty file."""
-    return next((row for row in rows if row not in ([], [""])), [])
+    """The first row, after empty lines; empty in an empty file."""
+    return next((row for row in rows if row not in EMPTY_LINE), [])
 
 
 def _delimiter(header: str) -> str:
-    """What separates the fields of a header: a comma, or where it has none, the one that makes most fields."""
-    widths = {}
-    for delimiter in DELIMITERS:
-        try:
-            widths[delimiter] = len(next(csv.reader([header], delimiter=delimiter, strict=True), []))
-        except csv.Error:  # a quoted name goes on in the next line, or another separator stands behind it
-            continue
-    if widths.get(",", 0) > 1 or not widths:
-        return ","
-    return max(widths, key=lambda delimiter: widths[delimiter])
+    """What separates the fields of a header: a comma, or if there is none, what makes the most fields."""
+
+    def width(delimiter: str) -> int:
+        with contextlib.suppress(csv.Error):  # a quoted name goes on in the next line, or ends before this delimiter
+            return len(next(csv.reader([header], delimiter=delimiter, strict=True), []))
+        return 0
+
+    return "," if width(",") > 1 else max(DELIMITERS, key=width)

@@ -1,277 +1,194 @@
-"""JSON: an object to a line, an array of objects, or an object that holds a list of objects.
+"""JSON: one object on each line, an array of objects, or an object that holds a list of objects.
 
-Lines are parsed one by one. Whatever does not stand on lines is parsed value by value as it is read, so that a
-document of any size takes the memory of one of its elements. (ijson 3.6, made for this, ends the whole process on a
-number of 5,000 digits, and reads an escaped half of a surrogate pair as a question mark.)
+We parse value by value while we read. An object of more than 1 MiB is read field by field, and a list in it element
+by element. So a document of any size takes the memory of one of its elements. (ijson 3.6, made for this, ends the
+whole process at a number of 5,000 digits, and reads half of a surrogate pair as a question mark.)
 """
 
 from __future__ import annotations
 
-import codecs
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator
 from typing import IO, Any
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers.columns import NOTHING, NUMBERS, Keys, observe, summarized, values_at
-from wordmask.utils.readers.place import Place, decoded
+from wordmask.utils.readers.columns import REFERENCES, Column, Keys, Kind, observe, summarized, values_at
+from wordmask.utils.readers.open_file import OpenFile, lines_with_ends
 
-SAMPLE = 1000  # rows in which columns are looked for
-CHUNK = 2**20  # bytes
-SPACE = " \t\r\n"
+SAMPLE = 1000  # rows that show which columns there are
+CHUNK = 2**20  # characters that are read at once; a longer object is read field by field
+VISIBLE = re.compile(r"\S")
+TOO_LONG = object()  # stands for an object of more than CHUNK characters
 
 
-def _int(digits: str) -> int | float:
-    """Any number: Python makes an integer of no more than 4,300 digits."""
+def _number(digits: str) -> int | float:
+    """A whole number of any length. Python makes an integer of at most 4,300 digits."""
     return int(digits) if len(digits) < 4000 else float(digits)
 
 
-DECODER, ANY_NUMBER = json.JSONDecoder(), json.JSONDecoder(parse_int=_int)
+DECODER, DECODER_OF_LONG_NUMBERS = json.JSONDecoder(), json.JSONDecoder(parse_int=_number)
 
 
 class JsonFile:
-    """A table of objects; a field that an object lacks is blank.
+    """A table of objects. A field that an object does not have is blank.
 
     Args:
-        place: the file.
+        file: the file.
     """
 
-    def __init__(self, place: Place):
-        self.place = place
+    def __init__(self, file: OpenFile):
+        self.file = file
         self.is_document = False
 
     def columns(self, name: str | None) -> dict[Keys, str]:
-        """What each field holds, by the first rows; by all of them where the field `name` is in none of these."""
+        """What each field holds. We look at all rows if the first ones do not show what the field `name` holds."""
         kinds: dict[Keys, set[str]] = {}
-        count = 0
-        for count, row in enumerate(self._observed_rows(), 1):
+        for count, row in enumerate(self._objects(), 1):
             observe(row, kinds)
             if count % SAMPLE == 0:
-                known = any(".".join(keys) == name and seen - {NUMBERS, NOTHING} for keys, seen in kinds.items())
+                named = (seen for keys, seen in kinds.items() if ".".join(keys) == name)
+                known = any(seen - {Kind.NUMBERS, Kind.NOTHING} for seen in named)
                 if known if name is not None else not self.is_document:
                     break
-        self.is_document = self.is_document or count == 1
         return summarized(kinds)
 
-    def values(self, columns: Sequence[Keys]) -> Iterator[Sequence[Any]]:
-        """What each row holds in some columns, `None` where it lacks one.
+    def rows(self, column: Column) -> Iterator[tuple[Any, Any]]:
+        """The value in the text column and the reference of each row, see `Table`.
 
         Raises:
-            InputError: naming the line of what is no JSON or no object, or where no row has the first column.
+            InputError: naming the line of what is not JSON, or not an object.
         """
-        first, some_row, found = columns[0], False, False
-        key = first[0] if len(columns) == len(first) == 1 else None
-        for row in self._rows(first[0] if len(columns) == 1 else None):
-            some_row = True
-            if not found:
-                found = first[0] in row
-            yield (row.get(key),) if key is not None else [values_at(row, keys) for keys in columns]
-        if some_row and not found:
-            raise InputError(
-                f"--text_column_name: {self.place.path} has no column {'.'.join(first)} in any of its rows"
-            )
+        name, *inner = column.keys
+        for row in self._objects(name, whole=column.references):
+            yield values_at(row.get(name), inner) if inner else row.get(name), row.get(REFERENCES)
 
-    def _layout(self) -> str:
-        """`lines`, `array`, or `values`, which is anything else that may be JSON."""
-        with self.place.open() as file:
-            head = file.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
-        if head.startswith(b"["):
-            return "array"
-        line, end, _ = head.partition(b"\n")
-        try:
-            DECODER.decode(line.decode("utf-8"))
-        except json.JSONDecodeError:
-            return "lines" if end and line.rstrip().endswith(b"}") else "values"
-        except (ValueError, RecursionError):
-            pass  # whatever it is, the line is known when it is read
-        return "lines"
+    def _objects(self, wanted: str | None = None, whole: bool = False) -> Iterator[dict[str, Any]]:
+        """The objects. If one is too long, a row for each of its fields, and for each element of a list in it.
 
-    def _rows(self, key: str | None) -> Iterator[dict[str, Any]]:
-        """The objects; where `key` holds a list in a document, an object for each of its elements."""
-        layout = self._layout()
-        with self.place.open() as file:
-            if layout == "lines":
-                yield from self._lines(file)
-                return
-            document = _Document(file, self.place)
-            if layout == "array":
-                for row in document.elements():
-                    yield self._object(row)
-                document.end()
-            elif key is None:
-                while document.peek():
-                    yield self._object(document.value())
-            else:
-                while document.peek():
-                    yield from document.fields(key)
-
-    def _observed_rows(self) -> Iterator[dict[str, Any]]:
-        """Rows to find the columns in; of a document, one field at a time."""
-        layout = self._layout()
-        if layout != "values":
-            yield from self._rows(None)
-            return
-        self.is_document = True  # as long as no second object is met
-        with self.place.open() as file:
-            document = _Document(file, self.place)
-            yield from document.fields(None)
-            self.is_document = not document.peek()
-            while document.peek():
-                yield self._object(document.value())
-
-    def _lines(self, file: IO[bytes]) -> Iterator[dict[str, Any]]:
-        place = self.place
-        for place.number, line in enumerate(decoded(file), 1):
-            if line.isspace():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise place.mistake(f"is not JSON ({error.msg} at column {error.colno}); fix the line") from None
-            except ValueError:
-                row = ANY_NUMBER.decode(line)
-            except RecursionError:
-                raise _too_deep(place) from None
-            yield row if type(row) is dict else self._object(row)
-
-    def _object(self, row: Any) -> dict[str, Any]:
-        if type(row) is not dict:
-            raise self.place.mistake(
-                f'holds {json.dumps(row)[:40]}, not an object with named fields; write each text as {{"text": "..."}}'
-            )
-        return row
+        Args:
+            wanted: the only field of long objects that is needed; all if `None`.
+            whole: whether long objects are read as one row, too.
+        """
+        with self.file.open() as content:
+            parser = _Parser(content, self.file)
+            items: Iterator[object] = parser.items("[", "]") if parser.peek() == "[" else iter(parser.peek, "")
+            for index, _ in enumerate(items):
+                self.is_document = index == 0
+                row = parser.value(short=not whole)
+                if row is TOO_LONG:
+                    yield from parser.fields(wanted)
+                elif isinstance(row, dict):
+                    yield row
+                else:
+                    raise self.file.mistake(
+                        f"holds {json.dumps(row)[:40]}, not an object with named fields; write each text as "
+                        '{"text": "..."}'
+                    )
+            if parser.peek():
+                raise parser.mistake("something stands behind the array")
 
 
-def _too_deep(place: Place) -> InputError:
-    return place.mistake("is JSON nested too deep to be read; drop the field that is")
-
-
-class _Document:
-    """JSON that is parsed as it is read.
+class _Parser:
+    """Parses JSON while it is read.
 
     Args:
-        file, place: the file.
+        content, file: the file.
     """
 
-    def __init__(self, file: IO[bytes], place: Place):
-        self.file, self.place = file, place
-        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self.buffer, self.at = "", 0  # what is read, of which what lies before `at` is done with
-        self.lines = 1  # the number of the line in which the buffer begins
-        self.whole = False
-        place.locate = self._line
+    def __init__(self, content: IO[bytes], file: OpenFile):
+        self.text, self.file = lines_with_ends(content), file
+        self.buffer, self.at = "", 0  # what was read, and the index of the first character that is not parsed yet
+        self.line = 1  # the number of the line in which the buffer begins
+        file.line_of_parser = self._line_at
 
     def peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
-        while True:
-            buffer, at = self.buffer, self.at
-            while at < len(buffer) and buffer[at] in SPACE:
-                at += 1
-            self.at = at
-            if at < len(buffer):
-                return buffer[at]
-            if not self._more():
+        """Pass over white space and return the next character; empty at the end of the file."""
+        if self.at < len(self.buffer) and self.buffer[self.at] > " ":
+            return self.buffer[self.at]
+        while not (visible := VISIBLE.search(self.buffer, self.at)):
+            self.at = len(self.buffer)
+            if not self._read():
                 return ""
+        self.at = visible.start()
+        return visible[0]
 
     def take(self, character: str) -> None:
         """Pass over this character, which must come next."""
         if self.peek() != character:
-            raise self._mistake(f"{character!r} is missing", self.at)
+            raise self.mistake(f"{character!r} is missing")
         self.at += 1
 
-    def value(self) -> Any:
-        """The next value, which is held as a whole."""
-        if not self.peek():
-            raise self._mistake("it ends too early", self.at)
-        while True:
-            try:
-                value, end = self._decode()
-            except json.JSONDecodeError as error:
-                # What is not yet read may complete a string, a word such as `false`, or a structure.
-                unfinished = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - 12
-                if not (unfinished and self._more()):
-                    raise self._mistake(error.msg, min(error.pos, len(self.buffer))) from None
-                continue
-            if end == len(self.buffer) and self._more():  # a number may go on
-                continue
-            self.at = end
-            return value
-
-    def _decode(self) -> tuple[Any, int]:
-        try:
-            return DECODER.raw_decode(self.buffer, self.at)
-        except json.JSONDecodeError:
-            raise
-        except ValueError:
-            return ANY_NUMBER.raw_decode(self.buffer, self.at)
-        except RecursionError:
-            raise _too_deep(self.place) from None
-
-    def elements(self) -> Iterator[Any]:
-        """The elements of the array that comes next."""
-        yield from self._members("[", "]", self.value)
-
-    def fields(self, key: str | None) -> Iterator[dict[str, Any]]:
-        """The object that comes next, as an object for each of its fields, and for each element of a list in it.
-
-        Args:
-            key: the only field that is wanted, of which an element stands for itself; an empty object where it is
-                missing. If `None`, every field, with an element as a list of one.
-        """
-        found = False
-        for field in self._members("{", "}", self._name):
-            wanted = key is None or field == key
-            found = found or wanted
-            if self.peek() != "[":
-                value = self.value()
-                if wanted:
-                    yield {field: value}
-                continue
-            for element in self.elements():
-                if wanted:
-                    yield {field: element if key is not None else [element]}
-            if key is None:
-                yield {field: []}
-        if not found and key is not None:
-            yield {}
-
-    def _name(self) -> str:
-        """The name of a field, with the colon behind it."""
-        if self.peek() != '"':
-            raise self._mistake("a name in quotation marks is missing", self.at)
-        name = self.value()
-        self.take(":")
-        return name
-
-    def _members(self, begin: str, end: str, read: Callable[[], Any]) -> Iterator[Any]:
-        """What stands between two brackets, with commas between."""
+    def items(self, begin: str, end: str) -> Iterator[None]:
+        """Stop before each item between two brackets. The caller must parse the item."""
         self.take(begin)
         if self.peek() != end:
-            yield read()
-            while self.peek() != end:
-                self.take(",")
-                yield read()
+            yield
+            while self.peek() == ",":
+                self.at += 1
+                self.peek()
+                yield
         self.take(end)
 
-    def end(self) -> None:
-        """Raise an `InputError` where something stands behind what was read."""
-        if self.peek():
-            raise self._mistake("something stands behind the array", self.at)
+    def value(self, short: bool = False) -> Any:
+        """The value that begins here; `TOO_LONG` if it must be `short` and is an object that is not."""
+        decoder = DECODER
+        while True:
+            try:
+                value, end = decoder.raw_decode(self.buffer, self.at)
+            except json.JSONDecodeError as error:
+                # The rest of the file may complete a string, a word such as `false`, or a structure.
+                unfinished = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - 12
+                if unfinished and short and len(self.buffer) - self.at > CHUNK and self.buffer[self.at] == "{":
+                    return TOO_LONG
+                if not (unfinished and self._read()):
+                    raise self.mistake(error.msg, error.pos) from None
+            except ValueError:
+                decoder = DECODER_OF_LONG_NUMBERS
+            except RecursionError:
+                raise self.file.mistake("is JSON that is nested too deep; remove the field that is") from None
+            else:
+                if end < len(self.buffer) or not self._read():  # a number at the end of the buffer may go on
+                    self.at = end
+                    return value
 
-    def _more(self) -> bool:
-        """Read on, as much again as waits to be parsed; `False` at the end."""
-        if self.whole:
-            return False
-        self.lines += self.buffer.count("\n", 0, self.at)
-        self.buffer, self.at = self.buffer[self.at :], 0
-        encoded = self.file.read(max(CHUNK, len(self.buffer)))
-        self.whole = not encoded
-        self.buffer += self.decoder.decode(encoded, final=self.whole)
-        return True
+    def fields(self, wanted: str | None) -> Iterator[dict[str, Any]]:
+        """The object that comes next, as one object for each field. A list becomes several lists of one element.
 
-    def _line(self, position: int | None = None) -> int:
-        """The number of the line of a place in the buffer, by default the next one to be parsed."""
-        return self.lines + self.buffer.count("\n", 0, self.at if position is None else position)
+        Args:
+            wanted: the only field to return, or an empty object if it is missing; all fields if `None`.
+        """
+        missing = wanted is not None
+        for _ in self.items("{", "}"):
+            if self.peek() != '"':
+                raise self.mistake("a name in quotation marks is missing")
+            name = self.value()
+            self.take(":")
+            is_list = self.peek() == "["
+            for _ in self.items("[", "]") if is_list else [None]:
+                value = self.value()
+                if wanted in (None, name):
+                    yield {name: [value] if is_list else value}
+            missing = missing and name != wanted
+        if missing:
+            yield {}
 
-    def _mistake(self, what: str, position: int) -> InputError:
-        return self.place.mistake(f"is not JSON ({what}); fix the file", self._line(position))
+    def _read(self) -> bool:
+        """Read on: as many characters again as wait to be parsed, at least `CHUNK`. `False` at the end of the file."""
+        rest = self.buffer[self.at :]
+        more = self.text.read(max(CHUNK, len(rest)))
+        if more:
+            self.line, self.buffer, self.at = self._line_at(), rest + more, 0
+        return bool(more)
+
+    def _line_at(self, index: int | None = None) -> int:
+        """The number of the line of an index in the buffer; if `None`, of what is parsed next."""
+        return self.line + self.buffer.count("\n", 0, self.at if index is None else index)
+
+    def mistake(self, what: str, index: int | None = None) -> InputError:
+        """The error for what is not JSON at an index in the buffer; if `None`, at what is parsed next."""
+        index = self.at if index is None else index
+        if what.startswith("Expecting ','"):  # the end of a line is missing, so the next line cannot go on
+            index = len(self.buffer[:index].rstrip())
+        near = self.buffer[max(0, index - 10) : index + 10]
+        return self.file.mistake(f"is not JSON ({what} near {near!r}); fix the file", self._line_at(index))

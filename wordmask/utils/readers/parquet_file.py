@@ -1,4 +1,4 @@
-"""Parquet: the text column alone is read, batch by batch."""
+"""Parquet. We read only the columns that we need, batch by batch."""
 
 from __future__ import annotations
 
@@ -6,93 +6,92 @@ import contextlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import COMPRESSED
-from wordmask.utils.readers.columns import BYTES, NOTHING, NUMBERS, OBJECT, OBJECTS, TEXT, TEXTS, Keys, values_at
-from wordmask.utils.readers.place import Place
+from wordmask.utils.readers.columns import LISTS_OF, REFERENCES, Column, Keys, Kind, values_at
+from wordmask.utils.readers.open_file import OpenFile
 
-ROWS = 1000  # read at once
+ROWS = 1000  # that are read at once
+KINDS: dict[pa.DataType, str] = {
+    **dict.fromkeys((pa.string(), pa.large_string(), pa.string_view()), Kind.TEXT),
+    **dict.fromkeys((pa.binary(), pa.large_binary(), pa.binary_view()), Kind.BYTES),
+    pa.null(): Kind.NOTHING,
+}
+LIST_TYPES = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
 
 class ParquetFile:
-    """A table in which each column says what it holds.
+    """A table that says what each column holds.
 
     Args:
-        place: the file.
+        file: the file.
     """
 
     is_document = False
 
-    def __init__(self, place: Place):
-        self.place = place
+    def __init__(self, file: OpenFile):
+        self.file = file
 
     def columns(self, name: str | None) -> dict[Keys, str]:
-        """What each column holds, fields inside others included."""
-        with self._open() as file:
-            _check_names(self.place, file.schema_arrow)
-            return kinds_of(file.schema_arrow)
+        """What each column holds, with the fields inside columns."""
+        with self._open() as table:
+            names = Counter(table.schema_arrow.names)
+            if repeated := [column for column, count in names.items() if count > 1]:
+                raise InputError(
+                    f"{self.file.flag}: {self.file.path} has several columns named {repeated[0]}; rename them"
+                )
+            return kinds_of(table.schema_arrow)
 
-    def values(self, columns: Sequence[Keys]) -> Iterator[Sequence[Any]]:
-        """What each row holds in some columns.
+    def rows(self, column: Column) -> Iterator[tuple[Any, Any]]:
+        """The value in the text column and the reference of each row, see `Table`.
 
         Raises:
             InputError: naming the row that is not UTF-8, or the file that cannot be read.
         """
-        with self._open() as file:
-            total = max(file.metadata.num_rows, 1)
-            names = list(dict.fromkeys(keys[0] for keys in columns))
-            for batch in file.iter_batches(batch_size=ROWS, columns=names):
-                read = []
-                for keys in columns:
-                    values = batch.column(batch.schema.get_field_index(keys[0])).to_pylist()
-                    read.append(values if len(keys) == 1 else [values_at(value, keys[1:]) for value in values])
-                for row in zip(*read, strict=True):
-                    self.place.number += 1
-                    yield row
-                self.place.fraction = self.place.number / total
+        names = [column.keys[0], *([REFERENCES] if column.references else [])]
+        with self._open() as table:
+            for batch in table.iter_batches(batch_size=ROWS, columns=names):
+                for row in batch.to_pylist():
+                    self.file.number += 1
+                    yield values_at(row, column.keys), row.get(REFERENCES)
+                self.file.fraction = self.file.number / table.metadata.num_rows
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
-        """The file; a compressed one is unpacked into a temporary file first, since Parquet is read from its end."""
-        self.place.number, self.place.fraction = 0, 0.0
+        """Open the file. Parquet is read from its end, so a compressed file is first unpacked into a temporary one."""
+        self.file.number, self.file.fraction = 0, 0.0
         try:
             with contextlib.ExitStack() as stack:
-                source: Any = str(self.place.path)
-                if Path(source).suffix.lower() in COMPRESSED:
-                    packed = stack.enter_context(self.place.open())
+                source: str | IO[bytes] = str(self.file.path)
+                if Path(self.file.path).suffix.lower() in COMPRESSED:
                     source = stack.enter_context(tempfile.TemporaryFile())
-                    shutil.copyfileobj(packed, source)
+                    with self.file.open() as content:
+                        shutil.copyfileobj(content, source)
                 yield stack.enter_context(pq.ParquetFile(source))
-        except UnicodeDecodeError as error:
+        except InputError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:  # bytes that are not UTF-8 are a ValueError, too
             raise InputError(
-                f"{self.place.flag}: {self.place.path} holds bytes after row {self.place.number} that are not UTF-8 "
-                f"({error.reason}); write the table again"
-            ) from None
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{self.place.flag}: {self.place.path} cannot be read as Parquet ({one_line(error)[:200]}); write the "
-                "table again"
+                f"{self.file.flag}: {self.file.path} cannot be read as Parquet after row {self.file.number} "
+                f"({one_line(error)[:200]}); write the table again"
             ) from None
 
 
 def kinds_of(schema: pa.Schema) -> dict[Keys, str]:
-    """What each column of a schema holds, fields inside others included."""
+    """What each column of a schema holds, with the fields inside columns."""
     kinds: dict[Keys, str] = {}
 
     def add(field: pa.Field, above: Keys) -> None:
-        keys = (*above, field.name)
-        kinds[keys] = _kind(field.type)
-        inner = field.type
-        while pa.types.is_list(inner) or pa.types.is_large_list(inner) or pa.types.is_fixed_size_list(inner):
+        keys, inner = (*above, field.name), field.type
+        kinds[keys] = _kind(inner)
+        while isinstance(inner, LIST_TYPES):
             inner = inner.value_type
         if pa.types.is_struct(inner):
             for child in inner:
@@ -103,28 +102,12 @@ def kinds_of(schema: pa.Schema) -> dict[Keys, str]:
     return kinds
 
 
-def _check_names(place: Place, schema: pa.Schema) -> None:
-    """Raise an `InputError` for a name that several columns have: which one is meant?"""
-    repeated = [name for name, count in Counter(schema.names).items() if count > 1]
-    if repeated:
-        raise InputError(
-            f"{place.flag}: {place.path} has several columns named {repeated[0]}; rename them, so that each has its "
-            "own name"
-        )
-
-
-def _kind(kind: pa.DataType) -> str:
-    types = pa.types
-    if types.is_dictionary(kind):
-        return _kind(kind.value_type)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return TEXT
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
-        return BYTES
-    if types.is_null(kind):
-        return NOTHING
-    if types.is_struct(kind):
-        return OBJECT
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return {TEXT: TEXTS, OBJECT: OBJECTS}.get(_kind(kind.value_type), f"{kind}")
-    return NUMBERS if types.is_integer(kind) or types.is_floating(kind) else str(kind)
+def _kind(column_type: pa.DataType) -> str:
+    if isinstance(column_type, pa.DictionaryType):
+        return _kind(column_type.value_type)
+    if isinstance(column_type, LIST_TYPES):
+        return LISTS_OF.get((_kind(column_type.value_type),), str(column_type))
+    if pa.types.is_struct(column_type):
+        return Kind.OBJECT
+    is_number = pa.types.is_integer(column_type) or pa.types.is_floating(column_type)
+    return KINDS.get(column_type, Kind.NUMBERS if is_number else str(column_type))

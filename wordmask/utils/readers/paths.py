@@ -12,85 +12,87 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.files import COMPRESSED
 
 FORMATS = {"txt": "txt", "csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "parquet": "parquet"}
-SIDECAR = ".meta.json"  # behind the name of a reference file
-DATASET = ("dataset_dict.json", "state.json")  # which `save_to_disk` writes
+ENDINGS = ", ".join(f".{ending}" for ending in FORMATS)
+SIDECAR = ".meta.json"  # the end of the name of a file that describes a reference file
 
 
 def format_of(path: str) -> str | None:
-    """The format of a file by its name, in capitals or not; a name without an ending is text. `None` if unknown."""
+    """The format that a file's name says, in small or capital letters. A name without an ending is text. `None` if the
+    ending is not known."""
     name = Path(path.lower())
     suffix = Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
     return FORMATS.get(suffix[1:]) if suffix else "txt"
 
 
+def is_saved_dataset(directory: str) -> bool:
+    """Whether `save_to_disk` of `datasets` wrote this directory."""
+    return any(Path(directory, name).exists() for name in ("dataset_dict.json", "state.json"))
+
+
 def expand_files(patterns: Sequence[str], flag: str, directories: bool = False) -> list[str]:
-    """The files that names and globs stand for, in order; `**` stands for any folders.
+    """The files that names and globs stand for, in order. `**` stands for any number of folders.
 
     Args:
         patterns: names and globs.
         flag: the flag that they come from.
-        directories: whether a directory stands for the files of text in it.
+        directories: whether a directory stands for the text files in it.
 
     Raises:
-        InputError: naming `flag`, where a name or a pattern stands for no file.
+        InputError: naming `flag`, if a name or a pattern stands for no file.
     """
     files: list[str] = []
     for pattern in patterns:
         if os.path.isfile(pattern):
             files.append(pattern)
-            continue
-        if directories and os.path.isdir(pattern):
+        elif directories and os.path.isdir(pattern):
             files += _files_under(pattern, flag)
-            continue
-        found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-        found = _without_copies(path for path in found if not path.endswith(SIDECAR))
-        if not found:
+        elif matches := _once_each(glob.glob(pattern, recursive=True)):
+            files += matches
+        else:
             what = "is a directory, not a file" if os.path.isdir(pattern) else "does not exist"
             raise InputError(f"{flag}: {pattern} {what}; give a file or a glob that matches files")
-        files += found
     return files
 
 
-def text_files(patterns: Sequence[str], flag: str) -> list[str]:
-    """The files of text that names, globs and directories stand for, which are of one format.
+def find_text_files(patterns: Sequence[str], flag: str) -> list[str]:
+    """The text files that names, globs and directories stand for. They have one format.
 
     Raises:
-        InputError: naming `flag`, where there is none, a format is not known, or there are several.
+        InputError: naming `flag`, if there is no file, a format is not known, or there are several formats.
     """
     files = expand_files(patterns, flag, directories=True)
     formats = Counter(format_of(path) for path in files)
     if None in formats:
         unknown = next(path for path in files if format_of(path) is None)
         raise InputError(
-            f"{flag}: {unknown} is of no known format; its name must end in "
-            f"{', '.join('.' + known for known in FORMATS)}, plain or with {', '.join(COMPRESSED)} behind"
+            f"{flag}: {unknown} is of no known format; its name must end in {ENDINGS}, or in one of these and then "
+            f"{', '.join(COMPRESSED)}"
         )
     if len(formats) > 1:
-        found = ", ".join(f"{count} {known}" for known, count in sorted(formats.items(), key=str))
-        raise InputError(f"{flag}: files of one format are needed, found {found}; give a glob such as *.txt")
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(formats.items(), key=str))
+        raise InputError(f"{flag}: files of one format are needed, found {counts}; give a glob such as *.txt")
     return files
-
-
-def _without_copies(paths: Iterable[str]) -> list[str]:
-    """Each file once: a link to a parent directory would show the same file again and again."""
-    shortest: dict[str, str] = {}
-    for path in sorted(paths, key=len):
-        shortest.setdefault(os.path.realpath(path), path)
-    return sorted(shortest.values())
 
 
 def _files_under(directory: str, flag: str) -> list[str]:
-    """The files of a known format under a directory, in order. Names that begin with `.` or `_` are passed over, as
-    are the sidecars of reference files."""
-    if any(Path(directory, name).exists() for name in DATASET):
+    """The files of a known format under a directory, in order, without names that begin with `.` or `_`."""
+    if is_saved_dataset(directory):
         raise InputError(f"{flag}: {directory} is a dataset that save_to_disk wrote; give it as --dataset_name")
-    inside = glob.glob("**", root_dir=directory, recursive=True)  # without names that begin with a dot
-    names = [name for name in inside if not any(part.startswith("_") for part in Path(name).parts)]
-    names = [name for name in names if Path(name.lower()).suffix and not name.endswith(SIDECAR) and format_of(name)]
-    files = _without_copies(sorted(filter(os.path.isfile, (os.path.join(directory, name) for name in names))))
+    names = glob.glob("**", root_dir=directory, recursive=True)  # leaves out names that begin with a dot
+    visible = [name for name in names if not any(part.startswith("_") for part in Path(name).parts)]
+    files = _once_each(os.path.join(directory, name) for name in visible if Path(name).suffix and format_of(name))
     if not files:
         raise InputError(
-            f"{flag}: {directory} is a directory without a file that ends in "
-            f"{', '.join('.' + known for known in FORMATS)}; give another one, or a file"
+            f"{flag}: {directory} is a directory without a file that ends in {ENDINGS}; give another one, or a file"
         )
     return files
+
+
+def _once_each(paths: Iterable[str]) -> list[str]:
+    """The files among some paths, without sidecars, in order. A link to a parent directory shows a file many times; we
+    keep its shortest path."""
+    shortest: dict[str, str] = {}
+    for path in sorted(filter(os.path.isfile, paths), key=lambda path: (len(path), path)):
+        if not path.endswith(SIDECAR):
+            shortest.setdefault(os.path.realpath(path), path)
+    return sorted(shortest.values())

@@ -1,0 +1,301 @@
+"""The text of local files, with its references. Files are read whenever their text is needed, so no copy is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wordmask.references.provenance import TextDigest, check_text, read_provenance, sidecar
+from wordmask.references.reader import pair_tables, pairs_blank_lines
+from wordmask.utils.batches import BATCH, CHARACTERS, batches
+from wordmask.utils.cache import found_once, hashed, stamps
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import is_blank
+from wordmask.utils.progress import tracked
+from wordmask.utils.readers import Column, TextReader
+from wordmask.utils.readers.paths import format_of
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of one split: of its text, in one format, and of its references.
+
+    Attributes:
+        paths: the files of the text.
+        flag: the flag that names them.
+        column: the text column of tables, which may have a column of references, too.
+        references: a reference file for each file of text, or none.
+        reference_flag: the flag that names the reference files.
+    """
+
+    paths: tuple[str, ...]
+    flag: str
+    column: Column | None = None
+    references: tuple[str, ...] = ()
+    reference_flag: str = ""
+
+    @property
+    def all(self) -> list[str]:
+        """All files that the texts depend on, with references and their sidecars."""
+        sidecars = [str(sidecar(path)) for path in self.references if sidecar(path).exists()]
+        return [*self.paths, *self.references, *sidecars]
+
+    def tables(self, digests: Sequence[TextDigest] | None = None) -> Iterator[pa.Table]:
+        """The texts in tables of about a thousand, in the column `text`. Blank texts are skipped.
+
+        With references there are three more columns: `chinese_ref`, `line` (the number of the text in its file) and
+        `file` (the number of the file).
+
+        Args:
+            digests: one for each file, to count its lines. They take in the text only if its provenance is checked.
+        """
+        for index in range(len(self.paths)):
+            yield from self.tables_of(index, digests[index] if digests else TextDigest())
+
+    def tables_of(self, index: int, digest: TextDigest) -> Iterator[pa.Table]:
+        """The same tables, of one file."""
+        reader = TextReader([self.paths[index]], self.flag, self.column)
+        if self.references:
+            tables = pair_tables(reader, self.references[index], self.reference_flag, digest)
+        else:
+            tables = _tables_of_reader(reader, digest)
+        for table in tables:
+            if "chinese_ref" in table.column_names:
+                table = table.append_column("file", pa.array([index] * len(table), pa.int32()))
+            yield table
+
+    def require_text(self) -> None:
+        """Raise an `InputError` if there is no text."""
+        if next(self.tables(), None) is None:
+            raise InputError(
+                f"{self.flag}: {', '.join(self.paths[:3])} has no text in it; give a file with one text on each line, "
+                "or in each row of a table"
+            )
+
+    def check(self) -> None:
+        """Find, before a stream begins, the mistakes that show only at the end of a file.
+
+        Raises:
+            InputError: if references belong to another text or differ from it in number, or if TSV is quoted like CSV.
+        """
+        for index, path in enumerate(self.paths):
+            if self.references:
+                self._check_pair(TextReader([path], self.flag, self.column), self.references[index])
+            elif format_of(path) == "tsv":
+                deque(tracked(self.tables_of(index, TextDigest()), "checking"), maxlen=0)
+
+    def _check_pair(self, reader: TextReader, reference: str) -> None:
+        provenance = read_provenance(reference, self.reference_flag)
+        if provenance is None:
+            pairs_blank_lines(reader, reference, self.reference_flag)
+            return
+        digest = TextDigest()
+        for batch in tracked(batches(reader), "checking"):
+            digest.add(batch)
+        check_text(provenance, digest, reader.paths[0], reference, self.reference_flag)
+
+
+def _tables_of_reader(reader: TextReader, digest: TextDigest) -> Iterator[pa.Table]:
+    """The texts of one file in tables, with the references in its table if there are any. The digest only counts."""
+    has_references = reader.column is not None and reader.column.references
+    rows = batches(reader.with_references(), weight=lambda row: len(row[0])) if has_references else batches(reader)
+    for batch in rows:
+        texts = [text for text, _ in batch] if has_references else batch
+        columns = {"text": pa.array(texts, pa.string())}
+        if has_references:
+            columns["line"] = pa.array(range(digest.lines + 1, digest.lines + 1 + len(batch)))
+            columns["chinese_ref"] = pa.array([reference for _, reference in batch], pa.list_(pa.int32()))
+        visible = [not is_blank(text) for text in texts]
+        digest.lines += len(batch)
+        digest.blank += visible.count(False)
+        if any(visible):
+            table = pa.table(columns)
+            yield table if all(visible) else table.filter(pa.array(visible))
+
+
+def rebatched(tables: Iterable[pa.Table], size: int = BATCH) -> Iterator[pa.Table]:
+    """The same texts in tables of `size`. The last table may be shorter, and so may tables that reach `CHARACTERS`
+    bytes."""
+    held: list[pa.Table] = []
+    count = weight = 0
+    for table in tables:
+        begin = 0
+        for row, length in enumerate(pc.binary_length(table["text"]).to_pylist(), 1):
+            count, weight = count + 1, weight + (length or 0)
+            if count == size or weight >= CHARACTERS:
+                yield pa.concat_tables([*held, table.slice(begin, row - begin)])
+                held, begin, count, weight = [], row, 0, 0
+        if begin < len(table):
+            held.append(table.slice(begin))
+    if held:
+        yield pa.concat_tables(held)
+
+
+class ContentDigest:
+    """A running digest of texts and their references. It is the same however they are divided into tables."""
+
+    def __init__(self) -> None:
+        self._lengths, self._texts, self._references = (hashlib.sha256() for _ in range(3))
+
+    def add(self, table: pa.Table) -> None:
+        """Take in the next texts."""
+        texts = pc.fill_null(table["text"].cast(pa.large_binary()), b"").combine_chunks()
+        lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False)
+        self._lengths.update(lengths.astype(np.int64).tobytes())
+        self._texts.update(b"".join(texts.to_pylist()))
+        if "chinese_ref" in table.column_names:
+            self._references.update("".join(map(json.dumps, table["chinese_ref"].to_pylist())).encode())
+
+    def hexdigest(self) -> str:
+        """The digest of the texts so far."""
+        parts = (self._lengths, self._texts, self._references)
+        return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """The text of local files as a `Source`. The files are read from the beginning whenever the text is needed.
+
+    Attributes:
+        files: where the texts are.
+        numbers: the numbers of these texts among all texts of the files.
+        blank_count: the number of blank texts, which are skipped.
+        digest: that of all texts in the files, with their references.
+        stamps: those of the files when their texts were counted.
+    """
+
+    files: SplitFiles
+    numbers: range
+    blank_count: int
+    digest: str
+    stamps: list[tuple[str, int, int, int]]
+    is_stream = False
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these texts from others, in any files."""
+        return hashed(self.digest, self.numbers.start, self.numbers.stop)
+
+    def select(self, span: range) -> FileSource:
+        """The texts of a span."""
+        return replace(self, numbers=self.numbers[span.start : span.stop])
+
+    def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
+        """The texts of each span, see `wordmask.data.sources.Source`.
+
+        Raises:
+            InputError: if a file has changed since its texts were counted.
+        """
+        self._check_files()
+        tables = self.files.tables()
+        rest: list[pa.Table] = []  # what is left of a table that was cut
+
+        def read(count: int) -> Iterator[pa.Table]:
+            """The next texts."""
+            while count:
+                table = rest.pop() if rest else next(tables, None)
+                if table is None:
+                    raise self._changed()
+                if len(table) > count:
+                    rest.append(table.slice(count))
+                    table = table.slice(0, count)
+                count -= len(table)
+                yield table
+
+        position = 0
+        for span in spans:
+            numbers = self.numbers[span.start : span.stop]
+            deque(read(numbers.start - position), maxlen=0)
+            yield rebatched(read(len(numbers)))
+            position = numbers.stop
+        self._check_files()
+
+    def _check_files(self) -> None:
+        if stamps(self.files.all) != self.stamps:
+            raise self._changed()
+
+    def _changed(self) -> InputError:
+        files = ", ".join(self.files.paths[:3])
+        return InputError(f"{self.files.flag}: {files} changed while it was read; run again when it is complete")
+
+
+def count_texts(files: SplitFiles, cache: Path, again: bool) -> FileSource:
+    """All texts of some files. They are read and checked, unless this was done before.
+
+    Args:
+        files: the files.
+        cache: the directory that remembers the count.
+        again: whether to count even if the count is remembered.
+
+    Raises:
+        InputError: if there is no text, or the references belong to another text.
+    """
+
+    def count() -> tuple[int, int, str]:
+        files.require_text()
+        content, digests, number = ContentDigest(), [TextDigest() for _ in files.paths], 0
+        for table in tracked(files.tables(digests), "counting"):
+            content.add(table)
+            number += len(table)
+        return number, sum(digest.blank for digest in digests), content.hexdigest()
+
+    stamps_before = stamps(files.all)
+    what = f"texts-{hashed(files.column, bool(files.references))[:16]}"
+    number, blank_count, digest = found_once(cache, what, files.all, count, again)
+    return FileSource(files, range(number), blank_count, digest, stamps_before)
+
+
+@dataclass(frozen=True)
+class FileStream:
+    """The text of local files as a `Stream`. Each file is a shard that another process can read.
+
+    Attributes:
+        files: where the texts are.
+        limit: how many of the first texts are read, as one shard; all if `None`.
+    """
+
+    files: SplitFiles
+    limit: int | None = None
+    is_stream = True
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.files.paths) if self.limit is None else 1
+
+    def take(self, limit: int) -> FileStream:
+        """The first `limit` texts."""
+        return replace(self, limit=limit)
+
+    def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
+        """The texts of a shard, `size` at a time."""
+        if self.limit is None:
+            yield from rebatched(self.files.tables_of(shard, TextDigest()), size)
+            return
+        remaining = self.limit
+        for table in rebatched(self.files.tables(), size):
+            yield table.slice(0, remaining)
+            remaining -= len(table)
+            if remaining <= 0:
+                return
+
+
+def stream_texts(files: SplitFiles) -> FileStream:
+    """The text of files as a stream.
+
+    Raises:
+        InputError: if there is no text, or the references belong to another text.
+    """
+    files.require_text()
+    files.check()
+    return FileStream(files)
