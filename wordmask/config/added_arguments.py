@@ -22,6 +22,10 @@ class AddedArguments:
         "Start over in an --output_dir that holds a run; by default, that run continues from its last checkpoint.",
         default=False,
     )
+    dry_run: bool = argument(
+        "Do everything but train and write: try the largest step, time some others, print the plan, and exit.",
+        default=False,
+    )
     train_sampling_strategy: str | None = argument(
         "The order of an epoch: random, sequential or group_by_length (sequences of similar length in one step); by "
         "default group_by_length with --line_by_line, else random.",

@@ -59,6 +59,11 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         """The seed of the order of sequences and of their masks."""
         return self.seed if self.data_seed is None else self.data_seed
 
+    @property
+    def should_save(self) -> bool:
+        """Whether this process writes files; none does in a dry run."""
+        return not self.dry_run and super().should_save
+
     def _check(self) -> None:
         """Raise an `InputError` for mistakes that transformers accepts, or reports without naming a flag."""
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
