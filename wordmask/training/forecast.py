@@ -24,7 +24,7 @@ from wordmask.models.micro_batches import micro_batch_shapes
 from wordmask.training.trainer import MlmTrainer
 
 EXACT, STRETCHES = 2000, 20  # steps that are all counted; of more, this many are, in stretches over the whole training
-SMALL_FILES = 20_000  # bytes of a checkpoint's random state, schedule and configuration
+SMALL_FILES = 16_000  # bytes of a checkpoint's random state and schedule
 LOG = 200  # bytes of a log in a checkpoint
 
 
@@ -147,8 +147,10 @@ def checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
     """The bytes of a checkpoint, after a step has made the optimizer's state; `model` is the size of the model."""
     args, optimizer = trainer.args, trainer.optimizer
     divided = args.world_size if args.fsdp or args.deepspeed else 1
-    states = 0 if args.save_only_model or optimizer is None else saved_size(optimizer.state_dict()) * divided
-    return model + states + SMALL_FILES + LOG * logs
+    states = (
+        saved_size(optimizer.state_dict()) * divided + SMALL_FILES if optimizer and not args.save_only_model else 0
+    )
+    return model + states + LOG * (logs + 5)
 
 
 def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -> tuple[int, int, int]:
