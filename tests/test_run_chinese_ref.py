@@ -92,7 +92,7 @@ def test_the_end_of_compressed_text_is_foretold(tmp_path, monkeypatch):
         yield lambda count, completed, total: shown.append((count, completed, total))
 
     monkeypatch.setattr("wordmask.utils.progress.bar", bar)
-    assert len(list(tracked_lines(TextReader([packed], "--file_name"), "reading", every=1))) == 4
+    assert len(list(tracked_lines(TextReader([packed], "--file_name"), "Reading", every=1))) == 4
     size = packed.stat().st_size
     counts, completed, totals = zip(*shown, strict=True)
     assert counts == (1, 2, 3, 4, 4) and completed[-1] == size and {*totals} == {size}
@@ -148,6 +148,7 @@ def test_unusable_text_leaves_no_file_behind(content, words, tokenizer, tmp_path
 def test_tokenizer_trained_on_the_spot_serves_training_too(text, tmp_path):
     tokenizer = str(tmp_path / "made")
     make(text, tokenizer, tmp_path / "ref", "--vocab_size", "60")
+    assert BertTokenizer.from_pretrained(tokenizer).model_max_length == 512
     model = ["--model_type", "bert", "--tokenizer_name", tokenizer, "--config_overrides"]
     small = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"
     metrics = run_mlm_wwm.main(

@@ -125,6 +125,8 @@ def test_before_and_after_are_two_separate_evaluations_to_the_last_digit(more, c
     assert after == alone(command, str(out), tmp_path / "after", *more)
     for name in ("all_results.json", "eval_results.json"):
         assert before_and_after(read_json(out / name)) == (before, after)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"| eval_loss_before | {before[0]:.4f} |" in card and f"| eval_loss | {after[0]:.4f} |" in card
     first, last = evaluations(out)
     assert (first["step"], last["step"]) == (0, 4)
     assert [first["metrics"]["loss"], last["metrics"]["loss"]] == [before[0], after[0]]
@@ -188,7 +190,7 @@ def test_after_is_the_model_that_is_saved(command, counted, tmp_path):
     more += ["--metric_for_best_model", "loss", "--greater_is_better", "true"]
     metrics = run_mlm_wwm.main(command(out, *more))
     assert counted == [0, 2, 4, 4]
-    assert [one["step"] for one in evaluations(out)] == [0, 2, 4]
+    assert [(one["step"], one["epoch"]) for one in evaluations(out)] == [(0, 0.0), (2, 2 / 3), (4, 4 / 3)]
     assert metrics["eval_loss"] == evaluations(out)[1]["metrics"]["loss"] != evaluations(out)[2]["metrics"]["loss"]
     assert before_and_after(metrics)[1] == alone(command, str(out), tmp_path / "after")
 
@@ -223,7 +225,10 @@ def test_a_checkpoint_of_another_directory_brings_its_figures(command, killed_af
     first, second = tmp_path / "first", tmp_path / "second"
     killed_after(3, command(first))
     before = (first / FILE).read_bytes()
-    metrics = run_mlm_wwm.main(command(second, "--resume_from_checkpoint", str(first / "checkpoint-2")))
+    argv = command(second, "--resume_from_checkpoint", str(first / "checkpoint-2"), "--save_steps", "1")
+    killed_after(3, argv)
+    assert [one["step"] for one in evaluations(second)] == [0], "kept, should this run be killed, too"
+    metrics = run_mlm_wwm.main(command(second))
     assert metrics["eval_loss_before"] == evaluations(first)[0]["metrics"]["loss"]
     assert [one["step"] for one in evaluations(second)] == [0, 4] and (first / FILE).read_bytes() == before
 

@@ -152,21 +152,24 @@ def test_a_model_from_scratch_and_prepared_text(script, english_model, english_f
     scratch += ["--config_overrides", "hidden_size=16,num_hidden_layers=1,num_attention_heads=2"]
     scratch += ["--output_dir", str(tmp_path / "out"), "--dry_run"]
     assert script.main([*scratch, "--vocab_size", "200"])["steps"] == 3
-    prepared = [
-        "--model_type",
-        "bert",
-        "--train_file",
-        english_file,
-        "--tokenizer_name",
-        english_model,
-        "--prepared_dir",
-        str(tmp_path / "p"),
-    ]
-    script.main([*prepared, "--validation_split_percentage", "0", "--prepare_only"])
-    before = files_in(tmp_path / "p")
     more = ["--tokenizer_name", english_model, "--prepared_dir", str(tmp_path / "p")]
-    assert script.main([*scratch, *more, "--validation_split_percentage", "0"])["steps"] == 3
+    more += ["--validation_split_percentage", "0"]
+    script.main(["--model_type", "bert", "--train_file", english_file, *more, "--prepare_only"])
+    before = files_in(tmp_path / "p")
+    assert script.main([*scratch, *more])["steps"] == 3
     assert files_in(tmp_path / "p") == before and not (tmp_path / "out").exists()
+
+
+def test_the_short_form_names_the_directory_that_it_would_make(
+    english_model, english_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    argv = [english_model, english_file, english_file, "--max_steps", "20", "--report_to", "none"]
+    plan = run_mlm_wwm.main([*argv, "--dry_run"])
+    assert plan["steps"] == 20 and not (tmp_path / "output").exists()
+    shown = capsys.readouterr().err
+    assert re.search(r"^output: output/english0-english-\d{8}-\d{4}$", shown, re.MULTILINE), shown
+    assert "to resume" not in shown and "10 checkpoints of " in shown  # every tenth of the steps
 
 
 def test_each_fact_is_one_plain_line(flags, english_file, capsys):

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,10 +23,10 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import run_mlm
 import run_mlm_wwm
 import wordmask
-from conftest import free_port
+from conftest import free_port, refusal
 from wordmask.training.live_output import Evaluated, LiveOutput
 from wordmask.training.speed import Speed, TokenCount
-from wordmask.training.utilisation import flops_per_token, peak_rate
+from wordmask.training.utilisation import Utilisation, flops_per_token, peak_rate
 from wordmask.utils import terminal as terminal_module
 from wordmask.utils.chatter import without_chatter
 from wordmask.utils.progress import Bar
@@ -181,6 +183,13 @@ def test_an_evaluation_alone_shows_one_line_of_figures(capsys, english_model, en
     assert of_others(lines) == [] and not any(line.startswith("steps: ") for line in lines)
 
 
+def test_names_with_terminal_escapes_are_shown_as_text(capsys, flags, tmp_path):
+    lines = lines_of(capsys, run_mlm_wwm.main, *flags[:-1], str(tmp_path / "out\x1b[31m"))
+    shown = rf"{tmp_path / 'out'}\x1b[31m"
+    assert {f"output: {shown}", f"model and results: {shown}"} < {*lines}
+    assert r"a\x1b[31m.txt" in refusal(capsys, run_mlm_wwm.main, *flags, "--train_file", "a\x1b[31m.txt")
+
+
 def test_a_warning_that_needs_action_comes_as_one_sentence(capsys):
     with without_chatter():
         warnings.warn("This DataLoader will create 9 worker processes, which nobody has asked for\nhere", stacklevel=1)
@@ -196,6 +205,16 @@ def test_a_warning_that_needs_action_comes_as_one_sentence(capsys):
     err = capsys.readouterr().err
     assert err.count("This DataLoader") == 1  # the one from elsewhere
     assert "transformers: `old` is deprecated. Use `new`." in err.splitlines()
+
+
+def test_a_library_that_used_threads_says_nothing_after_a_fork(capfd, english_model, monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    AutoTokenizer.from_pretrained(english_model)(["some words"] * 100)  # in threads
+    with without_chatter():
+        if not (child := os.fork()):
+            os._exit(os.environ["TOKENIZERS_PARALLELISM"] != "false")
+    assert os.waitpid(child, 0)[1] == 0 and "TOKENIZERS_PARALLELISM" not in os.environ
+    assert capfd.readouterr() == ("", "")
 
 
 # From Python
@@ -303,6 +322,15 @@ def test_the_model_flops_of_a_token_are_those_counted_by_hand(english_model):
     body = sum(module.weight.numel() for module in linear if module is not head)
     expected = 6 * (body + 0.15 * head.weight.numel()) + 12 * 1 * 16 * 100
     assert flops_per_token(model, 100, 0.15) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_gpu_shows_its_utilisation_and_memory_where_the_card_is_known(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 12_300_000_000)
+    whole = SimpleNamespace(total_memory=85_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
+    use = Utilisation(torch.device("cuda"), flops=600e6, peak=989e12)
+    assert use.figures(500_000) == ["MFU 30%", "12.3 GB of 85.0 GB"]
+    assert replace(use, peak=None).figures(500_000) == use.figures(0.0) == ["12.3 GB of 85.0 GB"]
 
 
 @pytest.mark.parametrize(

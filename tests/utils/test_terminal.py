@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from wordmask.utils import terminal as module
-from wordmask.utils.terminal import Message, clean, terminal, use
+from wordmask.utils.terminal import Message, asked_format, clean, terminal, use
 
 
 class Screen(io.StringIO):
@@ -135,15 +136,34 @@ def test_a_program_that_uses_the_package_keeps_its_own_logging(capsys):
 
 
 def test_a_forked_process_does_not_touch_the_live_line(monkeypatch):
-    on_screen(monkeypatch)
+    screen = on_screen(monkeypatch)
     terminal().doing("reading text")
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        os.write(write, f"{terminal().is_live} {terminal().mode}".encode())
+        os.write(write, f"{terminal().is_live} {terminal().mode} {sys.stderr is screen}".encode())
         os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(read, 100) == b"False plain"
+    assert os.read(read, 100) == b"False plain True"
+
+
+@pytest.mark.parametrize(
+    "argv, file, mode",
+    [
+        (["--log_format", "plain", "--output_dir", "x"], "", "plain"),
+        (["--log_format=rich"], "", "rich"),
+        (["--log_format", "fancy"], "", None),
+        (["FILE", "--seed", "1"], "seed: 2\nlog_format: plain\n", "plain"),
+        (["FILE"], '{"seed": 2, "log_format": "rich"}', "rich"),
+        (["FILE", "--log_format", "rich"], "log_format: plain\n", "rich"),
+        (["missing.yaml"], "", None),
+        ([], "", None),
+    ],
+)
+def test_the_format_is_known_before_anything_is_parsed(argv, file, mode, tmp_path):
+    path = tmp_path / "arguments.yaml"
+    path.write_text(file, encoding="utf-8")
+    assert asked_format([str(path) if word == "FILE" else word for word in argv]) == mode
 
 
 def test_what_a_terminal_obeys_is_shown_as_text():

@@ -116,6 +116,7 @@ def load_model(
             model = AutoModelForMaskedLM.from_config(
                 config, dtype=dtype, attn_implementation=attention, trust_remote_code=arguments.trust_remote_code
             )
+        _set_length(tokenizer, model)
     size = vocabulary_size(tokenizer)
     if size > embedded_ids(model):
         with making(*origin(arguments)):
@@ -194,6 +195,13 @@ def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
     return min([*limits, *position_limits(model)], default=None)
+
+
+def _set_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Save the model's longest sequence with the tokenizer of a model from scratch; a trained one has no limit."""
+    limit = min(position_limits(model), default=getattr(model.config, "max_position_embeddings", None))
+    if limit and limit > 0:
+        tokenizer.model_max_length = limit
 
 
 def choose_length(asked: int | None, limit: int | None, specials: int, flag: str) -> int:

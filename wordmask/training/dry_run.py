@@ -90,7 +90,7 @@ class DryRun:
         for fact in self.facts:
             shown.show(fact)
         shown.show(Message("dry run: nothing was trained, and nothing was written"))
-        return self.figures
+        return {name: float(value) for name, value in self.figures.items()}
 
     def _rehearse(self, batch_size: int, args: Any, resume_from_checkpoint: str | None = None, **others: Any) -> None:
         """Stand in for the Trainer's loop: try the largest step, time others, and compute the rest."""

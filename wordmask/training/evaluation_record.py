@@ -61,8 +61,11 @@ class EvaluationRecord:
         others = [other for other in self.evaluations if other.step != evaluation.step]
         ordered = sorted([*others, evaluation], key=lambda one: one.step)
         self.evaluations = [one if one is evaluation or one.step == 0 else replace(one, words={}) for one in ordered]
-        if self.directory is not None:
-            # One evaluation to a line, so that people can read the file and compare two of them.
+        self.write()
+
+    def write(self) -> None:
+        """Write the evaluations, one to a line, so that people can read the file and compare two of them."""
+        if self.directory is not None and self.evaluations:
             lines = ",\n".join(json.dumps(asdict(one), ensure_ascii=False) for one in self.evaluations)
             with write_atomically(Path(self.directory) / FILE) as file:
                 file.write(f'{{"evaluations": [\n{lines}\n]}}\n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -78,11 +79,16 @@ class EvaluationReports:
             forward: sends a batch through the model.
         """
         predictions = self.lines.predict(forward) if "accuracy" in evaluation.metrics else []
-        evaluation.predictions[:] = [line.as_json() for line in predictions]
-        evaluation.words.update(frequent_words(words, self.readable))
-        self.latest, self._shown = evaluation, predictions
+        self.latest = replace(
+            evaluation,
+            # The best model is evaluated again at the end, when more epochs are done than it was trained.
+            epoch={one.step: one.epoch for one in self.record.evaluations}.get(evaluation.step, evaluation.epoch),
+            predictions=[line.as_json() for line in predictions],
+            words=frequent_words(words, self.readable),
+        )
+        self._shown = predictions
         if not self.foreign:
-            self.record.add(evaluation)
+            self.record.add(self.latest)
 
     def show_predictions(self) -> None:
         """Show the predictions of the latest evaluation."""

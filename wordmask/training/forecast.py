@@ -146,11 +146,11 @@ def model_size(model: Any, tokenizer: Any, args: Any) -> int:
 def checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
     """The bytes of a checkpoint, after a step has made the optimizer's state; `model` is the size of the model."""
     args, optimizer = trainer.args, trainer.optimizer
-    divided = args.world_size if args.fsdp or args.deepspeed else 1
-    states = (
-        saved_size(optimizer.state_dict()) * divided + SMALL_FILES if optimizer and not args.save_only_model else 0
-    )
-    return model + states + LOG * (logs + 5)
+    model += LOG * (logs + 5)
+    if args.save_only_model or optimizer is None:
+        return model
+    parts = args.world_size if args.fsdp or args.deepspeed else 1
+    return model + saved_size(optimizer.state_dict()) * parts + SMALL_FILES
 
 
 def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -> tuple[int, int, int]:

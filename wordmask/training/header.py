@@ -98,7 +98,7 @@ def _steps(trainer: MlmTrainer) -> str:
     if plan is None or not isinstance(sequences, StagedSequences):
         return f"{planned:,}{left}, each of {counted(division.step, 'sequence')}"
     epochs = trainer.args.num_train_epochs if trainer.args.max_steps < 0 else planned / max(plan.steps_in_epoch, 1)
-    stage = plan.stages[-1]
-    tokens = int(sequences.stages[-1].lengths.sum()) * stage.layout.step_size / max(len(sequences.stages[-1]), 1)
-    each = counted(min(stage.layout.step_size, len(sequences.stages[-1])), "sequence")
-    return f"{planned:,} in {epochs:.3g} epochs{left}, each of {each}, about {number(tokens, 3)} tokens"
+    stage, last = plan.stages[-1], sequences.stages[-1]
+    tokens = int(last.lengths.sum()) * stage.layout.step_size / max(len(last), 1)
+    each = f"each of {counted(min(stage.layout.step_size, len(last)), 'sequence')}, about {number(tokens, 3)} tokens"
+    return f"{planned:,} in {epochs:.3g} epoch{'s' * (epochs != 1)}{left}, {each}"

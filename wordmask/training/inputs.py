@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wordmask.config.arguments import Arguments
+from wordmask.config.arguments import Arguments, needs_validation_text, without_evaluation
 from wordmask.data.findings import SplitFindings, warn_of_findings
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
@@ -36,11 +36,14 @@ def load_run_texts(arguments: Arguments) -> dict[str, Any]:
     if data.is_prepared:
         texts = load_prepared(data, arguments.segmentation)
     else:
+        must_evaluate = training.do_eval if arguments.evaluation_flag or not arguments.no_task_given else False
         with training.main_process_first(desc="reading the text"):
-            texts = load_texts(data, model.cache_dir, model.token, training.do_eval, arguments.no_task_given)
+            texts = load_texts(data, model.cache_dir, model.token, must_evaluate, arguments.no_task_given)
     if arguments.no_task_given:
         training.do_train = "train" in texts
         training.do_eval = "validation" in texts
+        if not training.do_eval:
+            without_evaluation(arguments)
     for split, wanted in (("train", training.do_train), ("validation", training.do_eval)):
         if wanted and split not in texts and data.is_prepared:
             raise InputError(
@@ -49,10 +52,7 @@ def load_run_texts(arguments: Arguments) -> dict[str, Any]:
     if training.do_train and "train" not in texts:
         raise InputError("--do_train needs training text; give --train_file, or a --dataset_name with a split train")
     if training.do_eval and "validation" not in texts:
-        raise InputError(
-            "--do_eval needs validation text; give --validation_file, or --validation_split_percentage above 0 "
-            "without --streaming"
-        )
+        raise needs_validation_text(arguments.evaluation_flag or "--do_eval")
     if training.eval_on_start is None:
         training.eval_on_start = training.do_train and training.do_eval
     if data.streaming and training.do_train and training.max_steps <= 0 and not arguments.masking.preview_masking:

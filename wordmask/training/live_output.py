@@ -140,7 +140,7 @@ class LiveOutput(TrainerCallback):
         """Move the bar."""
         if self.speed is None or self.training_bar is None:
             return
-        if args.torch_compile and self.speed.first is None:
+        if self.speed.first is None:  # in place of what came before the first step
             terminal().put(self.training_bar)
         self.speed.advance(state.global_step)
         self.training_bar.completed = state.global_step

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from wordmask.config.arguments import Arguments, RunArguments, parse_arguments
+from wordmask.config.arguments import Arguments, parse_arguments
+from wordmask.config.short_form import describe
 from wordmask.data.token_store import Tokenization
 from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
@@ -57,7 +58,7 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     training, previews = arguments.training, arguments.masking.preview_masking > 0
     if arguments.data.prepare_only:
         return prepare_only(arguments)
-    _check_start(training, script)
+    _check_start(arguments, script)
     checkpoint = None if previews else find_checkpoint(arguments)
     set_seed(training.seed)
 
@@ -103,8 +104,11 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     return metrics
 
 
-def _check_start(training: RunArguments, script: str) -> None:
-    """Raise an `InputError` if this run can neither use its GPUs nor push its model."""
+def _check_start(arguments: Arguments, script: str) -> None:
+    """Say what the short form stands for; raise an `InputError` if this run cannot use its GPUs or push its model."""
+    training = arguments.training
+    if arguments.short_form:
+        logger.warning("short form: %s", describe(arguments.short_form))
     if training.n_gpu > 1:  # the Trainer would use `DataParallel`, which is slow and has another loss
         raise InputError(
             f"{training.n_gpu} GPUs under plain python; start with "

@@ -89,7 +89,8 @@ class Speed:
         if not self.marks:
             return None
         begin, now = self.marks[0], self._read() if self.on_cpu else self._assumed()
-        return self.processes * (now.tokens - begin.tokens) / (now.seconds - begin.seconds) if now > begin else None
+        seconds = now.seconds - begin.seconds
+        return self.processes * (now.tokens - begin.tokens) / seconds if seconds > 0 else None
 
     @property
     def left(self) -> float | None:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from wordmask.utils.chatter import without_chatter
 from wordmask.utils.terminal import asked_format, terminal
 
 
-def start(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, float]:
+def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[str, float]:
     """Check the flags of this suite, and then run, see `wordmask.training.run.run`."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
     shown = terminal()
     shown.mode = asked_format(argv)  # type: ignore[assignment]  # the setter takes `None`
     with without_chatter(), shown.closing():
         if not {"--help", "-h", "--help_all"} & {*argv}:
             shown.doing("importing torch and transformers")
         from wordmask.config.own_flags import check_own_flags  # imports transformers
+        from wordmask.training.interruption import resumable
 
-        check_own_flags(argv, **defaults)
-        from wordmask.training.run import run  # imports torch
+        own = check_own_flags(argv, **defaults)
+        with resumable(script, argv, own) as chosen:
+            from wordmask.training.run import run  # imports torch
 
-        return run(script, argv, **defaults)
+            return run(script, argv, **{**defaults, **chosen})

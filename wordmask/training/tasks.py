@@ -16,7 +16,7 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json
 from wordmask.utils.hub import pushing
 from wordmask.utils.quantities import number
-from wordmask.utils.terminal import Message, terminal
+from wordmask.utils.terminal import Fact, terminal
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
             _take_over(trainer, checkpoint)
             return {}
         logger.warning("going on from %s%s", checkpoint, change)
+        if trainer.reports:
+            trainer.reports.record.write()  # those of a checkpoint that lies elsewhere
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if not trainer.state.global_step:
         raise InputError(
@@ -108,6 +110,7 @@ def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
 
 def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
     """Show the results, the words that improved most, and where the files are."""
+    terminal().close()
     others = []
     for name, label in OTHERS.items():
         if name in metrics:
@@ -117,4 +120,4 @@ def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
     if trainer.reports and trainer.reports.improved:
         terminal().show(ImprovedWords(trainer.reports.improved))
     what = "model and results" if trainer.args.do_train else "results"
-    terminal().show(Message(f"{what}: {trainer.args.output_dir}"))
+    terminal().show(Fact(what, str(trainer.args.output_dir)))

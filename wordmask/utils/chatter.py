@@ -6,7 +6,9 @@ Each is named by its words and by where it comes from, so that a new warning of 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -42,6 +44,10 @@ MESSAGES = (
 )
 
 
+# What tokenizers and ltp read in a forked process, a worker of a loader: without it, they print three lines there.
+_THREADS_AFTER_FORK = ("TOKENIZERS_PARALLELISM", "LTP_EXTENSION_PARALLELISM")
+
+
 class _Needless(logging.Filter):
     """Keeps a message of a logger away; equal filters are added once."""
 
@@ -61,6 +67,7 @@ def without_chatter() -> Iterator[None]:
     """Filter the warnings of libraries, and show those that are left as sentences."""
     for name, needless in _FILTERS:
         logging.getLogger(name).addFilter(needless)
+    _say_no_threads_after_fork()
     try:
         with warnings.catch_warnings():
             for pattern, module, _ in WARNINGS:
@@ -70,6 +77,22 @@ def without_chatter() -> Iterator[None]:
     finally:
         for name, needless in _FILTERS:
             logging.getLogger(name).removeFilter(needless)
+
+
+@functools.cache  # Python calls these functions as often as they are registered
+def _say_no_threads_after_fork() -> None:
+    """Let forked processes know that these libraries start no threads there, which they would find out themselves."""
+    unset: list[str] = []
+
+    def before() -> None:
+        unset[:] = [name for name in _THREADS_AFTER_FORK if name not in os.environ]
+        os.environ.update(dict.fromkeys(unset, "false"))
+
+    def after_in_parent() -> None:
+        for name in unset:
+            del os.environ[name]
+
+    os.register_at_fork(before=before, after_in_parent=after_in_parent)
 
 
 def _show(message: Any, category: Any, filename: str, *args: Any, **kwargs: Any) -> None:

@@ -31,7 +31,7 @@ MODES: tuple[Mode, ...] = ("rich", "plain")
 LABELS = 10  # columns of the labels before facts
 # `--log_format plain` on a command line, or `log_format: plain` in an argument file.
 _LOG_FORMAT = re.compile(
-    r"""(?:--log_format(?:\s+|=)|^\s*["']?log_format["']?\s*:\s*["']?)(rich|plain)\b""", re.MULTILINE
+    r"""(?:--log_format(?:\s+|=)|(?:^|[{,])\s*["']?log_format["']?\s*:\s*["']?)(rich|plain)\b""", re.MULTILINE
 )
 
 # Control characters, surrogates, separators of lines, and marks that change the direction of all that follows.
@@ -256,6 +256,7 @@ def _forget() -> None:
     if _terminal is not None:
         parent, _terminal = _terminal, Terminal("plain")
         _terminal.hidden = parent.hidden
+        sys.stdout, sys.stderr = (getattr(stream, "rich_proxied_file", stream) for stream in (sys.stdout, sys.stderr))
 
 
 os.register_at_fork(after_in_child=_forget)
