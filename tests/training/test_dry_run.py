@@ -160,9 +160,7 @@ def test_a_model_from_scratch_and_prepared_text(script, english_model, english_f
     assert files_in(tmp_path / "p") == before and not (tmp_path / "out").exists()
 
 
-def test_the_short_form_names_the_directory_that_it_would_make(
-    english_model, english_file, tmp_path, monkeypatch, capsys
-):
+def test_the_short_form_names_its_directory(english_model, english_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     argv = [english_model, english_file, english_file, "--max_steps", "20", "--report_to", "none"]
     plan = run_mlm_wwm.main([*argv, "--dry_run"])
