@@ -21,7 +21,7 @@ from wordmask.training.rehearsal import Rehearsal, free_memory, lacks_memory
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import available_memory, limited_memory, peak_memory
-from wordmask.utils.quantities import counted, duration, percent, short, size
+from wordmask.utils.quantities import counted, duration, number, percent, short, size
 from wordmask.utils.terminal import Fact, Message, terminal
 
 DISK = 500e6  # bytes a second that a disk is assumed to write
@@ -52,6 +52,10 @@ def limits(arguments: Arguments) -> Iterator[None]:
         raise InputError(
             f"{flag}: {value} and its text do not fit into {free}; give a smaller model, or free memory"
         ) from None
+
+
+def _each(seconds: float) -> str:
+    return f"{number(seconds, 2)} s" if seconds < 9.95 else duration(seconds)
 
 
 class DryRun:
@@ -120,7 +124,7 @@ class DryRun:
             self._tell("tokens", "unknown, and so are padding and epochs: a stream is known only when it is read")
         stops = stops_of(trainer, steps)
         self._tell_disk(model_bytes, stops.saved, stops.logs + stops.evaluations)
-        each = f"{counted(len(steps), 'step')} of {duration(expected / len(steps))} ({len(seconds)} were timed)"
+        each = f"{counted(len(steps), 'step')} of {_each(expected / len(steps))} ({len(seconds)} were timed)"
         self.figures["steps"] = len(steps)
         self._tell_time([(expected, each)], stops.evaluations, stops.saved)
 
@@ -133,10 +137,10 @@ class DryRun:
         if evaluations:
             terminal().doing("timing an evaluation")
             seconds = self.rehearsal.time_evaluation()
-            parts.append((evaluations * seconds, f"{counted(evaluations, 'evaluation')} of {duration(seconds)}"))
+            parts.append((evaluations * seconds, f"{counted(evaluations, 'evaluation')} of {_each(seconds)}"))
         if checkpoints:
             seconds = self.figures["checkpoint_bytes"] / DISK
-            each = f"{counted(checkpoints, 'checkpoint')} of {duration(seconds)}, at {size(DISK)} a second"
+            each = f"{counted(checkpoints, 'checkpoint')} of {_each(seconds)}, at {size(DISK)} a second"
             parts.append((checkpoints * seconds, each))
         total = sum(seconds for seconds, _ in parts)
         self._tell("time", f"about {duration(total)}: {', '.join(text for _, text in parts)}", seconds=total)
@@ -158,10 +162,10 @@ class DryRun:
 
     def _tell_memory(self) -> None:
         device, peak = self.args.device, peak_memory()
-        text = f"at most {size(peak)} in this process, and {size(available_memory())} more are free"
+        text = f"about {size(peak)} in this process, and {size(available_memory())} more are free"
         if device.type == "cuda":
             peak, whole = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
-            text = f"at most {size(peak)} of {size(whole)} on the GPU"
+            text = f"about {size(peak)} of {size(whole)} on the GPU"
         self._tell("memory", text, peak_memory=peak)
 
     def _tell_flags(self) -> None:

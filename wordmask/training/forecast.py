@@ -23,7 +23,7 @@ from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.models.micro_batches import micro_batch_shapes
 from wordmask.training.trainer import MlmTrainer
 
-EXACT, STRETCHES = 2000, 20  # steps that are all counted; of more, this many are, in stretches over the whole training
+EXACT, STRETCHES = 2000, 20  # batches that are all counted; of more, so many, in stretches over the whole training
 SMALL_FILES = 16_000  # bytes of a checkpoint's random state and schedule
 LOG = 200  # bytes of a log in a checkpoint
 
@@ -76,8 +76,9 @@ class Lengths:
 def tokens_and_positions(trainer: MlmTrainer, sequences: StagedSequences, steps: range) -> tuple[NDArray[Any], bool]:
     """(2,) The tokens and the positions of these steps over all processes, and whether each step was counted."""
     lengths, sums, counted = Lengths(trainer, sequences.stages), np.zeros(2, np.int64), 0
-    exact = len(steps) <= EXACT
-    size = len(steps) if exact else EXACT // STRETCHES
+    most = max(EXACT // trainer.args.gradient_accumulation_steps, STRETCHES)
+    exact = len(steps) <= most
+    size = len(steps) if exact else most // STRETCHES
     for start in np.linspace(steps.start, steps.stop - size, 1 if exact else STRETCHES).astype(int).tolist():
         for batches in itertools.islice(steps_from(trainer, sequences, start), size):
             sums, counted = sums + lengths.of(batches), counted + 1

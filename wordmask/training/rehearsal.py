@@ -25,12 +25,13 @@ from wordmask.utils.memory import available_memory
 from wordmask.utils.quantities import counted, size
 
 TIMED, SECONDS = 8, 20.0  # ordinary steps that are timed, at most; the seconds after which no other is
+_SIGNS = ("bad_alloc", "could not create a primitive", "could not create a memory")  # of C++, and of oneDNN on a CPU
 
 
 def lacks_memory(error: BaseException | None) -> bool:
     """Whether an exception, or one that it comes from, says that memory is short."""
     while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "bad_alloc" in str(error):
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS):
             return True
         if isinstance(error, Exception) and should_reduce_batch_size(error):
             return True
@@ -123,8 +124,8 @@ class Rehearsal:
             advice = "give less: --dry_run in one process finds out how much fits"
         else:
             advice = (
-                f"nor does one sequence of {longest:,} tokens, so give a smaller --max_seq_length or model, "
-                "--optim adafactor or --activation_checkpointing"
+                "nor do single sequences, so give a smaller --max_seq_length or model, --optim adafactor or "
+                "--activation_checkpointing"
             )
         raise InputError(f"{flag} {tried}: the largest step does not fit into {free}; {advice}")
 
