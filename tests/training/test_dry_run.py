@@ -17,7 +17,8 @@ from transformers import AutoModelForMaskedLM
 import run_mlm
 import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines, save_model, train_tokenizer, uneven_text
-from wordmask.training import dry_run, forecast
+from wordmask.training.dry_run import forecast
+from wordmask.training.dry_run import plan as plan_module
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.memory import _rooms_of_groups, available_memory, limited_memory, peak_memory
 
@@ -218,7 +219,7 @@ def wide(wide_model, tmp_path) -> list[str]:
 )
 def test_too_little_memory_names_what_fits(wide, capsys, monkeypatch, tmp_path, limit, flag, most):
     # A limit of the system, so that the allocator really fails, as it does where memory is short.
-    monkeypatch.setattr(dry_run, "available_memory", lambda: 350 * MEGABYTE)
+    monkeypatch.setattr(plan_module, "available_memory", lambda: 350 * MEGABYTE)
     said = refusal(capsys, run_mlm_wwm.main, *wide, *limit)
     flag, number = flag or "--tokens_per_pass", r"(\d+)"
     more = r" --gradient_accumulation_steps (\d+)" if most == 64 else ""
@@ -234,7 +235,7 @@ def test_too_little_memory_names_what_fits(wide, capsys, monkeypatch, tmp_path, 
 
 
 def test_automatic_batches_are_made_smaller(wide, capsys, monkeypatch):
-    monkeypatch.setattr(dry_run, "available_memory", lambda: 350 * MEGABYTE)
+    monkeypatch.setattr(plan_module, "available_memory", lambda: 350 * MEGABYTE)
     assert run_mlm_wwm.main([*wide, "--tokens_per_pass", "0", "--auto_find_batch_size"])["steps"] == 2
     size = re.search(r"^steps: .* each of (\d+) sequences", capsys.readouterr().err, re.MULTILINE)
     assert size and 1 <= int(size[1]) < 64
@@ -256,7 +257,7 @@ def test_a_gpu_without_memory_names_what_fits(flags, capsys, monkeypatch):
 
 
 def test_an_evaluation_that_does_not_fit(wide, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(dry_run, "available_memory", lambda: 350 * MEGABYTE)
+    monkeypatch.setattr(plan_module, "available_memory", lambda: 350 * MEGABYTE)
     more = ["--do_eval", "--validation_file", str(tmp_path / "text.txt"), "--per_device_eval_batch_size", "512"]
     (tmp_path / "text.txt").write_text("\n".join(sample_lines("english", 64) * 8), encoding="utf-8")
     said = refusal(capsys, run_mlm_wwm.main, *wide, *more)

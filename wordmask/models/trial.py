@@ -14,6 +14,7 @@ from wordmask.models.configuration import origin
 from wordmask.models.forward import Forward, Prediction, choose_forward
 from wordmask.models.probing import some_ids, unchanged
 from wordmask.utils.errors import reported
+from wordmask.utils.terminal import terminal
 
 SHORT = 8  # tokens in a sequence of the trial
 
@@ -27,6 +28,7 @@ def place_and_try(arguments: Arguments, model: PreTrainedModel, size: int, lengt
     Raises:
         InputError: if the model cannot be trained or saved, or cannot do what the flags ask for.
     """
+    terminal().doing("trying the model on two short sequences")
     training = arguments.training
     divided, on_tpu = training.fsdp or training.deepspeed, tpu_package() is not None
     module: torch.nn.Module = model

@@ -17,15 +17,15 @@ from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.dry_run import DryRun, limits
-from wordmask.training.header import show_header
+from wordmask.training.display.header import show_header
+from wordmask.training.display.messages import set_up_output
+from wordmask.training.dry_run.plan import DryRun, limits
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
-from wordmask.training.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
 from wordmask.training.preview import preview
-from wordmask.training.run_record import Identity, read_run, write_run
+from wordmask.training.records.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
+from wordmask.training.records.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_trainer
 from wordmask.training.tasks import evaluate, publish, report, train
-from wordmask.training.terminal_output import set_up_output
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import check_push
@@ -78,7 +78,6 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     identity = Identity.of(arguments, model, tokenizer, texts)
     changed_settings = check_owner(arguments, identity, checkpoint)
     lengths = sequence_lengths(arguments, model, tokenizer)
-    terminal().doing("trying the model on two short sequences")
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
     sequences = make_sequences(texts, tokenization, arguments, lengths)
     trainer = make_trainer(arguments, model, head_is_new, tokenizer, vocabulary, sequences, forward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from wordmask.config.short_form import is_short_form
 from wordmask.utils.chatter import without_chatter
 from wordmask.utils.terminal import asked_format, terminal
 
@@ -15,13 +16,16 @@ def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[s
     shown = terminal()
     shown.mode = asked_format(argv)  # type: ignore[assignment]  # the setter takes `None`
     with without_chatter(), shown.closing():
-        if not {"--help", "-h", "--help_all"} & {*argv}:
+        short = is_short_form(argv)  # its first line says how to resume
+        if not (short or {"--help", "-h", "--help_all"} & {*argv}):
             shown.doing("importing torch and transformers")
         from wordmask.config.own_flags import check_own_flags  # imports transformers
         from wordmask.training.interruption import resumable
 
         own = check_own_flags(argv, **defaults)
         with resumable(script, argv, own) as chosen:
+            if short:
+                shown.doing("importing torch and transformers")
             from wordmask.training.run import run  # imports torch
 
             return run(script, argv, **{**defaults, **chosen})

@@ -25,12 +25,12 @@ from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
-from wordmask.training.evaluating import EvaluatingTrainer
+from wordmask.training.display.live_output import LiveOutput
+from wordmask.training.display.speed import TokenCount
+from wordmask.training.evaluation.evaluating import EvaluatingTrainer
+from wordmask.training.evaluation.metrics import MaskedLMMetric
 from wordmask.training.fsdp import tied_weights_together
-from wordmask.training.live_output import LiveOutput
-from wordmask.training.metrics import MaskedLMMetric
 from wordmask.training.model_card import Card, write_card
-from wordmask.training.speed import TokenCount
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 

@@ -18,7 +18,7 @@ from wordmask.config.arguments import Arguments
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.models.configuration import origin
-from wordmask.training.forecast import Lengths, some_of, steps_from
+from wordmask.training.dry_run.forecast import Lengths, some_of, steps_from
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import available_memory

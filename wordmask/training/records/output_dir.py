@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.config.arguments import Arguments, RunArguments
-from wordmask.training import progress_record
-from wordmask.training.evaluation_record import FILE as EVALUATIONS
-from wordmask.training.run_record import RECORD, Identity, RunRecord, read_run
+from wordmask.training.evaluation.record import FILE as EVALUATIONS
+from wordmask.training.records import progress_record
+from wordmask.training.records.run_record import RECORD, Identity, RunRecord, read_run
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)

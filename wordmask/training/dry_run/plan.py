@@ -15,9 +15,15 @@ import torch
 from wordmask.config.arguments import Arguments
 from wordmask.data.sequences import StagedSequences
 from wordmask.models.configuration import origin
-from wordmask.training.forecast import checkpoint_size, model_size, room_on_disk, stops_of, tokens_and_positions
-from wordmask.training.header import show_header
-from wordmask.training.rehearsal import Rehearsal, free_memory, lacks_memory
+from wordmask.training.display.header import show_header
+from wordmask.training.dry_run.forecast import (
+    checkpoint_size,
+    model_size,
+    room_on_disk,
+    stops_of,
+    tokens_and_positions,
+)
+from wordmask.training.dry_run.rehearsal import Rehearsal, free_memory, lacks_memory
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import available_memory, limited_memory, peak_memory
