@@ -23,7 +23,7 @@ from wordmask.training.dry_run.forecast import (
     stops_of,
     tokens_and_positions,
 )
-from wordmask.training.dry_run.rehearsal import Rehearsal, free_memory, lacks_memory
+from wordmask.training.dry_run.rehearsal import Rehearsal, lacks_memory
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import available_memory, limited_memory, peak_memory
@@ -48,13 +48,15 @@ def limits(arguments: Arguments) -> Iterator[None]:
         yield
         return
     device, (flag, value) = training.device, origin(arguments.model)
-    room, free = available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), free_memory(device)
+    # A fifth stays free for a long run, whose memory fragments.
+    room = available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * 4 // 5
     try:
         with limited_memory(room) if device.type == "cpu" else contextlib.nullcontext():
             yield
     except Exception as error:
         if not lacks_memory(error):
             raise
+        free = f"the {size(room)} of memory that are free" if device.type == "cpu" else "the GPU's memory"
         raise InputError(
             f"{flag}: {value} and its text do not fit into {free}; give a smaller model, or free memory"
         ) from None
