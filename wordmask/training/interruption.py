@@ -49,10 +49,8 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
     except KeyboardInterrupt:
         record = directory / "wordmask_run.json"
         if own.overwrite_output_dir and not (record.exists() and record.stat().st_mtime >= started):
-            what, command = (
-                "start again",
-                resume_command(script, argv, chosen, start_over=True),
-            )  # the old run is there
+            # The older run is still there.
+            what, command = "start again", resume_command(script, argv, chosen, start_over=True)
         else:
             saved = writes and any(directory.glob("checkpoint-*/trainer_state.json"))
             what = "resume from the last checkpoint" if saved else "start again"
