@@ -230,7 +230,7 @@ def test_too_little_memory_names_what_fits(wide, capsys, monkeypatch, tmp_path, 
     assert found and int(found[1]) < most, said
     if most == 64:
         assert int(found[1]) * int(found[4]) == most
-    monkeypatch.setattr(plan_module, "available_memory", lambda: 400 * MEGABYTE)  # with the room for fragments
+    monkeypatch.setattr(plan_module, "available_memory", lambda: 600 * MEGABYTE)  # less than 64 need
     assert run_mlm_wwm.main([*wide, *limit, *found[2].split()])["steps"] == 2
     assert not (tmp_path / "out").exists()
 

@@ -144,7 +144,8 @@ class Rehearsal:
         """
         for number in sizes if self.args.world_size == 1 else sizes[:1]:
             try:
-                attempt(number)
+                with torch.backends.mkldnn.flags(enabled=False):  # oneDNN does not recover from a failed allocation
+                    attempt(number)
                 return number
             except Exception as error:
                 if not lacks_memory(error) or self.args.auto_find_batch_size:
