@@ -144,7 +144,8 @@ class Rehearsal:
         """
         for number in sizes if self.args.world_size == 1 else sizes[:1]:
             try:
-                with torch.backends.mkldnn.flags(enabled=False):  # oneDNN does not recover from a failed allocation
+                # oneDNN does not recover from a failed allocation; to set its TF32 would warn.
+                with torch.backends.mkldnn.flags(False, allow_tf32=None):  # type: ignore[arg-type]
                     attempt(number)
                 return number
             except Exception as error:
