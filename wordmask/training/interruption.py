@@ -32,13 +32,14 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         InputError: if a word of the short form is wrong.
         SystemExit: after Ctrl-C, with status 130.
     """
-    writes = not (own.preview_masking or own.prepare_only)
+    names = not (own.preview_masking or own.prepare_only)
+    writes = names and not own.dry_run
     chosen = None
     if is_short_form(argv):
         check_files(own.model_name_or_path, own.train_file, own.validation_file)
-        if writes and own.output_dir is None and is_first_process():
+        if names and own.output_dir is None and is_first_process():
             [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
-            chosen = new_output_dir(own.model_name_or_path, text)
+            chosen = new_output_dir(own.model_name_or_path, text, make=writes)
     directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
     command = resume_command(script, argv, chosen)
     if is_short_form(argv) and writes:
@@ -56,7 +57,7 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         _say(f"interrupted; to {what}: {command}")
         raise SystemExit(130) from None
     finally:
-        for path in (chosen, os.path.dirname(chosen)) if chosen else ():
+        for path in (chosen, os.path.dirname(chosen)) if chosen and writes else ():
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(path)
 

@@ -59,8 +59,8 @@ class ResumableTrainer(Trainer):
     tokens: TokenCount
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
-    def batches(self, sequences: StagedSequences) -> Batches:
-        """This process's batches of the whole training."""
+    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
+        """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
         raise NotImplementedError
 
     @property
