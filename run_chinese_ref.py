@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         _ = annotator.segmenter  # shows a mistake in its flags before we read the whole text
         _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
 
-    track = partial(tracked_lines, description="Segmenting")
+    track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
         print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
@@ -106,7 +106,7 @@ def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: in
     """Train a tokenizer on a text and save it. If saving fails, no directory is left."""
     from wordmask.tokenization.vocabulary import train_tokenizer
 
-    texts = tracked_lines(TextReader(files, "--file_name", column), "Training a tokenizer")
+    texts = tracked_lines(TextReader(files, "--file_name", column), "training a tokenizer")
     tokenizer = train_tokenizer("bert", texts, vocab_size)
     try:
         with make_directory_atomically(directory) as whole:

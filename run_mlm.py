@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Train a masked language model with token masking.
 
+    python run_mlm.py bert-base-uncased train.txt valid.txt
+
     python run_mlm.py --model_name_or_path bert-base-uncased --train_file train.txt --validation_file valid.txt \\
         --output_dir out
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Train a masked language model with whole word masking; Chinese words come from a reference file or a segmenter.
 
+    python run_mlm_wwm.py roberta-base train.txt valid.txt
+
     python run_mlm_wwm.py --model_name_or_path bert-base-chinese --train_file train.txt --train_ref_file ref.txt \\
         --output_dir out
 

@@ -94,14 +94,18 @@ def save_model(directory: Path, tokenizer, model_type: str = "bert", dtype: torc
 
 
 def refusal(capsys, main, *argv: str) -> str:
-    """The sentence with which a script refuses a command line: one line on stderr, and an exit status of 2."""
+    """The sentence with which a script refuses a command line: the last line on stderr, and an exit status of 2.
+
+    Before it may stand what is being done, `reading the text ...`, and what was found in the text.
+    """
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_status:
         main(argv)
     printed = capsys.readouterr().err
-    assert exit_status.value.code == 2
-    assert printed.startswith("error: ") and printed.endswith("\n") and printed.count("\n") == 1, printed
-    return printed.removeprefix("error: ").rstrip("\n")
+    *earlier, error = printed.splitlines()
+    assert exit_status.value.code == 2 and error.startswith("error: "), printed
+    assert not any(line.startswith(("error: ", "Traceback", " ")) for line in earlier), printed
+    return error.removeprefix("error: ")
 
 
 def read_positions(path: str, flag: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
@@ -10,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.progress import Progress
 from transformers import BertTokenizer
 
 import run_chinese_ref
@@ -86,11 +86,16 @@ def test_compressed_text_gives_the_same_references(text, tokenizer, tmp_path):
 def test_the_end_of_compressed_text_is_foretold(tmp_path, monkeypatch):
     packed, shown = tmp_path / "text.txt.gz", []
     packed.write_bytes(gzip.compress(TEXT.encode()))
-    monkeypatch.setattr(Progress, "update", lambda self, task, **values: shown.append(values))
+
+    @contextlib.contextmanager
+    def bar(description):
+        yield lambda count, completed, total: shown.append((count, completed, total))
+
+    monkeypatch.setattr("wordmask.utils.progress.bar", bar)
     assert len(list(tracked_lines(TextReader([packed], "--file_name"), "Reading", every=1))) == 4
     size = packed.stat().st_size
-    assert [values["count"] for values in shown] == [1, 2, 3, 4, 4]
-    assert {values["total"] for values in shown} == {size} and shown[-1]["completed"] == size
+    counts, completed, totals = zip(*shown, strict=True)
+    assert counts == (1, 2, 3, 4, 4) and completed[-1] == size and {*totals} == {size}
 
 
 def test_existing_output_is_kept_without_overwrite(text, tokenizer, tmp_path, capsys):
@@ -143,6 +148,7 @@ def test_unusable_text_leaves_no_file_behind(content, words, tokenizer, tmp_path
 def test_tokenizer_trained_on_the_spot_serves_training_too(text, tmp_path):
     tokenizer = str(tmp_path / "made")
     make(text, tokenizer, tmp_path / "ref", "--vocab_size", "60")
+    assert BertTokenizer.from_pretrained(tokenizer).model_max_length == 512
     model = ["--model_type", "bert", "--tokenizer_name", tokenizer, "--config_overrides"]
     small = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"
     metrics = run_mlm_wwm.main(

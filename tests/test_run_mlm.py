@@ -142,9 +142,33 @@ def test_a_model_is_trained_from_scratch_with_a_tokenizer_of_its_own(two_splits,
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     model = AutoModelForMaskedLM.from_pretrained(tmp_path)
     assert model.config.vocab_size == len(tokenizer) == 500
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == 512
     assert model.config.hidden_size == 16
     assert tokenizer.convert_ids_to_tokens(tokenizer("The boats")["input_ids"])[0] == "[CLS]"
     assert metrics["train_samples"] == 40
+
+
+@pytest.mark.parametrize(
+    "model_type, overrides, length",
+    [
+        ("bert", "max_position_embeddings=70", 70),
+        ("roberta", "max_position_embeddings=70", 69),
+        ("modernbert", "", 8192),
+    ],
+)
+def test_a_trained_tokenizer_knows_the_longest_sequence_of_its_model(
+    two_splits, tmp_path, model_type, overrides, length
+):
+    """Before, it was 1e30, and other programs passed longer texts to the model.
+
+    RoBERTa's positions begin after the id of its padding token, which is 0 here.
+    """
+    small = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32," + overrides
+    argv = ["--model_type", model_type, "--vocab_size", "500", "--config_overrides", small.rstrip(","), *two_splits]
+    for steps in ("1", "2"):  # the second one resumes, with the tokenizer of the checkpoint
+        run_mlm_wwm.main([*argv, *STEPS, "--max_steps", steps, "--save_steps", "1", "--output_dir", str(tmp_path)])
+        for directory in (tmp_path, tmp_path / f"checkpoint-{steps}"):
+            assert AutoTokenizer.from_pretrained(directory).model_max_length == length
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(english_model, two_splits, tmp_path):
@@ -159,7 +183,7 @@ def test_evaluation_masks_are_the_same_at_every_evaluation(english_model, two_sp
     run_mlm_wwm.main([*argv, "--eval_strategy", "steps", "--eval_steps", "1", "--learning_rate", "0"])
     history = read_json(tmp_path / "trainer_state.json")["log_history"]
     losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    assert len(losses) == 2 and len(set(losses)) == 1
+    assert len(losses) == 3 and len(set(losses)) == 1, "before training and at each step"
 
 
 def test_the_number_of_samples_is_kept_to(english_model, two_splits, tmp_path):
@@ -218,7 +242,7 @@ def test_the_best_model_is_the_one_that_is_kept(english_model, two_splits, tmp_p
     argv += ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--load_best_model_at_end"]
     metrics = run_mlm_wwm.main([*argv, "--learning_rate", "1.0"])  # this rate only does harm
     history = read_json(tmp_path / "trainer_state.json")["log_history"]
-    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry][:2]
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry and entry["step"]][:2]
     assert len(set(losses)) == 2
     assert metrics["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
 

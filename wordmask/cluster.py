@@ -89,7 +89,7 @@ def executor(arguments: ClusterArguments, step: Any, tasks: int, logging_dir: Pa
     try:
         from datatrove import executor as datatrove
     except ImportError as error:
-        raise InputError(f"wordmask.cluster needs datatrove ({error}): pip install 'wordmask[cluster]'") from None
+        raise InputError(f"wordmask.cluster needs datatrove ({error}): pip install datatrove") from None
     options |= {"pipeline": [step], "tasks": tasks, "logging_dir": str(logging_dir)}
     # datatrove only knows that some command ran; the scripts know which parts are done.
     options |= {"skip_completed": False, "workers": min(arguments.workers, tasks)}

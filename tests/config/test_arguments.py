@@ -292,6 +292,53 @@ def test_an_old_flag_works_with_one_warning_that_names_the_new_one(caplog, old, 
     assert new in warnings[0]
 
 
+@pytest.mark.parametrize(
+    "argv, name, value",
+    [
+        (["--warmup_steps", "2", "--warmup_ratio", "0.1"], "warmup_steps", 2),
+        (["--warmup_ratio", "0.1", "--warmup_steps", "2"], "warmup_steps", 2),
+        (["--evaluation_strategy", "epoch", "--eval_strategy=no"], "eval_strategy", "no"),
+        (["--per_device_train_batch_size=3", "--per_gpu_train_batch_size=4"], "per_device_train_batch_size", 3),
+        (["--train_data_file", "a.txt", "b.txt"], "train_file", ["a.txt", "b.txt"]),
+    ],
+)
+def test_where_an_old_and_a_new_flag_meet_the_new_one_counts(caplog, argv, name, value):
+    arguments = parse_arguments(["--model_type", "bert", "--use_cpu", "--validation_file", "v.txt", *argv])
+    assert getattr(arguments.training, name, None) == value or getattr(arguments.data, name) == value
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("wordmask")]
+    old = "train_data_file" if name == "train_file" else None
+    assert len(messages) == 1 and ("has no effect, since --" + name in messages[0]) == (old is None)
+
+
+def test_an_old_flag_on_the_command_line_wins_over_a_new_one_in_the_file(tmp_path):
+    assert parse_file(tmp_path / "a.json", {"warmup_steps": 2}, "--warmup_ratio", "0.1").training.warmup_steps == 0.1
+    assert parse_file(tmp_path / "a.json", {"warmup_ratio": 0.1}, "--warmup_steps", "2").training.warmup_steps == 2
+
+
+@pytest.mark.parametrize(
+    "argv, name, value",
+    [
+        (["--group_by_length", "False"], "train_sampling_strategy", "random"),
+        (["--group_by_length=false"], "train_sampling_strategy", "random"),
+        (["--no_group_by_length"], "train_sampling_strategy", "random"),
+        (["--whole_word_mask", "False"], "masking_strategy", "token"),
+        (["--evaluate_during_training", "False"], "eval_strategy", "no"),
+        (["--no_cuda", "False"], "use_cpu", False),
+    ],
+)
+def test_an_old_switch_that_is_off_turns_off_what_the_script_turns_on(argv, name, value):
+    defaults = {"masking_strategy": "whole_word", "line_by_line": True, "eval_strategy": "epoch", "use_cpu": True}
+    arguments = parse_arguments(["--model_type", "bert", "--train_file", "a.txt", *argv], **defaults)
+    assert value in (getattr(arguments.training, name, None), getattr(arguments.masking, name, None))
+
+
+@pytest.mark.parametrize("argv", [["--save_safetensors", "False"], ["--no_save_safetensors"], ["--mlm=false"]])
+def test_what_cannot_be_off_is_refused_in_one_sentence(caplog, argv):
+    with pytest.raises(InputError, match="false is gone: .* always .*; drop the flag"):
+        parse(*argv)
+    assert [record for record in caplog.records if record.name.startswith("wordmask")] == []
+
+
 def test_the_place_of_logs_is_still_chosen(caplog, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "unset")
     warnings = old_flag_warnings(caplog, "--logging_dir", "elsewhere")

@@ -72,6 +72,28 @@ def test_help_shows_each_of_our_flags_once_and_no_other(capsys):
     assert "Default: token." in text and "Default: whole_word." in printed_help(capsys, run_mlm_wwm.main, "--help")
 
 
+def test_help_is_short_and_shows_the_short_form(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = printed_help(capsys, run_mlm_wwm.main, "--help")
+    lines = text.splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 80
+    assert "[ARGUMENT_FILE] [MODEL train.txt [dev.txt]] [--flag ...]" in lines[0] and lines[1] == ""
+    assert "--learning_rate" in text and flags(text)[2:4] == ["model_name_or_path", "tokenizer_name"]
+
+
+def test_a_switch_that_is_on_says_how_it_is_turned_off(capsys):
+    for main, script in ((run_mlm.main, "mlm"), (run_mlm_wwm.main, "wwm")):
+        entries = re.split(r"\n  (?=--)", printed_help(capsys, main, "--help"))
+        words = {entry.split()[0].lstrip("-"): " ".join(entry.split()) for entry in entries}
+        off = {name for name, text in words.items() if f"Default: on; --no_{name} turns it off." in text}
+        assert off == {"sparse_prediction", "use_fast_tokenizer", "hmm", *(["line_by_line"] * (script == "wwm"))}
+
+
+def test_the_command_is_named_as_it_was_called(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/wordmask", "wwm", "--help"])
+    assert printed_help(capsys, command.main, "wwm", "--help").startswith("usage: wordmask wwm [ARGUMENT_FILE]")
+
+
 def test_all_flags_are_shown_where_they_are_asked_for(capsys):
     text = printed_help(capsys, run_mlm.main, "--help_all")
     own = {field.name for concern in OWN for field in dataclasses.fields(concern)}

@@ -24,14 +24,13 @@ PREVIEW = ["--preview_masking", "1", "--use_cpu"]
 
 
 @pytest.fixture
-def said(caplog, capfd):
+def said(capfd):
     """How often each sentence is said by a run, in this process and in those that it starts."""
 
     def of(script, *argv: str) -> list[str]:
-        caplog.clear()
         capfd.readouterr()
         script.main([*argv, *PREVIEW])
-        return [*caplog.messages, *capfd.readouterr().err.splitlines()]
+        return capfd.readouterr().err.splitlines()
 
     return lambda *argv: [line for line in of(*argv) if SINGLE in line or LEFT_OUT in line]
 

@@ -193,8 +193,8 @@ def test_a_reference_that_is_no_list_of_integers(refuse, tmp_path, line, number)
         (5, "special token"),  # [SEP]
         (6, "out of range"),
         (10**6, "out of range"),
-        (2**31, "out of range"),
-        (10**30, "out of range"),
+        (2**31, "integers below 2147483648"),
+        (10**30, "integers below 2147483648"),
     ],
 )
 def test_a_position_that_cannot_be(refuse, tmp_path, position, why):

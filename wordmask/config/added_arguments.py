@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from wordmask.config.parser import argument
 from wordmask.utils.errors import InputError
+from wordmask.utils.terminal import MODES
 
 SAMPLING = ("random", "group_by_length", "sequential")
 
@@ -14,25 +15,37 @@ SAMPLING = ("random", "group_by_length", "sequential")
 class AddedArguments:
     """How this suite trains, in addition to transformers' `TrainingArguments`."""
 
-    _argument_group_name = "training (--help_all: with all of transformers' TrainingArguments)"
+    _argument_group_name = "training (more: --help_all)"
 
-    output_dir: str = argument("The directory for the model, checkpoints and results.", default="trainer_output")
+    output_dir: str = argument(
+        "Where model, checkpoints and results go; a run that it holds continues.", default="trainer_output"
+    )
     overwrite_output_dir: bool = argument(
-        "Start over in an --output_dir that holds a run; by default, that run continues from its last checkpoint.",
+        "Start over in an --output_dir that holds a run.",
         default=False,
     )
     train_sampling_strategy: str | None = argument(
-        "The order of an epoch: random, sequential or group_by_length (sequences of similar length in one step); by "
-        "default group_by_length with --line_by_line, else random.",
+        "The order of an epoch: random, sequential, group_by_length; by default, the last one for lines.",
         default=None,
     )
     tokens_per_pass: int | None = argument(
-        "The largest micro-batch, in tokens, padding included. Larger batches are divided: the same loss and "
-        "gradients, less memory and padding. By default 2048 on a CPU, else no limit; 0 for no limit.",
+        "Divide batches above N tokens: the same gradients, less memory; by default 2048 on a CPU; 0: never.",
         default=None,
     )
-    optim: str | None = argument(
-        "The optimizer; by default adamw_torch_fused, and adamw_torch on a TPU.", default=None
+    eval_on_start: bool | None = argument(
+        "Evaluate before training, too; by default on where a run trains and has validation text.", default=None
+    )
+    optim: str | None = argument("The optimizer; by default adamw_torch_fused.", default=None)
+
+    logging_steps: float | None = argument(
+        "The steps between two logs of the loss, or their share of all steps if below 1; by default a twentieth of "
+        "all steps, and at most 500.",
+        default=None,
+    )
+    log_format: str | None = argument(
+        "How a run tells what it does: rich (a bar and tables) or plain (one plain line for each event); by default "
+        "rich at a terminal, plain in a pipe or a log file.",
+        default=None,
     )
 
     def __post_init__(self) -> None:
@@ -45,5 +58,7 @@ class AddedArguments:
                 f"--train_sampling_strategy: {self.train_sampling_strategy} is not known; choose from "
                 f"{', '.join(SAMPLING)}"
             )
+        if self.log_format not in (None, *MODES):
+            raise InputError(f"--log_format: {self.log_format} is not known; choose from {', '.join(MODES)}")
         if (self.tokens_per_pass or 0) < 0:
             raise InputError(f"--tokens_per_pass: {self.tokens_per_pass} is below 0; give 0 or more")

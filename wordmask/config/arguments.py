@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
-from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from accelerate.utils import broadcast_object_list
+from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_flash_attn_2_available
 
+from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.data_arguments import DataArguments
 from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
@@ -20,6 +22,7 @@ from wordmask.config.own_flags import OWN, training_parser
 from wordmask.config.parser import build, is_true, suggest
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.config.short_form import Value, apply_defaults, is_short_form
 from wordmask.masking import Strategy
 from wordmask.utils.errors import InputError
 
@@ -30,7 +33,7 @@ MODEL_TYPES = tuple(
 )
 
 
-def refuse_encoder_decoder(flag: str, name: str, config: Any) -> None:
+def refuse_encoder_decoder(flag: str, name: str, config: PreTrainedConfig | type[PreTrainedConfig]) -> None:
     """Raise an `InputError` for a model with a decoder; `config` is its configuration, or the class of it."""
     if config.is_encoder_decoder:
         raise InputError(
@@ -50,6 +53,8 @@ class Arguments:
     Attributes:
         model, data, masking, segmentation, training: the flags by their concern.
         given: every flag with its value, as an argument file could hold them.
+        named: the names of the flags that the user gives.
+        short_form: the defaults of the short form that count, with their values; empty for the long form.
     """
 
     model: ModelArguments
@@ -57,7 +62,9 @@ class Arguments:
     masking: MaskingArguments
     segmentation: SegmentationArguments
     training: RunArguments
-    given: dict[str, Any]
+    given: dict[str, object]
+    named: Collection[str] = ()
+    short_form: dict[str, Value] = field(default_factory=dict)
 
     @property
     def needed_segmentation(self) -> SegmentationArguments | None:
@@ -69,31 +76,52 @@ class Arguments:
         """Whether neither `--do_train` nor `--do_eval` is given, so that the run does what it has data for."""
         return not (self.given.get("do_train") or self.given.get("do_eval"))
 
+    @property
+    def evaluation_flag(self) -> str | None:
+        """The flag by which the user asks for an evaluation; `None` without one."""
+        training = self.training
+        asked = {
+            "--do_eval": bool(self.given.get("do_eval")),
+            "--eval_on_start": training.eval_on_start,
+            "--eval_strategy": training.eval_strategy != "no",
+        }
+        return next((flag for flag, is_on in asked.items() if is_on and flag[2:] in self.named), None)
 
-def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
+
+def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments:
     """Parse the command line of a training script.
 
     Args:
-        argv: the arguments, `sys.argv[1:]` if `None`: an argument file, if any, then flags.
+        argv: the arguments, `sys.argv[1:]` if `None`: an argument file, if any, the words of the short form, if any,
+            then flags.
         defaults: the defaults of this script that differ from those of the dataclasses.
 
     Raises:
         InputError: naming the flag that is wrong.
     """
-    concerns: tuple[Any, ...] = (*OWN[:-1], RunArguments)
+    concerns: list[type] = [RunArguments if concern is AddedArguments else concern for concern in OWN]
     parser = training_parser(concerns)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp
+    parser.flags["report_to"].nargs = "+"  # transformers takes a list, but its parser one word
     parser.set_defaults(**defaults)
-    namespace = parser.parse(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    namespace = parser.parse(argv)
+    is_short = is_short_form(argv)
+    short_form = apply_defaults(namespace, parser.given) if is_short else {}
     given = {name: value for name, value in vars(namespace).items() if value is not None}
 
-    model, data, masking, segmentation = (build(concern, namespace) for concern in concerns[:-1])
+    model, data = build(ModelArguments, namespace), build(DataArguments, namespace)
+    masking, segmentation = build(MaskingArguments, namespace), build(SegmentationArguments, namespace)
     _check_model(model)
     if data.line_by_line and namespace.train_sampling_strategy is None:
         namespace.train_sampling_strategy = "group_by_length"
-    arguments = Arguments(model, data, masking, segmentation, build(RunArguments, namespace), given)
+    training = build(RunArguments, namespace)
+    if is_short and "output_dir" not in parser.given:
+        training.output_dir = given["output_dir"] = _of_first_process(training)
+    arguments = Arguments(model, data, masking, segmentation, training, given, parser.given, short_form)
     _check_words(arguments)
+    _check_evaluation(arguments)
     _check_streaming(arguments)
     _check_prepared(arguments)
     if data.pack_sequences and model.attn_implementation == "flex_attention":
@@ -102,6 +130,14 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: Any) -> Arguments:
             "only; give sdpa or eager"
         )
     return arguments
+
+
+def _of_first_process(training: RunArguments) -> str:
+    """The output directory that the first of several processes has chosen. They have met when `training` was made."""
+    names = [training.output_dir]
+    if training.world_size > 1:
+        broadcast_object_list(names)
+    return str(names[0])
 
 
 def _check_model(model: ModelArguments) -> None:
@@ -155,9 +191,37 @@ def _check_words(arguments: Arguments) -> None:
         raise InputError(f"{references[0]} and --segmenter both define the words; drop one of them")
 
 
+def _check_evaluation(arguments: Arguments) -> None:
+    """Evaluate if a flag asks for it; raise an `InputError` if there can be no text to evaluate on."""
+    flag, data = arguments.evaluation_flag, arguments.data
+    if flag is None:
+        return
+    arguments.training.do_eval = True
+    has_text = data.validation_file or data.dataset_name or data.is_prepared
+    if not has_text and (data.streaming or not data.validation_split_percentage):
+        raise needs_validation_text(flag)
+
+
+def needs_validation_text(flag: str) -> InputError:
+    """The error if there is nothing to evaluate on."""
+    return InputError(
+        f"{flag} needs validation text; give --validation_file, or --validation_split_percentage above 0 without "
+        "--streaming"
+    )
+
+
+def without_evaluation(arguments: Arguments) -> None:
+    """Drop the defaults of the short form that need validation text; raise an `InputError` if a flag needs it."""
+    if arguments.evaluation_flag:
+        raise needs_validation_text(arguments.evaluation_flag)
+    if "eval_strategy" in arguments.short_form:
+        arguments.training.eval_strategy = IntervalStrategy.NO
+        arguments.training.load_best_model_at_end = False
+
+
 def _check_streaming(arguments: Arguments) -> None:
     """Raise an `InputError` if other flags need more of the text than a stream shows."""
-    if arguments.data.streaming and "train_sampling_strategy" in arguments.given:
+    if arguments.data.streaming and "train_sampling_strategy" in arguments.named:
         raise InputError(
             "--train_sampling_strategy needs the whole text before training, and a stream has its own order; drop it, "
             "or --streaming"

@@ -17,64 +17,55 @@ class DataArguments:
     _argument_group_name = "text"
 
     train_file: list[str] | None = argument(
-        "Training text: files, globs or a directory of txt, csv, tsv, json, jsonl or parquet, also as .gz, .xz, .zst.",
+        "Training text: files, patterns or a directory of txt, csv, tsv, json, jsonl or parquet, also .gz, .xz, .zst.",
         default=None,
     )
     validation_file: list[str] | None = argument("Validation text, in the same forms.", default=None)
     dataset_name: str | None = argument(
-        "A dataset of the hub, or a directory made by save_to_disk; instead of files.", default=None
+        "Instead of files: a dataset of the hub, or a directory that save_to_disk made.", default=None
     )
     dataset_config_name: str | None = argument("The configuration of the hub's dataset.", default=None)
     text_column_name: str | None = argument(
-        "The column with the text, for example text or review.body; by default text, or the only column.",
+        "The text's column, for example review.body; by default text, or the only one.",
         default=None,
     )
     train_ref_file: list[str] | None = argument(
-        "Chinese reference files from run_chinese_ref.py, one for each --train_file.", default=None
+        "References from run_chinese_ref.py, one file for each --train_file.", default=None
     )
     validation_ref_file: list[str] | None = argument("The same for --validation_file.", default=None)
     validation_split_percentage: int = argument(
-        "Without validation data: evaluate on the first N percent of the training text; 0 for no evaluation.",
+        "Without validation text: evaluate on the first N percent of the training text; 0: do not evaluate.",
         default=5,
     )
     max_seq_length: int | None = argument(
-        "The longest sequence, in tokens, special tokens included; by default the model's limit, at most 1024.",
+        "The longest sequence, in tokens, special ones included; by default the model's limit, up to 1024.",
         default=None,
     )
-    line_by_line: bool = argument("Make each line one sequence, instead of blocks of the joined text.", default=False)
+    line_by_line: bool = argument("Each line is a sequence; else blocks of all text are.", default=False)
     long_lines: Literal["truncate", "split"] = argument(
-        "With --line_by_line: what to do with a line longer than --max_seq_length.", default="truncate"
+        "What to do with a line above --max_seq_length.", default="truncate"
     )
     pack_sequences: bool = argument(
-        "With --line_by_line: pack several lines into one sequence; attention stays inside each line.", default=False
+        "Put several lines into a sequence; attention stays inside each line.", default=False
     )
     length_schedule: str | None = argument(
-        "Instead of --max_seq_length: several lengths in turn, in tokens, each with its share of the steps, for "
-        "example 128:0.9,512:0.1. Batches of shorter sequences hold more of them.",
+        "Several lengths in turn, in tokens, each for a share of the steps, for example 128:0.9,512:0.1.",
         default=None,
     )
     pad_to_max_length: bool = argument(
-        "Pad every sequence to --max_seq_length, so that shapes never change (TPU, torch.compile).", default=False
+        "Pad all sequences to --max_seq_length: shapes never change (TPU, torch.compile).", default=False
     )
     max_train_samples: int | None = argument(
-        "Train on the first N lines or blocks; with --streaming, the first N documents.", default=None
+        "Train on the first N lines or blocks; of a stream, the first N documents.", default=None
     )
     max_eval_samples: int | None = argument("Evaluate on the first N sequences.", default=None)
-    streaming: bool = argument(
-        "Read and tokenize the training text during training; needs --max_steps.", default=False
-    )
+    streaming: bool = argument("Read and tokenize while training; needs --max_steps.", default=False)
     preprocessing_num_workers: int | None = argument("Processes that tokenize; by default 1.", default=None)
-    overwrite_cache: bool = argument("Tokenize again, even if the cache has the result.", default=False)
-    prepared_dir: str | None = argument(
-        "The directory that --prepare_only fills with tokenized text, and that training reads.", default=None
-    )
+    overwrite_cache: bool = argument("Tokenize again, also what the cache has.", default=False)
+    prepared_dir: str | None = argument("Tokenized text: --prepare_only writes it, training reads it.", default=None)
     prepare_only: bool = argument("Tokenize the text into --prepared_dir and exit.", default=False)
-    part_lines: int = argument(
-        "--prepare_only: documents in a part; an interrupted run repeats unfinished parts only.", default=100_000
-    )
-    num_shards: int = argument(
-        "--prepare_only: divide the parts over N runs, on any machines that share --prepared_dir.", default=1
-    )
+    part_lines: int = argument("--prepare_only: documents in a part, the unit that is resumed.", default=100_000)
+    num_shards: int = argument("--prepare_only: divide the parts over N runs.", default=1)
     shard_index: int = argument("--prepare_only: which of the N runs this is, from 0.", default=0)
 
     def __post_init__(self) -> None:

@@ -9,9 +9,9 @@ from wordmask.config.parser import Gone, OldFlag, is_true
 from wordmask.utils.errors import InputError
 
 
-def _boolean(then: Sequence[str]) -> Callable[[str | None], list[str]]:
-    """Translate an old switch: new arguments if it was on, none if it was off."""
-    return lambda value: list(then) if is_true(value) else []
+def _boolean(then: Sequence[str] = (), otherwise: Sequence[str] = ()) -> Callable[[str | None], list[str]]:
+    """Translate an old switch: the arguments if it was on, and those if it was off."""
+    return lambda value: list(then) if is_true(value) else list(otherwise)
 
 
 def _token(value: str | None) -> list[str]:
@@ -32,10 +32,15 @@ def _warmup(value: str | None) -> list[str]:
     return ["--warmup_steps", str(min(ratio, 0.999999))] if ratio else []
 
 
-def _safetensors(value: str | None) -> list[str]:
-    if not is_true(value):
-        raise InputError("--save_safetensors false is gone: weights are always saved as safetensors; drop the flag")
-    return []
+def _always(name: str, fact: str) -> Callable[[str | None], list[str]]:
+    """Refuse to turn off what is always on."""
+
+    def translate(value: str | None) -> list[str]:
+        if not is_true(value):
+            raise InputError(f"--{name} false is gone: {fact}; drop the flag")
+        return []
+
+    return translate
 
 
 OLD_FLAGS: dict[str, OldFlag] = {
@@ -51,26 +56,32 @@ OLD_FLAGS: dict[str, OldFlag] = {
     "eval_ref_file": "validation_ref_file",
     "train_data_files": "train_file",
     "block_size": "max_seq_length",
-    "no_cuda": ("--use_cpu", _boolean(["--use_cpu"])),
+    "no_cuda": ("--use_cpu", _boolean(["--use_cpu"], ["--use_cpu", "false"])),
     "group_by_length": (
-        "--train_sampling_strategy group_by_length",
-        _boolean(["--train_sampling_strategy", "group_by_length"]),
+        "--train_sampling_strategy group_by_length, or random for false",
+        _boolean(["--train_sampling_strategy", "group_by_length"], ["--train_sampling_strategy", "random"]),
     ),
     "adafactor": ("--optim adafactor", _boolean(["--optim", "adafactor"])),
-    "evaluate_during_training": ("--eval_strategy steps", _boolean(["--eval_strategy", "steps"])),
+    "evaluate_during_training": (
+        "--eval_strategy steps, or no for false",
+        _boolean(["--eval_strategy", "steps"], ["--eval_strategy", "no"]),
+    ),
     "tpu_metrics_debug": ("--debug tpu_metrics_debug", _boolean(["--debug", "tpu_metrics_debug"])),
     "use_auth_token": ("--token, not needed after hf auth login", _token),
     "logging_dir": ("the environment variable TENSORBOARD_LOGGING_DIR, set for this run", _logging_dir),
-    "save_safetensors": ("no flag: weights are always saved as safetensors", _safetensors),
-    "use_mps_device": ("no flag: an Apple GPU is used where there is one", _boolean([])),
-    "low_cpu_mem_usage": ("no flag: models always load that way", _boolean([])),
-    "keep_linebreaks": ("no flag: the end of a line is no text", _boolean([])),
-    "mlm": ("no flag: these scripts always mask", _boolean([])),
+    "save_safetensors": (
+        "no flag: weights are always saved as safetensors",
+        _always("save_safetensors", "weights are always saved as safetensors"),
+    ),
+    "use_mps_device": ("no flag: an Apple GPU is used where there is one", _boolean()),
+    "low_cpu_mem_usage": ("no flag: models always load that way", _boolean()),
+    "keep_linebreaks": ("no flag: the end of a line is no text", _boolean()),
+    "mlm": ("no flag: these scripts always mask", _always("mlm", "these scripts always mask")),
     "whole_word_mask": (
         "--masking_strategy whole_word, the default of run_mlm_wwm.py",
-        _boolean(["--masking_strategy", "whole_word"]),
+        _boolean(["--masking_strategy", "whole_word"], ["--masking_strategy", "token"]),
     ),
-    "should_continue": ("no flag: a run goes on from its last checkpoint by itself", _boolean([])),
+    "should_continue": ("no flag: a run goes on from its last checkpoint by itself", _boolean()),
     "n_gpu": Gone("start with torchrun --nproc_per_node instead"),
     "eval_all_checkpoints": Gone("give each checkpoint as --model_name_or_path with --do_eval"),
     "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),

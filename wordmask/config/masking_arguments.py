@@ -17,14 +17,12 @@ class MaskingArguments:
     _argument_group_name = "masking"
 
     masking_strategy: Strategy = argument(
-        "The unit to mask: token, whole_word, ngram (1 to 4 words, MacBERT) or span (1 to 10 words, SpanBERT).",
+        "What to mask; ngram: 1 to 4 words, span: 1 to 10.",
         default=Strategy.TOKEN,
     )
-    mlm_probability: str = argument(
-        "The share of tokens to mask; a linear schedule over training is written 0.30:0.15.", default="0.15"
-    )
-    mask_replace_prob: float = argument("The share of masked tokens that become [MASK].", default=0.8)
-    random_replace_prob: float = argument("The share of masked tokens that become a random token.", default=0.1)
+    mlm_probability: str = argument("The share of tokens to mask; 0.30:0.15 falls during training.", default="0.15")
+    mask_replace_prob: float = argument("The share of these that become [MASK].", default=0.8)
+    random_replace_prob: float = argument("The share that become a random token.", default=0.1)
     preview_masking: int = argument("Print N masked examples and exit.", default=0)
 
     def __post_init__(self) -> None:

@@ -16,41 +16,36 @@ class ModelArguments:
     _argument_group_name = "model and tokenizer"
 
     model_name_or_path: str | None = argument(
-        "The model to continue training from: a directory or a hub id.", default=None
+        "The model to train on: a directory or a hub id, for example bert-base-chinese.", default=None
     )
-    tokenizer_name: str | None = argument(
-        "The tokenizer, if it is not the model's: a directory or a hub id.", default=None
-    )
-    model_type: str | None = argument("Train a model of this type from scratch, for example bert.", default=None)
+    tokenizer_name: str | None = argument("The tokenizer; by default, the model's.", default=None)
+    model_type: str | None = argument("From scratch: the type of the model, for example bert.", default=None)
     config_overrides: str | None = argument(
-        "From scratch: change the configuration, for example hidden_size=256,num_hidden_layers=4; write a list as "
-        "[1,2].",
+        "From scratch: changes of the configuration, for example hidden_size=256,num_hidden_layers=4.",
         default=None,
     )
-    config_name: str | None = argument(
-        "The configuration, if it is not the model's: a directory or a hub id.", default=None
-    )
+    config_name: str | None = argument("The configuration; by default, the model's.", default=None)
     vocab_size: int | None = argument(
-        "From scratch: train a tokenizer of this many entries on the training text.", default=None
+        "From scratch: train a tokenizer with N entries on the text, for example 30000.", default=None
     )
     sparse_prediction: bool = argument(
-        "Compute predictions at masked positions only, if the model can: the same loss, less time and memory.",
+        "Predict at masked positions only, with the same loss in less time.",
         default=True,
     )
     attn_implementation: str | None = argument(
-        "The attention, for example sdpa, eager or flash_attention_2; by default, what the model chooses.",
+        "The attention: sdpa, eager or flash_attention_2; by default, the model's choice.",
         default=None,
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
-        "The data type of the weights; auto keeps that of the checkpoint.", default="float32"
+        "The type of the weights; auto: the checkpoint's.", default="float32"
     )
-    use_fast_tokenizer: bool = argument("Use a fast tokenizer, which whole words need.", default=True)
+    use_fast_tokenizer: bool = argument("Use a fast tokenizer; whole words need it.", default=True)
     cache_dir: str | None = argument(
-        "The directory for downloads and tokenized text; by default, that of datasets.", default=None
+        "Where downloads and tokenized text are kept; by default, the cache of datasets.", default=None
     )
-    model_revision: str = argument("The branch, tag or commit of the model on the hub.", default="main")
-    token: str | None = argument("The access token of the hub; by default, that of hf auth login.", default=None)
-    trust_remote_code: bool = argument("Run code from the model's repository.", default=False)
+    model_revision: str = argument("The model's branch, tag or commit on the hub.", default="main")
+    token: str | None = argument("The hub's access token; by default, from hf auth login.", default=None)
+    trust_remote_code: bool = argument("Run code that comes with the model.", default=False)
 
     def __post_init__(self) -> None:
         if self.vocab_size is not None and (self.model_name_or_path or self.tokenizer_name):

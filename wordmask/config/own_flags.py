@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.data_arguments import DataArguments
@@ -12,22 +12,29 @@ from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.parser import Parser, build, flag_name, suggest
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.config.short_form import USAGE
 from wordmask.utils.errors import InputError
 
-OWN: tuple[Any, ...] = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, AddedArguments)
+# In the order of --help.
+OWN: tuple[type, ...] = (ModelArguments, DataArguments, AddedArguments, MaskingArguments, SegmentationArguments)
+EPILOG = (
+    "MODEL train.txt [dev.txt] stands for --model_name_or_path, --train_file and --validation_file, with defaults for "
+    "training on from a model (docs/training.md). A YAML or JSON file of flags may come first; the command line wins. "
+    "Often used, of transformers: --learning_rate 5e-5, --num_train_epochs 3, --per_device_train_batch_size 8, "
+    "--eval_strategy epoch, --bf16, --use_cpu, --do_eval (evaluate only), --report_to tensorboard."
+)
 
 
-def training_parser(concerns: Sequence[Any], quiet: bool = False) -> Parser:
+def training_parser(concerns: Sequence[type], quiet: bool = False) -> Parser:
     """A parser of the training scripts for these dataclasses."""
-    parser = Parser(concerns, OLD_FLAGS, quiet)
+    usage = f"%(prog)s [ARGUMENT_FILE] [{USAGE}] [--flag ...]"
+    parser = Parser(concerns, OLD_FLAGS, quiet, takes_words=True, usage=usage, epilog=EPILOG)
     # An action that prints and exits, so no run records it.
-    parser.add_argument(
-        "--help_all", action="help", help="also show the flags of transformers' TrainingArguments and exit"
-    )
+    parser.add_argument("--help_all", action="help", help="show all flags, with transformers' TrainingArguments")
     return parser
 
 
-def check_own_flags(argv: Sequence[str], **defaults: Any) -> None:
+def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespace:
     """Show --help, or refuse a mistake in this suite's own flags, before large imports.
 
     `parse_arguments` checks the other flags.
@@ -36,12 +43,17 @@ def check_own_flags(argv: Sequence[str], **defaults: Any) -> None:
         argv: the command line.
         defaults: the defaults of the script that differ from those of the dataclasses.
 
+    Returns:
+        The values of these flags; `output_dir` is `None` if it is not given.
+
     Raises:
         InputError: naming the flag that is wrong.
-        SystemExit: after --help.
+        SystemExit: after --help and --help_all.
     """
     if "--help_all" in argv:
-        return
+        from wordmask.config.arguments import parse_arguments  # imports torch
+
+        parse_arguments(argv, **defaults)
     parser = training_parser(OWN, quiet=True)
     parser.set_defaults(**defaults)
     namespace, others = parser.parse_known(argv)
@@ -53,3 +65,6 @@ def check_own_flags(argv: Sequence[str], **defaults: Any) -> None:
         flags = [word for word in others if word.startswith("--")]
         if not any(suggest(flag_name(flag), parser.flags) for flag in flags):
             raise
+    if "output_dir" not in parser.given:
+        namespace.output_dir = None
+    return namespace

@@ -8,13 +8,15 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
+from wordmask.config.short_form import USAGE, split_words, words_as_flags
 from wordmask.utils.errors import InputError
 
 T = TypeVar("T")
@@ -50,8 +52,7 @@ def check_vocab_size(value: int | None) -> None:
         raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands, for example 30000")
 
 
-EPILOG = "Each switch --x is turned off by --no_x. A YAML or JSON file of flags may come first; the command line wins."
-FILE_SUFFIXES = (".yaml", ".yml", ".json")
+EPILOG = "A YAML or JSON file of flags may come first. The command line wins over it."
 
 
 class Parser(HfArgumentParser):
@@ -61,18 +62,33 @@ class Parser(HfArgumentParser):
         concerns: the dataclasses whose fields are the flags.
         old_flags: what replaces each old flag.
         quiet: whether to use old flags without a warning.
+        takes_words: whether the first words may name a model and its text, see `wordmask.config.short_form`.
+        options: other parameters of `argparse.ArgumentParser`.
+
+    Attributes:
+        given: the names of the flags that the command line or its argument file gives; known after parsing.
     """
 
     def __init__(
-        self, concerns: Any, old_flags: Mapping[str, OldFlag] | None = None, quiet: bool = False, **kwargs: Any
+        self,
+        concerns: type | Sequence[type],
+        old_flags: Mapping[str, OldFlag] | None = None,
+        quiet: bool = False,
+        takes_words: bool = False,
+        **options: Any,
     ):
-        kwargs = {"usage": "%(prog)s [arguments.yaml] --flag value ...", "epilog": EPILOG} | kwargs
-        super().__init__(concerns, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
-        self.old_flags, self.quiet = old_flags or {}, quiet
+        options = {
+            "prog": _program(),
+            "usage": "%(prog)s [ARGUMENT_FILE] --flag value ...",
+            "epilog": EPILOG,
+        } | options
+        super().__init__(concerns, allow_abbrev=False, formatter_class=HelpFormatter, **options)  # type: ignore[arg-type]
+        self.old_flags, self.quiet, self.takes_words = old_flags or {}, quiet, takes_words
+        self.given: set[str] = set()
         for action in self._actions:
             if _is_switch(action) and action.nargs is None:  # a switch whose default is None
                 action.nargs, action.const = "?", True
-            if isinstance(action, argparse._StoreFalseAction):  # every switch has one, as the epilog says
+            if isinstance(action, argparse._StoreFalseAction):  # named in the help of the switch
                 action.help = argparse.SUPPRESS
 
     def error(self, message: str) -> NoReturn:
@@ -95,23 +111,29 @@ class Parser(HfArgumentParser):
         if unknown:
             word, _, path = unknown[0].partition(" in ")
             name = flag_name(word)
-            what = "is not a flag" if word.startswith("-") else "belongs to no flag"
+            if not word.startswith("-"):
+                first = f"; the model and the text come before all flags: {USAGE} --flag value" * self.takes_words
+                raise InputError(f"{word} belongs to no flag of this script{first or suggest(name, self.flags)}")
             where = f"{path}: {name}" if path else word.partition("=")[0]
-            raise InputError(f"{where} {what} of this script{suggest(name, self.flags)}")
+            raise InputError(f"{where} is not a flag of this script{suggest(name, self.flags)}")
         return namespace
 
     def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """Parse, and also return the words that belong to no flag; `--name in path` is a name in a file."""
-        arguments, unknown = list(argv), []
-        if arguments and not arguments[0].startswith("-") and arguments[0].endswith(FILE_SUFFIXES):
-            path, values = arguments[0], _read_mapping(arguments[0])
-            unknown = [f"--{name} in {path}" for name in values if name not in {*self.flags, *self.old_flags}]
-            known = {name: value for name, value in values.items() if f"--{name} in {path}" not in unknown}
-            arguments = [*self._from_file(known), *arguments[1:]]
-        namespace, others = self.parse_known_args(self._modernize(arguments))
+        path, words, flags = split_words(argv)
+        values = _read_mapping(path) if path else {}
+        unknown = [f"--{name} in {path}" for name in values if name not in {*self.flags, *self.old_flags}]
+        known = {name: value for name, value in values.items() if f"--{name} in {path}" not in unknown}
+        flags = self._modernize(flags)
+        if self.takes_words:
+            words = words_as_flags(words, _names(flags))
+        # The command line comes last, so that it wins, also where the file has a new flag and it has the old one.
+        arguments = [*self._modernize(self._from_file(known)), *words, *flags]
+        self.given = _names(arguments)
+        namespace, others = self.parse_known_args(arguments)
         return namespace, unknown + others
 
-    def _from_file(self, values: Mapping[str, Any]) -> list[str]:
+    def _from_file(self, values: Mapping[str, object]) -> list[str]:
         """Turn the values of an argument file into a command line, so that the same checks apply."""
         arguments = []
         for name, value in values.items():
@@ -129,49 +151,57 @@ class Parser(HfArgumentParser):
         return arguments
 
     def _modernize(self, arguments: list[str]) -> list[str]:
-        """Replace old flags, with one warning for each, and replace `--no_x` by `--x false`."""
-        flags, result, position = self.flags, [], 0
+        """Replace old flags, with one warning for each, and replace `--no_x` by `--x false`.
+
+        If an old flag and the new one are both given, the new one counts.
+        """
+        result, position, new_flags = list[str](), 0, _names(arguments)
         while position < len(arguments):
             argument, position = arguments[position], position + 1
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
-            if not argument.startswith("--") or name in flags:
+            switch = name.removeprefix("no_")
+            if not argument.startswith("--") or name in self.flags:
                 result.append(argument)
-            elif name.startswith("no_") and _is_switch(flags.get(name[3:])):
-                result += [f"--{name[3:]}", "false"]
-            elif name in self.old_flags:
+            elif switch != name and _is_switch(self.flags.get(switch)):
+                result += [f"--{switch}", "false"]
+            elif name in self.old_flags or switch in self.old_flags:
+                is_off, name = name not in self.old_flags, name if name in self.old_flags else switch
                 follows = position < len(arguments) and not arguments[position].startswith("--")
-                given = value if equals else arguments[position] if follows else None
-                translation = self._translate(name, self.old_flags[name], given)
-                if translation is None:  # the new flag takes the same values
-                    result.append(f"--{self.old_flags[name]}{equals}{value}")
-                else:
-                    result += translation
-                    position += follows and not equals
+                given = "false" if is_off else value if equals else arguments[position] if follows else None
+                position += follows and not equals and not is_off
+                result += self._translate(name, given, new_flags)
             else:
                 result.append(argument)
         return result
 
-    def _translate(self, name: str, new: OldFlag, value: str | None) -> list[str] | None:
-        """New arguments for an old flag and its value; `None` if only the name is new."""
+    def _translate(self, name: str, value: str | None, new_flags: Collection[str]) -> list[str]:
+        """New arguments for an old flag and its value; none if a new flag of the command line says the same."""
+        new = self.old_flags[name]
         if isinstance(new, Gone):
             raise InputError(f"--{name} is gone: {new.advice}")
+        # More values of a list may follow, as in `--train_data_file a.txt b.txt`.
+        renamed = [f"--{new}", *([] if value is None else [value])]
         description, translate = (f"--{new}", None) if isinstance(new, str) else new
-        if not self.quiet:
-            logger.warning("--%s is now %s", name, description)
         try:
-            return translate(value) if translate else None
+            arguments = translate(value) if translate else renamed
         except (ValueError, argparse.ArgumentTypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"--{name}: {value} is not a value of this flag ({error}); give another") from None
+        both = sorted(_names(arguments) & {*new_flags})
+        if not self.quiet and both:
+            logger.warning("--%s has no effect, since --%s is given, too", name, both[0])
+        elif not self.quiet:
+            logger.warning("--%s is now %s", name, description)
+        return [] if both else arguments
 
 
 class HelpFormatter(argparse.HelpFormatter):
     """Shows each flag under one name, with its value and its default."""
 
     def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size().columns - 2, 110))
+        super().__init__(prog, max_help_position=26, width=min(shutil.get_terminal_size().columns - 2, 110))
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         name = max(action.option_strings, key=lambda option: (option.count("_"), len(option)))
@@ -183,16 +213,28 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         default, text = action.default, action.help or ""
+        if default is True and _is_switch(action):
+            return f"{text} Default: on; --no_{action.dest} turns it off."
         if default in (None, False, "", argparse.SUPPRESS) or "default" in text.lower():
             return text
-        shown = "on" if default is True else str(default).replace("%", "%%")
-        return f"{text} Default: {shown}."
+        return f"{text} Default: {str(default).replace('%', '%%')}."
 
 
 def build(concern: type[T], namespace: argparse.Namespace) -> T:
     """Make a dataclass of those flags that are its fields."""
     names = {flag.name for flag in fields(concern) if flag.init}  # type: ignore[arg-type]
     return concern(**{name: value for name, value in vars(namespace).items() if name in names})
+
+
+def _program() -> str:
+    """What was called: `run_mlm.py`, or `wordmask mlm` for the command of that name and `python -m wordmask`."""
+    name = Path(sys.argv[0]).name
+    return f"wordmask {sys.argv[1]}" if name in ("wordmask", "__main__.py") and len(sys.argv) > 1 else name
+
+
+def _names(arguments: Sequence[str]) -> set[str]:
+    """The names of the flags in a command line."""
+    return {flag_name(word).replace("-", "_") for word in arguments if word.startswith("--")}
 
 
 def _is_switch(action: argparse.Action | None) -> bool:
@@ -204,13 +246,13 @@ def flag_name(word: str) -> str:
     return word.partition(" in ")[0].partition("=")[0].lstrip("-")
 
 
-def suggest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """The most similar known name, as the end of a sentence."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-def _read_mapping(path: str) -> dict[str, Any]:
+def _read_mapping(path: str) -> dict[str, object]:
     """The names and values in an argument file; of the record of a run, those of its flags."""
     try:
         text = Path(path).read_text(encoding="utf-8")

@@ -13,16 +13,16 @@ from wordmask.utils.errors import InputError
 class SegmentationArguments:
     """Which segmenter finds words, and its options."""
 
-    _argument_group_name = "words from a segmenter, for Chinese and others"
+    _argument_group_name = "words from a segmenter"
 
     segmenter: str | None = argument(
-        "The segmenter: ltp or jieba (Chinese), whitespace (any script), or module:Class for one of your own.",
+        "Finds words: ltp or jieba (Chinese), whitespace (any script), or module:Class (yours).",
         default=None,
     )
-    ltp: str | None = argument("ltp: the model, a directory or a hub id, for example LTP/small.", default=None)
+    ltp: str | None = argument("ltp: a directory or a hub id, for example LTP/small.", default=None)
     user_dict: str | None = argument("jieba: a file with additional words.", default=None)
     hmm: bool = argument("jieba: find words that are not in the dictionary.", default=True)
-    mixed_words: bool = argument("Join Chinese with letters or digits in one word, for example T恤.", default=False)
+    mixed_words: bool = argument("Words may join Chinese and letters, for example T恤.", default=False)
 
     def __post_init__(self) -> None:
         options = {"--ltp": self.ltp, "--user_dict": self.user_dict, "--no_hmm": not self.hmm}

@@ -31,6 +31,9 @@ NEEDED = {
 def check_trackers(trackers: Sequence[str]) -> None:
     """Raise an `InputError` if a tracker is unknown or its package is not installed."""
     for tracker in trackers:
+        if "," in tracker:
+            separate = " ".join(tracker.replace(",", " ").split())
+            raise InputError(f"--report_to: {tracker} is one word; separate trackers by spaces: {separate}")
         if tracker not in ("none", "all", *INTEGRATION_TO_CALLBACK):
             raise InputError(f"--report_to: {tracker} is not known{suggest(tracker, list(INTEGRATION_TO_CALLBACK))}")
         modules, package = NEEDED.get(tracker, ((), ""))

@@ -90,7 +90,7 @@ class SplitFiles:
             if self.references:
                 self._check_pair(TextReader([path], self.flag, self.column), self.references[index])
             elif format_of(path) == "tsv":
-                deque(tracked(self.tables_of(index, TextDigest()), "Checking"), maxlen=0)
+                deque(tracked(self.tables_of(index, TextDigest()), "checking"), maxlen=0)
 
     def _check_pair(self, reader: TextReader, reference: str) -> None:
         provenance = read_provenance(reference, self.reference_flag)
@@ -98,7 +98,7 @@ class SplitFiles:
             pairs_blank_lines(reader, reference, self.reference_flag)
             return
         digest = TextDigest()
-        for batch in tracked(batches(reader), "Checking"):
+        for batch in tracked(batches(reader), "checking"):
             digest.add(batch)
         check_text(provenance, digest, reader.paths[0], reference, self.reference_flag)
 
@@ -245,7 +245,7 @@ def count_texts(files: SplitFiles, cache: Path, again: bool) -> FileSource:
     def count() -> tuple[int, int, str]:
         files.require_text()
         content, digests, number = ContentDigest(), [TextDigest() for _ in files.paths], 0
-        for table in tracked(files.tables(digests), "Counting"):
+        for table in tracked(files.tables(digests), "counting"):
             content.add(table)
             number += len(table)
         return number, sum(digest.blank for digest in digests), content.hexdigest()

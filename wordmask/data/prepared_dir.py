@@ -174,7 +174,7 @@ def prepare(
     schema = token_schema(next(iter(tokenizers.values())).dtype)  # the same for all: the vocabulary decides
     with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to go on"):
         directory.claim(asdict(record), lambda earlier: record.differences(_checked(earlier, directory.path)))
-        with bar("Tokenizing", "texts") as update:
+        with bar("tokenizing", "texts") as update:
             sources = _sources(texts, parts, update)
             tokenize = partial(tokens_of_split, tokenizers)
             directory.make(sources, tokenize, work.num_workers, partial(write_tokens, schema=schema))

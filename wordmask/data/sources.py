@@ -252,17 +252,17 @@ def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Te
     all_files = list(files.values())
     check_column_name([each.column for each in all_files], arguments.text_column_name, all_files[0].paths[0])
     texts = {}
-    for split, own in files.items():
+    for split, given in files.items():
         if arguments.streaming and split == "train":  # validation text is always read once and kept
-            source: FileStream | FileSource = stream_texts(own)
-            said = summary(None, 0, len(own.paths), own.column)
+            source: FileStream | FileSource = stream_texts(given)
+            sentence = summary(None, 0, len(given.paths), given.column)
         else:
-            source = count_texts(own, cache_directory(cache_dir), arguments.overwrite_cache)
-            said = summary(len(source), source.blank_count, len(own.paths), own.column)
-        logger.warning("%s: %s", own.flag, said)
-        in_tables = own.column and own.column.references and not own.references
-        references = (own.flag, own.paths) if in_tables else (own.reference_flag, own.references)
-        texts[split] = Texts(source, own.flag, *references)
+            source = count_texts(given, cache_directory(cache_dir), arguments.overwrite_cache)
+            sentence = summary(len(source), source.blank_count, len(given.paths), given.column)
+        logger.warning("%s: %s", given.flag, sentence)
+        in_tables = given.column and given.column.references and not given.references
+        references = (given.flag, given.paths) if in_tables else (given.reference_flag, given.references)
+        texts[split] = Texts(source, given.flag, *references)
     return texts
 
 

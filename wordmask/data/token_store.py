@@ -120,7 +120,7 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
 
 def _write(path: Path, texts: Texts[Source], tokenizer: TextTokenizer, workers: int) -> None:
     """Tokenize texts into a file."""
-    tables = tracked(texts.batches(), "Tokenizing", "texts", len(texts.source))
+    tables = tracked(texts.batches(), "tokenizing", "texts", len(texts.source))
     with write_atomically(path, binary=True) as file, parallel_map(tokenizer, workers) as tokenize:
         write_tokens(file, tokenize(tables), token_schema(tokenizer.dtype))
 

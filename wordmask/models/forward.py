@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import logging
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,8 +16,6 @@ from wordmask.masking import IGNORED
 from wordmask.models.packed_attention import PackedAttention, packed_attention
 from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction, labelled_positions
 from wordmask.utils.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 TOKENS_ON_CPU = 2048  # in a micro-batch; more are no faster there
 
@@ -51,7 +49,8 @@ class Forward:
     Attributes:
         sparse: the model's hook for sparse prediction; `None` predicts at every position.
         attention: keeps the documents of packed sequences apart; `None` if sequences are not packed.
-        label_smoother: computes the loss instead of the model.
+        label_smoother: computes the loss of a model in training mode, instead of the model. In evaluation mode, the
+            loss is the plain cross-entropy, by which runs with different smoothing can be compared.
         takes_attention_mask: whether the model's forward has this parameter.
         micro_batch_tokens: the most tokens in a micro-batch, padding included; `None` for no limit.
         fixed: whether every batch has the same shape.
@@ -72,12 +71,12 @@ class Forward:
 
         Args:
             model: a masked language model, in any mode, which is left as it is.
-            sparse: whether it predicts at labelled positions only, if it can. Label smoothing needs every position.
+            sparse: whether it predicts at labelled positions only, if it can.
             label_smoothing: the label smoothing factor; 0 for none.
             settings: other attributes.
         """
         return cls(
-            sparse=find_sparse_prediction(model) if sparse and not label_smoothing else None,
+            sparse=find_sparse_prediction(model) if sparse else None,
             label_smoother=LabelSmoother(epsilon=label_smoothing) if label_smoothing else None,
             takes_attention_mask="attention_mask" in inspect.signature(model.forward).parameters,
             **settings,
@@ -101,16 +100,20 @@ class Forward:
         has_labels = labels.ne(IGNORED).any()
         labels = labels.clone()
         labels[0, 0] = torch.where(has_labels, labels[0, 0], inputs["input_ids"][0, 0])
-        if self.label_smoother is not None:
-            outputs = model(**inputs)
-            return Prediction(self.label_smoother(outputs, labels) * has_labels, outputs, None)
+        here: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.sparse is None:
-            outputs, positions = model(**inputs, labels=labels), None
+            positions = None
         else:
             positions = labelled_positions(labels) if positions is None else positions
-            with self.sparse.at(positions):
-                outputs = model(**inputs, labels=labels.view(-1)[positions][None])
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+            labels = labels.view(-1)[positions][None]
+            here = self.sparse.at(positions)
+        with here:
+            if self.label_smoother is not None and model.training:
+                outputs = model(**inputs)
+                loss = self.label_smoother(outputs, labels)
+            else:
+                outputs = model(**inputs, labels=labels)
+                loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         return Prediction(loss * has_labels, outputs, positions)
 
 
@@ -121,8 +124,6 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
         InputError: if the model cannot do it, or if flags exclude each other.
     """
     training, sparse = arguments.training, arguments.model.sparse_prediction
-    if sparse and training.label_smoothing_factor:
-        logger.warning("--sparse_prediction: label smoothing needs every position, so the model predicts at all")
     # What a model can do is tried in full precision; only flash attention has none.
     flash = "flash" in str(model.config._attn_implementation)
     half = torch.float16 if training.fp16 else torch.bfloat16

@@ -72,7 +72,7 @@ def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | Non
     key = hashed(model_type, arguments.vocab_size, texts.fingerprint)
     directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
     if not directory.exists():
-        tables = tracked(texts.batches(), "Training a tokenizer", "texts", len(texts.source))
+        tables = tracked(texts.batches(), "training a tokenizer", "texts", len(texts.source))
         lines = (text or "" for table in tables for text in table["text"].to_pylist())
         tokenizer = train_tokenizer(model_type, lines, int(arguments.vocab_size or 0))
         with make_directory_atomically(directory) as whole:
@@ -116,6 +116,7 @@ def load_model(
             model = AutoModelForMaskedLM.from_config(
                 config, dtype=dtype, attn_implementation=attention, trust_remote_code=arguments.trust_remote_code
             )
+        _set_length(tokenizer, model)
     size = vocabulary_size(tokenizer)
     if size > embedded_ids(model):
         with making(*origin(arguments)):
@@ -194,6 +195,13 @@ def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
     return min([*limits, *position_limits(model)], default=None)
+
+
+def _set_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Save the model's longest sequence with the tokenizer of a model from scratch; a trained one has no limit."""
+    limit = min(position_limits(model), default=getattr(model.config, "max_position_embeddings", None))
+    if limit and limit > 0:
+        tokenizer.model_max_length = limit
 
 
 def choose_length(asked: int | None, limit: int | None, specials: int, flag: str) -> int:

@@ -7,13 +7,14 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import PreTrainedModel
 
-from wordmask.config.arguments import Arguments
+from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.config.launch_checks import tpu_package
 from wordmask.masking import IGNORED
 from wordmask.models.configuration import origin
 from wordmask.models.forward import Forward, Prediction, choose_forward
 from wordmask.models.probing import some_ids, unchanged
 from wordmask.utils.errors import reported
+from wordmask.utils.terminal import terminal
 
 SHORT = 8  # tokens in a sequence of the trial
 
@@ -27,6 +28,7 @@ def place_and_try(arguments: Arguments, model: PreTrainedModel, size: int, lengt
     Raises:
         InputError: if the model cannot be trained or saved, or cannot do what the flags ask for.
     """
+    terminal().doing("trying the model on two short sequences")
     training = arguments.training
     divided, on_tpu = training.fsdp or training.deepspeed, tpu_package() is not None
     module: torch.nn.Module = model
@@ -65,12 +67,23 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
                 prediction = _predict(model, size, length if fixed else min(SHORT, length))
             if training.do_train:
                 prediction.loss.backward()
+                _say_what_is_used(training, model)
             if (predicted := prediction.logits.shape[-1]) < size:
                 raise ValueError(f"predictions of {predicted} tokens, and the tokenizer has {size}")
     sentence = f"{flag}: the configuration of {value} cannot be saved and loaded again"
     with reported(sentence, "; give other settings or another model"), TemporaryDirectory() as directory:
         model.config.save_pretrained(directory)
         type(model.config).from_pretrained(directory)
+
+
+def _say_what_is_used(training: RunArguments, model: PreTrainedModel) -> None:
+    """Tell DDP that every weight has a gradient, so that it need not look for others in each step, and warn of it.
+
+    With LayerDrop (Flaubert), steps differ.
+    """
+    all_used = all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
+    if training.ddp_find_unused_parameters is None and all_used and not getattr(model.config, "layerdrop", 0):
+        training.ddp_find_unused_parameters = False
 
 
 def _predict(model: PreTrainedModel, size: int, length: int) -> Prediction:

@@ -130,3 +130,8 @@ def _mark(tokenizer: Any) -> Mark:
         return sum(token.endswith(mark[1]) if at_end else token.startswith(mark[1]) for token in tokens)
 
     return max(MARKS, key=count)
+
+
+def shows_spaces(tokenizer: Any) -> bool:
+    """Whether a tokenizer's tokens show where white space was. Those with `##` show only where there was none."""
+    return _mark(tokenizer)[0] in ("bytes", "space")

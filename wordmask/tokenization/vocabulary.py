@@ -106,4 +106,6 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
             "give --tokenizer_name"
         ) from None
     trained.name_or_path = ""
+    # Until there is a model, the length that its type takes by default. Without it, transformers saves 1e30.
+    trained.model_max_length = getattr(CONFIG_MAPPING[model_type](), "max_position_embeddings", None) or 512
     return trained

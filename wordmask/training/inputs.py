@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wordmask.config.arguments import Arguments
+from wordmask.config.arguments import Arguments, needs_validation_text, without_evaluation
 from wordmask.data.findings import SplitFindings, warn_of_findings
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
@@ -17,6 +17,7 @@ from wordmask.models.loading import choose_length, load_tokenizer, longest_seque
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
 from wordmask.utils.parts import Work
+from wordmask.utils.terminal import terminal
 
 
 @dataclass
@@ -29,16 +30,20 @@ class RunSequences:
 
 def load_run_texts(arguments: Arguments) -> dict[str, Any]:
     """Load the texts that this run needs. Without --do_train and --do_eval, it does what it has data for."""
+    terminal().doing("reading the text")
     training, data, model = arguments.training, arguments.data, arguments.model
     texts: dict[str, Any]
     if data.is_prepared:
         texts = load_prepared(data, arguments.segmentation)
     else:
+        must_evaluate = training.do_eval if arguments.evaluation_flag or not arguments.no_task_given else False
         with training.main_process_first(desc="reading the text"):
-            texts = load_texts(data, model.cache_dir, model.token, training.do_eval, arguments.no_task_given)
+            texts = load_texts(data, model.cache_dir, model.token, must_evaluate, arguments.no_task_given)
     if arguments.no_task_given:
         training.do_train = "train" in texts
         training.do_eval = "validation" in texts
+        if not training.do_eval:
+            without_evaluation(arguments)
     for split, wanted in (("train", training.do_train), ("validation", training.do_eval)):
         if wanted and split not in texts and data.is_prepared:
             raise InputError(
@@ -47,10 +52,9 @@ def load_run_texts(arguments: Arguments) -> dict[str, Any]:
     if training.do_train and "train" not in texts:
         raise InputError("--do_train needs training text; give --train_file, or a --dataset_name with a split train")
     if training.do_eval and "validation" not in texts:
-        raise InputError(
-            "--do_eval needs validation text; give --validation_file, or --validation_split_percentage above 0 "
-            "without --streaming"
-        )
+        raise needs_validation_text(arguments.evaluation_flag or "--do_eval")
+    if training.eval_on_start is None:
+        training.eval_on_start = training.do_train and training.do_eval
     if data.streaming and training.do_train and training.max_steps <= 0 and not arguments.masking.preview_masking:
         raise InputError("--streaming needs --max_steps, since a stream has no known length; add it")
     return texts
@@ -78,6 +82,7 @@ def make_sequences(
     Raises:
         InputError: if a text has no token.
     """
+    terminal().doing("tokenizing the text")
     training, data = arguments.training, arguments.data
     sequences, findings = RunSequences(), []
     with training.main_process_first(desc="tokenizing"):
@@ -124,10 +129,13 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
         )
     work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
     texts = load_run_texts(arguments)
+    terminal().doing("tokenizing the text")
     tokenizer = load_tokenizer(arguments.model)
     Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
     needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.needed_segmentation, arguments.model.cache_dir)
     needed_texts = {split: text for split, text in texts.items() if needed[split]}
-    print(prepare(needed_texts, tokenization, arguments.segmentation, work))
+    result = prepare(needed_texts, tokenization, arguments.segmentation, work)
+    terminal().close()
+    print(result)
     return {}

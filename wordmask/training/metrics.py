@@ -10,7 +10,11 @@ import evaluate
 import numpy as np
 import torch
 
-COUNTS = ("loss", "tokens", "right_tokens", "words", "right_words")
+from wordmask.masking import hash64
+from wordmask.utils.arrays import IntArray
+
+COUNTS = ("loss", "tokens", "right_tokens", "words", "right_words", "masks")
+MASK_BITS = 24  # so that sums of this many bits over 500 million masked tokens are exact in a float
 
 
 class MaskedLMMetric(evaluate.Metric):
@@ -18,11 +22,16 @@ class MaskedLMMetric(evaluate.Metric):
 
     `evaluate` would write every prediction to disk (5 million: 17 s, 40 MB); here `add_batch` keeps sums. A
     work-around; no thread known. It can go when `evaluate` has metrics without storage.
+
+    Attributes:
+        masks: a digest of what was masked, and how, in the evaluation that was computed last. It does not depend on
+            the order of batches. Two evaluations with the same digest can be compared.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.sums = dict.fromkeys(COUNTS, 0.0)
+        self.masks = 0
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -45,6 +54,7 @@ class MaskedLMMetric(evaluate.Metric):
         words: torch.Tensor | None = None,
         loss: float = 0.0,
         tokens: int = 0,
+        masks: int = 0,
         **kwargs: Any,
     ) -> None:
         """Add a batch to the sums.
@@ -55,9 +65,11 @@ class MaskedLMMetric(evaluate.Metric):
             words: (masked tokens,) the number of each token's word, unique in the batch.
             loss: the sum of the losses of the masked tokens.
             tokens: the number of masked tokens.
+            masks: the digest of these masks, see `mask_digest`.
         """
         self.sums["loss"] += loss
         self.sums["tokens"] += tokens
+        self.sums["masks"] += masks
         if predictions is None or references is None or words is None:
             return
         right = (predictions == references).long()
@@ -71,6 +83,7 @@ class MaskedLMMetric(evaluate.Metric):
     def compute(self, **kwargs: Any) -> dict[str, float]:
         """The metrics over all batches since the last call; empty if no token was masked."""
         sums, self.sums = self.sums, dict.fromkeys(COUNTS, 0.0)
+        self.masks = int(sums.pop("masks"))
         return self._compute(**sums)
 
     def _compute(  # type: ignore[override]
@@ -91,3 +104,13 @@ class MaskedLMMetric(evaluate.Metric):
     def replace_sums(self, sums: np.ndarray) -> None:
         """Replace the sums by those that were added up."""
         self.sums = dict(zip(COUNTS, map(float, sums), strict=True))
+
+
+def mask_digest(references: IntArray, seen: IntArray) -> int:
+    """A digest of masks that can be added up over batches.
+
+    Args:
+        references: (masked tokens,) the ids that were masked.
+        seen: (masked tokens,) what the model sees in their place.
+    """
+    return int((hash64(references, seen) >> np.uint64(64 - MASK_BITS)).sum())

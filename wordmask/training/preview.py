@@ -12,6 +12,7 @@ from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
 from wordmask.utils.errors import InputError
+from wordmask.utils.terminal import clean
 
 # Brackets say the same as colours, for pipes and for colour-blind readers.
 MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}>", "bold green")
@@ -78,4 +79,4 @@ def _render(number: int, example: Example, collator: MaskingCollator, tokenizer)
 def _piece(tokenizer, token: int) -> str:
     """The text of a token, or its name if it is only a part of a character."""
     text = tokenizer.decode([token]).removeprefix("##").strip()
-    return text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token)
+    return clean(text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token))

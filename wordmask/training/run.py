@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from wordmask.config.arguments import Arguments, RunArguments, parse_arguments
+from wordmask.config.arguments import Arguments, parse_arguments
+from wordmask.config.short_form import describe
 from wordmask.data.token_store import Tokenization
 from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.header import show_header
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
 from wordmask.training.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
 from wordmask.training.preview import preview
 from wordmask.training.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_trainer
 from wordmask.training.tasks import evaluate, publish, report, train
+from wordmask.training.terminal_output import set_up_output
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import check_push
+from wordmask.utils.terminal import terminal
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +49,17 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     """
     arguments = parse_arguments(argv, **defaults)
     training, previews = arguments.training, arguments.masking.preview_masking > 0
-    _set_up_logging(training)
+    set_up_output(training)
     if arguments.data.prepare_only:
         return prepare_only(arguments)
-    _check_start(training, script)
+    _check_start(arguments, script)
     checkpoint = None if previews else find_checkpoint(arguments)
     set_seed(training.seed)
 
     config = load_config(arguments.model)  # refuses a wrong name before the text is read
     texts = load_run_texts(arguments)
     checkpoint = checkpoint if training.do_train else None  # an evaluation is of the model that was asked for
+    terminal().doing("loading the tokenizer and the model")
     with training.main_process_first(desc="loading the tokenizer"):
         tokenizer = load_tokenizer(arguments.model, config, texts.get("train"), checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
@@ -76,6 +78,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
 
+    show_header(arguments, trainer, terminal())
     metrics: dict[str, float] = {}
     if training.do_train:
         metrics |= train(trainer, checkpoint, changed_steps)
@@ -90,8 +93,11 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     return metrics
 
 
-def _check_start(training: RunArguments, script: str) -> None:
-    """Raise an `InputError` if this run can neither use its GPUs nor push its model."""
+def _check_start(arguments: Arguments, script: str) -> None:
+    """Say what the short form stands for; raise an `InputError` if this run cannot use its GPUs or push its model."""
+    training = arguments.training
+    if arguments.short_form:
+        logger.warning("short form: %s", describe(arguments.short_form))
     if training.n_gpu > 1:  # the Trainer would use `DataParallel`, which is slow and has another loss
         raise InputError(
             f"{training.n_gpu} GPUs under plain python; start with "
@@ -107,6 +113,7 @@ def _preview(
     masking, shown = arguments.masking, sequences.train or sequences.validation
     collator = make_collator(arguments, vocabulary, word_ids=True)
     count, rate = masking.preview_masking, masking.rates[0]
+    terminal().close()
     preview(shown, count, collator, tokenizer, rate, Console())  # type: ignore[arg-type]  # one of the two is there
     return {}
 
@@ -138,14 +145,3 @@ def _begin(
             write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()
     return writes_card
-
-
-def _set_up_logging(training: RunArguments) -> None:
-    level = training.get_process_log_level()
-    logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
-    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
-    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors become ours, of one sentence
-    if not (training.should_log and sys.stderr.isatty()):  # progress bars would fill log files
-        training.disable_tqdm = True
-        datasets.disable_progress_bars()
-        transformers.utils.logging.disable_progress_bar()

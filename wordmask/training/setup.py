@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from itertools import pairwise
 
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.config.arguments import Arguments, DataArguments
+from wordmask.config.run_arguments import LOGGING_STEPS
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sequences import StagedSequences
 from wordmask.models.forward import Forward
+from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.evaluation_record import EvaluationRecord, read_evaluations
+from wordmask.training.evaluation_reports import EvaluationReports
 from wordmask.training.inputs import RunSequences
 from wordmask.training.model_card import Card
+from wordmask.training.output_dir import evaluates_another
+from wordmask.training.predictions import SampleLines
+from wordmask.training.run_record import read_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
@@ -61,6 +70,7 @@ def make_trainer(
             forward,
             _card(arguments, model, head_is_new),
         )
+        trainer.reports = _reports(arguments, trainer)
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
     except (HfHubHTTPError, ConnectionError) as error:
@@ -69,7 +79,28 @@ def make_trainer(
         raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
     if training.do_train:
         _check_stages(trainer, data)
+        if "logging_steps" not in arguments.given:  # short runs show a loss, too
+            training.logging_steps = max(1, min(LOGGING_STEPS, math.ceil(trainer.planned_steps() / 20)))
     return trainer
+
+
+def _reports(arguments: Arguments, trainer: MlmTrainer) -> EvaluationReports | None:
+    """What keeps and shows the evaluations of this run; `None` if it has nothing to evaluate.
+
+    An evaluation of what was trained in a directory is compared with the record there, but is not added to it.
+    """
+    training, sequences = arguments.training, trainer.eval_sequences
+    if sequences is None:
+        return None
+    run = read_run(training.output_dir)
+    foreign = run is not None and run.trains and not training.do_train
+    shown = foreign and not evaluates_another(arguments)
+    evaluations = read_evaluations(training.output_dir, sys.maxsize) if shown else []
+    record = EvaluationRecord(training.output_dir if training.process_index == 0 else None, evaluations)
+    readable = ReadableTokens(trainer.processing_class)
+    batch_size, fixed = training.eval_batch_size, trainer.forward.fixed
+    lines = SampleLines(sequences, trainer.eval_collator, trainer.rates[1], batch_size, fixed, readable)
+    return EvaluationReports(record, lines, readable, training.do_train, foreign)
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:

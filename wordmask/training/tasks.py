@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
 
-import transformers
-from rich.console import Console
-from rich.table import Table
-
 from wordmask.data.sequences import StagedSequences
+from wordmask.training.before_after import COMPARED, ImprovedWords, Results
 from wordmask.training.progress_record import read_state
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
+from wordmask.utils.files import write_json
 from wordmask.utils.hub import pushing
+from wordmask.utils.quantities import number
+from wordmask.utils.terminal import Fact, terminal
 
 logger = logging.getLogger(__name__)
 
-REPORTED = {
-    "train_samples": "training examples",
+# What the results show besides the figures that are compared.
+OTHERS = {
     "train_loss": "training loss",
+    "train_samples": "training examples",
     "eval_samples": "evaluation examples",
-    "eval_loss": "evaluation loss",
-    "perplexity": "perplexity",
-    "eval_accuracy": "masked tokens right",
-    "eval_whole_word_accuracy": "masked words right",
 }
+CARD = ("train_samples", "train_loss", *(name + end for _, name, _ in COMPARED for end in ("_before", "")))
 
 
 def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str, float]:
@@ -46,6 +43,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
             _take_over(trainer, checkpoint)
             return {}
         logger.warning("going on from %s%s", checkpoint, change)
+        if trainer.reports:
+            trainer.reports.record.write()  # those of a checkpoint that lies elsewhere
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if not trainer.state.global_step:
         raise InputError(
@@ -53,8 +52,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         )
     if isinstance(trainer.train_sequences, StagedSequences):
         metrics["train_samples"] = trainer.train_sequences.stages[-1].document_count
+    terminal().doing("saving the model")
     trainer.save_model()
-    trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics
@@ -64,8 +63,6 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
     """Load the model of a finished run, or of its last checkpoint if the run did not save it."""
     directory = str(trainer.args.output_dir)
     saved = os.path.exists(os.path.join(directory, "train_results.json"))
-    # A work-around; no thread known. It can go when `_load_from_checkpoint` does not call tied weights missing.
-    transformers.utils.logging.set_verbosity_error()
     trainer._load_from_checkpoint(directory if saved else checkpoint)
     trainer.state = read_state(checkpoint)
     if not saved:
@@ -74,15 +71,25 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
 
 def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
     """Evaluate the model; `combined` adds the results to `all_results.json`, with those of training."""
-    metrics = trainer.evaluate()
+    metrics = trainer.evaluate_trained()
     metrics["eval_samples"] = len(trainer.eval_sequences or ())
     if "eval_perplexity" in metrics:
         metrics["perplexity"] = metrics.pop(
             "eval_perplexity"
         )  # its name in eval_results.json of transformers' scripts
-    trainer.log_metrics("eval", metrics)
+    before = trainer.reports.compare() if trainer.reports else {}
+    metrics |= before
+    if combined and not before and trainer.is_world_process_zero():
+        _drop_figures_before(Path(str(trainer.args.output_dir), "all_results.json"))
     trainer.save_metrics("eval", metrics, combined)
     return metrics
+
+
+def _drop_figures_before(path: Path) -> None:
+    """Take figures before training, of an earlier evaluation, out of a file of results, which others are added to."""
+    if path.exists():
+        results = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, {name: value for name, value in results.items() if not name.endswith("_before")})
 
 
 def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
@@ -90,7 +97,7 @@ def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
     path = Path(str(trainer.args.output_dir), "train_results.json")
     if trainer.is_world_process_zero() and path.exists():
         metrics = json.loads(path.read_text(encoding="utf-8")) | metrics
-    shown = {name: metrics[name] for name in REPORTED if name in metrics and name != "eval_samples"}
+    shown = {name: metrics[name] for name in CARD if name in metrics}
     trainer.card = replace(
         trainer.card, metrics=shown, settings={**trainer.card.settings, "examples in a step": trainer.division.step}
     )
@@ -102,17 +109,15 @@ def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
 
 
 def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
-    """Print the results, and where the files are."""
-    table = Table(title=f"wordmask, {trainer.collator.strategy.value} masking")
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, label in REPORTED.items():
+    """Show the results, the words that improved most, and where the files are."""
+    terminal().close()
+    others = []
+    for name, label in OTHERS.items():
         if name in metrics:
             value = metrics[name]
-            share = name.endswith("accuracy")
-            whole = isinstance(value, int) or not math.isfinite(value)
-            table.add_row(label, f"{value:.1%}" if share else f"{value:,}" if whole else f"{value:.4f}")
-    console = Console(stderr=True)
-    console.print(table)
+            others.append((label, f"{value:,}" if isinstance(value, int) else number(value)))
+    terminal().show(Results(metrics, others))
+    if trainer.reports and trainer.reports.improved:
+        terminal().show(ImprovedWords(trainer.reports.improved))
     what = "model and results" if trainer.args.do_train else "results"
-    console.print(f"{what}: {trainer.args.output_dir}", soft_wrap=True)
+    terminal().show(Fact(what, str(trainer.args.output_dir)))

@@ -12,7 +12,8 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
 
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
@@ -24,15 +25,17 @@ from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
+from wordmask.training.evaluating import EvaluatingTrainer
 from wordmask.training.fsdp import tied_weights_together
+from wordmask.training.live_output import LiveOutput
 from wordmask.training.metrics import MaskedLMMetric
 from wordmask.training.model_card import Card, write_card
-from wordmask.training.resuming import ResumableTrainer
+from wordmask.training.speed import TokenCount
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 
 
-class MlmTrainer(ResumableTrainer):
+class MlmTrainer(EvaluatingTrainer):
     """A `Trainer` whose loss belongs to the whole effective batch.
 
     Most masked-LM heads accept `num_items_in_batch` and ignore it. So the Trainer's loss and gradients are too large,
@@ -48,6 +51,8 @@ class MlmTrainer(ResumableTrainer):
         trainer = wordmask.MlmTrainer(model, args, train, validation, processing_class=tokenizer)
         trainer.train()
         print(trainer.evaluate())  # eval_loss, eval_perplexity, eval_accuracy, eval_whole_word_accuracy
+
+    It shows what the `Trainer` shows; with `RunArguments(log_format="rich")` or `"plain"`, what the scripts show.
 
     Masks depend on the seed, the epoch and the example alone, so that a resume goes on with the same ones.
 
@@ -113,6 +118,11 @@ class MlmTrainer(ResumableTrainer):
         )
         self.metric, self.card = MaskedLMMetric(), card or Card()
         self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
+        self.tokens = TokenCount()
+        if args.log_format:  # else the Trainer's own bars and dictionaries stay
+            self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+            self.remove_callback(PrinterCallback)
+            self.add_callback(LiveOutput(self.tokens, rates[1] if self.forward.sparse else 1.0))
         if args.device.type == "cpu":
             keep_freed_memory()
 
@@ -216,6 +226,7 @@ class MlmTrainer(ResumableTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         """The number of labels in the effective batch, over accumulation and processes."""
+        self.tokens.add(batch_samples)
         if not batch_samples:
             return None
         count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum().to(device)
@@ -252,53 +263,6 @@ class MlmTrainer(ResumableTrainer):
         if num_items_in_batch is not None:
             loss = loss * count * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
-
-    # Evaluation
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """The Trainer's loop, with sums of our metric, over all processes, instead of stored predictions."""
-        self.metric.compute()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if self.args.world_size > 1:
-            sums = torch.from_numpy(self.metric.sums_as_array()).to(self.args.device)
-            self.metric.replace_sums(self.accelerator.reduce(sums, "sum").cpu().numpy())
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.metric.compute().items()}
-        return output._replace(metrics={**(output.metrics or {}), **metrics})
-
-    def prediction_step(
-        self,
-        model,
-        inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[None, None, None]:
-        """Add a batch to the metric; nothing else of it is kept."""
-        inputs = self._prepare_inputs(inputs)
-        words, labels = inputs.pop("word_ids"), inputs["labels"]
-        with torch.no_grad(), self.compute_loss_context_manager():
-            prediction = self.forward(model, inputs)
-        count = int(labels.ne(IGNORED).sum())
-        masked: dict[str, torch.Tensor] = {}
-        if count and not self.args.prediction_loss_only:
-            # On the CPU, since a TPU would compile the shapes of each number of labels. With 8 positions and labels
-            # at 1 and 6, sparse prediction keeps 1 6, and maybe more of them as filling: 1 6 0.
-            positions = torch.arange(labels.numel()) if prediction.positions is None else prediction.positions.cpu()
-            kept = labels.cpu().view(-1)[positions]
-            labelled = kept != IGNORED
-            masked = {
-                "predictions": prediction.logits.argmax(-1).cpu().view(-1)[labelled],
-                "references": kept[labelled],
-                "words": words.cpu().view(-1)[positions][labelled],
-            }
-        self.metric.add_batch(loss=float(prediction.loss) * count, tokens=count, **masked)
-        return None, None, None
 
 
 def _as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:

@@ -65,6 +65,6 @@ def _digest(file: str) -> str:
     digest = hashlib.sha256()
     with open(file, "rb") as source:
         blocks = iter(partial(source.read, 2**20), b"")
-        for block in tracked(blocks, "Looking for a copy", "bytes", os.path.getsize(file)):
+        for block in tracked(blocks, "looking for a copy", "bytes", os.path.getsize(file)):
             digest.update(block)
     return digest.hexdigest()

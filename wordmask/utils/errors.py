@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
 from wordmask.utils.said_once import first_to_say, local_rank, others_said_something
+from wordmask.utils.terminal import clean
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class InputError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, its type where it says nothing."""
+    """The message of an error on one line; its type if there is no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -69,35 +70,35 @@ def naming_parameters() -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_of_workers(flag: str, path: object, workers_flag: str, go_on: str) -> Iterator[None]:
-    """Report, in a sentence, what keeps worker processes from writing their output.
+    """Turn what stops worker processes from writing their output into one sentence.
 
     Args:
         flag, path: the output.
-        workers_flag: says how many there are.
+        workers_flag: the flag that sets their number.
         go_on: what to do afterwards.
 
     Raises:
-        InputError: where a worker dies, or the output cannot be written.
+        InputError: if a worker dies, or the output cannot be written.
     """
     try:
         yield
     except BrokenProcessPool:
         raise InputError(
-            f"{workers_flag}: a worker died, perhaps for lack of memory; give fewer, and {go_on}"
+            f"{workers_flag}: a worker died, perhaps because memory ran out; give fewer workers, and {go_on}"
         ) from None
     except OSError as error:
         if error.errno not in OUTPUT_ERRORS:
             raise
-        raise InputError(f"{flag}: {path} cannot be written ({error.strerror}); mend that, and {go_on}") from None
+        raise InputError(f"{flag}: {path} cannot be written ({error.strerror}); repair this, and {go_on}") from None
 
 
 def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
-    """Make a script's `main` end with one line on stderr and exit status 2 where the mistake is the user's.
+    """Let a script's `main` end with one line on stderr and exit status 2 after a mistake of the user.
 
-    Of several processes that a launcher started on a machine, one says a sentence that several meet: the first one
-    where it meets it, too, and without its rank. A sentence that another process alone meets begins with its rank.
+    If several processes of a launch meet the same mistake on one machine, only one of them prints it. This is the
+    first process, if it meets the mistake too. If only another process meets it, the line begins with its rank.
 
-    Anything else is a bug of ours and keeps its traceback.
+    Any other exception is a bug of ours and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -106,12 +107,12 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
             return main(*args, **kwargs)
         except Exception as error:
             mistake = find_input_error(error)
-            # A process whose partner has left over a mistake fails, too, and has nothing to add.
+            # If one process leaves after a mistake, the others fail since they wait for it. They have nothing to add.
             if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
                 raise
             if mistake is not None and first_to_say(str(mistake)):
                 rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
-                print(f"error: {rank}{mistake}", file=sys.stderr, flush=True)
+                print(clean(f"error: {rank}{mistake}"), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
 
     return wrapper

@@ -151,7 +151,7 @@ class PartsDirectory:
 
         Args:
             sources: what each part is made from, in order.
-            function: what becomes of a batch. Each worker is sent it once.
+            function: what to do with a batch. We send it to each worker once.
             workers: the number of processes.
             write: writes the results of a part to its file.
 

@@ -1,23 +1,26 @@
-"""Progress bars with a rate and the time left. They appear after two seconds, and only on a terminal."""
+"""The bar: one line at a terminal that shows how far something is. Bars appear after two seconds."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
+
+from wordmask.utils.quantities import duration, number, size
+from wordmask.utils.terminal import LABELS, terminal
 
 if TYPE_CHECKING:
     from wordmask.utils.readers import TextReader
 
 DELAY = 2.0  # seconds; what ends sooner needs no bar
+NARROW, WIDE = 10, 40  # columns of the bar itself
 Batch = TypeVar("Batch", bound=Sized)
-logger = logging.getLogger(__name__)
 
 
 class Update(Protocol):
@@ -26,38 +29,69 @@ class Update(Protocol):
     def __call__(self, count: int, completed: float, total: float | None) -> None: ...
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        count, unit, seconds = task.fields["count"], task.fields["unit"], task.elapsed or 0.0
-        return Text(f"{count:,} {unit}, {count / seconds:,.0f}/s" if seconds else f"{count:,} {unit}")
+class Bar:
+    """One line: what is done, a bar, and figures. It fits any width: the last figures are left out where it is narrow.
+
+    Args:
+        what: what is being done.
+        figures: the figures of this moment, the most important first; it is called whenever the bar is drawn.
+    """
+
+    def __init__(self, what: str, figures: Callable[[], Sequence[str]]):
+        self.what, self.figures = what.ljust(LABELS), figures
+        self.completed, self.total = 0.0, 0.0  # a total of 0 is not known
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        figures, width = list(self.figures()), options.max_width - 1
+        while figures and len(self.what) + NARROW + sum(len(figure) + 2 for figure in figures) + 2 > width:
+            figures.pop()
+        room = width - len(self.what) - 2 - sum(len(figure) + 2 for figure in figures)
+        drawn = ProgressBar(
+            *(self.total or None, self.completed),
+            width=max(min(room, WIDE), 1),
+            pulse=not self.total,
+            style="bright_black",
+            complete_style="green",
+            finished_style="green",
+            pulse_style="green",
+        )
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_row(Text(self.what, "bold"), drawn, *figures)
+        yield line
 
 
 @contextlib.contextmanager
 def bar(description: str, unit: str = "lines") -> Iterator[Update]:
     """A bar, and the function that moves it.
 
-    A process that logs no warnings (the second one of a launcher) shows no bar.
-
     Args:
         description: what is being done.
         unit: what is counted.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    hidden = not console.is_terminal or not logger.isEnabledFor(logging.WARNING)
-    progress = Progress(*columns, console=console, disable=hidden)
-    task, start = progress.add_task(description, total=None, count=0, unit=unit), time.monotonic()
+    begin, items, shown = time.monotonic(), 0, False
+
+    def figures() -> list[str]:
+        seconds = max(time.monotonic() - begin, 1e-3)
+        left = seconds * (drawn.total / drawn.completed - 1) if drawn.completed and drawn.total else None
+        times = [f"{duration(left)} left"] if left is not None else [duration(seconds)]
+        if unit == "bytes":
+            return [size(items), *times, f"{size(items / seconds)}/s"]
+        return [f"{items:,} {unit}", *times, f"{number(items / seconds, 3)} {unit}/s"]
+
+    drawn = Bar(description, figures)
 
     def update(count: int, completed: float, total: float | None) -> None:
-        progress.update(task, count=count, completed=completed, total=total)
-        if time.monotonic() - start > DELAY:
-            progress.start()  # does nothing after the first time
+        nonlocal items, shown
+        items, drawn.completed, drawn.total = count, completed, total or 0.0
+        if not shown and time.monotonic() - begin > DELAY:
+            terminal().put(drawn)
+            shown = True
 
     try:
         yield update
     finally:
-        if progress.live.is_started:
-            progress.stop()
+        if shown:
+            terminal().close()
 
 
 def tracked_lines(lines: TextReader, description: str, every: int = 1000) -> Iterator[str]:

@@ -17,10 +17,10 @@ _CONTEXT = get_context("spawn")  # a process that has used threads must not be f
 
 @contextmanager
 def parallel_map(function: Callable[[Any], Any], workers: int) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
-    """A map over items on several processes. Results come in order, and only a few items are in work at a time.
+    """A map over items on several processes. Results come in order, and only a few items are worked on at a time.
 
     Args:
-        function: what to do with an item. Each process is sent it once.
+        function: what to do with an item. We send it to each process once.
         workers: the number of processes. With 1, this process does the work.
     """
     if workers == 1:
@@ -45,7 +45,7 @@ _function: Callable[[Any], Any]
 
 
 def _set_up(threads: int, function: Callable[[Any], Any]) -> None:
-    """Make ready a worker process."""
+    """Prepare a worker process."""
     global _function
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}

@@ -1,0 +1,153 @@
+"""What would fail after the text is tokenized is refused at the start, in one sentence that names the flag."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from transformers import Trainer
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+import run_mlm
+from conftest import refusal
+from wordmask.config import run_checks
+from wordmask.config.arguments import parse_arguments
+from wordmask.config.run_checks import SCHEDULES
+from wordmask.utils.errors import InputError
+
+NEEDED = ["--model_name_or_path", "bert", "--train_file", "text.txt", "--use_cpu"]
+
+
+def parse(*argv: str):
+    return parse_arguments([*NEEDED, *argv]).training
+
+
+def refused(*argv: str) -> str:
+    """The sentence with which a command line is refused."""
+    with pytest.raises(InputError) as error:
+        parse(*argv)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("schedule", [schedule.value for schedule in SchedulerType])
+def test_each_schedule_is_made_or_its_setting_is_named(schedule):
+    """All that transformers has, with a schedule that it will add tomorrow."""
+    argv = ["--lr_scheduler_type", schedule]
+    if schedule in ("greedy", "reduce_lr_on_plateau"):
+        assert refused(*argv).endswith("there are none; give --eval_strategy, for example epoch")
+        argv += ["--eval_strategy", "epoch"]
+    if schedule in ("warmup_stable_decay", "cosine_with_min_lr", "cosine_warmup_with_min_lr"):
+        sentence = refused(*argv)
+        assert sentence.startswith(f"--lr_scheduler_type {schedule} lacks a setting")
+        example = sentence.split("--lr_scheduler_kwargs '")[1].rstrip("'")
+        assert json.loads(example) == SCHEDULES[schedule]
+    else:
+        assert parse(*argv).lr_scheduler_type == schedule
+    if schedule in SCHEDULES:
+        assert parse(*argv, "--lr_scheduler_kwargs", json.dumps(SCHEDULES[schedule]))
+    wrong = refused(*argv, "--lr_scheduler_kwargs", '{"no_such_setting": 1}')
+    assert wrong.startswith("--lr_scheduler_kwargs: ") and "no_such_setting" in wrong and schedule in wrong
+
+
+def test_a_setting_of_the_wrong_kind():
+    sentence = refused("--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr_rate": "low"}')
+    assert sentence.startswith("--lr_scheduler_kwargs") and '{"min_lr_rate": 0.1}' in sentence
+
+
+@pytest.mark.parametrize("optimizer", [optimizer.value for optimizer in OptimizerNames])
+def test_each_optimizer_is_made_or_its_package_is_named(optimizer):
+    try:
+        training = parse("--optim", optimizer)
+    except InputError as error:
+        assert str(error).startswith(f"--optim {optimizer}: its package is missing (") and "\n" not in str(error)
+        with pytest.raises((ImportError, ValueError)):
+            Trainer.get_optimizer_cls_and_kwargs(parse("--optim", "sgd").__class__(optim=optimizer, use_cpu=True))
+    else:
+        assert Trainer.get_optimizer_cls_and_kwargs(training)
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--report_to", "wandb,tensorboard"], ["--report_to", "one word", "by spaces: wandb tensorboard"]),
+        (["--report_to", "no_such"], ["--report_to: no_such is not known"]),
+        (["--eval_on_start", "--validation_split_percentage", "0"], ["--eval_on_start needs validation text"]),
+        (["--eval_strategy", "epoch", "--streaming"], ["--eval_strategy needs validation text"]),
+        (["--do_eval", "--validation_split_percentage", "0"], ["--do_eval needs validation text"]),
+        (["--load_best_model_at_end"], ["--load_best_model_at_end", "--eval_strategy, for example epoch"]),
+        (["--save_strategy", "best", "--metric_for_best_model", "loss"], ["--save_strategy best", "--eval_strategy"]),
+        (["--load_best_model_at_end", "--eval_strategy", "epoch"], ["--save_strategy epoch", "instead of steps"]),
+        (["--metric_for_best_model", "acuracy"], ["--metric_for_best_model: acuracy", "did you mean accuracy?"]),
+        (["--metric_for_best_model", "eval_accuracy", "--prediction_loss_only"], ["--prediction_loss_only"]),
+        (["--torch_compile_backend", "inducto"], ["--torch_compile_backend: inducto", "did you mean inductor?"]),
+        (["--torch_compile_mode", "fast"], ["--torch_compile_mode: fast", "reduce-overhead"]),
+        (["--tf32"], ["--tf32", "--no_tf32"]),
+    ],
+)
+def test_mistakes_name_their_flags(argv, words):
+    sentence = refused(*argv)
+    assert [word for word in words if word not in sentence] == [], sentence
+
+
+def test_a_sentence_comes_before_the_text_is_read(capsys, english_model, tmp_path):
+    """Through the script, with a text that is not there."""
+    argv = ["--model_name_or_path", english_model, "--train_file", str(tmp_path / "missing.txt"), "--use_cpu"]
+    sentence = refusal(capsys, run_mlm.main, *argv, "--lr_scheduler_type", "warmup_stable_decay")
+    assert "--lr_scheduler_kwargs" in sentence and "missing.txt" not in sentence
+
+
+def test_a_tracker_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trackio" else object())
+    assert refused("--report_to", "tensorboard", "trackio").endswith("its package: pip install trackio")
+
+
+@pytest.mark.parametrize(
+    "flags, advice",
+    [
+        (["--bf16"], "--bf16: there is no GPU here; to train on the CPU, give --use_cpu"),
+        (["--bf16", "--tf32"], "--bf16, --tf32: there is no GPU here; to train on the CPU, give --use_cpu --no_tf32"),
+        (["--use_cpu", "--bf16", "--tf32"], "--tf32: there is no GPU here; to train on the CPU, give --no_tf32"),
+    ],
+)
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a machine without a GPU")
+def test_what_only_a_gpu_can_do(flags, advice):
+    with pytest.raises(InputError) as error:
+        parse_arguments([*NEEDED[:4], *flags])
+    assert str(error.value) == advice
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a machine without a GPU")
+def test_the_config_for_a_gpu_says_on_a_cpu_what_to_add():
+    with pytest.raises(InputError) as error:
+        parse_arguments(["configs/gpu.yaml"])
+    assert str(error.value).endswith("give --use_cpu --no_tf32") and "assign" not in str(error.value)
+    assert parse_arguments(["configs/gpu.yaml", "--use_cpu", "--no_tf32"]).training.bf16
+
+
+def test_an_old_gpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(run_checks, "is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(InputError, match="newer GPU.*; give --no_bf16 --no_tf32$"):
+        parse_arguments([*NEEDED[:4], "--bf16", "--tf32"])
+
+
+def test_graphs_without_a_compiler(monkeypatch):
+    from torch._inductor import cpp_builder, exc
+
+    def missing():
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+    assert "install g++" in refused("--torch_compile")
+    assert parse("--torch_compile", "--torch_compile_backend", "eager").torch_compile
+    assert "torch._inductor" in sys.modules
+
+
+def test_what_asks_for_an_evaluation_gets_the_text_for_it():
+    assert parse("--do_train", "--eval_on_start").do_eval
+    assert parse("--do_train", "--eval_strategy", "epoch").do_eval
+    assert not parse("--do_train").do_eval

@@ -1,0 +1,63 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from wordmask.utils.quantities import counted, duration, number, percent, short, size
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (6.16284, "6.163"),
+        (528.31, "528.3"),
+        (12300.4, "12,300"),
+        (0.00237123, "0.002371"),
+        (9.99996, "10.00"),
+        (5e-5, "5e-05"),
+        (0.0, "0.000"),
+        (2.5e12, "2.5e+12"),
+        (math.inf, "inf"),
+        (math.nan, "nan"),
+    ],
+)
+def test_a_number_has_four_significant_digits(value, shown):
+    assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    "seconds, shown",
+    [
+        (0.84, "0.8 s"),
+        (9.96, "10 s"),
+        (59.7, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.8, "1 h 00 min"),
+        (3900, "1 h 05 min"),
+        (86_399, "1 d 00 h"),
+        (math.nan, "?"),
+    ],
+)
+def test_a_time_never_has_sixty_seconds_or_minutes(seconds, shown):
+    assert duration(seconds) == shown
+
+
+def test_units_change_where_the_number_would_need_a_fourth_digit():
+    assert [short(value) for value in (0, 999, 999.6, 12_345, 99_960, 4_210_000)] == [
+        "0",
+        "999",
+        "1.00 k",
+        "12.3 k",
+        "100 k",
+        "4.21 M",
+    ]
+    assert [size(value) for value in (512, 999.6, 4.2e9, 123e6)] == ["512 B", "1.0 kB", "4.2 GB", "123 MB"]
+
+
+def test_counts_and_shares_have_their_noun_and_sign():
+    assert counted(1, "sequence") == "1 sequence" and counted(12_300, "token") == "12,300 tokens"
+    assert counted(2, "process", "processes") == "2 processes"
+    assert percent(0.2204) == "22.0%"

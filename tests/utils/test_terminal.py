@@ -1,0 +1,188 @@
+"""What a person sees: plain lines in a pipe, rich at a terminal, and never what a terminal would obey."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.text import Text
+
+from wordmask.utils import terminal as module
+from wordmask.utils.terminal import Message, asked_format, clean, terminal, use
+
+
+class Screen(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@dataclass
+class Loss:
+    """An event that says more at a terminal."""
+
+    value: float
+
+    def line(self) -> str:
+        return f"loss {self.value}"
+
+    def __rich__(self) -> Text:
+        return Text(f"the loss is {self.value}", "bold")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """No terminal yet, no handler, and an environment that says nothing about it."""
+    monkeypatch.setattr(module, "_terminal", None)
+    logger = logging.getLogger("wordmask")
+    monkeypatch.setattr(logger, "handlers", [])
+    for name in ("RANK", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    yield
+    terminal().close()
+
+
+def on_screen(monkeypatch) -> Screen:
+    """Put a terminal on stderr; not a fixture, since pytest sets stderr again before each test."""
+    stream = Screen()
+    monkeypatch.setattr("sys.stderr", stream)
+    return stream
+
+
+def test_a_pipe_gets_one_plain_line_for_each_event(capsys):
+    terminal().doing("reading text")
+    terminal().show(Loss(6.5))
+    assert capsys.readouterr() == ("", "reading text ...\nloss 6.5\n")
+
+
+def test_a_pipe_stays_plain_where_colours_are_forced(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    terminal().show(Loss(6.5))
+    assert capsys.readouterr().err == "loss 6.5\n"
+
+
+def test_a_person_at_a_terminal_sees_the_other_form(monkeypatch):
+    screen = on_screen(monkeypatch)
+    terminal().show(Loss(6.5))
+    assert screen.getvalue() == "\x1b[1mthe loss is 6.5\x1b[0m\n"
+
+
+def test_plain_at_a_terminal_writes_what_a_pipe_gets(monkeypatch):
+    screen = on_screen(monkeypatch)
+    shown = use("plain")
+    shown.doing("reading text")
+    shown.show(Loss(6.5))
+    assert screen.getvalue() == "reading text ...\nloss 6.5\n"
+
+
+def test_rich_in_a_pipe_has_no_control_characters(capsys):
+    shown = use("rich")
+    shown.doing("reading text")
+    shown.show(Loss(6.5))
+    assert capsys.readouterr().err == "reading text ...\nthe loss is 6.5\n"
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch):
+    screen = on_screen(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    terminal().show(Loss(6.5))
+    assert screen.getvalue() == "loss 6.5\n"
+
+
+def test_no_color_keeps_colours_away(monkeypatch):
+    screen = on_screen(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal().console.print(Text("red", "red"))
+    assert screen.getvalue() == "red\n"
+
+
+def test_what_is_live_is_gone_at_the_end_and_the_cursor_is_back(monkeypatch):
+    screen = on_screen(monkeypatch)
+    with pytest.raises(KeyError), terminal().closing():
+        terminal().doing("reading text")
+        terminal().show(Loss(6.5))
+        raise KeyError
+    written = screen.getvalue()
+    assert "\x1b[?25l" in written and written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+    assert "the loss is 6.5\x1b[0m\n" in written and written.endswith("\x1b[1A\x1b[2K")
+
+
+def test_only_the_first_process_of_a_launch_shows_anything(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    terminal().doing("reading text")
+    terminal().show(Loss(6.5))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_log_messages_come_as_sentences_and_once(capsys):
+    use("plain"), use("plain")
+    logging.getLogger("wordmask.data").warning("%d of 12 lines are\nlong", 3)
+    assert capsys.readouterr().err == "3 of 12 lines are long\n"
+
+
+def test_a_program_that_uses_the_package_keeps_its_own_logging(capsys):
+    terminal()
+    assert not logging.getLogger("wordmask").handlers
+
+
+def test_a_forked_process_does_not_touch_the_live_line(monkeypatch):
+    screen = on_screen(monkeypatch)
+    terminal().doing("reading text")
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, f"{terminal().is_live} {terminal().mode} {sys.stderr is screen}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 100) == b"False plain True"
+
+
+@pytest.mark.parametrize(
+    "argv, file, mode",
+    [
+        (["--log_format", "plain", "--output_dir", "x"], "", "plain"),
+        (["--log_format=rich"], "", "rich"),
+        (["--log_format", "fancy"], "", None),
+        (["FILE", "--seed", "1"], "seed: 2\nlog_format: plain\n", "plain"),
+        (["FILE"], '{"seed": 2, "log_format": "rich"}', "rich"),
+        (["FILE", "--log_format", "rich"], "log_format: plain\n", "rich"),
+        (["missing.yaml"], "", None),
+        ([], "", None),
+    ],
+)
+def test_the_format_is_known_before_anything_is_parsed(argv, file, mode, tmp_path):
+    path = tmp_path / "arguments.yaml"
+    path.write_text(file, encoding="utf-8")
+    assert asked_format([str(path) if word == "FILE" else word for word in argv]) == mode
+
+
+def test_what_a_terminal_obeys_is_shown_as_text():
+    assert clean("a\x1b[31mred\x07\r\n\x9b2J\u202eevil\udc80") == (r"a\x1b[31mred\x07\r\n\x9b2J\u202eevil\udc80")
+
+
+def test_text_that_is_only_unusual_stays_as_it_is():
+    usual = "naïve 研究生 はな・し می\u200cخواهم 👩\u200d🔬 [bold]x[/] \\n"
+    assert clean(usual) == usual
+
+
+@given(st.text())
+def test_a_line_is_one_line_whatever_the_text(text):
+    line = clean(text)
+    assert line.isprintable() or not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in line)
+    assert len(line.splitlines()) <= 1 and clean(line) == line
+
+
+def test_markup_in_a_message_is_text(monkeypatch):
+    screen = on_screen(monkeypatch)
+    terminal().show(Message("[red]x[/red] :smile: \x1b[2J"))
+    assert screen.getvalue().endswith("[red]x[/red] :smile: \\x1b[2J\n")

@@ -1,0 +1,221 @@
+"""Checks of the Trainer's arguments: what would fail after the text is tokenized is refused at the start."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils import DynamoBackend
+from transformers import get_scheduler
+from transformers.training_args import OptimizerNames
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
+
+from wordmask.config.launch_checks import tpu_package
+from wordmask.config.parser import suggest
+from wordmask.config.trackers import check_trackers
+from wordmask.utils.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from wordmask.config.run_arguments import RunArguments
+
+METRICS = ("loss", "perplexity", "accuracy", "whole_word_accuracy")
+JSON_FLAGS = (
+    "lr_scheduler_kwargs",
+    "activation_checkpointing_kwargs",
+    "accelerator_config",
+    "fsdp_config",
+    "deepspeed",
+)
+# Examples of --lr_scheduler_kwargs. The first three schedules cannot do without.
+SCHEDULES = {
+    "cosine_with_min_lr": {"min_lr_rate": 0.1},
+    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
+    "warmup_stable_decay": {"num_decay_steps": 1000},
+    "cosine_with_restarts": {"num_cycles": 2},
+    "polynomial": {"power": 2.0},
+    "inverse_sqrt": {"timescale": 1000},
+    "reduce_lr_on_plateau": {"patience": 2},
+    "greedy": {"patience": 2},
+}
+
+
+def check_before(args: RunArguments) -> None:
+    """Raise an `InputError` for what transformers accepts, or refuses without naming a flag."""
+    _check_numbers(args)
+    _check_evaluation(args)
+    _check_precision(args)
+    if args.do_predict:
+        raise InputError("--do_predict: masked language modelling has no test data; give --do_eval")
+    check_trackers([args.report_to] if isinstance(args.report_to, str) else args.report_to or [])
+    if args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+        raise InputError("--use_liger_kernel needs its package: pip install liger-kernel")
+    optimizers = [name.value for name in OptimizerNames]
+    if args.optim not in (None, *optimizers):
+        raise InputError(f"--optim: {args.optim} is not known{suggest(str(args.optim), optimizers)}")
+    for name in JSON_FLAGS:
+        value = getattr(args, name)
+        if isinstance(value, str) and value:
+            _check_json(name, value)
+
+
+def check_after(args: RunArguments) -> None:
+    """Raise an `InputError` if the schedule, the optimizer or the compiler, by now resolved, cannot be made."""
+    _check_schedule(args)
+    _check_optimizer(args)
+    if args.torch_compile:
+        _check_compiler(args)
+
+
+def _check_numbers(args: RunArguments) -> None:
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name}: {getattr(args, name)} is below 1; give 1 or more")
+    for name in ("seed", "data_seed", "learning_rate", "weight_decay"):
+        if not 0 <= (getattr(args, name) or 0) < math.inf:
+            raise InputError(f"--{name}: {getattr(args, name)} is not a number from 0 upwards; give 0 or more")
+    for name, bits in (("seed", 32), ("data_seed", 64)):
+        if (getattr(args, name) or 0) >= 2**bits:
+            raise InputError(f"--{name}: {getattr(args, name)} is too large; give a number below 2^{bits}")
+    if args.dataloader_num_workers < 0:
+        raise InputError(f"--dataloader_num_workers: {args.dataloader_num_workers} is below 0; give 0 or more")
+    if args.max_steps == 0 or args.num_train_epochs <= 0:
+        raise InputError("--max_steps and --num_train_epochs must be above 0; use --do_eval to evaluate only")
+
+
+def _check_evaluation(args: RunArguments) -> None:
+    """Raise an `InputError` if flags need evaluations that there are not, or a metric that they do not give."""
+    metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in METRICS:
+        raise InputError(
+            f"--metric_for_best_model: {metric} is not known{suggest(metric, METRICS)}; choose from "
+            f"{', '.join(METRICS)}"
+        )
+    if args.prediction_loss_only and metric.endswith("accuracy"):
+        raise InputError(
+            f"--metric_for_best_model {metric} is not computed with --prediction_loss_only; drop one of them"
+        )
+    evaluation, saving, schedule = map(_plain, (args.eval_strategy, args.save_strategy, args.lr_scheduler_type))
+    if saving == "best" and not args.metric_for_best_model:
+        raise InputError("--save_strategy best needs --metric_for_best_model, for example eval_loss")
+    needing = {
+        "--save_strategy best": saving == "best",
+        "--load_best_model_at_end": args.load_best_model_at_end,
+        f"--lr_scheduler_type {schedule}": schedule in ("reduce_lr_on_plateau", "greedy"),
+    }
+    for flag, is_given in needing.items():
+        if is_given and evaluation == "no":
+            raise InputError(
+                f"{flag} follows the evaluations during training, and there are none; give --eval_strategy, for "
+                "example epoch"
+            )
+    if args.load_best_model_at_end and saving not in ("best", evaluation):
+        raise InputError(
+            f"--load_best_model_at_end needs a checkpoint at each evaluation; give --save_strategy {evaluation}, as "
+            f"--eval_strategy, instead of {saving}"
+        )
+
+
+def _check_precision(args: RunArguments) -> None:
+    """Raise an `InputError` if the device cannot do what a flag asks for."""
+    off = {"--bf16": "--no_bf16", "--bf16_full_eval": "--no_bf16_full_eval", "--tf32": "--no_tf32"}
+    no_bf16 = not (args.use_cpu or is_torch_bf16_gpu_available() or tpu_package())
+    lacking = [flag for flag in ("--bf16", "--bf16_full_eval") if getattr(args, flag[2:]) and no_bf16]
+    lacking += ["--tf32"] * bool(args.tf32 and not is_torch_tf32_available())
+    if not lacking:
+        return
+    flags = ", ".join(lacking)
+    if torch.accelerator.is_available():
+        advice = f"this needs a newer GPU (NVIDIA's Ampere or later); give {' '.join(off[flag] for flag in lacking)}"
+    else:
+        on_cpu = ["--use_cpu"] * (not args.use_cpu) + ["--no_tf32"] * ("--tf32" in lacking)
+        advice = f"there is no GPU here; to train on the CPU, give {' '.join(on_cpu)}"
+    raise InputError(f"{flags}: {advice}")
+
+
+def _check_schedule(args: RunArguments) -> None:
+    name, given = _plain(args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
+    assert isinstance(given, dict)  # `TrainingArguments` has read what was a string
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    steps = args.max_steps if args.max_steps > 0 else 10_000
+    try:
+        if given and name in ("constant", "constant_with_warmup"):  # transformers would pass over them
+            raise ValueError(f"{', '.join(given)}: it has no settings")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            schedule = get_scheduler(name, optimizer, args.get_warmup_steps(steps), steps, given)
+            for factor in getattr(schedule, "lr_lambdas", ()):
+                for step in (1, steps // 2, steps):
+                    float(factor(step))
+    except Exception as error:  # each schedule fails in its own way
+        example = f"--lr_scheduler_kwargs '{json.dumps(SCHEDULES[name])}'" if name in SCHEDULES else ""
+        if not given:
+            missing = f"give, for example, {example}" if example else "give another schedule"
+            raise InputError(f"--lr_scheduler_type {name} lacks a setting ({one_line(error)}); {missing}") from None
+        advice = f"give, for example, {example}" if example else "drop --lr_scheduler_kwargs"
+        raise InputError(
+            f"--lr_scheduler_kwargs: {json.dumps(given)} does not fit --lr_scheduler_type {name} ({one_line(error)}); "
+            f"{advice}"
+        ) from None
+
+
+def _check_optimizer(args: RunArguments) -> None:
+    """Raise an `InputError` if the optimizer's package is missing. What else it lacks is known with the model."""
+    from transformers import Trainer
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        sentence = one_line(error)
+        if isinstance(error, ImportError) or "install" in sentence or "import" in sentence:
+            raise InputError(
+                f"--optim {_plain(args.optim)}: its package is missing ({sentence}); install it, or give another "
+                "optimizer"
+            ) from None
+
+
+def _check_compiler(args: RunArguments) -> None:
+    """Raise an `InputError` if --torch_compile has an unknown backend or mode, or lacks a compiler."""
+    backends = [backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO]
+    backend = str(args.torch_compile_backend)
+    if backend.lower() not in backends:
+        raise InputError(f"--torch_compile_backend: {backend} is not known{suggest(backend, backends)}")
+    if backend != "inductor":
+        return
+    import torch._inductor
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    modes = list(torch._inductor.list_mode_options())
+    if args.torch_compile_mode not in (None, *modes):
+        raise InputError(
+            f"--torch_compile_mode: {args.torch_compile_mode} is not known; choose from {', '.join(modes)}"
+        )
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, RuntimeError):
+        raise InputError("--torch_compile needs a C++ compiler; install g++, or drop the flag") from None
+    if args.device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise InputError("--torch_compile needs a package on a GPU: pip install triton; or drop the flag")
+
+
+def _check_json(name: str, value: str) -> None:
+    """Raise an `InputError` if a value is neither a JSON object nor a file that holds one."""
+    is_file = os.path.exists(value)
+    try:
+        is_object = isinstance(json.loads(Path(value).read_text(encoding="utf-8") if is_file else value), dict)
+    except (OSError, ValueError):
+        is_object = False
+    if not is_object:
+        problem = "holds no JSON object" if is_file else "is neither a file nor a JSON object"
+        raise InputError(f'--{name}: {value} {problem}; write one such as {{"name": 1}}')
+
+
+def _plain(value: object) -> str:
+    """The value of an enumeration, or the string that stands for it."""
+    return str(getattr(value, "value", value))

@@ -1,0 +1,188 @@
+"""The short form, `run_mlm_wwm.py MODEL train.txt [dev.txt]`: its words, its defaults and its output directory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from wordmask.utils.errors import InputError
+from wordmask.utils.readers.paths import find_text_files
+
+WORDS = ("model_name_or_path", "train_file", "validation_file")  # the flags that the words stand for, in order
+USAGE = "MODEL train.txt [dev.txt]"
+FILE_SUFFIXES = (".yaml", ".yml", ".json")  # of argument files
+
+Value = float | int | str | bool
+
+# How the short form continues the training of a model, unless a flag or the argument file says otherwise.
+# docs/training.md gives the reason for each value.
+DEFAULTS: dict[str, Value] = {
+    "learning_rate": 5e-5,
+    "warmup_steps": 0.06,
+    "weight_decay": 0.01,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 32,
+    "long_lines": "split",
+    "eval_strategy": "steps",
+    "eval_steps": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+}
+
+
+def split_words(argv: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
+    """The argument file, the words, and the flags of a command line.
+
+    Words stand before the first flag, so that none is taken for the value of a flag. Only the first word can be the
+    argument file: `run.json bert text.json` is a file, a model and a text.
+    """
+    first_flag = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
+    words, flags = list(argv[:first_flag]), list(argv[first_flag:])
+    path = words.pop(0) if words and words[0].endswith(FILE_SUFFIXES) else None
+    return path, words, flags
+
+
+def is_short_form(argv: Sequence[str]) -> bool:
+    """Whether a command line names its model by a word."""
+    return bool(split_words(argv)[1])
+
+
+def words_as_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
+    """The flags that words stand for.
+
+    Args:
+        words: the words of a command line.
+        flags: the names of the flags on that command line.
+
+    Raises:
+        InputError: if there are too many words, or if a flag says the same as a word.
+    """
+    if len(words) > len(WORDS):
+        raise InputError(
+            f"{words[3]}: the short form takes {USAGE} and then flags; give several files as one pattern in quotation "
+            "marks, such as 'data/*.txt', or by --train_file"
+        )
+    given = dict(zip(WORDS, words, strict=False))
+    for name, word in given.items():
+        if name in flags:
+            raise InputError(f"{word} and --{name} say the same thing; drop one of them")
+    return [part for name, word in given.items() for part in (f"--{name}", word)]
+
+
+def check_files(model: str | None, train: Sequence[str] | None, validation: Sequence[str] | None) -> None:
+    """Raise an `InputError` if a file is missing, or if the model is neither a directory nor a hub id."""
+    name = str(model)
+    if os.path.isfile(name):
+        raise InputError(f"{name} is a file, and the model comes first; give {USAGE}")
+    if not os.path.isdir(name):
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            raise InputError(f"{name} is neither a directory nor the id of a model on the hub; give {USAGE}") from None
+    for flag, files in (("--train_file", train), ("--validation_file", validation)):
+        find_text_files(files or [], flag)
+
+
+def apply_defaults(namespace: argparse.Namespace, given: Collection[str]) -> dict[str, Value]:
+    """Set the defaults of the short form in a namespace.
+
+    Args:
+        namespace: all flags of a training script.
+        given: the names of those that the user gives.
+
+    Returns:
+        The defaults that were set.
+    """
+    defaults: dict[str, Value | None] = {**DEFAULTS, **_schedule(namespace, given)}
+    if "max_steps" in given:  # which counts instead
+        defaults["num_train_epochs"] = None
+    chosen = {name: value for name, value in defaults.items() if name not in given and value is not None}
+    for name, value in chosen.items():
+        setattr(namespace, name, value)
+    return chosen
+
+
+def _schedule(namespace: argparse.Namespace, given: Collection[str]) -> dict[str, Value | None]:
+    """The defaults of evaluating and saving, which follow what the user gives of the two.
+
+    `--eval_strategy epoch` saves each epoch, too, and `--save_steps 50` evaluates every 50 steps, so that the best
+    model can be loaded at the end.
+    """
+    flags = vars(namespace)
+
+    def chosen(name: str, follows: str, unless: tuple[str, ...] = ()) -> Value:
+        if name in given:
+            return flags[name]
+        return flags[follows] if follows in given and str(flags[follows]) not in unless else DEFAULTS[name]
+
+    evaluates = bool(flags["validation_file"] or flags["dataset_name"] or flags["prepared_dir"]) or not (
+        flags["streaming"] or flags["validation_split_percentage"] == 0
+    )
+    schedule = {
+        "eval_strategy": chosen("eval_strategy", "save_strategy", ("no", "best")) if evaluates else "no",
+        "save_strategy": chosen("save_strategy", "eval_strategy", ("no",)),
+        "eval_steps": chosen("eval_steps", "save_steps"),
+        "save_steps": chosen("save_steps", "eval_steps"),
+    }
+    evaluation, saving = str(schedule["eval_strategy"]), str(schedule["save_strategy"])
+    together = evaluation == saving and (evaluation != "steps" or schedule["eval_steps"] == schedule["save_steps"])
+    best = evaluation != "no" and (together or saving == "best")
+    unused = {"eval_steps": evaluation != "steps", "save_steps": saving != "steps", "load_best_model_at_end": not best}
+    return schedule | {name: None for name, is_unused in unused.items() if is_unused}
+
+
+def describe(defaults: Mapping[str, Value]) -> str:
+    """Defaults for people: `learning_rate 5e-5, long_lines split`."""
+
+    def shown(value: Value) -> str:
+        return "on" if value is True else value if isinstance(value, str) else f"{value:g}".replace("e-0", "e-")
+
+    return ", ".join(f"{name} {shown(value)}" for name, value in defaults.items())
+
+
+def new_output_dir(model: str, text: str, now: Callable[[], datetime] = datetime.now) -> str:
+    """Make a directory named after the model, the text and the time, `output/bert-reviews-20261126-0914`.
+
+    Names have ASCII letters, digits, dots and hyphens only, as names of models on the hub must have.
+
+    Raises:
+        InputError: if it cannot be made.
+    """
+    name = f"{_safe(model, 40)}-{_safe(_stem(text), 30)}-{now():%Y%m%d-%H%M}"
+    for number in count(1):
+        directory = Path("output", name if number == 1 else f"{name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            if not os.path.isdir("output"):
+                raise InputError("--output_dir: output is a file here; give another directory") from None
+            continue
+        except OSError as error:
+            raise InputError(
+                f"--output_dir: {directory} cannot be made ({error.strerror}); give another directory"
+            ) from None
+        return str(directory)
+    raise AssertionError("count never ends")
+
+
+def _stem(path: str) -> str:
+    """The name of a text without its endings: `reviews` of `data/reviews.jsonl.gz`, `data` of `data/*.txt`."""
+    name = Path(path).name.split(".")[0]
+    return Path(path).parent.name if name in ("", "*", "**") else name
+
+
+def _safe(name: str, length: int) -> str:
+    """The last part of a path, in safe characters."""
+    safe = re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name)
+    return re.sub(r"\.+", ".", safe)[:length].strip(".-") or "x"

@@ -1,0 +1,162 @@
+"""A Trainer that evaluates with sums over masked tokens and words, and keeps what a run shows of its evaluations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
+
+from wordmask.masking import IGNORED
+from wordmask.models.forward import Forward, Prediction
+from wordmask.training.evaluation_record import Evaluation
+from wordmask.training.evaluation_reports import EvaluationReports
+from wordmask.training.masked_words import MaskedWords, WordCounts
+from wordmask.training.metrics import MaskedLMMetric, mask_digest
+from wordmask.training.resuming import ResumableTrainer
+from wordmask.training.run_record import RunRecord
+from wordmask.utils.terminal import terminal
+
+
+class EvaluatingTrainer(ResumableTrainer):
+    """A `Trainer` with the evaluation of masked language modelling.
+
+    Attributes:
+        forward: the forward pass.
+        metric: sums over the evaluation in progress.
+        eval_collator: makes batches with `word_ids`.
+        reports: keeps and shows evaluations; `None` if only their metrics are returned.
+    """
+
+    forward: Forward
+    metric: MaskedLMMetric
+    eval_collator: Any
+    reports: EvaluationReports | None = None
+    _words: WordCounts | None = None  # of the evaluation in progress, if it is reported
+    _evaluated: Any = None  # the model as the evaluation in progress runs it
+    _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Evaluate in training. The first of these is before training, so a resumed training does without."""
+        if skip_scheduler and (self.done.step or self._attempts > 1):
+            return {}
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The metrics of an evaluation, as the Trainer returns them."""
+        reports = self.reports if eval_dataset is None else None
+        self._words = WordCounts() if reports is not None else None
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if reports is not None:
+            reports.show_predictions()
+            self._latest = self._model_step, metrics
+        return metrics
+
+    def evaluate_trained(self) -> dict[str, float]:
+        """The metrics of the model as it is now, which need no evaluation if training ended with one."""
+        step, metrics = self._latest
+        converted = self.args.fp16_full_eval or self.args.bf16_full_eval  # but not in training
+        if step == self._model_step and not converted:
+            return dict(metrics)
+        terminal().doing("evaluating")
+        return self.evaluate()
+
+    def continue_from(self, checkpoint: str, run: RunRecord | None = None) -> str:
+        """Take over the progress of a checkpoint, and the evaluations before it."""
+        change = super().continue_from(checkpoint, run)
+        if self.reports is not None:
+            self.reports.continue_from(checkpoint, self.done.step, bool(self.args.eval_on_start))
+        return change
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The Trainer's loop, with sums of our metric, over all processes, instead of stored predictions.
+
+        It changes no random number: a training is the same with any number of evaluations.
+        """
+        self.metric.compute()
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a loader draws from the generator of the CPU, and models in it nothing
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        if self.args.world_size > 1:
+            sums = torch.from_numpy(self.metric.sums_as_array()).to(self.args.device)
+            self.metric.replace_sums(self.accelerator.reduce(sums, "sum").cpu().numpy())
+        figures = self.metric.compute()
+        if self._words is not None and self.reports is not None:
+            words = self._words.over_all(self.accelerator)
+            step, epoch = self._model_step, float(self.state.epoch or 0.0)
+            self.reports.add(Evaluation(step, epoch, figures, self.metric.masks), words, self._predict)
+        self._evaluated = None
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        return output._replace(metrics={**(output.metrics or {}), **metrics})
+
+    def prediction_step(
+        self,
+        model,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, None, None]:
+        """Add a batch to the metric; nothing else of it is kept."""
+        self._evaluated = model
+        words = inputs.pop("word_ids")
+        prediction = self._predict(inputs)
+        # On the CPU, since a TPU would compile the shapes of each number of labels.
+        labels, words = inputs["labels"].cpu().view(-1), words.cpu().view(-1)
+        masked = labels != IGNORED
+        count = int(masked.sum())
+        seen = inputs["input_ids"].cpu().view(-1)
+        found: dict[str, torch.Tensor] = {}
+        if count and not self.args.prediction_loss_only:
+            # With 8 positions and labels at 1 and 6, sparse prediction keeps 1 6, and maybe more as filling: 1 6 0.
+            positions = torch.arange(len(labels)) if prediction.positions is None else prediction.positions.cpu()
+            best = torch.full_like(labels, IGNORED - 1)  # equal to no label
+            best[positions] = prediction.logits.argmax(-1).cpu().view(-1)
+            found = {"predictions": best[masked], "references": labels[masked], "words": words[masked]}
+            if self._words is not None:
+                attended = inputs["attention_mask"].cpu().view(-1) > 0
+                self._count_words(seen, words, labels, best, attended)
+        masks = mask_digest(labels[masked].numpy(), seen[masked].numpy())
+        self.metric.add_batch(loss=float(prediction.loss) * count, tokens=count, masks=masks, **found)
+        return None, None, None
+
+    def _predict(self, inputs: dict[str, torch.Tensor]) -> Prediction:
+        """Send a batch through the model that is evaluated."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.forward(self._evaluated, self._prepare_inputs(inputs))
+
+    def _count_words(
+        self,
+        seen: torch.Tensor,
+        words: torch.Tensor,
+        labels: torch.Tensor,
+        best: torch.Tensor,
+        attended: torch.Tensor,
+    ) -> None:
+        """Count the masked words of a batch. All tensors are (positions,), on the CPU."""
+        tokens = torch.where(labels == IGNORED, seen, labels).numpy()
+        inside = self.eval_collator.vocabulary.maskable[tokens] & attended.numpy()
+        masked, right = (labels != IGNORED).numpy(), (best == labels).numpy()
+        columns = (column[inside] for column in (tokens, words.numpy(), masked, right))
+        self._words.add(MaskedWords.of_batch(*columns))  # type: ignore[union-attr]
+
+    @property
+    def _model_step(self) -> int:
+        """The step of the model: the last one, or that of the best checkpoint, if that was loaded at the end."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
+        return int(best or self.state.global_step)

@@ -1,0 +1,96 @@
+"""The evaluations of a run, kept in its output directory: `wordmask_evaluations.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from wordmask.utils.errors import one_line
+from wordmask.utils.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+FILE = "wordmask_evaluations.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        step: the optimizer steps of the model; 0 before training.
+        epoch: the epochs that it was trained.
+        metrics: loss, perplexity, accuracy and whole_word_accuracy, as far as they were computed.
+        masks: a digest of the masks: figures with the same digest can be compared.
+        predictions: the predictions for some lines, see `predictions.py`.
+        words: for the most frequent masked words, how often each was masked and predicted right. Only the first and
+            the last evaluation of a run keep them.
+    """
+
+    step: int
+    epoch: float
+    metrics: dict[str, float]
+    masks: int
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    words: dict[str, list[int]] = field(default_factory=dict)
+
+
+class EvaluationRecord:
+    """The evaluations of a run, in the order of their steps.
+
+    Args:
+        directory: the run's output directory; `None` if nothing is written.
+        evaluations: those that were made before.
+    """
+
+    def __init__(self, directory: str | Path | None = None, evaluations: Sequence[Evaluation] = ()):
+        self.directory, self.evaluations = directory, list(evaluations)
+
+    @property
+    def before(self) -> Evaluation | None:
+        """The evaluation before training, if there is one."""
+        first = self.evaluations[0] if self.evaluations else None
+        return first if first is not None and first.step == 0 else None
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Add an evaluation, in place of one at the same step, and write them all."""
+        others = [other for other in self.evaluations if other.step != evaluation.step]
+        ordered = sorted([*others, evaluation], key=lambda one: one.step)
+        self.evaluations = [one if one is evaluation or one.step == 0 else replace(one, words={}) for one in ordered]
+        self.write()
+
+    def write(self) -> None:
+        """Write the evaluations, one to a line, so that people can read the file and compare two of them."""
+        if self.directory is not None and self.evaluations:
+            lines = ",\n".join(json.dumps(asdict(one), ensure_ascii=False) for one in self.evaluations)
+            with write_atomically(Path(self.directory) / FILE) as file:
+                file.write(f'{{"evaluations": [\n{lines}\n]}}\n')
+
+
+def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:
+    """The evaluations in a run's directory, up to a step; without a file, or with a broken one, there are none.
+
+    Args:
+        directory: where the run lies.
+        last_step: evaluations of later steps are left out: a resumed run makes them again.
+    """
+    path = Path(directory) / FILE
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+        evaluations = [_evaluation(**entry) for entry in entries]
+        return sorted((one for one in evaluations if one.step <= last_step), key=lambda one: one.step)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read (%s), so earlier evaluations are not shown", path, one_line(error))
+        return []
+
+
+def _evaluation(metrics: dict[str, float], words: dict[str, list[int]], **others: Any) -> Evaluation:
+    """An evaluation, its figures checked to be numbers."""
+    counts = {word: [int(masked), int(right)] for word, (masked, right) in words.items()}
+    return Evaluation(metrics={name: float(value) for name, value in metrics.items()}, words=counts, **others)

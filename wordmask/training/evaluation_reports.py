@@ -1,0 +1,118 @@
+"""What a run keeps and shows of its evaluations: figures, predictions, and the words that improved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from wordmask.models.forward import Prediction
+from wordmask.tokenization.readable import ReadableTokens
+from wordmask.training.before_after import Improved, frequent_words, metrics_before, most_improved
+from wordmask.training.evaluation_record import FILE, Evaluation, EvaluationRecord, read_evaluations
+from wordmask.training.masked_words import MaskedWords
+from wordmask.training.prediction_events import LinePrediction, PredictionsTitle
+from wordmask.training.predictions import PredictedLine, SampleLines
+from wordmask.utils.terminal import terminal
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationReports:
+    """Keeps the evaluations of a run, and shows the predictions of each.
+
+    Args:
+        record: the evaluations so far.
+        lines: the lines whose predictions are shown.
+        readable: turns tokens into text.
+        trains: whether the run trains.
+        foreign: whether the record is that of an earlier run, which trained; it stays as it is.
+
+    Attributes:
+        latest: the latest evaluation.
+        improved: the words that had improved most when evaluations were compared.
+    """
+
+    def __init__(
+        self,
+        record: EvaluationRecord,
+        lines: SampleLines,
+        readable: ReadableTokens,
+        trains: bool = True,
+        foreign: bool = False,
+    ):
+        self.record, self.lines, self.readable, self.trains, self.foreign = record, lines, readable, trains, foreign
+        self.latest: Evaluation | None = None
+        self.improved: list[Improved] = []
+        self._shown: list[PredictedLine] = []
+
+    def continue_from(self, checkpoint: str, step: int, expected: bool) -> None:
+        """Take over the evaluations before a checkpoint, which lie in the directory of its run.
+
+        Args:
+            checkpoint: its directory.
+            step: its step.
+            expected: whether the run should have evaluated before training.
+        """
+        directory = Path(checkpoint).parent
+        self.record.evaluations = read_evaluations(directory, step)
+        if expected and self.record.before is None:
+            logger.warning(
+                "%s holds no evaluation before training, so this run shows the figures after training alone",
+                directory / FILE,
+            )
+
+    def add(
+        self,
+        evaluation: Evaluation,
+        words: MaskedWords,
+        forward: Callable[[dict[str, torch.Tensor]], Prediction],
+    ) -> None:
+        """Add an evaluation, with predictions and words. On several processes, all must call this.
+
+        Args:
+            evaluation: its figures.
+            words: its masked words.
+            forward: sends a batch through the model.
+        """
+        predictions = self.lines.predict(forward) if "accuracy" in evaluation.metrics else []
+        self.latest = replace(
+            evaluation,
+            # The best model is evaluated again at the end, when more epochs are done than it was trained.
+            epoch={one.step: one.epoch for one in self.record.evaluations}.get(evaluation.step, evaluation.epoch),
+            predictions=[line.as_json() for line in predictions],
+            words=frequent_words(words, self.readable),
+        )
+        self._shown = predictions
+        if not self.foreign:
+            self.record.add(self.latest)
+
+    def show_predictions(self) -> None:
+        """Show the predictions of the latest evaluation."""
+        if self.latest is not None and self._shown:
+            step = self.latest.step
+            when = f"after step {step:,}" if step else "before training"
+            terminal().show(PredictionsTitle(when if self.trains else ""))
+            for number, line in enumerate(self._shown, 1):
+                terminal().show(LinePrediction(number, line))
+
+    def compare(self) -> dict[str, float]:
+        """Compare the latest evaluation with the one before training, if both have the same masks.
+
+        Returns:
+            The figures before training, such as `eval_loss_before`; with a warning none, if the masks differ.
+        """
+        before, latest = self.record.before, self.latest
+        if before is None or latest is None or before is latest:
+            return {}
+        if before.masks != latest.masks:
+            logger.warning(
+                "the validation text or its masks are not those of the evaluation before training, so there are no "
+                "figures before and after"
+            )
+            return {}
+        self.improved = most_improved(before.words, latest.words)
+        return metrics_before(before)

@@ -1,0 +1,104 @@
+"""The header of a run: what it trains, on what, how, for how long, and where the output goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.utils import is_torch_tf32_available
+
+from wordmask.config.arguments import Arguments, RunArguments
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
+from wordmask.masking import Strategy
+from wordmask.training.trainer import MlmTrainer
+from wordmask.utils.quantities import counted, number, percent, short
+from wordmask.utils.terminal import Fact, Terminal
+
+_UNITS = {
+    Strategy.TOKEN: "tokens",
+    Strategy.WHOLE_WORD: "whole words",
+    Strategy.NGRAM: "n-grams of words",
+    Strategy.SPAN: "spans of words",
+}
+
+
+def show_header(arguments: Arguments, trainer: MlmTrainer, terminal: Terminal) -> None:
+    """Show what this run will do, a line for each concern."""
+    training = arguments.training
+    terminal.show(Fact("model", _model(arguments, trainer)))
+    terminal.show(Fact("text", _text(trainer)))
+    terminal.show(Fact("masking", _masking(arguments)))
+    terminal.show(Fact("device", _device(training)))
+    if training.do_train:
+        terminal.show(Fact("steps", _steps(trainer)))
+    terminal.show(Fact("output", str(training.output_dir)))
+
+
+def _model(arguments: Arguments, trainer: MlmTrainer) -> str:
+    model: Any = trainer.model
+    name = arguments.model.model_name_or_path
+    origin = f"from {name}" if name else "from scratch"
+    return f"{model.config.model_type}, {short(model.num_parameters())} parameters, {origin}"
+
+
+def _text(trainer: MlmTrainer) -> str:
+    parts = []
+    if trainer.args.do_train and trainer.train_sequences is not None:
+        parts.append(f"train: {_sequences(trainer.train_sequences)}")
+    if trainer.args.do_eval and trainer.eval_sequences is not None:
+        parts.append(f"validation: {_sequences(trainer.eval_sequences)}")
+    return "; ".join(parts)
+
+
+def _sequences(sequences: Any) -> str:
+    """How much text there is. Packed sequences hold documents."""
+    if isinstance(sequences, StreamedSequences):
+        return f"a stream, in sequences of up to {counted(sequences.length, 'token')}"
+    if isinstance(sequences, StagedSequences):
+        sequences = sequences.stages[-1]
+    tokens, count = counted(int(sequences.lengths.sum()), "token"), counted(len(sequences), "sequence")
+    packed = isinstance(sequences, Sequences) and sequences.division.packs is not None
+    documents = f"{counted(sequences.document_count, 'document')} packed into " if packed else ""
+    return f"{tokens} in {documents}{count}"
+
+
+def _masking(arguments: Arguments) -> str:
+    masking, data = arguments.masking, arguments.data
+    first, last = masking.rates
+    rate = percent(first) if first == last else f"{percent(first)} to {percent(last)}"
+    masked, random = masking.mask_replace_prob, masking.random_replace_prob
+    kinds = {"become [MASK]": masked, "a random token": random, "stay": 1 - masked - random}
+    replaced = ", ".join(f"{share:.0%} {kind}" for kind, share in kinds.items() if share > 1e-9)
+    words = ""
+    if masking.masking_strategy is not Strategy.TOKEN:
+        references = data.train_ref_file or data.validation_ref_file
+        source = "a reference file" if references else arguments.segmentation.segmenter or "the text"
+        words = f" (words from {source})"
+    return f"{_UNITS[masking.masking_strategy]}{words}, {rate} of the tokens: {replaced}"
+
+
+def _device(training: RunArguments) -> str:
+    device, processes = training.device, training.world_size
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        threads = f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
+        name = f"{device.type.upper()}{threads}"
+    half = "bfloat16" if training.bf16 else "float16" if training.fp16 else None
+    tf32 = device.type == "cuda" and is_torch_tf32_available() and torch.backends.cuda.matmul.allow_tf32
+    precision = f"{half} autocast" if half else f"float32{' (tf32)' * tf32}"
+    compiled = ", compiled" if training.torch_compile else ""
+    return f"{f'{processes} processes, each on ' * (processes > 1)}{name}, {precision}{compiled}"
+
+
+def _steps(trainer: MlmTrainer) -> str:
+    planned, done, division = trainer.planned_steps(), trainer.done.step, trainer.division
+    plan, sequences = trainer.plan, trainer.train_sequences
+    left = f", {done:,} of them done" if done else ""
+    if plan is None or not isinstance(sequences, StagedSequences):
+        return f"{planned:,}{left}, each of {counted(division.step, 'sequence')}"
+    epochs = trainer.args.num_train_epochs if trainer.args.max_steps < 0 else planned / max(plan.steps_in_epoch, 1)
+    stage, last = plan.stages[-1], sequences.stages[-1]
+    tokens = int(last.lengths.sum()) * stage.layout.step_size / max(len(last), 1)
+    each = f"each of {counted(min(stage.layout.step_size, len(last)), 'sequence')}, about {number(tokens, 3)} tokens"
+    return f"{planned:,} in {epochs:.3g} epoch{'s' * (epochs != 1)}{left}, {each}"

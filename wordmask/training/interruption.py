@@ -1,0 +1,68 @@
+"""What a run says so that it can be resumed: its directory and a command, at the start and after Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from wordmask.config.short_form import check_files, is_short_form, new_output_dir
+from wordmask.utils.command_line import is_first_process, resume_command
+from wordmask.utils.terminal import Message, terminal
+
+
+@contextlib.contextmanager
+def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """Choose the output directory of the short form, and say how to resume the run; after Ctrl-C, say it again.
+
+    Of several processes, the first one chooses; the others learn the name when they meet. The directory is removed if
+    the run writes nothing into it.
+
+    Args:
+        script, argv: the command line.
+        own: the values of this suite's flags.
+
+    Yields:
+        The directory as a default of --output_dir, if one was chosen.
+
+    Raises:
+        InputError: if a word of the short form is wrong.
+        SystemExit: after Ctrl-C, with status 130.
+    """
+    writes = not (own.preview_masking or own.prepare_only)
+    chosen = None
+    if is_short_form(argv):
+        check_files(own.model_name_or_path, own.train_file, own.validation_file)
+        if writes and own.output_dir is None and is_first_process():
+            [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
+            chosen = new_output_dir(own.model_name_or_path, text)
+    directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
+    command = resume_command(script, argv, chosen)
+    if is_short_form(argv) and writes:
+        _say(f"output: {directory}; to resume: {command}")
+    try:
+        yield {"output_dir": chosen} if chosen else {}
+    except KeyboardInterrupt:
+        record = directory / "wordmask_run.json"
+        if own.overwrite_output_dir and not (record.exists() and record.stat().st_mtime >= started):
+            what, command = (
+                "start again",
+                resume_command(script, argv, chosen, start_over=True),
+            )  # the old run is there
+        else:
+            saved = writes and any(directory.glob("checkpoint-*/trainer_state.json"))
+            what = "resume from the last checkpoint" if saved else "start again"
+        _say(f"interrupted; to {what}: {command}")
+        raise SystemExit(130) from None
+    finally:
+        for path in (chosen, os.path.dirname(chosen)) if chosen else ():
+            with contextlib.suppress(OSError):  # not empty
+                os.rmdir(path)
+
+
+def _say(sentence: str) -> None:
+    """Show a sentence, in the first process only."""
+    terminal().show(Message(sentence))

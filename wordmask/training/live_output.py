@@ -1,0 +1,222 @@
+"""What a person sees of a training: one bar, and a line for each evaluation; in a log file a line for each log, too.
+
+The Trainer shows its own bars and dictionaries instead, unless `RunArguments.log_format` is set, as the scripts do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.columns import Columns
+from rich.table import Table
+from rich.text import Text
+from transformers import TrainerCallback
+from transformers.trainer_utils import has_length
+
+from wordmask.training.speed import Speed, TokenCount
+from wordmask.training.utilisation import Utilisation
+from wordmask.utils.progress import Bar
+from wordmask.utils.quantities import changed, counted, duration, number, percent
+from wordmask.utils.terminal import labelled, terminal
+
+# The metrics of an evaluation, each with its name, whether it is a share, and whether more is better.
+_METRICS = {
+    "eval_loss": ("loss", False, False),
+    "eval_perplexity": ("perplexity", False, False),
+    "eval_accuracy": ("tokens right", True, True),
+    "eval_whole_word_accuracy": ("words right", True, True),
+}
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The mean over the steps since the last log: `step 20 of 60, epoch 0.67: loss 6.163, …`"""
+
+    step: int
+    steps: int
+    epoch: float
+    figures: Sequence[str]
+
+    def line(self) -> str:
+        """The step, and its figures."""
+        return f"step {self.step:,} of {self.steps:,}, epoch {self.epoch:.2f}: {', '.join(self.figures)}"
+
+    def __rich__(self) -> Table:
+        return labelled(f"step {self.step:,}", Text(", ".join(self.figures)))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The metrics of an evaluation, and how each differs from the last one.
+
+    Attributes:
+        step: the steps done before it.
+        trains: whether it belongs to a training.
+        metrics, earlier: the Trainer's metrics of this evaluation and of the last one, if any.
+    """
+
+    step: int
+    trains: bool
+    metrics: dict[str, float]
+    earlier: dict[str, float]
+
+    def _figures(self) -> list[tuple[str, str, bool | None]]:
+        """Each metric, how it has changed, and whether that is for the better."""
+        figures = []
+        for key, (name, is_share, more_is_better) in _METRICS.items():
+            if (value := self.metrics.get(key)) is None:
+                continue
+            old, shown = self.earlier.get(key), percent(value) if is_share else number(value)
+            difference = "" if old is None else changed(100 * value, 100 * old, 1) if is_share else changed(value, old)
+            better = None if old is None or old == value else (value > old) == more_is_better
+            figures.append((f"{name} {shown}", difference, better))
+        return figures
+
+    def line(self) -> str:
+        """`evaluation after step 20: loss 6.163 (-0.210), …`"""
+        when = f" after step {self.step:,}" if self.step else " before training" * self.trains
+        figures = [f"{value} ({difference})" if difference else value for value, difference, _ in self._figures()]
+        return f"evaluation{when}: {', '.join(figures) or 'no token is masked'}"
+
+    def __rich__(self) -> Table:
+        texts = []
+        for value, difference, better in self._figures():
+            style = {True: "green", False: "red", None: "default"}[better]
+            texts.append(Text.assemble(value, (f" ({difference})" if difference else "", style)))
+        label = f"step {self.step:,}" if self.step else "before" if self.trains else "evaluation"
+        return labelled(label, Columns(texts, padding=(0, 2)) if texts else Text("no token is masked"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of a training."""
+
+    figures: Sequence[str]
+
+    def line(self) -> str:
+        """`trained 60 steps in 1 min 05 s, loss 6.407, 12,300 tokens/s`"""
+        return f"trained {', '.join(self.figures)}"
+
+    def __rich__(self) -> Table:
+        return labelled("trained", Text(", ".join(self.figures)))
+
+
+class LiveOutput(TrainerCallback):
+    """Shows the bar of a training, its logs and its evaluations.
+
+    Args:
+        tokens: counts the tokens of this process.
+        predicted: the share of the tokens that the output embeddings see: 1 without sparse prediction.
+    """
+
+    def __init__(self, tokens: TokenCount, predicted: float = 1.0):
+        self.tokens, self.predicted = tokens, predicted
+        self.loss: float | None = None
+        self.evaluated: dict[str, float] = {}
+        self.evaluated_at = -1
+        self.speed: Speed | None = None
+        self.use: Utilisation | None = None
+        self.training_bar: Bar | None = None
+        self.evaluation_bar: Bar | None = None
+
+    # Training
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Show the bar, or that the first steps compile."""
+        self.speed = Speed(self.tokens, args.device, args.world_size, state.global_step, state.max_steps)
+        self.use, self.loss = Utilisation.of(args, model, self.predicted), None
+        self.training_bar = Bar("training", self._bar_figures)
+        self.training_bar.completed, self.training_bar.total = state.global_step, state.max_steps
+        if args.torch_compile:
+            terminal().doing("compiling the model in the first steps")
+        elif args.eval_on_start and not state.global_step:
+            terminal().doing("evaluating before training")
+        else:
+            terminal().put(self.training_bar)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self.speed is None or self.training_bar is None:
+            return
+        if self.speed.first is None:  # in place of what came before the first step
+            terminal().put(self.training_bar)
+        self.speed.advance(state.global_step)
+        self.training_bar.completed = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """In a log file, show the loss since the last log; the bar shows it at a terminal."""
+        logs = logs or {}
+        if "train_loss" in logs:
+            self._end_bar()
+            steps = self.speed.done if self.speed else state.global_step
+            figures = [f"{counted(steps, 'step')} in {duration(logs['train_runtime'])}"]
+            figures.append(f"mean loss {number(logs['train_loss'])}")
+            if rate := logs.get("train_tokens_per_second"):
+                figures.append(f"{number(rate, 3)} tokens/s")
+            terminal().show(Trained(figures))
+        if "loss" not in logs or self.speed is None:
+            return
+        self.loss = logs["loss"]
+        self.speed.logged()
+        if not terminal().is_live:
+            names = {"learning_rate": "learning rate", "grad_norm": "gradient norm"}
+            figures = [f"loss {number(logs['loss'])}"]
+            figures += [f"{name} {number(float(logs[key]), 3)}" for key, name in names.items() if key in logs]
+            terminal().show(Logged(state.global_step, state.max_steps, state.epoch or 0.0, figures + self._speed()))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remove the bar."""
+        self._end_bar()
+
+    def _end_bar(self) -> None:
+        if self.training_bar is not None:
+            self.training_bar = None
+            terminal().close()
+
+    def _bar_figures(self) -> list[str]:
+        """The figures of this moment, the most important first."""
+        speed = self.speed
+        if speed is None:
+            return []
+        figures = [f"{speed.step:,}/{speed.steps:,}"]
+        if self.loss is not None:
+            figures.append(f"loss {number(self.loss)}")
+        figures += self._speed()[::-1]
+        if self.use is not None:
+            figures += self.use.figures((speed.rate or 0.0) / speed.processes)
+        return figures
+
+    def _speed(self) -> list[str]:
+        speed = self.speed
+        rate, left = (speed.rate, speed.left) if speed else (None, None)
+        figures = [] if rate is None else [f"{number(rate, 3)} tokens/s"]
+        return figures + ([] if left is None else [f"{duration(left)} left"])
+
+    # Evaluation
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        """Move the bar of an evaluation."""
+        if self.evaluation_bar is None:
+            self.evaluation_bar = bar = Bar("evaluating", lambda: [f"{bar.completed:,.0f}/{bar.total:,.0f} batches"])
+            bar.total = len(eval_dataloader) if has_length(eval_dataloader) else 0.0
+            terminal().put(bar)
+        self.evaluation_bar.completed += 1
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Show what an evaluation has found, unless it repeats the last one."""
+        if self.evaluation_bar is not None:
+            self.evaluation_bar = None
+            terminal().close()
+        if self.speed is not None:
+            self.speed.pause((metrics or {}).get("eval_runtime", 0.0))
+        found = {name: value for name, value in (metrics or {}).items() if name in _METRICS}
+        if state.global_step != self.evaluated_at or found != self.evaluated:
+            trains = self.training_bar is not None
+            terminal().show(Evaluated(state.global_step, trains, found, self.evaluated))
+        self.evaluated, self.evaluated_at = found, state.global_step
+        if self.training_bar is not None:
+            terminal().put(self.training_bar)

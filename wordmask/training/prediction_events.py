@@ -1,0 +1,218 @@
+"""How predictions look at a terminal: each line cut around its masked words, and the three best words for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from wordmask.training.predictions import MaskedWord, PredictedLine
+from wordmask.utils.terminal import clean, terminal
+
+WORDS = 6  # masked words of a line that are shown; the run's record keeps all
+PLAIN_WIDTH = 100  # of a line's text in a log file
+GAP = 3  # columns between two words
+
+Part = tuple[str, MaskedWord | None]  # a piece of a line, and the masked word that it is, if it is one
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What tells right and wrong apart without colour, and what stands for text that is left out."""
+
+    right: str = "✓"
+    wrong: str = "✗"
+    gap: str = "…"
+    between: str = "·"
+
+    @classmethod
+    def of(cls, ascii_only: bool) -> Signs:
+        """The signs that an encoding has."""
+        return cls("+", "-", "...", "/") if ascii_only else cls()
+
+    def of_word(self, word: MaskedWord) -> str:
+        """The sign of a masked word."""
+        return self.right if word.right else self.wrong
+
+
+@dataclass(frozen=True)
+class PredictionsTitle:
+    """What the predictions that follow are of.
+
+    Attributes:
+        when: such as `after step 200`; empty if there is only one evaluation.
+    """
+
+    when: str
+
+    def _text(self) -> str:
+        return f"predictions {self.when}".rstrip()
+
+    def line(self) -> str:
+        """`predictions after step 200, the best words for each masked word, ✓ right, ✗ wrong:`"""
+        signs = Signs.of(terminal().console.options.ascii_only)
+        return f"{self._text()}, the best words for each masked word, {signs.right} right, {signs.wrong} wrong:"
+
+    def __rich__(self) -> Text:
+        signs = Signs.of(terminal().console.options.ascii_only)
+        right, wrong = (f"{signs.right} right", "green"), (f"{signs.wrong} wrong", "red")
+        return Text.assemble((self._text(), "bold"), ("   [masked]  ", "dim"), right, "  ", wrong)
+
+
+@dataclass(frozen=True)
+class LinePrediction:
+    """The predictions for one line."""
+
+    number: int
+    predicted: PredictedLine
+
+    @property
+    def _words(self) -> list[MaskedWord]:
+        return self.predicted.words[:WORDS]
+
+    @property
+    def _more(self) -> str:
+        hidden = len(self.predicted.words) - len(self._words)
+        return f"and {hidden} more masked word{'s' * (hidden > 1)}" if hidden else ""
+
+    def line(self) -> str:
+        """`1. On the [shore] of the lake | ✗ shore: river 12% · side 8% · north 5%`"""
+        signs = Signs.of(terminal().console.options.ascii_only)
+        text = "".join(_marked(part) for part in excerpt(self.predicted.text, self._words, PLAIN_WIDTH, signs.gap))
+        words = [_word(word, signs).plain for word in self._words]
+        return f"{self.number}. {' | '.join(filter(None, [text, *words, self._more]))}"
+
+    def __rich__(self) -> RenderableType:
+        return _Fitted(self.number, self.predicted.text, self._words, self._more)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A line and the predictions for its masked words, in as many columns as the terminal has room for."""
+
+    number: int
+    text: str
+    words: Sequence[MaskedWord]
+    more: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        signs, margin = Signs.of(options.ascii_only), f"{self.number:>2}  "
+        width = options.max_width - len(margin)
+        line = Text(no_wrap=True, overflow="ellipsis").append(margin, "dim")
+        for part in excerpt(self.text, self.words, width, signs.gap):
+            style = "default" if part[1] is None else "bold green" if part[1].right else "bold red"
+            line.append(_marked(part), style)
+        cells = [_word(word, signs) for word in self.words]
+        widest = max((cell.cell_len for cell in cells), default=0)
+        columns = max(1, min((width + GAP) // (widest + GAP), len(cells)))
+        table = Table.grid(padding=(0, GAP, 0, 0))
+        for _ in range(columns):
+            table.add_column(no_wrap=True, overflow="ellipsis")
+        for start in range(0, len(cells), columns):
+            table.add_row(*cells[start : start + columns])
+        indented = Table.grid()
+        indented.add_column(width=len(margin))
+        indented.add_column()
+        indented.add_row("", table)
+        if self.more:
+            indented.add_row("", Text(self.more, "dim"))
+        yield Group(line, indented)
+
+
+def _marked(part: Part) -> str:
+    """A piece of a line, in brackets if it is masked: they say the same as colours."""
+    return clean(part[0]) if part[1] is None else f"[{clean(part[0])}]"
+
+
+def _word(word: MaskedWord, signs: Signs) -> Text:
+    """`✗ shore: river 12% · side 8% · north 5%`"""
+    style = "green" if word.right else "red"
+    text = Text.assemble((f"{signs.of_word(word)} ", style), (clean(word.word), "bold"), ": ")
+    for number, guess in enumerate(word.predictions):
+        share = "<1%" if guess.probability < 0.005 else f"{guess.probability:.0%}"
+        text.append(f" {signs.between} " if number else "", "dim")
+        text.append(clean(guess.word), "green" if guess.word == word.word else "default")
+        text.append(f" {share}", "dim")
+    return text
+
+
+def excerpt(text: str, words: Sequence[MaskedWord], width: int, gap: str = "…") -> list[Part]:
+    """The pieces of a line: its masked words, each in brackets, with as much text around them as fits.
+
+    Args:
+        text: the line.
+        words: its masked words, in order.
+        width: the columns that there are for it. Where the words alone need more, the last ones are left out.
+        gap: what stands for text that is left out.
+    """
+    context, fitting = 0, _pieces(text, words, 0, gap)
+    while len(words) > 1 and _columns(fitting) > width:
+        words = words[:-1]
+        fitting = _pieces(text, words, 0, gap)
+    longest = max(len(text), 1)
+    while context < min(width, longest):
+        context += 1
+        wider = _pieces(text, words, context, gap)
+        if _columns(wider) > width:
+            break
+        fitting = wider
+    return fitting
+
+
+def _columns(parts: Sequence[Part]) -> int:
+    return sum(cell_len(_marked(part)) for part in parts)
+
+
+def _pieces(text: str, words: Sequence[MaskedWord], context: int, gap: str) -> list[Part]:
+    """The masked words with `context` characters before and behind each, cut between words."""
+    spans: list[tuple[int, int]] = []
+    for word in words:
+        end = word.start + len(word.word)
+        span = _begin(text, word.start, context), _end(text, end, context)
+        if spans and span[0] <= spans[-1][1] + 1:
+            spans[-1] = spans[-1][0], max(span[1], spans[-1][1])
+        else:
+            spans.append(span)
+    parts: list[Part] = []
+    for number, (begin, end) in enumerate(spans):
+        if begin > 0:
+            parts.append((f" {gap} " if number else f"{gap} ", None))
+        for word in words:
+            if begin <= word.start < end:
+                parts += [(text[begin : word.start], None), (word.word, word)]
+                begin = word.start + len(word.word)
+        parts.append((text[begin:end], None))
+    if spans and spans[-1][1] < len(text):
+        parts.append((f" {gap}", None))
+    return [part for part in parts if part[0]]
+
+
+def _begin(text: str, start: int, context: int) -> int:
+    """The place `context` characters before `start`, moved forwards to the beginning of a word."""
+    begin = max(start - context, 0)
+    if begin and _inside(text, begin):
+        space = text.find(" ", begin, start)
+        begin = start if space < 0 else space
+    while begin < start and text[begin] == " ":
+        begin += 1
+    return begin
+
+
+def _end(text: str, end: int, context: int) -> int:
+    """The place `context` characters behind `end`, moved backwards to the end of a word."""
+    stop = min(end + context, len(text))
+    if stop < len(text) and _inside(text, stop):
+        stop = max(text.rfind(" ", end, stop), end)
+    while stop > end and text[stop - 1] == " ":
+        stop -= 1
+    return stop
+
+
+def _inside(text: str, place: int) -> bool:
+    """Whether a place is inside a word; every place between two Chinese characters is not."""
+    around = text[place - 1 : place + 1]
+    return " " not in around and all(cell_len(character) == 1 for character in around)
