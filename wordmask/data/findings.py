@@ -8,8 +8,7 @@ sentence about the sum.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +18,6 @@ import pyarrow as pa
 
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import CHINESE, Characters
-
-logger = logging.getLogger(__name__)
 
 SUBSTANTIAL = 0.1  # a text with this share of Chinese characters counts as Chinese
 _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
@@ -124,12 +121,3 @@ class SplitFindings(NamedTuple):
     findings: Findings = Findings()
     flag: str = ""
     reference_flag: str = ""
-
-
-def warn_of_findings(splits: Sequence[SplitFindings], masks_words: bool) -> None:
-    """Log the sentences about the text of a run; `masks_words`: whether words are masked."""
-    sentences = [sentence for split in splits for sentence in left_out(split.findings, split.reference_flag)]
-    if masks_words:
-        sentences += [sentence for split in splits for sentence in single_characters(split.findings, split.flag)][:1]
-    for sentence in sentences:
-        logger.warning(sentence)

@@ -16,6 +16,7 @@ from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.words import CHINESE
 from wordmask.utils.arrays import BoolArray, IntArray
 
+COUNTS = 1  # the version of these counts
 REPORTED = "reported"  # the column of a table of texts that says which of them are counted
 STRETCH = 500  # examples that are counted together, so that most batches have none
 LEAST, MOST = 20, 200  # stretches of a split that are counted: a tenth, but not fewer or more than these
@@ -79,12 +80,13 @@ class TextCounts:
     @classmethod
     def total(cls, parts: Sequence[TextCounts]) -> TextCounts:
         """The sum of counts."""
-        sums = (sum(getattr(part, name) for part in parts) for name in _SUMS)
+        sums = [sum(getattr(part, name) for part in parts) for name in _SUMS]
         counters: dict[str, Counter[Any]] = {name: Counter() for name in _COUNTERS}
         for part in parts:
             for name, counter in counters.items():
                 counter.update(getattr(part, name))
-        return cls(*sums, **counters, hashes=np.concatenate([no_hashes(), *(part.hashes for part in parts)]))
+        hashes = np.concatenate([no_hashes(), *(part.hashes for part in parts)])
+        return cls(*sums, counters["split"], counters["unknown_words"], hashes)
 
 
 def count_texts(texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, unknown: int) -> TextCounts:

@@ -117,8 +117,7 @@ class TextTokenizer:
             lengths = np.fromiter(map(len, of_lines), np.int64, len(of_lines))
             ids = np.fromiter(chain.from_iterable(of_lines), np.int64, lengths.sum())
             special = continues = np.zeros(len(ids), bool)
-        chosen = np.flatnonzero(batch[REPORTED].to_numpy()) if REPORTED in batch.column_names else ()
-        if len(chosen):
+        if REPORTED in batch.column_names and len(chosen := np.flatnonzero(batch[REPORTED].to_numpy())):
             counted = places_of(starts_of(lengths)[chosen], lengths[chosen])  # tokens
             texts = [lines[number] for number in chosen.tolist()]
             counts = count_texts(texts, ids[counted], lengths[chosen], self.unknown_id)

@@ -17,6 +17,7 @@ from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.data_report import report_data
 from wordmask.training.header import show_header
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
 from wordmask.training.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
@@ -79,6 +80,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
 
     show_header(arguments, trainer, terminal())
+    report_data(sequences.report, trainer)
     metrics: dict[str, float] = {}
     if training.do_train:
         metrics |= train(trainer, checkpoint, changed_steps)
@@ -114,6 +116,7 @@ def _preview(
     collator = make_collator(arguments, vocabulary, word_ids=True)
     count, rate = masking.preview_masking, masking.rates[0]
     terminal().close()
+    sequences.report.warn()
     preview(shown, count, collator, tokenizer, rate, Console())  # type: ignore[arg-type]  # one of the two is there
     return {}
 
