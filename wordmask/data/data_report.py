@@ -119,7 +119,7 @@ class SplitReport:
         if self.tokens_per_word:
             yield "tokens per word", number(self.tokens_per_word, 3)
         if self.split_words:
-            words = (f"{one['word']} {one['tokens']} × {one['count']:,}" for one in self.split_words[:SHOWN])
+            words = (f"{one['word']} {one['tokens']:g} × {one['count']:,}" for one in self.split_words[:SHOWN])
             yield "split most (tokens × times)", ", ".join(words)
         characters = ", ".join(f"{one} {count:,}" for one, count in [*self.unknown_characters.items()][:SHOWN])
         yield "[UNK]", _share(self.unknown_tokens, self.tokens) + f": {characters}" * bool(characters)
@@ -144,15 +144,21 @@ def _ordered(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
 
 
 def _most_split(split: Counter[tuple[str, int]]) -> list[dict[str, Any]]:
-    """The words that cost most tokens. A Chinese character may have a token of its own, and another word one token."""
+    """The words that cost most tokens, each with its mean number of tokens, and how often it occurs, twice at least.
 
-    def cost(item: tuple[tuple[str, int], int]) -> int:
-        (word, tokens), count = item
-        return count * (tokens - (len(word) if is_chinese(word[0]) or is_chinese(word[-1]) else 1))
-
-    words = [item for item in split.items() if any(map(str.isalpha, item[0][0]))]
-    words.sort(key=lambda item: (-cost(item), item[0]))
-    return [{"word": word, "tokens": tokens, "count": count} for (word, tokens), count in words[:LISTED]]
+    A Chinese character may have a token of its own, and any other word one token.
+    """
+    counts, cost = Counter[str](), Counter[str]()
+    for (word, tokens), count in split.items():
+        counts[word] += count
+        cost[word] += count * tokens
+    extra = {
+        word: cost[word] - count * (len(word) if is_chinese(word[0]) or is_chinese(word[-1]) else 1)
+        for word, count in counts.items()
+        if count > 1 and any(map(str.isalpha, word))
+    }
+    words = [word for word, _ in _ordered(extra)[:LISTED]]
+    return [{"word": word, "tokens": round(cost[word] / counts[word], 2), "count": counts[word]} for word in words]
 
 
 def _unknown_characters(tokenizer: Any, words: Counter[str]) -> Counter[str]:
@@ -274,10 +280,11 @@ def _unknown(report: SplitReport, flag: str) -> list[str]:
 def _cut(text: SplitText) -> list[str]:
     """Advice if at least half of the examples are cut."""
     lines = text.long_lines
-    if lines is None or not lines.lost or not text.examples or lines.lines < CUT * text.examples:
+    examples = text.examples or text.found.findings.counts.examples
+    if lines is None or not lines.lost or lines.lines < CUT * examples:
         return []
     return [
-        f"{text.found.flag}: {lines.lines / text.examples:.0%} of the examples are cut at {lines.room} tokens, so "
+        f"{text.found.flag}: {lines.lines / examples:.0%} of the examples are cut at {lines.room} tokens, so "
         f"{lines.lost / text.tokens:.0%} of the tokens are lost; add --long_lines split to keep them"
     ]
 

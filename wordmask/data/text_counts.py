@@ -80,13 +80,13 @@ class TextCounts:
     @classmethod
     def total(cls, parts: Sequence[TextCounts]) -> TextCounts:
         """The sum of counts."""
-        sums = [sum(getattr(part, name) for part in parts) for name in _SUMS]
+        examples, tokens, words, unknown = (sum(getattr(part, name) for part in parts) for name in _SUMS)
         counters: dict[str, Counter[Any]] = {name: Counter() for name in _COUNTERS}
         for part in parts:
             for name, counter in counters.items():
                 counter.update(getattr(part, name))
         hashes = np.concatenate([no_hashes(), *(part.hashes for part in parts)])
-        return cls(*sums, counters["split"], counters["unknown_words"], hashes)
+        return cls(examples, tokens, words, unknown, counters["split"], counters["unknown_words"], hashes)
 
 
 def count_texts(texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, unknown: int) -> TextCounts:
