@@ -119,8 +119,8 @@ class SplitReport:
         if self.tokens_per_word:
             yield "tokens per word", number(self.tokens_per_word, 3)
         if self.split_words:
-            words = (f"{one['word']} {one['tokens']:g} × {one['count']:,}" for one in self.split_words[:SHOWN])
-            yield "split most (tokens × times)", ", ".join(words)
+            words = (f"{one['word']} {one['tokens']:g} x {one['count']:,}" for one in self.split_words[:SHOWN])
+            yield "split most (tokens x times)", ", ".join(words)
         characters = ", ".join(f"{one} {count:,}" for one, count in [*self.unknown_characters.items()][:SHOWN])
         yield "[UNK]", _share(self.unknown_tokens, self.tokens) + f": {characters}" * bool(characters)
         if self.long_lines:

@@ -19,7 +19,7 @@ from wordmask.utils.arrays import BoolArray, IntArray
 COUNTS = 1  # the version of these counts
 REPORTED = "reported"  # the column of a table of texts that says which of them are counted
 STRETCH = 500  # examples that are counted together, so that most batches have none
-LEAST, MOST = 20, 200  # stretches of a split that are counted: a tenth, but not fewer or more than these
+LEAST, MOST = 20, 200  # stretches of a split that are counted: a twentieth, but not fewer or more than these
 KEPT = 5000  # different words of a batch that are kept
 LONGEST = 40  # characters; what is longer is hardly a word, but text without spaces, or an address
 _SUMS, _COUNTERS = ("examples", "tokens", "words", "unknown"), ("split", "unknown_words")
@@ -31,7 +31,7 @@ def spread(first: int, count: int, total: int) -> BoolArray:
     If 2 of 5 stretches are counted, these are 0 and 3: 0 2 4 6 8 are 0 2 4 1 3 modulo 5, and 0 and 1 are below 2.
     """
     stretches = -(-total // STRETCH)
-    counted = min(max(stretches // 10, LEAST), MOST)
+    counted = min(max(stretches // 20, LEAST), MOST)
     return np.arange(first, first + count) // STRETCH * counted % max(stretches, 1) < counted
 
 
