@@ -25,7 +25,7 @@ import wordmask
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.parser import Gone
-from wordmask.training.output_dir import RECORD
+from wordmask.training.records.output_dir import RECORD
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -193,7 +193,7 @@ def test_it_trains_evaluates_and_can_be_repeated_from_its_record(here, capsys, c
     [directory] = made()
     assert re.fullmatch(r"bert-train-\d{8}-\d{4}", directory.name)
     assert metrics["train_samples"] == 30 and metrics["eval_samples"] == 10
-    first = printed.splitlines()[1]  # behind what is being done
+    first = printed.splitlines()[0]
     assert first.startswith(f"output: {directory}; to resume: ") and first.endswith(f"--output_dir {directory}")
     assert "short form: learning_rate 5e-5, warmup_steps 0.06" in caplog.text
     record = json.loads((directory / "wordmask_run.json").read_text())["arguments"]
@@ -251,7 +251,7 @@ def test_the_command_after_ctrl_c_resumes_the_run(here, capsys, caplog):
     assert status.value.code == 130
     printed = capsys.readouterr().err
     command = re.search(r"^interrupted; to resume from the last checkpoint: (.*)$", printed, re.MULTILINE)[1]
-    assert command in printed.splitlines()[1] and "Traceback" not in printed
+    assert command in printed.splitlines()[0] and "Traceback" not in printed
     python, script, *resumed = shlex.split(command)
     assert (python, script) == ("python", "run_mlm_wwm.py") and "--overwrite_output_dir" not in resumed
     run_mlm_wwm.main(resumed)

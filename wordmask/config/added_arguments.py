@@ -24,6 +24,10 @@ class AddedArguments:
         "Start over in an --output_dir that holds a run.",
         default=False,
     )
+    dry_run: bool = argument(
+        "Do everything but train and write: try the largest step, time some others, print the plan, and exit.",
+        default=False,
+    )
     train_sampling_strategy: str | None = argument(
         "The order of an epoch: random, sequential, group_by_length; by default, the last one for lines.",
         default=None,

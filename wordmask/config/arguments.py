@@ -238,5 +238,11 @@ def _check_prepared(arguments: Arguments) -> None:
             f"--vocab_size {vocab_size} trains a tokenizer for one run and --prepared_dir needs one for several; give "
             "--tokenizer_name, for example the --output_dir of a run with --vocab_size"
         )
-    if data.prepare_only and arguments.masking.preview_masking:
-        raise InputError("--prepare_only and --preview_masking each do one thing and exit; drop one of them")
+    exits = {
+        "--prepare_only": data.prepare_only,
+        "--preview_masking": arguments.masking.preview_masking > 0,
+        "--dry_run": arguments.training.dry_run,
+    }
+    asked = [flag for flag, is_given in exits.items() if is_given]
+    if len(asked) > 1:
+        raise InputError(f"{asked[0]} and {asked[1]} each do one thing and exit; drop one of them")

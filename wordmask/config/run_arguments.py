@@ -52,3 +52,8 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
     def mask_seed(self) -> int:
         """The seed of the order of sequences and of their masks."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def should_save(self) -> bool:
+        """Whether this process writes files; none does in a dry run."""
+        return not self.dry_run and super().should_save

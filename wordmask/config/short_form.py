@@ -151,8 +151,10 @@ def describe(defaults: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {shown(value)}" for name, value in defaults.items())
 
 
-def new_output_dir(model: str, text: str, now: Callable[[], datetime] = datetime.now) -> str:
+def new_output_dir(model: str, text: str, now: Callable[[], datetime] = datetime.now, make: bool = True) -> str:
     """Make a directory named after the model, the text and the time, `output/bert-reviews-20261126-0914`.
+
+    Without `make`, this is only the name that it would get.
 
     Names have ASCII letters, digits, dots and hyphens only, as names of models on the hub must have.
 
@@ -162,6 +164,8 @@ def new_output_dir(model: str, text: str, now: Callable[[], datetime] = datetime
     name = f"{_safe(model, 40)}-{_safe(_stem(text), 30)}-{now():%Y%m%d-%H%M}"
     for number in count(1):
         directory = Path("output", name if number == 1 else f"{name}-{number}")
+        if not make and not directory.exists():
+            return str(directory)
         try:
             directory.mkdir(parents=True)
         except FileExistsError:

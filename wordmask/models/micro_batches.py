@@ -23,10 +23,22 @@ def divide_batch(
     """
     lengths = batch["attention_mask"].sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
-    widths = -(-lengths[order].clamp(min=1).cpu().numpy() // multiple_of) * multiple_of
     start = 0
+    for size, width in micro_batch_shapes(lengths[order].cpu().numpy(), tokens, multiple_of):
+        yield {name: tensor[order[start : start + size], :width] for name, tensor in batch.items()}
+        start += size
+
+
+def micro_batch_shapes(lengths: NDArray[np.int64], tokens: int, multiple_of: int = 1) -> Iterator[tuple[int, int]]:
+    """The sequences of each micro-batch and their length with padding.
+
+    Args:
+        lengths: (sequences,) the tokens of each sequence of a batch, the longest first.
+        tokens, multiple_of: see `divide_batch`.
+    """
+    widths, start = -(-np.maximum(lengths, 1) // multiple_of) * multiple_of, 0
     for size in cheapest_sizes(widths, tokens, int(tokens * FIXED_COST)):
-        yield {name: tensor[order[start : start + size], : widths[start]] for name, tensor in batch.items()}
+        yield size, int(widths[start])
         start += size
 
 

@@ -13,7 +13,7 @@ from wordmask.data.collator import MaskingCollator, round_up
 from wordmask.data.data_report import FILE, DataReport
 from wordmask.data.sequences import StreamedSequences
 from wordmask.models.micro_batches import FIXED_COST, cheapest_sizes
-from wordmask.training.run_record import read_run
+from wordmask.training.records.run_record import read_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.arrays import IntArray
 from wordmask.utils.files import write_json

@@ -32,13 +32,14 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         InputError: if a word of the short form is wrong.
         SystemExit: after Ctrl-C, with status 130.
     """
-    writes = not (own.preview_masking or own.prepare_only)
+    names = not (own.preview_masking or own.prepare_only)
+    writes = names and not own.dry_run
     chosen = None
     if is_short_form(argv):
         check_files(own.model_name_or_path, own.train_file, own.validation_file)
-        if writes and own.output_dir is None and is_first_process():
+        if names and own.output_dir is None and is_first_process():
             [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
-            chosen = new_output_dir(own.model_name_or_path, text)
+            chosen = new_output_dir(own.model_name_or_path, text, make=writes)
     directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
     command = resume_command(script, argv, chosen)
     if is_short_form(argv) and writes:
@@ -48,17 +49,15 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
     except KeyboardInterrupt:
         record = directory / "wordmask_run.json"
         if own.overwrite_output_dir and not (record.exists() and record.stat().st_mtime >= started):
-            what, command = (
-                "start again",
-                resume_command(script, argv, chosen, start_over=True),
-            )  # the old run is there
+            # The older run is still there.
+            what, command = "start again", resume_command(script, argv, chosen, start_over=True)
         else:
             saved = writes and any(directory.glob("checkpoint-*/trainer_state.json"))
             what = "resume from the last checkpoint" if saved else "start again"
         _say(f"interrupted; to {what}: {command}")
         raise SystemExit(130) from None
     finally:
-        for path in (chosen, os.path.dirname(chosen)) if chosen else ():
+        for path in (chosen, os.path.dirname(chosen)) if chosen and writes else ():
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(path)
 

@@ -15,9 +15,15 @@ from transformers.trainer_utils import get_last_checkpoint
 from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.progress_record import ProgressRecord, StepDivision, read_progress, read_state, write_progress
-from wordmask.training.run_record import RunRecord
-from wordmask.training.speed import TokenCount, with_tokens
+from wordmask.training.display.speed import TokenCount, with_tokens
+from wordmask.training.records.progress_record import (
+    ProgressRecord,
+    StepDivision,
+    read_progress,
+    read_state,
+    write_progress,
+)
+from wordmask.training.records.run_record import RunRecord
 from wordmask.utils.errors import InputError
 from wordmask.utils.terminal import terminal
 
@@ -53,8 +59,8 @@ class ResumableTrainer(Trainer):
     tokens: TokenCount
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
-    def batches(self, sequences: StagedSequences) -> Batches:
-        """This process's batches of the whole training."""
+    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
+        """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
         raise NotImplementedError
 
     @property

@@ -18,14 +18,15 @@ from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.data_report import report_data
-from wordmask.training.header import show_header
+from wordmask.training.display.header import show_header
+from wordmask.training.display.messages import set_up_output
+from wordmask.training.dry_run.plan import DryRun, limits
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
-from wordmask.training.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
 from wordmask.training.preview import preview
-from wordmask.training.run_record import Identity, read_run, write_run
+from wordmask.training.records.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
+from wordmask.training.records.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_trainer
 from wordmask.training.tasks import evaluate, publish, report, train
-from wordmask.training.terminal_output import set_up_output
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import check_push
@@ -49,8 +50,13 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
         InputError: for a user's mistake, before training begins.
     """
     arguments = parse_arguments(argv, **defaults)
+    set_up_output(arguments.training)
+    with limits(arguments):
+        return _run(script, arguments)
+
+
+def _run(script: str, arguments: Arguments) -> dict[str, float]:
     training, previews = arguments.training, arguments.masking.preview_masking > 0
-    set_up_output(training)
     if arguments.data.prepare_only:
         return prepare_only(arguments)
     _check_start(arguments, script)
@@ -77,6 +83,11 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     sequences = make_sequences(texts, tokenization, arguments, lengths)
     trainer = make_trainer(arguments, model, head_is_new, tokenizer, vocabulary, sequences, forward)
     changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
+    for line in changed_settings:
+        logger.warning("this run was started with other settings: %s", line)
+    if training.dry_run:
+        sequences.report.warn()
+        return DryRun(arguments, trainer).run(checkpoint, changed_steps)
     writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
 
     show_header(arguments, trainer, terminal())
@@ -107,6 +118,7 @@ def _check_start(arguments: Arguments, script: str) -> None:
         )
     if training.push_to_hub and training.process_index == 0:
         check_push(training.hub_model_id, training.hub_token)
+    training.push_to_hub = training.push_to_hub and not training.dry_run
 
 
 def _preview(
@@ -129,14 +141,12 @@ def _begin(
     checkpoint: str | None,
     changed_settings: Sequence[str],
 ) -> bool:
-    """Log what changed since the checkpoint, and make the output directory this run's.
+    """Make the output directory this run's.
 
     Returns:
         Whether to write the model card. If a finished training is started again, its record and its card stay, unless
         there are new results for the card.
     """
-    for line in changed_settings:
-        logger.warning("this run was started with other settings: %s", line)
     training, card = arguments.training, Path(arguments.training.output_dir, "README.md")
     writes_card = training.do_train
     if writes_card and trainer.is_finished():

@@ -16,13 +16,13 @@ from wordmask.data.sequences import StagedSequences
 from wordmask.models.forward import Forward
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.evaluation_record import EvaluationRecord, read_evaluations
-from wordmask.training.evaluation_reports import EvaluationReports
+from wordmask.training.evaluation.predictions import SampleLines
+from wordmask.training.evaluation.record import EvaluationRecord, read_evaluations
+from wordmask.training.evaluation.reports import EvaluationReports
 from wordmask.training.inputs import RunSequences
 from wordmask.training.model_card import Card
-from wordmask.training.output_dir import evaluates_another
-from wordmask.training.predictions import SampleLines
-from wordmask.training.run_record import read_run
+from wordmask.training.records.output_dir import evaluates_another
+from wordmask.training.records.run_record import read_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 

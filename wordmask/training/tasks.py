@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from wordmask.data.sequences import StagedSequences
-from wordmask.training.before_after import COMPARED, ImprovedWords, Results
-from wordmask.training.progress_record import read_state
+from wordmask.training.evaluation.before_after import COMPARED, ImprovedWords, Results
+from wordmask.training.records.progress_record import read_state
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json

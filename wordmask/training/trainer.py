@@ -18,19 +18,19 @@ from transformers.trainer_callback import PrinterCallback
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.order import as_is, grouped, shuffled
-from wordmask.data.sampler import EVALUATION, Batches, Layout, RateSchedule, Stage
+from wordmask.data.sampler import EVALUATION, Batches, Layout, Progress, RateSchedule, Stage
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
-from wordmask.training.evaluating import EvaluatingTrainer
+from wordmask.training.display.live_output import LiveOutput
+from wordmask.training.display.speed import TokenCount
+from wordmask.training.evaluation.evaluating import EvaluatingTrainer
+from wordmask.training.evaluation.metrics import MaskedLMMetric
 from wordmask.training.fsdp import tied_weights_together
-from wordmask.training.live_output import LiveOutput
-from wordmask.training.metrics import MaskedLMMetric
 from wordmask.training.model_card import Card, write_card
-from wordmask.training.speed import TokenCount
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 
@@ -163,8 +163,8 @@ class MlmTrainer(EvaluatingTrainer):
         self.plan = self.batches(sequences)
         return self._loader(sequences, self.collator, batch_sampler=self.plan)
 
-    def batches(self, sequences: StagedSequences) -> Batches:
-        """This process's batches of the whole training."""
+    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
+        """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
         args = self.args
         return Batches(
             self._stages(sequences),
@@ -173,7 +173,7 @@ class MlmTrainer(EvaluatingTrainer):
             epochs=args.num_train_epochs,
             fill=self.forward.fixed,
             drop_last=args.dataloader_drop_last,
-            done=self.done,
+            done=done or self.done,
         )
 
     def _stages(self, sequences: StagedSequences) -> list[Stage]:

@@ -11,11 +11,11 @@ import torch
 
 from wordmask.models.forward import Prediction
 from wordmask.tokenization.readable import ReadableTokens
-from wordmask.training.before_after import Improved, frequent_words, metrics_before, most_improved
-from wordmask.training.evaluation_record import FILE, Evaluation, EvaluationRecord, read_evaluations
-from wordmask.training.masked_words import MaskedWords
-from wordmask.training.prediction_events import LinePrediction, PredictionsTitle
-from wordmask.training.predictions import PredictedLine, SampleLines
+from wordmask.training.evaluation.before_after import Improved, frequent_words, metrics_before, most_improved
+from wordmask.training.evaluation.masked_words import MaskedWords
+from wordmask.training.evaluation.prediction_events import LinePrediction, PredictionsTitle
+from wordmask.training.evaluation.predictions import PredictedLine, SampleLines
+from wordmask.training.evaluation.record import FILE, Evaluation, EvaluationRecord, read_evaluations
 from wordmask.utils.terminal import terminal
 
 logger = logging.getLogger(__name__)

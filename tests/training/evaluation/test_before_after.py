@@ -19,8 +19,8 @@ from rich.console import Console
 import run_mlm
 import run_mlm_wwm
 from conftest import free_port, sample_lines
-from wordmask.training.before_after import Improved, ImprovedWords, Results, most_improved
-from wordmask.training.evaluating import EvaluatingTrainer
+from wordmask.training.evaluation.before_after import Improved, ImprovedWords, Results, most_improved
+from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordmask.masking import MAX_UNIT
-from wordmask.training import masked_words
-from wordmask.training.masked_words import MaskedWords, WordCounts
-from wordmask.training.metrics import MaskedLMMetric, mask_digest
+from wordmask.training.evaluation import masked_words
+from wordmask.training.evaluation.masked_words import MaskedWords, WordCounts
+from wordmask.training.evaluation.metrics import MaskedLMMetric, mask_digest
 
 
 def test_figures_by_hand():

@@ -24,9 +24,9 @@ import run_mlm
 import run_mlm_wwm
 import wordmask
 from conftest import free_port, refusal
-from wordmask.training.live_output import Evaluated, LiveOutput
-from wordmask.training.speed import Speed, TokenCount
-from wordmask.training.utilisation import Utilisation, flops_per_token, peak_rate
+from wordmask.training.display.live_output import Evaluated, LiveOutput
+from wordmask.training.display.speed import Speed, TokenCount
+from wordmask.training.display.utilisation import Utilisation, flops_per_token, peak_rate
 from wordmask.utils import terminal as terminal_module
 from wordmask.utils.chatter import without_chatter
 from wordmask.utils.progress import Bar
@@ -266,7 +266,7 @@ def test_padding_does_not_count_as_tokens():
 
 def test_a_speed_leaves_out_the_first_step_and_evaluations(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("wordmask.training.speed.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("wordmask.training.display.speed.time.monotonic", lambda: now[0])
     tokens = TokenCount()
     speed = Speed(tokens, torch.device("cpu"), processes=2, step=10, steps=20)
     assert speed.rate is None and speed.left is None
@@ -285,7 +285,7 @@ def test_a_speed_leaves_out_the_first_step_and_evaluations(monkeypatch):
 
 def test_between_logs_no_value_is_fetched_from_a_gpu(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("wordmask.training.speed.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("wordmask.training.display.speed.time.monotonic", lambda: now[0])
 
     class Waits(TokenCount):
         reads = 0

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from wordmask.tokenization.readable import ReadableTokens
-from wordmask.training.evaluation_record import Evaluation
-from wordmask.training.masked_words import MaskedWords
+from wordmask.training.evaluation.masked_words import MaskedWords
+from wordmask.training.evaluation.record import Evaluation
 from wordmask.utils.quantities import number, percent
 from wordmask.utils.terminal import clean
 

@@ -10,12 +10,12 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward, Prediction
-from wordmask.training.evaluation_record import Evaluation
-from wordmask.training.evaluation_reports import EvaluationReports
-from wordmask.training.masked_words import MaskedWords, WordCounts
-from wordmask.training.metrics import MaskedLMMetric, mask_digest
+from wordmask.training.evaluation.masked_words import MaskedWords, WordCounts
+from wordmask.training.evaluation.metrics import MaskedLMMetric, mask_digest
+from wordmask.training.evaluation.record import Evaluation
+from wordmask.training.evaluation.reports import EvaluationReports
+from wordmask.training.records.run_record import RunRecord
 from wordmask.training.resuming import ResumableTrainer
-from wordmask.training.run_record import RunRecord
 from wordmask.utils.terminal import terminal
 
 

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from wordmask.training.predictions import MaskedWord, PredictedLine
+from wordmask.training.evaluation.predictions import MaskedWord, PredictedLine
 from wordmask.utils.terminal import clean, terminal
 
 WORDS = 6  # masked words of a line that are shown; the run's record keeps all

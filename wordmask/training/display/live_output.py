@@ -15,8 +15,8 @@ from rich.text import Text
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
-from wordmask.training.speed import Speed, TokenCount
-from wordmask.training.utilisation import Utilisation
+from wordmask.training.display.speed import Speed, TokenCount
+from wordmask.training.display.utilisation import Utilisation
 from wordmask.utils.progress import Bar
 from wordmask.utils.quantities import changed, counted, duration, number, percent
 from wordmask.utils.terminal import labelled, terminal

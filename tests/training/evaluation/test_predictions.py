@@ -22,8 +22,8 @@ import run_mlm_wwm
 import wordmask
 from conftest import sample_lines, save_model, train_tokenizer
 from wordmask.tokenization.readable import ReadableTokens
-from wordmask.training.prediction_events import LinePrediction, PredictionsTitle, excerpt
-from wordmask.training.predictions import BEST, Guess, MaskedWord, PredictedLine, best_words
+from wordmask.training.evaluation.prediction_events import LinePrediction, PredictionsTitle, excerpt
+from wordmask.training.evaluation.predictions import BEST, Guess, MaskedWord, PredictedLine, best_words
 
 
 def predictions(out: Path, at: int = -1) -> list[dict]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.data_report import FILE as REPORT
-from wordmask.training import progress_record
-from wordmask.training.evaluation_record import FILE as EVALUATIONS
-from wordmask.training.run_record import RECORD, Identity, RunRecord, read_run
+from wordmask.training.evaluation.record import FILE as EVALUATIONS
+from wordmask.training.records import progress_record
+from wordmask.training.records.run_record import RECORD, Identity, RunRecord, read_run
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import TrainerState
 
 from wordmask.data.sampler import Piece, Progress
-from wordmask.training.run_record import RunRecord
+from wordmask.training.records.run_record import RunRecord
 from wordmask.utils.files import write_atomically
 
 FILE = "wordmask_progress.json"

@@ -1,0 +1,176 @@
+"""What a training will take, computed without a step: tokens, padding, evaluations, checkpoints, room on the disk."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.trainer_callback import DefaultFlowCallback, TrainerControl
+from transformers.trainer_utils import SaveStrategy
+
+from wordmask.data.collator import round_up
+from wordmask.data.sampler import Draw
+from wordmask.data.sequences import Sequences, StagedSequences
+from wordmask.models.micro_batches import micro_batch_shapes
+from wordmask.training.trainer import MlmTrainer
+
+EXACT, STRETCHES = 2000, 20  # batches that are all counted; of more, so many, in stretches over the whole training
+SMALL_FILES = 16_000  # bytes of a checkpoint's random state and schedule
+LOG = 200  # bytes of a log in a checkpoint
+
+
+def steps_from(trainer: MlmTrainer, sequences: StagedSequences, step: int) -> Iterator[list[list[Draw]]]:
+    """The batches of this process in each step of the training, from one on and over the ends of epochs."""
+    assert trainer.plan is not None
+    plan = trainer.batches(sequences, trainer.plan.progress(step))
+    for epoch in itertools.count(plan.first_epoch):
+        plan.set_epoch(epoch)
+        batches = iter(plan)
+        for _ in range(plan.steps_left(epoch)):
+            yield list(itertools.islice(batches, plan.stages[-1].layout.accumulation))
+
+
+class Lengths:
+    """How many tokens batches have, and at how many positions the model computes: padding counts there.
+
+    Args:
+        trainer: divides batches into micro-batches while it trains.
+        stages: the sequences; their draws are numbered one stage after the other.
+        trains: whether these are batches of training, and not of an evaluation.
+    """
+
+    def __init__(self, trainer: MlmTrainer, stages: Sequence[Any], trains: bool = True):
+        self.fixed, self.multiple_of = trainer.forward.fixed, getattr(trainer.collator, "multiple_of", 1)
+        self.micro_batch_tokens = trainer.forward.micro_batch_tokens if trains else None
+        self.lengths = np.concatenate([stage.lengths for stage in stages])
+        self.longest = np.concatenate([np.full(len(stage), stage.length) for stage in stages])
+
+    def of(self, batches: Sequence[Sequence[Draw]]) -> NDArray[np.int64]:
+        """(2,) The tokens and the positions of some batches. What only fills a batch up counts as padding."""
+        sums = np.zeros(2, np.int64)
+        for batch in batches:
+            indices = [draw.index for draw in batch]
+            shown = [draw.index for draw in batch if draw.rate > 0]
+            sums += int(self.lengths[shown].sum()), self.computed(indices)
+        return sums
+
+    def computed(self, indices: Any) -> int:
+        """The positions of a batch of these sequences."""
+        lengths, longest = self.lengths[indices], int(self.longest[indices[0]])
+        width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
+        if not self.micro_batch_tokens:
+            return len(lengths) * width
+        shapes = micro_batch_shapes(-np.sort(-lengths), self.micro_batch_tokens, self.multiple_of)
+        return sum(size * min(padded, width) for size, padded in shapes)
+
+
+def tokens_and_positions(trainer: MlmTrainer, sequences: StagedSequences, steps: range) -> tuple[NDArray[Any], bool]:
+    """(2,) The tokens and the positions of these steps over all processes, and whether each step was counted."""
+    lengths, sums, counted = Lengths(trainer, sequences.stages), np.zeros(2, np.int64), 0
+    most = max(EXACT // trainer.args.gradient_accumulation_steps, STRETCHES)
+    exact = len(steps) <= most
+    size = len(steps) if exact else most // STRETCHES
+    for start in np.linspace(steps.start, steps.stop - size, 1 if exact else STRETCHES).astype(int).tolist():
+        for batches in itertools.islice(steps_from(trainer, sequences, start), size):
+            sums, counted = sums + lengths.of(batches), counted + 1
+    over_all = trainer.accelerator.reduce(torch.tensor(sums, device=trainer.args.device), "sum").cpu().numpy()
+    return over_all * (len(steps) / max(counted, 1)), exact
+
+
+class Stops(NamedTuple):
+    """How often a training evaluates, logs, and saves a checkpoint."""
+
+    evaluations: int
+    logs: int
+    saved: int
+
+
+def stops_of(trainer: MlmTrainer, steps: range) -> Stops:
+    """How often it does in these steps, by the Trainer's own rules."""
+    args, plan, flow = trainer.args, trainer.plan, DefaultFlowCallback()
+    control, state = TrainerControl(), copy.copy(trainer.state)
+    counts = (plan.steps_left(epoch) for epoch in range(plan.first_epoch, plan.planned_epochs)) if plan else ()
+    ends = {steps.stop, *itertools.accumulate(counts, initial=steps.start)}
+    evaluated, saved, logs = [0] * (bool(args.eval_on_start) and not steps.start), set(), 0
+    for step in range(steps.start + 1, steps.stop + 1):
+        state.global_step, state.epoch = step, plan.epochs_at(step) if plan and step in ends else 0.0
+        for happens in (flow.on_step_end, flow.on_epoch_end) if step in ends else (flow.on_step_end,):
+            control.should_evaluate = control.should_save = control.should_log = False
+            happens(args, state, control)
+            evaluated += [step] * control.should_evaluate
+            logs += control.should_log
+            is_best = args.save_strategy == SaveStrategy.BEST and control.should_evaluate  # it may be
+            if control.should_save or is_best:
+                saved.add(step)
+    at_end = args.do_eval and (steps.stop not in evaluated or args.load_best_model_at_end)
+    return Stops(len(evaluated) + bool(at_end), logs, len(saved))
+
+
+class _Counter(io.RawIOBase):
+    """A file that only counts its bytes."""
+
+    size = 0
+
+    def write(self, content: Any) -> int:
+        """Count some bytes."""
+        self.size += memoryview(content).nbytes
+        return memoryview(content).nbytes
+
+
+def saved_size(content: Any) -> int:
+    """The bytes of what `torch.save` would write."""
+    counter = _Counter()
+    torch.save(content, counter)  # type: ignore[arg-type]  # it only writes
+    return counter.size
+
+
+def model_size(model: Any, tokenizer: Any, args: Any) -> int:
+    """The bytes of a saved model with its tokenizer. Tied weights are saved once."""
+    weights = {weight.data_ptr(): (weight, name) for name, weight in model.state_dict().items()}
+    header = 80  # bytes for a name, a type and a shape in JSON
+    total = sum(weight.numel() * weight.element_size() + len(name) + header for weight, name in weights.values())
+    with TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        model.config.save_pretrained(directory)
+        return total + saved_size(args) + sum(file.stat().st_size for file in Path(directory).iterdir())
+
+
+def checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
+    """The bytes of a checkpoint, after a step has made the optimizer's state; `model` is the size of the model."""
+    args, optimizer = trainer.args, trainer.optimizer
+    model += LOG * (logs + 5)
+    if args.save_only_model or optimizer is None:
+        return model
+    parts = args.world_size if args.fsdp or args.deepspeed else 1
+    return model + saved_size(optimizer.state_dict()) * parts + SMALL_FILES
+
+
+def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -> tuple[int, int, int]:
+    """The checkpoints that a run leaves, the most bytes that it adds at one moment, and the bytes that are free.
+
+    The Trainer removes an old checkpoint only after it has written a new one.
+    """
+    args, directory = trainer.args, Path(str(trainer.args.output_dir)).absolute()
+    present = len(list(directory.glob("checkpoint-*"))) if trainer.done.step else 0
+    limit, count = args.save_total_limit or 0, present + saved
+    least = 2 if args.load_best_model_at_end or args.metric_for_best_model else 1  # the best one stays, too
+    kept, most = (min(count, max(limit, least) + one) if limit > 0 else count for one in (0, 1))
+    needed = max((most - present) * checkpoint, (kept - present) * checkpoint + model)
+    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    return kept, needed, shutil.disk_usage(existing).free
+
+
+def some_of(sequences: Sequences, indices: NDArray[np.int64]) -> Sequences:
+    """Some sequences of an evaluation, which are not packed."""
+    part = copy.copy(sequences)
+    part.division = type(sequences.division)(sequences.division.starts[indices], sequences.division.stops[indices])
+    return part
