@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.arguments import DataArguments
-from wordmask.data.findings import Findings, single_characters
+from wordmask.data.findings import Findings, single_characters, total
 from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
@@ -118,7 +119,7 @@ def test_positions_that_are_left_out_are_counted_over_batches_and_parts(classic,
     for number in "01":
         run_mlm_wwm.main([*classic, *prepared, *shard, "--shard_index", number])
     of_shards = [message for message in caplog.messages[caplog_before:] if LEFT_OUT in message]
-    assert [message.split()[1] for message in of_shards] == ["2", "1"], "each shard counts its own parts"
+    assert [message.split()[1] for message in of_shards] == ["2", "3"], "a shard counts its own parts, the last all"
     (sentence,) = said(run_mlm_wwm, *classic[:-4], *prepared)
     assert sentence.startswith("--prepared_dir: 3 of 6 positions") and "for line 4 of the text" in sentence
 
@@ -144,5 +145,6 @@ def test_the_workers_of_a_stream_say_once_that_positions_are_left_out(classic, c
 
 def test_findings_add_up_and_keep_the_first_place():
     one, two = Findings(10, 3, 2, 1, "line 1"), Findings(5, 4, 6, 2, "line 9")
-    assert Findings() + one + two == Findings(15, 7, 8, 3, "line 1")
-    assert (Findings(5) + two).example == "line 9"
+    sum_of_all = total([Findings(), one, two])
+    assert replace(sum_of_all, counts=one.counts) == Findings(15, 7, 8, 3, "line 1", one.counts)
+    assert total([Findings(5), two]).example == "line 9"

@@ -21,6 +21,7 @@ import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
+from wordmask.data.data_report import FILE as REPORT
 from wordmask.data.file_source import SplitFiles, count_texts, rebatched
 from wordmask.utils import parts
 from wordmask.utils.errors import InputError
@@ -123,7 +124,8 @@ def test_rows_and_masks_are_chosen_when_training(english, tmp_path, flags):
 
 def test_the_files_do_not_depend_on_how_the_work_is_divided(english, tmp_path):
     alone = prepare(run_mlm_wwm, english, tmp_path / "alone")
-    assert len(alone) == 2 * (6 + 1) + 1  # parts of 38 texts to train on, of 2 to evaluate on, stamps, and the record
+    # Parts of 38 texts to train on, of 2 to evaluate on, stamps, the record, and the data report.
+    assert len(alone) == 2 * (6 + 1) + 1 + 1
     for shard in ("2", "0", "1"):
         sharded = prepare(run_mlm_wwm, english, tmp_path / "shards", "--num_shards", "3", "--shard_index", shard)
         assert (len(sharded) == len(alone)) is (shard == "1")
@@ -184,13 +186,14 @@ def test_shards_copy_no_text_and_make_the_same_parts(chinese_model, tmp_path, mo
 
     alone = prepare(run_mlm_wwm, text, tmp_path / "alone", *flags)
     stems = [name.removesuffix(".arrow") for name in alone if name.endswith(".arrow")]
-    files = [name for name in alone if name != prepared_dir.RECORD]
+    files = [name for name in alone if name not in (prepared_dir.RECORD, REPORT)]  # these name the flags
     assert [alone[name] for name in files] == [expected[name] for name in files] and alone.keys() == expected.keys()
     there = {prepared_dir.RECORD}
     for shard in (2, 0, 1):
         shards = ["--num_shards", "3", "--shard_index", str(shard)]
         together = prepare(run_mlm_wwm, text, tmp_path / "together", *flags, *shards)
-        assert together.keys() - there == {part + end for part in stems[shard::3] for end in (".arrow", ".json")}
+        added = {part + end for part in stems[shard::3] for end in (".arrow", ".json")}
+        assert together.keys() - there == (added | {REPORT} if shard == 1 else added)  # the last one to end
         there = together.keys()
     assert together == alone
     assert {path.name for path in set(tmp_path.iterdir()) - before} == {"alone", "together", "cache"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import logging
 import lzma
 import os
 from pathlib import Path
@@ -319,21 +318,28 @@ def test_a_line_is_a_row_and_a_long_one_is_cut_or_split(tokenizer, tmp_path, str
 
 
 @pytest.mark.parametrize("long_lines", ["truncate", "split"])
-def test_long_lines_are_counted_and_reported(english_model, tmp_path, caplog, long_lines):
+def test_long_lines_are_counted_and_reported(english_model, tmp_path, capsys, long_lines):
     path = write(tmp_path / "text.txt", ["the the", "the and the and the", "and and and and", "and"])
     argv = ["--model_name_or_path", english_model, "--train_file", path, "--max_seq_length", "5", "--use_cpu"]
     argv += ["--validation_split_percentage", "0", "--max_steps", "1", "--output_dir", str(tmp_path / "out")]
-    with caplog.at_level(logging.WARNING):
-        metrics = run_mlm_wwm.main([*argv, "--long_lines", long_lines])
-    said = [record.getMessage() for record in caplog.records if "long_lines" in record.getMessage()]
-    assert len(said) == 1 and "2 of 4 lines" in said[0] and long_lines in said[0]
+    metrics = run_mlm_wwm.main([*argv, "--long_lines", long_lines])
+    printed = capsys.readouterr().err
+    shown = {
+        "truncate": "cut at 3 tokens 2 (50%), and 3 (25%) of the tokens lost",
+        "split": "split at 3 tokens 2 (50%)",
+    }
+    assert shown[long_lines] in printed
+    assert printed.count("add --long_lines split") == (long_lines == "truncate")
     assert metrics["train_samples"] == (4 if long_lines == "truncate" else 6)
 
 
-def test_nothing_is_reported_where_no_line_is_long(english_model, english_file, tmp_path, caplog):
-    argv = ["--model_name_or_path", english_model, "--train_file", english_file, "--use_cpu", "--max_steps", "1"]
-    run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "out")])
-    assert [record.getMessage() for record in caplog.records if "long_lines" in record.getMessage()] == []
+def test_nothing_is_reported_where_no_line_is_long(english_model, tmp_path, capsys):
+    path = write(tmp_path / "text.txt", ["the the", "and the and"])
+    argv = ["--model_name_or_path", english_model, "--train_file", path, "--max_seq_length", "5", "--use_cpu"]
+    argv += ["--validation_split_percentage", "0", "--max_steps", "1", "--output_dir", str(tmp_path / "out")]
+    run_mlm_wwm.main(argv)
+    printed = capsys.readouterr().err
+    assert "cut at 3 tokens 0;" in printed and "long_lines" not in printed
 
 
 def test_the_words_of_a_row_are_those_of_its_text(tokenizer, tmp_path):

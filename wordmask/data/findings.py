@@ -8,19 +8,16 @@ sentence about the sum.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import reduce
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import CHINESE, Characters
-
-logger = logging.getLogger(__name__)
 
 SUBSTANTIAL = 0.1  # a text with this share of Chinese characters counts as Chinese
 _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
@@ -28,7 +25,7 @@ _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
 
 @dataclass(frozen=True)
 class Findings:
-    """What was counted in texts. Findings can be added.
+    """What was counted in texts. Findings can be added, see `total`.
 
     Attributes:
         characters: the number of characters that are not white space.
@@ -36,6 +33,7 @@ class Findings:
         positions: the number of positions in references.
         left_out: the number of positions that we leave out, because white space is before their token.
         example: the place of the first position that we leave out.
+        counts: what the data report counts, in a part of the texts.
     """
 
     characters: int = 0
@@ -43,6 +41,7 @@ class Findings:
     positions: int = 0
     left_out: int = 0
     example: str = ""
+    counts: TextCounts = field(default_factory=TextCounts)
 
     @classmethod
     def of(cls, characters: Characters, has_words: bool) -> Findings:
@@ -51,14 +50,16 @@ class Findings:
         # The line end after each line counts as visible, but is no character of the text.
         return cls(int(np.count_nonzero(characters.visible)) - len(characters.lines), single)
 
-    def __add__(self, other: Findings) -> Findings:
-        return Findings(
-            self.characters + other.characters,
-            self.single + other.single,
-            self.positions + other.positions,
-            self.left_out + other.left_out,
-            self.example or other.example,
-        )
+    def to_json(self) -> str:
+        """The findings as JSON."""
+        return json.dumps(vars(self) | {"counts": self.counts.to_json()}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Findings:
+        """The findings that `to_json` gave. Those of an older version have no counts."""
+        findings = json.loads(text)
+        counts = findings.pop("counts", None)
+        return cls(**findings, counts=TextCounts.from_json(counts) if counts else TextCounts())
 
 
 class TokenBatch(NamedTuple):
@@ -70,19 +71,23 @@ class TokenBatch(NamedTuple):
     def write(self, stream: pa.ipc.RecordBatchStreamWriter) -> None:
         """Write the tokens as the column `tokens`, with the findings in the metadata of the batch."""
         batch = pa.record_batch({"tokens": self.tokens})
-        stream.write_batch(batch, custom_metadata={_KEY: json.dumps(asdict(self.findings))})
+        stream.write_batch(batch, custom_metadata={_KEY: self.findings.to_json()})
 
 
 def findings_in(path: str | Path) -> Findings:
     """All findings in a file of tokens."""
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        counts = (json.loads(metadata[_KEY]) for _, metadata in stream.iter_batches_with_custom_metadata())
-        return total(Findings(**of_batch) for of_batch in counts)
+        metadata = (metadata for _, metadata in stream.iter_batches_with_custom_metadata())
+        return total(Findings.from_json(of_batch[_KEY]) for of_batch in metadata)
 
 
 def total(findings: Iterable[Findings]) -> Findings:
-    """The sum of findings."""
-    return reduce(Findings.__add__, findings, Findings())
+    """The sum of findings. The first place counts."""
+    parts = list(findings)
+    names = ("characters", "single", "positions", "left_out")
+    sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+    example = next((part.example for part in parts if part.example), "")
+    return Findings(**sums, example=example, counts=TextCounts.total([part.counts for part in parts]))
 
 
 def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
@@ -116,12 +121,3 @@ class SplitFindings(NamedTuple):
     findings: Findings = Findings()
     flag: str = ""
     reference_flag: str = ""
-
-
-def warn_of_findings(splits: Sequence[SplitFindings], masks_words: bool) -> None:
-    """Log the sentences about the text of a run; `masks_words`: whether words are masked."""
-    sentences = [sentence for split in splits for sentence in left_out(split.findings, split.reference_flag)]
-    if masks_words:
-        sentences += [sentence for split in splits for sentence in single_characters(split.findings, split.flag)][:1]
-    for sentence in sentences:
-        logger.warning(sentence)

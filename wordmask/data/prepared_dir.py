@@ -20,14 +20,16 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.data.data_report import FILE, DataReport, SplitText
 from wordmask.data.file_source import ContentDigest
-from wordmask.data.findings import SplitFindings, findings_in, total, warn_of_findings
+from wordmask.data.findings import SplitFindings, findings_in, total
 from wordmask.data.sources import Source, Texts, divided
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
 from wordmask.data.tokenize import VERSION, tokenizer_identity, tokens_of_split
 from wordmask.tokenization.encoding import require_fast
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line, output_of_workers
+from wordmask.utils.files import write_json
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.progress import Update, bar
 
@@ -144,14 +146,16 @@ def prepare(
     tokenization: Tokenization,
     segmentation: SegmentationArguments,
     work: Work,
+    rate: float,
 ) -> str:
-    """Tokenize texts into `--prepared_dir`: the parts of this shard that are not finished.
+    """Tokenize texts into `--prepared_dir`: the parts of this shard that are not finished. Report on a complete text.
 
     Args:
         texts: the text of each split.
         tokenization: how they are tokenized.
         segmentation: the flags about words.
         work: how the work is divided.
+        rate: the share of tokens that will be masked, for advice.
 
     Returns:
         A line that says what is there now.
@@ -178,11 +182,21 @@ def prepare(
             sources = _sources(texts, parts, update)
             tokenize = partial(tokens_of_split, tokenizers)
             directory.make(sources, tokenize, work.num_workers, partial(write_tokens, schema=schema))
-    findings = {split: total(_read_parts(directory.path, parts, split, findings_in)) for split in texts}
-    warn_of_findings(
-        [SplitFindings(findings[split], texts[split].flag, texts[split].reference_flag) for split in texts],
-        masks_words=tokenization.segmentation is not None,
-    )
+    is_complete = all(directory.is_finished(part.file) for part in record.parts)
+    parts = record.parts if is_complete else parts
+    found = {
+        split: SplitFindings(
+            total(_read_parts(directory.path, parts, split, findings_in)), one.flag, one.reference_flag
+        )
+        for split, one in texts.items()
+    }
+    reported = {split: SplitText(found[split], len(one.source)) for split, one in texts.items()}
+    report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation is not None, rate)
+    if is_complete:
+        write_json(directory.path / FILE, report.to_json())
+        report.show()
+    else:
+        report.warn()
     return _report(directory, record)
 
 

@@ -7,6 +7,7 @@ of all tokens, without special tokens.
 from __future__ import annotations
 
 import bisect
+import copy
 import itertools
 import logging
 import multiprocessing
@@ -21,19 +22,21 @@ from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
 from wordmask.data.collator import Example
-from wordmask.data.findings import Findings, SplitFindings, left_out
+from wordmask.data.data_report import LongLines, SplitText
+from wordmask.data.findings import SplitFindings, left_out, total
 from wordmask.data.packing import Packs, pack
 from wordmask.data.sampler import Draw
 from wordmask.data.sources import Stream, Texts
+from wordmask.data.text_counts import REPORTED
 from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.tokenization.encoding import special_affixes
-from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import starts_of
 
 logger = logging.getLogger(__name__)
 
 STREAM_BATCH = 1000  # texts that are tokenized together while training
+FIRST_BATCHES = 2  # of a stream, for the data report
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Division:
 
     def __len__(self) -> int:
         return len(self.starts) if self.packs is None else len(self.packs)
+
+    def lengths(self, special_count: int) -> NDArray[np.int64]:
+        """(sequences,) The number of tokens of each sequence, with so many special tokens around each document."""
+        lengths, packs = self.stops - self.starts + special_count, self.packs
+        # Documents of 3, 4, 5 tokens in packs with bounds 0 2 3 make sequences of 7 and 5.
+        return lengths if packs is None else np.add.reduceat(lengths[packs.documents], packs.bounds[:-1])
 
     def documents(self, index: int) -> list[tuple[int, int]]:
         """Where each document of a sequence starts and stops."""
@@ -106,6 +115,16 @@ def _blocks(total: int, room: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return starts, np.minimum(starts + room, total)
 
 
+def long_lines(lengths: NDArray[np.int64], room: int, arguments: DataArguments) -> LongLines | None:
+    """The lines that are longer than a sequence has room for; `None` if texts are joined."""
+    if not arguments.line_by_line:
+        return None
+    beyond = np.maximum(lengths - room, 0)
+    is_cut = arguments.long_lines == "truncate"
+    action, lost = ("cut", int(beyond.sum())) if is_cut else ("split", 0)
+    return LongLines(int(np.count_nonzero(beyond)), room, lost, action)
+
+
 def count_special_tokens(tokenizer) -> int:
     """The number of special tokens around a document."""
     return sum(map(len, special_affixes(tokenizer)))
@@ -132,16 +151,19 @@ class Sequences(torch.utils.data.Dataset):
     ):
         arguments, special_count = tokenization.arguments, count_special_tokens(tokenization.tokenizer)
         room, lengths = length - special_count, stream.lengths
-        long_count = int((lengths > room).sum())
-        if arguments.line_by_line and long_count:
-            action = "cut" if arguments.long_lines == "truncate" else "split"
-            template = "%d of %d lines are longer than %d tokens and are %s (--long_lines %s)"
-            logger.warning(template, long_count, len(lengths), room, action, arguments.long_lines)
+        self.long_lines = long_lines(lengths, room, arguments)
         self.division = divide(lengths, stream.separated, special_count, length, arguments, packed, limit)
         self.stream, self.special_count, self.length = stream, special_count, length
 
     def __len__(self) -> int:
         return len(self.division)
+
+    @property
+    def text(self) -> SplitText:
+        """What the data report needs."""
+        return SplitText(
+            self.stream.findings, len(self.stream.lengths), self.long_lines, int(self.stream.lengths.sum())
+        )
 
     @property
     def document_count(self) -> int:
@@ -151,9 +173,7 @@ class Sequences(torch.utils.data.Dataset):
     @property
     def lengths(self) -> NDArray[np.int64]:
         """(sequences,) The number of tokens of each sequence, with special tokens."""
-        lengths, packs = self.division.stops - self.division.starts + self.special_count, self.division.packs
-        # Documents of 3, 4, 5 tokens in packs with bounds 0 2 3 make sequences of 7 and 5.
-        return lengths if packs is None else np.add.reduceat(lengths[packs.documents], packs.bounds[:-1])
+        return self.division.lengths(self.special_count)
 
     def __getitem__(self, draw: Draw) -> Example:
         return self.__getitems__([draw])[0]
@@ -224,6 +244,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         self.warned = multiprocessing.Value("b", False)  # whether a worker of this machine has warned
         self.special_count, self.length, self.rate = count_special_tokens(tokenization.tokenizer), length, rate
         self.processes, self.process = processes, process
+        self.first_lengths = np.zeros(0, np.int64)  # of the first sequences, for the data report
 
     def __iter__(self) -> Iterator[Example]:
         empty_epochs = 0
@@ -241,21 +262,34 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         for place, table in self._own_batches(epoch):
             tokens, findings = self.tokenizer(table)
             self._warn_once(left_out(findings, self.flags[1], ", and so will be those in other texts"))
-            offsets, values = tokens.offsets.to_numpy(), tokens.values.to_numpy()
-            lengths, separated = np.diff(offsets).astype(np.int64), self.tokenizer.separator is not None
-            packed = self.arguments.pack_sequences
-            division = divide(lengths, separated, self.special_count, self.length, self.arguments, packed)
+            values, division = tokens.values.to_numpy(), self._divide(tokens)
             for index in range(len(division)):
                 documents = [values[start:stop] for start, stop in division.documents(index)]
                 yield Example(documents, place << 24 | index, epoch, self.rate, self.length)
 
-    def first_findings(self) -> SplitFindings:
-        """The findings in the first texts, before workers start: each worker would log them again."""
-        table = next(self.source.tables(0, STREAM_BATCH), pa.table({"text": pa.array([], pa.string())}))
-        segmentation = self.tokenizer.segmentation  # only workers load the segmenter
-        has_words = "chinese_ref" in table.column_names or bool(segmentation and segmentation.segmenter)
-        characters = Characters([text or "" for text in table["text"].to_pylist()])
-        return SplitFindings(Findings.of(characters, has_words), *self.flags)
+    def first_text(self) -> SplitText:
+        """What the first texts say, before workers start. They are tokenized once more than needed.
+
+        The segmenter is loaded for this alone: only a worker may keep one.
+        """
+        tables = itertools.islice(self.source.tables(0, STREAM_BATCH), FIRST_BATCHES)
+        tokenizer, batches = copy.copy(self.tokenizer), []
+        for table in tables:
+            batches.append(tokenizer(table.append_column(REPORTED, pa.array(np.ones(len(table), bool)))))
+        lengths = np.concatenate([np.zeros(0, np.int64), *(batch.tokens.value_lengths() for batch in batches)])
+        divisions = (self._divide(batch.tokens) for batch in batches)
+        self.first_lengths = np.concatenate(
+            [self.first_lengths[:0], *(division.lengths(self.special_count) for division in divisions)]
+        )
+        lines = long_lines(lengths, self.length - self.special_count, self.arguments)
+        found = SplitFindings(total(batch.findings for batch in batches), *self.flags)
+        return SplitText(found, None, lines, int(lengths.sum()))
+
+    def _divide(self, tokens: pa.ListArray) -> Division:
+        """The sequences of a batch of texts."""
+        lengths, separated = tokens.value_lengths().to_numpy().astype(np.int64), self.tokenizer.separator is not None
+        packed = self.arguments.pack_sequences
+        return divide(lengths, separated, self.special_count, self.length, self.arguments, packed)
 
     def _warn_once(self, sentences: Sequence[str]) -> None:
         """Log sentences, unless another worker has done so."""

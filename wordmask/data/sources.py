@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.data.file_source import FileSource, FileStream, SplitFiles, count_texts, rebatched, stream_texts
+from wordmask.data.text_counts import REPORTED, spread
 from wordmask.references.provenance import Provenance, read_provenance, sidecar
 from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
@@ -185,9 +186,17 @@ class Texts(Generic[AnySource]):
         return self.source.fingerprint
 
     def tables(self: Texts[Source], spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
-        """The texts of each span, see `Source`. Not for streams."""
-        for tables in self.source.tables(spans):  # `take` copies, because pickle sends a slice with its whole table
-            yield (table.take(np.arange(len(table))) for table in tables)
+        """The texts of each span, see `Source`; a column says which the data report counts. Not for streams."""
+        spans = list(spans)
+        for span, tables in zip(spans, self.source.tables(spans), strict=True):
+            yield self._with_reported(tables, span.start)
+
+    def _with_reported(self: Texts[Source], tables: Iterable[pa.Table], number: int) -> Iterator[pa.Table]:
+        for table in tables:
+            reported = spread(number, len(table), len(self.source))
+            number += len(table)
+            # `take` copies, because pickle sends a slice with its whole table.
+            yield table.take(np.arange(len(table))).append_column(REPORTED, pa.array(reported))
 
     def batches(self: Texts[Source]) -> Iterator[pa.Table]:
         """All texts in order. Not for streams."""

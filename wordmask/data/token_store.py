@@ -19,6 +19,7 @@ from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import SplitFindings, TokenBatch, findings_in
 from wordmask.data.sources import Source, Texts
+from wordmask.data.text_counts import COUNTS
 from wordmask.data.tokenize import TextTokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import output_of_workers
@@ -69,8 +70,8 @@ class StoredTokens:
         self.dataset, self.separated, self.findings = dataset, separated, findings or SplitFindings()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = "dataset", "separated", "findings"
-        return {name: getattr(self, name) for name in kept}  # each worker maps the file into memory itself
+        # Each worker maps the file into memory itself, and needs no findings.
+        return {"dataset": self.dataset, "separated": self.separated, "findings": SplitFindings()}
 
     @property
     def _chunks(self) -> list[pa.ListArray]:
@@ -107,7 +108,7 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
         InputError: if the tokens cannot be written to the cache, or a worker dies.
     """
     tokenizer, arguments = tokenization.of(texts), tokenization.arguments
-    key = hashed(texts.fingerprint, tokenizer.identity())
+    key = hashed(texts.fingerprint, tokenizer.identity(), COUNTS)  # tokens without counts are made again
     path = cache_directory(tokenization.cache_dir) / f"tokens-{key}.arrow"
     with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,9 @@ see `findings.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import Findings, TokenBatch
+from wordmask.data.text_counts import REPORTED, count_texts, count_words
 from wordmask.references.positions import LineReferences, continuations
 from wordmask.references.provenance import check_tokenizer, tokenizer_digest
 from wordmask.segmenters import Segmenter, words_of
@@ -33,6 +36,7 @@ from wordmask.tokenization.encoding import (
 )
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import segmented
+from wordmask.utils.arrays import places_of, starts_of
 from wordmask.utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -61,6 +65,9 @@ class TextTokenizer:
         self.classic = np.array([path not in texts.provenance for path in self.reference_files], bool)
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
+        # An unknown token with another role, such as GPT-2's end of text, never stands for text.
+        unknown = tokenizer.unk_token_id
+        self.unknown_id = -1 if unknown is None or unknown in self.special_ids else int(unknown)
         self.size = vocabulary_size(tokenizer)
         self.dtype = np.uint16 if self.size <= 2**15 else np.uint32  # the largest code is 2 * size - 1
         for path, provenance in texts.provenance.items():
@@ -99,16 +106,27 @@ class TextTokenizer:
             raise InputError(
                 f"{self.text_flag}: {one_line(error)}; convert the file, for example with iconv"
             ) from None
-        findings = Findings()
+        findings, tokens = Findings(), None
         if self.tokenizer.is_fast or self.segmentation:
             tokens = tokenize(self.tokenizer, lines)
-            continues, findings = self._continuations(tokens, batch)
-            codes, lengths = tokens.ids << 1, tokens.lengths  # (tokens,) and (texts,)
-            codes |= continues  # the id 8 becomes 16, or 17 where it continues a word
+            ids, lengths = tokens.ids, tokens.lengths  # (tokens,) and (texts,)
+            special = np.isin(ids, self.special_ids)
+            continues, findings = self._continuations(tokens, special, batch)
         else:
-            ids = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-            codes = np.fromiter((token for line in ids for token in line), np.int64, lengths.sum()) << 1
+            of_lines = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            lengths = np.fromiter(map(len, of_lines), np.int64, len(of_lines))
+            ids = np.fromiter(chain.from_iterable(of_lines), np.int64, lengths.sum())
+            special = continues = np.zeros(len(ids), bool)
+        if REPORTED in batch.column_names and len(chosen := np.flatnonzero(batch[REPORTED].to_numpy())):
+            counted = places_of(starts_of(lengths)[chosen], lengths[chosen])  # tokens
+            texts = [lines[number] for number in chosen.tolist()]
+            counts = count_texts(texts, ids[counted], lengths[chosen], self.unknown_id)
+            if tokens is not None:
+                of_words = count_words(tokens, counted, continues[counted], special[counted], self.unknown_id)
+                counts = replace(counts, **of_words)
+            findings = replace(findings, counts=counts)
+        codes = ids << 1
+        codes |= continues  # the id 8 becomes 16, or 17 where it continues a word
         if self.separator is not None:
             # Lengths 2, 0, 1 give ends 2, 3: separators stand before tokens 2 and 3. A text without tokens gets none.
             ends = np.cumsum(lengths)[lengths > 0]
@@ -118,9 +136,10 @@ class TextTokenizer:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return TokenBatch(pa.ListArray.from_arrays(offsets, codes.astype(self.dtype)), findings)
 
-    def _continuations(self, tokens: Encodings, batch: pa.Table) -> tuple[NDArray[np.bool_], Findings]:
+    def _continuations(
+        self, tokens: Encodings, special: NDArray[np.bool_], batch: pa.Table
+    ) -> tuple[NDArray[np.bool_], Findings]:
         """(tokens,) Which tokens continue a word, by the text, references and a segmenter; and the findings."""
-        special = np.isin(tokens.ids, self.special_ids)
         continues, characters = tokens.continues, tokens.characters
         has_references = "chinese_ref" in batch.column_names
         findings = Findings.of(characters, has_words=has_references or self.segmenter is not None)
@@ -131,7 +150,8 @@ class TextTokenizer:
             references = LineReferences(positions, name_line, self.classic[file], self.mixed, self.reference_flag)
             by_references, left_out = continuations(tokens, references, self.prefix, special)
             example = references.place(int(left_out[0])) if len(left_out) else ""
-            findings += Findings(positions=sum(map(len, positions)), left_out=len(left_out), example=example)
+            count = sum(map(len, positions))
+            findings = replace(findings, positions=count, left_out=len(left_out), example=example)
             continues = continues | by_references
         if self.segmenter and self.segmentation:
             words, mixed = words_of(self.segmenter, characters.lines), self.segmentation.mixed_words

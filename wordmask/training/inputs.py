@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.config.arguments import Arguments, needs_validation_text, without_evaluation
-from wordmask.data.findings import SplitFindings, warn_of_findings
+from wordmask.data.data_report import DataReport, SplitText
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
 from wordmask.data.sources import load_texts
@@ -22,10 +22,11 @@ from wordmask.utils.terminal import terminal
 
 @dataclass
 class RunSequences:
-    """The sequences of a run; `None` for a split that it does not use."""
+    """The sequences of a run; `None` for a split that it does not use. And the report on their texts."""
 
     train: StagedSequences | StreamedSequences | None = None
     validation: Sequences | None = None
+    report: DataReport = field(default_factory=DataReport)
 
 
 def load_run_texts(arguments: Arguments) -> dict[str, Any]:
@@ -84,16 +85,17 @@ def make_sequences(
     """
     terminal().doing("tokenizing the text")
     training, data = arguments.training, arguments.data
-    sequences, findings = RunSequences(), []
+    sequences, reported = RunSequences(), dict[str, SplitText]()
     with training.main_process_first(desc="tokenizing"):
         if "train" in texts and (training.do_train or arguments.masking.preview_masking):
-            sequences.train, train_findings = _train_sequences(texts["train"], tokenization, arguments, lengths)
-            findings += train_findings
+            sequences.train, text = _train_sequences(texts["train"], tokenization, arguments, lengths)
+            reported |= {"train": text} if text else {}
         if "validation" in texts and (training.do_eval or not sequences.train):
             stream = tokens_of(texts["validation"], tokenization)
             sequences.validation = Sequences(stream, tokenization, max(lengths), limit=data.max_eval_samples)
-            findings.append(stream.findings)
-    warn_of_findings(findings, masks_words=tokenization.segmentation is not None)
+            reported["validation"] = sequences.validation.text
+    masks_words, rate = tokenization.segmentation is not None, arguments.masking.rates[1]
+    sequences.report = DataReport.of(reported, tokenization.tokenizer, masks_words, rate)
     for split in ("train", "validation"):
         of_split = getattr(sequences, split)
         if isinstance(of_split, Sequences | StagedSequences) and not len(of_split):
@@ -105,18 +107,20 @@ def make_sequences(
 
 def _train_sequences(
     text: Any, tokenization: Tokenization, arguments: Arguments, lengths: list[int]
-) -> tuple[StagedSequences | StreamedSequences, list[SplitFindings]]:
-    """The sequences to train on, and what the tokenizer found in their text."""
+) -> tuple[StagedSequences | StreamedSequences, SplitText | None]:
+    """The sequences to train on, and what the data report needs; only one process reads a stream for that."""
     training, data = arguments.training, arguments.data
     if data.streaming:
         processes = training.world_size, training.process_index
         streamed = StreamedSequences(text, tokenization, lengths[0], arguments.masking.rates[0], *processes)
-        return streamed, [streamed.first_findings()] if training.should_log else []
+        return streamed, streamed.first_text() if training.should_log else None
     stream = tokens_of(text, tokenization)
     stages = [
         Sequences(stream, tokenization, length, data.pack_sequences, data.max_train_samples) for length in lengths
     ]
-    return StagedSequences(stages, [share for _, share in data.stages] or [1.0]), [stream.findings]
+    return StagedSequences(stages, [share for _, share in data.stages] or [1.0]), min(
+        stages, key=lambda stage: stage.length
+    ).text
 
 
 def prepare_only(arguments: Arguments) -> dict[str, float]:
@@ -135,7 +139,7 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
     needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.needed_segmentation, arguments.model.cache_dir)
     needed_texts = {split: text for split, text in texts.items() if needed[split]}
-    result = prepare(needed_texts, tokenization, arguments.segmentation, work)
+    result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates[1])
     terminal().close()
     print(result)
     return {}

@@ -18,6 +18,7 @@ from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.data_report import report_data
 from wordmask.training.display.header import show_header
 from wordmask.training.display.messages import set_up_output
 from wordmask.training.dry_run.plan import DryRun, limits
@@ -89,10 +90,12 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     for line in changed_settings:
         logger.warning("this run was started with other settings: %s", line)
     if training.dry_run:
+        sequences.report.warn()
         return DryRun(arguments, trainer).run(checkpoint, changed_steps)
     writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
 
     show_header(arguments, trainer, terminal())
+    report_data(sequences.report, trainer)
     metrics = train(trainer, checkpoint, changed_steps) if training.do_train else {}
     if training.do_eval:
         metrics |= evaluate(trainer, combined=not evaluates_another(arguments))
@@ -127,6 +130,7 @@ def _preview(
     collator = make_collator(arguments, vocabulary, word_ids=True)
     count, rate = masking.preview_masking, masking.rates[0]
     terminal().close()
+    sequences.report.warn()
     preview(shown, count, collator, tokenizer, rate, Console())  # type: ignore[arg-type]  # one of the two is there
     return {}
 

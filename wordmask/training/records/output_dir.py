@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.config.arguments import Arguments, RunArguments
+from wordmask.data.data_report import FILE as REPORT
 from wordmask.training.evaluation.record import FILE as EVALUATIONS
 from wordmask.training.records import progress_record
 from wordmask.training.records.run_record import RECORD, Identity, RunRecord, read_run
@@ -20,7 +21,7 @@ from wordmask.utils.errors import InputError
 logger = logging.getLogger(__name__)
 
 # The files that a run writes.
-_RESULTS = ("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json", EVALUATIONS)
+_RESULTS = ("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json", EVALUATIONS, REPORT)
 _CHECKPOINTS = "checkpoint-[0-9]*"
 _MODEL = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"),

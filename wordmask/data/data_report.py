@@ -1,0 +1,319 @@
+"""The data report: what a person should know of a text before training, and what looks wrong in it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from wordmask.data.findings import SplitFindings, left_out, single_characters
+from wordmask.data.text_counts import TextCounts
+from wordmask.tokenization.encoding import untruncated
+from wordmask.tokenization.words import is_chinese
+from wordmask.utils.quantities import counted, number, percent
+from wordmask.utils.terminal import clean, terminal
+
+logger = logging.getLogger(__name__)
+
+FILE = "data_report.json"
+LISTED, SHOWN = 100, 5  # words and characters in the file, and in the table
+UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on something looks wrong
+MANY_COPIES = 1000
+
+
+class LongLines(NamedTuple):
+    """The lines that are longer than the room, in tokens, of a sequence; the tokens lost, and what is done to them."""
+
+    lines: int
+    room: int
+    lost: int
+    action: str
+
+
+class SplitText(NamedTuple):
+    """The text of a split: what was found, its examples (`None`: a stream), and its long lines, if known."""
+
+    found: SplitFindings
+    examples: int | None
+    long_lines: LongLines | None = None
+    tokens: int = 0  # all tokens of all examples, if known
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """The figures of a split. They are those of the counted examples, but for long lines, which are of all.
+
+    Attributes:
+        examples: all examples; `None` for a stream.
+        counted: those that the figures are from.
+        words, tokens, tokens_per_word: of the counted examples. Words are those that are masked.
+        split_words: the words that cost the most tokens beyond one, each with its tokens and its number.
+        unknown_tokens, unknown_share: how many tokens are `[UNK]`.
+        unknown_characters, unknown_words: what stands behind them.
+        long_lines: the lines that are cut, or split, see `LongLines`; and `all_tokens`, the tokens of all examples.
+        duplicates: examples whose text another counted example has, too.
+        also_in_validation: examples whose text is in the validation text.
+        padding_share: the share of padding in the batches.
+    """
+
+    examples: int | None
+    counted: int
+    words: int
+    tokens: int
+    tokens_per_word: float | None
+    split_words: list[dict[str, Any]]
+    unknown_tokens: int
+    unknown_share: float
+    unknown_characters: dict[str, int]
+    unknown_words: dict[str, int]
+    duplicates: int
+    long_lines: dict[str, Any] | None = None
+    all_tokens: int = 0
+    also_in_validation: int | None = None
+    padding_share: float | None = None
+
+    @classmethod
+    def of(cls, text: SplitText, tokenizer: Any, validation: TextCounts | None) -> SplitReport:
+        """The figures of a text, given the counts of the validation text if there is one."""
+        counts = text.found.findings.counts
+        seen = None if validation is None else int(np.isin(counts.hashes, validation.hashes).sum())
+        characters = _unknown_characters(tokenizer, counts.unknown_words)
+        return cls(
+            text.examples,
+            counts.examples,
+            counts.words,
+            counts.tokens,
+            counts.tokens / counts.words if counts.words else None,
+            _most_split(counts.split),
+            counts.unknown,
+            counts.unknown / max(counts.tokens, 1),
+            dict(_ordered(characters)[:LISTED]),
+            dict(_ordered(counts.unknown_words)[:LISTED]),
+            len(counts.hashes) - len(np.unique(counts.hashes)),
+            None if text.long_lines is None else text.long_lines._asdict(),
+            text.tokens,
+            seen,
+        )
+
+    @property
+    def heading(self) -> str:
+        """Which examples the figures are from."""
+        if self.examples is None:
+            return f"the first {counted(self.counted, 'example')} of a stream"
+        if self.counted == self.examples:
+            return f"all {counted(self.examples, 'example')}"
+        return f"{self.counted:,} of {counted(self.examples, 'example')}, spread evenly"
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Each figure for people: what it is, and its value."""
+        if self.words:
+            yield "words", f"{self.words:,}"
+        yield "tokens", f"{self.tokens:,}"
+        if self.tokens_per_word:
+            yield "tokens per word", number(self.tokens_per_word, 3)
+        if self.split_words:
+            words = (f"{one['word']} {one['tokens']:g} x {one['count']:,}" for one in self.split_words[:SHOWN])
+            yield "split most (tokens x times)", ", ".join(words)
+        characters = ", ".join(f"{one} {count:,}" for one, count in [*self.unknown_characters.items()][:SHOWN])
+        yield "[UNK]", _share(self.unknown_tokens, self.tokens) + f": {characters}" * bool(characters)
+        if self.long_lines:
+            lines, room, lost, action = LongLines(**self.long_lines)
+            loss = f", and {_share(lost, self.all_tokens)} of the tokens lost" * bool(lost)
+            yield f"{action} at {room} tokens", _share(lines, self.examples or self.counted) + loss
+        yield "duplicates", _share(self.duplicates, self.counted)
+        if self.also_in_validation is not None:
+            yield "also in the validation text", _share(self.also_in_validation, self.counted)
+        if self.padding_share is not None:
+            yield "padding", percent(self.padding_share)
+
+
+def _share(count: int, total: int) -> str:
+    """`12 (0.4%)`, or `0`."""
+    return f"{count:,} ({number(100 * count / total, 2)}%)" if count else "0"
+
+
+def _ordered(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _most_split(split: Counter[tuple[str, int]]) -> list[dict[str, Any]]:
+    """The words that cost most tokens, each with its mean number of tokens, and how often it occurs, twice at least.
+
+    A Chinese character may have a token of its own, and any other word one token.
+    """
+    counts, cost = Counter[str](), Counter[str]()
+    for (word, tokens), count in split.items():
+        counts[word] += count
+        cost[word] += count * tokens
+    extra = {
+        word: cost[word] - count * (len(word) if is_chinese(word[0]) or is_chinese(word[-1]) else 1)
+        for word, count in counts.items()
+        if count > 1 and any(map(str.isalpha, word))
+    }
+    words = [word for word, _ in _ordered(extra)[:LISTED]]
+    return [{"word": word, "tokens": round(cost[word] / counts[word], 2), "count": counts[word]} for word in words]
+
+
+def _unknown_characters(tokenizer: Any, words: Counter[str]) -> Counter[str]:
+    """The characters behind `[UNK]` that a tokenizer does not know, at the start of a word or within one."""
+    if not words or not tokenizer.is_fast:
+        return Counter()
+    backend, unknown = untruncated(tokenizer.backend_tokenizer), tokenizer.unk_token_id
+
+    def is_unknown(text: str) -> bool:
+        return unknown in backend.encode(text, add_special_tokens=False).ids
+
+    inside = "" if is_unknown("a") else "a"
+    characters: Counter[str] = Counter()
+    for word, count in words.items():
+        characters.update(dict.fromkeys(word, count))
+    return Counter({one: n for one, n in characters.items() if is_unknown(one) or is_unknown(inside + one)})
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """The report of a run's text, an event of the terminal.
+
+    Attributes:
+        splits: the figures of each split; empty if its text was tokenized before there were reports.
+        advice: a sentence for each thing that looks wrong.
+    """
+
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    advice: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, texts: Mapping[str, SplitText], tokenizer: Any, masks_words: bool, rate: float) -> DataReport:
+        """The report of the texts of a run.
+
+        Args:
+            texts: the text of each split.
+            tokenizer: the tokenizer.
+            masks_words: whether words are masked.
+            rate: the share of tokens that is masked.
+        """
+        counts = {split: text.found.findings.counts for split, text in texts.items()}
+        validation = counts.get("validation")
+        reports = {
+            split: SplitReport.of(text, tokenizer, validation if split == "train" else None)
+            for split, text in texts.items()
+            if counts[split].examples
+        }
+        found = [text.found for text in texts.values()]
+        advice = [sentence for one in found for sentence in left_out(one.findings, one.reference_flag)]
+        if masks_words:
+            advice += [sentence for one in found for sentence in single_characters(one.findings, one.flag)][:1]
+        unknown = [advice for split, report in reports.items() for advice in _unknown(report, texts[split].found.flag)]
+        cut = [advice for text in texts.values() for advice in _cut(text)]
+        advice += unknown[:1] + cut[:1]
+        if "train" in reports:
+            advice += _copies(reports["train"], texts["train"].found.flag, counts["train"], validation)
+        if "validation" in reports:
+            advice += _few(reports["validation"], texts["validation"].found.flag, rate)
+        return cls(reports, advice)
+
+    def show(self) -> None:
+        """Show the figures, if there are any, and the advice."""
+        if self.splits:
+            terminal().show(self)
+        self.warn()
+
+    def warn(self) -> None:
+        """Log the advice."""
+        for sentence in self.advice:
+            logger.warning(sentence)
+
+    def with_padding(self, share: float | None) -> DataReport:
+        """The report with the share of padding in the batches of training."""
+        if "train" not in self.splits:
+            return self
+        return replace(self, splits={**self.splits, "train": replace(self.splits["train"], padding_share=share)})
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, as JSON can hold them."""
+        return {split: asdict(report) for split, report in self.splits.items()} | {"advice": list(self.advice)}
+
+    def line(self) -> str:
+        """`data report of train, all 40 examples: words 1,200, tokens 1,500, ...`"""
+        parts = []
+        for split, report in self.splits.items():
+            figures = "; ".join(f"{label} {value}" for label, value in report.rows())
+            parts.append(f"{split}, {report.heading}: {figures}")
+        return clean(f"data report of {'. Of '.join(parts)}")
+
+    def __rich__(self) -> Table:
+        table = Table(title="data report", title_justify="left", title_style="bold")
+        table.add_column("")
+        rows: dict[str, dict[str, str]] = {}
+        for split, report in self.splits.items():
+            table.add_column(f"{split}, {report.heading}")
+            for label, value in report.rows():
+                rows.setdefault(label, {})[split] = value
+        for label, values in rows.items():
+            table.add_row(label, *(Text(clean(values.get(split, "")), overflow="fold") for split in self.splits))
+        return table
+
+
+def _unknown(report: SplitReport, flag: str) -> list[str]:
+    """Advice if many tokens are unknown."""
+    if report.unknown_share < UNKNOWN:
+        return []
+    characters = report.unknown_characters
+    which = f", most often for {' '.join([*characters][:SHOWN])}" if characters else ""
+    said = f"{flag}: {percent(report.unknown_share)} of the tokens are [UNK]{which}, and the model cannot learn them"
+    chinese = sum(count for one, count in characters.items() if is_chinese(one))
+    capitals = sum(count for one, count in characters.items() if one != one.lower())
+    if 2 * chinese > sum(characters.values()):
+        return [f"{said}: the tokenizer is not for Chinese; start from a Chinese model, such as bert-base-chinese"]
+    if 2 * capitals > sum(characters.values()):
+        return [f'{said}: its vocabulary has no capitals; set "do_lower_case": true in tokenizer_config.json']
+    return [f"{said}; start from a model whose --tokenizer_name knows these characters, or take them out of the text"]
+
+
+def _cut(text: SplitText) -> list[str]:
+    """Advice if at least half of the examples are cut."""
+    lines = text.long_lines
+    examples = text.examples or text.found.findings.counts.examples
+    if lines is None or not lines.lost or lines.lines < CUT * examples:
+        return []
+    return [
+        f"{text.found.flag}: {lines.lines / examples:.0%} of the examples are cut at {lines.room} tokens, so "
+        f"{lines.lost / text.tokens:.0%} of the tokens are lost; add --long_lines split to keep them"
+    ]
+
+
+def _copies(report: SplitReport, flag: str, train: TextCounts, validation: TextCounts | None) -> list[str]:
+    """Advice if training text is repeated, or is also in the validation text."""
+    sentences = []
+    if report.duplicates >= min(MANY_COPIES, max(COPIES * report.counted, 10)):
+        sentences.append(
+            f"{flag}: {report.duplicates:,} of {report.counted:,} examples repeat another one, so the model learns "
+            "these by heart; remove them, for example with awk '!seen[$0]++' old.txt > new.txt"
+        )
+    known = int(np.isin(validation.hashes, train.hashes).sum()) if validation else 0
+    if validation and known >= SEEN * validation.examples > 0:
+        sentences.append(
+            f"{flag}: {known:,} of {validation.examples:,} validation examples are also in the training text, so the "
+            "figures look better than they are; remove them from one of the two"
+        )
+    return sentences
+
+
+def _few(report: SplitReport, flag: str, rate: float) -> list[str]:
+    """Advice if the validation text is too short to tell two models apart."""
+    masked = max(round(report.tokens * rate), 1)
+    if masked >= (4000 if report.counted < 50 else 400) or report.counted != report.examples:
+        return []
+    points = 100 * 1.96 * math.sqrt(0.25 / masked)  # of an accuracy of one half, in 95 of 100 cases
+    return [
+        f"{flag}: the validation text has only {counted(report.counted, 'example')} with about "
+        f"{counted(masked, 'masked token')}, so accuracy is known to ±{points:.0f} points; give a longer "
+        "--validation_file, or a larger --validation_split_percentage"
+    ]
