@@ -18,7 +18,6 @@ import run_mlm
 import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines, save_model, train_tokenizer, uneven_text
 from wordmask.training.dry_run import forecast
-from wordmask.training.dry_run import plan as plan_module
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.memory import _rooms_of_groups, available_memory, limited_memory, peak_memory
 
@@ -73,8 +72,9 @@ def steps_of(output: Path) -> int:
     ],
 )
 def test_steps_tokens_and_padding_are_those_of_the_run(flags, tmp_path, computed, more):
+    children = psutil.Process().children()
     plan = run_mlm_wwm.main([*flags, *more.split(), "--dry_run"])
-    assert not (tmp_path / "out").exists() and not psutil.Process().children()
+    assert not (tmp_path / "out").exists() and set(psutil.Process().children()) <= {*children}
     computed.clear()
     run_mlm_wwm.main([*flags, *more.split()])
     tokens, positions = (sum(column) for column in zip(*computed, strict=True))
@@ -176,10 +176,11 @@ def test_each_fact_is_one_plain_line(flags, english_file, capsys):
     run_mlm_wwm.main([*flags, *more, "plain", "--dry_run"])
     shown = capsys.readouterr()
     assert shown.out == "" and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]|\{'", shown.err)
-    labels = [line.partition(": ")[0] for line in shown.err.splitlines() if not line.endswith(" ...")]
+    lines = [line for line in shown.err.splitlines() if not line.endswith(" ...")]
+    labels = [line.partition(": ")[0] for line in lines if not line.startswith("--")]  # the text, and advice on it
     header = ["model", "text", "masking", "device", "steps", "output"]
     facts = ["tokens", "padding", "disk", "time", "memory", "flags", "dry run"]
-    assert labels == ["--train_file", "--validation_file", *header, *facts]
+    assert labels == [*header, *facts]
     # One before training and one after each of two epochs: the last one is also that at the end.
     assert "10 steps of " in shown.err and "3 evaluations of " in shown.err and "2 checkpoints of " in shown.err
     assert "--optim adamw_torch_fused" in shown.err and "--train_sampling_strategy group_by_length" in shown.err
@@ -213,14 +214,36 @@ def wide(wide_model, tmp_path) -> list[str]:
     ]
 
 
+# In a process of its own: after an allocation has failed, oneDNN does not work again in the same process.
+WITH_ROOM = """
+import json, sys
+import wordmask.training.dry_run.plan as plan
+plan.available_memory = lambda: {room}  # a limit of the system, so that the allocator really fails
+import run_mlm_wwm
+print(json.dumps(run_mlm_wwm.main(sys.argv[1:])))
+"""
+
+
+def dry_run(room: int, argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """A dry run in a process that may take so many more megabytes."""
+    program = WITH_ROOM.format(room=room * MEGABYTE)
+    return subprocess.run([sys.executable, "-c", program, *argv], cwd=ROOT, capture_output=True, text=True)
+
+
+def mistake(ended: subprocess.CompletedProcess[str]) -> str:
+    """The sentence with which a process refused its command line."""
+    *_, last = ended.stderr.splitlines()
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
+    return last.removeprefix("error: ")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "flag", "most"),
     [(["--tokens_per_pass", "0"], "--per_device_train_batch_size", 64), (["--tokens_per_pass", "4096"], "", 4096)],
 )
-def test_too_little_memory_names_what_fits(wide, capsys, monkeypatch, tmp_path, limit, flag, most):
-    # A limit of the system, so that the allocator really fails, as it does where memory is short.
-    monkeypatch.setattr(plan_module, "available_memory", lambda: 310 * MEGABYTE)
-    said = refusal(capsys, run_mlm_wwm.main, *wide, *limit)
+def test_too_little_memory_names_what_fits(wide, tmp_path, limit, flag, most):
+    said = mistake(dry_run(310, [*wide, *limit]))
     flag, number = flag or "--tokens_per_pass", r"(\d+)"
     more = r" --gradient_accumulation_steps (\d+)" if most == 64 else ""
     pattern = (
@@ -230,15 +253,17 @@ def test_too_little_memory_names_what_fits(wide, capsys, monkeypatch, tmp_path, 
     assert found and int(found[1]) < most, said
     if most == 64:
         assert int(found[1]) * int(found[4]) == most
-    monkeypatch.setattr(plan_module, "available_memory", lambda: 600 * MEGABYTE)  # less than 64 need
-    assert run_mlm_wwm.main([*wide, *limit, *found[2].split()])["steps"] == 2
+    # The steps that are timed take more than the largest step alone, and 600 MB are less than 64 lines need.
+    ended = dry_run(600, [*wide, *limit, *found[2].split()])
+    assert ended.returncode == 0 and json.loads(ended.stdout)["steps"] == 2, ended.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_automatic_batches_are_made_smaller(wide, capsys, monkeypatch):
-    monkeypatch.setattr(plan_module, "available_memory", lambda: 310 * MEGABYTE)
-    assert run_mlm_wwm.main([*wide, "--tokens_per_pass", "0", "--auto_find_batch_size"])["steps"] == 2
-    size = re.search(r"^steps: .* each of (\d+) sequences", capsys.readouterr().err, re.MULTILINE)
+@pytest.mark.slow
+def test_automatic_batches_are_made_smaller(wide):
+    ended = dry_run(600, [*wide, "--tokens_per_pass", "0", "--auto_find_batch_size"])
+    assert ended.returncode == 0 and json.loads(ended.stdout)["steps"] == 2, ended.stderr
+    size = re.search(r"^steps: .* each of (\d+) sequences", ended.stderr, re.MULTILINE)
     assert size and 1 <= int(size[1]) < 64
 
 
@@ -257,17 +282,17 @@ def test_a_gpu_without_memory_names_what_fits(flags, capsys, monkeypatch):
     )
 
 
-def test_an_evaluation_that_does_not_fit(wide, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(plan_module, "available_memory", lambda: 310 * MEGABYTE)
+@pytest.mark.slow
+def test_an_evaluation_that_does_not_fit(wide, tmp_path):
     more = ["--do_eval", "--validation_file", str(tmp_path / "text.txt"), "--per_device_eval_batch_size", "512"]
     (tmp_path / "text.txt").write_text("\n".join(sample_lines("english", 64) * 8), encoding="utf-8")
-    said = refusal(capsys, run_mlm_wwm.main, *wide, *more)
     assert re.fullmatch(
         r"--per_device_eval_batch_size 512: the largest batch does not fit into the .* free; (\d+) fits, so give that",
-        said,
+        mistake(dry_run(310, [*wide, *more])),
     )
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_the_memory_is_one_sentence(english_model, english_file, tmp_path):
     # A process of its own, with a limit as `ulimit -v` sets it.
     program = (
@@ -279,9 +304,8 @@ def test_a_model_larger_than_the_memory_is_one_sentence(english_model, english_f
     command = [sys.executable, "-c", program, "--model_type", "bert", "--tokenizer_name", english_model]
     command += ["--config_overrides", overrides, "--train_file", english_file, "--dry_run", "--report_to", "none"]
     ended = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True)
-    *_, last = ended.stderr.splitlines()
-    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
-    assert re.fullmatch(r"error: --config_overrides: .* do not fit into the \d+ MB of memory that are free; .*", last)
+    sentence = r"--config_overrides: .* do not fit into the \d+ MB of memory that are free; .*"
+    assert re.fullmatch(sentence, mistake(ended))
 
 
 def test_too_little_room_on_the_disk(flags, capsys, monkeypatch, tmp_path):
@@ -330,7 +354,7 @@ def test_control_groups_limit_memory(tmp_path):
 def test_allocations_beyond_a_limit_fail_and_then_succeed():
     with limited_memory(300 * MEGABYTE):
         assert available_memory() <= 300 * MEGABYTE
-        with pytest.raises(RuntimeError, match="can't allocate memory"):
+        with pytest.raises(RuntimeError, match="can't allocate memory"):  # of torch alone: it works again at once
             torch.empty(2_000 * MEGABYTE, dtype=torch.uint8)
     assert len(torch.empty(2_000 * MEGABYTE, dtype=torch.uint8))
 
