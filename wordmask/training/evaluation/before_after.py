@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wordmask.config.metric_table import METRICS
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.masked_words import MaskedWords
 from wordmask.training.evaluation.record import Evaluation
@@ -20,18 +21,10 @@ MOST_FREQUENT = 2000  # masked words whose counts are kept
 SHOWN = 10  # words that improved most
 TITLE = "before and after"
 
-# The figures that are compared: their names in an evaluation, in the files of results, and for people.
-COMPARED = (
-    ("loss", "eval_loss", "evaluation loss"),
-    ("perplexity", "perplexity", "perplexity"),
-    ("accuracy", "eval_accuracy", "masked tokens right"),
-    ("whole_word_accuracy", "eval_whole_word_accuracy", "masked words right"),
-)
-
 
 def metrics_before(before: Evaluation) -> dict[str, float]:
     """The figures before training under their names in the files of results, such as `eval_loss_before`."""
-    return {f"{name}_before": before.metrics[own] for own, name, _ in COMPARED if own in before.metrics}
+    return {f"{METRICS[name].result}_before": value for name, value in before.metrics.items() if name in METRICS}
 
 
 def frequent_words(words: MaskedWords, readable: ReadableTokens) -> dict[str, list[int]]:
@@ -100,10 +93,11 @@ class Results:
     def _rows(self) -> list[tuple[str, str, str]]:
         """For each figure: what it is, before, and after."""
         rows = []
-        for own, name, label in COMPARED:
-            if name in self.metrics:
-                before = self.metrics.get(f"{name}_before")
-                rows.append((label, "" if before is None else _shown(own, before), _shown(own, self.metrics[name])))
+        for metric in METRICS.values():
+            if metric.result in self.metrics:
+                shown, before = percent if metric.is_share else number, self.metrics.get(f"{metric.result}_before")
+                after = shown(self.metrics[metric.result])
+                rows.append((metric.label, "" if before is None else shown(before), after))
         return rows
 
     @property
@@ -152,7 +146,3 @@ class ImprovedWords:
             before, after = word.counts
             table.add_row(Text(f"  {clean(word.word)}", overflow="ellipsis"), before, "->", Text(after, "green"))
         return Group(Text("words that improved most", "bold"), table)
-
-
-def _shown(name: str, value: float) -> str:
-    return percent(value) if name.endswith("accuracy") else number(value)

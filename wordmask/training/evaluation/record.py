@@ -24,7 +24,7 @@ class Evaluation:
     Attributes:
         step: the optimizer steps of the model; 0 before training.
         epoch: the epochs that it was trained.
-        metrics: loss, perplexity, accuracy and whole_word_accuracy, as far as they were computed.
+        metrics: those of config/metric_table.py that were computed, by their names.
         masks: a digest of the masks: figures with the same digest can be compared.
         predictions: the predictions for some lines, see `predictions.py`.
         words: for the most frequent masked words, how often each was masked and predicted right. Only the first and
