@@ -1,4 +1,7 @@
-"""Parse the command line of a training script into one `Arguments`, and check its flags against each other."""
+"""Parse the command line of a training script into one `Arguments`, and check our own flags against each other.
+
+launch_checks.py checks how the processes were started, and trainer_checks.py what the Trainer's flags ask for.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ def refuse_encoder_decoder(flag: str, name: str, config: PreTrainedConfig | type
     """Raise an `InputError` for a model with a decoder; `config` is its configuration, or the class of it."""
     if config.is_encoder_decoder:
         raise InputError(
-            f"{flag}: {name} is an encoder-decoder, whose decoder would be fed the words that it has to predict; give "
-            "an encoder, for example bert or roberta"
+            f"{flag}: {name} is an encoder-decoder, whose decoder would get as input the words that it has to "
+            "predict; give an encoder, for example bert or roberta"
         )
     if getattr(config, "is_decoder", False):
         raise InputError(

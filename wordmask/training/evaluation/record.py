@@ -1,4 +1,4 @@
-"""The evaluations of a run, kept in its output directory: `wordmask_evaluations.json`."""
+"""The file `wordmask_evaluations.json`: write the evaluations of a run to it, and read them back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps and shows of its evaluations: figures, predictions, and the words that improved."""
+"""After each evaluation: add it to the record, show its predictions, and compare it with the first one."""
 
 from __future__ import annotations
 
