@@ -13,7 +13,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 install: $(VENV)/installed  ## create the environment, once
 
 # The English text of the demo: the paragraphs of Python's own help that end with a full stop, each once.
-PROSE := import pydoc_data.topics as help; \
+ENGLISH_TEXT := import pydoc_data.topics as help; \
 	texts = (" ".join(part.split()) for topic in help.topics.values() for part in topic.split("\n\n")); \
 	print(*dict.fromkeys(text for text in texts if text.endswith(".")), sep="\n")
 
@@ -21,8 +21,8 @@ demo: install  ## mask whole Chinese words by a reference file, then train on En
 	$(BIN)/python run_chinese_ref.py --file_name wordmask/samples/chinese.txt --segmenter jieba --vocab_size 4000 \
 		--bert demo_output/tokenizer --save_path demo_output/chinese.ref --overwrite
 	$(BIN)/python run_mlm_wwm.py configs/demo_chinese.yaml --preview_masking 3
-	@echo "The English text: the prose of Python's own help, in demo_output/english.txt"
-	@$(BIN)/python -X utf8 -c '$(PROSE)' > demo_output/english.txt
+	@echo "The English text of Python's own help, in demo_output/english.txt"
+	@$(BIN)/python -X utf8 -c '$(ENGLISH_TEXT)' > demo_output/english.txt
 	$(BIN)/python run_mlm_wwm.py configs/demo.yaml
 
 test: install  ## run the tests

@@ -51,7 +51,7 @@ class ReferenceArguments:
     resume: bool = argument("Continue an interrupted run. Give the same flags again.", default=False)
     num_workers: int = argument("The number of worker processes.", default=1)
     part_lines: int = argument(
-        "The number of lines in a part of the work. --resume repeats only unfinished parts.", default=100_000
+        "The number of examples in a part of the work. --resume repeats only unfinished parts.", default=100_000
     )
     num_shards: int = argument(
         "Divide the work between this many runs. Their machines share the directory of --save_path.", default=1

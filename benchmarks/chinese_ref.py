@@ -352,7 +352,7 @@ def print_exactness(path: str, tokenizer) -> dict[str, tuple[int, int]]:
     lines = ["".join(line) for line in words]
     ours = line_positions(tokenizer, _Gold(words), lines)
     classic = classic_references(lines, tokenizer, words)
-    table = Table(title=f"exact on gold segmentation ({Path(path).name})")
+    table = Table(title=f"exact on hand-made segmentation ({Path(path).name})")
     for column in ("", "lines", "words"):
         table.add_column(column, justify="right" if column else "left")
     results = {}

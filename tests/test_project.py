@@ -1,4 +1,4 @@
-"""What the documentation and the layout promise."""
+"""Documentation, configs and code agree, and the code keeps to the structure that docs/design.md describes."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ HELP = """usage: wordmask {mlm,wwm,ref} ...
   wordmask wwm ...   train a masked language model, masking whole words (run_mlm_wwm.py)
   wordmask ref ...   segment Chinese text and write a reference file (run_chinese_ref.py)
 
-  wordmask wwm MODEL train.txt [dev.txt] trains on from a model.
+  wordmask wwm MODEL train.txt [dev.txt] continues the training of a model.
   wordmask wwm --help lists the flags of a command; wordmask --version prints the version.
   With several processes: torchrun --nproc_per_node 2 -m wordmask wwm ...
 """

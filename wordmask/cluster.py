@@ -26,6 +26,11 @@ from typing import Any, Literal
 from wordmask.config.parser import Parser, argument, build
 from wordmask.utils.errors import InputError, reports_input_errors
 
+DESCRIPTION = (
+    "Run the shards of a script on several processes or machines: of run_chinese_ref.py, or of run_mlm.py and "
+    "run_mlm_wwm.py with --prepare_only."
+)
+
 
 @dataclass
 class ClusterArguments:
@@ -33,7 +38,7 @@ class ClusterArguments:
 
     tasks: int = argument("The number of shards; each shard is one task.")
     executor: Literal["local", "slurm", "ray"] = argument("What runs the tasks.", default="local")
-    workers: int = argument("The most tasks that run at the same time; -1 for all.", default=-1)
+    workers: int = argument("How many tasks may run at the same time; -1 for all.", default=-1)
     logging_dir: str | None = argument(
         "The directory for the logs of the tasks; without it, one in the cache of datasets.", default=None
     )
@@ -111,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags, command = given[:end], given[end + 1 :]
     if not command and not {"--help", "-h"} & {*flags}:
         raise InputError("the script to run is missing; give it and its flags after --")
-    parser = Parser(ClusterArguments, usage="python -m wordmask.cluster --tasks N ... -- script.py --flag value ...")
+    usage = "python -m wordmask.cluster [ARGUMENT_FILE] --tasks N ... -- script.py --flag value ..."
+    parser = Parser(ClusterArguments, usage=usage, description=DESCRIPTION)
     arguments = build(ClusterArguments, parser.parse(flags))
     logs = Path(arguments.logging_dir or _logs_in_cache(command))
     print(f"logs of the tasks: {logs}")

@@ -2,7 +2,8 @@
 
 This module knows nothing about words or text. It sees one bit for each token, `continues`: whether the token continues
 the word of the token before it. What a word is, tokenization/words.py decides. To mask other units than words, such as
-syllables, change the rule there; to join words to longer units, add a `Strategy` here.
+syllables, change the rule there, and raise `VERSION` in data/tokenize.py. To join words to longer units, add a
+`Strategy` here.
 
 All are pure, compiled functions of arrays. Their time grows in proportion to batch × length.
 
@@ -13,10 +14,10 @@ processes changes nothing.
 We choose *units*: tokens, words, or n-grams of words, never longer than `MAX_UNIT` tokens. The units of a sequence are
 sorted by length, in random order within a length. The unit of rank r is chosen where
 floor((r + 1)p + u) > floor(rp + u), with one uniform number u for each sequence (systematic sampling). So every unit,
-and every word, is chosen with probability exactly p, whatever its length. And because the order is by length, the
+and every word, is chosen with probability exactly p, whatever its length, except in sequences of fewer than 1/p units:
+if none is chosen there, one is, each with the same chance. Because the order is by length, the
 number of chosen tokens stays within one unit of the budget np. BERT's rule skips a unit that overshoots the budget: it
-masks words of 1 to 4 tokens on 20-token lines at 35, 19, 13 and 0 %. The rule "until the budget is passed" masks 18 %
-for 15 %.
+masks words of 1 to 4 tokens on 20-token lines at 35, 19, 13 and 0 %.
 
 Of the units of one length, only the chosen ones are drawn, by the first steps of a Fisher-Yates shuffle.
 """

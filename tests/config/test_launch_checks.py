@@ -253,29 +253,3 @@ def test_packages_for_tpus_are_recognised_and_not_needed(fake):
     assert launch_checks.tpu_package() == "torch_tpu"
     fake("torch_xla")
     assert launch_checks.tpu_package() == "torch_xla"
-
-
-def optimizer(*argv: str) -> str:
-    arguments = parse_arguments(["--model_type", "bert", "--train_file", "text.txt", "--use_cpu", *argv])
-    return arguments.training.optim.value
-
-
-def test_the_optimizer_is_one_that_the_device_has(monkeypatch):
-    assert optimizer() == "adamw_torch_fused"
-    for package in ("torch_xla", "torch_tpu"):
-        monkeypatch.setattr(launch_checks, "tpu_package", lambda package=package: package)
-        assert optimizer() == "adamw_torch"
-        assert optimizer("--optim", "adafactor") == "adafactor"
-
-
-def test_the_fused_optimizer_is_refused_where_it_would_crash(refuse, monkeypatch):
-    monkeypatch.setattr(launch_checks, "tpu_package", lambda: "torch_xla")
-    sentence = refuse("--optim", "adamw_torch_fused", "--use_cpu")
-    assert "--optim adamw_torch_fused" in sentence and "adamw_torch," in sentence
-
-
-def test_xla_has_no_fused_optimizer():
-    """A guard: when this fails, the two tests above may go."""
-    from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
-
-    assert "xla" not in _get_fused_kernels_supported_devices()

@@ -1,4 +1,4 @@
-"""The suite's own flags: shown and checked at once, and no less well than with all the others."""
+"""--help, and mistakes in our own flags, take a second, and say the same as the parser of all flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--preview_masking."""
+"""--preview_masking shows what training masks, and stops."""
 
 from __future__ import annotations
 

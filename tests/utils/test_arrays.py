@@ -1,4 +1,4 @@
-"""Pieces of arrays that follow each other."""
+"""Where each piece of an array starts, and the indices of its elements."""
 
 from __future__ import annotations
 

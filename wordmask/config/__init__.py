@@ -1,1 +1,1 @@
-"""Command lines: the parser, the flags, old flags, and checks of how a run was started."""
+"""The flags: their help, defaults and old names, and the checks at the start of a run."""

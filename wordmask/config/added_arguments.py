@@ -29,21 +29,22 @@ class AddedArguments:
         default=False,
     )
     train_sampling_strategy: str | None = argument(
-        "The order of an epoch: random, sequential, group_by_length; by default, the last one for lines.",
+        "The order of an epoch: random, sequential or group_by_length; by default group_by_length for lines, else "
+        "random.",
         default=None,
     )
     tokens_per_pass: int | None = argument(
-        "Divide batches above N tokens: the same gradients, less memory; by default 2048 on a CPU; 0: never.",
+        "Split a batch of more than N tokens into parts: the same gradients, less memory; by default 2048 on a CPU; "
+        "0: never.",
         default=None,
     )
     eval_on_start: bool | None = argument(
-        "Evaluate before training, too; by default on where a run trains and has validation text.", default=None
+        "Evaluate before training, too; by default on where the run trains and evaluates.", default=None
     )
-    optim: str | None = argument("The optimizer; by default adamw_torch_fused.", default=None)
+    optim: str | None = argument("The optimizer; by default adamw_torch_fused, on a TPU adamw_torch.", default=None)
 
     logging_steps: float | None = argument(
-        "The steps between two logs of the loss, or their share of all steps if below 1; by default a twentieth of "
-        "all steps, and at most 500.",
+        "Log the loss every N steps; below 1: a share of all steps. By default a twentieth of all steps, at most 500.",
         default=None,
     )
     log_format: str | None = argument(

@@ -1,4 +1,7 @@
-"""Parse the command line of a training script into one `Arguments`, and check its flags against each other."""
+"""Parse the command line of a training script into one `Arguments`, and check our own flags against each other.
+
+launch_checks.py checks how the processes were started, and trainer_checks.py what the Trainer's flags ask for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.own_flags import OWN, training_parser
 from wordmask.config.parser import build, is_true, suggest
-from wordmask.config.probe_arguments import METRICS, ProbeArguments
+from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import Value, apply_defaults, is_short_form
@@ -38,8 +41,8 @@ def refuse_encoder_decoder(flag: str, name: str, config: PreTrainedConfig | type
     """Raise an `InputError` for a model with a decoder; `config` is its configuration, or the class of it."""
     if config.is_encoder_decoder:
         raise InputError(
-            f"{flag}: {name} is an encoder-decoder, whose decoder would be fed the words that it has to predict; give "
-            "an encoder, for example bert or roberta"
+            f"{flag}: {name} is an encoder-decoder, whose decoder would get as input the words that it has to "
+            "predict; give an encoder, for example bert or roberta"
         )
     if getattr(config, "is_decoder", False):
         raise InputError(
@@ -199,7 +202,7 @@ def _check_words(arguments: Arguments) -> None:
 def _check_probe(arguments: Arguments) -> None:
     """Raise an `InputError` if the best model is chosen by a probe that there is not."""
     metric = (arguments.training.metric_for_best_model or "").removeprefix("eval_")
-    if metric in METRICS and not arguments.probe.probe_file:
+    if metric.startswith("probe_") and not arguments.probe.probe_file:
         raise InputError(f"--metric_for_best_model {metric} needs --probe_file, a table of labelled text; add it")
 
 

@@ -41,7 +41,9 @@ class DataArguments:
         "The longest sequence, in tokens, special ones included; by default the model's limit, up to 1024.",
         default=None,
     )
-    line_by_line: bool = argument("Each line is a sequence; else blocks of all text are.", default=False)
+    line_by_line: bool = argument(
+        "Each line is a sequence. Without it, all text is joined and cut into blocks.", default=False
+    )
     long_lines: Literal["truncate", "split"] = argument(
         "What to do with a line above --max_seq_length.", default="truncate"
     )
@@ -49,22 +51,22 @@ class DataArguments:
         "Put several lines into a sequence; attention stays inside each line.", default=False
     )
     length_schedule: str | None = argument(
-        "Several lengths in turn, in tokens, each for a share of the steps, for example 128:0.9,512:0.1.",
+        "Sequence lengths one after the other, each for a share of the steps, for example 128:0.9,512:0.1.",
         default=None,
     )
     pad_to_max_length: bool = argument(
         "Pad all sequences to --max_seq_length: shapes never change (TPU, torch.compile).", default=False
     )
     max_train_samples: int | None = argument(
-        "Train on the first N lines or blocks; of a stream, the first N documents.", default=None
+        "Train on the first N examples or blocks; of a stream, on the first N examples.", default=None
     )
-    max_eval_samples: int | None = argument("Evaluate on the first N sequences.", default=None)
+    max_eval_samples: int | None = argument("Evaluate on the first N examples or blocks.", default=None)
     streaming: bool = argument("Read and tokenize while training; needs --max_steps.", default=False)
     preprocessing_num_workers: int | None = argument("Processes that tokenize; by default 1.", default=None)
     overwrite_cache: bool = argument("Tokenize again, also what the cache has.", default=False)
     prepared_dir: str | None = argument("Tokenized text: --prepare_only writes it, training reads it.", default=None)
     prepare_only: bool = argument("Tokenize the text into --prepared_dir and exit.", default=False)
-    part_lines: int = argument("--prepare_only: documents in a part, the unit that is resumed.", default=100_000)
+    part_lines: int = argument("--prepare_only: examples in a part, the unit that is resumed.", default=100_000)
     num_shards: int = argument("--prepare_only: divide the parts over N runs.", default=1)
     shard_index: int = argument("--prepare_only: which of the N runs this is, from 0.", default=0)
 

@@ -1,4 +1,7 @@
-"""Check how the processes of a run were started, and choose the optimizer for their device."""
+"""How the processes of a run were started: check what a launcher has set, and whether it can divide a model.
+
+trainer_checks.py checks what the Trainer's flags ask for.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,6 @@ def tpu_package() -> str | None:
     if is_torch_xla_available():
         return "torch_xla"
     return "torch_tpu" if is_torch_tpu_available() else None
-
-
-def choose_optimizer(asked: str | None, default: str) -> str:
-    """The optimizer that the user asks for, else the default, or `adamw_torch` if the device lacks the default.
-
-    Raises:
-        InputError: for the fused AdamW on XLA, which crashes at the first step. Another one, chosen silently, would
-            contradict the run's record.
-    """
-    package = tpu_package()
-    if asked == "adamw_torch_fused" and package == "torch_xla":
-        raise InputError("--optim adamw_torch_fused: XLA has no fused AdamW; give adamw_torch, or drop the flag")
-    return asked or ("adamw_torch" if package else default)
 
 
 def leave() -> None:

@@ -1,4 +1,4 @@
-"""Old flags, from ten years of scripts, and what replaces each."""
+"""Old flags, from ten years of scripts, and what replaces each. docs/flags.md has a row for each."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ OLD_FLAGS: dict[str, OldFlag] = {
         "--masking_strategy whole_word, the default of run_mlm_wwm.py",
         _boolean(["--masking_strategy", "whole_word"], ["--masking_strategy", "token"]),
     ),
-    "should_continue": ("no flag: a run goes on from its last checkpoint by itself", _boolean()),
+    "should_continue": ("no flag: a run continues from its last checkpoint by itself", _boolean()),
     "n_gpu": Gone("start with torchrun --nproc_per_node instead"),
     "eval_all_checkpoints": Gone("give each checkpoint as --model_name_or_path with --do_eval"),
     "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),

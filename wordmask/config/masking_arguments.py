@@ -1,4 +1,4 @@
-"""The flags of masking."""
+"""The flags of masking: what is masked, how much of it, and what replaces it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class MaskingArguments:
         default=Strategy.TOKEN,
     )
     mlm_probability: str = argument("The share of tokens to mask; 0.30:0.15 falls during training.", default="0.15")
-    mask_replace_prob: float = argument("The share of these that become [MASK].", default=0.8)
-    random_replace_prob: float = argument("The share that become a random token.", default=0.1)
+    mask_replace_prob: float = argument("The share of masked tokens that become [MASK].", default=0.8)
+    random_replace_prob: float = argument("The share of masked tokens that become a random token.", default=0.1)
     preview_masking: int = argument("Print N masked examples and exit.", default=0)
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ class ModelArguments:
     _argument_group_name = "model and tokenizer"
 
     model_name_or_path: str | None = argument(
-        "The model to train on: a directory or a hub id, for example bert-base-chinese.", default=None
+        "The model whose training continues: a directory or a hub id, for example bert-base-chinese.", default=None
     )
     tokenizer_name: str | None = argument("The tokenizer; by default, the model's.", default=None)
     model_type: str | None = argument("From scratch: the type of the model, for example bert.", default=None)

@@ -26,10 +26,11 @@ OWN: tuple[type, ...] = (
     ProbeArguments,
 )
 EPILOG = (
-    "MODEL train.txt [dev.txt] stands for --model_name_or_path, --train_file and --validation_file, with defaults for "
-    "training on from a model (docs/training.md). A YAML or JSON file of flags may come first; the command line wins. "
-    "Often used, of transformers: --learning_rate 5e-5, --num_train_epochs 3, --per_device_train_batch_size 8, "
-    "--eval_strategy epoch, --bf16, --use_cpu, --do_eval (evaluate only), --report_to tensorboard."
+    "MODEL train.txt [dev.txt] stands for --model_name_or_path, --train_file and --validation_file, with defaults to "
+    "continue the training of a model (docs/training.md). A YAML or JSON file of flags may come first; the command "
+    "line wins. Often used, of transformers: --learning_rate 5e-5, --num_train_epochs 3, "
+    "--per_device_train_batch_size 8, --eval_strategy epoch, --bf16, --use_cpu, --do_eval (evaluate only), "
+    "--report_to tensorboard."
 )
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from wordmask.config.parser import argument
 from wordmask.utils.errors import InputError
 
-METRICS = ("probe_accuracy", "probe_f1")  # of --metric_for_best_model
-
 
 @dataclass
 class ProbeArguments:

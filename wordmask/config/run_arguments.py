@@ -9,8 +9,9 @@ import torch
 from transformers import TrainingArguments
 
 from wordmask.config.added_arguments import AddedArguments
-from wordmask.config.launch_checks import check_environment, check_sharding, choose_optimizer
-from wordmask.config.run_checks import check_after, check_before
+from wordmask.config.launch_checks import check_environment, check_sharding
+from wordmask.config.metric_table import METRICS
+from wordmask.config.trainer_checks import check_after, check_before, choose_optimizer
 from wordmask.utils.errors import InputError, one_line
 
 LOGGING_STEPS = 500  # at most, where the user gives no number
@@ -33,12 +34,12 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         self.check_added()
         check_before(self)
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
+        if self.metric_for_best_model and self.greater_is_better is None:  # else less perplexity would be worse
+            self.greater_is_better = METRICS[self.metric_for_best_model.removeprefix("eval_")].more_is_better
         self.optim = choose_optimizer(self.optim, TrainingArguments.optim)
         self.logging_steps = LOGGING_STEPS if self.logging_steps is None else self.logging_steps
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
         self.do_eval = self.do_eval or bool(self.eval_on_start)
-        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith("perplexity"):
-            self.greater_is_better = False  # transformers knows this of names that end in `loss` alone
         try:
             TrainingArguments.__post_init__(self)
         except torch.distributed.DistError as error:

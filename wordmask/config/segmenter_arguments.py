@@ -16,7 +16,7 @@ class SegmentationArguments:
     _argument_group_name = "words from a segmenter"
 
     segmenter: str | None = argument(
-        "Finds words: ltp or jieba (Chinese), whitespace (any script), or module:Class (yours).",
+        "Finds words: ltp or jieba (Chinese), whitespace (any writing system), or module:Class (yours).",
         default=None,
     )
     ltp: str | None = argument("ltp: a directory or a hub id, for example LTP/small.", default=None)

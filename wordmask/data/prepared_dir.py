@@ -176,7 +176,7 @@ def prepare(
     )
     parts = record.parts[work.shard_index :: work.num_shards]
     schema = token_schema(next(iter(tokenizers.values())).dtype)  # the same for all: the vocabulary decides
-    with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to go on"):
+    with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to continue"):
         directory.claim(asdict(record), lambda earlier: record.differences(_checked(earlier, directory.path)))
         with bar("tokenizing", "texts") as update:
             sources = _sources(texts, parts, update)

@@ -224,5 +224,5 @@ def choose_length(asked: int | None, limit: int | None, specials: int, flag: str
             f"give {limit} or less"
         )
     if asked <= specials:
-        raise InputError(f"{flag}: {asked} tokens leave no room for text beside {specials} special tokens; give more")
+        raise InputError(f"{flag}: {asked} tokens leave no room for text next to {specials} special tokens; give more")
     return asked

@@ -1,4 +1,4 @@
-"""What a reference file was made from. The file `<name>.meta.json` beside it keeps this, and readers check it."""
+"""What a reference file was made from. The file `<name>.meta.json` next to it keeps this, and readers check it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_provenance(path: str | Path, flag: str) -> Provenance | None:
 
 
 def write_provenance(path: str | Path, provenance: Provenance) -> None:
-    """Write the provenance of a reference file beside it."""
+    """Write the provenance of a reference file next to it."""
     write_json(sidecar(path), asdict(provenance))
 
 

@@ -2,7 +2,7 @@
 
 A reference file has one line for each line of its text: a JSON list of positions, see `positions`. A blank line of
 text has a blank line of reference. Beside the file lies `<name>.meta.json`, see `provenance`. Files of the classic
-script have no such file beside them; we read them, too.
+script have no such file next to them; we read them, too.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def write_references(
     """
     require_fast(annotator.tokenizer, "--bert")
     gc.freeze()  # the garbage collector need not search what is loaded: transformers and torch take it 0.1 s
-    with output_of_workers("--save_path", output.path, "--num_workers", "go on with --resume"):
+    with output_of_workers("--save_path", output.path, "--num_workers", "continue with --resume"):
         provenance = Provenance(
             tokenizer_sha256=tokenizer_digest(annotator.tokenizer),
             tokenizer=annotator.tokenizer.name_or_path,

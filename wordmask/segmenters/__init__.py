@@ -8,7 +8,8 @@ register it under a short name:
         def segment(self, lines):
             return [list(line) for line in lines]
 
-Importing this package imports no library such as jieba. A segmenter imports its library when you make one.
+`_REGISTRY` lists those of this package. Importing this package imports no library such as jieba. A segmenter imports
+its library when you make one.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class LTPSegmenter(Segmenter):
     thousands of lines is much faster than many calls with a few lines.
 
     Args:
-        model: a directory in LTP's format (`config.json` beside the weights), or a hub id such as `LTP/small`,
+        model: a directory in LTP's format (`config.json` next to the weights), or a hub id such as `LTP/small`,
             optionally with a revision: `LTP/small@main`.
         device: the torch device of a neural model; by default the GPU if there is one.
         batch_size: the number of lines in a batch of a neural model; by default as many as have 1,024 tokens on a CPU

@@ -1,4 +1,4 @@
-"""The model card, `README.md` beside the weights."""
+"""The model card, `README.md` next to the weights."""
 
 from __future__ import annotations
 

@@ -109,7 +109,10 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
 
 
 def _check_start(arguments: Arguments, script: str) -> None:
-    """Say what the short form stands for; raise an `InputError` if this run cannot use its GPUs or push its model."""
+    """Say what the short form stands for; raise an `InputError` if this run cannot use its GPUs or push its model.
+
+    All other checks of the start need less than this, and are in `wordmask.config`: see trainer_checks.py.
+    """
     training = arguments.training
     if arguments.short_form:
         logger.warning("short form: %s", describe(arguments.short_form))

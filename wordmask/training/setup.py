@@ -1,4 +1,4 @@
-"""The parts of a run that its arguments describe: collators, the Trainer, the model card's content."""
+"""Make the collators and the Trainer of a run."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from wordmask.config.short_form import is_short_form
-from wordmask.utils.chatter import without_chatter
+from wordmask.utils.library_warnings import filtered_warnings
 from wordmask.utils.terminal import asked_format, terminal
 
 
@@ -15,7 +15,7 @@ def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[s
     argv = list(sys.argv[1:] if argv is None else argv)
     shown = terminal()
     shown.mode = asked_format(argv)  # type: ignore[assignment]  # the setter takes `None`
-    with without_chatter(), shown.closing():
+    with filtered_warnings(), shown.closing():
         short = is_short_form(argv)  # its first line says how to resume
         if not (short or {"--help", "-h", "--help_all"} & {*argv}):
             shown.doing("importing torch and transformers")

@@ -8,8 +8,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from wordmask.config.metric_table import METRICS
 from wordmask.data.sequences import StagedSequences
-from wordmask.training.evaluation.before_after import COMPARED, ImprovedWords, Results
+from wordmask.training.evaluation.before_after import ImprovedWords, Results
 from wordmask.training.evaluation.probe import ProbeResults
 from wordmask.training.records.progress_record import read_state
 from wordmask.training.trainer import MlmTrainer
@@ -27,7 +28,11 @@ OTHERS = {
     "train_samples": "training examples",
     "eval_samples": "evaluation examples",
 }
-CARD = ("train_samples", "train_loss", *(name + end for _, name, _ in COMPARED for end in ("_before", "")))
+CARD = (
+    "train_samples",
+    "train_loss",
+    *(metric.result + end for metric in METRICS.values() for end in ("_before", "")),
+)
 
 
 def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str, float]:
@@ -74,11 +79,10 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
     """Evaluate the model; `combined` adds the results to `all_results.json`, with those of training."""
     metrics = trainer.evaluate_trained()
     metrics["eval_samples"] = len(trainer.eval_sequences or ())
-    if "eval_perplexity" in metrics:
-        metrics["perplexity"] = metrics.pop(
-            "eval_perplexity"
-        )  # its name in eval_results.json of transformers' scripts
     metrics |= trainer.probe.baselines if trainer.probe else {}
+    for metric in METRICS.values():
+        if metric.trainer_name in metrics:
+            metrics[metric.result] = metrics.pop(metric.trainer_name)
     before = trainer.reports.compare() if trainer.reports else {}
     metrics |= before
     if combined and not before and trainer.is_world_process_zero():

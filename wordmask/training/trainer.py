@@ -1,4 +1,12 @@
-"""The Trainer with the loss, the batches and the evaluation of masked language modelling."""
+"""The Trainer with the loss, the batches and the evaluation of masked language modelling.
+
+Three classes build on each other: `ResumableTrainer` in resuming.py, `EvaluatingTrainer` in evaluation/evaluating.py,
+and `MlmTrainer` here. To log a figure of the training batches, such as the share of masked words:
+
+1. `make_trainer` in setup.py makes the collator: `word_ids=True` adds the number of each token's word to a batch.
+2. `_get_num_items_in_batch` here sees the batches of a step before the model does: take `word_ids` out, and count.
+3. `log` in resuming.py adds the figure, and `on_log` in display/live_output.py shows it.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +62,7 @@ class MlmTrainer(EvaluatingTrainer):
 
     It shows what the `Trainer` shows; with `RunArguments(log_format="rich")` or `"plain"`, what the scripts show.
 
-    Masks depend on the seed, the epoch and the example alone, so that a resume goes on with the same ones.
+    Masks depend on the seed, the epoch and the example alone, so that a resume continues with the same ones.
 
     Args:
         model: any masked language model.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def compiled(function: Function) -> Function:
     """Compile a function of numbers and arrays when it is first called, and keep the result for other processes.
 
-    It is kept beside the source, else in the user's cache, else, where neither can be written, nowhere. An index out
+    It is kept next to the source, else in the user's cache, else, where neither can be written, nowhere. An index out
     of bounds raises an `IndexError`, as in numpy.
     """
     loop: Any

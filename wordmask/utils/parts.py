@@ -1,8 +1,8 @@
 """Parts on disk: an output that is made piece by piece, each piece once, by one run or by several.
 
-A directory of parts has a record, which says what all parts are made from. Each part is a file with a stamp beside it:
-`train-00002-of-00006.arrow` and `train-00002-of-00006.json`. The stamp holds the digest of the part's source. It is
-written last, so a part without a stamp is not finished. A run makes the parts that are not finished and checks the
+A directory of parts has a record, which says what all parts are made from. Each part is a file with a stamp next to
+it: `train-00002-of-00006.arrow` and `train-00002-of-00006.json`. The stamp holds the digest of the part's source. It
+is written last, so a part without a stamp is not finished. A run makes the parts that are not finished and checks the
 source of those that are. So parts do not depend on the number of workers, on shards, or on interruptions.
 """
 

@@ -10,7 +10,6 @@ import select
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +27,6 @@ from wordmask.training.display.live_output import Evaluated, LiveOutput
 from wordmask.training.display.speed import Speed, TokenCount
 from wordmask.training.display.utilisation import Utilisation, flops_per_token, peak_rate
 from wordmask.utils import terminal as terminal_module
-from wordmask.utils.chatter import without_chatter
 from wordmask.utils.progress import Bar
 
 ROOT = Path(__file__).parent.parent.parent
@@ -188,33 +186,6 @@ def test_names_with_terminal_escapes_are_shown_as_text(capsys, flags, tmp_path):
     shown = rf"{tmp_path / 'out'}\x1b[31m"
     assert {f"output: {shown}", f"model and results: {shown}"} < {*lines}
     assert r"a\x1b[31m.txt" in refusal(capsys, run_mlm_wwm.main, *flags, "--train_file", "a\x1b[31m.txt")
-
-
-def test_a_warning_that_needs_action_comes_as_one_sentence(capsys):
-    with without_chatter():
-        warnings.warn("This DataLoader will create 9 worker processes, which nobody has asked for\nhere", stacklevel=1)
-        warnings.warn_explicit(
-            "This DataLoader will create 9 worker processes in total.",
-            UserWarning,
-            "site-packages/torch/x.py",
-            1,
-            module="torch.utils.data.dataloader",
-        )
-        path = "/lib/site-packages/transformers/training_args.py"
-        warnings.warn_explicit("`old` is deprecated.\nUse `new`.", UserWarning, path, 1, module="transformers.x")
-    err = capsys.readouterr().err
-    assert err.count("This DataLoader") == 1  # the one from elsewhere
-    assert "transformers: `old` is deprecated. Use `new`." in err.splitlines()
-
-
-def test_a_library_that_used_threads_says_nothing_after_a_fork(capfd, english_model, monkeypatch):
-    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    AutoTokenizer.from_pretrained(english_model)(["some words"] * 100)  # in threads
-    with without_chatter():
-        if not (child := os.fork()):
-            os._exit(os.environ["TOKENIZERS_PARALLELISM"] != "false")
-    assert os.waitpid(child, 0)[1] == 0 and "TOKENIZERS_PARALLELISM" not in os.environ
-    assert capfd.readouterr() == ("", "")
 
 
 # From Python

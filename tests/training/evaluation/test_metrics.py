@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wordmask.config.metric_table import METRICS
 from wordmask.masking import MAX_UNIT
 from wordmask.training.evaluation import masked_words
 from wordmask.training.evaluation.masked_words import MaskedWords, WordCounts
@@ -31,6 +32,7 @@ def test_figures_by_hand():
         "accuracy": 3 / 5,
         "whole_word_accuracy": 2 / 4,
     }
+    assert figures.keys() == {name for name in METRICS if not name.startswith("probe_")}
     assert metric.compute() == {}, "the sums begin anew"
 
 

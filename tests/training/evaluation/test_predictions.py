@@ -22,7 +22,7 @@ import run_mlm_wwm
 import wordmask
 from conftest import sample_lines, save_model, train_tokenizer
 from wordmask.tokenization.readable import ReadableTokens
-from wordmask.training.evaluation.prediction_events import LinePrediction, PredictionsTitle, excerpt
+from wordmask.training.evaluation.prediction_display import LinePrediction, PredictionsTitle, excerpt
 from wordmask.training.evaluation.predictions import BEST, Guess, MaskedWord, PredictedLine, best_words
 
 

@@ -15,21 +15,14 @@ from rich.text import Text
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
+from wordmask.config.metric_table import METRICS
 from wordmask.training.display.speed import Speed, TokenCount
 from wordmask.training.display.utilisation import Utilisation
 from wordmask.utils.progress import Bar
 from wordmask.utils.quantities import changed, counted, duration, number, percent
 from wordmask.utils.terminal import labelled, terminal
 
-# The metrics of an evaluation, each with its name, whether it is a share, and whether more is better.
-_METRICS = {
-    "eval_loss": ("loss", False, False),
-    "eval_perplexity": ("perplexity", False, False),
-    "eval_accuracy": ("tokens right", True, True),
-    "eval_whole_word_accuracy": ("words right", True, True),
-    "eval_probe_accuracy": ("probe accuracy", True, True),
-    "eval_probe_f1": ("probe macro-F1", True, True),
-}
+_METRICS = {metric.trainer_name: metric for metric in METRICS.values()}
 
 
 @dataclass(frozen=True)
@@ -67,13 +60,15 @@ class Evaluated:
     def _figures(self) -> list[tuple[str, str, bool | None]]:
         """Each metric, how it has changed, and whether that is for the better."""
         figures = []
-        for key, (name, is_share, more_is_better) in _METRICS.items():
+        for key, metric in _METRICS.items():
             if (value := self.metrics.get(key)) is None:
                 continue
-            old, shown = self.earlier.get(key), percent(value) if is_share else number(value)
-            difference = "" if old is None else changed(100 * value, 100 * old, 1) if is_share else changed(value, old)
-            better = None if old is None or old == value else (value > old) == more_is_better
-            figures.append((f"{name} {shown}", difference, better))
+            old, shown = self.earlier.get(key), percent(value) if metric.is_share else number(value)
+            difference = ""
+            if old is not None:
+                difference = changed(100 * value, 100 * old, 1) if metric.is_share else changed(value, old)
+            better = None if old is None or old == value else (value > old) == metric.more_is_better
+            figures.append((f"{metric.short_label} {shown}", difference, better))
         return figures
 
     def line(self) -> str:

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wordmask.config.metric_table import METRICS
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.masked_words import MaskedWords
 from wordmask.training.evaluation.record import Evaluation
@@ -20,16 +21,6 @@ MOST_FREQUENT = 2000  # masked words whose counts are kept
 SHOWN = 10  # words that improved most
 TITLE = "before and after"
 
-# The figures that are compared: their names in an evaluation, in the files of results, and for people.
-COMPARED = (
-    ("loss", "eval_loss", "evaluation loss"),
-    ("perplexity", "perplexity", "perplexity"),
-    ("accuracy", "eval_accuracy", "masked tokens right"),
-    ("whole_word_accuracy", "eval_whole_word_accuracy", "masked words right"),
-    ("probe_accuracy", "eval_probe_accuracy", "probe accuracy"),
-    ("probe_f1", "eval_probe_f1", "probe macro-F1"),
-)
-
 
 def metrics_before(before: Evaluation, after: Evaluation) -> dict[str, float]:
     """The figures before training under their names in the files of results, such as `eval_loss_before`.
@@ -39,8 +30,8 @@ def metrics_before(before: Evaluation, after: Evaluation) -> dict[str, float]:
     both = before.metrics.keys() & after.metrics.keys()
     if before.probe != after.probe:
         both = {name for name in both if not name.startswith("probe_")}
-    names = [(own + end, name + end) for own, name, _ in COMPARED for end in ("", "_low", "_high")]
-    return {f"{name}_before": before.metrics[own] for own, name in names if own in both}
+    names = [(name + end, metric.result + end) for name, metric in METRICS.items() for end in ("", "_low", "_high")]
+    return {f"{result}_before": before.metrics[name] for name, result in names if name in both}
 
 
 def frequent_words(words: MaskedWords, readable: ReadableTokens) -> dict[str, list[int]]:
@@ -109,10 +100,11 @@ class Results:
     def _rows(self) -> list[tuple[str, str, str]]:
         """For each figure: what it is, before, and after."""
         rows = []
-        for own, name, label in COMPARED:
-            if name in self.metrics:
-                before = self.metrics.get(f"{name}_before")
-                rows.append((label, "" if before is None else _shown(own, before), _shown(own, self.metrics[name])))
+        for metric in METRICS.values():
+            if metric.result in self.metrics:
+                shown, before = percent if metric.is_share else number, self.metrics.get(f"{metric.result}_before")
+                after = shown(self.metrics[metric.result])
+                rows.append((metric.label, "" if before is None else shown(before), after))
         return rows
 
     @property
@@ -161,7 +153,3 @@ class ImprovedWords:
             before, after = word.counts
             table.add_row(Text(f"  {clean(word.word)}", overflow="ellipsis"), before, "->", Text(after, "green"))
         return Group(Text("words that improved most", "bold"), table)
-
-
-def _shown(name: str, value: float) -> str:
-    return percent(value) if name.endswith(("accuracy", "f1")) else number(value)

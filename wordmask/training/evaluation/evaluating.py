@@ -1,4 +1,4 @@
-"""A Trainer that evaluates with sums over masked tokens and words, and keeps what a run shows of its evaluations."""
+"""A Trainer with the loop of an evaluation: it sends batches through the model, and sums up the metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Metrics of masked language modelling: sums over masked tokens and masked words."""
+"""Compute the metrics of an evaluation from sums over masked tokens and masked words.
+
+To add a metric, add its row to `METRICS` in config/metric_table.py, and compute it in `MaskedLMMetric._compute`. If it
+needs another sum, add the sum to `COUNTS` and to `add_batch`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluations of a run, kept in its output directory: `wordmask_evaluations.json`."""
+"""The file `wordmask_evaluations.json`: write the evaluations of a run to it, and read them back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Evaluation:
     Attributes:
         step: the optimizer steps of the model; 0 before training.
         epoch: the epochs that it was trained.
-        metrics: loss, perplexity, accuracy and whole_word_accuracy, as far as they were computed.
+        metrics: those of config/metric_table.py that were computed, by their names.
         masks: a digest of the masks: figures with the same digest can be compared.
         predictions: the predictions for some lines, see `predictions.py`.
         probe: a digest of the labelled examples of the probe; empty without a probe.

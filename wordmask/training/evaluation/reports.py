@@ -1,4 +1,4 @@
-"""What a run keeps and shows of its evaluations: figures, predictions, and the words that improved."""
+"""After each evaluation: add it to the record, show its predictions, and compare it with the first one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wordmask.models.forward import Prediction
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.before_after import Improved, frequent_words, metrics_before, most_improved
 from wordmask.training.evaluation.masked_words import MaskedWords
-from wordmask.training.evaluation.prediction_events import LinePrediction, PredictionsTitle
+from wordmask.training.evaluation.prediction_display import LinePrediction, PredictionsTitle
 from wordmask.training.evaluation.predictions import PredictedLine, SampleLines
 from wordmask.training.evaluation.record import FILE, Evaluation, EvaluationRecord, read_evaluations
 from wordmask.utils.terminal import terminal

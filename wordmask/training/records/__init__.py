@@ -1,1 +1,1 @@
-"""What a run writes down so that it can be told from others and resumed."""
+"""What a run writes down, so that we can recognize and resume it."""

@@ -13,9 +13,10 @@ from transformers.training_args import OptimizerNames
 
 import run_mlm
 from conftest import refusal
-from wordmask.config import run_checks
+from wordmask.config import trainer_checks
 from wordmask.config.arguments import parse_arguments
-from wordmask.config.run_checks import SCHEDULES
+from wordmask.config.metric_table import METRICS
+from wordmask.config.trainer_checks import SCHEDULES
 from wordmask.utils.errors import InputError
 
 NEEDED = ["--model_name_or_path", "bert", "--train_file", "text.txt", "--use_cpu"]
@@ -141,7 +142,7 @@ def test_the_config_for_a_gpu_says_on_a_cpu_what_to_add():
 
 def test_an_old_gpu(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(run_checks, "is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr(trainer_checks, "is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(InputError, match="newer GPU.*; give --no_bf16 --no_tf32$"):
         parse_arguments([*NEEDED[:4], "--bf16", "--tf32"])
 
@@ -162,3 +163,32 @@ def test_what_asks_for_an_evaluation_gets_the_text_for_it():
     assert parse("--do_train", "--eval_on_start").do_eval
     assert parse("--do_train", "--eval_strategy", "epoch").do_eval
     assert not parse("--do_train").do_eval
+
+
+def test_the_optimizer_is_one_that_the_device_has(monkeypatch):
+    assert parse().optim == "adamw_torch_fused"
+    for package in ("torch_xla", "torch_tpu"):
+        monkeypatch.setattr(trainer_checks, "tpu_package", lambda package=package: package)
+        assert parse().optim == "adamw_torch"
+        assert parse("--optim", "adafactor").optim == "adafactor"
+
+
+def test_the_fused_optimizer_is_refused_where_it_would_crash(monkeypatch):
+    monkeypatch.setattr(trainer_checks, "tpu_package", lambda: "torch_xla")
+    sentence = refused("--optim", "adamw_torch_fused")
+    assert "--optim adamw_torch_fused" in sentence and "adamw_torch," in sentence
+
+
+def test_xla_has_no_fused_optimizer():
+    """A guard: when this fails, the two tests above may go."""
+    from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
+
+    assert "xla" not in _get_fused_kernels_supported_devices()
+
+
+@pytest.mark.parametrize("metric", [name for name in METRICS if not name.startswith("probe_")])
+def test_the_best_checkpoint_is_not_the_one_with_the_largest_perplexity(metric):
+    """transformers takes more of everything but the loss to be better."""
+    assert parse("--metric_for_best_model", metric).greater_is_better == metric.endswith("accuracy")
+    assert parse("--metric_for_best_model", f"eval_{metric}").greater_is_better == metric.endswith("accuracy")
+    assert parse("--metric_for_best_model", metric, "--greater_is_better", "true").greater_is_better

@@ -63,7 +63,7 @@ _FILTERS = [(name, _Needless(pattern)) for name, pattern, _ in MESSAGES]
 
 
 @contextlib.contextmanager
-def without_chatter() -> Iterator[None]:
+def filtered_warnings() -> Iterator[None]:
     """Filter the warnings of libraries, and show those that are left as sentences."""
     for name, needless in _FILTERS:
         logging.getLogger(name).addFilter(needless)

@@ -1,4 +1,8 @@
-"""Checks of the Trainer's arguments: what would fail after the text is tokenized is refused at the start."""
+"""What the Trainer's flags ask for: refuse at the start what would fail later, and choose the optimizer.
+
+launch_checks.py checks how the processes were started, arguments.py checks our own flags against each other, and
+`_check_start` in training/run.py checks what is left: the number of GPUs, and the right to push.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,8 @@ from transformers import get_scheduler
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 
-from wordmask.config import probe_arguments
 from wordmask.config.launch_checks import tpu_package
+from wordmask.config.metric_table import METRICS
 from wordmask.config.parser import suggest
 from wordmask.config.trackers import check_trackers
 from wordmask.utils.errors import InputError, one_line
@@ -25,7 +29,6 @@ from wordmask.utils.errors import InputError, one_line
 if TYPE_CHECKING:
     from wordmask.config.run_arguments import RunArguments
 
-METRICS = ("loss", "perplexity", "accuracy", "whole_word_accuracy", *probe_arguments.METRICS)
 JSON_FLAGS = (
     "lr_scheduler_kwargs",
     "activation_checkpointing_kwargs",
@@ -65,6 +68,19 @@ def check_before(args: RunArguments) -> None:
             _check_json(name, value)
 
 
+def choose_optimizer(asked: str | None, default: str) -> str:
+    """The optimizer that the user asks for, else the default, or `adamw_torch` if the device lacks the default.
+
+    Raises:
+        InputError: for the fused AdamW on XLA, which crashes at the first step. Another one, chosen silently, would
+            contradict the run's record.
+    """
+    package = tpu_package()
+    if asked == "adamw_torch_fused" and package == "torch_xla":
+        raise InputError("--optim adamw_torch_fused: XLA has no fused AdamW; give adamw_torch, or drop the flag")
+    return asked or ("adamw_torch" if package else default)
+
+
 def check_after(args: RunArguments) -> None:
     """Raise an `InputError` if the schedule, the optimizer or the compiler, by now resolved, cannot be made."""
     _check_schedule(args)
@@ -97,7 +113,7 @@ def _check_evaluation(args: RunArguments) -> None:
             f"--metric_for_best_model: {metric} is not known{suggest(metric, METRICS)}; choose from "
             f"{', '.join(METRICS)}"
         )
-    if args.prediction_loss_only and metric in ("accuracy", "whole_word_accuracy"):
+    if args.prediction_loss_only and METRICS[metric].needs_predictions:
         raise InputError(
             f"--metric_for_best_model {metric} is not computed with --prediction_loss_only; drop one of them"
         )

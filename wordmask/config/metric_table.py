@@ -1,0 +1,60 @@
+"""The table of the metrics of an evaluation: their names, and how people read them.
+
+To add a metric, add a row here, and compute it in training/evaluation/metrics.py (those of a probe: in probe.py). Then
+the terminal, the table "before and after", the model card and `--metric_for_best_model` know it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: its name in the code, in `wordmask_evaluations.json` and in `--metric_for_best_model`.
+        result: its name in the files of results.
+        label: its name in the results at the end of a run.
+        short_label: its name in the line of an evaluation.
+        is_share: whether it is a share, which people read in percent.
+        more_is_better: whether a larger value is better.
+        needs_predictions: whether `--prediction_loss_only` turns it off.
+    """
+
+    name: str
+    result: str
+    label: str
+    short_label: str
+    is_share: bool
+    more_is_better: bool
+    needs_predictions: bool
+
+    @property
+    def trainer_name(self) -> str:
+        """Its name in what the Trainer returns and logs."""
+        return f"eval_{self.name}"
+
+
+_SHARE_OF_PREDICTIONS = {"is_share": True, "more_is_better": True, "needs_predictions": True}
+_OF_PROBE = {"is_share": True, "more_is_better": True, "needs_predictions": False}
+_OF_LOSS = {"is_share": False, "more_is_better": False, "needs_predictions": False}
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("loss", "eval_loss", "evaluation loss", "loss", **_OF_LOSS),
+        Metric("perplexity", "perplexity", "perplexity", "perplexity", **_OF_LOSS),
+        Metric("accuracy", "eval_accuracy", "masked tokens right", "tokens right", **_SHARE_OF_PREDICTIONS),
+        Metric(
+            "whole_word_accuracy",
+            "eval_whole_word_accuracy",
+            "masked words right",
+            "words right",
+            **_SHARE_OF_PREDICTIONS,
+        ),
+        Metric("probe_accuracy", "eval_probe_accuracy", "probe accuracy", "probe accuracy", **_OF_PROBE),
+        Metric("probe_f1", "eval_probe_f1", "probe macro-F1", "probe macro-F1", **_OF_PROBE),
+    )
+}
