@@ -62,7 +62,7 @@ def test_the_printed_command_resumes_the_run(english_model, tmp_path, launcher, 
     status, printed = process.wait(120), (tmp_path / "stderr").read_text()
     if launcher[0] == "python":
         assert status == 130 and "Traceback" not in printed
-    [line] = [line for line in printed.splitlines() if line.startswith(beginning)]
+    line = next(line for line in printed.splitlines() if line.startswith(beginning))
     command = line.split("to resume: " if sent == signal.SIGKILL else "checkpoint: ")[1]
     assert command.startswith(launcher[0])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

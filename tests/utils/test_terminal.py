@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from rich.text import Text
 
 from wordmask.utils import terminal as module
-from wordmask.utils.terminal import Message, asked_format, clean, terminal, use
+from wordmask.utils.terminal import Command, Message, Terminal, asked_format, clean, terminal, use
 
 
 class Screen(io.StringIO):
@@ -186,3 +187,11 @@ def test_markup_in_a_message_is_text(monkeypatch):
     screen = on_screen(monkeypatch)
     terminal().show(Message("[red]x[/red] :smile: \x1b[2J"))
     assert screen.getvalue().endswith("[red]x[/red] :smile: \\x1b[2J\n")
+
+
+def test_a_command_can_be_copied_from_a_narrow_terminal(monkeypatch):
+    command = "python run_mlm_wwm.py " + "--train_file a/long/path.txt " * 4 + "--output_dir out"
+    shown = Terminal("rich")
+    shown.console = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+    shown.show(Command("to resume", command))
+    assert shown.console.file.getvalue() == f"to resume:\n{command}\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wordmask.config.short_form import check_files, is_short_form, new_output_dir
 from wordmask.utils.command_line import is_first_process, resume_command
-from wordmask.utils.terminal import Message, terminal
+from wordmask.utils.terminal import Command, terminal
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
     directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
     command = resume_command(script, argv, chosen)
     if is_short_form(argv) and writes:
-        _say(f"output: {directory}; to resume: {command}")
+        terminal().show(Command(f"output: {directory}; to resume", command))
     try:
         yield {"output_dir": chosen} if chosen else {}
     except KeyboardInterrupt:
@@ -54,14 +54,9 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         else:
             saved = writes and any(directory.glob("checkpoint-*/trainer_state.json"))
             what = "resume from the last checkpoint" if saved else "start again"
-        _say(f"interrupted; to {what}: {command}")
+        terminal().show(Command(f"interrupted; to {what}", command))
         raise SystemExit(130) from None
     finally:
         for path in (chosen, os.path.dirname(chosen)) if chosen and writes else ():
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(path)
-
-
-def _say(sentence: str) -> None:
-    """Show a sentence, in the first process only."""
-    terminal().show(Message(sentence))

@@ -98,6 +98,8 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
     If several processes of a launch meet the same mistake on one machine, only one of them prints it. This is the
     first process, if it meets the mistake too. If only another process meets it, the line begins with its rank.
 
+    Ctrl-C ends it with one line, too, and exit status 130.
+
     Any other exception is a bug of ours and keeps its traceback.
     """
 
@@ -105,6 +107,10 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            if local_rank() == 0:
+                print("\ninterrupted", file=sys.stderr, flush=True)
+            raise SystemExit(130) from None
         except Exception as error:
             mistake = find_input_error(error)
             # If one process leaves after a mistake, the others fail since they wait for it. They have nothing to add.

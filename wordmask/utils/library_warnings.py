@@ -37,6 +37,7 @@ WARNINGS = (
 # The logger, how the message begins, and why nothing is to be done.
 MESSAGES = (
     ("transformers.trainer", r"The tokenizer has new PAD/BOS/EOS tokens", "the configuration follows the tokenizer"),
+    ("transformers.trainer_utils", r"mtime may not be reliable", "checkpoints are in the order of their steps"),
     ("transformers.trainer_utils", r"The tokenizer has new PAD/BOS/EOS tokens", "the same"),
     ("accelerate.utils.other", r"Detected kernel version", "a user cannot change the kernel"),
     ("transformers.training_args", r"The speedups for torchdynamo mostly come with GPU", "a property of the card"),

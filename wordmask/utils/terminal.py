@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -95,6 +95,22 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Command:
+    """A command to copy into a shell, and what it does."""
+
+    what: str
+    command: str
+    soft_wrap: ClassVar[bool] = True  # the terminal breaks a long line, so that a copy of it has no line breaks
+
+    def line(self) -> str:
+        """`to resume: python run_mlm.py --output_dir out`"""
+        return f"{clean(self.what)}: {clean(self.command)}"
+
+    def __rich__(self) -> Text:
+        return Text.assemble((clean(self.what), "bold"), ":\n", clean(self.command))
+
+
+@dataclass(frozen=True)
 class Doing:
     """What begins now and may take seconds."""
 
@@ -155,7 +171,8 @@ class Terminal:
         if self.hidden:
             return
         if self.mode == "rich":
-            self.console.print(event, markup=False, emoji=False, highlight=False)
+            soft_wrap = getattr(event, "soft_wrap", False)
+            self.console.print(event, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)
         else:
             print(clean(event.line()), file=sys.stderr, flush=True)
 

@@ -29,7 +29,7 @@ from wordmask.training.display.utilisation import Utilisation, flops_per_token, 
 from wordmask.utils import terminal as terminal_module
 from wordmask.utils.progress import Bar
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 FIGURE = r"(?:\d[\d,]*(?:\.\d+)?(?:e-\d+)?)"
 TIME = r"(?:\d+(?:\.\d)? s|\d+ min \d\d s)"
 SPEED = rf"{FIGURE} tokens/s"
@@ -111,7 +111,10 @@ def test_packed_text_counts_documents_and_sequences(capsys, flags):
 
 
 # Predictions, and the figures before and after.
-OF_REPORTS = re.compile(r"predictions|\d\. |before and after: |results: |words that improved most: |evaluating before")
+OF_REPORTS = re.compile(
+    r"predictions|\d\. |before and after: |results: |words that improved most: |evaluating before"
+    r"|data report of |--\w+: (?!\d+ texts)"
+)
 # Each start shows these steps, and then the header; what libraries say would stand between them.
 OURS = re.compile(
     r"(importing|reading|loading|trying|tokenizing|saving|evaluating|compiling) .*\.\.\."

@@ -23,7 +23,7 @@ from wordmask.training.evaluation.before_after import Improved, ImprovedWords, R
 from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.trainer import MlmTrainer
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 FILE = "wordmask_evaluations.json"
 NAMES = ("eval_loss", "perplexity", "eval_accuracy", "eval_whole_word_accuracy")
 
