@@ -143,15 +143,17 @@ def test_under_torchrun_a_mistake_of_all_is_said_once():
 
 @pytest.mark.slow
 def test_under_torchrun_a_line_that_one_process_reads_is_said_with_its_rank(tmp_path, english_model):
-    """Of a stream, the second process takes the fourth thousand lines. The data report reads the first 2,000."""
-    path = tmp_path / "text.txt"
-    path.write_bytes(b"a line\n" * 3500 + b"caf\xe9\n" + b"a line\n" * 600)
-    argv = ["--model_name_or_path", english_model, "--train_file", str(path), "--streaming", "--max_steps", "30"]
+    """Of a stream of two files, the second process takes the second one."""
+    first, path = tmp_path / "first.txt", tmp_path / "text.txt"
+    first.write_bytes(b"a line\n" * 2000)
+    path.write_bytes(b"a line\n" * 1500 + b"caf\xe9\n" + b"a line\n" * 600)
+    argv = ["--model_name_or_path", english_model, "--train_file", str(first), str(path), "--streaming"]
+    argv += ["--max_steps", "30"]
     argv += ["--per_device_train_batch_size", "64", "--use_cpu", "--report_to", "none"]
     done = torchrun(Path(run_mlm.__file__), *argv, "--line_by_line", "--output_dir", str(tmp_path / "out"))
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and lines[0].startswith(f"error: rank 1: --train_file: {path}, line 3501: byte 0xe9"), lines
+    assert len(lines) == 1 and lines[0].startswith(f"error: rank 1: --train_file: {path}, line 1501: byte 0xe9"), lines
     assert "RuntimeError" not in done.stderr, "of the process that was left alone"
 
 
