@@ -286,6 +286,20 @@ def test_an_evaluation_says_what_is_better():
     assert "\x1b[32m (-0.210)" in capture.get() and "\x1b[31m (-0.5)" in capture.get()
 
 
+@pytest.mark.parametrize(
+    "old, new, shown",
+    [
+        ((9.97251, 21430.0), (9.97249, 21429.8), "loss 9.972 (-0.001), perplexity 21,430 (same)"),
+        ((9.97249, 21429.8), (9.97201, 21419.0), "loss 9.972 (same), perplexity 21,420 (-10)"),
+        ((10.3424, 31030.0), (10.3404, 30970.0), "loss 10.340 (-0.002), perplexity 30,970 (-60)"),
+        ((10.3688, 31849.3), (6.9014, 993.6), "loss 6.901 (-3.468), perplexity 993.6 (-30,856)"),
+    ],
+)
+def test_a_change_agrees_with_the_figures_beside_it(old, new, shown):
+    before, after = (dict(zip(("eval_loss", "eval_perplexity"), figures, strict=True)) for figures in (old, new))
+    assert Evaluated(2, True, after, before).line() == f"evaluation after step 2: {shown}"
+
+
 def test_the_model_flops_of_a_token_are_those_counted_by_hand(english_model):
     model = AutoModelForMaskedLM.from_pretrained(english_model)
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]

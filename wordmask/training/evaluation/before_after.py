@@ -14,7 +14,6 @@ from wordmask.config.metric_table import METRICS
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.masked_words import MaskedWords
 from wordmask.training.evaluation.record import Evaluation
-from wordmask.utils.quantities import number, percent
 from wordmask.utils.terminal import clean
 
 MOST_FREQUENT = 2000  # masked words whose counts are kept
@@ -102,9 +101,8 @@ class Results:
         rows = []
         for metric in METRICS.values():
             if metric.result in self.metrics:
-                shown, before = percent if metric.is_share else number, self.metrics.get(f"{metric.result}_before")
-                after = shown(self.metrics[metric.result])
-                rows.append((metric.label, "" if before is None else shown(before), after))
+                before, after = self.metrics.get(f"{metric.result}_before"), metric.shown(self.metrics[metric.result])
+                rows.append((metric.label, "" if before is None else metric.shown(before), after))
         return rows
 
     @property
