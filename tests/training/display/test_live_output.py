@@ -98,6 +98,7 @@ def test_a_pipe_gets_exactly_these_lines(capsys, flags, english_model, english_f
         re.escape(f"model and results: {tmp_path / 'out'}"),
     ]
     found = [line for line in lines if not OF_REPORTS.match(line)]
+    assert not any("training loss" in line for line in lines), "the line `trained` has said it"
     assert len(found) == len(expected), found
     for line, pattern in zip(found, expected, strict=True):
         assert re.fullmatch(pattern, line), (line, pattern)
@@ -181,6 +182,7 @@ def test_an_evaluation_alone_shows_one_line_of_figures(capsys, english_model, en
     lines = lines_of(capsys, run_mlm_wwm.main, *argv, "--do_eval", "--output_dir", str(tmp_path / "out"))
     figures = rf"evaluation: loss {FIGURE}, perplexity {FIGURE}, tokens right {FIGURE}%, words right {FIGURE}%"
     assert len([line for line in lines if re.fullmatch(figures, line)]) == 1
+    assert sum("perplexity" in line for line in lines) == 1 and lines[-1] == f"output: {tmp_path / 'out'}"
     assert of_others(lines) == [] and not any(line.startswith("steps: ") for line in lines)
 
 
@@ -301,6 +303,14 @@ def test_an_evaluation_says_what_is_better():
 def test_a_change_agrees_with_the_figures_beside_it(old, new, shown):
     before, after = (dict(zip(("eval_loss", "eval_perplexity"), figures, strict=True)) for figures in (old, new))
     assert Evaluated(2, True, after, before).line() == f"evaluation after step 2: {shown}"
+
+
+@pytest.mark.parametrize(
+    "steps, shown", [("1", "1 in 0.2 epochs"), ("5", "5 in 1 epoch"), ("7", "7 in 1.4 epochs")], ids=str
+)
+def test_epochs_have_two_decimals_at_most(capsys, flags, steps, shown):
+    lines = lines_of(capsys, run_mlm.main, *flags, "--max_steps", steps, "--line_by_line", "--no_eval_on_start")
+    assert any(line.startswith(f"steps: {shown}, each of 8 sequences") for line in lines)
 
 
 def test_the_model_flops_of_a_token_are_those_counted_by_hand(english_model):
