@@ -115,7 +115,7 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
     joined = "\n".join(report["advice"])
     assert "--train_file: 75% of the examples are cut at 4 tokens, so 17% of the tokens are lost" in joined
     assert "5.6% of the tokens are [UNK], most often for ☃" in joined
-    assert "1 of 1 validation examples are also in the training text" in joined
+    assert "1 of 1 validation example is also in the training text" in joined
     assert "--validation_file: the validation text has only 1 example with about 1 masked token" in joined
 
 

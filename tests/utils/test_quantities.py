@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from wordmask.utils.quantities import counted, duration, number, percent, short, size
+from wordmask.utils.quantities import changed, counted, duration, loss, number, percent, short, size
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from wordmask.utils.quantities import counted, duration, number, percent, short,
         (0.00237123, "0.002371"),
         (9.99996, "10.00"),
         (5e-5, "5e-05"),
-        (0.0, "0.000"),
+        (0.0, "0"),
         (2.5e12, "2.5e+12"),
         (math.inf, "inf"),
         (math.nan, "nan"),
@@ -26,6 +26,41 @@ from wordmask.utils.quantities import counted, duration, number, percent, short,
 )
 def test_a_number_has_four_significant_digits(value, shown):
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (10.3418, "10.342"),
+        (9.9996, "10.000"),
+        (6.16284, "6.163"),
+        (0.00237123, "0.002371"),
+        (0.0, "0"),
+        (2e9, "2e+09"),
+    ],
+)
+def test_a_loss_has_three_decimals_also_from_ten_on(value, shown):
+    assert loss(value) == shown
+
+
+@pytest.mark.parametrize(
+    "new, old, difference",
+    [
+        ("9.972", "9.973", "-0.001"),
+        ("9.972", "9.972", "same"),
+        ("10.318", "10.342", "-0.024"),
+        ("993.6", "31,850", "-30,856"),
+        ("30,970", "31,030", "-60"),
+        ("1,000", "999.9", "+0.1"),
+        ("9.5%", "10.0%", "-0.5"),
+        ("1.234e+12", "1.2e+09", "+1.233e+12"),
+        ("5e-06", "0", "+5e-06"),
+        ("inf", "3.200", "was 3.200"),
+        ("3.200", "nan", "was nan"),
+    ],
+)
+def test_a_change_is_that_of_the_figures_that_are_shown(new, old, difference):
+    assert changed(new, old) == difference
 
 
 @pytest.mark.parametrize(

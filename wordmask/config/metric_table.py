@@ -6,7 +6,11 @@ the terminal, the table "before and after", the model card and `--metric_for_bes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from wordmask.utils.quantities import loss, number, percent
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Metric:
         result: its name in the files of results.
         label: its name in the results at the end of a run.
         short_label: its name in the line of an evaluation.
-        is_share: whether it is a share, which people read in percent.
+        shown: how people read a value.
         more_is_better: whether a larger value is better.
         needs_predictions: whether `--prediction_loss_only` turns it off.
     """
@@ -27,7 +31,7 @@ class Metric:
     result: str
     label: str
     short_label: str
-    is_share: bool
+    shown: Callable[[float], str]
     more_is_better: bool
     needs_predictions: bool
 
@@ -37,15 +41,15 @@ class Metric:
         return f"eval_{self.name}"
 
 
-_SHARE_OF_PREDICTIONS = {"is_share": True, "more_is_better": True, "needs_predictions": True}
-_OF_PROBE = {"is_share": True, "more_is_better": True, "needs_predictions": False}
-_OF_LOSS = {"is_share": False, "more_is_better": False, "needs_predictions": False}
+_SHARE_OF_PREDICTIONS: dict[str, Any] = {"shown": percent, "more_is_better": True, "needs_predictions": True}
+_OF_PROBE: dict[str, Any] = {"shown": percent, "more_is_better": True, "needs_predictions": False}
+_OF_LOSS: dict[str, Any] = {"more_is_better": False, "needs_predictions": False}
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("loss", "eval_loss", "evaluation loss", "loss", **_OF_LOSS),
-        Metric("perplexity", "perplexity", "perplexity", "perplexity", **_OF_LOSS),
+        Metric("loss", "eval_loss", "evaluation loss", "loss", loss, **_OF_LOSS),
+        Metric("perplexity", "perplexity", "perplexity", "perplexity", number, **_OF_LOSS),
         Metric("accuracy", "eval_accuracy", "masked tokens right", "tokens right", **_SHARE_OF_PREDICTIONS),
         Metric(
             "whole_word_accuracy",

@@ -300,8 +300,9 @@ def _copies(report: SplitReport, flag: str, train: TextCounts, validation: TextC
     known = int(np.isin(validation.hashes, train.hashes).sum()) if validation else 0
     if validation and known >= SEEN * validation.examples > 0:
         sentences.append(
-            f"{flag}: {known:,} of {validation.examples:,} validation examples are also in the training text, so the "
-            "figures look better than they are; remove them from one of the two"
+            f"{flag}: {known:,} of {counted(validation.examples, 'validation example')} "
+            f"{'is' if known == 1 else 'are'} also in the training text, so the figures look "
+            "better than they are; remove them from one of the two"
         )
     return sentences
 

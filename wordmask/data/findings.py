@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import CHINESE, Characters
+from wordmask.utils.quantities import counted
 
 SUBSTANTIAL = 0.1  # a text with this share of Chinese characters counts as Chinese
 _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
@@ -94,9 +95,11 @@ def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
     """The sentence about positions that we leave out, if any; `others` says what happens to other texts."""
     if not findings.left_out:
         return []
+    join, are = ("joins", "is") if findings.left_out == 1 else ("join", "are")
     return [
-        f"{flag}: {findings.left_out} of {findings.positions} positions join what does not stand together and are "
-        f"left out of the masks{others}; the first is {findings.example}; run_chinese_ref.py makes exact references"
+        f"{flag}: {findings.left_out:,} of {counted(findings.positions, 'position')} {join} what does not stand "
+        f"together and {are} left out of the masks{others}; "
+        f"the first is {findings.example}; run_chinese_ref.py makes exact references"
     ]
 
 

@@ -32,6 +32,7 @@ from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_json
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.progress import Update, bar
+from wordmask.utils.quantities import counted
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -243,8 +244,8 @@ def _report(directory: PartsDirectory, record: PreparedRecord) -> str:
         return f"this shard is done, {finished} of all {len(parts)} parts are there: {directory.path}"
     for unfinished in directory.path.glob(".*-of-*"):  # left by a process that was killed
         unfinished.unlink(missing_ok=True)
-    splits = ", ".join(f"{count:,} texts of {split}" for split, count in record.texts.items())
-    return f"{splits} in {len(parts)} parts: {directory.path}"
+    splits = ", ".join(f"{counted(count, 'text')} of {split}" for split, count in record.texts.items())
+    return f"{splits} in {counted(len(parts), 'part')}: {directory.path}"
 
 
 @dataclass(frozen=True)
@@ -323,7 +324,7 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
             f"--prepared_dir: {directory} is not complete, {missing[0].label}{more} missing; run --prepare_only again"
         )
     for split, count in record.texts.items():
-        logger.warning("--prepared_dir: %s texts of %s, tokenized before, from %s", f"{count:,}", split, directory)
+        logger.warning("--prepared_dir: %s of %s, tokenized before, from %s", counted(count, "text"), split, directory)
     return {split: PreparedTexts(directory, record, split) for split in record.texts}
 
 

@@ -23,6 +23,7 @@ from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.hub import quiet_hub
+from wordmask.utils.quantities import counted
 from wordmask.utils.readers import check_column_name, choose_column, summary
 from wordmask.utils.readers.columns import (
     REFERENCES,
@@ -290,8 +291,10 @@ def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | 
         if arguments.streaming and split == "validation":  # validation text is always read once and kept
             dataset = datasets.Dataset.from_list(list(dataset.take(arguments.max_eval_samples or 10**9)))
         is_stream = isinstance(dataset, datasets.IterableDataset)
-        source, count = (DatasetStream, "a stream of") if is_stream else (DatasetSource, f"{len(dataset):,}")
-        logger.warning("%s: %s texts from column %s of the split %s of %s", flag, count, column, split, name)
+        source, count = (
+            (DatasetStream, "a stream of texts") if is_stream else (DatasetSource, counted(len(dataset), "text"))
+        )
+        logger.warning("%s: %s from column %s of the split %s of %s", flag, count, column, split, name)
         texts[split] = Texts(source(dataset), flag, flag, [name] if column.references else [])
     if not texts:
         raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")

@@ -23,6 +23,7 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading, making
 from wordmask.utils.progress import tracked
+from wordmask.utils.quantities import counted
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +177,8 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
     lost = sorted(key for key in absent if key.startswith(prefix))
     if lost:
         logger.warning(
-            "--model_name_or_path: %s lacks %d weights of its encoder, and these are new: %s%s",
-            *(name, len(lost), ", ".join(lost[:3]), ", …" * (len(lost) > 3)),
+            "--model_name_or_path: %s lacks %s of its encoder: %s%s; what it lacks is new",
+            *(name, counted(len(lost), "weight"), ", ".join(lost[:3]), ", …" * (len(lost) > 3)),
         )
     if len(lost) < len(absent):
         logger.warning(

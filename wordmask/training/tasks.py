@@ -17,14 +17,12 @@ from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json
 from wordmask.utils.hub import pushing
-from wordmask.utils.quantities import number
 from wordmask.utils.terminal import Fact, terminal
 
 logger = logging.getLogger(__name__)
 
-# What the results show besides the figures that are compared.
+# The numbers that stand below the figures before and after.
 OTHERS = {
-    "train_loss": "training loss",
     "train_samples": "training examples",
     "eval_samples": "evaluation examples",
 }
@@ -115,17 +113,14 @@ def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
 
 
 def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
-    """Show the results, the words that improved most, and where the files are."""
+    """Show the figures before and after, the words that improved most, and where the files are."""
     terminal().close()
-    others = []
-    for name, label in OTHERS.items():
-        if name in metrics:
-            value = metrics[name]
-            others.append((label, f"{value:,}" if isinstance(value, int) else number(value)))
-    terminal().show(Results(metrics, others))
+    if any(name.endswith("_before") for name in metrics):  # else the last evaluation has shown all figures
+        others = [(label, f"{int(metrics[name]):,}") for name, label in OTHERS.items() if name in metrics]
+        terminal().show(Results(metrics, others))
     if trainer.probe and "eval_probe_f1" in metrics:
         terminal().show(ProbeResults(metrics, trainer.probe.examples))
     if trainer.reports and trainer.reports.improved:
         terminal().show(ImprovedWords(trainer.reports.improved))
-    what = "model and results" if trainer.args.do_train else "results"
+    what = "model and results" if trainer.args.do_train else "output"
     terminal().show(Fact(what, str(trainer.args.output_dir)))

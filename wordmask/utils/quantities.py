@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -17,19 +18,39 @@ def number(value: float, digits: int = 4) -> str:
     if not math.isfinite(value):
         return str(value)
     rounded = float(f"{value:.{digits}g}")
-    if rounded and not 1e-3 <= abs(rounded) < 1e9:
+    if not rounded:
+        return "0"
+    if not 1e-3 <= abs(rounded) < 1e9:
         return f"{rounded:.{digits}g}"
-    decimals = digits - 1 - math.floor(math.log10(abs(rounded))) if rounded else digits - 1
+    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
     return f"{rounded:,.{max(decimals, 0)}f}"
 
 
-def changed(new: float, old: float, decimals: int | None = None) -> str:
-    """How a number has changed, to the digits that are shown of it: -0.210, +1.5, or `same`."""
-    decimals = len(number(new).partition(".")[2]) if decimals is None else decimals
-    if not math.isfinite(new - old):
-        return f"was {number(old)}"
-    difference = f"{new - old:+,.{decimals}f}"
-    return difference if float(difference.replace(",", "")) else "same"
+def loss(value: float) -> str:
+    """A loss, with three decimals or more: 10.342, 6.163, 0.02371. Perplexity shows a change of 0.001, too."""
+    return f"{value:,.3f}" if 1 <= abs(value) < 1e9 else number(value)
+
+
+def changed(new: str, old: str) -> str:
+    """How a figure has changed, from what is shown of it: `9.972` after `9.973` is `-0.001`.
+
+    Args:
+        new, old: as `number`, `loss` or `percent` shows them. The result has the decimals that both have.
+
+    Returns:
+        Such as `-0.210` or `+1.5`; `same` if both look the same; `was inf` if there is no difference to compute.
+    """
+    if new == old:
+        return "same"
+    values = [Decimal(shown.rstrip("%").replace(",", "")) for shown in (new, old)]
+    if not all(value.is_finite() for value in values):
+        return f"was {old}"
+    difference = values[0] - values[1]
+    if not Decimal("1e-5") <= abs(difference) < 10**9:
+        return f"{float(difference):+.4g}"
+    # 1,000 after 999.9 is +0.1: it has no decimal that both have, but is not the same.
+    coarsest = max(int(value.as_tuple().exponent) for value in values)
+    return f"{round(difference, -coarsest) or difference:+,f}"
 
 
 def percent(share: float) -> str:

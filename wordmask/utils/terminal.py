@@ -1,7 +1,7 @@
 """The one place that prints for people: events, as plain lines for a pipe or with rich for a person at a terminal.
 
     terminal().doing("reading text")
-    terminal().show(Message("3 of 12 lines are longer than 126 tokens"))
+    terminal().show(Message("going on from out/checkpoint-20"))
 
 An *event* says itself in two ways: `line()` is one plain line, and `__rich__()` is what a person sees.
 """

@@ -98,6 +98,7 @@ def test_a_pipe_gets_exactly_these_lines(capsys, flags, english_model, english_f
         re.escape(f"model and results: {tmp_path / 'out'}"),
     ]
     found = [line for line in lines if not OF_REPORTS.match(line)]
+    assert not any("training loss" in line for line in lines), "the line `trained` has said it"
     assert len(found) == len(expected), found
     for line, pattern in zip(found, expected, strict=True):
         assert re.fullmatch(pattern, line), (line, pattern)
@@ -112,15 +113,15 @@ def test_packed_text_counts_documents_and_sequences(capsys, flags):
 
 # Predictions, and the figures before and after.
 OF_REPORTS = re.compile(
-    r"predictions|\d\. |before and after: |results: |words that improved most: |evaluating before"
-    r"|data report of |--\w+: (?!\d+ texts)"
+    r"predictions|\d\. |before and after: |words that improved most: |evaluating before|data report of |"
+    r"--\w+_file: (the validation text has|\d+ of \d+ validation examples)"
 )
 # Each start shows these steps, and then the header; what libraries say would stand between them.
 OURS = re.compile(
     r"(importing|reading|loading|trying|tokenizing|saving|evaluating|compiling) .*\.\.\."
     r"|(model|text|masking|device|steps|output): .*|step \d.*|evaluation.*|trained .*"
     r"|--(train|validation)_file: .*|going on from .*|this run was started with other settings: .*"
-    r"|model and results: .*|results: .*|\d+ of \d+ lines are longer .*"
+    r"|model and results: .*"
 )
 STARTS = {
     "bf16": ["--bf16", "--use_cpu"],
@@ -181,6 +182,7 @@ def test_an_evaluation_alone_shows_one_line_of_figures(capsys, english_model, en
     lines = lines_of(capsys, run_mlm_wwm.main, *argv, "--do_eval", "--output_dir", str(tmp_path / "out"))
     figures = rf"evaluation: loss {FIGURE}, perplexity {FIGURE}, tokens right {FIGURE}%, words right {FIGURE}%"
     assert len([line for line in lines if re.fullmatch(figures, line)]) == 1
+    assert sum("perplexity" in line for line in lines) == 1 and lines[-1] == f"output: {tmp_path / 'out'}"
     assert of_others(lines) == [] and not any(line.startswith("steps: ") for line in lines)
 
 
@@ -287,6 +289,28 @@ def test_an_evaluation_says_what_is_better():
     with console.capture() as capture:
         console.print(event)
     assert "\x1b[32m (-0.210)" in capture.get() and "\x1b[31m (-0.5)" in capture.get()
+
+
+@pytest.mark.parametrize(
+    "old, new, shown",
+    [
+        ((9.97251, 21430.0), (9.97249, 21429.8), "loss 9.972 (-0.001), perplexity 21,430 (same)"),
+        ((9.97249, 21429.8), (9.97201, 21419.0), "loss 9.972 (same), perplexity 21,420 (-10)"),
+        ((10.3424, 31030.0), (10.3404, 30970.0), "loss 10.340 (-0.002), perplexity 30,970 (-60)"),
+        ((10.3688, 31849.3), (6.9014, 993.6), "loss 6.901 (-3.468), perplexity 993.6 (-30,856)"),
+    ],
+)
+def test_a_change_agrees_with_the_figures_beside_it(old, new, shown):
+    before, after = (dict(zip(("eval_loss", "eval_perplexity"), figures, strict=True)) for figures in (old, new))
+    assert Evaluated(2, True, after, before).line() == f"evaluation after step 2: {shown}"
+
+
+@pytest.mark.parametrize(
+    "steps, shown", [("1", "1 in 0.2 epochs"), ("5", "5 in 1 epoch"), ("7", "7 in 1.4 epochs")], ids=str
+)
+def test_epochs_have_two_decimals_at_most(capsys, flags, steps, shown):
+    lines = lines_of(capsys, run_mlm.main, *flags, "--max_steps", steps, "--line_by_line", "--no_eval_on_start")
+    assert any(line.startswith(f"steps: {shown}, each of 8 sequences") for line in lines)
 
 
 def test_the_model_flops_of_a_token_are_those_counted_by_hand(english_model):

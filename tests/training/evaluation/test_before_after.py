@@ -246,7 +246,7 @@ def test_without_a_record_that_can_be_read_there_is_one_column(
     assert ("cannot be read" in caplog.text) == (content is not None)
     assert "eval_loss" in metrics and "eval_loss_before" not in metrics
     shown = capsys.readouterr().err
-    assert "results: evaluation loss" in shown and "before and after:" not in shown
+    assert "evaluation after step 4: loss" in shown and "before and after:" not in shown
     assert [one["step"] for one in evaluations(out)] == [4]
 
 
@@ -338,23 +338,22 @@ def test_the_plain_lines():
         "before and after: evaluation loss 7.601 -> 2.310, perplexity 2,000 -> 10.08, masked tokens right "
         "1.2% -> 55.1%, training examples 1,300"
     )
-    assert Results({"eval_loss": 2.3101}).line() == "results: evaluation loss 2.310"
     improved = [Improved("the", 1040, 12, 1031), Improved("\x1b[31mred", 3, 0, 2)]
     assert ImprovedWords(improved).line() == (
         r"words that improved most: the 12 of 1,040 -> 1,031 of 1,040, \x1b[31mred 0 of 3 -> 2 of 3"
     )
 
 
-def test_the_table_has_a_column_before_only_where_something_is_known():
+def test_the_table_leaves_a_place_empty_where_nothing_was_known_before():
     def drawn(metrics: dict) -> str:
         console = Console(width=80, record=True, file=io.StringIO())
-        console.print(Results(metrics, [("training loss", "2.5")]))
+        console.print(Results(metrics, [("training examples", "25")]))
         return console.export_text()
 
     both = drawn({"eval_loss": 2.0, "eval_loss_before": 7.0})
     assert re.search(r"before +.*after", both) and re.search(r"evaluation loss.*7\.000.*2\.000", both)
-    one = drawn({"eval_loss": 2.0})
-    assert "before" not in one and re.search(r"evaluation loss.*2\.000", one)
+    one = drawn({"eval_loss": 2.0, "eval_loss_before": 7.0, "eval_probe_f1": 0.5})
+    assert re.search(r"probe macro-F1 +\S +\S +50\.0%", one)
 
 
 # Two processes

@@ -103,4 +103,5 @@ def _steps(trainer: MlmTrainer) -> str:
     stage, last = plan.stages[-1], sequences.stages[-1]
     tokens = int(last.lengths.sum()) * stage.layout.step_size / max(len(last), 1)
     each = f"each of {counted(min(stage.layout.step_size, len(last)), 'sequence')}, about {number(tokens, 3)} tokens"
-    return f"{planned:,} in {epochs:.3g} epoch{'s' * (epochs != 1)}{left}, {each}"
+    shown = f"{epochs:,.2f}".rstrip("0").rstrip(".") if epochs >= 0.01 else "less than 0.01"
+    return f"{planned:,} in {shown} epoch{'s' * (shown != '1')}{left}, {each}"

@@ -19,7 +19,7 @@ from wordmask.config.metric_table import METRICS
 from wordmask.training.display.speed import Speed, TokenCount
 from wordmask.training.display.utilisation import Utilisation
 from wordmask.utils.progress import Bar
-from wordmask.utils.quantities import changed, counted, duration, number, percent
+from wordmask.utils.quantities import changed, counted, duration, loss, number
 from wordmask.utils.terminal import labelled, terminal
 
 _METRICS = {metric.trainer_name: metric for metric in METRICS.values()}
@@ -63,11 +63,9 @@ class Evaluated:
         for key, metric in _METRICS.items():
             if (value := self.metrics.get(key)) is None:
                 continue
-            old, shown = self.earlier.get(key), percent(value) if metric.is_share else number(value)
-            difference = ""
-            if old is not None:
-                difference = changed(100 * value, 100 * old, 1) if metric.is_share else changed(value, old)
-            better = None if old is None or old == value else (value > old) == metric.more_is_better
+            old, shown = self.earlier.get(key), metric.shown(value)
+            difference = "" if old is None else changed(shown, metric.shown(old))
+            better = None if old is None or difference == "same" else (value > old) == metric.more_is_better
             figures.append((f"{metric.short_label} {shown}", difference, better))
         return figures
 
@@ -149,7 +147,7 @@ class LiveOutput(TrainerCallback):
             self._end_bar()
             steps = self.speed.done if self.speed else state.global_step
             figures = [f"{counted(steps, 'step')} in {duration(logs['train_runtime'])}"]
-            figures.append(f"mean loss {number(logs['train_loss'])}")
+            figures.append(f"mean loss {loss(logs['train_loss'])}")
             if rate := logs.get("train_tokens_per_second"):
                 figures.append(f"{number(rate, 3)} tokens/s")
             terminal().show(Trained(figures))
@@ -159,7 +157,7 @@ class LiveOutput(TrainerCallback):
         self.speed.logged()
         if not terminal().is_live:
             names = {"learning_rate": "learning rate", "grad_norm": "gradient norm"}
-            figures = [f"loss {number(logs['loss'])}"]
+            figures = [f"loss {loss(logs['loss'])}"]
             figures += [f"{name} {number(float(logs[key]), 3)}" for key, name in names.items() if key in logs]
             terminal().show(Logged(state.global_step, state.max_steps, state.epoch or 0.0, figures + self._speed()))
 
@@ -179,7 +177,7 @@ class LiveOutput(TrainerCallback):
             return []
         figures = [f"{speed.step:,}/{speed.steps:,}"]
         if self.loss is not None:
-            figures.append(f"loss {number(self.loss)}")
+            figures.append(f"loss {loss(self.loss)}")
         figures += self._speed()[::-1]
         if self.use is not None:
             figures += self.use.figures((speed.rate or 0.0) / speed.processes)

@@ -14,7 +14,6 @@ from wordmask.config.metric_table import METRICS
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.masked_words import MaskedWords
 from wordmask.training.evaluation.record import Evaluation
-from wordmask.utils.quantities import number, percent
 from wordmask.utils.terminal import clean
 
 MOST_FREQUENT = 2000  # masked words whose counts are kept
@@ -84,7 +83,7 @@ def most_improved(before: Mapping[str, Sequence[int]], after: Mapping[str, Seque
 
 @dataclass(frozen=True)
 class Results:
-    """What a run ends with: its figures, before and after training where both are known.
+    """What a run that evaluates before training ends with: its figures before and after, where both are known.
 
     Attributes:
         metrics: those of the run; the figures before training are among them as `eval_loss_before` and so on.
@@ -102,14 +101,9 @@ class Results:
         rows = []
         for metric in METRICS.values():
             if metric.result in self.metrics:
-                shown, before = percent if metric.is_share else number, self.metrics.get(f"{metric.result}_before")
-                after = shown(self.metrics[metric.result])
-                rows.append((metric.label, "" if before is None else shown(before), after))
+                before, after = self.metrics.get(f"{metric.result}_before"), metric.shown(self.metrics[metric.result])
+                rows.append((metric.label, "" if before is None else metric.shown(before), after))
         return rows
-
-    @property
-    def _compares(self) -> bool:
-        return any(before for _, before, _ in self._rows)
 
     def line(self) -> str:
         """`before and after: evaluation loss 7.601 -> 2.310, perplexity 2,000 -> 10.07, ...`"""
@@ -117,21 +111,17 @@ class Results:
             f"{label} {before} -> {after}" if before else f"{label} {after}" for label, before, after in self._rows
         ]
         figures += [f"{label} {value}" for label, value in self.others]
-        return f"{TITLE if self._compares else 'results'}: {', '.join(figures)}"
+        return f"{TITLE}: {', '.join(figures)}"
 
     def __rich__(self) -> RenderableType:
-        rows = self._rows
-        if not rows:
-            return Text(self.line())
         table = Table(box=ROUNDED, header_style="")
         table.add_column("")
-        if self._compares:
-            table.add_column("before", justify="right")
-        table.add_column("after" if self._compares else "", justify="right", style="bold")
-        for label, before, after in rows:
-            table.add_row(*(label, before, after) if self._compares else (label, after))
+        table.add_column("before", justify="right")
+        table.add_column("after", justify="right", style="bold")
+        for row in self._rows:
+            table.add_row(*row)
         others = Text(", ".join(f"{label} {value}" for label, value in self.others), "dim")
-        return Group(Text(f"\n{TITLE}" if self._compares else "\nresults", "bold"), table, others)
+        return Group(Text(f"\n{TITLE}", "bold"), table, others)
 
 
 @dataclass(frozen=True)
