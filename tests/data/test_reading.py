@@ -102,9 +102,15 @@ def as_tsv(texts: list[str]) -> bytes:
     return "".join("\t".join(row) + "\n" for row in rows).encode()
 
 
+def as_unix_csv(texts: list[str]) -> bytes:
+    """A CSV file with the line ends of Unix. Python does not quote a lone `\\r` there, which then ends a line."""
+    quoting = csv.QUOTE_ALL if any("\r" in text for text in texts) else csv.QUOTE_MINIMAL
+    return as_csv(texts, lineterminator="\n", quoting=quoting)
+
+
 FORMATS = {
     "a.csv": as_csv,
-    "unix.csv": lambda texts: as_csv(texts, lineterminator="\n"),
+    "unix.csv": as_unix_csv,
     "mark.csv": lambda texts: b"\xef\xbb\xbf" + as_csv(texts, quoting=csv.QUOTE_ALL),
     "semicolon.csv": lambda texts: as_csv(texts, delimiter=";"),
     "tab.csv": lambda texts: as_csv(texts, delimiter="\t"),
