@@ -22,7 +22,7 @@ class ReadableTokens:
     """
 
     def __init__(self, tokenizer: Any):
-        self._surfaces = Surfaces(tokenizer, np.zeros(0, np.int64))
+        self._tokenizer, self._surfaces = tokenizer, Surfaces(tokenizer, np.zeros(0, np.int64))
         self._shows_spaces = shows_spaces(tokenizer)
 
     def word(self, ids: Sequence[int]) -> str:
@@ -49,6 +49,10 @@ class ReadableTokens:
             line.append((text, space))
             before, trailing = text, raw[-1:].isspace()
         return line
+
+    def names(self, ids: Sequence[int]) -> str:
+        """The names of tokens in the vocabulary, as `Ġthe`, where their text does not say what they are."""
+        return "".join(self._tokenizer.convert_ids_to_tokens(index) or f"[{index}]" for index in ids)
 
     def _raw(self, ids: Sequence[int]) -> str:
         """The text of tokens, with the white space that their surfaces show."""

@@ -130,9 +130,12 @@ class MlmTrainer(EvaluatingTrainer):
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
-            self.add_callback(LiveOutput(self.tokens, rates[1] if self.forward.sparse else 1.0))
+            self.add_callback(LiveOutput(self.tokens, rates[1] if self.forward.sparse else 1.0, self._recorded))
         if args.device.type == "cpu":
             keep_freed_memory()
+
+    def _recorded(self) -> dict[str, float]:
+        return self.reports.previous_metrics() if self.reports is not None else {}
 
     # Batches
 

@@ -214,6 +214,18 @@ def test_a_resume_takes_the_figures_from_the_record_and_evaluates_no_more(
     assert evaluations(out) == evaluations(tmp_path / "whole")
 
 
+def test_the_first_evaluation_after_a_resume_is_compared_with_the_last_one_before_it(
+    command, killed_after, tmp_path, capsys
+):
+    more = ["--eval_strategy", "steps", "--eval_steps", "1"]
+    run_mlm_wwm.main(command(tmp_path / "whole", *more))
+    (expected,) = re.findall("evaluation after step 3: .*", capsys.readouterr().err)
+    killed_after(2, command(tmp_path / "out", *more))
+    capsys.readouterr()
+    run_mlm_wwm.main(command(tmp_path / "out", *more))
+    assert re.findall("evaluation after step 3: .*", capsys.readouterr().err) == [expected] and " (" in expected
+
+
 def test_evaluations_behind_the_checkpoint_are_dropped(command, counted, killed_after, tmp_path):
     out = tmp_path / "out"
     killed_after(3, command(out, "--eval_strategy", "steps", "--eval_steps", "3"))

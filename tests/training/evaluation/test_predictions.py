@@ -23,7 +23,7 @@ import wordmask
 from conftest import sample_lines, save_model, train_tokenizer
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.prediction_display import LinePrediction, PredictionsTitle, excerpt
-from wordmask.training.evaluation.predictions import BEST, Guess, MaskedWord, PredictedLine, best_words
+from wordmask.training.evaluation.predictions import BEST, Guess, MaskedWord, PredictedLine, best_words, told_apart
 
 
 def predictions(out: Path, at: int = -1) -> list[dict]:
@@ -120,9 +120,9 @@ def test_they_are_the_best_combinations_of_what_the_model_itself_gives(kind, mor
                 for place in places
             ]
             ranked = sorted(itertools.product(*tops), key=lambda one: -math.prod(share for share, _ in one))[:BEST]
-            assert [guess["word"] for guess in word["predictions"]] == [
-                readable.word([token for _, token in one]) for one in ranked
-            ]
+            guesses = [[token for _, token in one] for one in ranked]
+            expected_words = told_apart([ids[places].tolist(), *guesses], readable)[1:]
+            assert [guess["word"] for guess in word["predictions"]] == expected_words
             expected = [math.prod(share for share, _ in one) for one in ranked]
             assert [guess["probability"] for guess in word["predictions"]] == pytest.approx(expected, rel=1e-3)
             assert word["right"] == ([token for _, token in ranked[0]] == ids[places].tolist())
@@ -267,8 +267,21 @@ def test_an_excerpt_holds_its_words_in_order_and_fits(words, width, data):
 def test_of_many_masked_words_some_are_shown_and_the_rest_is_counted():
     words = [f"word{number}" for number in range(9)]
     line = predicted(" ".join(words), *words)
-    assert "and 3 more masked words" in drawn(line, 120)[-1]
+    for width, shown in ((160, 3), (100, 2), (50, 1)):
+        text, guesses = drawn(line, width)
+        assert guesses.count("✓") == shown and guesses.endswith(f"   +{9 - shown}")
+    assert "[word0] [word1] [word2] word3" in drawn(line, 160)[0]
     assert LinePrediction(1, line).line().endswith("and 3 more masked words")
+
+
+def test_different_guesses_look_different():
+    tokenizer = train_tokenizer("roberta")
+    tokens = ["a", "Ġa", "Ã", "å", "Ġof"]
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    assert tokenizer.unk_token_id not in ids
+    readable = ReadableTokens(tokenizer)
+    assert told_apart([[token] for token in ids], readable) == ["a", "Ġa", "Ã", "å", "of"]
+    assert told_apart([[ids[1]], [ids[1]]], readable) == ["a", "a"], "a word and the right guess"
 
 
 def test_escapes_in_text_and_predictions_are_shown_as_text():

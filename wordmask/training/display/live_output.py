@@ -5,7 +5,7 @@ The Trainer shows its own bars and dictionaries instead, unless `RunArguments.lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,10 +104,13 @@ class LiveOutput(TrainerCallback):
     Args:
         tokens: counts the tokens of this process.
         predicted: the share of the tokens that the output embeddings see: 1 without sparse prediction.
+        recorded: gives the figures that the first evaluation of a resumed training is compared with.
     """
 
-    def __init__(self, tokens: TokenCount, predicted: float = 1.0):
-        self.tokens, self.predicted = tokens, predicted
+    def __init__(
+        self, tokens: TokenCount, predicted: float = 1.0, recorded: Callable[[], dict[str, float]] | None = None
+    ):
+        self.tokens, self.predicted, self.recorded = tokens, predicted, recorded
         self.loss: float | None = None
         self.evaluated: dict[str, float] = {}
         self.evaluated_at = -1
@@ -210,8 +213,10 @@ class LiveOutput(TrainerCallback):
             self.speed.pause((metrics or {}).get("eval_runtime", 0.0))
         found = {name: value for name, value in (metrics or {}).items() if name in _METRICS}
         if state.global_step != self.evaluated_at or found != self.evaluated:
-            trains = self.training_bar is not None
-            terminal().show(Evaluated(state.global_step, trains, found, self.evaluated))
+            trains, earlier = self.training_bar is not None, self.evaluated
+            if not earlier and self.speed is not None and self.recorded is not None:
+                earlier = self.recorded()
+            terminal().show(Evaluated(state.global_step, trains, found, earlier))
         self.evaluated, self.evaluated_at = found, state.global_step
         if self.training_bar is not None:
             terminal().put(self.training_bar)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from wordmask.training.evaluation.predictions import MaskedWord, PredictedLine
+from wordmask.utils.quantities import counted
 from wordmask.utils.terminal import clean, terminal
 
-WORDS = 6  # masked words of a line that are shown; the run's record keeps all
+WORDS = 3  # masked words of a line that are shown at a terminal; the run's record keeps all
+PLAIN_WORDS = 6  # in a log file
 PLAIN_WIDTH = 100  # of a line's text in a log file
 GAP = 3  # columns between two words
 
@@ -70,57 +71,43 @@ class LinePrediction:
     number: int
     predicted: PredictedLine
 
-    @property
-    def _words(self) -> list[MaskedWord]:
-        return self.predicted.words[:WORDS]
-
-    @property
-    def _more(self) -> str:
-        hidden = len(self.predicted.words) - len(self._words)
-        return f"and {hidden} more masked word{'s' * (hidden > 1)}" if hidden else ""
-
     def line(self) -> str:
         """`1. On the [shore] of the lake | ✗ shore: river 12% · side 8% · north 5%`"""
         signs = Signs.of(terminal().console.options.ascii_only)
-        text = "".join(_marked(part) for part in excerpt(self.predicted.text, self._words, PLAIN_WIDTH, signs.gap))
-        words = [_word(word, signs).plain for word in self._words]
-        return f"{self.number}. {' | '.join(filter(None, [text, *words, self._more]))}"
+        words = self.predicted.words[:PLAIN_WORDS]
+        text = "".join(_marked(part) for part in excerpt(self.predicted.text, words, PLAIN_WIDTH, signs.gap))
+        guesses = [_word(word, signs).plain for word in words]
+        hidden = len(self.predicted.words) - len(words)
+        more = f"and {counted(hidden, 'more masked word')}" if hidden else ""
+        return f"{self.number}. {' | '.join(filter(None, [text, *guesses, more]))}"
 
     def __rich__(self) -> RenderableType:
-        return _Fitted(self.number, self.predicted.text, self._words, self._more)
+        return _Fitted(self.number, self.predicted)
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A line and the predictions for its masked words, in as many columns as the terminal has room for."""
+    """A line and, below it, the predictions for as many of its first masked words as one line has room for."""
 
     number: int
-    text: str
-    words: Sequence[MaskedWord]
-    more: str
+    predicted: PredictedLine
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         signs, margin = Signs.of(options.ascii_only), f"{self.number:>2}  "
-        width = options.max_width - len(margin)
+        width, words = options.max_width - len(margin), self.predicted.words[:WORDS]
         line = Text(no_wrap=True, overflow="ellipsis").append(margin, "dim")
-        for part in excerpt(self.text, self.words, width, signs.gap):
+        for part in excerpt(self.predicted.text, words, width, signs.gap):
             style = "default" if part[1] is None else "bold green" if part[1].right else "bold red"
             line.append(_marked(part), style)
-        cells = [_word(word, signs) for word in self.words]
-        widest = max((cell.cell_len for cell in cells), default=0)
-        columns = max(1, min((width + GAP) // (widest + GAP), len(cells)))
-        table = Table.grid(padding=(0, GAP, 0, 0))
-        for _ in range(columns):
-            table.add_column(no_wrap=True, overflow="ellipsis")
-        for start in range(0, len(cells), columns):
-            table.add_row(*cells[start : start + columns])
-        indented = Table.grid()
-        indented.add_column(width=len(margin))
-        indented.add_column()
-        indented.add_row("", table)
-        if self.more:
-            indented.add_row("", Text(self.more, "dim"))
-        yield Group(line, indented)
+        guesses = [self._guesses(words[:count], signs) for count in range(len(words), 0, -1)]
+        fitting = next((text for text in guesses if text.cell_len <= width), guesses[-1] if guesses else Text())
+        yield Group(line, Text(" " * len(margin), no_wrap=True, overflow="ellipsis").append_text(fitting))
+
+    def _guesses(self, words: Sequence[MaskedWord], signs: Signs) -> Text:
+        """`✗ shore: river 12% · side 8%   ✓ lake: lake 60%   +2`: two words are left out."""
+        hidden = len(self.predicted.words) - len(words)
+        texts = [_word(word, signs) for word in words] + [Text(f"+{hidden}", "dim")] * (hidden > 0)
+        return Text(" " * GAP).join(texts)
 
 
 def _marked(part: Part) -> str:

@@ -160,12 +160,12 @@ class SampleLines:
             if masked.any():
                 guesses = best_words(best[masked], probabilities[masked])
                 right = guesses[0][0] == tokens[masked].tolist()
-                predictions = []
-                for guess, probability in guesses:
-                    whole = tokens.copy()
+                wholes = [np.array(tokens) for _ in guesses]
+                for whole, (guess, _) in zip(wholes, guesses, strict=True):
                     whole[masked] = guess
-                    predictions.append(Guess(self.readable.word(whole.tolist()), float(f"{probability:.4g}")))
-                shown.append(MaskedWord(word, len(text), right, predictions))
+                names = told_apart([tokens.tolist(), *(whole.tolist() for whole in wholes)], self.readable)[1:]
+                shares = [float(f"{probability:.4g}") for _, probability in guesses]
+                shown.append(MaskedWord(word, len(text), right, list(map(Guess, names, shares))))
             text += word
         return PredictedLine(text, shown)
 
@@ -208,3 +208,21 @@ def best_words(tokens: IntArray, probabilities: NDArray[np.float64]) -> list[tup
         ]
         best = sorted(longer, key=lambda one: -one[1])[:BEST]
     return best
+
+
+def told_apart(words: Sequence[list[int]], readable: ReadableTokens) -> list[str]:
+    """The text of each word; the names of its tokens, if it has no text or that of another word before it.
+
+    Bytes that are only a part of a character all look like `�`, and `the` and `Ġthe` both like `the`.
+
+    Args:
+        words: the tokens of each word.
+        readable: turns tokens into text.
+    """
+    texts = [readable.word(word) for word in words]
+    shown = []
+    for number, (word, text) in enumerate(zip(words, texts, strict=True)):
+        before = zip(words[:number], texts, strict=False)
+        unclear = "\ufffd" in text or any(text == other and word != tokens for tokens, other in before)
+        shown.append(readable.names(word) if unclear else text)
+    return shown

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from wordmask.config.metric_table import METRICS
 from wordmask.models.forward import Prediction
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.before_after import Improved, frequent_words, metrics_before, most_improved
@@ -89,6 +90,14 @@ class EvaluationReports:
         self._shown = predictions
         if not self.foreign:
             self.record.add(self.latest)
+
+    def previous_metrics(self) -> dict[str, float]:
+        """The figures of the evaluation before the latest one, as the Trainer names them; none if the masks differ."""
+        latest = self.latest
+        earlier = [one for one in self.record.evaluations if latest is not None and one.step < latest.step]
+        if latest is None or not earlier or (earlier[-1].masks, earlier[-1].probe) != (latest.masks, latest.probe):
+            return {}
+        return {METRICS[name].trainer_name: value for name, value in earlier[-1].metrics.items() if name in METRICS}
 
     def show_predictions(self) -> None:
         """Show the predictions of the latest evaluation."""
