@@ -7,6 +7,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +18,9 @@ import run_mlm
 import run_mlm_wwm
 from conftest import refusal
 from wordmask.config.arguments import parse_arguments
+from wordmask.config.own_flags import check_own_flags, training_parser
+from wordmask.config.parser import TRAINER_LISTS
+from wordmask.config.run_arguments import RunArguments
 from wordmask.config.short_form import DEFAULTS, describe, new_output_dir, split_words
 from wordmask.training.trainer import MlmTrainer
 
@@ -89,6 +94,11 @@ def test_a_training_file_that_ends_in_json_is_no_argument_file(here):
         (["bert"], ["--train_file is missing"]),
         (["--learning_rate", "1", "bert", "train.txt"], ["bert belongs to no flag", "MODEL train.txt [dev.txt]"]),
         (["bert", "train.txt", "--seed", "1", "dev.txt"], ["dev.txt belongs to no flag", "come before all flags"]),
+        (["bert", "--max_steps", "2", "train.txt"], ["train.txt belongs to no flag; the words MODEL train.txt"]),
+        (["bert", "--max_steps=2", "train.txt", "--seed", "1"], ["train.txt belongs to no flag"]),
+        (["bert", "--max_seq_length", "16", "train.txt"], ["train.txt belongs to no flag"]),
+        (["bert", "--streaming", "train.txt"], ["train.txt belongs to no flag"]),
+        (["bert", "--bf16_full_eval", "train.txt"], ["train.txt belongs to no flag"]),
     ],
 )
 @pytest.mark.parametrize("script", [run_mlm, run_mlm_wwm], ids=["mlm", "wwm"])
@@ -284,3 +294,25 @@ def test_a_run_that_has_not_begun_to_overwrite_is_started_again_with_that_flag(h
         run_mlm.main([*argv, "--overwrite_output_dir"])
     [sentence] = re.findall("^interrupted.*", capsys.readouterr().err, re.MULTILINE)
     assert sentence.startswith("interrupted; to start again: ") and "--overwrite_output_dir" in sentence
+
+
+@pytest.mark.parametrize("name", TRAINER_LISTS)
+def test_a_flag_of_several_values_takes_words(here, name):
+    values = {"report_to": ["none", "none"], "include_for_metrics": ["inputs", "loss"]}.get(name, ["a", "b"])
+    argv = ["bert", "--train_file", "train.txt", "dev.txt", "--learning_rate", "-1", f"--{name}", *values]
+    assert check_own_flags(argv).train_file == ["train.txt", "dev.txt"]
+
+
+def test_all_flags_of_several_values_are_known_before_torch_is_imported():
+    parser = training_parser([RunArguments])
+    assert {name for name, action in parser.flags.items() if action.nargs == "+"} | {"report_to"} == {*TRAINER_LISTS}
+
+
+def test_a_stray_word_is_found_before_torch_is_imported(here):
+    program = "import sys, run_mlm\ntry: run_mlm.main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    argv = [sys.executable, "-c", program, "bert", "--max_steps", "2", "train.txt"]
+    ended = subprocess.run(argv, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "False\n")
+    assert ended.stderr == (
+        "error: train.txt belongs to no flag; the words MODEL train.txt [dev.txt] come before all flags\n"
+    )

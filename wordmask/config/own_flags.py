@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from wordmask.config.added_arguments import AddedArguments
@@ -13,7 +14,7 @@ from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.parser import Parser, build, flag_name, suggest
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.config.short_form import USAGE
+from wordmask.config.short_form import USAGE, is_short_form
 from wordmask.utils.errors import InputError
 
 # In the order of --help.
@@ -70,9 +71,11 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
         for concern in OWN:
             build(concern, namespace)
     except InputError:
-        # A flag that seems missing may be misspelled; then `parse_arguments` says so, which helps more.
+        # A flag that seems missing may be misspelled, or its file may stand after a switch of the Trainer; then
+        # `parse_arguments` says so, which helps more.
         flags = [word for word in others if word.startswith("--")]
-        if not any(suggest(flag_name(flag), parser.flags) for flag in flags):
+        files = [word for word in others if is_short_form(argv) and os.path.isfile(word)]
+        if not (files or any(suggest(flag_name(flag), parser.flags) for flag in flags)):
             raise
     if "output_dir" not in parser.given:
         namespace.output_dir = None
