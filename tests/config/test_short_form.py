@@ -22,6 +22,7 @@ from wordmask.config.own_flags import check_own_flags, training_parser
 from wordmask.config.parser import TRAINER_LISTS
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.short_form import DEFAULTS, describe, new_output_dir, split_words
+from wordmask.training.interruption import resumable
 from wordmask.training.trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -178,7 +179,10 @@ def test_the_table_in_the_docs_is_that_of_the_code():
         ("bert-base-chinese", "data/reviews.jsonl.gz", "bert-base-chinese-reviews"),
         ("FacebookAI/roberta_base/", "data/*.txt", "roberta-base-data"),
         ("../my model (1)", "corpus/", "my-model-1-corpus"),
-        ("模型", "评论.txt", "x-x"),
+        ("模型", "训练.txt", "模型-训练"),
+        ("модель_2", "cafe\u0301.txt", "модель-2-caf\u00e9"),
+        ("हिन्दी", "😀.txt", "हिन्दी-x"),
+        ("模" * 300, "𠀀" * 300, f"{'模' * 40}-{'𠀀' * 22}"),
         ("a..b--c", "$(rm).txt", "a.b-c-rm"),
         ("x" * 300, "y" * 300, f"{'x' * 40}-{'y' * 30}"),
     ],
@@ -189,6 +193,24 @@ def test_a_directory_has_a_safe_name(tmp_path, monkeypatch, model, text, name):
     assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914"
     assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914-2"
     assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914-3"
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        ([], "模型-train"),
+        (["--push_to_hub"], "x-train"),
+        (["--push_to_hub", "--hub_model_id", "me/model"], "模型-train"),
+        (["--push-to-hub=true", "--push_to_hub_model_id", "model"], "模型-train"),
+    ],
+)
+def test_a_directory_has_a_name_that_the_hub_takes_where_it_names_a_repository(here, capsys, flags, name):
+    shutil.copytree("bert", "模型")
+    Path("run.yaml").write_text("push_to_hub: true\n" if flags == ["--push_to_hub"] else "")
+    for argv in [["run.yaml"], flags] if flags == ["--push_to_hub"] else [flags]:
+        words = [*argv, "模型", "train.txt"] if argv == ["run.yaml"] else ["模型", "train.txt", *argv]
+        with resumable("run_mlm.py", words, check_own_flags(words)) as chosen:
+            assert re.fullmatch(rf"output/{name}-\d{{8}}-\d{{4}}", chosen["output_dir"])
 
 
 def test_no_directory_where_none_can_be(here, capsys):

@@ -54,7 +54,8 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
         defaults: the defaults of the script that differ from those of the dataclasses.
 
     Returns:
-        The values of these flags; `output_dir` is `None` if it is not given.
+        The values of these flags; `output_dir` is `None` if it is not given. And `names_repository`: whether a
+        repository of the hub is named after the output directory.
 
     Raises:
         InputError: naming the flag that is wrong.
@@ -77,6 +78,8 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
         files = [word for word in others if is_short_form(argv) and os.path.isfile(word)]
         if not (files or any(suggest(flag_name(flag), parser.flags) for flag in flags)):
             raise
+    named = parser.given | {flag_name(word) for word in others}  # on the command line or in its file
+    namespace.names_repository = "push_to_hub" in named and "hub_model_id" not in named
     if "output_dir" not in parser.given:
         namespace.output_dir = None
     return namespace

@@ -39,7 +39,7 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         check_files(own.model_name_or_path, own.train_file, own.validation_file)
         if names and own.output_dir is None and is_first_process():
             [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
-            chosen = new_output_dir(own.model_name_or_path, text, make=writes)
+            chosen = new_output_dir(own.model_name_or_path, text, make=writes, names_repository=own.names_repository)
     directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
     command = resume_command(script, argv, chosen)
     if is_short_form(argv) and writes:
