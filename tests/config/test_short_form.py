@@ -91,7 +91,7 @@ def test_a_training_file_that_ends_in_json_is_no_argument_file(here):
         (["./missing", "train.txt"], ["./missing is neither a directory nor the id of a model"]),
         (["a/b/c", "train.txt"], ["a/b/c is neither a directory nor"]),
         (["train.txt", "dev.txt"], ["train.txt is a file, and the model comes first"]),
-        (["no-such-model", "train.txt"], ["--model_name_or_path", "no-such-model is neither a directory nor"]),
+        (["no-such-model", "train.txt"], ["error: no-such-model is neither a directory nor"]),
         (["bert"], ["--train_file is missing"]),
         (["--learning_rate", "1", "bert", "train.txt"], ["bert belongs to no flag", "MODEL train.txt [dev.txt]"]),
         (["bert", "train.txt", "--seed", "1", "dev.txt"], ["dev.txt belongs to no flag", "come before all flags"]),
@@ -338,3 +338,20 @@ def test_a_stray_word_is_found_before_torch_is_imported(here):
     assert ended.stderr == (
         "error: train.txt belongs to no flag; the words MODEL train.txt [dev.txt] come before all flags\n"
     )
+
+
+def test_a_model_that_is_nowhere_is_refused_quickly_before_torch_and_the_command_to_resume(here):
+    program = "import sys, run_mlm\ntry: run_mlm.main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    environment = {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(here)}
+    for words, start in (
+        (["nomodel", "train.txt"], "nomodel"),
+        (["--model_name_or_path", "nomodel", "--train_file", "train.txt"], "--model_name_or_path: nomodel"),
+    ):
+        argv = [sys.executable, "-c", program, *words]
+        ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=20)
+        assert (ended.returncode, ended.stdout) == (2, "False\n")
+        assert ended.stderr.splitlines()[-1] == (
+            f"error: {start} is neither a directory nor in the cache, and http://127.0.0.1:9 cannot be reached; give "
+            "a directory"
+        )
+        assert "to resume" not in ended.stderr and not Path("output").exists()

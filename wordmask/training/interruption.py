@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from huggingface_hub import constants
+
 from wordmask.config.short_form import check_files, is_short_form, new_output_dir
 from wordmask.utils.command_line import is_first_process, resume_command
+from wordmask.utils.hub import check_model_exists
 from wordmask.utils.terminal import Message, terminal
 
 
@@ -29,20 +32,24 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         The directory as a default of --output_dir, if one was chosen.
 
     Raises:
-        InputError: if a word of the short form is wrong.
+        InputError: if a word of the short form is wrong, or if there is no such model.
         SystemExit: after Ctrl-C, with status 130.
     """
     names = not (own.preview_masking or own.prepare_only)
     writes = names and not own.dry_run
     chosen = None
-    if is_short_form(argv):
+    short = is_short_form(argv)
+    if short:
         check_files(own.model_name_or_path, own.train_file, own.validation_file)
-        if names and own.output_dir is None and is_first_process():
-            [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
-            chosen = new_output_dir(own.model_name_or_path, text, make=writes, names_repository=own.names_repository)
+    if own.model_name_or_path and (short or not constants.is_offline_mode()):  # offline, loading fails as fast
+        flag = None if short else "--model_name_or_path"
+        check_model_exists(own.model_name_or_path, flag, own.cache_dir, own.model_revision, own.token)
+    if short and names and own.output_dir is None and is_first_process():
+        [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
+        chosen = new_output_dir(own.model_name_or_path, text, make=writes, names_repository=own.names_repository)
     directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
     command = resume_command(script, argv, chosen)
-    if is_short_form(argv) and writes:
+    if short and writes:
         _say(f"output: {directory}; to resume: {command}")
     try:
         yield {"output_dir": chosen} if chosen else {}
