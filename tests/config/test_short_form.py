@@ -355,3 +355,13 @@ def test_a_model_that_is_nowhere_is_refused_quickly_before_torch_and_the_command
             "a directory"
         )
         assert "to resume" not in ended.stderr and not Path("output").exists()
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_an_evaluation_neither_says_how_to_resume_nor_lists_defaults_of_training(here, capsys, caplog, in_file):
+    Path("run.yaml").write_text("do_eval: true\n")
+    argv = ["run.yaml"] * in_file + ["bert", "train.txt", "dev.txt", *TINY] + ["--do_eval"] * (not in_file)
+    metrics = run_mlm_wwm.main(argv)
+    printed = capsys.readouterr().err + caplog.text
+    assert "eval_loss" in metrics and "train_loss" not in metrics
+    assert "to resume" not in printed and "short form" not in printed and f"output: {made()[0]}" in printed

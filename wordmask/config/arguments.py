@@ -82,6 +82,11 @@ class Arguments:
         return not (self.given.get("do_train") or self.given.get("do_eval"))
 
     @property
+    def only_evaluates(self) -> bool:
+        """Whether `--do_eval` is given without `--do_train`."""
+        return bool(self.given.get("do_eval") and not self.given.get("do_train"))
+
+    @property
     def evaluation_flag(self) -> str | None:
         """The flag by which the user asks for an evaluation; `None` without one."""
         training = self.training

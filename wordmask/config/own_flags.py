@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
+
+from transformers.hf_argparser import string_to_bool
 
 from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.data_arguments import DataArguments
@@ -34,6 +37,10 @@ EPILOG = (
     "--report_to tensorboard."
 )
 
+# Those of transformers that the start of a run needs, see `wordmask.training.interruption`.
+SWITCH: dict[str, Any] = {"type": string_to_bool, "nargs": "?", "const": True, "default": False}
+START_FLAGS = {"do_train": SWITCH, "do_eval": SWITCH, "push_to_hub": SWITCH, "hub_model_id": {}}
+
 
 def training_parser(concerns: Sequence[type], quiet: bool = False) -> Parser:
     """A parser of the training scripts for these dataclasses."""
@@ -54,8 +61,7 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
         defaults: the defaults of the script that differ from those of the dataclasses.
 
     Returns:
-        The values of these flags; `output_dir` is `None` if it is not given. And `names_repository`: whether a
-        repository of the hub is named after the output directory.
+        The values of these flags; `output_dir` is `None` if it is not given. And those of `START_FLAGS`.
 
     Raises:
         InputError: naming the flag that is wrong.
@@ -66,6 +72,8 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
 
         parse_arguments(argv, **defaults)
     parser = training_parser(OWN, quiet=True)
+    for name, options in START_FLAGS.items():
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS, **options)
     parser.set_defaults(**defaults)
     namespace, others = parser.parse_known(argv)
     try:
@@ -78,8 +86,6 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
         files = [word for word in others if is_short_form(argv) and os.path.isfile(word)]
         if not (files or any(suggest(flag_name(flag), parser.flags) for flag in flags)):
             raise
-    named = parser.given | {flag_name(word) for word in others}  # on the command line or in its file
-    namespace.names_repository = "push_to_hub" in named and "hub_model_id" not in named
     if "output_dir" not in parser.given:
         namespace.output_dir = None
     return namespace

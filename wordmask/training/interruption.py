@@ -46,11 +46,13 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         check_model_exists(own.model_name_or_path, flag, own.cache_dir, own.model_revision, own.token)
     if short and names and own.output_dir is None and is_first_process():
         [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
-        chosen = new_output_dir(own.model_name_or_path, text, make=writes, names_repository=own.names_repository)
+        names_repository = own.push_to_hub and not own.hub_model_id
+        chosen = new_output_dir(own.model_name_or_path, text, make=writes, names_repository=names_repository)
     directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
     command = resume_command(script, argv, chosen)
     if short and writes:
-        _say(f"output: {directory}; to resume: {command}")
+        only_evaluates = own.do_eval and not own.do_train
+        _say(f"output: {directory}" + f"; to resume: {command}" * (not only_evaluates))
     try:
         yield {"output_dir": chosen} if chosen else {}
     except KeyboardInterrupt:
