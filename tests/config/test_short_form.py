@@ -36,6 +36,7 @@ def here(tmp_path, monkeypatch, english_model, english_file) -> Path:
     lines = Path(english_file).read_text(encoding="utf-8").splitlines()
     (tmp_path / "train.txt").write_text("\n".join(lines[:30]) + "\n", encoding="utf-8")
     (tmp_path / "dev.txt").write_text("\n".join(lines[30:]) + "\n", encoding="utf-8")
+    (tmp_path / "texts").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -92,6 +93,7 @@ def test_a_training_file_that_ends_in_json_is_no_argument_file(here):
         (["a/b/c", "train.txt"], ["a/b/c is neither a directory nor"]),
         (["train.txt", "dev.txt"], ["train.txt is a file, and the model comes first"]),
         (["no-such-model", "train.txt"], ["error: no-such-model is neither a directory nor"]),
+        (["texts", "train.txt"], ["error: texts holds no model (no config.json)", "comes first", "MODEL train.txt"]),
         (["bert"], ["--train_file is missing"]),
         (["--learning_rate", "1", "bert", "train.txt"], ["bert belongs to no flag", "MODEL train.txt [dev.txt]"]),
         (["bert", "train.txt", "--seed", "1", "dev.txt"], ["dev.txt belongs to no flag", "come before all flags"]),
@@ -250,7 +252,7 @@ def test_all_formats_of_text(here, capsys, caplog, text):
     Path("train.txt.gz").write_bytes(gzip.compress(Path("train.txt").read_bytes()))
     Path("train.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     Path("train.csv").write_text("text\n" + "".join(f'"{line.replace(chr(34), "")}"\n' for line in lines))
-    Path("texts/deep").mkdir(parents=True)
+    Path("texts/deep").mkdir()
     shutil.copy("train.txt", "texts/deep/one.txt")
     run_mlm.main(["bert", text, *TINY, "--preview_masking", "1"])
     assert "--train_file: 30 texts from" in caplog.text

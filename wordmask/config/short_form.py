@@ -84,8 +84,13 @@ def words_as_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
     return [part for name, word in given.items() for part in (f"--{name}", word)]
 
 
-def check_files(model: str | None, train: Sequence[str] | None, validation: Sequence[str] | None) -> None:
-    """Raise an `InputError` if a file is missing, or if the model is neither a directory nor a hub id."""
+def check_files(
+    model: str | None, train: Sequence[str] | None, validation: Sequence[str] | None, has_config: bool = False
+) -> None:
+    """Raise an `InputError` if a file is missing, or if the model is neither a model's directory nor a hub id.
+
+    `has_config` says that the configuration of the model comes from elsewhere.
+    """
     name = str(model)
     if os.path.isfile(name):
         raise InputError(f"{name} is a file, and the model comes first; give {USAGE}")
@@ -94,6 +99,8 @@ def check_files(model: str | None, train: Sequence[str] | None, validation: Sequ
             validate_repo_id(name)
         except HFValidationError:
             raise InputError(f"{name} is neither a directory nor the id of a model on the hub; give {USAGE}") from None
+    elif not (has_config or os.path.exists(os.path.join(name, "config.json"))):
+        raise InputError(f"{name} holds no model (no config.json), and the model comes first; give {USAGE}")
     for flag, files in (("--train_file", train), ("--validation_file", validation)):
         find_text_files(files or [], flag)
 

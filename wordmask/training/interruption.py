@@ -40,7 +40,7 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
     chosen = None
     short = is_short_form(argv)
     if short:
-        check_files(own.model_name_or_path, own.train_file, own.validation_file)
+        check_files(own.model_name_or_path, own.train_file, own.validation_file, bool(own.config_name))
     if own.model_name_or_path and (short or not constants.is_offline_mode()):  # offline, loading fails as fast
         flag = None if short else "--model_name_or_path"
         check_model_exists(own.model_name_or_path, flag, own.cache_dir, own.model_revision, own.token)

@@ -60,6 +60,8 @@ def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
     """Turn any error while something is loaded into one sentence that names the flag."""
 
     def explain(error: Exception, reason: str) -> str:
+        if what != "a tokenizer" and os.path.isdir(name) and not os.path.exists(os.path.join(name, "config.json")):
+            return f"{flag}: {name} holds no model (no config.json); give the directory of a model"
         if os.path.isdir(name):
             return f"{flag}: {name} is a directory without {what} ({reason}); check its files"
         return f"{flag}: {name} {_advice(error, what, reason)}"
