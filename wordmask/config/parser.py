@@ -158,7 +158,8 @@ class Parser(HfArgumentParser):
             lists = [name for name, action in known.items() if action.nargs == "+"]
             return math.inf if name in TRAINER_LISTS or suggest(name, lists) else 1
         if _is_switch(action) and action.nargs == "?":
-            return int(following.lower() in TRUTH_VALUES)
+            # argparse refuses other words, and names the switch.
+            return int(following.lower() in TRUTH_VALUES or not Path(following).is_file())
         return math.inf if action.nargs in ("+", "*") else 0 if action.nargs == 0 else 1
 
     def _from_file(self, values: Mapping[str, object]) -> list[str]:
