@@ -7,6 +7,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +18,11 @@ import run_mlm
 import run_mlm_wwm
 from conftest import refusal
 from wordmask.config.arguments import parse_arguments
+from wordmask.config.own_flags import check_own_flags, training_parser
+from wordmask.config.parser import TRAINER_LISTS
+from wordmask.config.run_arguments import RunArguments
 from wordmask.config.short_form import DEFAULTS, describe, new_output_dir, split_words
+from wordmask.training.interruption import resumable
 from wordmask.training.trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,6 +36,7 @@ def here(tmp_path, monkeypatch, english_model, english_file) -> Path:
     lines = Path(english_file).read_text(encoding="utf-8").splitlines()
     (tmp_path / "train.txt").write_text("\n".join(lines[:30]) + "\n", encoding="utf-8")
     (tmp_path / "dev.txt").write_text("\n".join(lines[30:]) + "\n", encoding="utf-8")
+    (tmp_path / "texts").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -85,10 +92,16 @@ def test_a_training_file_that_ends_in_json_is_no_argument_file(here):
         (["./missing", "train.txt"], ["./missing is neither a directory nor the id of a model"]),
         (["a/b/c", "train.txt"], ["a/b/c is neither a directory nor"]),
         (["train.txt", "dev.txt"], ["train.txt is a file, and the model comes first"]),
-        (["no-such-model", "train.txt"], ["--model_name_or_path", "no-such-model is neither a directory nor"]),
+        (["no-such-model", "train.txt"], ["error: no-such-model is neither a directory nor"]),
+        (["texts", "train.txt"], ["error: texts holds no model (no config.json)", "comes first", "MODEL train.txt"]),
         (["bert"], ["--train_file is missing"]),
         (["--learning_rate", "1", "bert", "train.txt"], ["bert belongs to no flag", "MODEL train.txt [dev.txt]"]),
         (["bert", "train.txt", "--seed", "1", "dev.txt"], ["dev.txt belongs to no flag", "come before all flags"]),
+        (["bert", "--max_steps", "2", "train.txt"], ["train.txt belongs to no flag; the words MODEL train.txt"]),
+        (["bert", "--max_steps=2", "train.txt", "--seed", "1"], ["train.txt belongs to no flag"]),
+        (["bert", "--max_seq_length", "16", "train.txt"], ["train.txt belongs to no flag"]),
+        (["bert", "--streaming", "train.txt"], ["train.txt belongs to no flag"]),
+        (["bert", "--bf16_full_eval", "train.txt"], ["train.txt belongs to no flag"]),
     ],
 )
 @pytest.mark.parametrize("script", [run_mlm, run_mlm_wwm], ids=["mlm", "wwm"])
@@ -168,7 +181,10 @@ def test_the_table_in_the_docs_is_that_of_the_code():
         ("bert-base-chinese", "data/reviews.jsonl.gz", "bert-base-chinese-reviews"),
         ("FacebookAI/roberta_base/", "data/*.txt", "roberta-base-data"),
         ("../my model (1)", "corpus/", "my-model-1-corpus"),
-        ("模型", "评论.txt", "x-x"),
+        ("模型", "训练.txt", "模型-训练"),
+        ("модель_2", "cafe\u0301.txt", "модель-2-caf\u00e9"),
+        ("हिन्दी", "😀.txt", "हिन्दी-x"),
+        ("模" * 300, "𠀀" * 300, f"{'模' * 40}-{'𠀀' * 22}"),
         ("a..b--c", "$(rm).txt", "a.b-c-rm"),
         ("x" * 300, "y" * 300, f"{'x' * 40}-{'y' * 30}"),
     ],
@@ -179,6 +195,24 @@ def test_a_directory_has_a_safe_name(tmp_path, monkeypatch, model, text, name):
     assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914"
     assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914-2"
     assert new_output_dir(model, text, lambda: at) == f"output/{name}-20261126-0914-3"
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        ([], "模型-train"),
+        (["--push_to_hub"], "x-train"),
+        (["--push_to_hub", "--hub_model_id", "me/model"], "模型-train"),
+        (["--push-to-hub=true", "--push_to_hub_model_id", "model"], "模型-train"),
+    ],
+)
+def test_a_directory_has_a_name_that_the_hub_takes_where_it_names_a_repository(here, capsys, flags, name):
+    shutil.copytree("bert", "模型")
+    Path("run.yaml").write_text("push_to_hub: true\n" if flags == ["--push_to_hub"] else "")
+    for argv in [["run.yaml"], flags] if flags == ["--push_to_hub"] else [flags]:
+        words = [*argv, "模型", "train.txt"] if argv == ["run.yaml"] else ["模型", "train.txt", *argv]
+        with resumable("run_mlm.py", words, check_own_flags(words)) as chosen:
+            assert re.fullmatch(rf"output/{name}-\d{{8}}-\d{{4}}", chosen["output_dir"])
 
 
 def test_no_directory_where_none_can_be(here, capsys):
@@ -218,7 +252,7 @@ def test_all_formats_of_text(here, capsys, caplog, text):
     Path("train.txt.gz").write_bytes(gzip.compress(Path("train.txt").read_bytes()))
     Path("train.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     Path("train.csv").write_text("text\n" + "".join(f'"{line.replace(chr(34), "")}"\n' for line in lines))
-    Path("texts/deep").mkdir(parents=True)
+    Path("texts/deep").mkdir()
     shutil.copy("train.txt", "texts/deep/one.txt")
     run_mlm.main(["bert", text, *TINY, "--preview_masking", "1"])
     assert "--train_file: 30 texts from" in caplog.text
@@ -284,3 +318,52 @@ def test_a_run_that_has_not_begun_to_overwrite_is_started_again_with_that_flag(h
         run_mlm.main([*argv, "--overwrite_output_dir"])
     [sentence] = re.findall("^interrupted.*", capsys.readouterr().err, re.MULTILINE)
     assert sentence.startswith("interrupted; to start again: ") and "--overwrite_output_dir" in sentence
+
+
+@pytest.mark.parametrize("name", TRAINER_LISTS)
+def test_a_flag_of_several_values_takes_words(here, name):
+    values = {"report_to": ["none", "none"], "include_for_metrics": ["inputs", "loss"]}.get(name, ["a", "b"])
+    argv = ["bert", "--train_file", "train.txt", "dev.txt", "--learning_rate", "-1", f"--{name}", *values]
+    assert check_own_flags(argv).train_file == ["train.txt", "dev.txt"]
+
+
+def test_all_flags_of_several_values_are_known_before_torch_is_imported():
+    parser = training_parser([RunArguments])
+    assert {name for name, action in parser.flags.items() if action.nargs == "+"} | {"report_to"} == {*TRAINER_LISTS}
+
+
+def test_a_stray_word_is_found_before_torch_is_imported(here):
+    program = "import sys, run_mlm\ntry: run_mlm.main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    argv = [sys.executable, "-c", program, "bert", "--max_steps", "2", "train.txt"]
+    ended = subprocess.run(argv, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "False\n")
+    assert ended.stderr == (
+        "error: train.txt belongs to no flag; the words MODEL train.txt [dev.txt] come before all flags\n"
+    )
+
+
+def test_a_model_that_is_nowhere_is_refused_quickly_before_torch_and_the_command_to_resume(here):
+    program = "import sys, run_mlm\ntry: run_mlm.main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    environment = {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(here)}
+    for words, start in (
+        (["nomodel", "train.txt"], "nomodel"),
+        (["--model_name_or_path", "nomodel", "--train_file", "train.txt"], "--model_name_or_path: nomodel"),
+    ):
+        argv = [sys.executable, "-c", program, *words]
+        ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=20)
+        assert (ended.returncode, ended.stdout) == (2, "False\n")
+        assert ended.stderr.splitlines()[-1] == (
+            f"error: {start} is neither a directory nor in the cache, and http://127.0.0.1:9 cannot be reached; give "
+            "a directory"
+        )
+        assert "to resume" not in ended.stderr and not Path("output").exists()
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_an_evaluation_neither_says_how_to_resume_nor_lists_defaults_of_training(here, capsys, caplog, in_file):
+    Path("run.yaml").write_text("do_eval: true\n")
+    argv = ["run.yaml"] * in_file + ["bert", "train.txt", "dev.txt", *TINY] + ["--do_eval"] * (not in_file)
+    metrics = run_mlm_wwm.main(argv)
+    printed = capsys.readouterr().err + caplog.text
+    assert "eval_loss" in metrics and "train_loss" not in metrics
+    assert "to resume" not in printed and "short form" not in printed and f"output: {made()[0]}" in printed

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from transformers import Trainer
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
@@ -16,6 +17,7 @@ from conftest import refusal
 from wordmask.config import trainer_checks
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.metric_table import METRICS
+from wordmask.config.trackers import USUAL
 from wordmask.config.trainer_checks import SCHEDULES
 from wordmask.utils.errors import InputError
 
@@ -52,6 +54,7 @@ def test_each_schedule_is_made_or_its_setting_is_named(schedule):
         assert parse(*argv, "--lr_scheduler_kwargs", json.dumps(SCHEDULES[schedule]))
     wrong = refused(*argv, "--lr_scheduler_kwargs", '{"no_such_setting": 1}')
     assert wrong.startswith("--lr_scheduler_kwargs: ") and "no_such_setting" in wrong and schedule in wrong
+    assert "()" not in wrong  # no names of functions
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,20 @@ def test_the_best_model_is_not_the_worst_one(metric, greater):
     argv = ("--probe_file", "labelled.csv", "--metric_for_best_model", metric)
     assert parse(*argv).greater_is_better is greater
     assert parse(*argv, "--greater_is_better", "true").greater_is_better is True
+
+
+def test_the_usual_optimizers_and_trackers_are_known():
+    assert {*trainer_checks.USUAL_OPTIMIZERS} <= {optimizer.value for optimizer in OptimizerNames}
+    assert {*USUAL} <= {"none", *INTEGRATION_TO_CALLBACK}
+
+
+@pytest.mark.parametrize("what", ["a text", "nothing"])
+def test_a_directory_without_a_model_is_called_so(capsys, tmp_path, english_file, what):
+    (tmp_path / "adir").mkdir()
+    (tmp_path / "adir" / "one.txt").write_text("one\n" * (what == "a text"))
+    argv = ["--model_name_or_path", str(tmp_path / "adir"), "--train_file", english_file, "--use_cpu"]
+    sentence = refusal(capsys, run_mlm.main, *argv, "--output_dir", str(tmp_path / "out"))
+    assert sentence.startswith(f"--model_name_or_path: {tmp_path / 'adir'} holds no model (no config.json); give")
 
 
 def test_a_setting_of_the_wrong_kind():
@@ -86,7 +103,16 @@ def test_each_optimizer_is_made_or_its_package_is_named(optimizer):
     "argv, words",
     [
         (["--report_to", "wandb,tensorboard"], ["--report_to", "one word", "by spaces: wandb tensorboard"]),
-        (["--report_to", "no_such"], ["--report_to: no_such is not known"]),
+        (["--report_to", "no_such"], ["--report_to: no_such is not known", "tensorboard, wandb"]),
+        (["--optim", "nonsense"], ["--optim: nonsense is not known", "adamw_torch, adafactor, sgd"]),
+        (["--torch_compile_backend", "zzz"], ["--torch_compile_backend: zzz is not known", "inductor"]),
+        (["--attn_implementation", "zzz"], ["--attn_implementation: zzz is not known", "sdpa, eager"]),
+        (
+            ["--deepspeed", "no.json"],
+            ["--deepspeed: no.json is neither a file", "such as configs/deepspeed_zero2.json"],
+        ),
+        (["--lr_scheduler_kwargs", "no"], ["--lr_scheduler_kwargs: no is neither a file", '{"num_cycles": 2}']),
+        (["--lr_scheduler_type", "warmup_stable_decay"], ["lacks a setting (num_decay_steps must be given); give"]),
         (["--eval_on_start", "--validation_split_percentage", "0"], ["--eval_on_start needs validation text"]),
         (["--eval_strategy", "epoch", "--streaming"], ["--eval_strategy needs validation text"]),
         (["--do_eval", "--validation_split_percentage", "0"], ["--do_eval needs validation text"]),

@@ -44,12 +44,11 @@ class AddedArguments:
     optim: str | None = argument("The optimizer; by default adamw_torch_fused, on a TPU adamw_torch.", default=None)
 
     logging_steps: float | None = argument(
-        "Log the loss every N steps; below 1: a share of all steps. By default a twentieth of all steps, at most 500.",
+        "Log the loss every N steps; below 1: a share of all steps. By default a twentieth, at most 500.",
         default=None,
     )
     log_format: str | None = argument(
-        "How a run tells what it does: rich (a bar and tables) or plain (one plain line for each event); by default "
-        "rich at a terminal, plain in a pipe or a log file.",
+        "rich (a bar and tables) or plain (a line for each event); by default rich at a terminal, else plain.",
         default=None,
     )
 

@@ -82,6 +82,11 @@ class Arguments:
         return not (self.given.get("do_train") or self.given.get("do_eval"))
 
     @property
+    def only_evaluates(self) -> bool:
+        """Whether `--do_eval` is given without `--do_train`."""
+        return bool(self.given.get("do_eval") and not self.given.get("do_train"))
+
+    @property
     def evaluation_flag(self) -> str | None:
         """The flag by which the user asks for an evaluation; `None` without one."""
         training = self.training
@@ -166,7 +171,10 @@ def _check_model(model: ModelArguments) -> None:
     implementations = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
     asked = model.attn_implementation
     if asked and asked not in implementations and "/" not in asked:  # a kernel of the hub has a slash
-        raise InputError(f"--attn_implementation: {asked} is not known{suggest(asked, implementations)}")
+        raise InputError(
+            f"--attn_implementation: {asked} is not known{suggest(asked, implementations)}; the usual ones are sdpa, "
+            "eager and flash_attention_2"
+        )
     if asked == "flash_attention_2" and not is_flash_attn_2_available():
         raise InputError("--attn_implementation flash_attention_2 needs a GPU and flash-attn; give sdpa instead")
 

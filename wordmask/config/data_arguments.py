@@ -57,9 +57,7 @@ class DataArguments:
     pad_to_max_length: bool = argument(
         "Pad all sequences to --max_seq_length: shapes never change (TPU, torch.compile).", default=False
     )
-    max_train_samples: int | None = argument(
-        "Train on the first N examples or blocks; of a stream, on the first N examples.", default=None
-    )
+    max_train_samples: int | None = argument("Train on the first N examples or blocks.", default=None)
     max_eval_samples: int | None = argument("Evaluate on the first N examples or blocks.", default=None)
     streaming: bool = argument("Read and tokenize while training; needs --max_steps.", default=False)
     preprocessing_num_workers: int | None = argument("Processes that tokenize; by default 1.", default=None)

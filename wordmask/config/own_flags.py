@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from typing import Any
+
+from transformers.hf_argparser import string_to_bool
 
 from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.data_arguments import DataArguments
@@ -13,7 +17,7 @@ from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.parser import Parser, build, flag_name, suggest
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.config.short_form import USAGE
+from wordmask.config.short_form import USAGE, is_short_form
 from wordmask.utils.errors import InputError
 
 # In the order of --help.
@@ -32,6 +36,10 @@ EPILOG = (
     "--per_device_train_batch_size 8, --eval_strategy epoch, --bf16, --use_cpu, --do_eval (evaluate only), "
     "--report_to tensorboard."
 )
+
+# Those of transformers that the start of a run needs, see `wordmask.training.interruption`.
+SWITCH: dict[str, Any] = {"type": string_to_bool, "nargs": "?", "const": True, "default": False}
+START_FLAGS = {"do_train": SWITCH, "do_eval": SWITCH, "push_to_hub": SWITCH, "hub_model_id": {}}
 
 
 def training_parser(concerns: Sequence[type], quiet: bool = False) -> Parser:
@@ -53,7 +61,7 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
         defaults: the defaults of the script that differ from those of the dataclasses.
 
     Returns:
-        The values of these flags; `output_dir` is `None` if it is not given.
+        The values of these flags; `output_dir` is `None` if it is not given. And those of `START_FLAGS`.
 
     Raises:
         InputError: naming the flag that is wrong.
@@ -64,15 +72,19 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
 
         parse_arguments(argv, **defaults)
     parser = training_parser(OWN, quiet=True)
+    for name, options in START_FLAGS.items():
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS, **options)
     parser.set_defaults(**defaults)
     namespace, others = parser.parse_known(argv)
     try:
         for concern in OWN:
             build(concern, namespace)
     except InputError:
-        # A flag that seems missing may be misspelled; then `parse_arguments` says so, which helps more.
+        # A flag that seems missing may be misspelled, or its file may stand after a switch of the Trainer; then
+        # `parse_arguments` says so, which helps more.
         flags = [word for word in others if word.startswith("--")]
-        if not any(suggest(flag_name(flag), parser.flags) for flag in flags):
+        files = [word for word in others if is_short_form(argv) and os.path.isfile(word)]
+        if not (files or any(suggest(flag_name(flag), parser.flags) for flag in flags)):
             raise
     if "output_dir" not in parser.given:
         namespace.output_dir = None

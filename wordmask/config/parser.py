@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import logging
+import math
 import re
 import shutil
 import sys
@@ -51,6 +52,10 @@ def check_vocab_size(value: int | None) -> None:
     if value is not None and value < 10:
         raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands, for example 30000")
 
+
+# The flags of transformers that take several values, for a parser without them.
+TRAINER_LISTS = ("report_to", "include_for_metrics", "label_names", "debug")
+TRUTH_VALUES = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")  # as `string_to_bool` has them
 
 EPILOG = "A YAML or JSON file of flags may come first. The command line wins over it."
 
@@ -112,8 +117,7 @@ class Parser(HfArgumentParser):
             word, _, path = unknown[0].partition(" in ")
             name = flag_name(word)
             if not word.startswith("-"):
-                first = f"; the model and the text come before all flags: {USAGE} --flag value" * self.takes_words
-                raise InputError(f"{word} belongs to no flag of this script{first or suggest(name, self.flags)}")
+                raise InputError(f"{word} belongs to no flag of this script{suggest(name, self.flags)}")
             where = f"{path}: {name}" if path else word.partition("=")[0]
             raise InputError(f"{where} is not a flag of this script{suggest(name, self.flags)}")
         return namespace
@@ -127,11 +131,36 @@ class Parser(HfArgumentParser):
         flags = self._modernize(flags)
         if self.takes_words:
             words = words_as_flags(words, _names(flags))
+            self._check_words(flags)
         # The command line comes last, so that it wins, also where the file has a new flag and it has the old one.
         arguments = [*self._modernize(self._from_file(known)), *words, *flags]
         self.given = _names(arguments)
         namespace, others = self.parse_known_args(arguments)
         return namespace, unknown + others
+
+    def _check_words(self, flags: Sequence[str]) -> None:
+        """Raise an `InputError` for a word between or after flags that is no value of the flag before it."""
+        left = 0.0  # how many more values the last flag takes
+        for place, word in enumerate(flags):
+            if _is_flag(word):
+                following = flags[place + 1] if place + 1 < len(flags) else ""
+                left = 0 if "=" in word else self._values(flag_name(word).replace("-", "_"), following)
+            elif left < 1:
+                raise InputError(f"{word} belongs to no flag; the words {USAGE} come before all flags")
+            else:
+                left -= 1
+
+    def _values(self, name: str, following: str) -> float:
+        """How many values a flag takes at most, if this word follows it."""
+        known = self.flags
+        action = known.get(name)
+        if action is None:  # of transformers, or misspelled, which is said later
+            lists = [name for name, action in known.items() if action.nargs == "+"]
+            return math.inf if name in TRAINER_LISTS or suggest(name, lists) else 1
+        if _is_switch(action) and action.nargs == "?":
+            # argparse refuses other words, and names the switch.
+            return int(following.lower() in TRUTH_VALUES or not Path(following).is_file())
+        return math.inf if action.nargs in ("+", "*") else 0 if action.nargs == 0 else 1
 
     def _from_file(self, values: Mapping[str, object]) -> list[str]:
         """Turn the values of an argument file into a command line, so that the same checks apply."""
@@ -235,6 +264,11 @@ def _program() -> str:
 def _names(arguments: Sequence[str]) -> set[str]:
     """The names of the flags in a command line."""
     return {flag_name(word).replace("-", "_") for word in arguments if word.startswith("--")}
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag, and no negative number."""
+    return word.startswith("-") and not re.match(r"-\.?\d", word) and " " not in word.partition("=")[0]
 
 
 def _is_switch(action: argparse.Action | None) -> bool:

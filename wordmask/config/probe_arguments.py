@@ -16,7 +16,7 @@ class ProbeArguments:
     _argument_group_name = "probe"
 
     probe_file: str | None = argument(
-        "A table with the columns text and label; each evaluation shows how well the model tells labels apart.",
+        "A table with columns text and label: how well does the model tell the labels apart?",
         default=None,
     )
     probe_validation_file: str | None = argument(

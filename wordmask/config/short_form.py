@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import count
@@ -83,8 +84,13 @@ def words_as_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
     return [part for name, word in given.items() for part in (f"--{name}", word)]
 
 
-def check_files(model: str | None, train: Sequence[str] | None, validation: Sequence[str] | None) -> None:
-    """Raise an `InputError` if a file is missing, or if the model is neither a directory nor a hub id."""
+def check_files(
+    model: str | None, train: Sequence[str] | None, validation: Sequence[str] | None, has_config: bool = False
+) -> None:
+    """Raise an `InputError` if a file is missing, or if the model is neither a model's directory nor a hub id.
+
+    `has_config` says that the configuration of the model comes from elsewhere.
+    """
     name = str(model)
     if os.path.isfile(name):
         raise InputError(f"{name} is a file, and the model comes first; give {USAGE}")
@@ -93,6 +99,8 @@ def check_files(model: str | None, train: Sequence[str] | None, validation: Sequ
             validate_repo_id(name)
         except HFValidationError:
             raise InputError(f"{name} is neither a directory nor the id of a model on the hub; give {USAGE}") from None
+    elif not (has_config or os.path.exists(os.path.join(name, "config.json"))):
+        raise InputError(f"{name} holds no model (no config.json), and the model comes first; give {USAGE}")
     for flag, files in (("--train_file", train), ("--validation_file", validation)):
         find_text_files(files or [], flag)
 
@@ -154,17 +162,25 @@ def describe(defaults: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {shown(value)}" for name, value in defaults.items())
 
 
-def new_output_dir(model: str, text: str, now: Callable[[], datetime] = datetime.now, make: bool = True) -> str:
+def new_output_dir(
+    model: str,
+    text: str,
+    now: Callable[[], datetime] = datetime.now,
+    make: bool = True,
+    names_repository: bool = False,
+) -> str:
     """Make a directory named after the model, the text and the time, `output/bert-reviews-20261126-0914`.
 
     Without `make`, this is only the name that it would get.
 
-    Names have ASCII letters, digits, dots and hyphens only, as names of models on the hub must have.
+    Names have letters and digits of every script, dots and hyphens; if a repository of the hub is named after the
+    directory, ASCII only, as the hub asks for.
 
     Raises:
         InputError: if it cannot be made.
     """
-    name = f"{_safe(model, 40)}-{_safe(_stem(text), 30)}-{now():%Y%m%d-%H%M}"
+    safe = [_safe(part, length, names_repository) for part, length in ((model, 40), (_stem(text), 30))]
+    name = f"{'-'.join(safe)}-{now():%Y%m%d-%H%M}"
     for number in count(1):
         directory = Path("output", name if number == 1 else f"{name}-{number}")
         if not make and not directory.exists():
@@ -189,7 +205,15 @@ def _stem(path: str) -> str:
     return Path(path).parent.name if name in ("", "*", "**") else name
 
 
-def _safe(name: str, length: int) -> str:
-    """The last part of a path, in safe characters."""
-    safe = re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name)
-    return re.sub(r"\.+", ".", safe)[:length].strip(".-") or "x"
+def _safe(name: str, length: int, ascii_only: bool) -> str:
+    """The last part of a path, in safe characters: so many at most, and three times as many bytes."""
+
+    def is_safe(character: str) -> bool:
+        # A vowel sign, as in Hindi, is a mark (M) and no letter.
+        is_letter = character.isalnum() or unicodedata.category(character).startswith("M")
+        return (is_letter or character == ".") and (character.isascii() or not ascii_only)
+
+    characters = unicodedata.normalize("NFC", Path(name).name)
+    safe = re.sub("-+", "-", "".join(character if is_safe(character) else "-" for character in characters))
+    short = re.sub(r"\.+", ".", safe)[:length].encode()[: 3 * length].decode(errors="ignore")  # 255 bytes to a name
+    return short.strip(".-") or "x"

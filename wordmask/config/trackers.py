@@ -27,6 +27,8 @@ NEEDED = {
     "wandb": (("wandb",), "wandb"),
 }
 
+USUAL = ("tensorboard", "wandb", "mlflow", "trackio", "none")
+
 
 def check_trackers(trackers: Sequence[str]) -> None:
     """Raise an `InputError` if a tracker is unknown or its package is not installed."""
@@ -35,7 +37,8 @@ def check_trackers(trackers: Sequence[str]) -> None:
             separate = " ".join(tracker.replace(",", " ").split())
             raise InputError(f"--report_to: {tracker} is one word; separate trackers by spaces: {separate}")
         if tracker not in ("none", "all", *INTEGRATION_TO_CALLBACK):
-            raise InputError(f"--report_to: {tracker} is not known{suggest(tracker, list(INTEGRATION_TO_CALLBACK))}")
+            nearest = suggest(tracker, list(INTEGRATION_TO_CALLBACK))
+            raise InputError(f"--report_to: {tracker} is not known{nearest}; the usual ones are {', '.join(USUAL)}")
         modules, package = NEEDED.get(tracker, ((), ""))
         if modules and not any(importlib.util.find_spec(module) for module in modules):
             raise InputError(f"--report_to {tracker} needs its package: pip install {package}")

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,13 +30,15 @@ from wordmask.utils.errors import InputError, one_line
 if TYPE_CHECKING:
     from wordmask.config.run_arguments import RunArguments
 
-JSON_FLAGS = (
-    "lr_scheduler_kwargs",
-    "activation_checkpointing_kwargs",
-    "accelerator_config",
-    "fsdp_config",
-    "deepspeed",
-)
+# For each flag whose value is a JSON object or a file with one, what to give.
+JSON_FLAGS = {
+    "lr_scheduler_kwargs": 'settings of the schedule, such as {"num_cycles": 2}',
+    "activation_checkpointing_kwargs": '{"use_reentrant": false}, for example',
+    "accelerator_config": '{"even_batches": true}, for example',
+    "fsdp_config": '{"fsdp_version": 2}, for example',
+    "deepspeed": "a DeepSpeed configuration, such as configs/deepspeed_zero2.json",
+}
+USUAL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adamw_bnb_8bit")
 # Examples of --lr_scheduler_kwargs. The first three schedules cannot do without.
 SCHEDULES = {
     "cosine_with_min_lr": {"min_lr_rate": 0.1},
@@ -61,7 +64,10 @@ def check_before(args: RunArguments) -> None:
         raise InputError("--use_liger_kernel needs its package: pip install liger-kernel")
     optimizers = [name.value for name in OptimizerNames]
     if args.optim not in (None, *optimizers):
-        raise InputError(f"--optim: {args.optim} is not known{suggest(str(args.optim), optimizers)}")
+        raise InputError(
+            f"--optim: {args.optim} is not known{suggest(str(args.optim), optimizers)}; the usual ones are "
+            f"{', '.join(USUAL_OPTIMIZERS)}"
+        )
     for name in JSON_FLAGS:
         value = getattr(args, name)
         if isinstance(value, str) and value:
@@ -173,12 +179,22 @@ def _check_schedule(args: RunArguments) -> None:
         example = f"--lr_scheduler_kwargs '{json.dumps(SCHEDULES[name])}'" if name in SCHEDULES else ""
         if not given:
             missing = f"give, for example, {example}" if example else "give another schedule"
-            raise InputError(f"--lr_scheduler_type {name} lacks a setting ({one_line(error)}); {missing}") from None
+            raise InputError(f"--lr_scheduler_type {name} lacks a setting ({_reason(error)}); {missing}") from None
         advice = f"give, for example, {example}" if example else "drop --lr_scheduler_kwargs"
         raise InputError(
-            f"--lr_scheduler_kwargs: {json.dumps(given)} does not fit --lr_scheduler_type {name} ({one_line(error)}); "
+            f"--lr_scheduler_kwargs: {json.dumps(given)} does not fit --lr_scheduler_type {name} ({_reason(error)}); "
             f"{advice}"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Why a schedule cannot be made, without the names of functions."""
+    sentence = one_line(error)
+    if missing := re.search(r"missing \d+ required positional arguments?: (.*)", sentence):
+        return missing[1].replace("'", "") + " must be given"
+    if unknown := re.search(r"unexpected keyword argument '(\w+)'", sentence):
+        return f"{unknown[1]} is not one of its settings"
+    return sentence
 
 
 def _check_optimizer(args: RunArguments) -> None:
@@ -201,7 +217,10 @@ def _check_compiler(args: RunArguments) -> None:
     backends = [backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO]
     backend = str(args.torch_compile_backend)
     if backend.lower() not in backends:
-        raise InputError(f"--torch_compile_backend: {backend} is not known{suggest(backend, backends)}")
+        raise InputError(
+            f"--torch_compile_backend: {backend} is not known{suggest(backend, backends)}; choose from "
+            f"{', '.join(backends)}"
+        )
     if backend != "inductor":
         return
     import torch._inductor
@@ -230,7 +249,7 @@ def _check_json(name: str, value: str) -> None:
         is_object = False
     if not is_object:
         problem = "holds no JSON object" if is_file else "is neither a file nor a JSON object"
-        raise InputError(f'--{name}: {value} {problem}; write one such as {{"name": 1}}')
+        raise InputError(f"--{name}: {value} {problem}; give {JSON_FLAGS[name]}")
 
 
 def _plain(value: object) -> str:

@@ -9,9 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from huggingface_hub import constants
+
 from wordmask.config.short_form import check_files, is_short_form, new_output_dir
 from wordmask.utils.command_line import is_first_process, resume_command
-from wordmask.utils.terminal import Command, terminal
+from wordmask.utils.hub import check_model_exists
+from wordmask.utils.terminal import Command, Fact, terminal
 
 
 @contextlib.contextmanager
@@ -29,21 +32,28 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         The directory as a default of --output_dir, if one was chosen.
 
     Raises:
-        InputError: if a word of the short form is wrong.
+        InputError: if a word of the short form is wrong, or if there is no such model.
         SystemExit: after Ctrl-C, with status 130.
     """
     names = not (own.preview_masking or own.prepare_only)
     writes = names and not own.dry_run
     chosen = None
-    if is_short_form(argv):
-        check_files(own.model_name_or_path, own.train_file, own.validation_file)
-        if names and own.output_dir is None and is_first_process():
-            [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
-            chosen = new_output_dir(own.model_name_or_path, text, make=writes)
+    short = is_short_form(argv)
+    if short:
+        check_files(own.model_name_or_path, own.train_file, own.validation_file, bool(own.config_name))
+    if own.model_name_or_path and (short or not constants.is_offline_mode()):  # offline, loading fails as fast
+        flag = None if short else "--model_name_or_path"
+        check_model_exists(own.model_name_or_path, flag, own.cache_dir, own.model_revision, own.token)
+    if short and names and own.output_dir is None and is_first_process():
+        [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
+        names_repository = own.push_to_hub and not own.hub_model_id
+        chosen = new_output_dir(own.model_name_or_path, text, make=writes, names_repository=names_repository)
     directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
     command = resume_command(script, argv, chosen)
-    if is_short_form(argv) and writes:
-        terminal().show(Command(f"output: {directory}; to resume", command))
+    if short and writes:
+        only_evaluates = own.do_eval and not own.do_train
+        how = Fact("output", str(directory)) if only_evaluates else Command(f"output: {directory}; to resume", command)
+        terminal().show(how)
     try:
         yield {"output_dir": chosen} if chosen else {}
     except KeyboardInterrupt:

@@ -114,7 +114,7 @@ def _check_start(arguments: Arguments, script: str) -> None:
     All other checks of the start need less than this, and are in `wordmask.config`: see trainer_checks.py.
     """
     training = arguments.training
-    if arguments.short_form:
+    if arguments.short_form and not arguments.only_evaluates:
         logger.warning("short form: %s", describe(arguments.short_form))
     if training.n_gpu > 1:  # the Trainer would use `DataParallel`, which is slow and has another loss
         raise InputError(

@@ -6,9 +6,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,9 +20,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from huggingface_hub.utils import logging as hub_logging
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from wordmask.utils.errors import InputError, one_line, reported
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TIMEOUT = 10  # seconds that we wait for the answer of the hub
 
@@ -58,6 +60,8 @@ def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
     """Turn any error while something is loaded into one sentence that names the flag."""
 
     def explain(error: Exception, reason: str) -> str:
+        if what != "a tokenizer" and os.path.isdir(name) and not os.path.exists(os.path.join(name, "config.json")):
+            return f"{flag}: {name} holds no model (no config.json); give the directory of a model"
         if os.path.isdir(name):
             return f"{flag}: {name} is a directory without {what} ({reason}); check its files"
         return f"{flag}: {name} {_advice(error, what, reason)}"
@@ -105,6 +109,36 @@ def _advice(error: BaseException, what: str, reason: str) -> str:
             )
         return f"is neither a directory nor in the cache, and {constants.ENDPOINT} cannot be reached; give a directory"
     return f"is neither a directory nor found on the hub as {what} ({reason}); check the name, or the network"
+
+
+def check_model_exists(
+    name: str, flag: str | None, cache_dir: str | None, revision: str | None, token: str | None
+) -> None:
+    """Look for a model, with one short request if it is neither a directory nor in the cache; load nothing.
+
+    Args:
+        name: a directory or a hub id.
+        flag: the flag that names it; `None` if a word of the short form does.
+        cache_dir, revision, token: as in `from_pretrained`.
+
+    Raises:
+        InputError: if it is nowhere, or if the hub cannot be reached.
+    """
+    if os.path.isdir(name):
+        return
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json", cache_dir, revision), str):
+            return
+        with quiet_hub():
+            url = hf_hub_url(name, "config.json", revision=revision)
+            get_hf_file_metadata(url, token=token, timeout=TIMEOUT)  # without the retries of a download
+    except Exception as error:
+        is_known = isinstance(error, tuple(_ADVICE))
+        if isinstance(error, HfHubHTTPError) and not is_known:  # a busy hub, or no config.json: loading says more
+            return
+        cause = error if is_known else LocalEntryNotFoundError(str(error))
+        start = f"{flag}: {name}" if flag else name
+        raise InputError(f"{start} {_advice(cause, 'a configuration', '')}") from None
 
 
 def check_push(repository: str | None, token: str | None) -> None:
@@ -156,5 +190,7 @@ def load_pretrained_tokenizer(flag: str, name: str, **options: Any) -> PreTraine
     Raises:
         InputError: if there is no tokenizer of this name.
     """
+    from transformers import AutoTokenizer  # imports torch, and a check of names needs none
+
     with loading(flag, name, "a tokenizer"):
         return AutoTokenizer.from_pretrained(name, **options)
