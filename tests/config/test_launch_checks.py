@@ -65,6 +65,7 @@ def without(*names: str) -> dict[str, str]:
     return {name: value for name, value in TORCHRUN.items() if name not in names}
 
 
+@pytest.mark.slow
 def test_the_command_line_that_is_broken_below_works(english_model, english_file, tmp_path):
     argv = ["--model_name_or_path", english_model, "--train_file", english_file, "--output_dir", str(tmp_path / "out")]
     assert run_mlm_wwm.main([*argv, "--max_steps", "1", "--use_cpu"])["train_loss"] > 0
@@ -122,6 +123,7 @@ def test_accelerate_launch_that_started_one_process(refuse, use_cpu):
     assert "accelerate launch started one process" in sentence and "torchrun" in sentence
 
 
+@pytest.mark.slow
 def test_accelerate_launch_still_does_that(tmp_path):
     """A guard for the test above: when this fails, `accelerate launch --cpu` starts what it is asked for."""
     script = tmp_path / "script.py"

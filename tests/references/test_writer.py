@@ -412,7 +412,7 @@ def test_a_run_interrupted_while_parts_are_put_together_is_resumed(
             left -= 1
         replace(source, destination)
 
-    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+    with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
         patch.setattr(os, "replace", interrupted)
         make(files, save)
     pairs.seen()
@@ -607,7 +607,7 @@ def test_a_new_output_never_lies_beside_the_sidecar_of_the_one_that_it_replaces(
             raise KeyboardInterrupt
         replace(source, destination)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(os, "replace", killed)
         make(files, save, "--overwrite")
     assert not beside.exists() and Path(save).exists()

@@ -283,6 +283,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         )
         lines = long_lines(lengths, self.length - self.special_count, self.arguments)
         found = SplitFindings(total(batch.findings for batch in batches), *self.flags)
+        self.warned.value = found.findings.left_out > 0  # the report says so
         return SplitText(found, None, lines, int(lengths.sum()))
 
     def _divide(self, tokens: pa.ListArray) -> Division:

@@ -187,7 +187,9 @@ def test_an_evaluation_is_of_the_model_that_was_asked_for(command, folder, out, 
     after = {name: data for name, data in contents(out).items() if not name.endswith("_results.json")}
     assert after == before
     left = {path.name for path in (tmp_path / "fresh").iterdir()}
-    assert left == {RECORD, EVALUATIONS, "eval_results.json", "all_results.json"}, "neither card nor weights"
+    assert left == {RECORD, EVALUATIONS, "data_report.json", "eval_results.json", "all_results.json"}, (
+        "neither card nor weights"
+    )
 
 
 def test_an_evaluation_may_be_followed_by_the_training_of_its_model_and_of_no_other(command, tmp_path, capsys):
