@@ -1,6 +1,6 @@
 """How the processes of a run were started: check what a launcher has set, and whether it can divide a model.
 
-trainer_checks.py checks what the Trainer's flags ask for.
+`RunArguments` calls these checks. trainer_checks.py checks what the Trainer's flags ask for.
 """
 
 from __future__ import annotations

@@ -5,7 +5,10 @@ and `MlmTrainer` here. To log a figure of the training batches, such as the shar
 
 1. `make_trainer` in setup.py makes the collator: `word_ids=True` adds the number of each token's word to a batch.
 2. `_get_num_items_in_batch` here sees the batches of a step before the model does: take `word_ids` out, and count.
-3. `log` in resuming.py adds the figure, and `on_log` in display/live_output.py shows it.
+3. `log` in resuming.py adds the figure, summed over processes. In display/live_output.py, `on_log` shows it in a log
+   file, and `_bar_figures` at a terminal.
+
+The test is tests/training/test_loss.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""The progress that a checkpoint records: the examples seen, the sizes of steps, and the sum of the losses."""
+"""The progress that a checkpoint records: the examples seen, the sizes of steps, and the sum of the losses.
+
+To keep something more, add a field to `ProgressRecord`, and read it with `values.get`: older checkpoints lack it. In
+training/resuming.py, `_save_checkpoint` makes the record, and `continue_from` takes it over. So must
+`_continue_in_memory`, which reads no checkpoint.
+"""
 
 from __future__ import annotations
 
