@@ -1,8 +1,8 @@
 """The orders of an epoch, random or grouped by length; `MlmTrainer._order` chooses one.
 
-To add an order, write a function here, and add its name to `SAMPLING` in config/added_arguments.py and to `_order`. After
-a resume with other steps, an arrangement gets only the sequences that are left, and returns exactly these. It depends
-on seed, epoch and step size alone, so that all processes agree.
+To add an order, write a function here, and add its name to `SAMPLING` in config/added_arguments.py and to `_order`.
+After a resume with other steps, an arrangement gets only the sequences that are left, and returns exactly these. It
+depends on seed, epoch and step size alone, so that all processes agree.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ register it under a short name:
         def segment(self, lines):
             return [list(line) for line in lines]
 
-Override `identity` if the words depend on a model, an option or the version of a library: the cache keeps tokens by it.
-Set `any_script = True` for words without Chinese characters.
+Override `identity` if the words depend on a model, an option or the version of a library: the cache keeps tokens by
+it. Set `any_script = True` for words without Chinese characters.
 
 `_REGISTRY` lists those of this package. Importing this package imports no library such as jieba. A segmenter imports
 its library when you make one.
