@@ -6,6 +6,8 @@ import gc
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
@@ -49,6 +51,28 @@ def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])
+
+
+def run_two_processes(commands: list[list[str]], path: Path) -> str:
+    """Run command lines on two processes, under torchrun over gloo, and return what they print.
+
+    Args:
+        commands: command lines of run_mlm_wwm.py; `{rank}` in them is the number of the process.
+        path: the file in which the processes find the commands.
+    """
+    path.write_text(json.dumps(commands))
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+        + [str(root / "tests/training/two_processes.py"), str(path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
 
 
 def uneven_text(folder: Path, count: int) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import run_mlm_wwm
-from conftest import free_port, save_model, train_tokenizer, trajectory, uneven_text
+from conftest import run_two_processes, save_model, train_tokenizer, trajectory, uneven_text
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.xdist_group("processes")  # one worker runs all: their runs are shared
@@ -135,19 +132,8 @@ def alone(folder, half_done):
 def together(folder, half_done) -> str:
     """The runs of two processes, under torchrun over gloo, and what they print."""
     commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
-    path = folder.path / "commands.json"
-    path.write_text(json.dumps([*commands, folder.ddp_command(2), folder.resume_command(2, 4)]))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-        + [str(ROOT / "tests/training/two_processes.py"), str(path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    return done.stdout
+    commands += [folder.ddp_command(2), folder.resume_command(2, 4)]
+    return run_two_processes(commands, folder.path / "commands.json")
 
 
 def read_json(path: Path) -> dict:

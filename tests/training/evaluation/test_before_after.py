@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,12 +15,11 @@ from rich.console import Console
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, sample_lines
+from conftest import run_two_processes, sample_lines
 from wordmask.training.evaluation.before_after import Improved, ImprovedWords, Results, most_improved
 from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.trainer import MlmTrainer
 
-ROOT = Path(__file__).parents[3]
 FILE = "wordmask_evaluations.json"
 NAMES = ("eval_loss", "perplexity", "eval_accuracy", "eval_whole_word_accuracy")
 
@@ -380,22 +376,11 @@ def test_two_processes_give_the_figures_of_their_own_separate_evaluations(comman
         command(tmp_path / "{rank}" / "before", "--do_eval"),
         command(tmp_path / "{rank}" / "after", "--do_eval", model=str(tmp_path / "0" / "out")),
     ]
-    path = tmp_path / "commands.json"
-    path.write_text(json.dumps(commands))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-        + [str(ROOT / "tests/training/two_processes.py"), str(path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
+    printed = run_two_processes(commands, tmp_path / "commands.json")
     both = read_json(tmp_path / "0" / "out" / "all_results.json")
     separate = [read_json(tmp_path / "0" / name / "all_results.json") for name in ("before", "after")]
     assert list(before_and_after(both)) == [[found[name] for name in NAMES] for found in separate]
-    assert not (tmp_path / "1" / "out" / FILE).exists() and done.stdout.count("predictions before training") == 1
+    assert not (tmp_path / "1" / "out" / FILE).exists() and printed.count("predictions before training") == 1
     # The words are those of one process, and so are the predictions but for rounding.
     torch.set_num_threads(1)
     run_mlm_wwm.main(command(tmp_path / "single", "--do_eval"))
