@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 import pytest
@@ -17,6 +18,7 @@ from conftest import refusal
 from wordmask.config import trainer_checks
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.metric_table import METRICS
+from wordmask.config.number_checks import RANGES
 from wordmask.config.trackers import USUAL
 from wordmask.config.trainer_checks import SCHEDULES
 from wordmask.utils.errors import InputError
@@ -218,3 +220,52 @@ def test_the_best_checkpoint_is_not_the_one_with_the_largest_perplexity(metric):
     assert parse("--metric_for_best_model", metric).greater_is_better == metric.endswith("accuracy")
     assert parse("--metric_for_best_model", f"eval_{metric}").greater_is_better == metric.endswith("accuracy")
     assert parse("--metric_for_best_model", metric, "--greater_is_better", "true").greater_is_better
+
+
+IMPOSSIBLE = {
+    "learning_rate": "nan inf -inf -1e-4",
+    "adam_beta1": "nan 1 -0.1 inf",
+    "adam_beta2": "nan 1.5 -1",
+    "adam_epsilon": "nan -1e-8 inf",
+    "weight_decay": "nan inf -0.1",
+    "warmup_steps": "nan inf -5",
+    "num_train_epochs": "nan inf 0 -1",
+    "label_smoothing_factor": "2 -0.1 nan",
+    "max_steps": "-5 0",
+    "max_grad_norm": "nan inf -1",
+    "seed": "-1 4294967296",
+    "data_seed": "-1 18446744073709551616",
+    "logging_steps": "0 -1 nan inf",
+    "eval_steps": "0 -1 nan",
+    "save_steps": "0 -1 inf",
+    "save_total_limit": "0 -1",
+    "eval_delay": "-1 nan",
+    "neftune_noise_alpha": "nan -1",
+    "per_device_train_batch_size": "0 -8",
+    "per_device_eval_batch_size": "0",
+    "gradient_accumulation_steps": "0",
+    "dataloader_num_workers": "-1",
+    "dataloader_prefetch_factor": "0",
+    "ddp_timeout": "0",
+    "part_lines": "0 -1",
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name in IMPOSSIBLE for value in IMPOSSIBLE[name].split()])
+def test_a_number_that_cannot_be_is_refused_by_name(name, value):
+    """transformers takes most of them, and trains until no weight is finite, or not at all."""
+    sentence = refused(f"--{name}={value}")
+    assert sentence.startswith(f"--{name}: ") and " give " in sentence
+
+
+def test_the_bounds_of_a_range_are_possible_or_not():
+    for name, numbers in RANGES.items():
+        assert numbers.allows(numbers.low) == numbers.has_low, name
+        assert not any(map(numbers.allows, (math.nan, math.inf, numbers.low - 1))), name
+    assert RANGES["adam_beta1"].allows(0.999) and not RANGES["adam_beta1"].allows(1)
+    assert RANGES["label_smoothing_factor"].allows(1)
+
+
+def test_a_loss_that_is_not_finite_is_logged_as_it_is():
+    """The Trainer's filter would wait for the GPU in each step, and hide it."""
+    assert parse().logging_nan_inf_filter is False and parse("--logging_nan_inf_filter").logging_nan_inf_filter is True

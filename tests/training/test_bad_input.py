@@ -449,4 +449,4 @@ def test_a_process_ends_with_one_line_and_a_status_of_its_own(model, tmp_path):
 
 @pytest.mark.parametrize("flag, value", [("seed", 2**32), ("data_seed", 2**64)])
 def test_a_seed_that_is_too_large(refuse, flag, value):
-    assert holds(refuse(f"--{flag}", str(value)), f"--{flag}: {value} is too large", "below 2^")
+    assert holds(refuse(f"--{flag}", str(value)), f"--{flag}: {value} is not possible", f"to {value - 1}")

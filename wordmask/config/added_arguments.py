@@ -18,7 +18,7 @@ class AddedArguments:
     _argument_group_name = "training (more: --help_all)"
 
     output_dir: str = argument(
-        "Where model, checkpoints and results go; a run that it holds continues.", default="trainer_output"
+        "Where model, checkpoints and results go; a run in it continues.", default="trainer_output"
     )
     overwrite_output_dir: bool = argument(
         "Start over in an --output_dir that holds a run.",
@@ -47,6 +47,7 @@ class AddedArguments:
         "Log the loss every N steps; below 1: a share of all steps. By default a twentieth, at most 500.",
         default=None,
     )
+    allow_nan: bool = argument("Train on when a loss, a gradient or a weight is not finite.", default=False)
     log_format: str | None = argument(
         "rich (a bar and tables) or plain (a line for each event); by default rich at a terminal, else plain.",
         default=None,

@@ -96,7 +96,8 @@ class DataArguments:
             )
         if self.stages and self.streaming:
             raise InputError("--length_schedule needs the whole text before training; drop --streaming")
-        for name in ("max_seq_length", "preprocessing_num_workers", "max_train_samples", "max_eval_samples"):
+        whole = ("max_seq_length", "preprocessing_num_workers", "max_train_samples", "max_eval_samples", "part_lines")
+        for name in whole:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name}: {value} is not above 0; give 1 or more, or drop the flag")

@@ -1,14 +1,13 @@
 """What the Trainer's flags ask for: refuse at the start what would fail later, and choose the optimizer.
 
-launch_checks.py checks how the processes were started, arguments.py checks our own flags against each other, and
-`_check_start` in training/run.py checks what is left: the number of GPUs, and the right to push.
+number_checks.py checks numbers, launch_checks.py how the processes were started, and arguments.py our own flags
+against each other. `_check_start` in training/run.py checks what is left: the number of GPUs, and the right to push.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import re
 import warnings
@@ -23,6 +22,7 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_availa
 
 from wordmask.config.launch_checks import tpu_package
 from wordmask.config.metric_table import METRICS
+from wordmask.config.number_checks import check_numbers
 from wordmask.config.parser import suggest
 from wordmask.config.trackers import check_trackers
 from wordmask.utils.errors import InputError, one_line
@@ -54,7 +54,7 @@ SCHEDULES = {
 
 def check_before(args: RunArguments) -> None:
     """Raise an `InputError` for what transformers accepts, or refuses without naming a flag."""
-    _check_numbers(args)
+    check_numbers(args)
     _check_evaluation(args)
     _check_precision(args)
     if args.do_predict:
@@ -93,22 +93,6 @@ def check_after(args: RunArguments) -> None:
     _check_optimizer(args)
     if args.torch_compile:
         _check_compiler(args)
-
-
-def _check_numbers(args: RunArguments) -> None:
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name}: {getattr(args, name)} is below 1; give 1 or more")
-    for name in ("seed", "data_seed", "learning_rate", "weight_decay"):
-        if not 0 <= (getattr(args, name) or 0) < math.inf:
-            raise InputError(f"--{name}: {getattr(args, name)} is not a number from 0 upwards; give 0 or more")
-    for name, bits in (("seed", 32), ("data_seed", 64)):
-        if (getattr(args, name) or 0) >= 2**bits:
-            raise InputError(f"--{name}: {getattr(args, name)} is too large; give a number below 2^{bits}")
-    if args.dataloader_num_workers < 0:
-        raise InputError(f"--dataloader_num_workers: {args.dataloader_num_workers} is below 0; give 0 or more")
-    if args.max_steps == 0 or args.num_train_epochs <= 0:
-        raise InputError("--max_steps and --num_train_epochs must be above 0; use --do_eval to evaluate only")
 
 
 def _check_evaluation(args: RunArguments) -> None:

@@ -1,4 +1,4 @@
-"""What a run says so that it can be resumed: its directory and a command, at the start and after Ctrl-C."""
+"""What a run says so that it can be resumed: its directory and a command, at the start and after Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from huggingface_hub import constants
 from wordmask.config.short_form import check_files, is_short_form, new_output_dir
 from wordmask.utils.command_line import is_first_process, resume_command
 from wordmask.utils.hub import check_model_exists
+from wordmask.utils.signals import exit_status
 from wordmask.utils.terminal import Command, Fact, terminal
 
 
 @contextlib.contextmanager
 def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iterator[dict[str, str]]:
-    """Choose the output directory of the short form, and say how to resume the run; after Ctrl-C, say it again.
+    """Choose the output directory of the short form, and say how to resume the run; after a signal, say it again.
 
     Of several processes, the first one chooses; the others learn the name when they meet. The directory is removed if
     the run writes nothing into it.
@@ -33,7 +34,7 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
 
     Raises:
         InputError: if a word of the short form is wrong, or if there is no such model.
-        SystemExit: after Ctrl-C, with status 130.
+        SystemExit: after Ctrl-C or SIGTERM, with status 130 or 143.
     """
     names = not (own.preview_masking or own.prepare_only)
     writes = names and not own.dry_run
@@ -56,7 +57,7 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
         terminal().show(how)
     try:
         yield {"output_dir": chosen} if chosen else {}
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         record = directory / "wordmask_run.json"
         if own.overwrite_output_dir and not (record.exists() and record.stat().st_mtime >= started):
             # The older run is still there.
@@ -65,7 +66,7 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
             saved = writes and any(directory.glob("checkpoint-*/trainer_state.json"))
             what = "resume from the last checkpoint" if saved else "start again"
         terminal().show(Command(f"interrupted; to {what}", command))
-        raise SystemExit(130) from None
+        raise SystemExit(exit_status(error)) from None
     finally:
         for path in (chosen, os.path.dirname(chosen)) if chosen and writes else ():
             with contextlib.suppress(OSError):  # not empty

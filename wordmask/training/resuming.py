@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from wordmask.config.arguments import RunArguments
@@ -24,8 +24,10 @@ from wordmask.training.records.progress_record import (
     write_progress,
 )
 from wordmask.training.records.run_record import RunRecord
+from wordmask.training.stopping import StoppableTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.terminal import terminal
+from wordmask.utils.workers import loader_workers
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 _SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(StoppableTrainer):
     """A `Trainer` that counts the examples of an epoch instead of its steps.
 
     transformers finds its place in the training by the number of steps. That is wrong if the size of a step changes:
@@ -95,6 +97,7 @@ class ResumableTrainer(Trainer):
         examples = len(sequences.stages[-1]) if isinstance(sequences, StagedSequences) else 0
         record = read_progress(checkpoint, self.division, run, examples)
         self.done, self._loss_done, self._optimizer_done = record.progress, record.loss, record.optimizer
+        self.owes_evaluation = record.owes_evaluation and self.eval_dataset is not None
         if not isinstance(sequences, StagedSequences):
             self._check_stream(record.division, checkpoint)
             return ""
@@ -285,7 +288,8 @@ class ResumableTrainer(Trainer):
 
         A resume within an epoch restores the random state here, since the loader draws from it before the first batch.
         """
-        batches = super().get_batch_samples(*args, **kwargs)
+        with loader_workers(self.args.dataloader_num_workers):
+            batches = super().get_batch_samples(*args, **kwargs)
         if self._random_state:
             self._load_rng_state(self._random_state)
             self._random_state = None
@@ -310,15 +314,16 @@ class ResumableTrainer(Trainer):
 
     # Saving and logging
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint with its progress."""
+    def _write_checkpoint(self, path: Path, model: Any, trial: Any) -> None:
+        """Write a checkpoint with its progress."""
         step = self.state.global_step
         loss = self._total_loss_scalar + float(self.accelerator.reduce(self._tr_loss.clone(), "mean"))
         progress = self.plan.progress(step) if self.plan else Progress(step)
         if self.args.should_save:
-            record = ProgressRecord(progress, self.division, self._sizes, loss, self._optimizer_kind)
-            write_progress(f"{self.args.output_dir}/checkpoint-{step}", record)
-        super()._save_checkpoint(*args, **kwargs)
+            owes = self.owes_evaluation
+            record = ProgressRecord(progress, self.division, self._sizes, loss, self._optimizer_kind, owes)
+            write_progress(path, record)
+        super()._write_checkpoint(path, model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log. The loss of a training is the mean over all its steps, also those before a resume.

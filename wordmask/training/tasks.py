@@ -17,7 +17,9 @@ from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json
 from wordmask.utils.hub import pushing
+from wordmask.utils.signals import deferred
 from wordmask.utils.terminal import Fact, terminal
+from wordmask.utils.workers import loader_workers
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         logger.warning("going on from %s%s", checkpoint, change)
         if trainer.reports:
             trainer.reports.record.write()  # those of a checkpoint that lies elsewhere
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    with deferred(), loader_workers(trainer.args.dataloader_num_workers, reads=False):
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if not trainer.state.global_step:
         raise InputError(
             "--train_file: the tokenizer finds no token in this text; give text in a language that it knows"

@@ -1,7 +1,8 @@
 """The Trainer with the loss, the batches and the evaluation of masked language modelling.
 
-Three classes build on each other: `ResumableTrainer` in resuming.py, `EvaluatingTrainer` in evaluation/evaluating.py,
-and `MlmTrainer` here. To log a figure of the training batches, such as the share of masked words:
+Classes build on each other: checkpoints.py (whole or not there), finite.py (numbers that blow up), stopping.py (after
+a signal), resuming.py, evaluation/evaluating.py, and `MlmTrainer` here. To log a figure of the training batches, such
+as the share of masked words:
 
 1. `make_trainer` in setup.py makes the collator: `word_ids=True` adds the number of each token's word to a batch.
 2. `_get_num_items_in_batch` here sees the batches of a step before the model does: take `word_ids` out, and count.
@@ -44,6 +45,7 @@ from wordmask.training.fsdp import tied_weights_together
 from wordmask.training.model_card import Card, write_card
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
+from wordmask.utils.workers import prepare_loader_worker
 
 
 class MlmTrainer(EvaluatingTrainer):
@@ -157,6 +159,7 @@ class MlmTrainer(EvaluatingTrainer):
             persistent_workers=args.dataloader_persistent_workers and args.dataloader_num_workers > 0,
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
+            worker_init_fn=prepare_loader_worker if args.dataloader_num_workers else None,
             **batches,
         )
         # Each process has its own batches already, so accelerate only moves them to the device.

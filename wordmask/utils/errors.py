@@ -9,11 +9,12 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
 from wordmask.utils.said_once import first_to_say, local_rank, others_said_something
+from wordmask.utils.signals import exit_status, handled
 from wordmask.utils.terminal import clean
 
 P = ParamSpec("P")
@@ -22,6 +23,9 @@ OUTPUT_ERRORS = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
 }
+# What tells that a file system takes no more, and not what we wanted of it.
+FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # at the end of what libraries in Rust raise: safetensors, tokenizers
 
 
 class InputError(ValueError):
@@ -86,10 +90,26 @@ def output_of_workers(flag: str, path: object, workers_flag: str, go_on: str) ->
         raise InputError(
             f"{workers_flag}: a worker died, perhaps because memory ran out; give fewer workers, and {go_on}"
         ) from None
-    except OSError as error:
-        if error.errno not in OUTPUT_ERRORS:
+    except Exception as error:
+        reason = why_not_written(error, OUTPUT_ERRORS)
+        if reason is None:
             raise
-        raise InputError(f"{flag}: {path} cannot be written ({error.strerror}); repair this, and {go_on}") from None
+        raise InputError(f"{flag}: {path} cannot be written ({reason}); repair this, and {go_on}") from None
+
+
+def why_not_written(error: BaseException, numbers: Container[int] = FULL) -> str | None:
+    """Why a library could not write a file, such as `No space left on device`; `None` for errors of other kinds.
+
+    Args:
+        error: what it has raised. Not all are an `OSError`.
+        numbers: the error numbers that count.
+    """
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno and error.errno in numbers else None
+    if number := _OS_ERROR.search(str(error)):
+        return os.strerror(int(number[1])) if int(number[1]) in numbers else None
+    is_of_torch = isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container", str(error))
+    return "no room is left, or files may not be so large" if is_of_torch else None
 
 
 def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
@@ -98,27 +118,28 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
     If several processes of a launch meet the same mistake on one machine, only one of them prints it. This is the
     first process, if it meets the mistake too. If only another process meets it, the line begins with its rank.
 
-    Ctrl-C ends it with one line, too, and exit status 130.
+    Ctrl-C and SIGTERM end it with one line, too, and exit status 130 or 143.
 
     Any other exception is a bug of ours and keeps its traceback.
     """
 
     @functools.wraps(main)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return main(*args, **kwargs)
-        except KeyboardInterrupt:
-            if local_rank() == 0:
-                print("\ninterrupted", file=sys.stderr, flush=True)
-            raise SystemExit(130) from None
-        except Exception as error:
-            mistake = find_input_error(error)
-            # If one process leaves after a mistake, the others fail since they wait for it. They have nothing to add.
-            if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
-                raise
-            if mistake is not None and first_to_say(str(mistake)):
-                rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
-                print(clean(f"error: {rank}{mistake}"), file=sys.stderr, flush=True)
-            raise SystemExit(2) from None
+        with handled():
+            try:
+                return main(*args, **kwargs)
+            except KeyboardInterrupt as error:
+                if local_rank() == 0:
+                    print("\ninterrupted", file=sys.stderr, flush=True)
+                raise SystemExit(exit_status(error)) from None
+            except Exception as error:
+                mistake = find_input_error(error)
+                # If one process leaves after a mistake, the others fail as they wait for it. They have nothing to add.
+                if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
+                    raise
+                if mistake is not None and first_to_say(str(mistake)):
+                    rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
+                    print(clean(f"error: {rank}{mistake}"), file=sys.stderr, flush=True)
+                raise SystemExit(2) from None
 
     return wrapper

@@ -1,17 +1,24 @@
-"""Worker processes that share the cores of a machine and end with their parent."""
+"""Worker processes that share the cores of a machine and end with their parent, and only with it."""
 
 from __future__ import annotations
 
 import os
+import re
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
+from wordmask.utils.errors import InputError
+from wordmask.utils.signals import held_back, leave_to_parent
+
+# What torch says of a worker that is gone. The parent may also meet the end of a pipe, or a socket that is gone.
+_DEATH = re.compile(r"DataLoader worker \(pid|in pin memory thread|Pin memory thread exited")
 _CONTEXT = get_context("spawn")  # a process that has used threads must not be forked
 
 
@@ -22,23 +29,33 @@ def parallel_map(function: Callable[[Any], Any], workers: int) -> Iterator[Calla
     Args:
         function: what to do with an item. We send it to each process once.
         workers: the number of processes. With 1, this process does the work.
+
+    After an error or Ctrl-C, the processes end at once, in the middle of their work.
     """
     if workers == 1:
         yield partial(map, function)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
+    others = {*active_children()}
     with ProcessPoolExecutor(workers, _CONTEXT, _set_up, (threads, function)) as pool:
 
         def in_order(items: Iterable[Any]) -> Iterator[Any]:
             under_way: deque[Future[Any]] = deque()
             for item in items:
-                under_way.append(pool.submit(_call, item))
+                with held_back():  # this may start a process
+                    under_way.append(pool.submit(_call, item))
                 if len(under_way) > 4 * workers:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
 
-        yield in_order
+        try:
+            yield in_order
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in {*active_children()} - others:
+                process.kill()
+            raise
 
 
 _function: Callable[[Any], Any]
@@ -47,6 +64,7 @@ _function: Callable[[Any], Any]
 def _set_up(threads: int, function: Callable[[Any], Any]) -> None:
     """Prepare a worker process."""
     global _function
+    leave_to_parent(signal.SIGINT)  # but not SIGTERM, which the pool sends to its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     _function = function
@@ -61,3 +79,32 @@ def _end_with_parent() -> None:
 
 def _call(item: Any) -> Any:
     return _function(item)
+
+
+def prepare_loader_worker(number: int) -> None:
+    """Prepare a worker process of a `DataLoader`."""
+    leave_to_parent(signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def loader_workers(count: int, reads: bool = True) -> Iterator[None]:
+    """Turn the death of a `DataLoader`'s worker into one sentence.
+
+    Args:
+        count: the number of workers, the value of --dataloader_num_workers.
+        reads: whether the code in here does little more than read from them. Then the end of a pipe is a death, too.
+
+    Raises:
+        InputError: if one has died.
+    """
+    try:
+        yield
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+        is_its_own = "in DataLoader worker process" in str(error)  # what a worker meets, torch raises here again
+        is_death = _DEATH.search(str(error)) if isinstance(error, RuntimeError) else reads and not is_its_own
+        if not (count and is_death):
+            raise
+        raise InputError(
+            "--dataloader_num_workers: a worker process died, perhaps because memory ran out; give fewer workers, and "
+            "run again to go on from the last checkpoint"
+        ) from error

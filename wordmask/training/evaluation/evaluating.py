@@ -18,6 +18,7 @@ from wordmask.training.evaluation.reports import EvaluationReports
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.resuming import ResumableTrainer
 from wordmask.utils.terminal import terminal
+from wordmask.utils.workers import loader_workers
 
 
 class EvaluatingTrainer(ResumableTrainer):
@@ -90,9 +91,8 @@ class EvaluatingTrainer(ResumableTrainer):
         It changes no random number: a training is the same with any number of evaluations.
         """
         self.metric.compute()
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # a loader draws from the generator of the CPU, and models in it nothing
+        # A loader draws from the generator of the CPU, and models in it nothing.
+        with torch.random.fork_rng(devices=[]), loader_workers(self.args.dataloader_num_workers):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )

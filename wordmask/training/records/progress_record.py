@@ -1,7 +1,7 @@
 """The progress that a checkpoint records: the examples seen, the sizes of steps, and the sum of the losses.
 
 To keep something more, add a field to `ProgressRecord`, and read it with `values.get`: older checkpoints lack it. In
-training/resuming.py, `_save_checkpoint` makes the record, and `continue_from` takes it over. So must
+training/resuming.py, `_write_checkpoint` makes the record, and `continue_from` takes it over. So must
 `_continue_in_memory`, which reads no checkpoint.
 """
 
@@ -16,7 +16,9 @@ from pathlib import Path
 from transformers import TrainerState
 
 from wordmask.data.sampler import Piece, Progress
+from wordmask.training.records.manifest import MANIFEST, find_damage
 from wordmask.training.records.run_record import RunRecord
+from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_atomically
 
 FILE = "wordmask_progress.json"
@@ -60,6 +62,7 @@ class ProgressRecord:
         sizes: the examples in a step of each stage.
         loss: the sum of the losses of all steps.
         optimizer: the classes of the optimizer and of the schedule, whose states are in the checkpoint.
+        owes_evaluation: whether the evaluation after its last step is still to be made.
     """
 
     progress: Progress
@@ -67,9 +70,10 @@ class ProgressRecord:
     sizes: Sequence[int]
     loss: float
     optimizer: str | None = None
+    owes_evaluation: bool = False
 
 
-def write_progress(checkpoint: str, record: ProgressRecord) -> None:
+def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
     """Write a record. Call it before the Trainer writes its state, which makes the checkpoint complete."""
     progress = record.progress
     values = {
@@ -83,6 +87,8 @@ def write_progress(checkpoint: str, record: ProgressRecord) -> None:
         "step_sizes": list(record.sizes),
         "loss": record.loss,
         "optimizer": record.optimizer,
+        "owes_evaluation": record.owes_evaluation,
+        "manifest": MANIFEST,  # without this file, the checkpoint is not complete
     }
     with write_atomically(Path(checkpoint) / FILE) as file:
         json.dump(values, file, indent=2)
@@ -109,7 +115,19 @@ def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None,
         values["step_sizes"],
         values["loss"],
         values["optimizer"],
+        values.get("owes_evaluation", False),
     )
+
+
+def find_problem(checkpoint: str | Path) -> str | None:
+    """Why a checkpoint cannot be used, see `find_damage`; `None` if it can."""
+    try:
+        values = json.loads(Path(checkpoint, FILE).read_text(encoding="utf-8"))
+        return find_damage(Path(checkpoint), may_lack_manifest="manifest" not in values)
+    except FileNotFoundError:
+        return find_damage(Path(checkpoint), may_lack_manifest=True)
+    except (OSError, ValueError, TypeError) as error:
+        return f"{FILE} cannot be read: {one_line(error)}"
 
 
 def read_state(checkpoint: str) -> TrainerState:

@@ -1,0 +1,256 @@
+"""Ctrl-C and SIGTERM lose nothing: the step is finished and saved, and the run that goes on ends as if nothing was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import active_children
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from transformers import Trainer
+
+import run_mlm_wwm
+from conftest import free_port, refusal
+from wordmask.training.records.manifest import MANIFEST
+from wordmask.training.trainer import MlmTrainer
+
+ROOT = Path(__file__).parent.parent.parent
+LINES = 24  # 6 steps of 4 in an epoch
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"line {number} of a text with some words\n" for number in range(LINES)))
+    return str(path)
+
+
+@pytest.fixture
+def command(english_model, text, tmp_path) -> Callable[..., list[str]]:
+    """A command line that trains for two epochs; each epoch has six steps."""
+
+    def command(*more: str, out: str = "out") -> list[str]:
+        return [
+            *("--model_name_or_path", english_model, "--train_file", text, "--output_dir", str(tmp_path / out)),
+            *("--cache_dir", str(Path(text).parent / "cache"), "--num_train_epochs", "2", "--use_cpu", "--do_train"),
+            *"--per_device_train_batch_size 4 --max_seq_length 32 --logging_steps 1 --save_strategy no".split(),
+            *more,
+        ]
+
+    return command
+
+
+def send_at(monkeypatch, method: str, number: int, step: int, call: int = 1) -> list[int]:
+    """Send this process a signal before a method of the Trainer runs in a step, at its n-th call there.
+
+    Returns:
+        The steps in which the signal was sent: exactly one, if the test tests something.
+    """
+    calls, sent, original = [], [], getattr(MlmTrainer, method)
+
+    def signalled(self, *args, **kwargs):
+        if self.state.global_step == step and not sent:
+            calls.append(step)
+            if len(calls) == call:
+                sent.append(step)
+                os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlmTrainer, method, signalled)
+    return sent
+
+
+def stopped(argv: list[str], status: int = 130) -> None:
+    """Run a command line that a signal ends."""
+    with pytest.raises(SystemExit) as ended:
+        run_mlm_wwm.main(argv)
+    assert ended.value.code == status
+
+
+def final_state(out: Path) -> dict[str, object]:
+    """All that must be the same after an interruption: the last checkpoint, and the log without times."""
+    last = max(out.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    files = {name: (last / name).read_bytes() for name in ("model.safetensors", "scheduler.pt", "rng_state.pth")}
+    optimizer = torch.load(last / "optimizer.pt", weights_only=True)["state"]
+    values = {key: [value.tolist() for value in moments.values()] for key, moments in optimizer.items()}
+    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    timed = ("runtime", "per_second", "flos")
+    log = [{key: value for key, value in entry.items() if not key.endswith(timed)} for entry in history]
+    return {"step": last.name, "files": files, "optimizer": values, "log": log}
+
+
+SAVED = "--save_strategy", "epoch"
+EVALUATED = "--do_eval", "--eval_strategy"
+PLACES = {
+    "a step": ((), "training_step", 3, 1, 4),
+    "a step whose evaluation is due": ((*EVALUATED, "steps", "--eval_steps", "4"), "training_step", 3, 1, 4),
+    "an evaluation": ((*EVALUATED, "steps", "--eval_steps", "4"), "prediction_step", 4, 2, 4),
+    "the last step of an epoch": ((*EVALUATED, "epoch"), "training_step", 5, 1, 6),
+    "an evaluation at the end of an epoch": ((*EVALUATED, "epoch"), "prediction_step", 6, 1, 6),
+    "a checkpoint": (("--save_strategy", "steps", "--save_steps", "2"), "_save_optimizer_and_scheduler", 4, 1, 4),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_that_is_interrupted_goes_on_as_if_it_was_not(place, command, text, tmp_path, monkeypatch, capsys):
+    more, method, step, call, saved = PLACES[place]
+    if "--do_eval" in more:
+        more = (*more, "--validation_file", text, "--per_device_eval_batch_size", "8", "--eval_on_start", "False")
+    saving = () if "--save_strategy" in more else SAVED
+    run_mlm_wwm.main(command(*saving, *more, out="whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        sent = send_at(patch, method, signal.SIGINT, step, call)
+        capsys.readouterr()
+        stopped(command(*saving, *more))
+    assert sent == [step]
+    out = tmp_path / "out"
+    assert (out / f"checkpoint-{saved}" / MANIFEST).exists() and not (out / f"checkpoint-{saved + 1}").exists()
+    assert not (out / "train_results.json").exists() and not (out / "model.safetensors").exists()
+    printed = capsys.readouterr().err
+    assert "interrupted; to resume from the last checkpoint: " in printed and "trained " not in printed
+    assert "Traceback" not in printed
+    run_mlm_wwm.main(command(*saving, *more))
+    assert f"going on from {out}/checkpoint-{saved}" in capsys.readouterr().err
+    assert final_state(out) == final_state(tmp_path / "whole")
+
+
+def test_sigterm_ends_with_its_own_status(command, tmp_path, monkeypatch, capsys):
+    assert send_at(monkeypatch, "training_step", signal.SIGTERM, 1) == []
+    stopped(command(), 143)
+    assert (tmp_path / "out" / "checkpoint-2" / MANIFEST).exists()
+    assert "interrupted; to resume from the last checkpoint: " in capsys.readouterr().err
+
+
+def test_a_signal_before_the_first_step_ends_the_evaluation_there(command, text, tmp_path, monkeypatch, capsys):
+    sent = send_at(monkeypatch, "prediction_step", signal.SIGINT, 0)
+    stopped(command("--do_eval", "--validation_file", text, "--per_device_eval_batch_size", "8"))
+    assert sent == [0] and not list((tmp_path / "out").glob("checkpoint-*"))
+    assert "interrupted; to start again: " in capsys.readouterr().err
+
+
+def test_a_signal_after_training_ends_the_run_at_once(command, text, tmp_path, monkeypatch, capsys):
+    """The evaluation at the end is made by the next run."""
+    argv = command("--do_eval", "--validation_file", text, "--eval_on_start", "False", *SAVED)
+    sent = send_at(monkeypatch, "prediction_step", signal.SIGINT, 12)
+    stopped(argv)
+    assert sent == [12] and not (tmp_path / "out" / "eval_results.json").exists()
+    run_mlm_wwm.main(argv)
+    assert (tmp_path / "out" / "eval_results.json").exists()
+
+
+@pytest.mark.parametrize("method", ["training_step", "prediction_step"], ids=["training", "evaluation"])
+def test_a_worker_that_dies_is_one_sentence(method, command, text, monkeypatch, capsys):
+    original, killed = getattr(MlmTrainer, method), []
+
+    def kill(self, *args, **kwargs):
+        for child in active_children() if not killed else ():
+            killed.append(child.pid)
+            child.kill()
+            child.join()
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlmTrainer, method, kill)
+    evaluation = ("--do_eval", "--validation_file", text, "--per_device_eval_batch_size", "2")
+    argv = command("--dataloader_num_workers", "1", "--dataloader_prefetch_factor", "1", *evaluation)
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv)
+    assert killed and sentence.startswith("--dataloader_num_workers: a worker process died, perhaps because memory")
+
+
+def test_what_is_not_a_death_keeps_its_own_error(command, monkeypatch):
+    def fails(self, *args, **kwargs):
+        raise FileNotFoundError("of a tracker")
+
+    monkeypatch.setattr(Trainer, "floating_point_ops", fails)
+    with pytest.raises(FileNotFoundError, match="of a tracker"):
+        run_mlm_wwm.main(command("--dataloader_num_workers", "1"))
+
+
+def start(argv: list[str], launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """A run in processes of its own."""
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / "run_mlm_wwm.py"), *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_steps(process: subprocess.Popen[str]) -> str:
+    """Wait until a run has logged a step, and return what it has printed."""
+    printed = ""
+    for line in process.stderr:
+        printed += line
+        if line.startswith("step 3 of"):
+            return printed
+    raise AssertionError(printed)
+
+
+LONG = ("--num_train_epochs", "5000", "--logging_steps", "1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_no_worker_is_left_behind(number, command, tmp_path):
+    process = start(command("--dataloader_num_workers", "2", *LONG))
+    wait_for_steps(process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    for worker in workers:  # a scheduler signals all processes
+        worker.send_signal(number if number == signal.SIGTERM else signal.SIGINT)
+    process.send_signal(number)
+    printed = process.communicate(timeout=60)[1]
+    assert process.returncode == (143 if number == signal.SIGTERM else -9), printed
+    gone, left = psutil.wait_procs(workers, timeout=3)
+    assert not left
+    if number == signal.SIGTERM:
+        assert "Traceback" not in printed and len(list((tmp_path / "out").glob(f"checkpoint-*/{MANIFEST}"))) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_stop_in_the_same_step(command, tmp_path):
+    """One of them gets the signal, twice, as from a terminal and from torchrun."""
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port())
+    process = start(command(*LONG), launcher)
+    wait_for_steps(process)
+    ranks = [
+        child for child in psutil.Process(process.pid).children() if "run_mlm_wwm.py" in " ".join(child.cmdline())
+    ]
+    for _ in range(2):
+        ranks[1].send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    printed = process.communicate(timeout=100)[1]
+    [checkpoint] = (tmp_path / "out").glob(f"checkpoint-*/{MANIFEST}")
+    files = {path.name for path in checkpoint.parent.iterdir()}
+    assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors"} <= files
+    assert "interrupted; to resume from the last checkpoint: " in printed
+    assert "exitcode  : 130" in printed and "KeyboardInterrupt" not in printed, printed
+
+
+LEAVES = """
+import os, signal, sys, time
+from wordmask.utils.signals import deferred, handled, received
+with handled():
+    with deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the same one, from torchrun
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received() == signal.SIGINT
+        time.sleep(1.1)
+        os.kill(os.getpid(), signal.SIGTERM)  # a second SIGTERM does not hurry
+        print("waits", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("never")
+"""
+
+
+def test_a_second_ctrl_c_leaves_at_once():
+    done = subprocess.run([sys.executable, "-c", LEAVES], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "waits\n"), done.stderr
+    assert done.stderr.strip() == ("interrupted: this step is finished and saved first; Ctrl-C again leaves at once")

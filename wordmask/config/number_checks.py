@@ -1,0 +1,82 @@
+"""What numbers the Trainer's flags may have: one table. transformers takes most others, and trains with them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from wordmask.utils.errors import InputError
+
+
+class Range(NamedTuple):
+    """The numbers from `low` to `high`.
+
+    Attributes:
+        low, high: the bounds. Infinity is never a value.
+        has_low, has_high: whether the bounds are values, too.
+    """
+
+    low: float
+    high: float = math.inf
+    has_low: bool = True
+    has_high: bool = True
+
+    def allows(self, value: float) -> bool:
+        """Whether a value is one of these numbers."""
+        above = value >= self.low if self.has_low else value > self.low
+        below = value <= self.high if self.has_high else value < self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        low = f"{self.low} or more" if self.has_low else f"a number above {self.low}"
+        if self.high == math.inf:
+            return low
+        return f"a number from {self.low} to {'' if self.has_high else 'below '}{self.high}"
+
+
+POSITIVE, FROM_0, FROM_1 = Range(0, has_low=False), Range(0), Range(1)
+RANGES = {
+    "per_device_train_batch_size": FROM_1,
+    "per_device_eval_batch_size": FROM_1,
+    "gradient_accumulation_steps": FROM_1,
+    "eval_accumulation_steps": FROM_1,
+    "num_train_epochs": POSITIVE,
+    "learning_rate": FROM_0,
+    "weight_decay": FROM_0,
+    "adam_beta1": Range(0, 1, has_high=False),
+    "adam_beta2": Range(0, 1, has_high=False),
+    "adam_epsilon": FROM_0,
+    "max_grad_norm": FROM_0,
+    "label_smoothing_factor": Range(0, 1),
+    "neftune_noise_alpha": FROM_0,
+    "warmup_steps": FROM_0,
+    "logging_steps": POSITIVE,
+    "eval_steps": POSITIVE,
+    "eval_delay": FROM_0,
+    "save_steps": POSITIVE,
+    "save_total_limit": FROM_1,
+    "torch_empty_cache_steps": FROM_1,
+    "seed": Range(0, 2**32 - 1),
+    "data_seed": Range(0, 2**64 - 1),
+    "dataloader_num_workers": FROM_0,
+    "dataloader_prefetch_factor": FROM_1,
+    "ddp_bucket_cap_mb": FROM_1,
+    "ddp_timeout": FROM_1,
+}
+
+
+def check_numbers(args: Any) -> None:
+    """Raise an `InputError` for a number that cannot be.
+
+    Args:
+        args: the `RunArguments`. A flag without a value is `None`.
+    """
+    for name, numbers in RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not numbers.allows(value):
+            raise InputError(f"--{name}: {value} is not possible; give {numbers}")
+    if args.max_steps != -1 and args.max_steps < 1:
+        raise InputError(
+            f"--max_steps: {args.max_steps} is not possible; give 1 or more, drop it to train for --num_train_epochs, "
+            "or use --do_eval to evaluate only"
+        )

@@ -1,0 +1,143 @@
+"""A Trainer whose checkpoints are whole or not there, and which keeps the earlier ones until a new one is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from wordmask.config.run_arguments import RunArguments
+from wordmask.training.records.manifest import write_manifest
+from wordmask.utils.errors import InputError, reported, why_not_written
+
+
+@contextlib.contextmanager
+def written(path: str | Path) -> Iterator[None]:
+    """Turn a full disk into one sentence.
+
+    Args:
+        path: what is written in --output_dir.
+
+    Raises:
+        InputError: if the disk is full, or takes no more for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = why_not_written(error)
+        if reason is None:
+            raise
+        raise InputError(
+            f"--output_dir: {path} cannot be written ({reason}), and earlier checkpoints are whole; make room, and "
+            "run again to go on from the last one"
+        ) from error
+
+
+class CheckpointingTrainer(Trainer):
+    """A `Trainer` that ends each checkpoint with a manifest, and then removes old ones.
+
+    The Trainer removes old checkpoints when those of the other processes may not be written yet.
+    """
+
+    args: RunArguments
+    _rotates_later = False
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints in the output directory, in the order of their steps."""
+        found = Path(str(self.args.output_dir)).glob("checkpoint-*")
+        return sorted((path for path in found if _step(path) >= 0), key=_step)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint. What stays of an earlier one of this step, which was not whole, is removed first.
+
+        Raises:
+            InputError: if the disk is full. The part that was written is removed.
+        """
+        args, limit = self.args, self.args.save_total_limit
+        path = Path(str(args.output_dir), f"checkpoint-{self.state.global_step}")
+        if args.should_save and path.exists():
+            shutil.rmtree(path)
+        self.accelerator.wait_for_everyone()
+        self._rotates_later = True
+        try:
+            with written(path):
+                self._write_checkpoint(path, model, trial)
+                self.accelerator.wait_for_everyone()
+                if args.should_save:
+                    write_manifest(path)
+        except InputError:
+            if args.should_save:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+        finally:
+            self._rotates_later, args.save_total_limit = False, limit
+        if args.should_save and limit:
+            best = self.state.best_model_checkpoint
+            _rotate(self.checkpoints, limit, self.state.global_step, _step(Path(best)) if best else None)
+
+    def _write_checkpoint(self, path: Path, model: Any, trial: Any) -> None:
+        """Write the files of a checkpoint.
+
+        Args:
+            path: its directory.
+            model, trial: the arguments of `Trainer._save_checkpoint`.
+        """
+        super()._save_checkpoint(model, trial)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model; it is what the Trainer writes first of a checkpoint, with the arguments."""
+        super().save_model(*args, **kwargs)
+        if self._rotates_later:
+            self.args.save_total_limit = None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _loaded(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _loaded(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _loaded(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _loaded(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        with _loaded(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+
+def _loaded(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractContextManager[None]:
+    """Turn what a checkpoint does when it cannot be loaded into one sentence."""
+    return reported(
+        f"--resume_from_checkpoint: {checkpoint} cannot be loaded",
+        "; give one of this model, or remove it to go on from the one before",
+    )
+
+
+def _step(checkpoint: Path) -> int:
+    """The step of a checkpoint; -1 for another directory."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() and checkpoint.is_dir() else -1
+
+
+def _rotate(checkpoints: list[Path], limit: int, step: int, best: int | None) -> None:
+    """Remove the oldest checkpoints, but not that of this step, and not the best one.
+
+    A checkpoint of a later step was damaged, or this run would have gone on from it. Such ones go first.
+    """
+    kept = {step} if best is None else {step, best}
+    oldest_first = sorted(checkpoints, key=lambda path: (_step(path) <= step, _step(path)))
+    removable = [path for path in oldest_first if _step(path) not in kept]
+    for path in removable[: max(len(checkpoints) - max(limit, len(kept)), 0)]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,102 @@
+"""A Trainer that stops when a loss, a gradient norm or a weight is not finite, before anything broken is saved."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import Any
+
+import torch
+
+from wordmask.config.run_arguments import RunArguments
+from wordmask.training.checkpoints import CheckpointingTrainer
+from wordmask.utils.errors import InputError
+
+
+class FiniteTrainer(CheckpointingTrainer):
+    """A `Trainer` that raises an `InputError` when numbers blow up, unless --allow_nan is given.
+
+    What it notes of each step stays on the device. It is read at each log, before each evaluation and before each
+    save, so that no step waits for it.
+    """
+
+    args: RunArguments
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train.
+
+        Raises:
+            InputError: when a number is not finite.
+        """
+        device = self.args.device
+        # Of the loss and of the gradient norm: whether all were finite, and the number of steps before the first that
+        # was not. A counter on the device, since the number of a step would be compiled into each step on a TPU.
+        self._are_finite = [torch.ones((), dtype=torch.bool, device=device) for _ in range(2)]
+        self._finite_steps = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)]
+        return super().train(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Forward and backward through a batch."""
+        loss = super().training_step(*args, **kwargs)
+        self._are_finite[0] &= torch.isfinite(loss)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """The gradient norm of a step. A gradient scaler skips steps by design, so its norms may be infinite."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if norm is not None and getattr(self.accelerator, "scaler", None) is None:
+            whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a model that is divided by FSDP
+            self._are_finite[1] &= torch.as_tensor(whole, device=self.args.device).isfinite()
+        for steps, are_finite in zip(self._finite_steps, self._are_finite, strict=True):
+            steps += are_finite
+        return norm
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save what is finite."""
+        if self.control.should_log or self.control.should_evaluate:
+            self._check_finite()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint, if it is finite."""
+        self._check_finite(weights=True)
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Finish, if the model is finite."""
+        self._check_finite(weights=True)
+        return super()._finalize_training(*args, **kwargs)
+
+    def _check_finite(self, weights: bool = False) -> None:
+        """Raise an `InputError` if a number of any process is not finite.
+
+        Args:
+            weights: whether to look at the weights, too; they may be broken by a step whose loss was finite.
+        """
+        if self.args.allow_nan:
+            return
+        noted = [*self._are_finite, *self._finite_steps]
+        noted += [_weights_are_finite(self.model)] if weights else []
+        of_all = self.accelerator.gather(torch.stack([value.long() for value in noted]).unsqueeze(0))
+        loss, norm, loss_steps, norm_steps, *weight = of_all.amin(0).tolist()
+        first, now = self._initial_global_step + 1, self.state.global_step
+        broken = [(first + loss_steps, "the loss of step {} is")] * (not loss)
+        broken += [(first + norm_steps, "the gradient norm of step {} is")] * (not norm)
+        broken += [(now, "weights after step {} are")] * (weight == [0])
+        if not broken:
+            return
+        step, what = min(broken, key=itemgetter(0))
+        model: Any = self.model
+        kept = f"the last checkpoint is {self.checkpoints[-1]}" if self.checkpoints else "there is no checkpoint yet"
+        half = any(weight.dtype == torch.float16 for weight in model.parameters())
+        advice = "--dtype float32, or " * half + "a lower --learning_rate"
+        raise InputError(
+            f"{what.format(step)} not finite (NaN or infinite), so the run stops and saves nothing more; {kept}; give "
+            f"{advice}, or --allow_nan to train on"
+        )
+
+
+def _weights_are_finite(model: Any) -> torch.Tensor:
+    """() Whether all weights are finite, of those that this process holds."""
+    weights = [weight.detach() for weight in model.parameters() if weight.is_floating_point()]
+    parts = [weight.to_local() if hasattr(weight, "to_local") else weight for weight in weights]
+    return torch.stack([part.isfinite().all() for part in parts]).all()

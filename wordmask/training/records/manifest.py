@@ -1,0 +1,93 @@
+"""The manifest of a checkpoint: the size and the digest of each file. It is written last and makes a checkpoint whole.
+
+A checkpoint that was not finished, or was damaged later, does not match its manifest. Checkpoints of older versions
+have none; of these we check what can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from safetensors import SafetensorError, safe_open
+
+from wordmask.utils.errors import one_line
+from wordmask.utils.files import write_json
+
+MANIFEST = "wordmask_manifest.json"
+STATE = "trainer_state.json"
+_BLOCK = 2**24  # bytes
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """Write the manifest of a checkpoint that is complete."""
+    files = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    entries = {name: {"size": path.stat().st_size, "xxh3_128": _digest(path)} for name, path in files.items()}
+    write_json(checkpoint / MANIFEST, {"files": entries})
+
+
+def find_damage(checkpoint: Path, may_lack_manifest: bool) -> str | None:
+    """What is wrong with a checkpoint, such as `optimizer.pt is missing`; `None` if it can be used.
+
+    Args:
+        checkpoint: the directory.
+        may_lack_manifest: whether it may be of an older version.
+    """
+    if not (checkpoint / MANIFEST).exists():
+        return _find_unreadable(checkpoint) if may_lack_manifest else "it was not finished"
+    try:
+        entries = _read(checkpoint / MANIFEST)["files"].items()
+        for name, entry in entries:
+            path, size, digest = checkpoint / name, int(entry["size"]), str(entry["xxh3_128"])
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
+            if _digest(path) != digest:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} or a file that it lists cannot be read: {one_line(error)}"
+    return None
+
+
+def _digest(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _find_unreadable(checkpoint: Path) -> str | None:
+    """What cannot be read of a checkpoint without a manifest. It does not tell all that may be wrong."""
+    if not (checkpoint / STATE).exists():
+        return "it was not finished"
+    if not _has_weights(checkpoint):
+        return "it has no weights"
+    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
+        try:
+            if path.name == STATE:
+                _read(path)
+            elif path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "numpy"):
+                    pass
+            elif path.suffix in (".pt", ".pth", ".bin"):
+                zipfile.ZipFile(path).close()
+        except (OSError, ValueError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
+            return f"{path.name} cannot be read: {one_line(error)}"
+    return None
+
+
+def _has_weights(checkpoint: Path) -> bool:
+    """Whether there are weights: a file, several files, or directories of a model that was divided."""
+    patterns = ("*.safetensors", "pytorch_model*", "global_step*")
+    return any(next(checkpoint.glob(pattern), None) for pattern in patterns)

@@ -1,0 +1,150 @@
+"""Ctrl-C and SIGTERM raise an exception, or ask a training to stop after its step. A second Ctrl-C leaves at once.
+
+    with handled():  # a script
+        with deferred():  # a training, which looks at `received()` after each step
+            ...
+
+Without `handled`, as in a user's own program, signals do what they did before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from wordmask.utils.said_once import local_rank
+from wordmask.utils.terminal import terminal
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAME = 1.0  # seconds: torchrun passes a Ctrl-C on to processes that got it from the terminal already
+_NOTICE = b"\ninterrupted: this step is finished and saved first; Ctrl-C again leaves at once\n"
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended the run. It is a `KeyboardInterrupt`, so that code which cleans up after Ctrl-C does.
+
+    Attributes:
+        number: the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def exit_status(error: KeyboardInterrupt) -> int:
+    """The exit status that belongs to a signal: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+class _Handler:
+    """What the signals do in this process."""
+
+    def __init__(self) -> None:
+        self.process, self.is_deferred = os.getpid(), False
+        self.received: int | None = None
+        self.since = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:
+            return  # a process that was just forked, see `leave_to_parent`
+        is_first, now = self.received is None, time.monotonic()
+        if is_first:
+            self.received, self.since = number, now
+        elif now - self.since < _SAME:
+            return
+        elif number == signal.SIGINT:
+            _leave_at_once(number)
+        if not self.is_deferred:
+            raise Interrupted(number)
+        if is_first and number == signal.SIGINT and local_rank() == 0:
+            os.write(2, _NOTICE)  # not `print`, which this signal may have interrupted
+
+
+_handler: _Handler | None = None
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise `Interrupted`. A signal that the process ignores, as under nohup, stays ignored."""
+    global _handler
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    outer, _handler = _handler, _Handler()
+    replaced = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, earlier in replaced.items():
+        if earlier not in (signal.SIG_IGN, None):
+            signal.signal(number, _handler)
+    try:
+        yield
+    finally:
+        _handler = outer
+        for number, earlier in replaced.items():
+            if earlier is not None:
+                signal.signal(number, earlier)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Let a signal raise nothing in here; `received` tells of it. At the end, one that came too late is raised."""
+    handler = _handler
+    if handler is None:
+        yield
+        return
+    handler.is_deferred = True
+    try:
+        yield
+    finally:
+        handler.is_deferred = False
+    if handler.received is not None:
+        raise Interrupted(handler.received)
+
+
+def received() -> int | None:
+    """The signal that has asked this process to stop; `None` without one."""
+    return _handler.received if _handler is not None else None
+
+
+def _leave_at_once(number: int) -> None:
+    with contextlib.suppress(Exception):
+        terminal().close()
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(128 + number)
+
+
+def leave_to_parent(*numbers: int) -> None:
+    """Let a worker process ignore signals. It ends when its parent says so, or is gone.
+
+    Ctrl-C and a scheduler's SIGTERM go to all processes. A worker that ended by itself would take the next batch with
+    it.
+
+    Args:
+        numbers: the signals.
+    """
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):  # Linux ends it even if the parent is killed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Hold signals back until the end, also in processes that start in here: they must not die half started."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
