@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ from wordmask.utils.errors import output_of_workers
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import tracked
 from wordmask.utils.workers import parallel_map
+
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a stream in Arrow's format
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,19 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
     with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # if several runs start together, one of them tokenizes
-            if arguments.overwrite_cache or not path.exists():
+            if arguments.overwrite_cache or not _is_whole(path):
                 _write(path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
     findings = SplitFindings(findings_in(path), texts.flag, texts.reference_flag)
     return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, findings)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of tokens is there, with the mark at its end that Arrow writes last."""
+    if not path.exists() or path.stat().st_size < len(_END):
+        return False
+    with open(path, "rb") as file:
+        file.seek(-len(_END), os.SEEK_END)
+        return file.read() == _END
 
 
 def _write(path: Path, texts: Texts[Source], tokenizer: TextTokenizer, workers: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from transformers import Trainer
 
 from wordmask.config.run_arguments import RunArguments
@@ -95,6 +96,20 @@ class CheckpointingTrainer(Trainer):
         super().save_model(*args, **kwargs)
         if self._rotates_later:
             self.args.save_total_limit = None
+
+    def check_fits(self, checkpoint: str) -> None:
+        """Raise an `InputError` if a checkpoint holds weights of other sizes than the model's."""
+        model: Any = self.model
+        shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        for path in sorted(Path(checkpoint).glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118  # it is no dictionary
+                    stored = tuple(file.get_slice(name).get_shape())
+                    if shapes.get(name, stored) != stored:
+                        raise InputError(
+                            f"--resume_from_checkpoint: {checkpoint} holds {name} with the shape {stored}, and this "
+                            f"model has {shapes[name]}; give a checkpoint of this model"
+                        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _loaded(resume_from_checkpoint):

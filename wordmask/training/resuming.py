@@ -10,12 +10,12 @@ from typing import Any
 import torch
 import transformers
 from torch.optim.lr_scheduler import LambdaLR
-from transformers.trainer_utils import get_last_checkpoint
 
 from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
 from wordmask.training.display.speed import TokenCount, with_tokens
+from wordmask.training.records.output_dir import last_checkpoint
 from wordmask.training.records.progress_record import (
     ProgressRecord,
     StepDivision,
@@ -89,8 +89,10 @@ class ResumableTrainer(StoppableTrainer):
             What is different from before the checkpoint, as the end of a sentence.
 
         Raises:
-            InputError: if the size of a step has changed and the place in the training cannot be found.
+            InputError: if it is of another model, or if the size of a step has changed and the place in the training
+                cannot be found.
         """
+        self.check_fits(checkpoint)
         if self.args.auto_find_batch_size:
             self._train_batch_size = read_state(checkpoint).train_batch_size or self._train_batch_size
         sequences = self.train_sequences
@@ -156,7 +158,7 @@ class ResumableTrainer(StoppableTrainer):
         """Train, as the Trainer does; `True` resumes from the last checkpoint in the output directory."""
         self._attempts, self._continued_in_memory, self.tokens.total = 0, False, 0
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
+            resume_from_checkpoint = last_checkpoint(str(self.args.output_dir)) or True
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             if not self.done.step:

@@ -14,7 +14,7 @@ from wordmask.training.evaluation.before_after import ImprovedWords, Results
 from wordmask.training.evaluation.probe import ProbeResults
 from wordmask.training.records.progress_record import read_state
 from wordmask.training.trainer import MlmTrainer
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
 from wordmask.utils.hub import pushing
 from wordmask.utils.signals import deferred
@@ -61,6 +61,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         metrics["train_samples"] = trainer.train_sequences.stages[-1].document_count
     terminal().doing("saving the model")
     trainer.save_model()
+    if trainer.is_world_process_zero():
+        _results(trainer, "all")  # the Trainer adds to a file that can be read
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics
@@ -86,24 +88,31 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
             metrics[metric.result] = metrics.pop(metric.trainer_name)
     before = trainer.reports.compare() if trainer.reports else {}
     metrics |= before
-    if combined and not before and trainer.is_world_process_zero():
-        _drop_figures_before(Path(str(trainer.args.output_dir), "all_results.json"))
+    if combined and not before and trainer.is_world_process_zero() and (results := _results(trainer, "all")):
+        # Figures before training, of an earlier evaluation, are not those of this one.
+        others = {name: value for name, value in results.items() if not name.endswith("_before")}
+        write_json(Path(str(trainer.args.output_dir), "all_results.json"), others)
     trainer.save_metrics("eval", metrics, combined)
     return metrics
 
 
-def _drop_figures_before(path: Path) -> None:
-    """Take figures before training, of an earlier evaluation, out of a file of results, which others are added to."""
-    if path.exists():
-        results = json.loads(path.read_text(encoding="utf-8"))
-        write_json(path, {name: value for name, value in results.items() if not name.endswith("_before")})
+def _results(trainer: MlmTrainer, split: str) -> dict[str, float]:
+    """Earlier results of `train`, `eval` or `all`; none without a file. One that cannot be read is removed."""
+    path = Path(str(trainer.args.output_dir), f"{split}_results.json")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        logger.warning("%s cannot be read (%s), so earlier results are lost", path, one_line(error))
+        path.unlink()
+        return {}
 
 
 def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
     """Write the model card, with the results of training and evaluation; with --push_to_hub, push it and the model."""
-    path = Path(str(trainer.args.output_dir), "train_results.json")
-    if trainer.is_world_process_zero() and path.exists():
-        metrics = json.loads(path.read_text(encoding="utf-8")) | metrics
+    if trainer.is_world_process_zero():
+        metrics = _results(trainer, "train") | metrics
     shown = {name: metrics[name] for name in CARD if name in metrics}
     trainer.card = replace(
         trainer.card, metrics=shown, settings={**trainer.card.settings, "examples in a step": trainer.division.step}

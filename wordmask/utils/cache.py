@@ -48,8 +48,9 @@ def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], 
         again: whether to call `find` even if its result is remembered.
     """
     remembered = cache / f"{what}-{hashed(stamps(files))}.json"
-    if not again and remembered.exists():
-        return json.loads(remembered.read_text(encoding="utf-8"))
+    if not again:
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(remembered.read_text(encoding="utf-8"))
     result = find()
     with contextlib.suppress(OSError), write_atomically(remembered) as target:
         json.dump(result, target)

@@ -1,9 +1,10 @@
 """Parts on disk: an output that is made piece by piece, each piece once, by one run or by several.
 
 A directory of parts has a record, which says what all parts are made from. Each part is a file with a stamp next to
-it: `train-00002-of-00006.arrow` and `train-00002-of-00006.json`. The stamp holds the digest of the part's source. It
-is written last, so a part without a stamp is not finished. A run makes the parts that are not finished and checks the
-source of those that are. So parts do not depend on the number of workers, on shards, or on interruptions.
+it: `train-00002-of-00006.arrow` and `train-00002-of-00006.json`. The stamp holds the digest of the part's source and
+the part's size. It is written last, so a part without a stamp is not finished. A run makes the parts that are not
+finished and checks the source of those that are. So parts do not depend on the number of workers, on shards, or on
+interruptions.
 """
 
 from __future__ import annotations
@@ -137,8 +138,9 @@ class PartsDirectory:
             raise InputError(f"{self.flag}: {path} cannot be read ({one_line(error)}); {self.advice}") from None
 
     def is_finished(self, file: str) -> bool:
-        """Whether a part and its stamp are there."""
-        return (self.path / file).exists() and self._stamp(file).exists()
+        """Whether a part and its stamp are there, and nobody has cut the part off."""
+        path, stamp = self.path / file, self._read_stamp(file)
+        return path.exists() and bool(stamp) and stamp.get("bytes", path.stat().st_size) == path.stat().st_size
 
     def make(
         self,
@@ -170,7 +172,7 @@ class PartsDirectory:
                 stamps[file] = digest.hexdigest()
                 if not finished:
                     yield file, None
-                elif stamps[file] not in self._stamp(file).read_text(encoding="utf-8", errors="replace"):
+                elif stamps[file] != self._read_stamp(file).get("sha256"):
                     raise InputError(f"{self.flag}: {label} in {self.path} was made from another text; {self.advice}")
 
         with parallel_map(partial(_of_part, function), workers) as map_batches:
@@ -180,7 +182,15 @@ class PartsDirectory:
                 self._stamp(file).unlink(missing_ok=True)
                 with write_atomically(self.path / file, binary=True) as output:
                     write(output, takewhile(lambda result: result is not None, map(itemgetter(1), results)))
-                write_json(self._stamp(file), {"sha256": stamps[file]})
+                size = (self.path / file).stat().st_size
+                write_json(self._stamp(file), {"sha256": stamps[file], "bytes": size})
+
+    def _read_stamp(self, file: str) -> dict[str, Any]:
+        """The stamp of a part; empty if there is none that can be read."""
+        try:
+            return dict(json.loads(self._stamp(file).read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return {}
 
     def _stamp(self, file: str) -> Path:
         return (self.path / file).with_suffix(".json")

@@ -7,6 +7,7 @@ have none; of these we check what can be read.
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_json
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "wordmask_manifest.json"
 STATE = "trainer_state.json"
@@ -37,7 +40,10 @@ def find_damage(checkpoint: Path, may_lack_manifest: bool) -> str | None:
         may_lack_manifest: whether it may be of an older version.
     """
     if not (checkpoint / MANIFEST).exists():
-        return _find_unreadable(checkpoint) if may_lack_manifest else "it was not finished"
+        problem = _find_unreadable(checkpoint) if may_lack_manifest else "it was not finished"
+        if problem is None:
+            logger.warning("%s has no manifest: we checked only that its files can be read", checkpoint)
+        return problem
     try:
         entries = _read(checkpoint / MANIFEST)["files"].items()
         for name, entry in entries:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import json
 import logging
 import os
 import shutil
@@ -14,7 +12,7 @@ from typing import Any
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.data_report import FILE as REPORT
 from wordmask.training.evaluation.record import FILE as EVALUATIONS
-from wordmask.training.records import progress_record
+from wordmask.training.records.progress_record import find_problem
 from wordmask.training.records.run_record import RECORD, Identity, RunRecord, read_run
 from wordmask.utils.errors import InputError
 
@@ -55,6 +53,8 @@ def find_checkpoint(arguments: Arguments) -> str | None:
     requested, named = training.resume_from_checkpoint, _named_checkpoint(training)
     if named and not os.path.isfile(os.path.join(named, "trainer_state.json")):
         raise InputError(f"--resume_from_checkpoint: {named} is not a checkpoint; give a checkpoint-* directory")
+    if named and (problem := find_problem(named)):
+        raise InputError(f"--resume_from_checkpoint: {named} cannot be used: {problem}; give another checkpoint")
     entries = os.listdir(directory) if os.path.isdir(directory) else []
     files = sorted(name for name in entries if not _is_log(name))
     if files and RECORD not in files:
@@ -66,7 +66,7 @@ def find_checkpoint(arguments: Arguments) -> str | None:
             )
     if training.overwrite_output_dir:
         return named
-    checkpoint = _last_checkpoint(directory)
+    checkpoint = last_checkpoint(directory)
     if named and checkpoint and not os.path.samefile(named, checkpoint):
         raise InputError(
             f"--resume_from_checkpoint: {named} is not the last checkpoint of the run in {directory}, which is "
@@ -89,19 +89,17 @@ def _named_checkpoint(training: RunArguments) -> str | None:
     return value if value.lower() not in ("", "true", "false") else None
 
 
-def _last_checkpoint(directory: str) -> str | None:
-    """The newest complete checkpoint: the Trainer writes trainer_state.json last, and may be stopped within it."""
+def last_checkpoint(directory: str) -> str | None:
+    """The newest whole checkpoint. What is wrong with newer ones is logged."""
     steps = [name.removeprefix("checkpoint-") for name in _matching(directory, [_CHECKPOINTS])]
-    for step in sorted(map(int, filter(str.isdigit, steps)), reverse=True):
-        path = os.path.join(directory, f"checkpoint-{step}")
-        with contextlib.suppress(OSError, ValueError):
-            for name in ("trainer_state.json", progress_record.FILE):
-                if (
-                    name != progress_record.FILE or Path(path, name).exists()
-                ):  # older checkpoints have no record of progress
-                    json.loads(Path(path, name).read_text(encoding="utf-8"))
+    paths = [os.path.join(directory, f"checkpoint-{step}") for step in sorted(map(int, filter(str.isdigit, steps)))]
+    for path in reversed(paths):
+        problem = find_problem(path)
+        if problem is None:
             return path
-        logger.warning("%s is incomplete, perhaps since a run was stopped while writing it, and is not used", path)
+        logger.warning("%s is not used: %s", path, problem)
+    if paths:
+        logger.warning("%s holds no whole checkpoint to go on from", directory)
     return None
 
 

@@ -124,7 +124,7 @@ def find_problem(checkpoint: str | Path) -> str | None:
     try:
         values = json.loads(Path(checkpoint, FILE).read_text(encoding="utf-8"))
         return find_damage(Path(checkpoint), may_lack_manifest="manifest" not in values)
-    except FileNotFoundError:
+    except FileNotFoundError:  # of an older version
         return find_damage(Path(checkpoint), may_lack_manifest=True)
     except (OSError, ValueError, TypeError) as error:
         return f"{FILE} cannot be read: {one_line(error)}"

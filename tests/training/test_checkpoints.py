@@ -1,0 +1,208 @@
+"""A broken checkpoint is skipped with a sentence, and the run goes on from the one before it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import run_mlm_wwm
+from conftest import refusal, save_model, train_tokenizer
+from wordmask.training.records.manifest import MANIFEST
+from wordmask.training.records.progress_record import FILE, find_problem
+
+SETTINGS = "--use_cpu --do_train --max_steps 6 --save_steps 2 --max_seq_length 32 --per_device_train_batch_size 4"
+
+
+@pytest.fixture(scope="module")
+def finished(english_model, tmp_path_factory) -> Path:
+    """A folder with a text, and a run in `out` that has checkpoints of the steps 2, 4 and 6."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "text.txt").write_text("".join(f"line {number} of a text\n" for number in range(24)))
+    run_mlm_wwm.main(_argv(english_model, folder / "text.txt", folder / "out"))
+    return folder
+
+
+def _argv(model: str, text: Path, out: Path) -> list[str]:
+    return ["--model_name_or_path", model, "--train_file", str(text), "--output_dir", str(out), *SETTINGS.split()]
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    """A copy of that run, as if it was killed before its end."""
+    shutil.copytree(finished / "out", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "checkpoint-6")
+    for name in ("model.safetensors", "train_results.json", "all_results.json"):
+        (tmp_path / "out" / name).unlink()
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def resume(english_model, finished, out) -> Callable[..., dict[str, float]]:
+    """Start the run again."""
+    return lambda *more: run_mlm_wwm.main([*_argv(english_model, finished / "text.txt", out), *more])
+
+
+def is_as_finished(out: Path, finished: Path) -> bool:
+    """Whether the run has ended as the one that nothing happened to."""
+    names = ("model.safetensors", "checkpoint-6/scheduler.pt", "checkpoint-6/rng_state.pth")
+    return all((out / name).read_bytes() == (finished / "out" / name).read_bytes() for name in names)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "bytes instead of"),
+    "cut": (cut, "bytes instead of"),
+    "missing": (Path.unlink, "is missing"),
+    "changed": (change, "is not what was written"),
+}
+FILES = (
+    *("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json", "trainer_state.json"),
+    *("training_args.bin", FILE, MANIFEST),
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_each_damage_of_each_file_is_found(name, damage, out):
+    assert find_problem(out / "checkpoint-4") is None
+    DAMAGES[damage][0](out / "checkpoint-4" / name)
+    problem = find_problem(out / "checkpoint-4")
+    assert problem is not None and "\n" not in problem
+    if name not in (FILE, MANIFEST):
+        assert problem.startswith(f"{name} ") and DAMAGES[damage][1] in problem
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json", MANIFEST])
+def test_the_one_before_a_broken_checkpoint_is_used(name, out, finished, resume, caplog):
+    """With one checkpoint to keep: the broken one is not kept in place of a whole one."""
+    cut(out / "checkpoint-4" / name)
+    resume("--save_total_limit", "1")
+    assert f"{out / 'checkpoint-4'} is not used: " in caplog.text
+    assert f"going on from {out / 'checkpoint-2'}" in caplog.text
+    assert is_as_finished(out, finished) and [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_without_a_whole_checkpoint_the_run_says_so_and_begins_anew(out, finished, resume, caplog):
+    for step in (2, 4):
+        cut(out / f"checkpoint-{step}" / "model.safetensors")
+    resume()
+    assert f"{out} holds no whole checkpoint to go on from" in caplog.text and "going on from" not in caplog.text
+    assert is_as_finished(out, finished)
+    assert find_problem(out / "checkpoint-2") is None, "it was replaced"
+
+
+@pytest.mark.parametrize("cuts", [1, 2], ids=["one is whole", "none is whole"])
+def test_a_named_checkpoint_that_is_broken_is_refused(cuts, out, capsys, english_model, finished):
+    for step in (4, 2)[:cuts]:
+        cut(out / f"checkpoint-{step}" / "optimizer.pt")
+    argv = _argv(english_model, finished / "text.txt", out)
+    named = refusal(capsys, run_mlm_wwm.main, *argv, "--resume_from_checkpoint", str(out / "checkpoint-4"))
+    assert named.startswith(f"--resume_from_checkpoint: {out / 'checkpoint-4'} cannot be used: optimizer.pt has ")
+    if cuts == 2:
+        any_of_them = refusal(capsys, run_mlm_wwm.main, *argv, "--resume_from_checkpoint", "true")
+        assert any_of_them.startswith(f"--resume_from_checkpoint: {out} holds no checkpoint")
+
+
+def test_a_run_killed_before_the_manifest_was_written_has_no_checkpoint_there(out, finished, resume, caplog):
+    (out / "checkpoint-4" / MANIFEST).unlink()
+    resume()
+    assert "checkpoint-4 is not used: it was not finished" in caplog.text and is_as_finished(out, finished)
+
+
+def make_older(checkpoint: Path) -> None:
+    """Make a checkpoint one of an older version, without a manifest and without a record of progress."""
+    (checkpoint / MANIFEST).unlink()
+    (checkpoint / FILE).unlink()
+
+
+def test_a_checkpoint_of_an_older_version_is_accepted(out, finished, resume, caplog):
+    make_older(out / "checkpoint-4")
+    resume()
+    assert "checkpoint-4 has no manifest: we checked only that its files can be read" in caplog.text
+    assert f"going on from {out / 'checkpoint-4'}" in caplog.text and is_as_finished(out, finished)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json"])
+def test_what_cannot_be_read_of_an_older_version_is_found(name, damage, out):
+    make_older(out / "checkpoint-4")
+    DAMAGES[damage][0](out / "checkpoint-4" / name)
+    assert str(find_problem(out / "checkpoint-4")).startswith(f"{name} cannot be read: ")
+
+
+def test_a_checkpoint_without_weights_or_state_is_none(out):
+    for step, name, problem in (
+        (2, "model.safetensors", "it has no weights"),
+        (4, "trainer_state.json", "not finished"),
+    ):
+        make_older(out / f"checkpoint-{step}")
+        (out / f"checkpoint-{step}" / name).unlink()
+        assert problem in str(find_problem(out / f"checkpoint-{step}"))
+
+
+def test_a_checkpoint_of_another_size_is_refused(out, english_model, finished, tmp_path, capsys):
+    """Without the record of its run, only its weights tell."""
+    other = save_model(tmp_path / "other", train_tokenizer("bert"), hidden_size=32)
+    shutil.copytree(out / "checkpoint-4", tmp_path / "alone" / "checkpoint-4")
+    argv = _argv(other, finished / "text.txt", tmp_path / "new")
+    resume_from = str(tmp_path / "alone" / "checkpoint-4")
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--resume_from_checkpoint", resume_from)
+    assert (
+        sentence.startswith(f"--resume_from_checkpoint: {resume_from} holds ")
+        and "give a checkpoint of this" in sentence
+    )
+    assert not list((tmp_path / "new").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_state_that_torch_cannot_load_is_a_sentence(name, out, english_model, finished, capsys):
+    """A file that can be read and holds something else: an older version has no digest that would tell."""
+    make_older(out / "checkpoint-4")
+    torch.save({"other": torch.zeros(3)}, out / "checkpoint-4" / name)
+    sentence = refusal(capsys, run_mlm_wwm.main, *_argv(english_model, finished / "text.txt", out))
+    assert sentence.startswith(f"--resume_from_checkpoint: {out / 'checkpoint-4'} cannot be loaded (")
+
+
+@pytest.mark.parametrize("name", ["train_results.json", "all_results.json"])
+def test_results_that_are_cut_off_are_written_again(name, finished, tmp_path, english_model, english_file, caplog):
+    """A run that is finished reads them again, for its model card."""
+    out = shutil.copytree(finished / "out", tmp_path / "out")
+    cut(out / name)
+    evaluation = ["--do_eval", "--validation_file", english_file]
+    metrics = run_mlm_wwm.main([*_argv(english_model, finished / "text.txt", out), *evaluation])
+    assert "eval_loss" in metrics and f"{name} cannot be read" in caplog.text
+    assert "eval_loss" in json.loads((out / "all_results.json").read_text())
+
+
+def test_old_checkpoints_go_only_when_the_new_one_is_whole(finished, tmp_path, english_model, monkeypatch):
+    """The Trainer removes them before; a run that is killed then has none."""
+    seen = []
+
+    def written(path: Path) -> None:
+        seen.append(sorted(one.name for one in path.parent.glob("checkpoint-*")))
+        write(path)
+
+    from wordmask.training import checkpoints
+
+    write = checkpoints.write_manifest
+    monkeypatch.setattr(checkpoints, "write_manifest", written)
+    argv = [*_argv(english_model, finished / "text.txt", tmp_path / "out"), "--save_total_limit", "1"]
+    run_mlm_wwm.main(argv)
+    assert seen == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"], ["checkpoint-4", "checkpoint-6"]]
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-6"]
+    arguments = torch.load(tmp_path / "out" / "checkpoint-6" / "training_args.bin", weights_only=False)
+    assert arguments.save_total_limit == 1
