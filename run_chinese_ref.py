@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from wordmask.config.parser import Parser, argument, build, check_vocab_size
 from wordmask.config.segmenter_arguments import SegmentationArguments
@@ -22,6 +23,7 @@ from wordmask.references.provenance import Provenance
 from wordmask.references.writer import Annotator, Output, check_output, write_references
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
+from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
 from wordmask.utils.progress import tracked_lines
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
@@ -76,23 +78,38 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     parser.set_defaults(segmenter="ltp")
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)
-    # Imported here, because each worker imports this script when it starts and does not need the hub.
-    from wordmask.utils.hub import load_pretrained_tokenizer
-
     work = Work(
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
     )
     output = Output(arguments.save_path)
     files = find_text_files(arguments.file_name, "--file_name")
+    with locked(output.lock, f"--save_path: {arguments.save_path}", work.shard):
+        return _make(arguments, segmentation, work, output, files)
+
+
+def _make(
+    arguments: ReferenceArguments,
+    segmentation: SegmentationArguments,
+    work: Work,
+    output: Output,
+    files: Sequence[str],
+) -> Provenance | None:
+    """Make the references, and before them a tokenizer with --vocab_size."""
+    # Imported here, because each worker imports this script when it starts and does not need the hub.
+    from wordmask.utils.hub import load_pretrained_tokenizer
+
     _check(arguments, output, files)
     column = choose_column(files, "--file_name", arguments.text_column_name)
     check_column_name([column], arguments.text_column_name, files[0])
     load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
     annotator = Annotator(load_tokenizer, segmentation.load, segmentation.mixed_words)
-    if arguments.vocab_size and not (os.path.exists(arguments.bert) and _continues(arguments)):
+    if arguments.vocab_size:
         _ = annotator.segmenter  # shows a mistake in its flags before we read the whole text
-        _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
-
+        path = Path(arguments.bert)
+        with locked(path.parent / f".{path.name}.wordmask", f"--bert: {path}"):
+            if not (path.exists() and _continues(arguments)):
+                check_output(arguments.bert, arguments.overwrite, flag="--bert")
+                _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
     track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
     if provenance:

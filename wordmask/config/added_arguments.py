@@ -58,6 +58,8 @@ class AddedArguments:
 
     def check_added(self) -> None:
         """Raise an `InputError` for an impossible value."""
+        if not self.output_dir:
+            raise InputError("--output_dir: the name is empty; give a directory")
         if self.train_sampling_strategy not in (None, *SAMPLING):
             raise InputError(
                 f"--train_sampling_strategy: {self.train_sampling_strategy} is not known; choose from "

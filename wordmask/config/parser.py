@@ -124,6 +124,7 @@ class Parser(HfArgumentParser):
 
     def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """Parse, and also return the words that belong to no flag; `--name in path` is a name in a file."""
+        _check_encoding(argv)
         path, words, flags = split_words(argv)
         values = _read_mapping(path) if path else {}
         unknown = [f"--{name} in {path}" for name in values if name not in {*self.flags, *self.old_flags}]
@@ -264,6 +265,15 @@ def _program() -> str:
 def _names(arguments: Sequence[str]) -> set[str]:
     """The names of the flags in a command line."""
     return {flag_name(word).replace("-", "_") for word in arguments if word.startswith("--")}
+
+
+def _check_encoding(argv: Sequence[str]) -> None:
+    """Raise an `InputError` for bytes that are not UTF-8, which Python reads as surrogates and cannot write."""
+    flag = "the command line"
+    for word in argv:
+        flag = word.partition("=")[0] if _is_flag(word) else flag
+        if re.search("[\ud800-\udfff]", word):
+            raise InputError(f"{flag}: {word.removeprefix(f'{flag}=')} has bytes that are not UTF-8; rename it")
 
 
 def _is_flag(word: str) -> bool:

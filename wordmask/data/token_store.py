@@ -13,7 +13,6 @@ from typing import IO, Any
 import datasets
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
@@ -25,6 +24,7 @@ from wordmask.data.tokenize import TextTokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import output_of_workers
 from wordmask.utils.files import write_atomically
+from wordmask.utils.lock import waiting
 from wordmask.utils.progress import tracked
 from wordmask.utils.workers import parallel_map
 
@@ -115,7 +115,7 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
     path = cache_directory(tokenization.cache_dir) / f"tokens-{key}.arrow"
     with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # if several runs start together, one of them tokenizes
+        with waiting(f"{path}.lock"):  # if several runs start together, one of them tokenizes
             if arguments.overwrite_cache or not _is_whole(path):
                 _write(path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
     findings = SplitFindings(findings_in(path), texts.flag, texts.reference_flag)

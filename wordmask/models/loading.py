@@ -22,6 +22,7 @@ from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading, making
+from wordmask.utils.lock import waiting
 from wordmask.utils.progress import tracked
 from wordmask.utils.quantities import counted
 
@@ -72,12 +73,14 @@ def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | Non
     model_type = arguments.model_type or config.model_type  # type: ignore[union-attr]
     key = hashed(model_type, arguments.vocab_size, texts.fingerprint)
     directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
-    if not directory.exists():
-        tables = tracked(texts.batches(), "training a tokenizer", "texts", len(texts.source))
-        lines = (text or "" for table in tables for text in table["text"].to_pylist())
-        tokenizer = train_tokenizer(model_type, lines, int(arguments.vocab_size or 0))
-        with make_directory_atomically(directory) as whole:
-            tokenizer.save_pretrained(whole)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with waiting(f"{directory}.lock"):  # if several runs start together, one of them trains
+        if not directory.exists():
+            tables = tracked(texts.batches(), "training a tokenizer", "texts", len(texts.source))
+            lines = (text or "" for table in tables for text in table["text"].to_pylist())
+            tokenizer = train_tokenizer(model_type, lines, int(arguments.vocab_size or 0))
+            with make_directory_atomically(directory) as whole:
+                tokenizer.save_pretrained(whole)
     return str(directory)
 
 

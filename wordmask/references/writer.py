@@ -98,6 +98,8 @@ class Output:
     path: str
 
     def __post_init__(self) -> None:
+        if not self.path.strip("/"):
+            raise InputError(f"--save_path: {self.path!r} names no file; give a name")
         if self.path.endswith(COMPRESSED):
             name, suffix = os.path.splitext(self.path)
             raise InputError(
@@ -109,6 +111,12 @@ class Output:
     def parts(self) -> Path:
         """The directory of the parts until all of them are finished."""
         return Path(f"{self.path.rstrip('/')}.parts")
+
+    @property
+    def lock(self) -> Path:
+        """How the names of the lock files beside the output begin, see `utils/lock.py`."""
+        path = Path(self.path)
+        return path.parent / f".{path.name}.wordmask"
 
     @property
     def kind(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from wordmask.data.token_store import Tokenization
 from wordmask.models.loading import choose_length, load_tokenizer, longest_sequence
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
+from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
 from wordmask.utils.terminal import terminal
 
@@ -139,7 +141,9 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
     needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.needed_segmentation, arguments.model.cache_dir)
     needed_texts = {split: text for split, text in texts.items() if needed[split]}
-    result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates[1])
+    directory = Path(str(data.prepared_dir))
+    with locked(directory / ".wordmask", f"--prepared_dir: {directory}", work.shard):
+        result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates[1])
     terminal().close()
     print(result)
     return {}

@@ -18,13 +18,21 @@ from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.checkpoints import written
 from wordmask.training.data_report import report_data
 from wordmask.training.display.header import show_header
 from wordmask.training.display.messages import set_up_output
+from wordmask.training.dry_run.forecast import check_room
 from wordmask.training.dry_run.plan import DryRun, limits
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
 from wordmask.training.preview import preview
-from wordmask.training.records.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
+from wordmask.training.records.output_dir import (
+    check_owner,
+    claimed,
+    evaluates_another,
+    find_checkpoint,
+    remove_older_run,
+)
 from wordmask.training.records.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_probe, make_trainer
 from wordmask.training.tasks import evaluate, publish, report, train
@@ -53,14 +61,15 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     arguments = parse_arguments(argv, **defaults)
     set_up_output(arguments.training)
     with limits(arguments):
-        return _run(script, arguments)
+        if arguments.data.prepare_only:
+            return prepare_only(arguments)
+        _check_start(arguments, script)
+        with claimed(arguments), written(arguments.training.output_dir):
+            return _run(script, arguments)
 
 
 def _run(script: str, arguments: Arguments) -> dict[str, float]:
     training, previews = arguments.training, arguments.masking.preview_masking > 0
-    if arguments.data.prepare_only:
-        return prepare_only(arguments)
-    _check_start(arguments, script)
     checkpoint = None if previews else find_checkpoint(arguments)
     labelled = None if previews else read_labelled(arguments.probe, training.seed)
     set_seed(training.seed)
@@ -159,6 +168,8 @@ def _begin(
     trainer.accelerator.wait_for_everyone()  # all have read the record of the earlier run
     if trainer.is_world_process_zero():
         remove_older_run(arguments, checkpoint)
+        if training.do_train and not trainer.is_finished():
+            check_room(trainer)
         if writes_card or not training.do_train:
             write_run(script, arguments, identity)
     trainer.accelerator.wait_for_everyone()

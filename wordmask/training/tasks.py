@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
     if isinstance(trainer.train_sequences, StagedSequences):
         metrics["train_samples"] = trainer.train_sequences.stages[-1].document_count
     terminal().doing("saving the model")
-    trainer.save_model()
+    _save_model(trainer)
     if trainer.is_world_process_zero():
         _results(trainer, "all")  # the Trainer adds to a file that can be read
     trainer.save_metrics("train", metrics)
@@ -75,7 +76,19 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
     trainer._load_from_checkpoint(directory if saved else checkpoint)
     trainer.state = read_state(checkpoint)
     if not saved:
-        trainer.save_model()
+        _save_model(trainer)
+
+
+def _save_model(trainer: MlmTrainer) -> None:
+    """Save the model with its tokenizer. It replaces an earlier one when all of it is written."""
+    directory = Path(str(trainer.args.output_dir))
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not trainer.args.should_save:
+        trainer.save_model(_internal_call=True)  # of a model that is divided, several processes may write
+        return
+    with tempfile.TemporaryDirectory(prefix=".model.", dir=directory) as whole:
+        trainer.save_model(whole, _internal_call=True)  # `publish` pushes it
+        for path in sorted(Path(whole).iterdir()):
+            os.replace(path, directory / path.name)
 
 
 def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:

@@ -104,6 +104,8 @@ def why_not_written(error: BaseException, numbers: Container[int] = FULL) -> str
         error: what it has raised. Not all are an `OSError`.
         numbers: the error numbers that count.
     """
+    if isinstance(error, InputError):
+        return None
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno and error.errno in numbers else None
     if number := _OS_ERROR.search(str(error)):

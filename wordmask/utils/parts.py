@@ -52,6 +52,11 @@ class Work:
                 f"from 0 to {self.num_shards - 1}"
             )
 
+    @property
+    def shard(self) -> int | None:
+        """The number of this run; `None` if it does all the work."""
+        return self.shard_index if self.num_shards > 1 else None
+
 
 class Digest(Protocol):
     """A running digest."""
@@ -108,7 +113,7 @@ class PartsDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.flag}: {self.path} is a file; give another name")
         self.path.mkdir(parents=True, exist_ok=True)
-        others = [file.name for file in self.path.iterdir() if not file.name.startswith(f".{self.record}")]
+        others = [file.name for file in self.path.iterdir() if not file.name.startswith(".")]
         if others and not record.exists():
             raise InputError(f"{self.flag}: {self.path} holds {min(others)} and is not ours; give another name")
         if start_over:

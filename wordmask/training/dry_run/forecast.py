@@ -22,10 +22,13 @@ from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.models.micro_batches import micro_batch_shapes
 from wordmask.training.trainer import MlmTrainer
+from wordmask.utils.errors import InputError
+from wordmask.utils.quantities import counted, size
 
 EXACT, STRETCHES = 2000, 20  # batches that are all counted; of more, so many, in stretches over the whole training
 SMALL_FILES = 16_000  # bytes of a checkpoint's random state and schedule
 LOG = 200  # bytes of a log in a checkpoint
+RECORDS = 3_000  # bytes of its record of progress and its manifest
 
 
 def steps_from(trainer: MlmTrainer, sequences: StagedSequences, step: int) -> Iterator[list[list[Draw]]]:
@@ -147,17 +150,47 @@ def model_size(model: Any, tokenizer: Any, args: Any) -> int:
 def checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
     """The bytes of a checkpoint, after a step has made the optimizer's state; `model` is the size of the model."""
     args, optimizer = trainer.args, trainer.optimizer
-    model += LOG * (logs + 5)
+    model += RECORDS + LOG * (logs + 5)
     if args.save_only_model or optimizer is None:
         return model
     parts = args.world_size if args.fsdp or args.deepspeed else 1
     return model + saved_size(optimizer.state_dict()) * parts + SMALL_FILES
 
 
+def expected_checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
+    """The bytes of a checkpoint before any step: at least, since the optimizer's state is known after one."""
+    optimizer = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    moments = (
+        2 if optimizer.startswith("adamw_torch") and optimizer.removeprefix("adamw_torch") in ("", "_fused") else 0
+    )
+    weights: Any = [] if trainer.model is None or trainer.args.save_only_model else trainer.model.parameters()
+    state = sum(weight.numel() * weight.element_size() for weight in weights if weight.requires_grad)
+    return model + moments * state + LOG * logs
+
+
+def check_room(trainer: MlmTrainer) -> None:
+    """Raise an `InputError` if the checkpoints and the model of a training have no room on the disk."""
+    steps = range(trainer.done.step, trainer.planned_steps())
+    trainer.state.max_steps = steps.stop
+    trainer.state.compute_steps(trainer.args, steps.stop)
+    stops = stops_of(trainer, steps)
+    model = model_size(trainer.model, trainer.processing_class, trainer.args)
+    checkpoint = expected_checkpoint_size(trainer, model, stops.logs + stops.evaluations)
+    room_on_disk(trainer, checkpoint, model, stops.saved)
+
+
 def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -> tuple[int, int, int]:
     """The checkpoints that a run leaves, the most bytes that it adds at one moment, and the bytes that are free.
 
-    The Trainer removes an old checkpoint only after it has written a new one.
+    An old checkpoint is removed only after a new one is written.
+
+    Args:
+        trainer: the trainer.
+        checkpoint, model: their sizes in bytes.
+        saved: how often it saves a checkpoint.
+
+    Raises:
+        InputError: if there is less room than this.
     """
     args, directory = trainer.args, Path(str(trainer.args.output_dir)).absolute()
     present = len(list(directory.glob("checkpoint-*"))) if trainer.done.step else 0
@@ -166,7 +199,14 @@ def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -
     kept, most = (min(count, max(limit, least) + one) if limit > 0 else count for one in (0, 1))
     needed = max((most - present) * checkpoint, (kept - present) * checkpoint + model)
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    return kept, needed, shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing).free
+    if 0 < free < needed:  # some file systems cannot tell, and say 0
+        fewer = "--save_total_limit 1, " * (kept > 1) + "--save_only_model, " * (kept > 0)
+        raise InputError(
+            f"--output_dir: {counted(kept, 'checkpoint')} of {size(checkpoint)} and the model need {size(needed)} "
+            f"there, and {size(free)} are free; give {fewer}--save_strategy no, or another directory"
+        )
+    return kept, needed, free
 
 
 def some_of(sequences: Sequences, indices: NDArray[np.int64]) -> Sequences:

@@ -158,12 +158,6 @@ class DryRun:
         checkpoint = checkpoint_size(self.trainer, model, logs)
         kept, needed, free = room_on_disk(self.trainer, checkpoint, model, saved)
         checkpoints = f"{counted(kept, 'checkpoint')} of {size(checkpoint)}"
-        if needed > free:
-            fewer = "--save_total_limit 1, " * (kept > 1) + "--save_only_model, " * (kept > 0)
-            raise InputError(
-                f"--output_dir: {checkpoints} and the model need {size(needed)} there, and {size(free)} are free; "
-                f"give {fewer}--save_strategy no, or another directory"
-            )
         text = f"{f'{checkpoints} and ' * (kept > 0)}{size(model)} for the model"
         text += f"; at most {size(needed)} more than now, and {size(free)} are free"
         self._tell("disk", text, final_bytes=kept * checkpoint + model, checkpoint_bytes=checkpoint)

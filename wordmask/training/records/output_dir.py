@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from wordmask.training.evaluation.record import FILE as EVALUATIONS
 from wordmask.training.records.progress_record import find_problem
 from wordmask.training.records.run_record import RECORD, Identity, RunRecord, read_run
 from wordmask.utils.errors import InputError
+from wordmask.utils.files import write_atomically
+from wordmask.utils.lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,36 @@ _WRITTEN = (
 _LOGS = {"runs", "logs", "log", "wandb", "mlruns", "tensorboard", "trackio", "aim", "swanlog", "codecarbon"}
 
 
+@contextlib.contextmanager
+def claimed(arguments: Arguments) -> Iterator[None]:
+    """Make the output directory, try whether it can be written, and keep other runs out of it.
+
+    The first process does so for all. A dry run and a preview write nothing.
+
+    Raises:
+        InputError: if another run uses the directory, or nothing can be written there.
+    """
+    training = arguments.training
+    directory = Path(training.output_dir)
+    for ancestor in (directory, *directory.parents):
+        if os.path.exists(ancestor) and not os.path.isdir(ancestor):
+            raise InputError(f"--output_dir: {ancestor} is a file; give a directory")
+    if training.dry_run or arguments.masking.preview_masking or training.process_index:
+        yield
+        return
+    with locked(directory / ".wordmask", f"--output_dir: {directory}"):
+        trial = directory / ".wordmask.trial"
+        try:
+            with write_atomically(trial, binary=True) as file:
+                file.write(bytes(4096))
+            trial.unlink()
+        except OSError as error:
+            raise InputError(
+                f"--output_dir: {directory} cannot be written ({error.strerror}); give another directory"
+            ) from None
+        yield
+
+
 def find_checkpoint(arguments: Arguments) -> str | None:
     """Check that a run may write to its output directory, and find the checkpoint to continue from.
 
@@ -47,9 +81,6 @@ def find_checkpoint(arguments: Arguments) -> str | None:
     """
     training = arguments.training
     directory = training.output_dir
-    for ancestor in (Path(directory), *Path(directory).parents):
-        if ancestor.exists() and not ancestor.is_dir():
-            raise InputError(f"--output_dir: {ancestor} is a file; give a directory")
     requested, named = training.resume_from_checkpoint, _named_checkpoint(training)
     if named and not os.path.isfile(os.path.join(named, "trainer_state.json")):
         raise InputError(f"--resume_from_checkpoint: {named} is not a checkpoint; give a checkpoint-* directory")

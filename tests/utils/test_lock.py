@@ -1,0 +1,116 @@
+"""One run holds a directory; a second one is told who does. A dead process holds nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import pytest
+
+from wordmask.utils.errors import InputError
+from wordmask.utils.lock import locked, waiting
+
+ROOT = Path(__file__).parent.parent.parent
+HOLDS = """
+import sys, time
+from pathlib import Path
+from wordmask.utils.lock import locked
+with locked(Path(sys.argv[1]), "--output_dir: out"):
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+
+
+def refused(stem: Path, shard: int | None = None) -> str:
+    with pytest.raises(InputError) as error, locked(stem, "--output_dir: out", shard):
+        pytest.fail("two hold it")
+    return str(error.value)
+
+
+def test_the_second_run_is_told_who_holds_it_and_since_when(tmp_path):
+    stem = tmp_path / "new" / ".wordmask"
+    with locked(stem, "--output_dir: out"):
+        pattern = rf"--output_dir: out is in use by process {os.getpid()} on {re.escape(socket.gethostname())} since "
+        assert re.fullmatch(
+            rf"{pattern}\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; wait for it, or give another name", refused(stem)
+        )
+    assert not list(tmp_path.iterdir()), "nothing is left, not even the directory"
+
+
+def test_a_directory_that_was_there_stays_with_what_was_written(tmp_path):
+    (tmp_path / "old").mkdir()
+    with locked(tmp_path / "old" / ".wordmask", "x"):
+        pass
+    with locked(tmp_path / "new" / ".wordmask", "x"):
+        (tmp_path / "new" / "file").write_text("kept")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new", "old"]
+
+
+def test_a_process_that_is_killed_leaves_no_lock(tmp_path):
+    stem = tmp_path / ".wordmask"
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(stem)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "holds\n"
+    assert f"process {process.pid} on" in refused(stem)
+    process.kill()
+    process.wait()
+    assert (tmp_path / ".wordmask.lock").exists() and (tmp_path / ".wordmask.holder").exists()
+    with locked(stem, "x"):
+        assert json.loads((tmp_path / ".wordmask.holder").read_text())["process"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_share_a_directory_and_a_whole_run_shares_it_with_nobody(tmp_path):
+    stem = tmp_path / ".name [1]*"
+    with locked(stem, "x", 0), locked(stem, "x", 1):
+        assert "in use" in refused(stem, 1) and "in use" in refused(stem)
+    with locked(stem, "x"):
+        assert "in use" in refused(stem, 0)
+    with locked(stem, "x", 0):
+        pass
+
+
+def test_what_killed_shards_left_keeps_nobody_out(tmp_path):
+    for name in (".wordmask-3.lock", ".wordmask-3.holder", ".wordmask.lock"):
+        (tmp_path / name).touch()
+    with locked(tmp_path / ".wordmask", "x"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_nothing_can_be_locked_there_is_a_warning(number, tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path / ".wordmask", "x"):
+        (tmp_path / "file").write_text("written")
+    with waiting(tmp_path / "other.lock"):
+        pass
+    assert caplog.text.count("the file system cannot lock") == 2
+    assert not isinstance(filelock.FileLock(tmp_path / "x"), filelock.SoftFileLock)
+
+
+@pytest.mark.parametrize("name", ["/proc/x/out", "/dev/null/out", "a" * 300, "nul\0"])
+def test_where_nothing_can_be_written_is_a_sentence(name, tmp_path):
+    sentence = refused(tmp_path / name / ".wordmask")
+    assert re.fullmatch(r"--output_dir: out cannot be written \(.*\); give another name", sentence)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_waits_for_the_other(tmp_path):
+    code = "import sys, time; from wordmask.utils.lock import waiting\n"
+    code += "with waiting(sys.argv[1]): print('in', flush=True); time.sleep(0.5); print('out', flush=True)"
+    path = str(tmp_path / "x.lock")
+    process = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "in\n"
+    with waiting(path):
+        assert process.stdout.readline() == "out\n"
+    process.wait()
