@@ -25,6 +25,7 @@ from wordmask.data.data_report import FILE as REPORT
 from wordmask.data.file_source import SplitFiles, count_texts, rebatched
 from wordmask.utils import parts
 from wordmask.utils.errors import InputError
+from wordmask.utils.lock import locked
 
 ROOT = Path(__file__).parent.parent.parent
 OPENERS = {".txt": open, ".ref": open, ".gz": gzip.open, ".zst": zstandard.open}
@@ -257,6 +258,28 @@ def test_a_part_without_its_stamp_is_not_finished(english, tmp_path, capsys):
     assert prepare(run_mlm_wwm, english, directory) == whole
 
 
+def test_a_part_that_was_cut_off_is_not_finished(english, tmp_path, capsys):
+    directory = tmp_path / "prepared"
+    whole = prepare(run_mlm_wwm, english, directory)
+    part = directory / "train-00003-of-00006.arrow"
+    part.write_bytes(part.read_bytes()[:-100])
+    argv = [*without_text(english), *STEPS, "--prepared_dir", str(directory), "--output_dir", str(tmp_path / "out")]
+    assert "part 4 of 6 of train is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
+    assert prepare(run_mlm_wwm, english, directory) == whole
+
+
+def test_a_second_run_into_a_directory_is_refused_but_for_other_shards(english, tmp_path, capsys):
+    """Two that ran together once ended one of them."""
+    directory, argv = tmp_path / "prepared", [*english, "--prepare_only", "--part_lines", "7", "--use_cpu"]
+    argv += ["--prepared_dir", str(directory)]
+    with locked(directory / ".wordmask", "x", 1):
+        sentence = refusal(capsys, run_mlm_wwm.main, *argv)
+        assert sentence.startswith(f"--prepared_dir: {directory} is in use by process {os.getpid()} on ")
+        assert "in use" in refusal(capsys, run_mlm_wwm.main, *argv, "--num_shards", "2", "--shard_index", "1")
+        run_mlm_wwm.main([*argv, "--num_shards", "2"])
+    assert prepare(run_mlm_wwm, english, directory) == prepare(run_mlm_wwm, english, tmp_path / "other")
+
+
 def test_a_full_disk_gets_a_sentence_and_keeps_what_is_done(english, tmp_path, capsys, monkeypatch):
     write = parts.write_atomically
 
@@ -466,7 +489,7 @@ def test_a_directory_that_is_not_whole_is_refused(english, tmp_path, capsys):
     argv = [*without_text(english), *STEPS, "--prepared_dir", str(directory), "--output_dir", str(tmp_path / "out")]
     part = directory / "train-00002-of-00006.arrow"
     content = part.read_bytes()
-    part.write_bytes(content[:200])
+    part.write_bytes(content[:200] + b"?" * (len(content) - 200))
     assert "cannot be read" in refusal(capsys, run_mlm_wwm.main, *argv)
     part.unlink()
     assert "part 3 of 6 of train is missing" in refusal(capsys, run_mlm_wwm.main, *argv)

@@ -205,6 +205,28 @@ def test_no_copy_is_made_of_text_files(english_model, english_file, tmp_path):
     assert sum(path.stat().st_size for path in others) < 1000 < os.path.getsize(english_file)
 
 
+@pytest.mark.parametrize("left", [0, 5, 1000, -8])
+def test_tokens_in_the_cache_that_were_cut_off_are_made_again(left, english_model, english_file, tmp_path):
+    """Arrow reads a file that ends between two batches as if it were whole."""
+    argv = [
+        "--model_name_or_path",
+        english_model,
+        "--train_file",
+        english_file,
+        "--cache_dir",
+        str(tmp_path / "cache"),
+    ]
+    argv += ["--preview_masking", "1", "--validation_split_percentage", "0"]
+    run_mlm_wwm.main(argv)
+    (tokens,) = (tmp_path / "cache").rglob("*.arrow")
+    whole = tokens.read_bytes()
+    tokens.write_bytes(whole[:left])
+    for remembered in (tmp_path / "cache").rglob("*.json"):
+        remembered.write_bytes(remembered.read_bytes()[:5])
+    run_mlm_wwm.main(argv)
+    assert tokens.read_bytes() == whole
+
+
 def test_a_cache_that_cannot_be_written_gets_a_sentence(english_model, english_file, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     argv = ["--model_name_or_path", english_model, "--train_file", english_file, "--cache_dir", str(tmp_path / "file")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +16,10 @@ from transformers import AutoModel, AutoModelForMaskedLM, BertTokenizer, ModernB
 
 import run_mlm_wwm
 from conftest import SMALL, refusal, sample_lines, save_model, train_tokenizer
+from wordmask.config.data_arguments import DataArguments
+from wordmask.config.model_arguments import ModelArguments
+from wordmask.data.sources import load_texts
+from wordmask.models import loading
 
 NEW_HEAD = "no masked-LM head"
 
@@ -175,3 +181,22 @@ def test_tokens_that_were_added_get_rows(train, tmp_path):
     tokenizer.save_pretrained(directory)
     train("--model_name_or_path", directory)
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.vocab_size == 202
+
+
+def test_of_two_runs_that_train_a_tokenizer_one_waits_for_the_other(english_file, tmp_path, monkeypatch):
+    """Two trainings give different tokenizers: pieces of equal count come in any order."""
+    entered, trained = [threading.Event(), threading.Event()], []
+    train = loading.train_tokenizer
+
+    def slowly(*args):
+        entered[len(trained)].set()
+        trained.append(args)
+        entered[1].wait(0.5)  # here the other run would come in, too
+        return train(*args)
+
+    monkeypatch.setattr(loading, "train_tokenizer", slowly)
+    texts = load_texts(DataArguments(train_file=[english_file]), str(tmp_path), None, False, False)["train"]
+    arguments = ModelArguments(model_type="bert", vocab_size=300, cache_dir=str(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: loading.load_tokenizer(arguments, None, texts).get_vocab(), range(2))
+    assert len(trained) == 1 and one == other

@@ -355,6 +355,62 @@ def running() -> dict[int, int]:
     return found
 
 
+def in_group(group: int) -> list[int]:
+    """The processes of a process group that are running."""
+    found = []
+    for number in running():
+        with contextlib.suppress(ProcessLookupError):
+            found += [number] * (os.getpgid(number) == group)
+    return found
+
+
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_a_second_run_is_refused_and_a_signal_ends_the_first_with_its_finished_parts_kept(
+    number, status, files, whole, pairs, tmp_path, capsys
+):
+    """Both once ended in tracebacks. The signal goes to all processes, as from a terminal or a scheduler."""
+    save = tmp_path / "ref"
+    pairs.told("wait")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_chinese_ref.py"), *command(files, save, "--num_workers", "2")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(files)]), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while not (tmp_path / "waiting").exists() or not list(tmp_path.glob("ref.parts/*.part")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        for more in ([], ["--resume"], ["--overwrite"], ["--num_shards", "2"]):
+            sentence = refused(capsys, command(files, save, *more))
+            assert sentence.startswith(f"error: --save_path: {save} is in use by process {process.pid} on "), sentence
+    finally:
+        os.killpg(process.pid, number)
+        printed = process.communicate(timeout=60)[1]
+    assert process.returncode == status and "Traceback" not in printed and printed.endswith("interrupted\n"), printed
+    until = time.monotonic() + 5  # multiprocessing's own helper ends a moment later
+    while (left := in_group(process.pid)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not left, "workers are left"
+    pairs.told(None), pairs.seen()
+    make(files, save, "--resume")
+    assert contents(save) == whole["ref"] and len(pairs.seen()) < len([line for line in LINES if line.strip()])
+
+
+@pytest.mark.parametrize("name", ["000001.part", "000001.json"])
+def test_a_part_or_a_stamp_that_was_cut_off_is_made_again(name, files, whole, pairs, tmp_path, capsys):
+    save = tmp_path / "ref"
+    stop_in_the_middle(files, str(save), pairs, capsys)
+    path = tmp_path / "ref.parts" / name
+    path.write_bytes(path.read_bytes()[:20])
+    make(files, save, "--resume")
+    assert contents(save) == whole["ref"]
+    assert pairs.seen()[:PART] == [line for line in LINES[PART : 2 * PART] if line.strip()]
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed in /proc")
 def test_workers_end_with_the_run_that_is_killed(files, pairs, tmp_path):
     """Left alone they would keep their memory, and a GPU's, for ever: they wait for work that nobody will send."""

@@ -118,7 +118,9 @@ def test_too_little_room_is_known_before_training(command, tmp_path, monkeypatch
         monkeypatch.setattr(forecast.shutil, "disk_usage", lambda path: SimpleNamespace(free=50_000))
         argv = [*command, "--output_dir", str(tmp_path / "out"), "--save_steps", "2", *more]
         sentence = refusal(capsys, run_mlm_wwm.main, *argv)
-        needed.append(float(re.match(r"--output_dir: \d checkpoints of .* and the model need ([\d.]+) kB", sentence)[1]))
+        needed.append(
+            float(re.match(r"--output_dir: \d checkpoints of .* and the model need ([\d.]+) kB", sentence)[1])
+        )
         assert "there, and 50.0 kB are free; give " in sentence
     assert needed == sorted(needed, reverse=True) and len({*needed}) == 3
 
