@@ -233,6 +233,25 @@ def test_two_processes_stop_in_the_same_step(command, tmp_path):
     assert "exitcode  : 130" in printed and "KeyboardInterrupt" not in printed, printed
 
 
+FORKS = """
+import multiprocessing, os, signal, time
+from wordmask.utils.signals import handled
+def work(_):
+    time.sleep(60)
+with handled(), multiprocessing.get_context("fork").Pool(2) as pool:
+    running = pool.map_async(work, range(2))
+    os.kill(pool._pool[0].pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert pool._pool[0].is_alive()
+print("left")
+"""
+
+
+def test_a_forked_process_ends_when_its_parent_says_so_and_not_by_ctrl_c():
+    done = subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+
+
 LEAVES = """
 import os, signal, sys, time
 from wordmask.utils.signals import deferred, handled, received

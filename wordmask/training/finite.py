@@ -21,18 +21,25 @@ class FiniteTrainer(CheckpointingTrainer):
 
     args: RunArguments
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._note_anew()
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train.
 
         Raises:
             InputError: when a number is not finite.
         """
+        self._note_anew()
+        return super().train(*args, **kwargs)
+
+    def _note_anew(self) -> None:
         device = self.args.device
         # Of the loss and of the gradient norm: whether all were finite, and the number of steps before the first that
         # was not. A counter on the device, since the number of a step would be compiled into each step on a TPU.
         self._are_finite = [torch.ones((), dtype=torch.bool, device=device) for _ in range(2)]
         self._finite_steps = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)]
-        return super().train(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward through a batch."""

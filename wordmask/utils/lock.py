@@ -130,7 +130,7 @@ def _made(directory: Path, what: str) -> Iterator[None]:
         yield
     finally:
         for path in missing:
-            with contextlib.suppress(OSError):  # not empty
+            with contextlib.suppress(OSError, ValueError):  # not empty, or an impossible name
                 path.rmdir()
 
 

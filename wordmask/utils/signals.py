@@ -54,8 +54,11 @@ class _Handler:
         self.since = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.process:
-            return  # a process that was just forked, see `leave_to_parent`
+        if os.getpid() != self.process:  # a forked process leaves Ctrl-C to its parent, and its parent may end it
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
         is_first, now = self.received is None, time.monotonic()
         if is_first:
             self.received, self.since = number, now
