@@ -129,6 +129,14 @@ def test_sigterm_ends_with_its_own_status(command, tmp_path, monkeypatch, capsys
     assert "interrupted; to resume from the last checkpoint: " in capsys.readouterr().err
 
 
+def test_the_checkpoint_of_transformers_for_sigterm_is_not_needed(command, tmp_path, monkeypatch, caplog):
+    """It would wait for three seconds, and end as if the run was finished."""
+    send_at(monkeypatch, "training_step", signal.SIGTERM, 1)
+    stopped(command("--enable_jit_checkpoint"), 143)
+    assert "--enable_jit_checkpoint does nothing" in caplog.text
+    assert (tmp_path / "out" / "checkpoint-2" / MANIFEST).exists()
+
+
 def test_a_signal_before_the_first_step_ends_the_evaluation_there(command, text, tmp_path, monkeypatch, capsys):
     sent = send_at(monkeypatch, "prediction_step", signal.SIGINT, 0)
     stopped(command("--do_eval", "--validation_file", text, "--per_device_eval_batch_size", "8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from wordmask.config.metric_table import METRICS
 from wordmask.config.parser import argument
 from wordmask.config.trainer_checks import check_after, check_before, choose_optimizer
 from wordmask.utils.errors import InputError, one_line
+
+logger = logging.getLogger(__name__)
 
 LOGGING_STEPS = 500  # at most, where the user gives no number
 
@@ -46,6 +49,9 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         self.logging_steps = LOGGING_STEPS if self.logging_steps is None else self.logging_steps
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
         self.do_eval = self.do_eval or bool(self.eval_on_start)
+        if self.enable_jit_checkpoint:
+            logger.warning("--enable_jit_checkpoint does nothing: SIGTERM always ends a run with a checkpoint")
+            self.enable_jit_checkpoint = False
         try:
             TrainingArguments.__post_init__(self)
         except torch.distributed.DistError as error:
