@@ -36,6 +36,7 @@ class ModelArguments:
         "The attention: sdpa, eager or flash_attention_2; by default, the model's choice.",
         default=None,
     )
+    dropout: float | None = argument("Of all layers, for example 0; by default, the model's.", default=None)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
         "The type of the weights; auto: the checkpoint's.", default="float32"
     )
@@ -57,4 +58,6 @@ class ModelArguments:
             raise InputError("--config_overrides is for training from scratch; drop it or --model_name_or_path")
         if not (self.model_name_or_path or self.model_type or self.config_name):
             raise InputError("--model_name_or_path is missing; give a model, or --model_type to train from scratch")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise InputError(f"--dropout: {self.dropout:g} is no probability below 1; give for example 0 or 0.1")
         check_vocab_size(self.vocab_size)

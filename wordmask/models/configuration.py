@@ -17,6 +17,7 @@ from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.hub import loading, making
 
 ROLES = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
+OTHER_HEADS = ("classifier", "pooler", "qa", "seq_classif", "summary")  # whose dropout masked-LM training does not use
 
 
 def hub_options(arguments: ModelArguments) -> dict[str, Any]:
@@ -77,6 +78,24 @@ def make_config(
         config.validate()
     refuse_encoder_decoder(flag, value, config)
     return config
+
+
+def with_dropout(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration with the dropout that the user asks for, in attention and elsewhere; BERT has two settings.
+
+    Raises:
+        InputError: if the architecture has no dropout.
+    """
+    if arguments.dropout is None:
+        return config
+    names = [
+        name
+        for name, value in config.to_dict().items()
+        if "dropout" in name and type(value) in (float, int) and not name.startswith(OTHER_HEADS)
+    ]
+    if not names:
+        raise InputError(f"--dropout: a {config.model_type} model has no dropout to set; drop the flag")
+    return _changed(config, dict.fromkeys(names, arguments.dropout))
 
 
 def _parts(config: PreTrainedConfig) -> list[str]:

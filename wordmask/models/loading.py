@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from wordmask.config.arguments import ModelArguments
 from wordmask.data.sources import Texts
-from wordmask.models.configuration import hub_options, make_config, origin
+from wordmask.models.configuration import hub_options, make_config, origin, with_dropout
 from wordmask.models.packed_attention import position_limits
 from wordmask.models.probing import embedded_ids
 from wordmask.tokenization.encoding import vocabulary_size
@@ -99,6 +99,7 @@ def load_model(
     """
     head_is_new, attention = False, arguments.attn_implementation
     if arguments.model_name_or_path:
+        config = config and with_dropout(arguments, config)
         with loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"), _no_table():
             model, info = AutoModelForMaskedLM.from_pretrained(
                 arguments.model_name_or_path,
@@ -111,7 +112,7 @@ def load_model(
             )
         head_is_new = _check_weights(arguments, model, info)
     else:
-        config = make_config(arguments, config, tokenizer)
+        config = with_dropout(arguments, make_config(arguments, config, tokenizer))
         with making(*origin(arguments)):
             dtype = torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
             model = AutoModelForMaskedLM.from_config(
