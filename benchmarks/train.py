@@ -262,6 +262,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
             fixed=forward.fixed,
             multiple_of=8 if training.bf16 or training.fp16 else 1,
             packed=packed,
+            flat=forward.flat,
             highest_rate=RATE if forward.fixed else None,
         )
         counted = Counted(collator)

@@ -8,6 +8,8 @@ from typing import Literal
 from wordmask.config.parser import argument, check_vocab_size
 from wordmask.utils.errors import InputError
 
+VARLEN = "varlen"  # our attention by the bounds of documents, see models/varlen_attention.py
+
 
 @dataclass
 class ModelArguments:
@@ -33,7 +35,8 @@ class ModelArguments:
         default=True,
     )
     attn_implementation: str | None = argument(
-        "The attention: sdpa, eager or flash_attention_2; by default, the model's choice.",
+        "The attention: sdpa, eager, varlen (documents without padding, on a GPU) or flash_attention_2; by default, "
+        "the model's choice.",
         default=None,
     )
     dropout: float | None = argument("Of all layers, for example 0; by default, the model's.", default=None)

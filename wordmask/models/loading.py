@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from wordmask.config.arguments import ModelArguments
+from wordmask.config.model_arguments import VARLEN, ModelArguments
 from wordmask.data.sources import Texts
 from wordmask.models.configuration import hub_options, make_config, origin, with_dropout
 from wordmask.models.packed_attention import position_limits
@@ -97,7 +97,9 @@ def load_model(
     Raises:
         InputError: if there is no such model, or if its settings do not fit.
     """
-    head_is_new, attention = False, arguments.attn_implementation
+    # `choose_forward` lets a model have varlen attention, once it has tried it.
+    head_is_new, asked = False, arguments.attn_implementation
+    attention = None if asked == VARLEN else asked
     if arguments.model_name_or_path:
         config = config and with_dropout(arguments, config)
         with loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"), _no_table():

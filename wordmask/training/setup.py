@@ -31,10 +31,8 @@ from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
 
-def make_collator(
-    arguments: Arguments, vocabulary: Vocabulary, packed: bool = False, word_ids: bool = False
-) -> MaskingCollator:
-    """The collator that masks as the arguments say; `word_ids` adds the words' numbers to a batch."""
+def make_collator(arguments: Arguments, vocabulary: Vocabulary, **returned: bool) -> MaskingCollator:
+    """The collator that masks as the arguments say; `returned` are its options for what a batch has."""
     training, masking = arguments.training, arguments.masking
     return MaskingCollator(
         vocabulary,
@@ -44,8 +42,7 @@ def make_collator(
         masking.random_replace_prob,
         fixed=arguments.data.pad_to_max_length,
         multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores work on tiles of 8
-        packed=packed,
-        word_ids=word_ids,
+        **returned,  # type: ignore[arg-type]
         highest_rate=max(masking.rates) if arguments.data.pad_to_max_length else None,
     )
 
@@ -61,6 +58,8 @@ def make_trainer(
 ) -> MlmTrainer:
     """Make the Trainer, and check that it can do what its arguments ask for."""
     training, data = arguments.training, arguments.data
+    # On a CPU, where batches are divided, the positions of a micro-batch are found without waiting.
+    whole, packed = forward.micro_batch_tokens is None, data.pack_sequences
     try:
         trainer = MlmTrainer(
             model,
@@ -68,8 +67,8 @@ def make_trainer(
             sequences.train,
             sequences.validation,
             tokenizer,
-            make_collator(arguments, vocabulary, packed=data.pack_sequences),
-            make_collator(arguments, vocabulary, word_ids=True),
+            make_collator(arguments, vocabulary, packed=packed, flat=forward.flat, positions=whole),
+            make_collator(arguments, vocabulary, positions=whole, word_ids=True),
             arguments.masking.rates,
             forward,
             _card(arguments, model, head_is_new),
