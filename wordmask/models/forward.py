@@ -189,7 +189,7 @@ def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttenti
                 f"--attn_implementation varlen: the attention of {name} does not take the bounds of documents on this "
                 f"device ({found}); give {before}"
             )
-        reason = "the model has attention dropout, which its config.json can set to 0" if has_dropout else found
+        reason = "the model has attention dropout; --dropout 0 drops it" if has_dropout else found
     logger.warning("%s uses %s attention with masks instead of varlen: %s", name, before, reason)
     return None
 
