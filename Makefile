@@ -48,9 +48,16 @@ bench: install  ## measure against transformers and the classic scripts; benchma
 	$(BIN)/python benchmarks/neural.py $(CHINESE) $(NEURAL)
 	$(BIN)/python benchmarks/train.py $(ENGLISH) $(TRAINING)
 
+# On a machine without a network this uses the Python that has PyTorch. Options: make bench-gpu GPU="--only tests"
+GPU ?=
+RESULTS ?= gpu_results
+bench-gpu:  ## measure a GPU; benchmarks/README.md says what it needs
+	PYTHONPATH=.:$$PYTHONPATH $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py \
+		--output_dir $(RESULTS) $(if $(TEXT),--text $(TEXT)) $(GPU)
+
 check: install  ## lint and check types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: help install demo test test-all bench check
+.PHONY: help install demo test test-all bench bench-gpu check
