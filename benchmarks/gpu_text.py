@@ -95,6 +95,7 @@ def write_model(model_type: str, overrides: str, tokenizer_name: str, folder: Pa
     """Save a model of a type's own size, or with overrides, with random weights, and its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
     config = make_config(ModelArguments(model_type=model_type, config_overrides=overrides), None, tokenizer)
+    tokenizer.model_max_length = config.max_position_embeddings  # a given tokenizer may be another model's
     torch.manual_seed(SEED)
     AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
