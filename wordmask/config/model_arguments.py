@@ -35,8 +35,7 @@ class ModelArguments:
         default=True,
     )
     attn_implementation: str | None = argument(
-        "The attention: sdpa, eager, varlen (documents without padding, on a GPU) or flash_attention_2; by default, "
-        "the model's choice.",
+        "The attention: sdpa, eager, varlen or flash_attention_2; by default, the device's best.",
         default=None,
     )
     dropout: float | None = argument("Of all layers, for example 0; by default, the model's.", default=None)

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.launch_checks import check_environment, check_sharding
 from wordmask.config.metric_table import METRICS
+from wordmask.config.parser import argument
 from wordmask.config.trainer_checks import check_after, check_before, choose_optimizer
 from wordmask.utils.errors import InputError, one_line
 
@@ -28,6 +29,11 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
     """
 
     _argument_group_name = "training"
+
+    logging_nan_inf_filter: bool = argument(
+        "Leave losses that are no numbers out of the logged mean; this waits for the device in each step.",
+        default=False,
+    )
 
     def __post_init__(self) -> None:
         check_environment(self.use_cpu, self.ddp_backend)

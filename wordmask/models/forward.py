@@ -161,7 +161,7 @@ def _half(training: RunArguments, enabled: bool = True) -> torch.autocast:
 
 
 def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttention | None:
-    """How flat batches are kept apart, if the attention that is asked for takes them, or suits packed sequences best.
+    """How documents of flat batches are kept apart: if the attention that is asked for takes these, or on a GPU.
 
     If varlen attention is asked for and these flags or this model's dropout exclude it, the model gets sdpa.
 
@@ -173,8 +173,8 @@ def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttenti
         found = _try_flat(training, model)
         return found if isinstance(found, FlatAttention) else None
     before = model.config._attn_implementation
-    suits = asked is None and before == "sdpa" and arguments.data.pack_sequences and training.device.type == "cuda"
-    if not (asked == VARLEN or suits and is_varlen_available()):
+    suits = asked is None and before == "sdpa" and training.device.type == "cuda" and is_varlen_available()
+    if not (asked == VARLEN or suits):
         return None
     reason = _excluded(arguments, model)
     if reason is None:
@@ -190,7 +190,8 @@ def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttenti
                 f"device ({found}); give {before}"
             )
         reason = "the model has attention dropout; --dropout 0 drops it" if has_dropout else found
-    logger.warning("%s uses %s attention with masks instead of varlen: %s", name, before, reason)
+    level = logging.WARNING if asked == VARLEN else logging.INFO
+    logger.log(level, "%s uses %s attention with masks instead of varlen: %s", name, before, reason)
     return None
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -36,6 +37,7 @@ from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
+from wordmask.models.sparse_prediction import positions_to_predict
 from wordmask.training.display.live_output import LiveOutput
 from wordmask.training.display.speed import TokenCount
 from wordmask.training.evaluation.evaluating import EvaluatingTrainer
@@ -146,8 +148,10 @@ class MlmTrainer(EvaluatingTrainer):
         self,
         dataset: Sequences | StagedSequences | StreamedSequences | TokenizedDataset,
         collator: MaskingCollator | WholeWordMaskCollator,
+        on_device: bool = True,
         **batches: Any,
     ) -> DataLoader:
+        """Batches of a dataset, by default on the device that trains. Nothing waits until they are there."""
         args = self.args
         loader = DataLoader(
             dataset,
@@ -161,7 +165,9 @@ class MlmTrainer(EvaluatingTrainer):
         )
         # Each process has its own batches already, so accelerate only moves them to the device.
         one_process: dict[str, Any] = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
-        return prepare_data_loader(loader, args.device, **one_process, put_on_device=True)
+        return prepare_data_loader(
+            loader, args.device, **one_process, put_on_device=on_device, non_blocking=loader.pin_memory
+        )
 
     def _layout(self, batch_size: int, accumulation: int) -> Layout:
         return Layout(batch_size, accumulation, self.args.world_size, self.args.process_index)
@@ -171,11 +177,13 @@ class MlmTrainer(EvaluatingTrainer):
         sequences = self.train_sequences
         if sequences is None:
             raise ValueError("train_dataset is missing")
+        # A batch is divided on the CPU, where its lengths are known without waiting.
+        on_device = not self.forward.micro_batch_tokens
         if isinstance(sequences, StreamedSequences):
             size, drop_last = self._train_batch_size, self.forward.fixed
-            return self._loader(sequences, self.collator, batch_size=size, drop_last=drop_last)
+            return self._loader(sequences, self.collator, on_device, batch_size=size, drop_last=drop_last)
         self.plan = self.batches(sequences)
-        return self._loader(sequences, self.collator, batch_sampler=self.plan)
+        return self._loader(sequences, self.collator, on_device, batch_sampler=self.plan)
 
     def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
         """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
@@ -243,8 +251,8 @@ class MlmTrainer(EvaluatingTrainer):
         self.tokens.add(batch_samples)
         if not batch_samples:
             return None
-        count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum().to(device)
-        return self.accelerator.reduce(count, "sum")
+        count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum()
+        return self.accelerator.reduce(count.to(device, non_blocking=True), "sum")
 
     def training_step(
         self, model, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
@@ -257,6 +265,8 @@ class MlmTrainer(EvaluatingTrainer):
         for number, micro_batch in enumerate(micro_batches, 1):
             # Processes exchange gradients once a batch, since they have different numbers of micro-batches.
             with contextlib.nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(model):
+                micro_batch["positions"] = positions_to_predict(micro_batch["labels"])
+                micro_batch = send_to_device(micro_batch, self.args.device, non_blocking=True)
                 losses.append(super().training_step(model, micro_batch, num_items_in_batch))
         return torch.stack(losses).sum()
 
