@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ from typing import Any
 
 import torch
 from packaging.version import Version
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from bundled import given_or_bundled
 from gpu_results import Results, markdown
@@ -52,6 +53,8 @@ TOKENS = 32_768  # in a step, where documents are full
 LINES = 128  # in a step, where lines are documents
 EVALUATED_TOKENS = 65_536
 VOCABULARIES = {"bert": 30_522, "modernbert": 50_368}  # of the base models
+# All sides train the same model, and varlen attention takes no dropout; ModernBERT has none.
+NO_DROPOUT = {"bert": ",hidden_dropout_prob=0,attention_probs_dropout_prob=0", "modernbert": ""}
 TINY = {
     "bert": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64",
     "modernbert": "hidden_size=32,num_hidden_layers=3,num_attention_heads=2,intermediate_size=64,local_attention=16",
@@ -148,26 +151,30 @@ def measure(part: Part, options: argparse.Namespace, results: Results, sides: Si
     missing = [side for side in options.sides if "loss" not in done.get(side, {})]
     if not missing:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        case = prepare(part, options, results.found["matrix_rate"], Path(folder))
-        for side in missing:
-            if time.monotonic() > deadline:
-                print(f"{part.name}, {side}: not yet measured; call again to go on", flush=True)
-                return
-            print(f"{part.name}, {side}", flush=True)
-            results.add(part.name, side, sides.run(partial(SIDES[side], case)))
+    case = None
+    for side in missing:
+        if time.monotonic() > deadline:
+            print(f"{part.name}, {side}: not yet measured; call again to go on", flush=True)
+            return
+        case = case or prepare(part, options, results.found["matrix_rate"], sides)
+        print(f"{part.name}, {side}", flush=True)
+        results.add(part.name, side, sides.run(partial(SIDES[side], case)))
 
 
-def prepare(part: Part, options: argparse.Namespace, rate: float, folder: Path) -> Case:
-    """Write the model and the text of a part."""
-    sizes, model = part.sized(options.tiny), folder / "model"
-    overrides = f"vocab_size={VOCABULARIES[part.model_type]}"
-    overrides = TINY[part.model_type] if options.tiny else overrides
-    tokenizer = write_model(part.model_type, overrides, options.tokenizer, model)
+def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) -> Case:
+    """Write the model of a part, unless another part has, and its text."""
+    sizes, model = part.sized(options.tiny), sides.folder / part.model_type
+    overrides = TINY[part.model_type] if options.tiny else f"vocab_size={VOCABULARIES[part.model_type]}"
+    overrides += NO_DROPOUT[part.model_type]
+    if not model.exists():
+        written = sides.run(partial(write_model, part.model_type, overrides, options.tokenizer, model))
+        if "error" in written:
+            raise InputError(f"{part.name}: the model cannot be made ({written['error']})")
+    tokenizer = AutoTokenizer.from_pretrained(model)
     lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)]
     steps = sizes.warmup + sizes.timed
     counts = sizes.evaluated, steps * sizes.batch
-    text = write_text(lines, tokenizer, sizes.length, counts, folder, part.full)
+    text = write_text(lines, tokenizer, sizes.length, counts, sides.folder, part.full)
     packed = max(1, round(text.lengths.sum() / sizes.length / steps))
     return Case(
         model=str(model),
@@ -184,14 +191,20 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, folder: Path) 
 
 
 class Sides:
-    """Runs each side in a process of its own. The next process imports while a side runs."""
+    """Runs each side in a process of its own. The next process imports while a side runs.
+
+    Attributes:
+        folder: for models and texts, as long as this lasts.
+    """
 
     def __enter__(self) -> Sides:
-        self.next = Process(MODULE)
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder, self.next = Path(self.temporary.name), Process(MODULE)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self.next.end()
+        self.temporary.cleanup()
 
     def run(self, side: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The figures of a side, or its error."""
@@ -209,7 +222,8 @@ def facts(options: argparse.Namespace, sides: Sides) -> dict[str, Any]:
     if "error" in found:
         raise InputError(f"the GPU cannot be used ({found['error']}); check the driver, and PyTorch's CUDA version")
     shown = "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
-    driver = subprocess.run(shown, capture_output=True, text=True).stdout.split("\n")[0] if on_gpu else None
+    shows = on_gpu and shutil.which(shown[0])
+    driver = subprocess.run(shown, capture_output=True, text=True).stdout.split("\n")[0] if shows else None
     return {
         "card": found["card"],
         "driver": driver,

@@ -91,15 +91,20 @@ def write_text(
     return Written(str(paths[1]), str(paths[0]), np.array(list(map(size, chosen))))
 
 
-def write_model(model_type: str, overrides: str, tokenizer_name: str, folder: Path) -> PreTrainedTokenizerBase:
-    """Save a model of a type's own size, or with overrides, with random weights, and its tokenizer."""
+def write_model(model_type: str, overrides: str, tokenizer_name: str, folder: Path) -> dict[str, str]:
+    """Save a model of a type's own size, or with overrides, with random weights, and its tokenizer.
+
+    The weights are drawn on the GPU, if there is one, since a CPU takes a minute.
+    """
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
     config = make_config(ModelArguments(model_type=model_type, config_overrides=overrides), None, tokenizer)
     tokenizer.model_max_length = config.max_position_embeddings  # a given tokenizer may be another model's
     torch.manual_seed(SEED)
-    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForMaskedLM.from_config(config)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return tokenizer
+    return {"model": str(folder)}
 
 
 def operations(config: PreTrainedConfig, lengths: np.ndarray, longest: int) -> float:
