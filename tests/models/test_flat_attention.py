@@ -10,10 +10,10 @@ import pytest
 import torch
 from test_packed_attention import NO_DROPOUT
 from test_sparse_prediction import gradients, tiny
-from torch.nn.attention import varlen
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
+from varlen_kernel import kernel  # noqa: F401  # a fixture
 from wordmask.data.collator import flatten
 from wordmask.models import varlen_attention
 from wordmask.models.forward import Forward
@@ -209,49 +209,18 @@ def test_a_torch_without_it_is_refused_in_one_sentence(tokenizer, text, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-# The operation of PyTorch, as `torch.compile` sees it on a GPU
+# The operation of PyTorch
 
 
-def on_cpu(query, key, value, bounds, bounds_k, longest, longest_k, is_causal, scale, window_size, *_):
-    """What the kernel gives, with the numbers of our loop."""
-    reach = None if window_size == [-1, -1] else tuple(window_size)
-    assert int(bounds.diff().max()) <= longest, "the kernel would leave tokens out"
-    output = by_document(query, key, value, bounds, longest, scale, reach).contiguous()
-    return output, query.new_empty(query.shape[1::-1]), torch.zeros(2, dtype=torch.uint64)
-
-
-def backward_on_cpu(gradient, query, key, value, out, lse, bounds, *settings):
-    """Its gradients by their formulas, since an operation cannot use autograd."""
-    scale, window_size = settings[-2:]
-    place = torch.arange(len(query))
-    document = torch.bucketize(place, bounds[1:], right=True)
-    seen = document[:, None] == document
-    if window_size != [-1, -1]:
-        seen &= (place[:, None] - place).abs() <= window_size[0]
-    g, q, k, v = (states.transpose(0, 1) for states in (gradient, query, key, value))
-    shares = (q @ k.mT * scale).masked_fill(~seen, -torch.inf).softmax(-1)
-    of_shares = g @ v.mT
-    of_scores = shares * (of_shares - (of_shares * shares).sum(-1, keepdim=True)) * scale
-    found = (of_scores @ k, of_scores.mT @ q, shares.mT @ g)
-    likes = (query, key, value)
-    return tuple(torch.empty_like(like).copy_(part.transpose(0, 1)) for like, part in zip(likes, found, strict=True))
-
-
-@pytest.fixture
-def kernel(monkeypatch):
-    monkeypatch.setattr(varlen_attention, "_has_kernel", lambda query: True)
-    for operation, function in ((varlen._varlen_attn, on_cpu), (varlen._varlen_attn_backward, backward_on_cpu)):
-        if "cpu" not in operation._backend_fns:
-            operation.register_kernel("cpu")(function)
-
-
-def test_the_operation_of_pytorch_gets_what_our_loop_gets(kernel):
+@pytest.mark.usefixtures("kernel")
+def test_the_operation_of_pytorch_gets_what_our_loop_gets():
     assert_as_alone(with_varlen("modernbert", **WINDOWS), *flat_batch((30, 4, 21, 9)))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
-def test_batches_with_other_numbers_of_documents_share_one_graph(kernel, tokenizer, text, tmp_path, model_type):
+def test_batches_with_other_numbers_of_documents_share_one_graph(tokenizer, text, tmp_path, model_type):
     """As in configs/gpu.yaml; dynamo alone, without a compiler behind it."""
     model = save_model(tmp_path / "model", tokenizer, model_type, **MODELS[model_type])
     flags = "--pack_sequences --pad_to_max_length --attn_implementation varlen".split()
