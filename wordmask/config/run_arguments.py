@@ -34,6 +34,9 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
         "Leave losses that are no numbers out of the logged mean; this waits for the device in each step.",
         default=False,
     )
+    chunked_head: bool = argument(
+        "On a GPU, compute the loss in chunks, without the logits of a batch in memory (torch 2.13).", default=False
+    )
 
     def __post_init__(self) -> None:
         check_environment(self.use_cpu, self.ddp_backend)

@@ -16,6 +16,7 @@ from wordmask.config.arguments import Arguments, is_varlen_available
 from wordmask.config.model_arguments import VARLEN
 from wordmask.config.run_arguments import RunArguments
 from wordmask.masking import IGNORED
+from wordmask.models.chunked_head import ChunkedHead, find_chunked_head
 from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
 from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction, labelled_positions
 from wordmask.models.varlen_attention import AttentionDropoutError
@@ -57,6 +58,7 @@ class Forward:
         attention: keeps the documents of packed sequences or of flat batches apart; `None` for neither.
         label_smoother: computes the loss of a model in training mode, instead of the model. In evaluation mode, the
             loss is the plain cross-entropy, by which runs with different smoothing can be compared.
+        head: computes the loss of a model in training mode in chunks, if a batch has so many labels that it gains.
         takes_attention_mask: whether the model's forward has this parameter.
         micro_batch_tokens: the most tokens in a micro-batch, padding included; `None` for no limit.
         fixed: whether every batch has the same shape.
@@ -65,6 +67,7 @@ class Forward:
     sparse: SparsePrediction | None = None
     attention: PackedAttention | FlatAttention | None = None
     label_smoother: LabelSmoother | None = None
+    head: ChunkedHead | None = None
     takes_attention_mask: bool = True
     micro_batch_tokens: int | None = None
     fixed: bool = False
@@ -124,13 +127,20 @@ class Forward:
             labels = labels.view(-1)[positions][None]
             here = self.sparse.at(positions)
         with here:
-            if self.label_smoother is not None and model.training:
-                outputs = model(**inputs)
-                loss = self.label_smoother(outputs, labels)
-            else:
-                outputs = model(**inputs, labels=labels)
-                loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+            outputs, loss = self._loss(model, inputs, labels)
         return Prediction(loss * has_labels, outputs, positions)
+
+    def _loss(self, model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """The outputs of a model, and its loss."""
+        if self.head is not None and model.training and self.head.suits(labels):
+            with self.head.at(labels):
+                outputs = model(**inputs)
+            return outputs, outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        if self.label_smoother is not None and model.training:
+            outputs = model(**inputs)
+            return outputs, self.label_smoother(outputs, labels)
+        outputs = model(**inputs, labels=labels)
+        return outputs, outputs["loss"] if isinstance(outputs, dict) else outputs[0]
 
 
 def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
@@ -145,6 +155,7 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
             model,
             arguments.model.sparse_prediction,
             arguments.training.label_smoothing_factor,
+            head=_chunked_head(model) if arguments.training.chunked_head else None,
             attention=attention or (_packed_attention(model) if arguments.data.pack_sequences else None),
             micro_batch_tokens=_micro_batch_tokens(arguments, flat=attention is not None),
             fixed=arguments.data.pad_to_max_length,
@@ -213,6 +224,16 @@ def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention |
         return found
     with _half(training):
         return flat_attention(model)
+
+
+def _chunked_head(model: PreTrainedModel) -> ChunkedHead:
+    found = find_chunked_head(model)
+    if isinstance(found, str):
+        raise InputError(
+            f"--chunked_head: the head of a {type(model).__name__} does not give the same loss in chunks ({found}); "
+            "drop the flag"
+        )
+    return found
 
 
 def _packed_attention(model: PreTrainedModel) -> PackedAttention:
