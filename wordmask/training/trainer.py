@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import DynamoBackend
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
@@ -35,6 +36,7 @@ from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequence
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
+from wordmask.models.compilation import compile_layers
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.models.sparse_prediction import positions_to_predict
@@ -136,6 +138,8 @@ class MlmTrainer(EvaluatingTrainer):
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
             self.add_callback(LiveOutput(self.tokens, rates[1] if self.forward.sparse else 1.0, self._recorded))
+        if args.torch_compile and compile_layers(model, args.torch_compile_backend, args.torch_compile_mode):
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # it would compile the whole model again
         if args.device.type == "cpu":
             keep_freed_memory()
 
