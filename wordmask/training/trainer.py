@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import DynamoBackend
-from accelerate.utils import send_to_device
+from accelerate.utils import DynamoBackend, send_to_device
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
