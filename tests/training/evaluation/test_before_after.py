@@ -391,7 +391,6 @@ def test_the_table_leaves_a_place_empty_where_nothing_was_known_before():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_two_processes_give_the_figures_of_their_own_separate_evaluations(command, english_model, tmp_path):
     out = tmp_path / "{rank}" / "out"
     commands = [
