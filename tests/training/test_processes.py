@@ -16,7 +16,6 @@ import run_mlm_wwm
 from conftest import run_two_processes, save_model, train_tokenizer, trajectory, uneven_text
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = pytest.mark.xdist_group("processes")  # one worker runs all: their runs are shared
 STEP = 16  # the rows of a step, however they are divided
 MODELS = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},  # its head ignores num_items_in_batch

@@ -111,11 +111,10 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments
     Raises:
         InputError: naming the flag that is wrong.
     """
-    concerns: list[type] = [RunArguments if concern is AddedArguments else concern for concern in OWN]
+    concerns: list[type] = [RunArguments if concern is AddedArguments else concern for concern in OWN[1:]]
     parser = training_parser(concerns)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp
-    parser.flags["report_to"].nargs = "+"  # transformers takes a list, but its parser one word
     parser.set_defaults(**defaults)
     argv = sys.argv[1:] if argv is None else argv
     namespace = parser.parse(argv)

@@ -21,8 +21,8 @@ class MaskingArguments:
         default=Strategy.TOKEN,
     )
     mlm_probability: str = argument("The share of tokens to mask; 0.30:0.15 falls during training.", default="0.15")
-    mask_replace_prob: float = argument("The share of masked tokens that become [MASK].", default=0.8)
-    random_replace_prob: float = argument("The share of masked tokens that become a random token.", default=0.1)
+    mask_replace_prob: float = argument("The share that becomes [MASK].", default=0.8)
+    random_replace_prob: float = argument("The share that becomes a random token.", default=0.1)
     preview_masking: int = argument("Print N masked examples and exit.", default=0)
 
     def __post_init__(self) -> None:

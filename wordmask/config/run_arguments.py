@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import TrainingArguments
 
-from wordmask.config.added_arguments import AddedArguments
+from wordmask.config.added_arguments import AddedArguments, UsedArguments
 from wordmask.config.launch_checks import check_environment, check_sharding
 from wordmask.config.metric_table import METRICS
 from wordmask.config.parser import argument
@@ -19,7 +19,7 @@ LOGGING_STEPS = 500  # at most, where the user gives no number
 
 
 @dataclass
-class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # some defaults become `None`
+class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: ignore[misc]  # some defaults become `None`
     """All of transformers' `TrainingArguments`, and those that this suite adds.
 
         args = wordmask.RunArguments(output_dir="out", learning_rate=1e-4, num_train_epochs=3)

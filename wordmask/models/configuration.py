@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -13,8 +14,8 @@ from transformers.hf_argparser import string_to_bool
 
 from wordmask.config.arguments import ModelArguments, refuse_encoder_decoder
 from wordmask.tokenization.encoding import vocabulary_size
-from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.hub import loading, making
+from wordmask.utils.errors import InputError, one_line, reported
+from wordmask.utils.hub import loading
 
 ROLES = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 OTHER_HEADS = ("classifier", "pooler", "qa", "seq_classif", "summary")  # whose dropout masked-LM training does not use
@@ -36,6 +37,11 @@ def origin(arguments: ModelArguments) -> tuple[str, str]:
         if getattr(arguments, name):
             return f"--{name}", getattr(arguments, name)
     return "--model_type", str(arguments.model_type)
+
+
+def making(flag: str, settings: str) -> AbstractContextManager[None]:
+    """Turn any error while a model is made from settings into one sentence that names the flag."""
+    return reported(f"{flag}: {settings} makes no masked language model")
 
 
 def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:

@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from wordmask.config.model_arguments import VARLEN, ModelArguments
 from wordmask.data.sources import Texts
-from wordmask.models.configuration import hub_options, make_config, origin, with_dropout
+from wordmask.models.configuration import hub_options, make_config, making, origin, with_dropout
 from wordmask.models.packed_attention import position_limits
 from wordmask.models.probing import embedded_ids
 from wordmask.tokenization.encoding import vocabulary_size
@@ -21,7 +21,7 @@ from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
-from wordmask.utils.hub import load_pretrained_tokenizer, loading, making
+from wordmask.utils.hub import load_pretrained_tokenizer, loading
 from wordmask.utils.progress import tracked
 from wordmask.utils.quantities import counted
 

@@ -73,7 +73,7 @@ def make_trainer(
             forward,
             _card(arguments, model, head_is_new),
         )
-        trainer.reports = _reports(arguments, trainer)
+        trainer.reports = _reports(arguments, trainer, sequences.validation_digest)
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
     except (HfHubHTTPError, ConnectionError) as error:
@@ -118,7 +118,7 @@ def make_probe(
     return Probe(examples, embedder, arguments.training.eval_batch_size)
 
 
-def _reports(arguments: Arguments, trainer: MlmTrainer) -> EvaluationReports | None:
+def _reports(arguments: Arguments, trainer: MlmTrainer, text: str) -> EvaluationReports | None:
     """What keeps and shows the evaluations of this run; `None` if it has nothing to evaluate.
 
     An evaluation of what was trained in a directory is compared with the record there, but is not added to it.
@@ -134,7 +134,7 @@ def _reports(arguments: Arguments, trainer: MlmTrainer) -> EvaluationReports | N
     readable = ReadableTokens(trainer.processing_class)
     batch_size, fixed = training.eval_batch_size, trainer.forward.fixed
     lines = SampleLines(sequences, trainer.eval_collator, trainer.rates[1], batch_size, fixed, readable)
-    return EvaluationReports(record, lines, readable, training.do_train, foreign)
+    return EvaluationReports(record, lines, readable, training.do_train, foreign, text)
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:

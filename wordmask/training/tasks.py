@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,9 +42,7 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
     """
     if checkpoint:
         if trainer.is_finished():
-            logger.warning("%s holds the end of this run; give --overwrite_output_dir to train it again", checkpoint)
-            _take_over(trainer, checkpoint)
-            return {}
+            return _take_over(trainer, checkpoint)
         logger.warning("going on from %s%s", checkpoint, change)
         if trainer.reports:
             trainer.reports.record.write()  # those of a checkpoint that lies elsewhere
@@ -63,14 +60,21 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
     return metrics
 
 
-def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
-    """Load the model of a finished run, or of its last checkpoint if the run did not save it."""
-    directory = str(trainer.args.output_dir)
-    saved = os.path.exists(os.path.join(directory, "train_results.json"))
-    trainer._load_from_checkpoint(directory if saved else checkpoint)
+def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
+    """Load the model of a finished run, or of its last checkpoint if the run did not save it; return its results."""
+    results = Path(str(trainer.args.output_dir), "train_results.json")
+    done, asked = trainer.done.step, trainer.planned_steps()
+    fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}"
+    saved = results.exists()
+    logger.warning(
+        "%s holds the end of this run%s%s; give --overwrite_output_dir to train it again",
+        *(checkpoint, fewer * (done > asked), "; its results stay" * saved),
+    )
+    trainer._load_from_checkpoint(str(results.parent) if saved else checkpoint)
     trainer.state = read_state(checkpoint)
     if not saved:
         trainer.save_model()
+    return json.loads(results.read_text(encoding="utf-8")) if saved else {}
 
 
 def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:

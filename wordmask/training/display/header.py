@@ -96,6 +96,8 @@ def _device(training: RunArguments) -> str:
 def _steps(trainer: MlmTrainer) -> str:
     planned, done, division = trainer.planned_steps(), trainer.done.step, trainer.division
     plan, sequences = trainer.plan, trainer.train_sequences
+    if trainer.is_finished():
+        return f"{done:,}, all of them done" if done == planned else f"none; {done:,} are done, {planned:,} asked for"
     left = f", {done:,} of them done" if done else ""
     if plan is None or not isinstance(sequences, StagedSequences):
         return f"{planned:,}{left}, each of {counted(division.step, 'sequence')}"
