@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -23,16 +24,22 @@ class Browser:
         # Chromium reads commands from descriptor 3 and writes answers to descriptor 4, each with a NUL at its end.
         commands, self._to = os.pipe()
         self._from, answers = os.pipe()
-        inherited = [os.dup(commands), os.dup(answers)]  # above 4, so that the shell can move them there
+
+        def connect() -> None:
+            above = fcntl.fcntl(answers, fcntl.F_DUPFD, 5)  # since 3 may be in the way
+            os.dup2(commands, 3)
+            os.dup2(above, 4)
+
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
         flags += ["--no-first-run", "--disable-background-networking", f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
-            ["sh", "-c", 'exec "$0" "$@" 3<&{} 4>&{}'.format(*inherited), str(CHROMIUM), *flags],
-            pass_fds=inherited,
+            [str(CHROMIUM), *flags],
+            preexec_fn=connect,
+            pass_fds=(3, 4),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for descriptor in (commands, answers, *inherited):
+        for descriptor in (commands, answers):
             os.close(descriptor)
         self._sent, self._buffer, self.errors, self._events = 0, b"", [], set()
         self._session: str | None = None

@@ -39,8 +39,8 @@ def write_card(directory: str | Path) -> None:
     shares = scripts(evaluation.words) if evaluation else {}
     data = ModelCardData(
         language=languages(shares) or None,
-        base_model=base if base and not os.path.isdir(base) else None,
-        datasets=[dataset] if dataset and not os.path.exists(dataset) else None,
+        base_model=base if _is_on_hub(base) else None,
+        datasets=[dataset] if _is_on_hub(dataset) else None,
         library_name="transformers",
         pipeline_tag="fill-mask",
         tags=["masked-lm", *([strategy] if strategy else [])],
@@ -64,6 +64,11 @@ def write_card(directory: str | Path) -> None:
         METRICS=METRICS,
     )
     write_page(directory / "README.md", card)
+
+
+def _is_on_hub(name: str | None) -> bool:
+    """Whether a name is one of the hub, and of no directory here."""
+    return name is not None and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)) and not os.path.exists(name)
 
 
 def escaped(text: str) -> str:

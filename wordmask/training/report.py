@@ -55,14 +55,15 @@ class Chart:
     over: str
     curves: Mapping[str, Sequence[tuple[float, float]]]
     shown: Callable[[float], str]
-    width, height = 440, 270
-    left, right, bottom = 56, 14, 40  # the margins
+    width, height = 400, 250
+    left, right, bottom = 52, 14, 40  # the margins
 
     @cached_property
     def axes(self) -> tuple[list[float], list[float]]:
         """The numbers at both axes."""
         xs, ys = zip(*(point for points in self.curves.values() for point in points), strict=True)
-        return ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+        lowest = min(ys) if self.name != "speed" else 0
+        return ticks(min(xs), max(xs)), ticks(lowest, max(ys))
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Where a point lies in the picture, from left to right and from top to bottom."""

@@ -20,11 +20,11 @@ from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.data_report import report_data
-from wordmask.training.display.header import describe_run, show_header
+from wordmask.training.display.header import describe_masking, describe_run, show_header
 from wordmask.training.display.messages import set_up_output
 from wordmask.training.dry_run.plan import DryRun, limits
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
-from wordmask.training.preview import preview
+from wordmask.training.preview import masked_examples, print_examples, write_examples
 from wordmask.training.records.output_dir import check_owner, evaluates_another, find_checkpoint, remove_older_run
 from wordmask.training.records.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_probe, make_trainer
@@ -32,7 +32,7 @@ from wordmask.training.tasks import evaluate, publish, report, train
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import check_push
-from wordmask.utils.terminal import terminal
+from wordmask.utils.terminal import Fact, terminal
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,12 @@ def _preview(
     count, rate = masking.preview_masking, masking.rates[0]
     terminal().close()
     sequences.report.warn()
-    preview(shown, count, collator, tokenizer, rate, Console())  # type: ignore[arg-type]  # one of the two is there
+    examples = masked_examples(shown, count, collator, tokenizer, rate)  # type: ignore[arg-type]  # one of the two
+    if masking.preview_file is None:
+        print_examples(examples, Console())
+    elif arguments.training.process_index == 0:
+        write_examples(examples, masking.preview_file, describe_masking(arguments))
+        terminal().show(Fact("preview", masking.preview_file))
     return {}
 
 

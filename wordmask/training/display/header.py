@@ -41,7 +41,7 @@ def describe_run(arguments: Arguments, trainer: MlmTrainer) -> dict[str, str]:
         "model": _model(arguments, trainer),
         "text": _text(trainer),
         LENGTH: _length(trainer),
-        "masking": _masking(arguments),
+        "masking": describe_masking(arguments),
         **probe,
         "device": _device(arguments.training),
     }
@@ -82,7 +82,8 @@ def _sequences(sequences: Any) -> str:
     return f"{tokens} in {documents}{count}"
 
 
-def _masking(arguments: Arguments) -> str:
+def describe_masking(arguments: Arguments) -> str:
+    """What is masked, where words come from, how much is masked, and what replaces it."""
     masking, data = arguments.masking, arguments.data
     first, last = masking.rates
     rate = percent(first) if first == last else f"{percent(first)} to {percent(last)}"
