@@ -110,3 +110,6 @@ def test_the_wheel_alone_is_enough(installed, tmp_path):
     run(*script, "wwm", *flags, "--train_ref_file", "text.ref", "--output_dir", "wwm")
     run(*module, "mlm", *flags, "--preprocessing_num_workers", "2", "--output_dir", "mlm")
     assert (tmp_path / "wwm" / "model.safetensors").exists() and (tmp_path / "mlm" / "model.safetensors").exists()
+    before = (tmp_path / "wwm" / "report.html").read_bytes()
+    assert run(*script, "report", "wwm") == f"{Path('wwm', 'report.html')}\n"
+    assert (tmp_path / "wwm" / "report.html").read_bytes() == before

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over a pipe: no package is needed, and no port."""
+"""Pages as a test reads them: parsed, or shown by a headless Chromium, which needs no package and no port."""
 
 from __future__ import annotations
 
@@ -7,10 +7,74 @@ import json
 import os
 import shutil
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+VOID = {"meta", "link", "wbr", "br"}
+
+
+class Page(HTMLParser):
+    """What a page holds. It raises an error where tags are not closed in order.
+
+    Attributes:
+        text: all text outside of style.
+        tags: each tag with its attributes.
+        tables: the rows of each table by its caption; a cell is its text, or the value of the figure in it.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.text, self.tags, self.tables = "", [], {}
+        self._open, self._caption, self._rows = [], "", []
+        self.feed(self.source)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self._caption, self._rows = "", []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+        elif tag == "data":
+            self._rows and self._rows[-1].append(float(attributes["value"]))
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"line {self.getpos()[0]}: </{tag}>"
+        if tag == "table":
+            self.tables[self._caption] = self._rows
+            self._rows = []
+
+    def handle_data(self, data):
+        if "style" in self._open:
+            return
+        self.text += data
+        if "caption" in self._open:
+            self._caption += data
+        elif self._rows and self._rows[-1] and ("td" in self._open or "th" in self._open):
+            last = len(self._rows[-1]) - 1 if isinstance(self._rows[-1][-1], str) else len(self._rows[-1]) - 2
+            self._rows[-1][last] += data
+
+    def named(self, tag: str) -> list[dict[str, str]]:
+        """The attributes of each such tag."""
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def figures(self, caption: str) -> list[list[float]]:
+        """The figures in each row of a table that has some."""
+        rows = [[cell for cell in row if isinstance(cell, float)] for row in self.tables[caption]]
+        return [row for row in rows if row]
 
 
 class Browser:
