@@ -79,7 +79,8 @@ def escaped(text: str) -> str:
 def code(value: Any) -> Markup:
     """A value as code. Names of directories are shortened to their last part, since a card is public."""
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    names = [Path(one).name if isinstance(one, str) and os.path.isabs(one) else str(one) for one in values]
+    paths = [isinstance(one, str) and (os.path.isabs(one) or os.path.exists(one)) for one in values]
+    names = [Path(one).name if is_path else str(one) for one, is_path in zip(values, paths, strict=True)]
     text = " ".join(names)
     return Markup(f"`{text}`" if _PLAIN.fullmatch(text) else f"<code>{escaped(text)}</code>")
 

@@ -128,9 +128,16 @@ class RunFiles:
         return {name: self.record["arguments"][name] for name in self.record.get("changed_arguments", ())}
 
     @property
+    def compares(self) -> bool:
+        """Whether there are figures before training and after it."""
+        return any(name.endswith("_before") for name in self.results)
+
+    @property
     def improved(self) -> list[Any]:
         """The words that improved most."""
-        return most_improved(self.before.words, self.after.words) if self.before and self.after else []
+        return (
+            most_improved(self.before.words, self.after.words) if self.compares and self.before and self.after else []
+        )
 
     @property
     def measures(self) -> list[dict[str, Any]]:
