@@ -187,12 +187,12 @@ def test_one_process_writes_and_prints(folder, together):
 
 
 def test_the_tokens_of_both_processes_are_counted(folder, alone, together):
-    """A process alone has half of them."""
+    """A process alone has half of them. The last step has one sequence more: the second process has nothing left."""
     one, two = (
         [moment["tokens"] for moment in read_json(directory / "wordmask_speed.json")["moments"]]
         for directory in (folder.ddp(1), folder.ddp(2))
     )
-    assert len(one) == 4 and one == two
+    assert len(one) == 4 and one[:-1] == two[:-1] and one[-1] < two[-1] <= one[-1] + 48
 
 
 def test_the_text_is_tokenized_by_one_process_and_read_by_both(folder, together):
