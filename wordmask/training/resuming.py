@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.display.speed import TokenCount, with_tokens
 from wordmask.training.records.progress_record import (
     ProgressRecord,
     StepDivision,
@@ -24,6 +21,8 @@ from wordmask.training.records.progress_record import (
     write_progress,
 )
 from wordmask.training.records.run_record import RunRecord
+from wordmask.training.records.speed_record import read_speed
+from wordmask.training.timing import TimedTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.terminal import terminal
 
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 _SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(TimedTrainer):
     """A `Trainer` that counts the examples of an epoch instead of its steps.
 
     transformers finds its place in the training by the number of steps. That is wrong if the size of a step changes:
@@ -47,7 +46,6 @@ class ResumableTrainer(Trainer):
         done: the progress before this call of `train`.
     """
 
-    args: RunArguments
     train_sequences: StagedSequences | StreamedSequences | None
     plan: Batches | None = None
     done: Progress = Progress()
@@ -56,7 +54,6 @@ class ResumableTrainer(Trainer):
     _optimizer_done: str | None = None
     _random_state: str | None = None  # a checkpoint whose random state is to be restored after the first batch
     _attempts = 0
-    tokens: TokenCount
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
     def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
@@ -94,6 +91,7 @@ class ResumableTrainer(Trainer):
         sequences = self.train_sequences
         examples = len(sequences.stages[-1]) if isinstance(sequences, StagedSequences) else 0
         record = read_progress(checkpoint, self.division, run, examples)
+        self.speed.moments = read_speed(Path(checkpoint).parent)
         self.done, self._loss_done, self._optimizer_done = record.progress, record.loss, record.optimizer
         if not isinstance(sequences, StagedSequences):
             self._check_stream(record.division, checkpoint)
@@ -158,6 +156,7 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             if not self.done.step:
                 self.continue_from(resume_from_checkpoint)
+        self.speed.begin(self.done.step)
         with terminal().closing():
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -321,14 +320,9 @@ class ResumableTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log. The loss of a training is the mean over all its steps, also those before a resume.
-
-        Its tokens in a second are those of all processes in this call of `train`.
-        """
+        """Log. The loss of a training is the mean over all its steps, also those before a resume."""
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
-            tokens = torch.as_tensor(self.tokens.total, device=self.args.device)
-            with_tokens(logs, int(self.accelerator.reduce(tokens, "sum")))
         super().log(logs, start_time)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:

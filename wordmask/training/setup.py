@@ -24,7 +24,6 @@ from wordmask.training.evaluation.probe import Probe
 from wordmask.training.evaluation.record import EvaluationRecord, read_evaluations
 from wordmask.training.evaluation.reports import EvaluationReports
 from wordmask.training.inputs import RunSequences
-from wordmask.training.model_card import Card
 from wordmask.training.records.output_dir import evaluates_another
 from wordmask.training.records.run_record import read_run
 from wordmask.training.trainer import MlmTrainer
@@ -50,7 +49,6 @@ def make_collator(arguments: Arguments, vocabulary: Vocabulary, **returned: bool
 def make_trainer(
     arguments: Arguments,
     model: PreTrainedModel,
-    head_is_new: bool,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
     sequences: RunSequences,
@@ -71,7 +69,6 @@ def make_trainer(
             make_collator(arguments, vocabulary, positions=whole, word_ids=True),
             arguments.masking.rates,
             forward,
-            _card(arguments, model, head_is_new),
         )
         trainer.reports = _reports(arguments, trainer, sequences.validation_digest)
         if training.do_train:
@@ -155,23 +152,3 @@ def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
                 f"--length_schedule: {length}:{share:g} of {batches.step_bounds[-1]} steps is not one step; give it "
                 "a larger share"
             )
-
-
-def _card(arguments: Arguments, model: PreTrainedModel, head_is_new: bool) -> Card:
-    training = arguments.training
-    return Card(
-        base=arguments.model.model_name_or_path,
-        model_type=model.config.model_type,
-        strategy=arguments.masking.masking_strategy.value,
-        datasets=[arguments.data.dataset_name] if arguments.data.dataset_name else [],
-        settings={
-            "masking": f"{arguments.masking.masking_strategy.value}, {arguments.masking.mlm_probability}",
-            "learning rate": training.learning_rate,
-            "examples in a step": training.train_batch_size
-            * training.gradient_accumulation_steps
-            * training.world_size,
-            "epochs": training.num_train_epochs if training.max_steps < 0 else f"{training.max_steps} steps",
-            "seed": training.seed,
-        },
-        head_is_new=head_is_new,
-    )

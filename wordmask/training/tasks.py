@@ -1,17 +1,18 @@
-"""The tasks of a run: train, evaluate, write the model card, and print the results."""
+"""The tasks of a run: train, evaluate, write report and model card, and print the results."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from wordmask.config.metric_table import METRICS
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.evaluation.before_after import ImprovedWords, Results
-from wordmask.training.evaluation.probe import ProbeResults
+from wordmask.training.evaluation.probe_display import ProbeResults
+from wordmask.training.pages import REPORT, only_warned
 from wordmask.training.records.progress_record import read_state
+from wordmask.training.report import write_report
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json
@@ -25,11 +26,6 @@ OTHERS = {
     "train_samples": "training examples",
     "eval_samples": "evaluation examples",
 }
-CARD = (
-    "train_samples",
-    "train_loss",
-    *(metric.result + end for metric in METRICS.values() for end in ("_before", "")),
-)
 
 
 def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str, float]:
@@ -100,17 +96,17 @@ def _drop_figures_before(path: Path) -> None:
         write_json(path, {name: value for name, value in results.items() if not name.endswith("_before")})
 
 
-def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
-    """Write the model card, with the results of training and evaluation; with --push_to_hub, push it and the model."""
-    path = Path(str(trainer.args.output_dir), "train_results.json")
-    if trainer.is_world_process_zero() and path.exists():
-        metrics = json.loads(path.read_text(encoding="utf-8")) | metrics
-    shown = {name: metrics[name] for name in CARD if name in metrics}
-    trainer.card = replace(
-        trainer.card, metrics=shown, settings={**trainer.card.settings, "examples in a step": trainer.division.step}
-    )
-    if trainer.args.push_to_hub:
-        with pushing(trainer.args.output_dir):
+def publish(trainer: MlmTrainer, writes_card: bool) -> None:
+    """Write the report, and the model card if asked; with --push_to_hub, push them and the model."""
+    directory = str(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        with only_warned(f"the report of {directory}"):
+            write_report(directory)
+    if not writes_card:
+        if trainer.args.push_to_hub:
+            logger.warning("--push_to_hub: this run trained nothing, so it pushes nothing")
+    elif trainer.args.push_to_hub:
+        with pushing(directory):
             trainer.push_to_hub()
     else:
         trainer.create_model_card()
@@ -123,8 +119,10 @@ def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
         others = [(label, f"{int(metrics[name]):,}") for name, label in OTHERS.items() if name in metrics]
         terminal().show(Results(metrics, others))
     if trainer.probe and "eval_probe_f1" in metrics:
-        terminal().show(ProbeResults(metrics, trainer.probe.examples))
+        terminal().show(ProbeResults(metrics, str(trainer.probe.examples)))
     if trainer.reports and trainer.reports.improved:
         terminal().show(ImprovedWords(trainer.reports.improved))
     what = "model and results" if trainer.args.do_train else "output"
     terminal().show(Fact(what, str(trainer.args.output_dir)))
+    if (page := Path(str(trainer.args.output_dir), REPORT)).exists():
+        terminal().show(Fact("report", str(page)))

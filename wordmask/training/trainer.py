@@ -1,7 +1,8 @@
 """The Trainer with the loss, the batches and the evaluation of masked language modelling.
 
-Three classes build on each other: `ResumableTrainer` in resuming.py, `EvaluatingTrainer` in evaluation/evaluating.py,
-and `MlmTrainer` here. To log a figure of the training batches, such as the share of masked words:
+Four classes build on each other: `TimedTrainer` in timing.py, `ResumableTrainer` in resuming.py, `EvaluatingTrainer`
+in evaluation/evaluating.py, and `MlmTrainer` here. To log a figure of the training batches, such as the share of
+masked words:
 
 1. `make_trainer` in setup.py makes the collator: `word_ids=True` adds the number of each token's word to a batch.
 2. `_get_num_items_in_batch` here sees the batches of a step before the model does: take `word_ids` out, and count.
@@ -44,7 +45,9 @@ from wordmask.training.display.speed import TokenCount
 from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.evaluation.metrics import MaskedLMMetric
 from wordmask.training.fsdp import tied_weights_together
-from wordmask.training.model_card import Card, write_card
+from wordmask.training.model_card import write_card
+from wordmask.training.pages import only_warned
+from wordmask.training.records.speed_record import SpeedRecord
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 
@@ -80,7 +83,6 @@ class MlmTrainer(EvaluatingTrainer):
         eval_collator: the same for evaluation, with word numbers; `None` for one made from `data_collator`.
         rates: the first and the last masking rate; `None` for those of `data_collator`.
         forward: the forward pass; `None` for one with sparse prediction, if the model can.
-        card: the content of the model card.
         options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
 
     Raises:
@@ -98,7 +100,6 @@ class MlmTrainer(EvaluatingTrainer):
         eval_collator: MaskingCollator | WholeWordMaskCollator | None = None,
         rates: tuple[float, float] | None = None,
         forward: Forward | None = None,
-        card: Card | None = None,
         **options: Any,
     ):
         if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
@@ -130,9 +131,9 @@ class MlmTrainer(EvaluatingTrainer):
             eval_collator,
             rates,
         )
-        self.metric, self.card = MaskedLMMetric(), card or Card()
+        self.metric = MaskedLMMetric()
         self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
-        self.tokens = TokenCount()
+        self.tokens, self.speed = TokenCount(), SpeedRecord()
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
@@ -238,7 +239,8 @@ class MlmTrainer(EvaluatingTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card, since that of transformers links to the hub even for a local directory."""
         if self.is_world_process_zero():
-            write_card(str(self.args.output_dir), self.card)
+            with only_warned("the model card"):
+                write_card(str(self.args.output_dir))
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """Wrap the model for several processes; under FSDP2, keep its tied weights together."""

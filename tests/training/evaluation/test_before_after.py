@@ -19,6 +19,7 @@ from conftest import run_two_processes, sample_lines
 from wordmask.training.evaluation.before_after import Improved, ImprovedWords, Results, most_improved
 from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.trainer import MlmTrainer
+from wordmask.utils.quantities import loss
 
 FILE = "wordmask_evaluations.json"
 NAMES = ("eval_loss", "perplexity", "eval_accuracy", "eval_whole_word_accuracy")
@@ -122,7 +123,7 @@ def test_before_and_after_are_two_separate_evaluations_to_the_last_digit(more, c
     for name in ("all_results.json", "eval_results.json"):
         assert before_and_after(read_json(out / name)) == (before, after)
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert f"| eval_loss_before | {before[0]:.4f} |" in card and f"| eval_loss | {after[0]:.4f} |" in card
+    assert f"| evaluation loss | {loss(before[0])} | {loss(after[0])} |" in card
     first, last = evaluations(out)
     assert (first["step"], last["step"]) == (0, 4)
     assert [first["metrics"]["loss"], last["metrics"]["loss"]] == [before[0], after[0]]

@@ -14,6 +14,7 @@ from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.quantities import counted, number, percent, short
 from wordmask.utils.terminal import Fact, Terminal
 
+LENGTH = "sequence length"  # in the record of a run, but not in the header
 _UNITS = {
     Strategy.TOKEN: "tokens",
     Strategy.WHOLE_WORD: "whole words",
@@ -25,15 +26,25 @@ _UNITS = {
 def show_header(arguments: Arguments, trainer: MlmTrainer, terminal: Terminal) -> None:
     """Show what this run will do, a line for each concern."""
     training = arguments.training
-    terminal.show(Fact("model", _model(arguments, trainer)))
-    terminal.show(Fact("text", _text(trainer)))
-    terminal.show(Fact("masking", _masking(arguments)))
-    if trainer.probe:
-        terminal.show(Fact("probe", str(trainer.probe.examples)))
-    terminal.show(Fact("device", _device(training)))
+    for label, text in describe_run(arguments, trainer).items():
+        if label != LENGTH:
+            terminal.show(Fact(label, text))
     if training.do_train:
         terminal.show(Fact("steps", _steps(trainer)))
     terminal.show(Fact("output", str(training.output_dir)))
+
+
+def describe_run(arguments: Arguments, trainer: MlmTrainer) -> dict[str, str]:
+    """What a run trains, on what and how: a sentence for each concern. A resume says the same."""
+    probe = {"probe": str(trainer.probe.examples)} if trainer.probe else {}
+    return {
+        "model": _model(arguments, trainer),
+        "text": _text(trainer),
+        LENGTH: _length(trainer),
+        "masking": describe_masking(arguments),
+        **probe,
+        "device": _device(arguments.training),
+    }
 
 
 def _model(arguments: Arguments, trainer: MlmTrainer) -> str:
@@ -52,6 +63,13 @@ def _text(trainer: MlmTrainer) -> str:
     return "; ".join(parts)
 
 
+def _length(trainer: MlmTrainer) -> str:
+    """The longest sequences, of each stage if there are several."""
+    sequences: Any = trainer.train_sequences if trainer.args.do_train else trainer.eval_sequences
+    stages = sequences.stages if isinstance(sequences, StagedSequences) else [sequences]
+    return f"up to {', then '.join(f'{stage.length:,}' for stage in stages)} tokens"
+
+
 def _sequences(sequences: Any) -> str:
     """How much text there is. Packed sequences hold documents."""
     if isinstance(sequences, StreamedSequences):
@@ -64,7 +82,8 @@ def _sequences(sequences: Any) -> str:
     return f"{tokens} in {documents}{count}"
 
 
-def _masking(arguments: Arguments) -> str:
+def describe_masking(arguments: Arguments) -> str:
+    """What is masked, where words come from, how much is masked, and what replaces it."""
     masking, data = arguments.masking, arguments.data
     first, last = masking.rates
     rate = percent(first) if first == last else f"{percent(first)} to {percent(last)}"
