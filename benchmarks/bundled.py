@@ -13,7 +13,7 @@ import wordmask
 from wordmask.utils.readers import read_lines
 
 SAMPLES = Path(wordmask.__file__).parent / "samples"
-VOCABULARY = 4000  # tokens; a sample has no more
+VOCABULARY, SAMPLE_VOCABULARY = 30_000, 4000  # tokens; a sample has no more
 LINES = 20_000  # to train the tokenizer on
 
 
@@ -31,5 +31,6 @@ def given_or_bundled(options: argparse.Namespace, sample: str) -> Iterator[argpa
             from wordmask.tokenization.vocabulary import train_tokenizer  # here, since a worker needs none of it
 
             lines = islice(read_lines(text, "--text"), LINES)
-            train_tokenizer("bert", lines, VOCABULARY).save_pretrained(folder)
+            size = VOCABULARY if options.text else SAMPLE_VOCABULARY
+            train_tokenizer("bert", lines, size).save_pretrained(folder)
         yield argparse.Namespace(**vars(options) | {"text": text, "tokenizer": options.tokenizer or folder})

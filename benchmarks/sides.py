@@ -6,10 +6,14 @@ import ctypes
 import os
 import re
 import statistics
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 Figures = dict[str, float]
 
@@ -26,6 +30,61 @@ def run_in_turn(sides: dict[str, Callable[[], Figures]], repeats: int) -> dict[s
         name: {figure: statistics.median(run[figure] for run in found) for figure in found[0]}
         for name, found in runs.items()
     }
+
+
+class Process:
+    """A process that has already imported a module when its work comes; start the next one while one works.
+
+    Args:
+        module: takes long to import.
+    """
+
+    def __init__(self, module: str):
+        context = get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, module), daemon=False)
+        self.process.start()
+        other.close()
+
+    def run(self, work: Callable[[], Any], seconds: float) -> Any:
+        """The result of some work, after which the process ends.
+
+        Raises:
+            RuntimeError: with a sentence, if the work fails, if its process dies, or if it takes too long.
+        """
+        try:
+            self.connection.send(work)
+            if not self.connection.poll(seconds):
+                raise RuntimeError(f"it takes more than {seconds:.0f} seconds")
+            result, error = self.connection.recv()
+        except (EOFError, ConnectionError):
+            raise RuntimeError("its process died") from None
+        finally:
+            self.end()
+        if error:
+            raise RuntimeError(error)
+        return result
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self.process.join(0 if self.connection.closed else 1)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _serve(connection: Connection, module: str) -> None:
+    import_module(module)
+    try:
+        work = connection.recv()
+    except EOFError:
+        return
+    try:
+        answer = work(), None
+    except BaseException as error:
+        traceback.print_exc()
+        answer = None, f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    connection.send(answer)
 
 
 def use_one_core() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -36,6 +35,7 @@ from transformers import (
 )
 
 from bundled import given_or_bundled
+from meter import matrix_rate, now
 from sides import forget_peak, peak_megabytes, run_in_turn
 from wordmask.config.arguments import parse_arguments
 from wordmask.data.collator import MaskingCollator
@@ -142,16 +142,10 @@ class Clock(TrainerCallback):
         self.times: list[float] = []
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.times.append(_now())
+        self.times.append(now())
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.times.append(_now())
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        self.times.append(now())
 
 
 class Setting:
@@ -219,7 +213,7 @@ class Setting:
             "speed": real / seconds,
             "padding": 1 - sum(counted.real) / passed,
             "memory": added,
-            "mfu": self._operations(real, sum(counted.labels[warmup:steps])) / seconds / _matrix_rate(),
+            "mfu": self._operations(real, sum(counted.labels[warmup:steps])) / seconds / matrix_rate(),
             "loss": self.evaluate(),
             "lines": float(counted.lines),
         }
@@ -229,19 +223,6 @@ class Setting:
         config = self.model.config
         layers = sum(p.numel() for p in self.model.base_model.encoder.parameters())
         return 6.0 * (layers * real + config.vocab_size * config.hidden_size * labels)
-
-
-def _matrix_rate() -> float:
-    """Operations per second of large matrix products alone, in bfloat16 on a GPU and in single precision on a CPU."""
-    on_gpu = torch.cuda.is_available()
-    size, options = (8192, {"device": "cuda", "dtype": torch.bfloat16}) if on_gpu else (1024, {})
-    one = torch.randn(size, size, **options)  # type: ignore[arg-type]
-    for _ in range(3):
-        one @ one
-    start = _now()
-    for _ in range(20):
-        one @ one
-    return 20 * 2 * size**3 / (_now() - start)
 
 
 def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[str, float]:
@@ -262,6 +243,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
             fixed=forward.fixed,
             multiple_of=8 if training.bf16 or training.fp16 else 1,
             packed=packed,
+            flat=forward.flat,
             highest_rate=RATE if forward.fixed else None,
         )
         counted = Counted(collator)

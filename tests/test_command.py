@@ -24,7 +24,7 @@ SCRIPTS = ["run_mlm.py", "run_mlm_wwm.py", "run_chinese_ref.py"]
 def test_help_names_every_command(argv, capsys):
     assert command.main(argv) is None
     printed = capsys.readouterr().out
-    assert all(f"wordmask {name} ..." in printed for name in command.SCRIPTS)
+    assert all(f"wordmask {name} ..." in printed for name in command.COMMANDS)
 
 
 def test_the_version_is_that_of_the_package(capsys):
@@ -34,7 +34,7 @@ def test_the_version_is_that_of_the_package(capsys):
 
 def test_an_unknown_command_gets_a_sentence(capsys):
     sentence = refusal(capsys, command.main, "wwwm", "--help")
-    assert sentence == "wordmask wwwm: no such command; give mlm, wwm or ref, or --help"
+    assert sentence == "wordmask wwwm: no such command; give mlm, wwm, ref or report, or --help"
 
 
 def test_a_mistake_in_a_script_gets_its_own_sentence(capsys):
@@ -110,3 +110,6 @@ def test_the_wheel_alone_is_enough(installed, tmp_path):
     run(*script, "wwm", *flags, "--train_ref_file", "text.ref", "--output_dir", "wwm")
     run(*module, "mlm", *flags, "--preprocessing_num_workers", "2", "--output_dir", "mlm")
     assert (tmp_path / "wwm" / "model.safetensors").exists() and (tmp_path / "mlm" / "model.safetensors").exists()
+    before = (tmp_path / "wwm" / "report.html").read_bytes()
+    assert run(*script, "report", "wwm") == f"{Path('wwm', 'report.html')}\n"
+    assert (tmp_path / "wwm" / "report.html").read_bytes() == before

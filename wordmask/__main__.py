@@ -1,4 +1,4 @@
-"""The command `wordmask`, or `python -m wordmask`: the three scripts, each by a short name."""
+"""The command `wordmask`, or `python -m wordmask`: the three scripts by short names, and the report of a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from importlib import import_module
 from wordmask import __version__
 from wordmask.utils.errors import InputError, reports_input_errors
 
-SCRIPTS = {"mlm": "run_mlm", "wwm": "run_mlm_wwm", "ref": "run_chinese_ref"}
-HELP = """usage: wordmask {mlm,wwm,ref} ...
+COMMANDS = {
+    "mlm": "run_mlm",
+    "wwm": "run_mlm_wwm",
+    "ref": "run_chinese_ref",
+    "report": "wordmask.training.report",
+}
+HELP = """usage: wordmask {mlm,wwm,ref,report} ...
 
-  wordmask mlm ...   train a masked language model, masking tokens (run_mlm.py)
-  wordmask wwm ...   train a masked language model, masking whole words (run_mlm_wwm.py)
-  wordmask ref ...   segment Chinese text and write a reference file (run_chinese_ref.py)
+  wordmask mlm ...     train a masked language model, masking tokens (run_mlm.py)
+  wordmask wwm ...     train a masked language model, masking whole words (run_mlm_wwm.py)
+  wordmask ref ...     segment Chinese text and write a reference file (run_chinese_ref.py)
+  wordmask report ...  make report.html in the output directory of a run again
 
   wordmask wwm MODEL train.txt [dev.txt] continues the training of a model.
   wordmask wwm --help lists the flags of a command; wordmask --version prints the version.
@@ -24,16 +30,16 @@ HELP = """usage: wordmask {mlm,wwm,ref} ...
 
 @reports_input_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the script that the first argument (`sys.argv[1]` if `None`) names with the others."""
+    """Run the command that the first argument (`sys.argv[1]` if `None`) names with the others."""
     command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("--help", "-h", "--version"):
         print(f"wordmask {__version__}" if command == "--version" else HELP, end="\n" * (command == "--version"))
         return
-    if command not in SCRIPTS:
-        raise InputError(f"wordmask {command}: no such command; give mlm, wwm or ref, or --help")
+    if command not in COMMANDS:
+        raise InputError(f"wordmask {command}: no such command; give mlm, wwm, ref or report, or --help")
     # Imported on use: a process that is spawned imports this module, too, and needs no script.
-    import_module(SCRIPTS[command]).main(arguments)
-    if command != "ref":
+    import_module(COMMANDS[command]).main(arguments)
+    if command in ("mlm", "wwm"):
         from wordmask.config.launch_checks import leave
 
         leave()

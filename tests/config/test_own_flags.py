@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
 import run_chinese_ref
 import run_mlm
@@ -16,7 +17,9 @@ import run_mlm_wwm
 from conftest import refusal
 from wordmask import __main__ as command
 from wordmask import cluster
+from wordmask.config.added_arguments import UsedArguments
 from wordmask.config.own_flags import OWN, check_own_flags
+from wordmask.config.run_arguments import RunArguments
 from wordmask.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -78,7 +81,16 @@ def test_help_is_short_and_shows_the_short_form(capsys, monkeypatch):
     lines = text.splitlines()
     assert len(lines) <= 150 and max(map(len, lines)) <= 80
     assert "[ARGUMENT_FILE] [MODEL train.txt [dev.txt]] [--flag ...]" in lines[0] and lines[1] == ""
-    assert "--learning_rate" in text and flags(text)[2:4] == ["model_name_or_path", "tokenizer_name"]
+    used = [field.name for field in dataclasses.fields(UsedArguments)]
+    assert flags(text)[2:4] == ["output_dir", "learning_rate"] and flags(text)[2 + len(used)] == "model_name_or_path"
+
+
+def test_flags_of_transformers_have_its_defaults():
+    theirs = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+    for field in dataclasses.fields(UsedArguments)[1:]:
+        default = theirs[field.name]
+        assert field.default == getattr(default, "value", default), field.name
+    assert RunArguments(use_cpu=True).output_dir == "trainer_output"
 
 
 def test_a_switch_that_is_on_says_how_it_is_turned_off(capsys):

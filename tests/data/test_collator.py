@@ -272,3 +272,57 @@ def test_the_positions_of_labels_are_as_many_whatever_is_masked():
         positions = batch["positions"].tolist()
         assert len(positions) == len({*positions}) == 24
         assert {*batch["labels"].view(-1).ne(-100).nonzero()[:, 0].tolist()} <= {*positions}
+
+
+def test_a_flat_batch_is_exact():
+    """Two sequences, one of documents of 3 and 5 tokens, one of a document of 3; at fixed length, with padding."""
+    pair = example(WORDS[1])._replace(documents=[np.array(row) for row in (WORDS[1], WORDS[0])], rate=0.0, length=9)
+    single = example(WORDS[1], 1, rate=0.0)._replace(length=9)
+    expected = {
+        "input_ids": [[101, 7, 102, 101, 7, 8, 9, 102, 101, 7, 102]],
+        "attention_mask": [[1] * 11],
+        "labels": [[-100] * 11],
+        "position_ids": [[0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2]],
+        "cu_seq_lens_q": [0, 3, 8, 11],
+        "cu_seq_lens_k": [0, 3, 8, 11],
+        "positions": [0],
+    }
+    batch = collator(flat=True, positions=True)([pair, single])
+    assert batch.pop("max_length_q") == batch.pop("max_length_k") == 5
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == expected
+    assert batch["cu_seq_lens_q"].dtype == batch["cu_seq_lens_k"].dtype == torch.int32
+    batch = collator(flat=True, fixed=True)([single, single, pair])
+    assert batch["max_length_q"] == 9, "a number that differed between batches would compile again"
+    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 6, 9, 14, 23, 27]
+    assert batch["input_ids"].shape == (1, 27) and batch["attention_mask"].tolist() == [[1] * 14 + [0] * 13]
+    assert batch["position_ids"][0, 14:].tolist() == [*range(9), *range(4)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=3), min_size=1, max_size=4),
+    fixed=st.booleans(),
+    multiple_of=st.sampled_from([1, 8]),
+)
+def test_flat_batches_hold_the_tokens_and_masks_of_padded_ones(counts, fixed, multiple_of):
+    length = max(sum(size + 2 for size in sequence) for sequence in counts)
+    examples = [
+        Example([np.arange(size) * 2 + 6 for size in sequence], number, 0, 0.3, length)
+        for number, sequence in enumerate(counts)
+    ]
+    options = {"fixed": fixed, "multiple_of": multiple_of, "positions": True}
+    padded, flat = (collator(flat=is_flat, **options)(examples) for is_flat in (False, True))
+    attended = padded["attention_mask"] > 0
+    real = int(attended.sum())
+    for name in ("input_ids", "labels"):
+        assert torch.equal(flat[name][0, :real], padded[name][attended])
+    assert (flat["labels"][0, real:] == -100).all()
+    positions = flat["labels"][0].ne(-100).nonzero()[:, 0].tolist() or [0]
+    assert flat["positions"].tolist() == positions
+    tokens, sizes = flat["input_ids"].shape[1], flat["cu_seq_lens_q"].diff()
+    most = padded["input_ids"].numel()
+    assert tokens == (most if fixed else min(most, -(-real // multiple_of) * multiple_of))
+    assert flat["cu_seq_lens_q"][0] == 0 and flat["cu_seq_lens_q"][-1] == tokens
+    assert sizes.min() > 0 and sizes.max() <= flat["max_length_q"]
+    starts = flat["cu_seq_lens_q"][:-1].repeat_interleave(sizes)
+    assert torch.equal(flat["position_ids"][0], torch.arange(tokens) - starts)

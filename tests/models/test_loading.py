@@ -12,7 +12,15 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM, BertTokenizer, ModernBertConfig
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertTokenizer,
+    DistilBertConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+)
 
 import run_mlm_wwm
 from conftest import SMALL, refusal, sample_lines, save_model, train_tokenizer
@@ -20,6 +28,8 @@ from wordmask.config.data_arguments import DataArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.data.sources import load_texts
 from wordmask.models import loading
+from wordmask.models.configuration import with_dropout
+from wordmask.utils.errors import InputError
 
 NEW_HEAD = "no masked-LM head"
 
@@ -200,3 +210,48 @@ def test_of_two_runs_that_train_a_tokenizer_one_waits_for_the_other(english_file
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda _: loading.load_tokenizer(arguments, None, texts).get_vocab(), range(2))
     assert len(trained) == 1 and one == other
+
+
+# Dropout
+
+
+def test_dropout_by_flag_reaches_every_layer_and_is_saved(train, tmp_path):
+    source = save_model(tmp_path / "model", train_tokenizer("bert"))
+    assert train("--model_name_or_path", source, "--dropout", "0") == []
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0, 0)
+    assert config["classifier_dropout"] is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        (BertConfig(), {"hidden_dropout_prob", "attention_probs_dropout_prob"}),
+        (ModernBertConfig(), {"attention_dropout", "embedding_dropout", "mlp_dropout"}),
+        (DistilBertConfig(), {"dropout", "attention_dropout"}),
+    ],
+)
+def test_the_dropout_of_other_heads_stays(settings, names):
+    before = settings.to_dict()
+    after = with_dropout(ModelArguments(model_type="bert", dropout=0.25), settings).to_dict()
+    assert {name for name in before if before[name] != after[name]} == names
+    assert {after[name] for name in names} == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--dropout", "1"), "--dropout: 1 is no probability below 1; give for example 0 or 0.1"),
+        (("--dropout", "nan"), "--dropout: nan is no probability below 1; give for example 0 or 0.1"),
+        (("--dropout", "-0.1"), "--dropout: -0.1 is no probability below 1; give for example 0 or 0.1"),
+    ],
+)
+def test_dropout_that_is_no_probability_is_refused(capsys, english_file, english_model, tmp_path, flags, words):
+    assert words in refuse(capsys, english_file, tmp_path, "--model_name_or_path", english_model, *flags)
+
+
+def test_dropout_for_a_model_without_any_is_refused():
+    with pytest.raises(InputError, match="--dropout: a plain model has no dropout to set; drop the flag"):
+        with_dropout(
+            ModelArguments(model_type="bert", dropout=0), type("None_", (PreTrainedConfig,), {"model_type": "plain"})()
+        )

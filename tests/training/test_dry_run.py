@@ -131,7 +131,7 @@ def test_the_plan_of_a_resume_is_what_is_left(flags, tmp_path, computed, capsys)
     run_mlm_wwm.main(saving)
     assert plan["tokens"] == sum(tokens for tokens, _ in computed)
     finished = run_mlm_wwm.main([*saving, "--dry_run"])
-    assert "steps" not in finished and "10 of them done" in capsys.readouterr().err
+    assert "steps" not in finished and "steps: 10, all of them done" in capsys.readouterr().err
 
 
 def test_a_stream_says_what_it_cannot_know(flags, capsys, tmp_path):

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, Browser, Page
 
 import run_mlm
 import run_mlm_wwm
+from conftest import refusal
+from wordmask.training.preview import MaskedExample, Piece, write_examples
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -55,3 +58,71 @@ def test_preview_honours_the_terminal(variable, coloured, english_model, english
         check=True,
     ).stdout
     assert ("\x1b[1;31m" in shown) == coloured
+
+
+# --preview_file
+
+
+@pytest.fixture
+def flags(english_model, english_file, tmp_path) -> list[str]:
+    flags = ["--model_name_or_path", english_model, "--train_file", english_file, "--use_cpu"]
+    return [*flags, "--output_dir", str(tmp_path / "out"), "--mlm_probability", "0.3", "--preview_masking", "20"]
+
+
+def test_the_page_shows_what_the_terminal_shows(flags, tmp_path, capsys):
+    run_mlm_wwm.main(flags)
+    printed = [line for line in capsys.readouterr().out.splitlines() if re.match(r"\d+\. ", line)]
+    run_mlm_wwm.main([*flags, "--preview_file", str(tmp_path / "new" / "masks.html")])
+    captured = capsys.readouterr()
+    assert captured.out == "" and f"preview: {tmp_path / 'new' / 'masks.html'}" in captured.err
+    page = Page(tmp_path / "new" / "masks.html")
+    shown = [line for line in page.text.split("\n") if line.startswith("[CLS]")]
+    assert len(printed) == 20 and shown == [line.partition(": ")[2] for line in printed]
+    assert all(line.partition(": ")[0].partition(". ")[2] in page.text for line in printed)
+    kinds = [found["class"] for found in page.named("span")][3:]  # three are the legend
+    joined = " ".join(shown)
+    assert kinds.count("masked") == len(re.findall(r"\[(?!CLS|SEP)[^\[\]]+\]", joined)) > 20
+    assert {*kinds} == {"masked", "random", "kept", "special"} and not (tmp_path / "out").exists()
+
+
+def test_a_page_of_tokens_with_tags_has_none_of_them(tmp_path):
+    pieces = [Piece("<script>", "</div>\x1b[31m", kind, " ") for kind in ("masked", "random", "kept", "", "special")]
+    write_examples([MaskedExample(pieces, 5, 3)], str(tmp_path / "masks.HTML"), "<b> & 'quoted'")
+    page = Page(tmp_path / "masks.HTML")
+    assert page.named("script") == page.named("b") == [] and "<b> & 'quoted'" in page.text
+    expected = r"[<script>] {<script>></div>\x1b[31m} <<script>> <script> <script>"
+    assert expected in page.text and "\x1b" not in page.source
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_shows_the_page_of_a_preview(flags, english_file, tmp_path):
+    Path(english_file).write_text("a" * 400 + " and more words\n" + Path(english_file).read_text())
+    run_mlm_wwm.main([*flags, "--preview_file", str(tmp_path / "masks.html")])
+    with Browser(tmp_path / "profile") as browser:
+        for width in (390, 1280):
+            browser.open(tmp_path / "masks.html", width)
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width
+            assert browser.evaluate("document.querySelectorAll('ol li').length") == 20
+        assert browser.errors == []
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("there.html", "--preview_file: there.html exists already; give another name, or remove it"),
+        ("folder.html", "--preview_file: folder.html exists already; give another name, or remove it"),
+        ("x.txt", "--preview_file: x.txt does not end in .html; give a name for a page, such as masks.html"),
+        ("there.html/x.html", "--preview_file: there.html/x.html cannot be written (File exists); give another"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_a_sentence(name, sentence, flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.html").write_text("mine")
+    (tmp_path / "folder.html").mkdir()
+    assert refusal(capsys, run_mlm_wwm.main, *flags, "--preview_file", name) == sentence
+    assert (tmp_path / "there.html").read_text() == "mine"
+
+
+def test_a_page_without_a_preview_is_a_sentence(flags, capsys):
+    sentence = refusal(capsys, run_mlm_wwm.main, *flags[:-2], "--preview_file", "x.html")
+    assert sentence == "--preview_file x.html: there is no preview; give --preview_masking N, too"

@@ -16,7 +16,6 @@ import run_mlm_wwm
 from conftest import run_two_processes, save_model, train_tokenizer, trajectory, uneven_text
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = pytest.mark.xdist_group("processes")  # one worker runs all: their runs are shared
 STEP = 16  # the rows of a step, however they are divided
 MODELS = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},  # its head ignores num_items_in_batch
@@ -179,10 +178,20 @@ def test_one_process_writes_and_prints(folder, together):
     runs = [str(folder.output(cell).name) for cell in CELLS if cell.processes == 2] + ["ddp-2"]
     written = files(folder.path / "rank0")
     for run in runs:
-        assert {f"{run}/{name}" for name in ("model.safetensors", "wordmask_run.json", "eval_results.json")} <= written
+        names = ("model.safetensors", "wordmask_run.json", "eval_results.json", "report.html", "README.md")
+        assert {f"{run}/{name}" for name in names} <= written
     # In a checkpoint, each process saves the state of its random numbers, and the second nothing else.
     assert files(folder.path / "rank1") == {"ddp-2/checkpoint-3/rng_state_1.pth"}
     assert together.count("model and results: ") == len(runs) + 1
+
+
+def test_the_tokens_of_both_processes_are_counted(folder, alone, together):
+    """A process alone has half of them. The last step has one sequence more: the second process has nothing left."""
+    one, two = (
+        [moment["tokens"] for moment in read_json(directory / "wordmask_speed.json")["moments"]]
+        for directory in (folder.ddp(1), folder.ddp(2))
+    )
+    assert len(one) == 4 and one[:-1] == two[:-1] and one[-1] < two[-1] <= one[-1] + 48
 
 
 def test_the_text_is_tokenized_by_one_process_and_read_by_both(folder, together):

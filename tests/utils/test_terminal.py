@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -116,6 +117,17 @@ def test_what_is_live_is_gone_at_the_end_and_the_cursor_is_back(monkeypatch):
     written = screen.getvalue()
     assert "\x1b[?25l" in written and written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
     assert "the loss is 6.5\x1b[0m\n" in written and written.endswith("\x1b[1A\x1b[2K")
+
+
+@pytest.mark.parametrize("end", ["raise KeyError", "raise SystemExit(3)", "raise KeyboardInterrupt"])
+def test_a_program_that_ends_without_closing_leaves_no_live_line(end):
+    first, second = os.openpty()
+    program = f"from wordmask.utils.terminal import terminal; terminal().doing('reading text')\n{end}"
+    subprocess.run([sys.executable, "-c", program], stderr=second, check=False)
+    written = os.read(first, 10_000).decode()
+    os.close(first), os.close(second)
+    assert "reading text" in written and written.endswith("\x1b[1A\x1b[2K")
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
 
 
 def test_only_the_first_process_of_a_launch_shows_anything(capsys, monkeypatch):

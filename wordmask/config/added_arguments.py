@@ -1,4 +1,4 @@
-"""The flags that this suite adds to transformers' `TrainingArguments`, or gives another default."""
+"""The flags of a training: those of transformers that are used most, and those that this suite adds or changes."""
 
 from __future__ import annotations
 
@@ -12,44 +12,68 @@ SAMPLING = ("random", "group_by_length", "sequential")
 
 
 @dataclass
-class AddedArguments:
-    """How this suite trains, in addition to transformers' `TrainingArguments`."""
+class UsedArguments:
+    """The most used of transformers' `TrainingArguments`, with the same defaults: --help imports no Trainer."""
 
-    _argument_group_name = "training (more: --help_all)"
+    _argument_group_name = "training, the flags used most (all others: --help_all)"
 
     output_dir: str = argument(
         "Where model, checkpoints and results go; a run in it continues.", default="trainer_output"
     )
+    learning_rate: float = argument("The highest learning rate.", default=5e-5)
+    num_train_epochs: float = argument("How often to see the training text.", default=3.0)
+    max_steps: int = argument("Optimizer steps, instead of epochs.", default=-1)
+    per_device_train_batch_size: int = argument("Sequences in a batch of one device.", default=8)
+    gradient_accumulation_steps: int = argument("Batches in an optimizer step.", default=1)
+    warmup_steps: float = argument("Steps to the highest rate; below 1: a share.", default=0)
+    eval_strategy: str = argument("Evaluate in training: no, steps, epoch.", default="no")
+    eval_steps: float | None = argument("The steps between; below 1: a share of all.", default=None)
+    save_steps: float = argument("Checkpoint every N; below 1: a share.", default=500)
+    save_total_limit: int | None = argument("Keep N checkpoints; by default all.", default=None)
+    bf16: bool = argument("Compute in bfloat16.", default=False)
+    use_cpu: bool = argument("Train on the CPU.", default=False)
+    seed: int = argument("Of order, masks and new weights.", default=42)
+    do_train: bool = argument("Only train.", default=False)
+    do_eval: bool = argument("Only evaluate.", default=False)
+    report_to: None | str | list[str] = argument("Trackers, such as tensorboard.", default="none")
+    push_to_hub: bool = argument("Push the model to the hub.", default=False)
+    hub_model_id: str | None = argument("Its name there; by default, that of --output_dir.", default=None)
+
+
+@dataclass
+class AddedArguments:
+    """How this suite trains, in addition to transformers' `TrainingArguments`."""
+
+    _argument_group_name = "training, added by this suite"
+
     overwrite_output_dir: bool = argument(
         "Start over in an --output_dir that holds a run.",
         default=False,
     )
     dry_run: bool = argument(
-        "Do everything but train and write: try the largest step, time some others, print the plan, and exit.",
+        "Try some steps, print the plan, and exit.",
         default=False,
     )
     train_sampling_strategy: str | None = argument(
-        "The order of an epoch: random, sequential or group_by_length; by default group_by_length for lines, else "
-        "random.",
+        "random, sequential or group_by_length; by default the last for lines, else random.",
         default=None,
     )
     tokens_per_pass: int | None = argument(
-        "Split a batch of more than N tokens into parts: the same gradients, less memory; by default 2048 on a CPU; "
-        "0: never.",
+        "Split batches of more tokens: same gradients, less memory; 0: never; by default 2048 on a CPU.",
         default=None,
     )
     eval_on_start: bool | None = argument(
         "Evaluate before training, too; by default on where the run trains and evaluates.", default=None
     )
-    optim: str | None = argument("The optimizer; by default adamw_torch_fused, on a TPU adamw_torch.", default=None)
+    optim: str | None = argument("By default adamw_torch_fused, on a TPU adamw_torch.", default=None)
 
     logging_steps: float | None = argument(
-        "Log the loss every N steps; below 1: a share of all steps. By default a twentieth, at most 500.",
+        "Log the loss every N steps; below 1: a share. By default a twentieth, at most 500.",
         default=None,
     )
     allow_nan: bool = argument("Train on when a loss, a gradient or a weight is not finite.", default=False)
     log_format: str | None = argument(
-        "rich (a bar and tables) or plain (a line for each event); by default rich at a terminal, else plain.",
+        "rich or plain; by default rich at a terminal.",
         default=None,
     )
 
@@ -58,8 +82,6 @@ class AddedArguments:
 
     def check_added(self) -> None:
         """Raise an `InputError` for an impossible value."""
-        if not self.output_dir:
-            raise InputError("--output_dir: the name is empty; give a directory")
         if self.train_sampling_strategy not in (None, *SAMPLING):
             raise InputError(
                 f"--train_sampling_strategy: {self.train_sampling_strategy} is not known; choose from "

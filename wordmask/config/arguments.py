@@ -6,6 +6,7 @@ launch_checks.py checks how the processes were started, and trainer_checks.py wh
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import sys
 from collections.abc import Collection, Sequence
@@ -20,7 +21,7 @@ from transformers.utils import is_flash_attn_2_available
 from wordmask.config.added_arguments import AddedArguments
 from wordmask.config.data_arguments import DataArguments
 from wordmask.config.masking_arguments import MaskingArguments
-from wordmask.config.model_arguments import ModelArguments
+from wordmask.config.model_arguments import VARLEN, ModelArguments
 from wordmask.config.own_flags import OWN, training_parser
 from wordmask.config.parser import build, is_true, suggest
 from wordmask.config.probe_arguments import ProbeArguments
@@ -110,11 +111,10 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments
     Raises:
         InputError: naming the flag that is wrong.
     """
-    concerns: list[type] = [RunArguments if concern is AddedArguments else concern for concern in OWN]
+    concerns: list[type] = [RunArguments if concern is AddedArguments else concern for concern in OWN[1:]]
     parser = training_parser(concerns)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp
-    parser.flags["report_to"].nargs = "+"  # transformers takes a list, but its parser one word
     parser.set_defaults(**defaults)
     argv = sys.argv[1:] if argv is None else argv
     namespace = parser.parse(argv)
@@ -168,15 +168,22 @@ def _check_model(model: ModelArguments) -> None:
             f"{suggest(model.model_type, MODEL_TYPES)}; "
             f"known types are {', '.join(MODEL_TYPES)}"
         )
-    implementations = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    implementations = [*{"eager", VARLEN, *ALL_ATTENTION_FUNCTIONS.valid_keys()}]
     asked = model.attn_implementation
     if asked and asked not in implementations and "/" not in asked:  # a kernel of the hub has a slash
         raise InputError(
             f"--attn_implementation: {asked} is not known{suggest(asked, implementations)}; the usual ones are sdpa, "
-            "eager and flash_attention_2"
+            "eager, varlen and flash_attention_2"
         )
+    if asked == VARLEN and not is_varlen_available():
+        raise InputError("--attn_implementation varlen needs torch 2.10 or newer; give sdpa instead")
     if asked == "flash_attention_2" and not is_flash_attn_2_available():
         raise InputError("--attn_implementation flash_attention_2 needs a GPU and flash-attn; give sdpa instead")
+
+
+def is_varlen_available() -> bool:
+    """Whether this version of PyTorch has attention by the bounds of documents."""
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
 
 
 def _tokens_seen(value: str) -> str | bool:

@@ -17,55 +17,43 @@ class DataArguments:
     _argument_group_name = "text"
 
     train_file: list[str] | None = argument(
-        "Training text: files, patterns or a directory of txt, csv, tsv, json, jsonl or parquet, also .gz, .xz, .zst.",
+        "Files, patterns or a directory: txt, csv, tsv, json, jsonl, parquet, also .gz, .xz, .zst.",
         default=None,
     )
     validation_file: list[str] | None = argument("Validation text, in the same forms.", default=None)
-    dataset_name: str | None = argument(
-        "Instead of files: a dataset of the hub, or a directory that save_to_disk made.", default=None
-    )
+    dataset_name: str | None = argument("A dataset of the hub, or what save_to_disk made.", default=None)
     dataset_config_name: str | None = argument("The configuration of the hub's dataset.", default=None)
     text_column_name: str | None = argument(
-        "The text's column, for example review.body; by default text, or the only one.",
+        "By default text, or the only one; like review.body.",
         default=None,
     )
-    train_ref_file: list[str] | None = argument(
-        "References from run_chinese_ref.py, one file for each --train_file.", default=None
-    )
+    train_ref_file: list[str] | None = argument("Of run_chinese_ref.py, one for each --train_file.", default=None)
     validation_ref_file: list[str] | None = argument("The same for --validation_file.", default=None)
     validation_split_percentage: int = argument(
-        "Without validation text: evaluate on the first N percent of the training text; 0: do not evaluate.",
+        "Without validation text: evaluate on the first N percent of the training text; 0: not.",
         default=5,
     )
     max_seq_length: int | None = argument(
-        "The longest sequence, in tokens, special ones included; by default the model's limit, up to 1024.",
+        "In tokens, special ones included; by default the model's limit, up to 1024.",
         default=None,
     )
-    line_by_line: bool = argument(
-        "Each line is a sequence. Without it, all text is joined and cut into blocks.", default=False
-    )
-    long_lines: Literal["truncate", "split"] = argument(
-        "What to do with a line above --max_seq_length.", default="truncate"
-    )
-    pack_sequences: bool = argument(
-        "Put several lines into a sequence; attention stays inside each line.", default=False
-    )
+    line_by_line: bool = argument("Each line is a sequence; else blocks of joined text.", default=False)
+    long_lines: Literal["truncate", "split"] = argument("For lines above --max_seq_length.", default="truncate")
+    pack_sequences: bool = argument("Put lines into one sequence; each sees only itself.", default=False)
     length_schedule: str | None = argument(
-        "Sequence lengths one after the other, each for a share of the steps, for example 128:0.9,512:0.1.",
+        "Sequence lengths by share of steps: 128:0.9,512:0.1.",
         default=None,
     )
-    pad_to_max_length: bool = argument(
-        "Pad all sequences to --max_seq_length: shapes never change (TPU, torch.compile).", default=False
-    )
+    pad_to_max_length: bool = argument("Always pad to --max_seq_length (TPU, torch.compile).", default=False)
     max_train_samples: int | None = argument("Train on the first N examples or blocks.", default=None)
     max_eval_samples: int | None = argument("Evaluate on the first N examples or blocks.", default=None)
     streaming: bool = argument("Read and tokenize while training; needs --max_steps.", default=False)
     preprocessing_num_workers: int | None = argument("Processes that tokenize; by default 1.", default=None)
     overwrite_cache: bool = argument("Tokenize again, also what the cache has.", default=False)
-    prepared_dir: str | None = argument("Tokenized text: --prepare_only writes it, training reads it.", default=None)
+    prepared_dir: str | None = argument("Tokens: --prepare_only writes, training reads them.", default=None)
     prepare_only: bool = argument("Tokenize the text into --prepared_dir and exit.", default=False)
-    part_lines: int = argument("--prepare_only: examples in a part, the unit that is resumed.", default=100_000)
-    num_shards: int = argument("--prepare_only: divide the parts over N runs.", default=1)
+    part_lines: int = argument("--prepare_only: examples in a part.", default=100_000)
+    num_shards: int = argument("--prepare_only: divide into N runs.", default=1)
     shard_index: int = argument("--prepare_only: which of the N runs this is, from 0.", default=0)
 
     def __post_init__(self) -> None:

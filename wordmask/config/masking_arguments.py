@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from wordmask.config.parser import argument
 from wordmask.masking import Strategy
@@ -21,9 +22,10 @@ class MaskingArguments:
         default=Strategy.TOKEN,
     )
     mlm_probability: str = argument("The share of tokens to mask; 0.30:0.15 falls during training.", default="0.15")
-    mask_replace_prob: float = argument("The share of masked tokens that become [MASK].", default=0.8)
-    random_replace_prob: float = argument("The share of masked tokens that become a random token.", default=0.1)
+    mask_replace_prob: float = argument("The share that becomes [MASK].", default=0.8)
+    random_replace_prob: float = argument("The share that becomes a random token.", default=0.1)
     preview_masking: int = argument("Print N masked examples and exit.", default=0)
+    preview_file: str | None = argument("Write them to this .html file instead, as a page.", default=None)
 
     def __post_init__(self) -> None:
         self.masking_strategy = Strategy(self.masking_strategy)
@@ -38,6 +40,21 @@ class MaskingArguments:
             )
         if self.preview_masking < 0:
             raise InputError(f"--preview_masking: {self.preview_masking} is below 0; give a number of examples")
+        self._check_preview_file()
+
+    def _check_preview_file(self) -> None:
+        """Raise an `InputError` if the page of a preview cannot be written."""
+        path = Path(self.preview_file or "")
+        if self.preview_file is None:
+            return
+        if not self.preview_masking:
+            raise InputError(f"--preview_file {path}: there is no preview; give --preview_masking N, too")
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise InputError(
+                f"--preview_file: {path} does not end in .html; give a name for a page, such as masks.html"
+            )
+        if path.exists():
+            raise InputError(f"--preview_file: {path} exists already; give another name, or remove it")
 
     @cached_property
     def rates(self) -> tuple[float, float]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import Any
 
-from transformers.hf_argparser import string_to_bool
-
-from wordmask.config.added_arguments import AddedArguments
+from wordmask.config.added_arguments import AddedArguments, UsedArguments
 from wordmask.config.data_arguments import DataArguments
 from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.masking_arguments import MaskingArguments
@@ -20,8 +17,9 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import USAGE, is_short_form
 from wordmask.utils.errors import InputError
 
-# In the order of --help.
+# In the order of --help. `RunArguments` has the first ones, too.
 OWN: tuple[type, ...] = (
+    UsedArguments,
     ModelArguments,
     DataArguments,
     AddedArguments,
@@ -32,20 +30,15 @@ OWN: tuple[type, ...] = (
 EPILOG = (
     "MODEL train.txt [dev.txt] stands for --model_name_or_path, --train_file and --validation_file, with defaults to "
     "continue the training of a model (docs/training.md). A YAML or JSON file of flags may come first; the command "
-    "line wins. Often used, of transformers: --learning_rate 5e-5, --num_train_epochs 3, "
-    "--per_device_train_batch_size 8, --eval_strategy epoch, --bf16, --use_cpu, --do_eval (evaluate only), "
-    "--report_to tensorboard."
+    "line wins."
 )
-
-# Those of transformers that the start of a run needs, see `wordmask.training.interruption`.
-SWITCH: dict[str, Any] = {"type": string_to_bool, "nargs": "?", "const": True, "default": False}
-START_FLAGS = {"do_train": SWITCH, "do_eval": SWITCH, "push_to_hub": SWITCH, "hub_model_id": {}}
 
 
 def training_parser(concerns: Sequence[type], quiet: bool = False) -> Parser:
     """A parser of the training scripts for these dataclasses."""
     usage = f"%(prog)s [ARGUMENT_FILE] [{USAGE}] [--flag ...]"
     parser = Parser(concerns, OLD_FLAGS, quiet, takes_words=True, usage=usage, epilog=EPILOG)
+    parser.flags["report_to"].nargs = "+"  # transformers takes a list, but its parser one word
     # An action that prints and exits, so no run records it.
     parser.add_argument("--help_all", action="help", help="show all flags, with transformers' TrainingArguments")
     return parser
@@ -61,7 +54,7 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
         defaults: the defaults of the script that differ from those of the dataclasses.
 
     Returns:
-        The values of these flags; `output_dir` is `None` if it is not given. And those of `START_FLAGS`.
+        The values of these flags; `output_dir` is `None` if it is not given.
 
     Raises:
         InputError: naming the flag that is wrong.
@@ -72,8 +65,6 @@ def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
 
         parse_arguments(argv, **defaults)
     parser = training_parser(OWN, quiet=True)
-    for name, options in START_FLAGS.items():
-        parser.add_argument(f"--{name}", help=argparse.SUPPRESS, **options)
     parser.set_defaults(**defaults)
     namespace, others = parser.parse_known(argv)
     try:

@@ -54,7 +54,7 @@ def check_vocab_size(value: int | None) -> None:
 
 
 # The flags of transformers that take several values, for a parser without them.
-TRAINER_LISTS = ("report_to", "include_for_metrics", "label_names", "debug")
+TRAINER_LISTS = ("include_for_metrics", "label_names", "debug")
 TRUTH_VALUES = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")  # as `string_to_bool` has them
 
 EPILOG = "A YAML or JSON file of flags may come first. The command line wins over it."

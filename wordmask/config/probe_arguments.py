@@ -19,9 +19,7 @@ class ProbeArguments:
         "A table with columns text and label: how well does the model tell the labels apart?",
         default=None,
     )
-    probe_validation_file: str | None = argument(
-        "Labelled text to measure on; by default, a quarter of --probe_file.", default=None
-    )
+    probe_validation_file: str | None = argument("By default, a quarter of --probe_file.", default=None)
 
     def __post_init__(self) -> None:
         if self.probe_validation_file and not self.probe_file:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import TrainingArguments
 
-from wordmask.config.added_arguments import AddedArguments
+from wordmask.config.added_arguments import AddedArguments, UsedArguments
 from wordmask.config.launch_checks import check_environment, check_sharding
 from wordmask.config.metric_table import METRICS
 from wordmask.config.parser import argument
@@ -22,7 +22,7 @@ LOGGING_STEPS = 500  # at most, where the user gives no number
 
 
 @dataclass
-class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # some defaults become `None`
+class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: ignore[misc]  # some defaults become `None`
     """All of transformers' `TrainingArguments`, and those that this suite adds.
 
         args = wordmask.RunArguments(output_dir="out", learning_rate=1e-4, num_train_epochs=3)
@@ -34,8 +34,11 @@ class RunArguments(AddedArguments, TrainingArguments):  # type: ignore[misc]  # 
     _argument_group_name = "training"
 
     logging_nan_inf_filter: bool = argument(
-        "Log the mean of earlier losses in place of one that is NaN or infinite. Each step then waits for the GPU.",
+        "Leave losses that are no numbers out of the logged mean; this waits for the device in each step.",
         default=False,
+    )
+    chunked_head: bool = argument(
+        "On a GPU, compute the loss in chunks, without the logits of a batch in memory (torch 2.13).", default=False
     )
 
     def __post_init__(self) -> None:

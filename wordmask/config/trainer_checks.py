@@ -54,6 +54,8 @@ SCHEDULES = {
 
 def check_before(args: RunArguments) -> None:
     """Raise an `InputError` for what transformers accepts, or refuses without naming a flag."""
+    if not args.output_dir:
+        raise InputError("--output_dir: the name is empty; give a directory")
     check_numbers(args)
     _check_evaluation(args)
     _check_precision(args)
@@ -91,6 +93,7 @@ def check_after(args: RunArguments) -> None:
     """Raise an `InputError` if the schedule, the optimizer or the compiler, by now resolved, cannot be made."""
     _check_schedule(args)
     _check_optimizer(args)
+    _check_chunked_head(args)
     if args.torch_compile:
         _check_compiler(args)
 
@@ -194,6 +197,18 @@ def _check_optimizer(args: RunArguments) -> None:
                 f"--optim {_plain(args.optim)}: its package is missing ({sentence}); install it, or give another "
                 "optimizer"
             ) from None
+
+
+def _check_chunked_head(args: RunArguments) -> None:
+    """Raise an `InputError` if the head cannot compute its loss in chunks, or not as the user wants it."""
+    reasons = {
+        "is for a GPU, since it is many times slower on a CPU": args.device.type != "cuda",
+        "needs torch 2.13": not hasattr(torch.nn, "LinearCrossEntropyOptions"),
+        "has no label smoothing": args.label_smoothing_factor > 0,
+    }
+    reason = next((reason for reason, holds in reasons.items() if args.chunked_head and holds), None)
+    if reason is not None:
+        raise InputError(f"--chunked_head {reason}; drop the flag")
 
 
 def _check_compiler(args: RunArguments) -> None:

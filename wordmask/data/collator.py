@@ -98,20 +98,24 @@ class MaskingCollator(Masker):
 
     All tensors are (batch, length). The result also has `attention_mask`. With `packed` it has `sequence_ids`: the
     number of each token's document in its sequence, from 1; padding has 0. With `word_ids` it has `word_ids`: the
-    number of each token's word in the batch. With `highest_rate` it has `positions`, (most,): the flat positions of
-    the labels, then other positions, up to the largest number of labels that is possible.
+    number of each token's word in the batch. With `positions` it has `positions`, (labels,): the flat positions of
+    the labels. With `highest_rate` other positions follow, up to the largest number of labels that is possible.
 
     Attributes:
         fixed: whether every batch has the length of the longest possible sequence, not of its own longest one.
         packed: whether to return `sequence_ids`.
-        highest_rate: the highest masking rate of the training, to return `positions`.
+        flat: whether to return a flat batch, see `flatten`.
+        positions: whether to return `positions`, so that a GPU does not wait for their number.
+        highest_rate: the highest masking rate of the training, for `positions` of a fixed number.
     """
 
     fixed: bool = False
     packed: bool = False
+    flat: bool = False
+    positions: bool = False
     highest_rate: float | None = None
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         sequences, identities, epochs, rates, longest = zip(*examples, strict=True)
         documents = list(chain.from_iterable(sequences))
         sizes, counts = np.array(list(map(len, documents))), np.array(list(map(len, sequences)))
@@ -127,13 +131,59 @@ class MaskingCollator(Masker):
         keys = hash64(self.seed, np.array(epochs), np.array(identities, np.uint64))
         batch = self._mask(input_ids, continues, maskable, np.array(rates), keys)
         batch["attention_mask"] = (sequence_ids > 0).astype(np.int64)
-        if self.packed:
+        bounds: dict[str, Any] = {}
+        if self.flat:
+            tokens = None if self.fixed else round_up(int(lengths.sum()), self.multiple_of)
+            batch, bounds = flatten(batch, sizes + len(prefix) + len(suffix), length, tokens)
+        elif self.packed:
             batch["sequence_ids"] = sequence_ids
-        if self.highest_rate is not None:
-            most = len(sequences) * min(length, math.ceil(self.highest_rate * length) + MAX_UNIT - 1)
-            # A stable sort of "has no label" puts labelled positions first: labels -100 7 -100 9 give 1 3 0 2.
-            batch["positions"] = np.argsort(batch["labels"].ravel() == IGNORED, kind="stable")[:most]
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        if self.positions or self.highest_rate is not None:
+            batch["positions"] = self._positions(batch["labels"].ravel() != IGNORED, len(sequences), length)
+        return {name: torch.from_numpy(array) for name, array in batch.items()} | bounds
+
+    def _positions(self, labelled: NDArray[np.bool_], sequences: int, length: int) -> NDArray[np.int64]:
+        """The positions to predict at; the first one of a batch without labels, since a model needs one."""
+        if self.highest_rate is None:
+            return np.flatnonzero(labelled) if labelled.any() else np.zeros(1, np.int64)
+        most = sequences * min(length, math.ceil(self.highest_rate * length) + MAX_UNIT - 1)
+        # A stable sort of "has no label" puts labelled positions first: labels -100 7 -100 9 give 1 3 0 2.
+        return np.argsort(~labelled, kind="stable")[:most]
+
+
+def flatten(
+    batch: dict[str, NDArray[Any]], sizes: NDArray[np.int64], longest: int, tokens: int | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Make one sequence of a batch: all its documents, then its padding, which makes documents of its own.
+
+    Two sequences, one of documents of 3 and 2 tokens, one of a document of 4 with 1 of padding, give:
+
+        position_ids    [[0, 1, 2, 0, 1, 0, 1, 2, 3, 0]]
+        cu_seq_lens_q   [0, 3, 5, 9, 10]
+        max_length_q    5
+
+    The last two are the bounds of the documents (int32), and a number that none of them exceeds. Keys have the same.
+
+    Args:
+        batch: arrays (batch, length), with `attention_mask`.
+        sizes: (documents,) the tokens of each document, with special ones.
+        longest: the most tokens that a document may have.
+        tokens: how many to keep, with padding; `None` for all, which gives batches of one shape.
+
+    Returns:
+        The batch, of arrays (1, tokens), with `position_ids`, which begin at 0; and the bounds.
+    """
+    attended = batch["attention_mask"].ravel() > 0
+    order = np.concatenate([np.flatnonzero(attended), np.flatnonzero(~attended)])[:tokens]
+    padding = len(order) - int(sizes.sum())
+    # 11 tokens of padding with a longest document of 5 are documents of 5, 5 and 1.
+    rest = np.diff(np.append(np.arange(0, padding, longest), padding))
+    sizes_and_padding = np.concatenate([sizes, rest])
+    starts = starts_of(sizes_and_padding)
+    flat = {name: array.ravel()[order][None] for name, array in batch.items()}
+    flat["position_ids"] = (np.arange(len(order)) - np.repeat(starts, sizes_and_padding))[None]
+    bounds = torch.from_numpy(np.append(starts, len(order)).astype(np.int32))
+    most = longest if tokens is None else int(sizes_and_padding.max())
+    return flat, {f"cu_seq_lens_{side}": bounds for side in "qk"} | {f"max_length_{side}": most for side in "qk"}
 
 
 def round_up(number: int, multiple_of: int) -> int:

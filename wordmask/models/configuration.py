@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -13,10 +14,11 @@ from transformers.hf_argparser import string_to_bool
 
 from wordmask.config.arguments import ModelArguments, refuse_encoder_decoder
 from wordmask.tokenization.encoding import vocabulary_size
-from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.hub import loading, making
+from wordmask.utils.errors import InputError, one_line, reported
+from wordmask.utils.hub import loading
 
 ROLES = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
+OTHER_HEADS = ("classifier", "pooler", "qa", "seq_classif", "summary")  # whose dropout masked-LM training does not use
 
 
 def hub_options(arguments: ModelArguments) -> dict[str, Any]:
@@ -35,6 +37,11 @@ def origin(arguments: ModelArguments) -> tuple[str, str]:
         if getattr(arguments, name):
             return f"--{name}", getattr(arguments, name)
     return "--model_type", str(arguments.model_type)
+
+
+def making(flag: str, settings: str) -> AbstractContextManager[None]:
+    """Turn any error while a model is made from settings into one sentence that names the flag."""
+    return reported(f"{flag}: {settings} makes no masked language model")
 
 
 def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
@@ -77,6 +84,24 @@ def make_config(
         config.validate()
     refuse_encoder_decoder(flag, value, config)
     return config
+
+
+def with_dropout(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration with the dropout that the user asks for, in attention and elsewhere; BERT has two settings.
+
+    Raises:
+        InputError: if the architecture has no dropout.
+    """
+    if arguments.dropout is None:
+        return config
+    names = [
+        name
+        for name, value in config.to_dict().items()
+        if "dropout" in name and type(value) in (float, int) and not name.startswith(OTHER_HEADS)
+    ]
+    if not names:
+        raise InputError(f"--dropout: a {config.model_type} model has no dropout to set; drop the flag")
+    return _changed(config, dict.fromkeys(names, arguments.dropout))
 
 
 def _parts(config: PreTrainedConfig) -> list[str]:

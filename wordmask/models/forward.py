@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,11 +12,17 @@ import torch
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import LabelSmoother
 
-from wordmask.config.arguments import Arguments
+from wordmask.config.arguments import Arguments, is_varlen_available
+from wordmask.config.model_arguments import VARLEN
+from wordmask.config.run_arguments import RunArguments
 from wordmask.masking import IGNORED
-from wordmask.models.packed_attention import PackedAttention, packed_attention
+from wordmask.models.chunked_head import ChunkedHead, find_chunked_head
+from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
 from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction, labelled_positions
+from wordmask.models.varlen_attention import AttentionDropoutError
 from wordmask.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 TOKENS_ON_CPU = 2048  # in a micro-batch; more are no faster there
 
@@ -48,20 +55,27 @@ class Forward:
 
     Attributes:
         sparse: the model's hook for sparse prediction; `None` predicts at every position.
-        attention: keeps the documents of packed sequences apart; `None` if sequences are not packed.
+        attention: keeps the documents of packed sequences or of flat batches apart; `None` for neither.
         label_smoother: computes the loss of a model in training mode, instead of the model. In evaluation mode, the
             loss is the plain cross-entropy, by which runs with different smoothing can be compared.
+        head: computes the loss of a model in training mode in chunks, if a batch has so many labels that it gains.
         takes_attention_mask: whether the model's forward has this parameter.
         micro_batch_tokens: the most tokens in a micro-batch, padding included; `None` for no limit.
         fixed: whether every batch has the same shape.
     """
 
     sparse: SparsePrediction | None = None
-    attention: PackedAttention | None = None
+    attention: PackedAttention | FlatAttention | None = None
     label_smoother: LabelSmoother | None = None
+    head: ChunkedHead | None = None
     takes_attention_mask: bool = True
     micro_batch_tokens: int | None = None
     fixed: bool = False
+
+    @property
+    def flat(self) -> bool:
+        """Whether training needs flat batches."""
+        return isinstance(self.attention, FlatAttention)
 
     @classmethod
     def of(
@@ -87,15 +101,20 @@ class Forward:
 
         Args:
             model: the model that this was made for, or a wrapper of it for several processes.
-            batch: tensors (batch, length): `input_ids`, `attention_mask`, `labels`, and `sequence_ids` if packed;
-                maybe `positions`, (kept,), the flat positions to predict at.
+            batch: tensors (batch, length): `input_ids`, `attention_mask`, `labels`, and `sequence_ids` if packed, or
+                what `flatten` in data/collator.py adds; maybe `positions`, (kept,), the flat positions to predict at.
         """
         inputs = dict(batch)
         labels, positions = inputs.pop("labels"), inputs.pop("positions", None)
         if not self.takes_attention_mask:
             inputs.pop("attention_mask", None)
-        if "sequence_ids" in inputs and self.attention is not None:
-            inputs |= self.attention.inputs(inputs.pop("sequence_ids"))
+        places = inputs.pop("sequence_ids", inputs.get("position_ids"))
+        if places is not None and self.attention is not None:
+            inputs |= self.attention.inputs(places)
+        if "cu_seq_lens_q" in inputs:
+            # The number of documents differs between batches of one shape, and needs no other graph.
+            for side in "qk":
+                torch._dynamo.maybe_mark_dynamic(inputs[f"cu_seq_lens_{side}"], 0)
         # A mean over no label is NaN, and 0 times NaN is NaN. So such a batch gets one label, and its loss weight 0.
         has_labels = labels.ne(IGNORED).any()
         labels = labels.clone()
@@ -108,13 +127,20 @@ class Forward:
             labels = labels.view(-1)[positions][None]
             here = self.sparse.at(positions)
         with here:
-            if self.label_smoother is not None and model.training:
-                outputs = model(**inputs)
-                loss = self.label_smoother(outputs, labels)
-            else:
-                outputs = model(**inputs, labels=labels)
-                loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+            outputs, loss = self._loss(model, inputs, labels)
         return Prediction(loss * has_labels, outputs, positions)
+
+    def _loss(self, model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """The outputs of a model, and its loss."""
+        if self.head is not None and model.training and self.head.suits(labels):
+            with self.head.at(labels):
+                outputs = model(**inputs)
+            return outputs, outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        if self.label_smoother is not None and model.training:
+            outputs = model(**inputs)
+            return outputs, self.label_smoother(outputs, labels)
+        outputs = model(**inputs, labels=labels)
+        return outputs, outputs["loss"] if isinstance(outputs, dict) else outputs[0]
 
 
 def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
@@ -123,22 +149,94 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
     Raises:
         InputError: if the model cannot do it, or if flags exclude each other.
     """
-    training, sparse = arguments.training, arguments.model.sparse_prediction
-    # What a model can do is tried in full precision; only flash attention has none.
-    flash = "flash" in str(model.config._attn_implementation)
-    half = torch.float16 if training.fp16 else torch.bfloat16
-    with torch.autocast(training.device.type, half, enabled=flash):
+    attention: PackedAttention | FlatAttention | None = _flat_attention(arguments, model)
+    with _trying(arguments.training, model):
         return Forward.of(
             model,
-            sparse,
-            training.label_smoothing_factor,
-            attention=_attention(model) if arguments.data.pack_sequences else None,
-            micro_batch_tokens=_micro_batch_tokens(arguments),
+            arguments.model.sparse_prediction,
+            arguments.training.label_smoothing_factor,
+            head=_chunked_head(model) if arguments.training.chunked_head else None,
+            attention=attention or (_packed_attention(model) if arguments.data.pack_sequences else None),
+            micro_batch_tokens=_micro_batch_tokens(arguments, flat=attention is not None),
             fixed=arguments.data.pad_to_max_length,
         )
 
 
-def _attention(model: PreTrainedModel) -> PackedAttention:
+def _trying(training: RunArguments, model: PreTrainedModel) -> torch.autocast:
+    """What a model can do is tried in full precision; only flash attention has none."""
+    return _half(training, "flash" in str(model.config._attn_implementation))
+
+
+def _half(training: RunArguments, enabled: bool = True) -> torch.autocast:
+    return torch.autocast(training.device.type, torch.float16 if training.fp16 else torch.bfloat16, enabled=enabled)
+
+
+def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttention | None:
+    """How documents of flat batches are kept apart: if the attention that is asked for takes these, or on a GPU.
+
+    If varlen attention is asked for and these flags or this model's dropout exclude it, the model gets sdpa.
+
+    Raises:
+        InputError: if it is asked for, and this model or this device cannot do it.
+    """
+    asked, training, name = arguments.model.attn_implementation, arguments.training, type(model).__name__
+    if "flash" in str(asked) and not training.tokens_per_pass:
+        found = _try_flat(training, model)
+        return found if isinstance(found, FlatAttention) else None
+    before = model.config._attn_implementation
+    suits = asked is None and before == "sdpa" and training.device.type == "cuda" and is_varlen_available()
+    if not (asked == VARLEN or suits):
+        return None
+    reason = _excluded(arguments, model)
+    if reason is None:
+        model.set_attn_implementation(VARLEN)
+        found = _try_flat(training, model)
+        if isinstance(found, FlatAttention):
+            return found
+        model.set_attn_implementation(before)
+        has_dropout = found == AttentionDropoutError.__name__
+        if asked == VARLEN and not has_dropout:
+            raise InputError(
+                f"--attn_implementation varlen: the attention of {name} does not take the bounds of documents on this "
+                f"device ({found}); give {before}"
+            )
+        reason = "the model has attention dropout; --dropout 0 drops it" if has_dropout else found
+    level = logging.WARNING if asked == VARLEN else logging.INFO
+    logger.log(level, "%s uses %s attention with masks instead of varlen: %s", name, before, reason)
+    return None
+
+
+def _excluded(arguments: Arguments, model: PreTrainedModel) -> str | None:
+    """Why a run cannot use varlen attention, whatever the architecture; `None` if it can."""
+    training = arguments.training
+    if training.device.type not in ("cpu", "cuda"):
+        return "it needs a GPU"
+    if training.device.type == "cuda" and not (training.bf16 or training.fp16 or model.dtype.itemsize == 2):
+        return "it needs --bf16 or --fp16"
+    return "--tokens_per_pass divides batches by their lengths" if training.tokens_per_pass else None
+
+
+def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention | str:
+    """What `flat_attention` finds: on a GPU in full precision, without a kernel, and then in half, with one."""
+    with _trying(training, model):
+        found = flat_attention(model)
+    if isinstance(found, str) or model.device.type != "cuda":
+        return found
+    with _half(training):
+        return flat_attention(model)
+
+
+def _chunked_head(model: PreTrainedModel) -> ChunkedHead:
+    found = find_chunked_head(model)
+    if isinstance(found, str):
+        raise InputError(
+            f"--chunked_head: the head of a {type(model).__name__} does not give the same loss in chunks ({found}); "
+            "drop the flag"
+        )
+    return found
+
+
+def _packed_attention(model: PreTrainedModel) -> PackedAttention:
     attention = packed_attention(model)
     if attention is None:
         or_sdpa = ", or try --attn_implementation sdpa" * model._supports_sdpa
@@ -149,7 +247,7 @@ def _attention(model: PreTrainedModel) -> PackedAttention:
     return attention
 
 
-def _micro_batch_tokens(arguments: Arguments) -> int | None:
+def _micro_batch_tokens(arguments: Arguments, flat: bool) -> int | None:
     training, asked = arguments.training, arguments.training.tokens_per_pass
     need_whole_batches = {
         "--pad_to_max_length": arguments.data.pad_to_max_length,
@@ -162,5 +260,5 @@ def _micro_batch_tokens(arguments: Arguments) -> int | None:
             f"--tokens_per_pass divides batches by their lengths, and {flag} needs them whole; raise "
             "--gradient_accumulation_steps instead"
         )
-    default = TOKENS_ON_CPU if training.device.type == "cpu" and flag is None else None
+    default = TOKENS_ON_CPU if training.device.type == "cpu" and flag is None and not flat else None
     return default if asked is None else asked or None

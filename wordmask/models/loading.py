@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from wordmask.config.arguments import ModelArguments
+from wordmask.config.model_arguments import VARLEN, ModelArguments
 from wordmask.data.sources import Texts
-from wordmask.models.configuration import hub_options, make_config, origin
+from wordmask.models.configuration import hub_options, make_config, making, origin, with_dropout
 from wordmask.models.packed_attention import position_limits
 from wordmask.models.probing import embedded_ids
 from wordmask.tokenization.encoding import vocabulary_size
@@ -21,7 +21,7 @@ from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
-from wordmask.utils.hub import load_pretrained_tokenizer, loading, making
+from wordmask.utils.hub import load_pretrained_tokenizer, loading
 from wordmask.utils.lock import waiting
 from wordmask.utils.progress import tracked
 from wordmask.utils.quantities import counted
@@ -100,8 +100,11 @@ def load_model(
     Raises:
         InputError: if there is no such model, or if its settings do not fit.
     """
-    head_is_new, attention = False, arguments.attn_implementation
+    # `choose_forward` lets a model have varlen attention, once it has tried it.
+    head_is_new, asked = False, arguments.attn_implementation
+    attention = None if asked == VARLEN else asked
     if arguments.model_name_or_path:
+        config = config and with_dropout(arguments, config)
         with loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"), _no_table():
             model, info = AutoModelForMaskedLM.from_pretrained(
                 arguments.model_name_or_path,
@@ -114,7 +117,7 @@ def load_model(
             )
         head_is_new = _check_weights(arguments, model, info)
     else:
-        config = make_config(arguments, config, tokenizer)
+        config = with_dropout(arguments, make_config(arguments, config, tokenizer))
         with making(*origin(arguments)):
             dtype = torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
             model = AutoModelForMaskedLM.from_config(

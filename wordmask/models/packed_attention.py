@@ -1,12 +1,13 @@
-"""Attention inside each document of a packed sequence.
+"""Attention inside each document of a batch: by masks, or by the bounds of the documents in a flat batch.
 
 Architectures and implementations of attention need different masks: boolean, additive, or one for each kind of layer.
-transformers makes most of them. We try each form, and keep the first one that gives each document the same logits as
-alone.
+transformers makes most of them. Implementations that take the bounds of documents need none. We try each form, and
+keep the first one that gives each document the same logits as alone.
 
 Where another implementation of attention is refused: config/arguments.py refuses --pack_sequences with flex attention
 before anything is loaded, since that trains on few devices only. Every other implementation is tried here. If no form
-works, forward.py refuses it. So for another implementation, drop the check there and add its mask to `FORMS` here.
+works, forward.py refuses it. So for another implementation, drop the check there and add its mask to `FORMS` here, or
+to `FLAT_FORMS` if it takes `cu_seq_lens_q`.
 """
 
 from __future__ import annotations
@@ -97,29 +98,95 @@ class PackedAttention:
         }
 
 
+# Without a mask at all, the layers with sliding attention would get the mask of a whole batch, which nothing uses.
+FLAT_FORMS: tuple[Mask, ...] = ({"full_attention": None, "sliding_attention": None}, None)
+
+
+@dataclass(frozen=True)
+class FlatAttention:
+    """How a model keeps the documents of a flat batch apart, whose bounds its layers are given.
+
+    Attributes:
+        mask: stands for no mask.
+        first_position: the first position of each document.
+    """
+
+    mask: Mask
+    first_position: int
+
+    def inputs(self, position_ids: torch.Tensor) -> dict[str, Mask]:
+        """The attention mask and the positions of a flat batch.
+
+        Args:
+            position_ids: (1, tokens), the position of each token in its document, from 0.
+        """
+        return {"attention_mask": self.mask, "position_ids": position_ids + self.first_position}
+
+
 def packed_attention(model: PreTrainedModel) -> PackedAttention | None:
     """How this model keeps documents apart, so that each has the same logits as alone; `None` if it cannot.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
     """
-    first = max(map(first_position, position_embeddings(model)), default=0)
+    first = _first_position(model)
     for form in FORMS:
         attention = PackedAttention(form, model.config, first, model.dtype)
-        if why_not(model, lambda attention=attention: _agrees(model, attention)) is None:  # type: ignore[misc]
+        if why_not(model, lambda attention=attention: _agrees(model, attention.inputs)) is None:  # type: ignore[misc]
             return attention
     return None
 
 
-def _agrees(model: PreTrainedModel, attention: PackedAttention) -> bool:
+def flat_attention(model: PreTrainedModel) -> FlatAttention | str:
+    """The same for flat batches, in evaluation and in training; or why it cannot, see `why_not`.
+
+    Args:
+        model: a masked language model whose implementation of attention takes bounds, which is left as it is.
+    """
+    reasons = []
+    for mask in FLAT_FORMS:
+        attention = FlatAttention(mask, _first_position(model))
+
+        def check(attention: FlatAttention = attention) -> bool:
+            """With dropout, only whether it trains, since the numbers are random."""
+            agrees = _agrees(model, lambda sequence_ids: _flat_inputs(attention, sequence_ids))
+            model.train()
+            ids = some_ids(model, 1, 4)
+            model(input_ids=ids, **_flat_inputs(attention, torch.ones_like(ids)))
+            return agrees
+
+        reasons.append(why_not(model, check))
+        if reasons[-1] is None:
+            return attention
+    return str(reasons[-1])
+
+
+def _flat_inputs(attention: FlatAttention, sequence_ids: torch.Tensor) -> dict[str, Any]:
+    """What a model gets for one flat sequence of documents with these numbers."""
+    sizes = sequence_ids.unique_consecutive(return_counts=True)[1]
+    positions = torch.cat([torch.arange(size, device=sizes.device) for size in sizes.tolist()])[None]
+    bounds = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).int()
+    lengths = {f"max_length_{side}": int(sizes.max()) for side in "qk"}
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, **lengths, **attention.inputs(positions)}
+
+
+def _first_position(model: PreTrainedModel) -> int:
+    return max(map(first_position, position_embeddings(model)), default=0)
+
+
+def _agrees(model: PreTrainedModel, inputs: Callable[[torch.Tensor], dict[str, Any]]) -> bool:
     """Whether two documents, packed with padding, get the same logits as each alone.
 
     The longer one is longer than the window of layers with sliding attention, if the model has so many positions.
+
+    Args:
+        model: the model.
+        inputs: what it gets, beside ids, for a sequence of documents with these numbers.
     """
     window = getattr(model.config, "sliding_window", None) or 4
     sizes = [min([2 * window + 3, *(limit - 7 for limit in position_limits(model))]), 5, 2]
     ids = some_ids(model, 1, sum(sizes))
     sequence_ids = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
-    packed = model(input_ids=ids, **attention.inputs(sequence_ids)).logits
+    packed = model(input_ids=ids, **inputs(sequence_ids)).logits
     pairs = zip(ids.split(sizes, dim=1), packed.split(sizes, dim=1), strict=True)
     return all(close(logits, model(input_ids=alone).logits) for alone, logits in pairs)

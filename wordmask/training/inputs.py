@@ -16,6 +16,7 @@ from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 from wordmask.models.loading import choose_length, load_tokenizer, longest_sequence
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
@@ -24,10 +25,15 @@ from wordmask.utils.terminal import terminal
 
 @dataclass
 class RunSequences:
-    """The sequences of a run; `None` for a split that it does not use. And the report on their texts."""
+    """The sequences of a run; `None` for a split that it does not use. And the report on their texts.
+
+    Attributes:
+        validation_digest: that of the text of `validation`.
+    """
 
     train: StagedSequences | StreamedSequences | None = None
     validation: Sequences | None = None
+    validation_digest: str = ""
     report: DataReport = field(default_factory=DataReport)
 
 
@@ -95,6 +101,7 @@ def make_sequences(
         if "validation" in texts and (training.do_eval or not sequences.train):
             stream = tokens_of(texts["validation"], tokenization)
             sequences.validation = Sequences(stream, tokenization, max(lengths), limit=data.max_eval_samples)
+            sequences.validation_digest = hashed(texts["validation"].fingerprint, data.max_eval_samples)
             reported["validation"] = sequences.validation.text
     masks_words, rate = tokenization.segmentation is not None, arguments.masking.rates[1]
     sequences.report = DataReport.of(reported, tokenization.tokenizer, masks_words, rate)

@@ -1,66 +1,101 @@
-"""The model card, `README.md` next to the weights."""
+"""The model card, `README.md` next to the weights, made from the files of the run, with the curve of the loss."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
+from markupsafe import Markup
+
+from wordmask.config.metric_table import METRICS
+from wordmask.training.evaluation.probe_display import ProbeResults
+from wordmask.training.pages import CURVE, render, write_page
+from wordmask.training.records.run_record import SETTINGS, STEP
+from wordmask.training.report import RunFiles
+from wordmask.utils.terminal import clean
+
+_MARKDOWN = re.compile(r"[\\`*_<>|&#~$]|\](?=[\[(])")  # what Markdown, HTML and formulas obey
+_PLAIN = re.compile(r"[\w.,:/@+= -]+")
+# The scripts of one language alone. Chinese characters without the others are Chinese.
+_LANGUAGES = {"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "THAI": "th", "CJK": "zh"}
+RARE = 0.01  # a script with a smaller share is left out
 
 
-@dataclass
-class Card:
-    """The content of a model card.
-
-    Attributes:
-        base: the model that training started from: a hub id or a directory; `None` if from scratch.
-        model_type: the architecture.
-        strategy: the unit that was masked.
-        datasets: hub ids of the data.
-        settings: other settings of the training, by name.
-        metrics: the results, by name.
-        head_is_new: whether weights of the masked-LM head began at random, since the base model had none.
-    """
-
-    base: str | None = None
-    model_type: str = ""
-    strategy: str = ""
-    datasets: Sequence[str] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    head_is_new: bool = False
-
-
-def write_card(directory: str, card: Card) -> None:
-    """Write `README.md`, with links to the hub only for what is on the hub."""
-    on_hub = card.base is not None and not os.path.isdir(card.base)
-    name = Path(directory).resolve().name
+def write_card(directory: str | Path) -> None:
+    """Write `README.md` for the model in a directory, with links to the hub only for what is on the hub."""
+    directory = Path(directory)
+    run = RunFiles(directory)
+    given = run.record.get("arguments", {})
+    base, strategy = given.get("model_name_or_path"), given.get("masking_strategy")
+    dataset = given.get("dataset_name")
+    evaluation = run.after or run.before
+    shares = scripts(evaluation.words) if evaluation else {}
     data = ModelCardData(
-        base_model=card.base if on_hub else None,
-        datasets=list(card.datasets) or None,
+        language=languages(shares) or None,
+        base_model=base if _is_on_hub(base) else None,
+        datasets=[dataset] if _is_on_hub(dataset) else None,
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=["masked-lm", card.strategy] if card.strategy else ["masked-lm"],
+        tags=["masked-lm", *([strategy] if strategy else [])],
     )
-    base = f"[{card.base}](https://huggingface.co/{card.base})" if on_hub else f"`{Path(card.base or '').name}`"
-    origin = f"It was fine-tuned from {base}." if card.base else "It was trained from scratch."
-    if card.head_is_new:
-        origin += " That model had no masked-LM head, or a part of one: the head began with random weights."
-    lines = [
-        f"# {name}",
-        f"A {card.model_type} masked language model, trained with {card.strategy} masking by wordmask. {origin}",
-        _table("Training", card.settings),
-        _table("Evaluation", {metric: f"{value:.4f}" for metric, value in card.metrics.items()}),
-    ]
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, lines)) + "\n").save(
-        os.path.join(directory, "README.md")
+    curve = next((measure["charts"][0] for measure in run.measures if measure["name"] == "loss"), None)
+    if curve:
+        write_page(directory / CURVE, render("curve.svg.jinja", chart=curve))
+    card = render(
+        "model_card.md.jinja",
+        escaped,
+        data=Markup(data.to_yaml()),
+        run=run,
+        given=given,
+        on_hub=data.base_model is not None,
+        shares=shares,
+        settings={name: given[name] for name in (*SETTINGS, *STEP) if name in given},
+        probe=ProbeResults(run.results, "").rows(),
+        curve=curve and CURVE,
+        code=code,
+        literal=lambda text: Markup(json.dumps(clean(text), ensure_ascii=False)),
+        METRICS=METRICS,
     )
+    write_page(directory / "README.md", card)
 
 
-def _table(title: str, values: Mapping[str, Any]) -> str:
-    """A heading and a table of two columns; empty without values."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
-    return f"## {title}\n\n| | |\n|---|---|\n{rows}" if rows else ""
+def _is_on_hub(name: str | None) -> bool:
+    """Whether a name is one of the hub, and of no directory here."""
+    return name is not None and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)) and not os.path.exists(name)
+
+
+def escaped(text: str) -> str:
+    """Text from outside, with all that Markdown, HTML or a terminal would obey as text: `a|b` is `a&#124;b`."""
+    return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", clean(text))
+
+
+def code(value: Any) -> Markup:
+    """A value as code. Names of directories are shortened to their last part, since a card is public."""
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    paths = [isinstance(one, str) and (os.path.isabs(one) or os.path.exists(one)) for one in values]
+    names = [Path(one).name if is_path else str(one) for one, is_path in zip(values, paths, strict=True)]
+    text = " ".join(names)
+    return Markup(f"`{text}`" if _PLAIN.fullmatch(text) else f"<code>{escaped(text)}</code>")
+
+
+def scripts(words: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """The scripts of words, each with its share of their letters: `{"CJK": 0.97, "LATIN": 0.03}`."""
+    counts: Counter[str] = Counter()
+    for word, (masked, _) in words.items():
+        for letter in filter(str.isalpha, word):
+            counts[unicodedata.name(letter, "OTHER").split()[0]] += masked
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.most_common() if count >= RARE * total}
+
+
+def languages(shares: Mapping[str, float]) -> list[str]:
+    """The languages that scripts tell: none for Latin letters, which many languages have."""
+    found = {_LANGUAGES[name] for name in shares if name in _LANGUAGES}
+    return sorted(found - {"zh"} or found)

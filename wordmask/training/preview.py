@@ -1,8 +1,10 @@
-"""Masked examples in the terminal: the words, and what replaced each token."""
+"""Masked examples, at the terminal or as a page: the words, and what replaced each token."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -11,30 +13,72 @@ from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
+from wordmask.training.pages import render
 from wordmask.utils.errors import InputError
+from wordmask.utils.files import write_atomically
 from wordmask.utils.terminal import clean
 
 # Brackets say the same as colours, for pipes and for colour-blind readers.
-MASKED, RANDOM, KEPT = ("[{}]", "bold red"), ("{{{}>{}}}", "bold yellow"), ("<{}>", "bold green")
+KINDS = {
+    "masked": ("[{}]", "bold red"),
+    "random": ("{{{}>{}}}", "bold yellow"),
+    "kept": ("<{}>", "bold green"),
+    "": ("{}", "default"),
+    "special": ("{}", "dim"),
+}
 
 
-def preview(
+@dataclass(frozen=True)
+class Piece:
+    """A token of an example.
+
+    Attributes:
+        text: its text.
+        seen: the text of the token that the model sees in its place.
+        kind: what happened to it, one of `KINDS`; empty for a token that is not masked.
+        before: what stands before it: a space between words, and `·` within a word.
+    """
+
+    text: str
+    seen: str
+    kind: str
+    before: str
+
+    @property
+    def shown(self) -> str:
+        """The token, in the brackets of its kind."""
+        return KINDS[self.kind][0].format(self.text, self.seen)
+
+
+@dataclass(frozen=True)
+class MaskedExample:
+    """An example as training masks it: its tokens, and how many of them can be masked and are."""
+
+    pieces: list[Piece]
+    maskable: int
+    masked: int
+
+    @property
+    def share(self) -> str:
+        """`3 of 25 tokens (12.0%)`"""
+        return f"{self.masked} of {self.maskable} tokens ({self.masked / max(self.maskable, 1):.1%})"
+
+
+def masked_examples(
     sequences: Sequences | StagedSequences | StreamedSequences,
     count: int,
     collator: MaskingCollator,
     tokenizer,
     rate: float,
-    console: Console,
-) -> None:
-    """Print the first sequences as the first epoch of training masks them.
+) -> list[MaskedExample]:
+    """The first sequences as the first epoch of training masks them.
 
     Args:
         sequences: the sequences to train on.
-        count: how many to print.
+        count: how many to show.
         collator: makes batches with `word_ids`.
         tokenizer: decodes tokens.
         rate: the masking rate.
-        console: where to print; it chooses colours by the terminal and `NO_COLOR`.
 
     Raises:
         InputError: if there is no sequence.
@@ -46,37 +90,60 @@ def preview(
     )
     if not examples:
         raise InputError("--preview_masking: there is no example to show; give a --train_file with text in it")
-    legend = Text("words apart, their tokens joined by ·   ")
-    for (form, style), label in ((MASKED, "masked"), (RANDOM, "random"), (KEPT, "kept")):
-        legend.append(form.format(label, "other") + "   ", style)
-    console.print(legend, soft_wrap=True)
-    for number, example in enumerate(examples, 1):
-        console.print(_render(number, example, collator, tokenizer), soft_wrap=True)
+    return [_masked(example, collator, tokenizer) for example in examples]
 
 
-def _render(number: int, example: Example, collator: MaskingCollator, tokenizer) -> Text:
-    """One example on one line, with its share of masked tokens."""
+def _masked(example: Example, collator: MaskingCollator, tokenizer) -> MaskedExample:
     batch = {name: tensor[0].tolist() for name, tensor in collator([example]).items()}
+    labels, seen, words = batch["labels"], batch["input_ids"], batch["word_ids"]
     positions = range(sum(batch["attention_mask"]))
-    original = [batch["input_ids" if batch["labels"][index] == IGNORED else "labels"][index] for index in positions]
+    original = [seen[index] if labels[index] == IGNORED else labels[index] for index in positions]
     maskable = [bool(collator.vocabulary.maskable[token]) for token in original]
-    words = batch["word_ids"]
-    labels = sum(label != IGNORED for label in batch["labels"])
-    line = Text(f"{number}. {labels} of {sum(maskable)} tokens ({labels / max(sum(maskable), 1):.1%}): ", "default")
-    for position, token in enumerate(original):
-        if position:
-            same = words[position] == words[position - 1]
-            joined = same and maskable[position] and maskable[position - 1]
-            line.append("·" if joined else " ", "dim")
-        form, style = ("{}", "default" if maskable[position] else "dim")
-        seen = batch["input_ids"][position]
-        if batch["labels"][position] != IGNORED:
-            form, style = MASKED if seen == collator.vocabulary.mask_token_id else KEPT if seen == token else RANDOM
-        line.append(form.format(_piece(tokenizer, token), _piece(tokenizer, seen)), style)
-    return line
+    pieces = []
+    for place, token in enumerate(original):
+        inside = place and words[place] == words[place - 1] and maskable[place] and maskable[place - 1]
+        kind = "" if maskable[place] else "special"
+        if labels[place] != IGNORED:
+            mask = collator.vocabulary.mask_token_id
+            kind = "masked" if seen[place] == mask else "kept" if seen[place] == token else "random"
+        before = "·" if inside else " " if place else ""
+        pieces.append(Piece(_text(tokenizer, token), _text(tokenizer, seen[place]), kind, before))
+    return MaskedExample(pieces, sum(maskable), sum(label != IGNORED for label in labels))
 
 
-def _piece(tokenizer, token: int) -> str:
+def _text(tokenizer, token: int) -> str:
     """The text of a token, or its name if it is only a part of a character."""
     text = tokenizer.decode([token]).removeprefix("##").strip()
     return clean(text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token))
+
+
+def print_examples(examples: list[MaskedExample], console: Console) -> None:
+    """Print examples, one to a line; the console chooses colours by the terminal and `NO_COLOR`."""
+    legend = Text("words apart, their tokens joined by ·   ")
+    for kind in ("masked", "random", "kept"):
+        form, style = KINDS[kind]
+        legend.append(form.format(kind, "other") + "   ", style)
+    console.print(legend, soft_wrap=True)
+    for number, example in enumerate(examples, 1):
+        line = Text(f"{number}. {example.share}: ", "default")
+        for piece in example.pieces:
+            line.append(piece.before, "dim").append(piece.shown, KINDS[piece.kind][1])
+        console.print(line, soft_wrap=True)
+
+
+def write_examples(examples: list[MaskedExample], path: str, masking: str) -> None:
+    """Write a page of examples.
+
+    Args:
+        examples: what to show.
+        path: the file, which does not exist.
+        masking: what is masked and how much of it, for people.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    try:
+        with write_atomically(Path(path)) as file:
+            file.write(render("preview.html.jinja", examples=examples, masking=masking))
+    except OSError as error:
+        raise InputError(f"--preview_file: {path} cannot be written ({error.strerror}); give another") from None

@@ -7,14 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from torch.optim.lr_scheduler import LambdaLR
 
-from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.display.speed import TokenCount, with_tokens
 from wordmask.training.records.output_dir import last_checkpoint
 from wordmask.training.records.progress_record import (
     ProgressRecord,
@@ -24,7 +21,8 @@ from wordmask.training.records.progress_record import (
     write_progress,
 )
 from wordmask.training.records.run_record import RunRecord
-from wordmask.training.stopping import StoppableTrainer
+from wordmask.training.records.speed_record import read_speed
+from wordmask.training.timing import TimedTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
@@ -35,7 +33,7 @@ logger = logging.getLogger(__name__)
 _SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 
 
-class ResumableTrainer(StoppableTrainer):
+class ResumableTrainer(TimedTrainer):
     """A `Trainer` that counts the examples of an epoch instead of its steps.
 
     transformers finds its place in the training by the number of steps. That is wrong if the size of a step changes:
@@ -49,7 +47,6 @@ class ResumableTrainer(StoppableTrainer):
         done: the progress before this call of `train`.
     """
 
-    args: RunArguments
     train_sequences: StagedSequences | StreamedSequences | None
     plan: Batches | None = None
     done: Progress = Progress()
@@ -58,7 +55,6 @@ class ResumableTrainer(StoppableTrainer):
     _optimizer_done: str | None = None
     _random_state: str | None = None  # a checkpoint whose random state is to be restored after the first batch
     _attempts = 0
-    tokens: TokenCount
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
     def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
@@ -98,6 +94,7 @@ class ResumableTrainer(StoppableTrainer):
         sequences = self.train_sequences
         examples = len(sequences.stages[-1]) if isinstance(sequences, StagedSequences) else 0
         record = read_progress(checkpoint, self.division, run, examples)
+        self.speed.moments = read_speed(Path(checkpoint).parent)
         self.done, self._loss_done, self._optimizer_done = record.progress, record.loss, record.optimizer
         self.owes_evaluation = record.owes_evaluation and self.eval_dataset is not None
         if not isinstance(sequences, StagedSequences):
@@ -163,6 +160,7 @@ class ResumableTrainer(StoppableTrainer):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             if not self.done.step:
                 self.continue_from(resume_from_checkpoint)
+        self.speed.begin(self.done.step)
         with terminal().closing():
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -328,14 +326,9 @@ class ResumableTrainer(StoppableTrainer):
         super()._write_checkpoint(path, model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log. The loss of a training is the mean over all its steps, also those before a resume.
-
-        Its tokens in a second are those of all processes in this call of `train`.
-        """
+        """Log. The loss of a training is the mean over all its steps, also those before a resume."""
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
-            tokens = torch.as_tensor(self.tokens.total, device=self.args.device)
-            with_tokens(logs, int(self.accelerator.reduce(tokens, "sum")))
         super().log(logs, start_time)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.checkpoints import written
 from wordmask.training.data_report import report_data
-from wordmask.training.display.header import show_header
+from wordmask.training.display.header import describe_masking, describe_run, show_header
 from wordmask.training.display.messages import set_up_output
 from wordmask.training.dry_run.forecast import check_room
 from wordmask.training.dry_run.plan import DryRun, limits
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
-from wordmask.training.preview import preview
+from wordmask.training.preview import masked_examples, print_examples, write_examples
 from wordmask.training.records.output_dir import (
     check_owner,
     claimed,
@@ -39,7 +40,7 @@ from wordmask.training.tasks import evaluate, publish, report, train
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import check_push
-from wordmask.utils.terminal import terminal
+from wordmask.utils.terminal import Fact, terminal
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
     probe = make_probe(arguments, labelled, model, tokenizer, max(lengths), forward)
     sequences = make_sequences(texts, tokenization, arguments, lengths)
-    trainer = make_trainer(arguments, model, head_is_new, tokenizer, vocabulary, sequences, forward)
+    trainer = make_trainer(arguments, model, tokenizer, vocabulary, sequences, forward)
     trainer.probe = probe
     changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     for line in changed_settings:
@@ -101,17 +102,17 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     if training.dry_run:
         sequences.report.warn()
         return DryRun(arguments, trainer).run(checkpoint, changed_steps)
-    writes_card = _begin(script, arguments, identity, trainer, checkpoint, changed_settings)
+    described = describe_run(arguments, trainer) | ({"head": "new"} if head_is_new else {})
+    writes_card = _begin(
+        arguments, trainer, checkpoint, changed_settings, partial(write_run, script, arguments, identity, described)
+    )
 
     show_header(arguments, trainer, terminal())
     report_data(sequences.report, trainer)
     metrics = train(trainer, checkpoint, changed_steps) if training.do_train else {}
     if training.do_eval:
         metrics |= evaluate(trainer, combined=not evaluates_another(arguments))
-    if writes_card:
-        publish(trainer, metrics)
-    elif training.push_to_hub:
-        logger.warning("--push_to_hub: this run trained nothing, so it pushes nothing")
+    publish(trainer, writes_card)
     if trainer.is_world_process_zero():
         report(metrics, trainer)
     return metrics
@@ -143,17 +144,21 @@ def _preview(
     count, rate = masking.preview_masking, masking.rates[0]
     terminal().close()
     sequences.report.warn()
-    preview(shown, count, collator, tokenizer, rate, Console())  # type: ignore[arg-type]  # one of the two is there
+    examples = masked_examples(shown, count, collator, tokenizer, rate)  # type: ignore[arg-type]  # one of the two
+    if masking.preview_file is None:
+        print_examples(examples, Console())
+    elif arguments.training.process_index == 0:
+        write_examples(examples, masking.preview_file, describe_masking(arguments))
+        terminal().show(Fact("preview", masking.preview_file))
     return {}
 
 
 def _begin(
-    script: str,
     arguments: Arguments,
-    identity: Identity,
     trainer: MlmTrainer,
     checkpoint: str | None,
     changed_settings: Sequence[str],
+    write_record: Callable[[], None],
 ) -> bool:
     """Make the output directory this run's.
 
@@ -171,6 +176,6 @@ def _begin(
         if training.do_train and not trainer.is_finished():
             check_room(trainer)
         if writes_card or not training.do_train:
-            write_run(script, arguments, identity)
+            write_record()
     trainer.accelerator.wait_for_everyone()
     return writes_card

@@ -24,17 +24,14 @@ from wordmask.training.evaluation.probe import Probe
 from wordmask.training.evaluation.record import EvaluationRecord, read_evaluations
 from wordmask.training.evaluation.reports import EvaluationReports
 from wordmask.training.inputs import RunSequences
-from wordmask.training.model_card import Card
 from wordmask.training.records.output_dir import evaluates_another
 from wordmask.training.records.run_record import read_run
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
 
-def make_collator(
-    arguments: Arguments, vocabulary: Vocabulary, packed: bool = False, word_ids: bool = False
-) -> MaskingCollator:
-    """The collator that masks as the arguments say; `word_ids` adds the words' numbers to a batch."""
+def make_collator(arguments: Arguments, vocabulary: Vocabulary, **returned: bool) -> MaskingCollator:
+    """The collator that masks as the arguments say; `returned` are its options for what a batch has."""
     training, masking = arguments.training, arguments.masking
     return MaskingCollator(
         vocabulary,
@@ -44,8 +41,7 @@ def make_collator(
         masking.random_replace_prob,
         fixed=arguments.data.pad_to_max_length,
         multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores work on tiles of 8
-        packed=packed,
-        word_ids=word_ids,
+        **returned,  # type: ignore[arg-type]
         highest_rate=max(masking.rates) if arguments.data.pad_to_max_length else None,
     )
 
@@ -53,7 +49,6 @@ def make_collator(
 def make_trainer(
     arguments: Arguments,
     model: PreTrainedModel,
-    head_is_new: bool,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
     sequences: RunSequences,
@@ -61,6 +56,8 @@ def make_trainer(
 ) -> MlmTrainer:
     """Make the Trainer, and check that it can do what its arguments ask for."""
     training, data = arguments.training, arguments.data
+    # On a CPU, where batches are divided, the positions of a micro-batch are found without waiting.
+    whole, packed = forward.micro_batch_tokens is None, data.pack_sequences
     try:
         trainer = MlmTrainer(
             model,
@@ -68,13 +65,12 @@ def make_trainer(
             sequences.train,
             sequences.validation,
             tokenizer,
-            make_collator(arguments, vocabulary, packed=data.pack_sequences),
-            make_collator(arguments, vocabulary, word_ids=True),
+            make_collator(arguments, vocabulary, packed=packed, flat=forward.flat, positions=whole),
+            make_collator(arguments, vocabulary, positions=whole, word_ids=True),
             arguments.masking.rates,
             forward,
-            _card(arguments, model, head_is_new),
         )
-        trainer.reports = _reports(arguments, trainer)
+        trainer.reports = _reports(arguments, trainer, sequences.validation_digest)
         if training.do_train:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
     except (HfHubHTTPError, ConnectionError) as error:
@@ -119,7 +115,7 @@ def make_probe(
     return Probe(examples, embedder, arguments.training.eval_batch_size)
 
 
-def _reports(arguments: Arguments, trainer: MlmTrainer) -> EvaluationReports | None:
+def _reports(arguments: Arguments, trainer: MlmTrainer, text: str) -> EvaluationReports | None:
     """What keeps and shows the evaluations of this run; `None` if it has nothing to evaluate.
 
     An evaluation of what was trained in a directory is compared with the record there, but is not added to it.
@@ -135,7 +131,7 @@ def _reports(arguments: Arguments, trainer: MlmTrainer) -> EvaluationReports | N
     readable = ReadableTokens(trainer.processing_class)
     batch_size, fixed = training.eval_batch_size, trainer.forward.fixed
     lines = SampleLines(sequences, trainer.eval_collator, trainer.rates[1], batch_size, fixed, readable)
-    return EvaluationReports(record, lines, readable, training.do_train, foreign)
+    return EvaluationReports(record, lines, readable, training.do_train, foreign, text)
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
@@ -156,23 +152,3 @@ def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
                 f"--length_schedule: {length}:{share:g} of {batches.step_bounds[-1]} steps is not one step; give it "
                 "a larger share"
             )
-
-
-def _card(arguments: Arguments, model: PreTrainedModel, head_is_new: bool) -> Card:
-    training = arguments.training
-    return Card(
-        base=arguments.model.model_name_or_path,
-        model_type=model.config.model_type,
-        strategy=arguments.masking.masking_strategy.value,
-        datasets=[arguments.data.dataset_name] if arguments.data.dataset_name else [],
-        settings={
-            "masking": f"{arguments.masking.masking_strategy.value}, {arguments.masking.mlm_probability}",
-            "learning rate": training.learning_rate,
-            "examples in a step": training.train_batch_size
-            * training.gradient_accumulation_steps
-            * training.world_size,
-            "epochs": training.num_train_epochs if training.max_steps < 0 else f"{training.max_steps} steps",
-            "seed": training.seed,
-        },
-        head_is_new=head_is_new,
-    )

@@ -1,4 +1,4 @@
-"""The tasks of a run: train, evaluate, write the model card, and print the results."""
+"""The tasks of a run: train, evaluate, write report and model card, and print the results."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 import logging
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from wordmask.config.metric_table import METRICS
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.evaluation.before_after import ImprovedWords, Results
-from wordmask.training.evaluation.probe import ProbeResults
+from wordmask.training.evaluation.probe_display import ProbeResults
+from wordmask.training.pages import REPORT, only_warned
 from wordmask.training.records.progress_record import read_state
+from wordmask.training.report import write_report
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
@@ -29,11 +30,6 @@ OTHERS = {
     "train_samples": "training examples",
     "eval_samples": "evaluation examples",
 }
-CARD = (
-    "train_samples",
-    "train_loss",
-    *(metric.result + end for metric in METRICS.values() for end in ("_before", "")),
-)
 
 
 def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str, float]:
@@ -46,9 +42,7 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
     """
     if checkpoint:
         if trainer.is_finished():
-            logger.warning("%s holds the end of this run; give --overwrite_output_dir to train it again", checkpoint)
-            _take_over(trainer, checkpoint)
-            return {}
+            return _take_over(trainer, checkpoint)
         logger.warning("going on from %s%s", checkpoint, change)
         if trainer.reports:
             trainer.reports.record.write()  # those of a checkpoint that lies elsewhere
@@ -69,14 +63,32 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
     return metrics
 
 
-def _take_over(trainer: MlmTrainer, checkpoint: str) -> None:
-    """Load the model of a finished run, or of its last checkpoint if the run did not save it."""
-    directory = str(trainer.args.output_dir)
-    saved = os.path.exists(os.path.join(directory, "train_results.json"))
-    trainer._load_from_checkpoint(directory if saved else checkpoint)
+def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
+    """Load the model of a finished run, or of its last checkpoint if the run did not save it; return its results."""
+    results = Path(str(trainer.args.output_dir), "train_results.json")
+    done, asked = trainer.done.step, trainer.planned_steps()
+    fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}"
+    saved = results.exists()
+    logger.warning(
+        "%s holds the end of this run%s%s; give --overwrite_output_dir to train it again",
+        *(checkpoint, fewer * (done > asked), "; its results stay" * saved),
+    )
     trainer.state = read_state(checkpoint)
-    if not saved:
+    if not (saved and _load_saved(trainer)):
+        trainer._load_from_checkpoint(checkpoint)
         _save_model(trainer)
+    return _results(trainer, "train")
+
+
+def _load_saved(trainer: MlmTrainer) -> bool:
+    """Load the model that a finished run has saved; `False` with a warning if it cannot be read."""
+    directory = str(trainer.args.output_dir)
+    try:
+        trainer._load_from_checkpoint(directory)
+        return True
+    except InputError as error:
+        logger.warning("the model in %s is saved again: %s", directory, error)
+        return False
 
 
 def _save_model(trainer: MlmTrainer) -> None:
@@ -118,20 +130,21 @@ def _results(trainer: MlmTrainer, split: str) -> dict[str, float]:
         return {}
     except (ValueError, TypeError) as error:
         logger.warning("%s cannot be read (%s), so earlier results are lost", path, one_line(error))
-        path.unlink()
+        path.unlink(missing_ok=True)
         return {}
 
 
-def publish(trainer: MlmTrainer, metrics: dict[str, float]) -> None:
-    """Write the model card, with the results of training and evaluation; with --push_to_hub, push it and the model."""
+def publish(trainer: MlmTrainer, writes_card: bool) -> None:
+    """Write the report, and the model card if asked; with --push_to_hub, push them and the model."""
+    directory = str(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        metrics = _results(trainer, "train") | metrics
-    shown = {name: metrics[name] for name in CARD if name in metrics}
-    trainer.card = replace(
-        trainer.card, metrics=shown, settings={**trainer.card.settings, "examples in a step": trainer.division.step}
-    )
-    if trainer.args.push_to_hub:
-        with pushing(trainer.args.output_dir):
+        with only_warned(f"the report of {directory}"):
+            write_report(directory)
+    if not writes_card:
+        if trainer.args.push_to_hub:
+            logger.warning("--push_to_hub: this run trained nothing, so it pushes nothing")
+    elif trainer.args.push_to_hub:
+        with pushing(directory):
             trainer.push_to_hub()
     else:
         trainer.create_model_card()
@@ -144,8 +157,10 @@ def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
         others = [(label, f"{int(metrics[name]):,}") for name, label in OTHERS.items() if name in metrics]
         terminal().show(Results(metrics, others))
     if trainer.probe and "eval_probe_f1" in metrics:
-        terminal().show(ProbeResults(metrics, trainer.probe.examples))
+        terminal().show(ProbeResults(metrics, str(trainer.probe.examples)))
     if trainer.reports and trainer.reports.improved:
         terminal().show(ImprovedWords(trainer.reports.improved))
     what = "model and results" if trainer.args.do_train else "output"
     terminal().show(Fact(what, str(trainer.args.output_dir)))
+    if (page := Path(str(trainer.args.output_dir), REPORT)).exists():
+        terminal().show(Fact("report", str(page)))

@@ -1,8 +1,8 @@
 """The Trainer with the loss, the batches and the evaluation of masked language modelling.
 
 Classes build on each other: checkpoints.py (whole or not there), finite.py (numbers that blow up), stopping.py (after
-a signal), resuming.py, evaluation/evaluating.py, and `MlmTrainer` here. To log a figure of the training batches, such
-as the share of masked words:
+a signal), timing.py, resuming.py, evaluation/evaluating.py, and `MlmTrainer` here. To log a figure of the training
+batches, such as the share of masked words:
 
 1. `make_trainer` in setup.py makes the collator: `word_ids=True` adds the number of each token's word to a batch.
 2. `_get_num_items_in_batch` here sees the batches of a step before the model does: take `word_ids` out, and count.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import DynamoBackend, send_to_device
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -35,14 +36,18 @@ from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequence
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
+from wordmask.models.compilation import compile_layers
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
+from wordmask.models.sparse_prediction import positions_to_predict
 from wordmask.training.display.live_output import LiveOutput
 from wordmask.training.display.speed import TokenCount
 from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.evaluation.metrics import MaskedLMMetric
 from wordmask.training.fsdp import tied_weights_together
-from wordmask.training.model_card import Card, write_card
+from wordmask.training.model_card import write_card
+from wordmask.training.pages import only_warned
+from wordmask.training.records.speed_record import SpeedRecord
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 from wordmask.utils.workers import prepare_loader_worker
@@ -79,7 +84,6 @@ class MlmTrainer(EvaluatingTrainer):
         eval_collator: the same for evaluation, with word numbers; `None` for one made from `data_collator`.
         rates: the first and the last masking rate; `None` for those of `data_collator`.
         forward: the forward pass; `None` for one with sparse prediction, if the model can.
-        card: the content of the model card.
         options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
 
     Raises:
@@ -97,7 +101,6 @@ class MlmTrainer(EvaluatingTrainer):
         eval_collator: MaskingCollator | WholeWordMaskCollator | None = None,
         rates: tuple[float, float] | None = None,
         forward: Forward | None = None,
-        card: Card | None = None,
         **options: Any,
     ):
         if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
@@ -129,13 +132,15 @@ class MlmTrainer(EvaluatingTrainer):
             eval_collator,
             rates,
         )
-        self.metric, self.card = MaskedLMMetric(), card or Card()
+        self.metric = MaskedLMMetric()
         self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
-        self.tokens = TokenCount()
+        self.tokens, self.speed = TokenCount(), SpeedRecord()
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
             self.add_callback(LiveOutput(self.tokens, rates[1] if self.forward.sparse else 1.0, self._recorded))
+        if args.torch_compile and compile_layers(model, args.torch_compile_backend, args.torch_compile_mode):
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # it would compile the whole model again
         if args.device.type == "cpu":
             keep_freed_memory()
 
@@ -148,8 +153,10 @@ class MlmTrainer(EvaluatingTrainer):
         self,
         dataset: Sequences | StagedSequences | StreamedSequences | TokenizedDataset,
         collator: MaskingCollator | WholeWordMaskCollator,
+        on_device: bool = True,
         **batches: Any,
     ) -> DataLoader:
+        """Batches of a dataset, by default on the device that trains. Nothing waits until they are there."""
         args = self.args
         loader = DataLoader(
             dataset,
@@ -164,7 +171,9 @@ class MlmTrainer(EvaluatingTrainer):
         )
         # Each process has its own batches already, so accelerate only moves them to the device.
         one_process: dict[str, Any] = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
-        return prepare_data_loader(loader, args.device, **one_process, put_on_device=True)
+        return prepare_data_loader(
+            loader, args.device, **one_process, put_on_device=on_device, non_blocking=loader.pin_memory
+        )
 
     def _layout(self, batch_size: int, accumulation: int) -> Layout:
         return Layout(batch_size, accumulation, self.args.world_size, self.args.process_index)
@@ -174,11 +183,13 @@ class MlmTrainer(EvaluatingTrainer):
         sequences = self.train_sequences
         if sequences is None:
             raise ValueError("train_dataset is missing")
+        # A batch is divided on the CPU, where its lengths are known without waiting.
+        on_device = not self.forward.micro_batch_tokens
         if isinstance(sequences, StreamedSequences):
             size, drop_last = self._train_batch_size, self.forward.fixed
-            return self._loader(sequences, self.collator, batch_size=size, drop_last=drop_last)
+            return self._loader(sequences, self.collator, on_device, batch_size=size, drop_last=drop_last)
         self.plan = self.batches(sequences)
-        return self._loader(sequences, self.collator, batch_sampler=self.plan)
+        return self._loader(sequences, self.collator, on_device, batch_sampler=self.plan)
 
     def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
         """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
@@ -230,7 +241,8 @@ class MlmTrainer(EvaluatingTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card, since that of transformers links to the hub even for a local directory."""
         if self.is_world_process_zero():
-            write_card(str(self.args.output_dir), self.card)
+            with only_warned("the model card"):
+                write_card(str(self.args.output_dir))
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """Wrap the model for several processes; under FSDP2, keep its tied weights together."""
@@ -246,8 +258,8 @@ class MlmTrainer(EvaluatingTrainer):
         self.tokens.add(batch_samples)
         if not batch_samples:
             return None
-        count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum().to(device)
-        return self.accelerator.reduce(count, "sum")
+        count = torch.stack([batch["labels"].ne(IGNORED).sum() for batch in batch_samples]).sum()
+        return self.accelerator.reduce(count.to(device, non_blocking=True), "sum")
 
     def training_step(
         self, model, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
@@ -260,6 +272,8 @@ class MlmTrainer(EvaluatingTrainer):
         for number, micro_batch in enumerate(micro_batches, 1):
             # Processes exchange gradients once a batch, since they have different numbers of micro-batches.
             with contextlib.nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(model):
+                micro_batch["positions"] = positions_to_predict(micro_batch["labels"])
+                micro_batch = send_to_device(micro_batch, self.args.device, non_blocking=True)
                 losses.append(super().training_step(model, micro_batch, num_items_in_batch))
         return torch.stack(losses).sum()
 

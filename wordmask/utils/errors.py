@@ -38,11 +38,15 @@ def one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def reported(sentence: str, advice: str = "") -> Iterator[None]:
+def reported(sentence: str | Callable[[Exception, str], str], advice: str = "") -> Iterator[None]:
     """Turn any exception into an `InputError`: the sentence, the error in brackets, and the advice.
 
     Libraries raise all kinds of exceptions for wrong settings and damaged files. Their messages can be paragraphs,
     and LTP's end with a backtrace, so we keep at most 240 characters.
+
+    Args:
+        sentence: the start of the sentence; or a function of the error and its message that gives the whole one.
+        advice: the end of the sentence.
     """
     try:
         yield
@@ -51,7 +55,10 @@ def reported(sentence: str, advice: str = "") -> Iterator[None]:
     except Exception as error:
         message = str(error).split("Stack backtrace", 1)[0].strip()
         cause = f"{type(error).__name__}: {message}" if message else type(error).__name__
-        raise InputError(f"{sentence} ({textwrap.shorten(cause, 240, placeholder=' …')}){advice}") from error
+        cause = textwrap.shorten(cause, 240, placeholder=" …")
+        raise InputError(
+            f"{sentence} ({cause}){advice}" if isinstance(sentence, str) else sentence(error, cause)
+        ) from error
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from huggingface_hub.utils import logging as hub_logging
 
-from wordmask.utils.errors import InputError, one_line, reported
+from wordmask.utils.errors import InputError, reported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,19 +41,10 @@ def quiet_hub() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(explain: Callable[[Exception, str], str]) -> Iterator[None]:
-    """Turn any error into an `InputError`, since files and code of others fail in their own ways.
-
-    Args:
-        explain: makes the sentence from the error and from the start of its message.
-    """
-    try:
-        with quiet_hub():
-            yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(explain(error, one_line(error)[:200])) from None
+def _reported_quietly(explain: Callable[[Exception, str], str]) -> Iterator[None]:
+    """As `reported`, and the hub's library shows no retries."""
+    with quiet_hub(), reported(explain):
+        yield
 
 
 def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
@@ -66,17 +57,12 @@ def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
             return f"{flag}: {name} is a directory without {what} ({reason}); check its files"
         return f"{flag}: {name} {_advice(error, what, reason)}"
 
-    return _explained(explain)
-
-
-def making(flag: str, settings: str) -> AbstractContextManager[None]:
-    """Turn any error while a model is made from settings into one sentence that names the flag."""
-    return reported(f"{flag}: {settings} makes no masked language model")
+    return _reported_quietly(explain)
 
 
 def pushing(directory: object) -> AbstractContextManager[None]:
     """Turn any error while a model is pushed into one sentence that says where the model is."""
-    return _explained(
+    return _reported_quietly(
         lambda _, reason: (
             f"--push_to_hub: the hub did not take the model ({reason}); it is in {directory}, and hf upload pushes it"
         )
@@ -163,7 +149,7 @@ def check_push(repository: str | None, token: str | None) -> None:
             return f"--push_to_hub: the hub does not take this access token ({reason}); {advice}"
         return f"--push_to_hub: {constants.ENDPOINT} cannot be reached ({reason}); drop the flag, or run again later"
 
-    with _explained(explain):
+    with _reported_quietly(explain):
         url = f"{constants.ENDPOINT}/api/whoami-v2"
         answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=TIMEOUT)
         hf_raise_for_status(answer)

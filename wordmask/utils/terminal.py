@@ -8,6 +8,7 @@ An *event* says itself in two ways: `line()` is one plain line, and `__rich__()`
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -277,3 +278,4 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+atexit.register(lambda: terminal().close())  # also where nobody called `closing`: a hidden cursor would stay hidden

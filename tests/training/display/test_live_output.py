@@ -96,6 +96,7 @@ def test_a_pipe_gets_exactly_these_lines(capsys, flags, english_model, english_f
         rf"trained 6 steps in {TIME}, mean loss {FIGURE}, {SPEED}",
         re.escape("saving the model ..."),
         re.escape(f"model and results: {tmp_path / 'out'}"),
+        re.escape(f"report: {tmp_path / 'out' / 'report.html'}"),
     ]
     found = [line for line in lines if not OF_REPORTS.match(line)]
     assert not any("training loss" in line for line in lines), "the line `trained` has said it"
@@ -121,7 +122,7 @@ OURS = re.compile(
     r"(importing|reading|loading|trying|tokenizing|saving|evaluating|compiling) .*\.\.\."
     r"|(model|text|masking|device|steps|output): .*|step \d.*|evaluation.*|trained .*"
     r"|--(train|validation)_file: .*|going on from .*|this run was started with other settings: .*"
-    r"|model and results: .*"
+    r"|model and results: .*|report: .*"
 )
 STARTS = {
     "bf16": ["--bf16", "--use_cpu"],
@@ -182,7 +183,7 @@ def test_an_evaluation_alone_shows_one_line_of_figures(capsys, english_model, en
     lines = lines_of(capsys, run_mlm_wwm.main, *argv, "--do_eval", "--output_dir", str(tmp_path / "out"))
     figures = rf"evaluation: loss {FIGURE}, perplexity {FIGURE}, tokens right {FIGURE}%, words right {FIGURE}%"
     assert len([line for line in lines if re.fullmatch(figures, line)]) == 1
-    assert sum("perplexity" in line for line in lines) == 1 and lines[-1] == f"output: {tmp_path / 'out'}"
+    assert sum("perplexity" in line for line in lines) == 1 and lines[-2] == f"output: {tmp_path / 'out'}"
     assert of_others(lines) == [] and not any(line.startswith("steps: ") for line in lines)
 
 

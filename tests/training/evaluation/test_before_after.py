@@ -19,6 +19,7 @@ from conftest import run_two_processes, sample_lines
 from wordmask.training.evaluation.before_after import Improved, ImprovedWords, Results, most_improved
 from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.trainer import MlmTrainer
+from wordmask.utils.quantities import loss
 
 FILE = "wordmask_evaluations.json"
 NAMES = ("eval_loss", "perplexity", "eval_accuracy", "eval_whole_word_accuracy")
@@ -122,7 +123,7 @@ def test_before_and_after_are_two_separate_evaluations_to_the_last_digit(more, c
     for name in ("all_results.json", "eval_results.json"):
         assert before_and_after(read_json(out / name)) == (before, after)
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert f"| eval_loss_before | {before[0]:.4f} |" in card and f"| eval_loss | {after[0]:.4f} |" in card
+    assert f"| evaluation loss | {loss(before[0])} | {loss(after[0])} |" in card
     first, last = evaluations(out)
     assert (first["step"], last["step"]) == (0, 4)
     assert [first["metrics"]["loss"], last["metrics"]["loss"]] == [before[0], after[0]]
@@ -278,6 +279,29 @@ def test_a_finished_run_that_is_started_again_keeps_its_figures(command, counted
     assert (out / FILE).read_bytes() == record and counted == [0, 4, 4]
 
 
+def test_fewer_steps_than_a_finished_run_has_change_none_of_its_results(command, tmp_path, caplog, capsys):
+    out = tmp_path / "out"
+    run_mlm_wwm.main(command(out))
+    results = [read_json(out / f"{name}_results.json") for name in ("train", "all")]
+    capsys.readouterr()
+    again = run_mlm_wwm.main(command(out, "--max_steps", "3", "--do_train"))
+    assert again == results[0] and [read_json(out / f"{name}_results.json") for name in ("train", "all")] == results
+    assert "holds the end of this run and more: 4 steps, of which this command asks for 3; its results" in caplog.text
+    assert "steps: none; 4 are done, 3 asked for" in capsys.readouterr().err
+
+
+def test_another_validation_text_is_said_once_at_the_start(command, folder, counted, tmp_path, caplog):
+    out, other = tmp_path / "out", str(folder / "train.txt")
+    run_mlm_wwm.main(command(out))
+    for more, model in ((["--max_steps", "5"], {}), (["--do_eval"], {"model": str(out)})):
+        caplog.clear()
+        made = len(counted)
+        metrics = run_mlm_wwm.main(command(out, *more, "--validation_file", other, **model))
+        (said,) = (record for record in caplog.records if "before training" in record.getMessage())
+        assert said.getMessage().startswith("the validation text is not that of the evaluation before training")
+        assert caplog.records.index(said) < 3 and len(counted) == made + 1 and "eval_loss_before" not in metrics
+
+
 def test_an_evaluation_of_what_was_trained_is_compared_and_changes_no_record(command, tmp_path):
     out = tmp_path / "out"
     metrics = run_mlm_wwm.main(command(out))
@@ -368,7 +392,6 @@ def test_the_table_leaves_a_place_empty_where_nothing_was_known_before():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_two_processes_give_the_figures_of_their_own_separate_evaluations(command, english_model, tmp_path):
     out = tmp_path / "{rank}" / "out"
     commands = [

@@ -288,11 +288,28 @@ def test_escapes_in_text_and_predictions_are_shown_as_text():
     line = PredictedLine("a \x1b[31mred\x07 b", [MaskedWord("\x1b[31mred\x07", 2, False, [Guess("\x1b]0;x", 0.5)])])
     for shown in (LinePrediction(1, line).line(), *drawn(line, 80)):
         assert "\x1b" not in shown and "\x07" not in shown
-    assert r"\x1b[31mred\x07" in drawn(line, 80)[0] and r"\x1b]0;x" in drawn(line, 80)[1]
+    assert r"[\x1b\[31mred\x07]" in drawn(line, 80)[0] and r"\x1b]0;x" in drawn(line, 80)[1]
+
+
+@pytest.mark.parametrize("text", ["a [b] c", r"a \[b] c", "a b c", "a b] c", "[a b c]", "a \\[b\\] c"])
+def test_brackets_of_the_text_are_not_those_of_masks(text):
+    start = text.index("b")
+    shown = LinePrediction(1, PredictedLine(text, [MaskedWord("b", start, False, [])])).line()
+    line = shown.removeprefix("1. ").partition(" | ")[0]
+    # As one reads it: behind a backslash stands a character of the text, and other brackets are those of a mask.
+    read, at, marks = "", 0, []
+    while at < len(line):
+        if line[at] in "[]":
+            marks.append(len(read))
+        else:
+            at += line[at] == "\\"
+            read += line[at]
+        at += 1
+    assert read == text and marks == [start, start + 1]
 
 
 def test_the_title_says_what_the_signs_mean():
     assert PredictionsTitle("after step 1,200").line() == (
-        "predictions after step 1,200, the best words for each masked word, ✓ right, ✗ wrong:"
+        "predictions after step 1,200, the best words for each [masked] word, ✓ right, ✗ wrong:"
     )
     assert PredictionsTitle("").line().startswith("predictions, ")

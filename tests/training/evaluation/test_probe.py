@@ -27,7 +27,8 @@ import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.data.labelled_examples import read_labelled
-from wordmask.training.evaluation.probe import ProbeResults, scores
+from wordmask.training.evaluation.probe import scores
+from wordmask.training.evaluation.probe_display import ProbeResults
 
 ROOT = Path(__file__).parents[3]
 
@@ -125,7 +126,7 @@ def test_the_figures_are_those_of_scikit_learn_by_hand(command, folder, tmp_path
     }
     before, after = results(out, "wordmask_evaluations.json")["evaluations"]
     assert before["metrics"]["probe_f1"] == metrics["eval_probe_f1_before"] and before["probe"] == after["probe"]
-    assert "| eval_probe_f1 |" in (out / "README.md").read_text(encoding="utf-8")
+    assert "| probe macro-F1 |" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_intervals_are_wilsons_and_a_bootstraps():

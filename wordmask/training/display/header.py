@@ -14,6 +14,7 @@ from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.quantities import counted, number, percent, short
 from wordmask.utils.terminal import Fact, Terminal
 
+LENGTH = "sequence length"  # in the record of a run, but not in the header
 _UNITS = {
     Strategy.TOKEN: "tokens",
     Strategy.WHOLE_WORD: "whole words",
@@ -25,15 +26,25 @@ _UNITS = {
 def show_header(arguments: Arguments, trainer: MlmTrainer, terminal: Terminal) -> None:
     """Show what this run will do, a line for each concern."""
     training = arguments.training
-    terminal.show(Fact("model", _model(arguments, trainer)))
-    terminal.show(Fact("text", _text(trainer)))
-    terminal.show(Fact("masking", _masking(arguments)))
-    if trainer.probe:
-        terminal.show(Fact("probe", str(trainer.probe.examples)))
-    terminal.show(Fact("device", _device(training)))
+    for label, text in describe_run(arguments, trainer).items():
+        if label != LENGTH:
+            terminal.show(Fact(label, text))
     if training.do_train:
         terminal.show(Fact("steps", _steps(trainer)))
     terminal.show(Fact("output", str(training.output_dir)))
+
+
+def describe_run(arguments: Arguments, trainer: MlmTrainer) -> dict[str, str]:
+    """What a run trains, on what and how: a sentence for each concern. A resume says the same."""
+    probe = {"probe": str(trainer.probe.examples)} if trainer.probe else {}
+    return {
+        "model": _model(arguments, trainer),
+        "text": _text(trainer),
+        LENGTH: _length(trainer),
+        "masking": describe_masking(arguments),
+        **probe,
+        "device": _device(arguments.training),
+    }
 
 
 def _model(arguments: Arguments, trainer: MlmTrainer) -> str:
@@ -52,6 +63,13 @@ def _text(trainer: MlmTrainer) -> str:
     return "; ".join(parts)
 
 
+def _length(trainer: MlmTrainer) -> str:
+    """The longest sequences, of each stage if there are several."""
+    sequences: Any = trainer.train_sequences if trainer.args.do_train else trainer.eval_sequences
+    stages = sequences.stages if isinstance(sequences, StagedSequences) else [sequences]
+    return f"up to {', then '.join(f'{stage.length:,}' for stage in stages)} tokens"
+
+
 def _sequences(sequences: Any) -> str:
     """How much text there is. Packed sequences hold documents."""
     if isinstance(sequences, StreamedSequences):
@@ -64,7 +82,8 @@ def _sequences(sequences: Any) -> str:
     return f"{tokens} in {documents}{count}"
 
 
-def _masking(arguments: Arguments) -> str:
+def describe_masking(arguments: Arguments) -> str:
+    """What is masked, where words come from, how much is masked, and what replaces it."""
     masking, data = arguments.masking, arguments.data
     first, last = masking.rates
     rate = percent(first) if first == last else f"{percent(first)} to {percent(last)}"
@@ -87,7 +106,7 @@ def _device(training: RunArguments) -> str:
         threads = f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
         name = f"{device.type.upper()}{threads}"
     half = "bfloat16" if training.bf16 else "float16" if training.fp16 else None
-    tf32 = device.type == "cuda" and is_torch_tf32_available() and torch.backends.cuda.matmul.allow_tf32
+    tf32 = device.type == "cuda" and is_torch_tf32_available() and torch.backends.cuda.matmul.fp32_precision == "tf32"
     precision = f"{half} autocast" if half else f"float32{' (tf32)' * tf32}"
     compiled = ", compiled" if training.torch_compile else ""
     return f"{f'{processes} processes, each on ' * (processes > 1)}{name}, {precision}{compiled}"
@@ -96,6 +115,8 @@ def _device(training: RunArguments) -> str:
 def _steps(trainer: MlmTrainer) -> str:
     planned, done, division = trainer.planned_steps(), trainer.done.step, trainer.division
     plan, sequences = trainer.plan, trainer.train_sequences
+    if trainer.is_finished():
+        return f"{done:,}, all of them done" if done == planned else f"none; {done:,} are done, {planned:,} asked for"
     left = f", {done:,} of them done" if done else ""
     if plan is None or not isinstance(sequences, StagedSequences):
         return f"{planned:,}{left}, each of {counted(division.step, 'sequence')}"

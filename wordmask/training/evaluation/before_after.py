@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.box import ROUNDED
 from rich.console import Group, RenderableType
@@ -11,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from wordmask.config.metric_table import METRICS
-from wordmask.tokenization.readable import ReadableTokens
-from wordmask.training.evaluation.masked_words import MaskedWords
 from wordmask.training.evaluation.record import Evaluation
 from wordmask.utils.terminal import clean
+
+if TYPE_CHECKING:  # they import torch, and `wordmask report` does not
+    from wordmask.tokenization.readable import ReadableTokens
+    from wordmask.training.evaluation.masked_words import MaskedWords
 
 MOST_FREQUENT = 2000  # masked words whose counts are kept
 SHOWN = 10  # words that improved most

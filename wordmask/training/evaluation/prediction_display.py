@@ -17,6 +17,7 @@ WORDS = 3  # masked words of a line that are shown at a terminal; the run's reco
 PLAIN_WORDS = 6  # in a log file
 PLAIN_WIDTH = 100  # of a line's text in a log file
 GAP = 3  # columns between two words
+_ESCAPED = str.maketrans({character: f"\\{character}" for character in "[]\\"})
 
 Part = tuple[str, MaskedWord | None]  # a piece of a line, and the masked word that it is, if it is one
 
@@ -54,9 +55,9 @@ class PredictionsTitle:
         return f"predictions {self.when}".rstrip()
 
     def line(self) -> str:
-        """`predictions after step 200, the best words for each masked word, ✓ right, ✗ wrong:`"""
+        """`predictions after step 200, the best words for each [masked] word, ✓ right, ✗ wrong:`"""
         signs = Signs.of(terminal().console.options.ascii_only)
-        return f"{self._text()}, the best words for each masked word, {signs.right} right, {signs.wrong} wrong:"
+        return f"{self._text()}, the best words for each [masked] word, {signs.right} right, {signs.wrong} wrong:"
 
     def __rich__(self) -> Text:
         signs = Signs.of(terminal().console.options.ascii_only)
@@ -111,8 +112,9 @@ class _Fitted:
 
 
 def _marked(part: Part) -> str:
-    """A piece of a line, in brackets if it is masked: they say the same as colours."""
-    return clean(part[0]) if part[1] is None else f"[{clean(part[0])}]"
+    r"""A piece of a line, in brackets if it is masked: they say the same as colours. The text's own are `\[` `\]`."""
+    text = clean(part[0].translate(_ESCAPED))
+    return text if part[1] is None else f"[{text}]"
 
 
 def _word(word: MaskedWord, signs: Signs) -> Text:

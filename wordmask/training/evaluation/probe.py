@@ -8,33 +8,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
-from rich.box import ROUNDED
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from wordmask.data.labelled_examples import LabelledExamples
 from wordmask.models.embedding import Batch, Embedder
+from wordmask.training.evaluation.probe_display import FIGURES, PARTS
 
 RESAMPLES = 2000  # of the held-out examples, for the interval of macro-F1
-TITLE = "probe: logistic regression on embeddings of the frozen model, not fine-tuning"
-# The lines of the table: the name of each, and what surrounds the name of a figure in the metrics of a run.
-COMPARED = (
-    ("most frequent label", "probe_majority_", ""),
-    ("character n-grams (TF-IDF)", "probe_tfidf_", ""),
-    ("model before training", "eval_probe_", "_before"),
-    ("model", "eval_probe_", ""),
-)
-PARTS = ("", "_low", "_high")
-FIGURES = (("accuracy", "accuracy"), ("f1", "macro-F1"))
 NAMES = [f"probe_{name}{part}" for name, _ in FIGURES for part in PARTS]
 
 
@@ -147,44 +133,3 @@ def scores(labels: NDArray[np.str_], predicted: NDArray[np.str_]) -> dict[str, f
         "f1_low": float(low),
         "f1_high": float(high),
     }
-
-
-@dataclass(frozen=True)
-class ProbeResults:
-    """What the probe has found: accuracy and macro-F1 of the model, and of what does without one.
-
-    Attributes:
-        metrics: those of the run.
-        examples: the labelled examples.
-    """
-
-    metrics: Mapping[str, float]
-    examples: LabelledExamples
-
-    def _rows(self) -> list[tuple[str, list[str]]]:
-        """What is compared, and its accuracy and macro-F1: `70.0% (65.1 to 74.2)`."""
-        trained = "eval_probe_f1_before" in self.metrics
-        rows = []
-        for label, begin, end in COMPARED:
-            if f"{begin}f1{end}" in self.metrics:
-                values = [[self.metrics[f"{begin}{name}{part}{end}"] for part in PARTS] for name, _ in FIGURES]
-                after = " after training" * (trained and begin == "eval_probe_" and not end)
-                figures = [f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})" for value, low, high in values]
-                rows.append((label + after, figures))
-        return rows
-
-    def line(self) -> str:
-        """`probe: logistic regression ...: most frequent label: accuracy 46.4% (42.1 to 50.8), macro-F1 ...`"""
-        rows = [
-            f"{label}: {', '.join(f'{name} {value}' for (_, name), value in zip(FIGURES, figures, strict=True))}"
-            for label, figures in self._rows()
-        ]
-        return f"{TITLE} ({self.examples}; 95% intervals); {'; '.join(rows)}"
-
-    def __rich__(self) -> Group:
-        table = Table(box=ROUNDED, header_style="")
-        for name in ("", *(name for _, name in FIGURES)):
-            table.add_column(name, justify="right" if name else "left")
-        for label, figures in self._rows():
-            table.add_row(label, *figures, style="bold" if label.startswith("model") and "before" not in label else "")
-        return Group(Text(f"\n{TITLE}", "bold"), table, Text(f"{self.examples}; 95% intervals", "dim"))

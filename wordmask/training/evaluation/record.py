@@ -28,6 +28,7 @@ class Evaluation:
         masks: a digest of the masks: figures with the same digest can be compared.
         predictions: the predictions for some lines, see `predictions.py`.
         probe: a digest of the labelled examples of the probe; empty without a probe.
+        text: a digest of the validation text; older records have none.
         words: for the most frequent masked words, how often each was masked and predicted right. Only the first and
             the last evaluation of a run keep them.
     """
@@ -39,6 +40,7 @@ class Evaluation:
     predictions: list[dict[str, Any]] = field(default_factory=list)
     words: dict[str, list[int]] = field(default_factory=dict)
     probe: str = ""
+    text: str = ""
 
 
 class EvaluationRecord:

@@ -31,6 +31,7 @@ class EvaluationReports:
         readable: turns tokens into text.
         trains: whether the run trains.
         foreign: whether the record is that of an earlier run, which trained; it stays as it is.
+        text: a digest of the validation text.
 
     Attributes:
         latest: the latest evaluation.
@@ -44,11 +45,23 @@ class EvaluationReports:
         readable: ReadableTokens,
         trains: bool = True,
         foreign: bool = False,
+        text: str = "",
     ):
         self.record, self.lines, self.readable, self.trains, self.foreign = record, lines, readable, trains, foreign
+        self.text = text
         self.latest: Evaluation | None = None
         self.improved: list[Improved] = []
         self._shown: list[PredictedLine] = []
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """Say at the start, and not only when evaluations are compared, that the validation text is another one."""
+        self._other_text = bool(self.record.before and self.record.before.text not in ("", self.text))
+        if self._other_text:
+            logger.warning(
+                "the validation text is not that of the evaluation before training, so there will be no figures "
+                "before and after"
+            )
 
     def continue_from(self, checkpoint: str, step: int, expected: bool) -> None:
         """Take over the evaluations before a checkpoint, which lie in the directory of its run.
@@ -65,6 +78,7 @@ class EvaluationReports:
                 "%s holds no evaluation before training, so this run shows the figures after training alone",
                 directory / FILE,
             )
+        self._check_text()
 
     def add(
         self,
@@ -86,6 +100,7 @@ class EvaluationReports:
             epoch={one.step: one.epoch for one in self.record.evaluations}.get(evaluation.step, evaluation.epoch),
             predictions=[line.as_json() for line in predictions],
             words=frequent_words(words, self.readable),
+            text=self.text,
         )
         self._shown = predictions
         if not self.foreign:
@@ -118,10 +133,11 @@ class EvaluationReports:
         if before is None or latest is None or before is latest:
             return {}
         if before.masks != latest.masks:
-            logger.warning(
-                "the validation text or its masks are not those of the evaluation before training, so there are no "
-                "figures before and after"
-            )
+            if not self._other_text:
+                logger.warning(
+                    "the masks of the validation text are not those of the evaluation before training, so there are "
+                    "no figures before and after"
+                )
             return {}
         self.improved = most_improved(before.words, latest.words)
         return metrics_before(before, latest)

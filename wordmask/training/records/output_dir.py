@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.config.arguments import Arguments, RunArguments
-from wordmask.data.data_report import FILE as REPORT
+from wordmask.data.data_report import FILE as DATA_REPORT
 from wordmask.training.evaluation.record import FILE as EVALUATIONS
+from wordmask.training.pages import CURVE, REPORT, is_ours
 from wordmask.training.records.progress_record import find_problem
 from wordmask.training.records.run_record import RECORD, Identity, RunRecord, read_run
+from wordmask.training.records.speed_record import FILE as SPEED
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
 from wordmask.utils.lock import locked
@@ -23,7 +25,10 @@ from wordmask.utils.lock import locked
 logger = logging.getLogger(__name__)
 
 # The files that a run writes.
-_RESULTS = ("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json", EVALUATIONS, REPORT)
+_RESULTS = (
+    *("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json"),
+    *(EVALUATIONS, DATA_REPORT, SPEED, REPORT, CURVE),
+)
 _CHECKPOINTS = "checkpoint-[0-9]*"
 _MODEL = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"),
@@ -227,6 +232,7 @@ def remove_older_run(arguments: Arguments, checkpoint: str | None = None) -> Non
     for name in _matching(training.output_dir, stale):
         path = directory / name
         if path.is_file() and name.removeprefix("checkpoint-") == name:
-            path.unlink()
+            if name not in (REPORT, CURVE) or is_ours(path):
+                path.unlink()
         elif name.removeprefix("checkpoint-").isdigit() and not (checkpoint and os.path.samefile(path, checkpoint)):
             shutil.rmtree(path)

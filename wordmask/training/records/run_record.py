@@ -7,7 +7,7 @@ import logging
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +17,12 @@ import wordmask
 from wordmask.config.arguments import Arguments
 from wordmask.data.tokenize import tokenizer_identity
 from wordmask.models.identity import SCRATCH, architecture, base_model
+from wordmask.training.records import RECORD
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-RECORD = "wordmask_run.json"
 LEFT_OUT = ("token", "hub_token", "overwrite_output_dir")  # secrets, and a flag that is meant for one run
 # The flags that name a model and a tokenizer, for records without digests.
 _NAMES = {
@@ -30,7 +30,7 @@ _NAMES = {
     "tokenizer": ("tokenizer_name", "vocab_size"),
 }
 # The flags that change sequences, masks or learning; model, tokenizer and text are compared by digests.
-_SETTINGS = (
+SETTINGS = (
     *("dtype", "attn_implementation", "max_train_samples", "line_by_line", "long_lines", "max_seq_length"),
     *("length_schedule", "pack_sequences", "streaming", "segmenter", "ltp", "user_dict", "hmm", "mixed_words"),
     *("masking_strategy", "mlm_probability", "mask_replace_prob", "random_replace_prob", "seed", "data_seed"),
@@ -40,7 +40,7 @@ _SETTINGS = (
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
     *("fp16", "bf16", "logging_steps", "eval_steps", "save_steps"),
 )
-_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
+STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 _TEXT = (
     "dataset_name",
     "dataset_config_name",
@@ -117,11 +117,11 @@ class RunRecord:
         """A line for each setting that differs: its flag, the old value and the new one."""
         old = {**self.arguments, "processes": self.processes}
         new = {name: _plain(value) for name, value in given.items()} | {"processes": processes}
-        old_step, new_step = (math.prod(flags.get(name, 1) for name in _STEP) for flags in (old, new))
+        old_step, new_step = (math.prod(flags.get(name, 1) for name in STEP) for flags in (old, new))
         same_step = old_step == new_step and not new.get("streaming")  # as 8 x 1 and 4 x 2
         changed = [
             f"{name if name == 'processes' else f'--{name}'}: {_shown(old.get(name))} -> {_shown(new.get(name))}"
-            for name in (*(() if identity.text else _TEXT), *_SETTINGS, *(() if same_step else _STEP))
+            for name in (*(() if identity.text else _TEXT), *SETTINGS, *(() if same_step else STEP))
             if old.get(name) != new.get(name)
         ]
         text = self.identity.get("text")
@@ -151,10 +151,14 @@ def read_run(directory: str | Path) -> RunRecord | None:
         ) from None
 
 
-def write_run(script: str, arguments: Arguments, identity: Identity) -> None:
+def write_run(script: str, arguments: Arguments, identity: Identity, described: Mapping[str, str]) -> None:
     """Write the record of a run, which is also an argument file that repeats it.
 
     An evaluation does not change the record of a training.
+
+    Args:
+        script, arguments, identity: of the run.
+        described: what the run trains, on what and how, for people.
     """
     training = arguments.training
     earlier = read_run(training.output_dir)
@@ -167,12 +171,22 @@ def write_run(script: str, arguments: Arguments, identity: Identity) -> None:
         | {name: version(name) for name in packages},
         "processes": training.world_size,
         "trains": training.do_train,
+        "described": dict(described),
         "identity": asdict(identity),
+        "changed_arguments": _changed(arguments),
         "arguments": {name: _plain(value) for name, value in sorted(arguments.given.items()) if name not in LEFT_OUT},
     }
     with write_atomically(Path(training.output_dir) / RECORD) as file:
         json.dump(record, file, ensure_ascii=False, indent=2)
         file.write("\n")
+
+
+def _changed(arguments: Arguments) -> list[str]:
+    """The flags that the user or the short form gives another value than their default."""
+    parts = (arguments.model, arguments.data, arguments.masking, arguments.segmentation, arguments.probe)
+    defaults = {flag.name: flag.default for part in (*parts, arguments.training) for flag in fields(part)}
+    given = {*arguments.named, *arguments.short_form} - {*LEFT_OUT}
+    return sorted(name for name in given if _plain(arguments.given.get(name)) != _plain(defaults.get(name)))
 
 
 def _plain(value: Any) -> Any:

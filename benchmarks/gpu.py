@@ -1,0 +1,264 @@
+"""What a GPU reaches with the plain Trainer, with our defaults, and with configs/gpu.yaml.
+
+    python benchmarks/gpu.py --output_dir results --text wikitext2-train.txt
+
+The most telling part comes first. Each result is written as it comes, to gpu.json and gpu.md, and a second call goes
+on where the first one stopped: after --minutes, no further side begins. `--only modernbert-1024 tests` chooses parts.
+`--tiny` runs the same program with small models on a CPU, where its figures mean nothing.
+
+Each side has a process of its own and starts from the same random weights. Tokens per second are those without
+padding, after the warm-up. Utilisation is the share of what matrix products alone reach on this card (8192 × 8192 in
+bfloat16, random numbers). The operations of a real token are the same for all sides: 6 for each weight of the layers,
+6 for each weight of the output embeddings at 15 % of the tokens, and 12 × hidden size for each token that it attends
+to, in each layer. The loss is that of 15 % masked tokens of other documents, after the same text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.version import Version
+from transformers import AutoConfig, AutoTokenizer
+
+from bundled import given_or_bundled
+from gpu_results import Results, markdown
+from gpu_sides import SIDES, Case
+from gpu_text import operations, write_model, write_text
+from meter import matrix_rate
+from sides import Process
+from wordmask.utils.errors import InputError, reports_input_errors
+from wordmask.utils.files import is_blank
+from wordmask.utils.readers import read_lines
+
+ROOT = Path(__file__).parent.parent
+MODULE = "wordmask.training.run"  # what each side imports, and what takes longest
+SECONDS = 240  # that one side, or the tests, may take
+TOKENS = 32_768  # in a step, where documents are full
+LINES = 128  # in a step, where lines are documents
+EVALUATED_TOKENS = 65_536
+VOCABULARIES = {"bert": 30_522, "modernbert": 50_368}  # of the base models
+# All sides train the same model, and varlen attention takes no dropout; ModernBERT has none.
+NO_DROPOUT = {"bert": ",hidden_dropout_prob=0,attention_probs_dropout_prob=0", "modernbert": ""}
+TINY = {
+    "bert": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64",
+    "modernbert": "hidden_size=32,num_hidden_layers=3,num_attention_heads=2,intermediate_size=64,local_attention=16",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One measurement, of all sides.
+
+    Attributes:
+        name: its key in gpu.json.
+        model_type: the base model of this type.
+        length: of the longest sequence, in tokens.
+        full: whether documents have this length; if not, they are the lines of the text.
+        torch: the version of PyTorch that it needs.
+    """
+
+    name: str
+    model_type: str
+    length: int
+    full: bool = True
+    torch: str = "2.9"
+
+    def sized(self, tiny: bool) -> Sizes:
+        """How much this part trains."""
+        length = max(32, self.length // 8) if tiny else self.length
+        batch = (max(2, 512 // length) if tiny else TOKENS // length) if self.full else (8 if tiny else LINES)
+        evaluated = max(4, 512 // length) if tiny else max(4, EVALUATED_TOKENS // length)
+        return Sizes(length, batch, 2 if tiny else 10, 3 if tiny else 60, evaluated)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The longest sequence, the documents in a step, the steps of the warm-up, those that are timed, and the documents
+    that are evaluated."""
+
+    length: int
+    batch: int
+    warmup: int
+    timed: int
+    evaluated: int
+
+
+# The most telling first.
+PARTS = [
+    Part("modernbert-1024", "modernbert", 1024),
+    Part("bert-512", "bert", 512),
+    Part("bert-512-lines", "bert", 512, full=False),
+    Part("modernbert-8192", "modernbert", 8192),
+    Part("modernbert-512", "modernbert", 512),
+    Part("bert-128", "bert", 128),
+]
+TESTS = "tests"
+
+
+@reports_input_errors
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print the table, and return what gpu.json holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", required=True, help="for gpu.json and gpu.md; a second call goes on there")
+    parser.add_argument("--only", nargs="+", choices=[*(part.name for part in PARTS), TESTS], help="some parts")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--text", help="by default a bundled sample, again and again in other orders")
+    parser.add_argument("--tokenizer", help="a WordPiece tokenizer; by default one trained on the text")
+    parser.add_argument("--minutes", type=float, default=9, help="after these, no further side begins; default 9")
+    parser.add_argument("--tiny", action="store_true", help="small models and few steps, also on a CPU")
+    options = parser.parse_args(argv)
+    if not (options.tiny or torch.cuda.is_available()):
+        parser.error("there is no NVIDIA GPU that PyTorch can use here; --tiny runs on a CPU")
+    deadline = time.monotonic() + 60 * options.minutes
+    wanted = options.only or [*(part.name for part in PARTS), TESTS]
+    with given_or_bundled(options, "english") as filled, Sides() as sides:
+        results = Results(options.output_dir, facts(filled, sides))
+        for part in PARTS:
+            if part.name in wanted:
+                measure(part, filled, results, sides, deadline)
+    tests = results.found.get(TESTS, {"ended": False})
+    if TESTS in wanted and (not tests["ended"] or tests["failed"]):
+        if time.monotonic() > deadline:
+            print(f"{TESTS}: not yet run; call again to go on", flush=True)
+        else:
+            results.add(TESTS, None, run_tests())
+    print(markdown(results.found))
+    return results.found
+
+
+def measure(part: Part, options: argparse.Namespace, results: Results, sides: Sides, deadline: float) -> None:
+    """Measure those sides of a part that gpu.json lacks."""
+    if Version(torch.__version__) < Version(part.torch):
+        results.add(part.name, None, {"skipped": f"needs PyTorch {part.torch}, and this is {torch.__version__}"})
+        return
+    done = results.found.get(part.name, {})
+    missing = [side for side in options.sides if "loss" not in done.get(side, {})]
+    if not missing:
+        return
+    case = None
+    for side in missing:
+        if time.monotonic() > deadline:
+            print(f"{part.name}, {side}: not yet measured; call again to go on", flush=True)
+            return
+        case = case or prepare(part, options, results.found["matrix_rate"], sides)
+        print(f"{part.name}, {side}", flush=True)
+        results.add(part.name, side, sides.run(partial(SIDES[side], case)))
+
+
+def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) -> Case:
+    """Write the model of a part, unless another part has, and its text."""
+    sizes, model = part.sized(options.tiny), sides.folder / part.model_type
+    overrides = TINY[part.model_type] if options.tiny else f"vocab_size={VOCABULARIES[part.model_type]}"
+    overrides += NO_DROPOUT[part.model_type]
+    if not model.exists():
+        written = sides.run(partial(write_model, part.model_type, overrides, options.tokenizer, model))
+        if "error" in written:
+            raise InputError(f"{part.name}: the model cannot be made ({written['error']})")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)]
+    steps = sizes.warmup + sizes.timed
+    counts = sizes.evaluated, steps * sizes.batch
+    text = write_text(lines, tokenizer, sizes.length, counts, sides.folder, part.full)
+    packed = max(1, round(text.lengths.sum() / sizes.length / steps))
+    return Case(
+        model=str(model),
+        train=text.train,
+        evaluated=text.evaluated,
+        length=sizes.length,
+        batch=sizes.batch,
+        packed_batch=sizes.batch if part.full else packed,
+        warmup=sizes.warmup,
+        flops=operations(AutoConfig.from_pretrained(model), text.lengths, sizes.length),
+        rate=rate,
+        on_cpu=not torch.cuda.is_available(),
+    )
+
+
+class Sides:
+    """Runs each side in a process of its own. The next process imports while a side runs.
+
+    Attributes:
+        folder: for models and texts, as long as this lasts.
+    """
+
+    def __enter__(self) -> Sides:
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder, self.next = Path(self.temporary.name), Process(MODULE)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.next.end()
+        self.temporary.cleanup()
+
+    def run(self, side: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The figures of a side, or its error."""
+        process, self.next = self.next, Process(MODULE)
+        try:
+            return process.run(side, SECONDS)
+        except RuntimeError as error:
+            return {"error": str(error)}
+
+
+def facts(options: argparse.Namespace, sides: Sides) -> dict[str, Any]:
+    """About the machine and the text."""
+    on_gpu = torch.cuda.is_available()
+    found = sides.run(device) if on_gpu else {"card": "a CPU", "matrix_rate": matrix_rate()}
+    if "error" in found:
+        raise InputError(f"the GPU cannot be used ({found['error']}); check the driver, and PyTorch's CUDA version")
+    shown = "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
+    shows = on_gpu and shutil.which(shown[0])
+    driver = subprocess.run(shown, capture_output=True, text=True).stdout.split("\n")[0] if shows else None
+    return {
+        "card": found["card"],
+        "driver": driver,
+        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
+        "text": sha256(Path(options.text).read_bytes()).hexdigest()[:12],
+        "tiny": options.tiny,
+        "matrix_rate": found["matrix_rate"],
+    }
+
+
+def device() -> dict[str, Any]:
+    """The name of the GPU and its rate, in a process that ends, since each process holds memory of the GPU."""
+    return {"card": torch.cuda.get_device_name(), "matrix_rate": matrix_rate()}
+
+
+def run_tests() -> dict[str, Any]:
+    """Run the tests that need a GPU, and count their outcomes."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rfEs", str(ROOT / "tests/gpu")]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    begin = time.monotonic()
+    with subprocess.Popen(command, cwd=ROOT, **options) as process:
+        timer = threading.Timer(SECONDS, process.kill)
+        timer.start()
+        printed = process.communicate()[0]
+        timer.cancel()
+    print(printed, flush=True)
+    outcomes = re.findall(r"(\d+) (passed|failed|skipped|errors?)", printed.rstrip().split("\n")[-1])
+    return {
+        "counts": {outcome: int(number) for number, outcome in outcomes},
+        "failed": re.findall(r"^(?:FAILED|ERROR) (\S+)", printed, re.MULTILINE),
+        "ended": process.returncode in (0, 1, 5),  # 5: all are skipped
+        "seconds": time.monotonic() - begin,
+    }
+
+
+if __name__ == "__main__":
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    main()

@@ -1,0 +1,104 @@
+"""What gpu.py finds: gpu.json, and the table of it in gpu.md. Both are written whenever something is added."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import write_atomically, write_json
+
+COLUMNS = {
+    "tokens_per_second": ("real tokens/s", "{:,.0f}"),
+    "times_plain": ("× plain", "{:.2f}"),
+    "utilisation": ("utilisation", "{:.1%}"),
+    "peak_memory_mb": ("peak memory, MB", "{:,.0f}"),
+    "seconds_to_first_step": ("first step, s", "{:.1f}"),
+    "compilations_after_warmup": ("compiled after warm-up", "{:.0f}"),
+    "padding": ("padding", "{:.1%}"),
+    "waiting_for_data": ("waits for data", "{:.1%}"),
+    "loss": ("loss", "{:.3f}"),
+}
+
+
+class Results:
+    """The results in a directory, to which a second call adds what is missing.
+
+    Args:
+        directory: holds gpu.json and gpu.md.
+        facts: about the machine and the text.
+
+    Raises:
+        InputError: if the directory holds the results of another machine or text.
+    """
+
+    SAME = ("card", "versions", "text", "tiny")
+
+    def __init__(self, directory: str, facts: dict[str, Any]):
+        self.directory, self.found = Path(directory), facts
+        path = self.directory / "gpu.json"
+        if path.exists():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            for name in self.SAME:
+                if earlier.get(name) != facts[name]:
+                    raise InputError(
+                        f"--output_dir: {path} has results of another {name} ({earlier.get(name)}, and now "
+                        f"{facts[name]}); give another directory"
+                    )
+            self.found = earlier
+        self.write()
+
+    def add(self, part: str, side: str | None, figures: dict[str, Any]) -> None:
+        """Add what was found for a side of a part, or for the whole part, and write."""
+        if side is None:
+            self.found[part] = figures
+        else:
+            self.found.setdefault(part, {})[side] = figures
+            plain = self.found[part].get("plain", {}).get("tokens_per_second")
+            for of_side in self.found[part].values():
+                if plain and "tokens_per_second" in of_side:
+                    of_side["times_plain"] = of_side["tokens_per_second"] / plain
+        self.write()
+
+    def write(self) -> None:
+        """Write both files."""
+        write_json(self.directory / "gpu.json", self.found)
+        with write_atomically(self.directory / "gpu.md") as file:
+            file.write(markdown(self.found))
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The results of gpu.json as text: what was measured, and the table with a line for each side."""
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    lines = [
+        f"{results['card']}, driver {results['driver'] or 'unknown'}; {versions}. Matrix products alone: "
+        f"{results['matrix_rate'] / 1e12:.3g} TFLOP/s.",
+        "",
+        *_row("model and length", "side", *(title for title, _ in COLUMNS.values())),
+        *_row("---", "---", *("---:" for _ in COLUMNS)),
+    ]
+    remarks = []
+    for part, sides in results.items():
+        if not isinstance(sides, dict) or part == "versions":
+            continue
+        if "skipped" in sides:
+            remarks.append(f"{part}: skipped, since it {sides['skipped']}.")
+        elif part == "tests":
+            counts = ", ".join(f"{number} {outcome}" for outcome, number in sides["counts"].items())
+            remarks.append(f"Tests: {counts or 'none'}{'' if sides['ended'] else ', and then they were stopped'}.")
+            remarks += [f"Failed: {name}." for name in sides["failed"]]
+        else:
+            lines += [line for side, figures in sides.items() for line in _row(part, side, *_cells(figures))]
+            remarks += [f"{part}, {side}: {found['error']}." for side, found in sides.items() if "error" in found]
+    return "\n".join([*lines, *([""] if remarks else []), *(f"- {remark}" for remark in remarks), ""])
+
+
+def _row(*cells: str) -> list[str]:
+    return [f"| {' | '.join(cells)} |"]
+
+
+def _cells(figures: dict[str, Any]) -> list[str]:
+    if "error" in figures:
+        return ["failed", *[""] * (len(COLUMNS) - 1)]
+    return [form.format(figures[name]) if name in figures else "" for name, (_, form) in COLUMNS.items()]

@@ -1,0 +1,141 @@
+"""What a training does, measured from outside, the same for our Trainer and for that of transformers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import DEFAULT_CALLBACKS
+
+from sides import forget_peak, peak_megabytes
+
+IGNORED = -100
+
+
+def now() -> float:
+    """Seconds, after all work of the GPU has ended."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matrix_rate() -> float:
+    """Operations per second of large matrix products alone, in bfloat16 on a GPU and in single precision on a CPU."""
+    on_gpu = torch.cuda.is_available()
+    size, options = (8192, {"device": "cuda", "dtype": torch.bfloat16}) if on_gpu else (1024, {})
+    one = torch.randn(size, size, **options)  # type: ignore[arg-type]
+    for _ in range(3):
+        one @ one
+    start = now()
+    for _ in range(20):
+        one @ one
+    return 20 * 2 * size**3 / (now() - start)
+
+
+def compilations() -> int:
+    """The graphs that torch.compile has made in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+class Meter(TrainerCallback):
+    """Counts the tokens of any Trainer that is made inside `attached`, and times its steps.
+
+    The GPU is waited for three times only: after the first step, at the end of the warm-up, and after the last step.
+
+    Args:
+        warmup: the steps that are not timed.
+        pad: the id of padding.
+    """
+
+    def __init__(self, warmup: int, pad: int):
+        self.warmup, self.pad = warmup, pad
+        self.began = time.perf_counter()
+        self.times: dict[int, float] = {}  # seconds at the end of a step
+        self.counts: list[torch.Tensor] = []  # (real tokens, labels) of each batch
+        self.positions = 0
+        self.waited = 0.0
+        self.compiled = 0
+        self.last = 0
+        self.model: Any = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Measure each Trainer that is made and run here."""
+        original = Trainer.get_batch_samples
+
+        def counting(trainer: Trainer, *arguments: Any, **options: Any) -> Any:
+            begin = time.perf_counter()
+            batches, labels = original(trainer, *arguments, **options)
+            if self.timed:
+                self.waited += time.perf_counter() - begin
+                for batch in batches:
+                    self._count(batch)
+            return batches, labels
+
+        DEFAULT_CALLBACKS.append(self)  # type: ignore[arg-type]
+        Trainer.get_batch_samples = counting  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Trainer.get_batch_samples = original  # type: ignore[method-assign]
+            DEFAULT_CALLBACKS.remove(self)  # type: ignore[arg-type]
+
+    @property
+    def timed(self) -> bool:
+        """Whether the warm-up is over."""
+        return self.warmup in self.times
+
+    def _count(self, batch: dict[str, torch.Tensor]) -> None:
+        ids, labelled = batch["input_ids"], batch["labels"].ne(IGNORED)
+        real = ids.ne(self.pad)
+        if labelled.shape == real.shape:  # a masked token may have become padding
+            real = real | labelled
+        self.counts.append(torch.stack([real.sum(), labelled.sum()]))
+        self.positions += real.numel()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **options: Any) -> None:
+        """The last step is known now."""
+        self.model, self.last = model, state.max_steps
+        if self.last <= self.warmup:
+            raise ValueError(f"a training of {self.last} steps, of which {self.warmup} are warm-up")
+        if not torch.cuda.is_available():
+            self.memory = forget_peak()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Take the time after those steps that matter."""
+        if state.global_step in (1, self.warmup, self.last):
+            self.times[state.global_step] = now()
+        if state.global_step == self.warmup:
+            self.compiled = compilations()
+        if state.global_step == self.last:
+            self.compiled = compilations() - self.compiled
+            on_gpu = torch.cuda.is_available()
+            self.memory = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_megabytes() - self.memory
+
+    def figures(self, flops: float, rate: float) -> dict[str, float]:
+        """What was measured after the warm-up.
+
+        Args:
+            flops: the operations that one real token takes.
+            rate: the operations per second of matrix products alone.
+        """
+        real, labels = torch.stack(self.counts).sum(0).tolist()
+        seconds = self.times[self.last] - self.times[self.warmup]
+        speed = real / seconds
+        return {
+            "tokens_per_second": speed,
+            "utilisation": speed * flops / rate,
+            "peak_memory_mb": self.memory,
+            "seconds_to_first_step": self.times[1] - self.began,
+            "compilations_after_warmup": self.compiled,
+            "padding": 1 - real / self.positions,
+            "labelled": labels / real,
+            "waiting_for_data": self.waited / seconds,
+            "timed_steps": self.last - self.warmup,
+            "timed_tokens": real,
+            "timed_seconds": seconds,
+        }

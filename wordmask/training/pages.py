@@ -1,0 +1,68 @@
+"""Pages and cards for people: fill the templates in templates/, and write the result over no file of others."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from wordmask import __version__
+from wordmask.utils import quantities
+from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.files import write_atomically
+from wordmask.utils.terminal import clean
+
+logger = logging.getLogger(__name__)
+
+REPORT, CURVE = "report.html", "loss.svg"  # in an output directory
+MARK = "made by wordmask"  # tells our files from those of others
+
+
+def render(template: str, shown: Callable[[str], str] = clean, **values: Any) -> str:
+    """What a template makes of values. In HTML and SVG, Jinja2 escapes `<`, `&` and quotes.
+
+    Args:
+        template: its name in templates/.
+        shown: is applied to each text; by default it shows control characters as text.
+        values: what the template reads.
+    """
+    environment = Environment(
+        loader=PackageLoader("wordmask.training"),
+        autoescape=not template.endswith(".md.jinja"),
+        finalize=lambda value: shown(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {"version": __version__, "mark": MARK, **vars(quantities)}
+    return environment.get_template(template).render(**values)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file says that we made it."""
+    return MARK in path.read_text(encoding="utf-8", errors="replace")
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page or a card.
+
+    Raises:
+        InputError: if a file of others has this name.
+    """
+    if path.exists() and not is_ours(path):
+        raise InputError(f"{path} was not made by wordmask, so it is kept; give that file another name")
+    with write_atomically(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def only_warned(what: str) -> Iterator[None]:
+    """Let an error be a warning: the run has what matters, its model and its figures."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("%s was not written (%s)", what, one_line(error))

@@ -1,0 +1,84 @@
+"""The file `wordmask_speed.json`: the tokens and the time that a training has taken, at each log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from wordmask.utils.errors import one_line
+from wordmask.utils.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+FILE = "wordmask_speed.json"
+
+
+class Moment(NamedTuple):
+    """What a training has taken up to a step, over all its runs.
+
+    Attributes:
+        step: the steps done.
+        tokens: those of all processes, without padding.
+        seconds: of training alone.
+        evaluation_seconds: of the evaluations between its steps.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+
+class SpeedRecord:
+    """The moments of a training, in the order of their steps. A resumed training adds to those before it."""
+
+    def __init__(self) -> None:
+        self.moments: list[Moment] = []
+        self._before = Moment()
+        self._begin, self._evaluating = 0.0, 0.0
+
+    def begin(self, step: int) -> None:
+        """Training begins behind this step. Moments of later steps go: their steps are done again."""
+        self.moments = [moment for moment in self.moments if moment.step <= step] or [Moment(step)]
+        self._before = self.moments[-1]
+        self._begin, self._evaluating = time.monotonic(), 0.0
+
+    def evaluated(self, seconds: float) -> None:
+        """An evaluation has taken so long."""
+        self._evaluating += seconds
+
+    def add(self, step: int, tokens: int) -> None:
+        """Add this moment. `tokens` are those since `begin`."""
+        before, seconds = self._before, time.monotonic() - self._begin - self._evaluating
+        while self.moments and self.moments[-1].step >= step:
+            self.moments.pop()
+        self.moments.append(
+            Moment(
+                step,
+                before.tokens + tokens,
+                round(before.seconds + seconds, 3),
+                round(before.evaluation_seconds + self._evaluating, 3),
+            )
+        )
+
+    def write(self, directory: str | Path) -> None:
+        """Write the moments, one to a line."""
+        lines = ",\n".join(json.dumps(moment._asdict()) for moment in self.moments)
+        with write_atomically(Path(directory) / FILE) as file:
+            file.write(f'{{"moments": [\n{lines}\n]}}\n')
+
+
+def read_speed(directory: str | Path) -> list[Moment]:
+    """The moments in a run's directory; without a file, or with a broken one, there are none."""
+    path = Path(directory) / FILE
+    if not path.exists():
+        return []
+    try:
+        moments = json.loads(path.read_text(encoding="utf-8"))["moments"]
+        return [Moment(int(one["step"]), *(one[name] + 0 for name in Moment._fields[1:])) for one in moments]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s cannot be read (%s), so the time of earlier steps is not known", path, one_line(error))
+        return []

@@ -1,0 +1,60 @@
+"""A Trainer that records the tokens and the time that its training takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from wordmask.config.run_arguments import RunArguments
+from wordmask.training.display.speed import TokenCount, with_tokens
+from wordmask.training.records.speed_record import SpeedRecord
+from wordmask.training.stopping import StoppableTrainer
+
+
+class TimedTrainer(StoppableTrainer):
+    """A `Trainer` that keeps a `SpeedRecord`, and writes it with each checkpoint and at the end.
+
+    Attributes:
+        tokens: counts the tokens of this process in this call of `train`.
+        speed: the tokens and the time of the whole training.
+    """
+
+    args: RunArguments
+    tokens: TokenCount
+    speed: SpeedRecord
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and record the speed. The last log gets the tokens in a second of this call of `train`."""
+        if "eval_runtime" in logs:
+            self.speed.evaluated(logs["eval_runtime"])
+        if "loss" in logs or "train_loss" in logs:
+            tokens = self._add_speed()
+            if "train_loss" in logs:
+                with_tokens(logs, tokens)
+        super().log(logs, start_time)
+
+    def _add_speed(self) -> int:
+        """Record the tokens and the time up to this step. On several processes, all must call this.
+
+        Returns:
+            The tokens of all processes in this call of `train`.
+        """
+        tokens = torch.as_tensor(self.tokens.total, device=self.args.device)
+        total = int(self.accelerator.reduce(tokens, "sum"))
+        self.speed.add(self.state.global_step, total)
+        return total
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._add_speed()
+        self._write_speed()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def save_state(self) -> None:
+        """Save the state of the trainer, and the speed of its training."""
+        super().save_state()
+        self._write_speed()
+
+    def _write_speed(self) -> None:
+        if self.args.should_save:
+            self.speed.write(str(self.args.output_dir))
