@@ -139,8 +139,9 @@ def run(model: str, text: str, directory: Path, *more: str) -> tuple[float, list
     """The evaluation loss of a training, and its steps."""
     metrics = run_mlm_wwm.main(
         f"--model_name_or_path {model} --train_file {text} --validation_file {text} --output_dir {directory} "
-        "--max_steps 4 --logging_steps 1 --learning_rate 1e-2 --max_seq_length 60 --use_cpu --do_train --do_eval "
-        "--save_strategy no --per_device_train_batch_size 4".split()
+        "--max_steps 4 --logging_steps 1 --learning_rate 1e-2 --use_cpu --do_train --do_eval --save_strategy no "
+        "--per_device_train_batch_size 4".split()
+        + (["--max_seq_length", "60"] if "--length_schedule" not in more else [])
         + list(more)
     )
     return metrics["eval_loss"], training_steps(directory)
@@ -219,15 +220,20 @@ def test_the_operation_of_pytorch_gets_what_our_loop_gets():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
-def test_batches_with_other_numbers_of_documents_share_one_graph(tokenizer, text, tmp_path, model_type):
-    """As in configs/gpu.yaml; dynamo alone, without a compiler behind it."""
+@pytest.mark.parametrize("model_type, stages", [("bert", ""), ("modernbert", "--length_schedule 32:0.5,64:0.5")])
+def test_batches_with_other_numbers_of_documents_need_no_more_graphs(tokenizer, text, tmp_path, model_type, stages):
+    """As in configs/gpu.yaml, in each stage; dynamo alone, without a compiler behind it."""
     model = save_model(tmp_path / "model", tokenizer, model_type, **MODELS[model_type])
-    flags = "--pack_sequences --pad_to_max_length --attn_implementation varlen".split()
-    _, plain = run(model, text, tmp_path / "plain", *flags)
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    _, steps = run(model, text, tmp_path / "out", *flags, "--torch_compile", "--torch_compile_backend", "eager")
-    counters = torch._dynamo.utils.counters
-    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
-    assert [step["loss"] for step in steps] == pytest.approx([step["loss"] for step in plain], rel=1e-4)
+    flags = f"--pack_sequences --pad_to_max_length --attn_implementation varlen {stages}".split()
+    compiled = [*flags, "--torch_compile", "--torch_compile_backend", "eager"]
+    counters, graphs = torch._dynamo.utils.counters, []
+    for steps in (4, 12):
+        torch._dynamo.reset()
+        counters.clear()
+        number = ["--max_steps", str(steps)]
+        _, found = run(model, text, tmp_path / f"{steps}", *compiled, *number)
+        graphs.append(counters["stats"]["unique_graphs"])
+        assert not counters["graph_break"]
+    _, plain = run(model, text, tmp_path / "plain", *flags, *number)
+    assert 0 < graphs[0] == graphs[1]
+    assert [step["loss"] for step in found] == pytest.approx([step["loss"] for step in plain], rel=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from wordmask.config.arguments import RunArguments
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.display.speed import TokenCount, with_tokens
+from wordmask.training.display.speed import TokenCount, with_speed
 from wordmask.training.records.progress_record import (
     ProgressRecord,
     StepDivision,
@@ -285,7 +286,9 @@ class ResumableTrainer(Trainer):
 
         A resume within an epoch restores the random state here, since the loader draws from it before the first batch.
         """
+        begin = time.monotonic()
         batches = super().get_batch_samples(*args, **kwargs)
+        self.tokens.waited += time.monotonic() - begin
         if self._random_state:
             self._load_rng_state(self._random_state)
             self._random_state = None
@@ -328,7 +331,7 @@ class ResumableTrainer(Trainer):
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
             tokens = torch.as_tensor(self.tokens.total, device=self.args.device)
-            with_tokens(logs, int(self.accelerator.reduce(tokens, "sum")))
+            with_speed(logs, int(self.accelerator.reduce(tokens, "sum")), self.tokens.waited)
         super().log(logs, start_time)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
