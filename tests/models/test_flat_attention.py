@@ -10,6 +10,8 @@ import pytest
 import torch
 from test_packed_attention import NO_DROPOUT
 from test_sparse_prediction import gradients, tiny
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
@@ -181,6 +183,27 @@ def test_nothing_of_a_batch_is_computed_on_padding(tokenizer, text, tmp_path, mo
     model = save_model(tmp_path / "model", tokenizer, **NO_DROPOUT)
     run(model, text, tmp_path / "out", "--attn_implementation", "varlen")
     assert len(seen) == 4 and all(tokens == real for tokens, real in seen)
+
+
+def test_another_implementation_that_takes_bounds_gets_them(tokenizer, text, tmp_path, monkeypatch):
+    """It stands for flash attention, which needs a package and a GPU."""
+    AttentionInterface.register("own_kernel", varlen_attention.varlen_attention)
+    AttentionMaskInterface.register("own_kernel", sdpa_mask)
+    bounds, forward = [], Forward.__call__
+
+    def recorded(self, model, batch):
+        bounds.append("cu_seq_lens_q" in batch)
+        return forward(self, model, batch)
+
+    model = save_model(tmp_path / "model", tokenizer, **NO_DROPOUT)
+    loss, steps = run(model, text, tmp_path / "masks", "--pack_sequences")
+    monkeypatch.setattr(Forward, "__call__", recorded)
+    flash_loss, flash_steps = run(
+        model, text, tmp_path / "flash", "--pack_sequences", "--attn_implementation", "own_kernel"
+    )
+    assert bounds.count(True) == 4
+    assert flash_loss == pytest.approx(loss, rel=1e-4)
+    assert [step["loss"] for step in flash_steps] == pytest.approx([step["loss"] for step in steps], rel=1e-4)
 
 
 def test_flags_and_models_that_exclude_it_get_masks_and_a_sentence(tokenizer, text, tmp_path, caplog, capsys):
