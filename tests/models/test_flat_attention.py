@@ -10,6 +10,8 @@ import pytest
 import torch
 from test_packed_attention import NO_DROPOUT
 from test_sparse_prediction import gradients, tiny
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
@@ -139,8 +141,9 @@ def run(model: str, text: str, directory: Path, *more: str) -> tuple[float, list
     """The evaluation loss of a training, and its steps."""
     metrics = run_mlm_wwm.main(
         f"--model_name_or_path {model} --train_file {text} --validation_file {text} --output_dir {directory} "
-        "--max_steps 4 --logging_steps 1 --learning_rate 1e-2 --max_seq_length 60 --use_cpu --do_train --do_eval "
-        "--save_strategy no --per_device_train_batch_size 4".split()
+        "--max_steps 4 --logging_steps 1 --learning_rate 1e-2 --use_cpu --do_train --do_eval --save_strategy no "
+        "--per_device_train_batch_size 4".split()
+        + (["--max_seq_length", "60"] if "--length_schedule" not in more else [])
         + list(more)
     )
     return metrics["eval_loss"], training_steps(directory)
@@ -182,6 +185,27 @@ def test_nothing_of_a_batch_is_computed_on_padding(tokenizer, text, tmp_path, mo
     assert len(seen) == 4 and all(tokens == real for tokens, real in seen)
 
 
+def test_another_implementation_that_takes_bounds_gets_them(tokenizer, text, tmp_path, monkeypatch):
+    """It stands for flash attention, which needs a package and a GPU."""
+    AttentionInterface.register("own_kernel", varlen_attention.varlen_attention)
+    AttentionMaskInterface.register("own_kernel", sdpa_mask)
+    bounds, forward = [], Forward.__call__
+
+    def recorded(self, model, batch):
+        bounds.append("cu_seq_lens_q" in batch)
+        return forward(self, model, batch)
+
+    model = save_model(tmp_path / "model", tokenizer, **NO_DROPOUT)
+    loss, steps = run(model, text, tmp_path / "masks", "--pack_sequences")
+    monkeypatch.setattr(Forward, "__call__", recorded)
+    flash_loss, flash_steps = run(
+        model, text, tmp_path / "flash", "--pack_sequences", "--attn_implementation", "own_kernel"
+    )
+    assert bounds.count(True) == 4
+    assert flash_loss == pytest.approx(loss, rel=1e-4)
+    assert [step["loss"] for step in flash_steps] == pytest.approx([step["loss"] for step in steps], rel=1e-4)
+
+
 def test_flags_and_models_that_exclude_it_get_masks_and_a_sentence(tokenizer, text, tmp_path, caplog, capsys):
     argv = f"--train_file {text} --max_steps 1 --use_cpu --attn_implementation varlen --max_seq_length 60".split()
     bert = save_model(tmp_path / "bert", tokenizer)
@@ -219,15 +243,20 @@ def test_the_operation_of_pytorch_gets_what_our_loop_gets():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
-def test_batches_with_other_numbers_of_documents_share_one_graph(tokenizer, text, tmp_path, model_type):
-    """As in configs/gpu.yaml; dynamo alone, without a compiler behind it."""
+@pytest.mark.parametrize("model_type, stages", [("bert", ""), ("modernbert", "--length_schedule 32:0.5,64:0.5")])
+def test_batches_with_other_numbers_of_documents_need_no_more_graphs(tokenizer, text, tmp_path, model_type, stages):
+    """As in configs/gpu.yaml, in each stage; dynamo alone, without a compiler behind it."""
     model = save_model(tmp_path / "model", tokenizer, model_type, **MODELS[model_type])
-    flags = "--pack_sequences --pad_to_max_length --attn_implementation varlen".split()
-    _, plain = run(model, text, tmp_path / "plain", *flags)
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    _, steps = run(model, text, tmp_path / "out", *flags, "--torch_compile", "--torch_compile_backend", "eager")
-    counters = torch._dynamo.utils.counters
-    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
-    assert [step["loss"] for step in steps] == pytest.approx([step["loss"] for step in plain], rel=1e-4)
+    flags = f"--pack_sequences --pad_to_max_length --attn_implementation varlen {stages}".split()
+    compiled = [*flags, "--torch_compile", "--torch_compile_backend", "eager"]
+    counters, graphs = torch._dynamo.utils.counters, []
+    for steps in (4, 12):
+        torch._dynamo.reset()
+        counters.clear()
+        number = ["--max_steps", str(steps)]
+        _, found = run(model, text, tmp_path / f"{steps}", *compiled, *number)
+        graphs.append(counters["stats"]["unique_graphs"])
+        assert not counters["graph_break"]
+    _, plain = run(model, text, tmp_path / "plain", *flags, *number)
+    assert 0 < graphs[0] == graphs[1]
+    assert [step["loss"] for step in found] == pytest.approx([step["loss"] for step in plain], rel=1e-4)

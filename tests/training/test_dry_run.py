@@ -67,6 +67,7 @@ def steps_of(output: Path) -> int:
         "--tokens_per_pass 0 --max_steps 7",
         "--pack_sequences --max_seq_length 64 --per_device_train_batch_size 2 --gradient_accumulation_steps 2",
         "--no_line_by_line --max_seq_length 32",
+        "--attn_implementation varlen --dropout 0",
         "--pad_to_max_length --max_seq_length 64",
         "--length_schedule 32:0.5,64:0.5 --pack_sequences --long_lines split --per_device_train_batch_size 2",
     ],

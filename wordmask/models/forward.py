@@ -24,6 +24,7 @@ from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+WITH_MASKS = ("sdpa", "eager", "flex_attention")  # implementations of attention that take no bounds of documents
 TOKENS_ON_CPU = 2048  # in a micro-batch; more are no faster there
 
 
@@ -180,7 +181,7 @@ def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttenti
         InputError: if it is asked for, and this model or this device cannot do it.
     """
     asked, training, name = arguments.model.attn_implementation, arguments.training, type(model).__name__
-    if "flash" in str(asked) and not training.tokens_per_pass:
+    if asked not in (None, VARLEN, *WITH_MASKS) and not training.tokens_per_pass:
         found = _try_flat(training, model)
         return found if isinstance(found, FlatAttention) else None
     before = model.config._attn_implementation

@@ -60,6 +60,8 @@ def _positions(lengths: IntArray, longest: int, trainer: MlmTrainer) -> int:
     collator, most = trainer.collator, trainer.forward.micro_batch_tokens
     if isinstance(collator, MaskingCollator) and collator.fixed:
         return len(lengths) * longest
+    if trainer.forward.flat:
+        return round_up(int(lengths.sum()), collator.multiple_of)
     widths = np.array(
         [min(longest, round_up(length, collator.multiple_of)) for length in sorted(lengths.tolist())[::-1]]
     )

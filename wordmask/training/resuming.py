@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -288,8 +289,10 @@ class ResumableTrainer(TimedTrainer):
 
         A resume within an epoch restores the random state here, since the loader draws from it before the first batch.
         """
+        begin = time.monotonic()
         with loader_workers(self.args.dataloader_num_workers):
             batches = super().get_batch_samples(*args, **kwargs)
+        self.tokens.waited += time.monotonic() - begin
         if self._random_state:
             self._load_rng_state(self._random_state)
             self._random_state = None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from wordmask.config.run_arguments import RunArguments
-from wordmask.training.display.speed import TokenCount, with_tokens
+from wordmask.training.display.speed import TokenCount, with_speed
 from wordmask.training.records.speed_record import SpeedRecord
 from wordmask.training.stopping import StoppableTrainer
 
@@ -31,7 +31,7 @@ class TimedTrainer(StoppableTrainer):
         if "loss" in logs or "train_loss" in logs:
             tokens = self._add_speed()
             if "train_loss" in logs:
-                with_tokens(logs, tokens)
+                with_speed(logs, tokens, self.tokens.waited)
         super().log(logs, start_time)
 
     def _add_speed(self) -> int:

@@ -19,7 +19,7 @@ from wordmask.config.metric_table import METRICS
 from wordmask.training.display.speed import Speed, TokenCount
 from wordmask.training.display.utilisation import Utilisation
 from wordmask.utils.progress import Bar
-from wordmask.utils.quantities import changed, counted, duration, loss, number
+from wordmask.utils.quantities import changed, counted, duration, loss, number, percent
 from wordmask.utils.terminal import labelled, terminal
 
 _METRICS = {metric.trainer_name: metric for metric in METRICS.values()}
@@ -153,6 +153,7 @@ class LiveOutput(TrainerCallback):
             figures.append(f"mean loss {loss(logs['train_loss'])}")
             if rate := logs.get("train_tokens_per_second"):
                 figures.append(f"{number(rate, 3)} tokens/s")
+            figures.append(f"{percent(logs.get('train_data_share', 0.0))} of the time for batches")
             terminal().show(Trained(figures))
         if "loss" not in logs or self.speed is None:
             return

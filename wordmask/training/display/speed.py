@@ -11,10 +11,16 @@ import torch
 
 
 class TokenCount:
-    """The tokens that this process has trained on, without padding."""
+    """The tokens that this process has trained on, without padding, and how long it has waited for batches.
+
+    Attributes:
+        total: the tokens.
+        waited: the seconds in which batches were made, or in which workers were waited for.
+    """
 
     def __init__(self) -> None:
         self.total: torch.Tensor | int = 0
+        self.waited = 0.0
 
     def add(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Add the tokens of batches. Does not wait for their device."""
@@ -113,9 +119,14 @@ class Speed:
         return Mark(self.step, round(last.tokens + (self.step - last.step) * mean), self.ended)
 
 
-def with_tokens(metrics: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """Add the tokens in a second to the metrics of a training, unless the Trainer has counted them."""
+def with_speed(metrics: dict[str, Any], tokens: int, waited: float) -> dict[str, Any]:
+    """Add to the metrics of a training its tokens in a second, unless the Trainer has counted them.
+
+    And `train_data_share`, the share of the time in which this process waited for batches.
+    """
     seconds = metrics.get("train_runtime")
+    if seconds:
+        metrics["train_data_share"] = round(waited / seconds, 4)
     if seconds and "train_tokens_per_second" not in metrics:
         metrics["train_tokens_per_second"] = round(tokens / seconds, 3)
     return metrics
