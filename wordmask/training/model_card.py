@@ -21,7 +21,8 @@ from wordmask.training.records.run_record import SETTINGS, STEP
 from wordmask.training.report import RunFiles
 from wordmask.utils.terminal import clean
 
-_MARKDOWN = re.compile(r"[\\`*_<>|&#~$]|\](?=[\[(])")  # what Markdown, HTML and formulas obey
+# What Markdown, HTML and formulas obey. An underscore within a word is nothing to them.
+_MARKDOWN = re.compile(r"[\\`*<>|&#~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])|\](?=[\[(])")
 _PLAIN = re.compile(r"[\w.,:/@+= -]+")
 # The scripts of one language alone. Chinese characters without the others are Chinese.
 _LANGUAGES = {"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "THAI": "th", "CJK": "zh"}

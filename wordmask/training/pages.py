@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ REPORT, CURVE = "report.html", "loss.svg"  # in an output directory
 MARK = "made by wordmask"  # tells our files from those of others
 
 
+@cache
+def _environment(shown: Callable[[str], str], markup: bool) -> Environment:
+    """What fills templates. It keeps them, since a test suite makes hundreds of pages."""
+    environment = Environment(
+        loader=PackageLoader("wordmask.training"),
+        autoescape=markup,
+        finalize=lambda value: shown(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    functions = (quantities.counted, quantities.duration, quantities.loss, quantities.number, quantities.percent)
+    environment.globals |= {"version": __version__, "mark": MARK} | {one.__name__: one for one in functions}
+    return environment
+
+
 def render(template: str, shown: Callable[[str], str] = clean, **values: Any) -> str:
     """What a template makes of values. In HTML and SVG, Jinja2 escapes `<`, `&` and quotes.
 
@@ -30,16 +47,7 @@ def render(template: str, shown: Callable[[str], str] = clean, **values: Any) ->
         shown: is applied to each text; by default it shows control characters as text.
         values: what the template reads.
     """
-    environment = Environment(
-        loader=PackageLoader("wordmask.training"),
-        autoescape=not template.endswith(".md.jinja"),
-        finalize=lambda value: shown(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.globals |= {"version": __version__, "mark": MARK, **vars(quantities)}
-    return environment.get_template(template).render(**values)
+    return _environment(shown, not template.endswith(".md.jinja")).get_template(template).render(**values)
 
 
 def is_ours(path: Path) -> bool:

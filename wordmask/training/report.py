@@ -119,8 +119,10 @@ class RunFiles:
         others = [one for one in self.evaluations if one is not self.before]
         # The record keeps the words of the saved model. It is not the last one with --load_best_model_at_end.
         self.after = next((one for one in others[::-1] if one.words), others[-1] if others else None)
-        states = map(_read, [directory / "trainer_state.json", *directory.glob("checkpoint-*/trainer_state.json")])
-        self.state = max(states, key=lambda state: state.get("global_step", -1))
+        states = [*directory.glob("checkpoint-*/trainer_state.json")]
+        latest = sorted(states, key=lambda path: (len(path.parent.name), path.parent.name))[-1:]  # 90 is before 100
+        last = map(_read, [directory / "trainer_state.json", *latest])
+        self.state = max(last, key=lambda state: state.get("global_step", -1))
 
     @property
     def changed(self) -> dict[str, Any]:
