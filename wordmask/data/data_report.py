@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.box import ROUNDED
 from rich.table import Table
 from rich.text import Text
 
@@ -249,7 +250,7 @@ class DataReport:
         return clean(f"data report of {'. Of '.join(parts)}")
 
     def __rich__(self) -> Table:
-        table = Table(title="data report", title_justify="left", title_style="bold")
+        table = Table(title="\ndata report", title_justify="left", title_style="bold", box=ROUNDED, header_style="")
         table.add_column("")
         rows: dict[str, dict[str, str]] = {}
         for split, report in self.splits.items():

@@ -34,6 +34,11 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def children_memory() -> int:
+    """The bytes that the processes which this one has started have for themselves alone."""
+    return sum(child.memory_full_info().uss for child in psutil.Process().children(recursive=True))
+
+
 def available_memory() -> int:
     """The bytes that this process may still take: of the machine, of its control groups, and of its own limits."""
     process = psutil.Process().memory_info()

@@ -146,6 +146,11 @@ class DryRun:
             terminal().doing("timing an evaluation")
             seconds = self.rehearsal.time_evaluation()
             parts.append((evaluations * seconds, f"{counted(evaluations, 'evaluation')} of {_each(seconds)}"))
+            if self.trainer.probe:
+                first, seconds = self.rehearsal.time_probe()
+                parts.append(
+                    (first + (evaluations - 1) * seconds, f"{counted(evaluations, 'probe')} of {_each(seconds)}")
+                )
         if checkpoints:
             seconds = self.figures["checkpoint_bytes"] / DISK
             each = f"{counted(checkpoints, 'checkpoint')} of {_each(seconds)}, at {size(DISK)} a second"
@@ -164,7 +169,9 @@ class DryRun:
 
     def _tell_memory(self) -> None:
         device, peak = self.args.device, peak_memory()
-        text = f"about {size(peak)} in this process, and {size(available_memory())} more are free"
+        loading = f", {size(self.rehearsal.workers_memory)} in those that load batches"
+        workers = loading * (self.args.dataloader_num_workers > 0)
+        text = f"about {size(peak)} in this process{workers}, and {size(available_memory())} more are free"
         if device.type == "cuda":
             peak, whole = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
             text = f"about {size(peak)} of {size(whole)} on the GPU"

@@ -21,10 +21,13 @@ from wordmask.models.configuration import origin
 from wordmask.training.dry_run.forecast import Lengths, some_of, steps_from
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
-from wordmask.utils.memory import available_memory
+from wordmask.utils.memory import available_memory, children_memory
 from wordmask.utils.quantities import counted, size
 
-TIMED, SECONDS = 8, 20.0  # ordinary steps that are timed, at most; the seconds after which no other is
+# Ordinary steps that are timed, at most, and the seconds after which no other is. Each new shape of a batch takes some
+# memory that stays, above all on a CPU, so many different steps are taken where they are short.
+TIMED, SECONDS = 64, 20.0
+BATCHES = 8  # of an evaluation, that are timed
 _SIGNS = ("bad_alloc", "could not create a primitive", "could not create a memory")  # of C++, and of oneDNN on a CPU
 
 
@@ -64,6 +67,7 @@ class Rehearsal:
     def __init__(self, arguments: Arguments, trainer: MlmTrainer, model: Any):
         self.arguments, self.args, self.trainer, self.model = arguments, arguments.training, trainer, model
         self.taken = 0  # steps
+        self.workers_memory = 0  # bytes of the processes that load batches
 
     def take_step(self, batches: Sequence[Any]) -> None:
         """One optimizer step. Raises an `InputError` if its loss or its gradient is not finite."""
@@ -111,6 +115,7 @@ class Rehearsal:
                 trainer._train_batch_size = number
             for batches in self._largest_steps():
                 self.take_step(batches)
+                self.take_step(batches)  # the first one makes the optimizer's state, which lies beside the second one
 
         fits = self._first_that_fits(attempt, sizes)
         self._micro_batch = tokens
@@ -204,6 +209,7 @@ class Rehearsal:
             spent = torch.tensor(sum(seconds), device=self.args.device)
             if len(seconds) > 1 and float(trainer.accelerator.reduce(spent, "mean")) > SECONDS:
                 break
+        self.workers_memory = children_memory()
         return seconds, sum(positions[: len(seconds)])
 
     def time_evaluation(self) -> float:
@@ -225,9 +231,18 @@ class Rehearsal:
             )
         step = args.eval_batch_size * args.world_size
         batches = [order[start : start + step] for start in range(0, len(order), step)]
-        chosen = np.unique(np.linspace(0, len(batches) - 1, TIMED).astype(int))
+        chosen = np.unique(np.linspace(0, len(batches) - 1, BATCHES).astype(int))
         some = [batches[number] for number in chosen.tolist()]
         metrics = trainer.evaluate(some_of(sequences, np.concatenate(some)))
         lengths = Lengths(trainer, [sequences], trains=False)
         computed, timed = (sum(map(lengths.computed, part)) for part in (batches, some))
         return metrics["eval_runtime"] * computed / timed
+
+    def time_probe(self) -> tuple[float, float]:
+        """The seconds of a probe in the first evaluation, with what needs no model, and in later ones."""
+        seconds = []
+        for _ in range(2):
+            begin = time.monotonic()
+            self.trainer.measure_probe(self.model)
+            seconds.append(time.monotonic() - begin)
+        return seconds[0], seconds[1]

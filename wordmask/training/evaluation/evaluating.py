@@ -104,13 +104,17 @@ class EvaluatingTrainer(ResumableTrainer):
             words = self._words.over_all(self.accelerator)
             step, epoch = self._model_step, float(self.state.epoch or 0.0)
             digest = self.probe.examples.digest if self.probe else ""
-            if self.probe:
-                figures |= self.probe.measure(self._predict, self.accelerator)
+            figures |= self.measure_probe(self._evaluated)
             evaluation = Evaluation(step, epoch, figures, self.metric.masks, probe=digest)
             self.reports.add(evaluation, words, self._predict)
         self._evaluated = None
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         return output._replace(metrics={**(output.metrics or {}), **metrics})
+
+    def measure_probe(self, model: Any) -> dict[str, float]:
+        """The figures of the probe for a model as it runs; none without a probe."""
+        self._evaluated = model
+        return self.probe.measure(self._predict, self.accelerator) if self.probe else {}
 
     def prediction_step(
         self,
