@@ -17,6 +17,9 @@ ENGLISH_TEXT := import pydoc_data.topics as help; \
 	texts = (" ".join(part.split()) for topic in help.topics.values() for part in topic.split("\n\n")); \
 	print(*dict.fromkeys(text for text in texts if text.endswith(".")), sep="\n")
 
+# On two threads, such small matrices take twice the CPU time for the same speed; and threads that wait for each other
+# take all of it on a busy machine.
+demo: export OMP_NUM_THREADS = 1
 demo: install  ## mask whole Chinese words by a reference file, then train on English until the model predicts words
 	$(BIN)/python run_chinese_ref.py --file_name wordmask/samples/chinese.txt --segmenter jieba --vocab_size 4000 \
 		--bert demo_output/tokenizer --save_path demo_output/chinese.ref --overwrite

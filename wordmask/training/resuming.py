@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,13 @@ class ResumableTrainer(TimedTrainer):
         train_sequences: the sequences to train on.
         plan: this process's batches of the whole training; `None` for a stream.
         done: the progress before this call of `train`.
+        stand_in: what `train` calls instead of training, with the size of a batch, the arguments and the checkpoint.
     """
 
     train_sequences: StagedSequences | StreamedSequences | None
     plan: Batches | None = None
     done: Progress = Progress()
+    stand_in: Callable[[int, Any, str | None], None] | None = None
     _loss_done = 0.0  # the sum of the losses of the steps that are done
     _loss_at_step = 0.0  # the part of it from steps since the last log
     _optimizer_done: str | None = None
@@ -174,6 +177,8 @@ class ResumableTrainer(TimedTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
         """Train with batches of this size; if larger ones did some steps, continue after those."""
+        if self.stand_in is not None:
+            return self.stand_in(batch_size or self._train_batch_size, args, resume_from_checkpoint)
         self._attempts += 1
         if self._attempts > 1:
             step, old_batch_size = self.state.global_step, self._train_batch_size

@@ -89,8 +89,7 @@ class DryRun:
         trainer, shown = self.trainer, terminal()
         trainer.callback_handler.callbacks, trainer.reports = [], None  # these show and write
         if self.args.do_train and not trainer.is_finished():
-            # `train` sets the model up as the flags say, and then calls this.
-            trainer._inner_training_loop = self._rehearse  # type: ignore[method-assign, assignment]
+            trainer.stand_in = self._rehearse  # `train` sets the model up as the flags say, and then calls this
             trainer.train(resume_from_checkpoint=checkpoint)
         elif self.args.do_eval:
             self._tell_time([], evaluations=1)
@@ -104,7 +103,7 @@ class DryRun:
         shown.show(Message("dry run: nothing was trained, and nothing was written"))
         return {name: float(value) for name, value in self.figures.items()}
 
-    def _rehearse(self, batch_size: int, args: Any, resume_from_checkpoint: str | None = None, **others: Any) -> None:
+    def _rehearse(self, batch_size: int, args: Any, checkpoint: str | None) -> None:
         """Stand in for the Trainer's loop: try the largest step, time others, and compute the rest."""
         trainer, sequences = self.trainer, self.trainer.train_sequences
         self.facts.clear()
@@ -113,8 +112,8 @@ class DryRun:
         model_bytes = model_size(trainer.model, trainer.processing_class, args)
         loader = trainer.get_train_dataloader()
         epochs, in_epoch, *_, planned = trainer.set_initial_training_values(args, loader)
-        trainer._init_training_state(planned, in_epoch, epochs, resume_from_checkpoint, None)
-        model, _ = trainer._prepare_for_training(planned, loader, resume_from_checkpoint)
+        trainer._init_training_state(planned, in_epoch, epochs, checkpoint, None)
+        model, _ = trainer._prepare_for_training(planned, loader, checkpoint)
         self.rehearsal = Rehearsal(self.arguments, trainer, model)
         terminal().doing("trying the largest step")
         self.rehearsal.find_fit()

@@ -26,7 +26,7 @@ from wordmask.utils.quantities import counted, size
 
 # Ordinary steps that are timed, at most, and the seconds after which no other is. Each new shape of a batch takes some
 # memory that stays, above all on a CPU, so many different steps are taken where they are short.
-TIMED, SECONDS = 64, 20.0
+TIMED, SECONDS = 256, 20.0
 BATCHES = 8  # of an evaluation, that are timed
 _SIGNS = ("bad_alloc", "could not create a primitive", "could not create a memory")  # of C++, and of oneDNN on a CPU
 
