@@ -38,7 +38,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from bundled import given_or_bundled
 from gpu_results import Results, markdown
-from gpu_sides import SIDES, Case
+from gpu_sides import NEEDS, SIDES, Case
 from gpu_text import operations, write_model, write_text
 from meter import matrix_rate
 from sides import Process
@@ -48,7 +48,7 @@ from wordmask.utils.readers import read_lines
 
 ROOT = Path(__file__).parent.parent
 MODULE = "wordmask.training.run"  # what each side imports, and what takes longest
-SECONDS = 240  # that one side, or the tests, may take
+SECONDS, TEST_SECONDS = 240, 420  # that one side may take, and the tests
 TOKENS = 32_768  # in a step, where documents are full
 LINES = 128  # in a step, where lines are documents
 EVALUATED_TOKENS = 65_536
@@ -70,14 +70,25 @@ class Part:
         model_type: the base model of this type.
         length: of the longest sequence, in tokens.
         full: whether documents have this length; if not, they are the lines of the text.
-        torch: the version of PyTorch that it needs.
+        sides: what is measured.
+        more: flags of our script with configs/gpu.yaml, in addition.
+        torch: the version of PyTorch that this part needs, if it is later than that of a side.
     """
 
     name: str
     model_type: str
     length: int
     full: bool = True
+    sides: tuple[str, ...] = tuple(SIDES)
+    more: tuple[str, ...] = ()
     torch: str = "2.9"
+
+    def lacks(self, side: str) -> str | None:
+        """Why a side cannot be measured here, as a sentence; `None` if it can."""
+        needed = max(self.torch, NEEDS[side], key=Version)
+        if Version(torch.__version__) < Version(needed):
+            return f"it needs PyTorch {needed}, and this is {torch.__version__}"
+        return "it needs an NVIDIA GPU" if self.more and not torch.cuda.is_available() else None
 
     def sized(self, tiny: bool) -> Sizes:
         """How much this part trains."""
@@ -107,6 +118,7 @@ PARTS = [
     Part("modernbert-8192", "modernbert", 8192),
     Part("modernbert-512", "modernbert", 512),
     Part("bert-128", "bert", 128),
+    Part("modernbert-1024-chunked", "modernbert", 1024, sides=("ours_gpu",), more=("--chunked_head",), torch="2.13"),
 ]
 TESTS = "tests"
 
@@ -144,15 +156,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def measure(part: Part, options: argparse.Namespace, results: Results, sides: Sides, deadline: float) -> None:
     """Measure those sides of a part that gpu.json lacks."""
-    if Version(torch.__version__) < Version(part.torch):
-        results.add(part.name, None, {"skipped": f"needs PyTorch {part.torch}, and this is {torch.__version__}"})
-        return
-    done = results.found.get(part.name, {})
-    missing = [side for side in options.sides if "loss" not in done.get(side, {})]
-    if not missing:
-        return
-    case = None
-    for side in missing:
+    done, case = results.found.get(part.name, {}), None
+    for side in (side for side in options.sides if side in part.sides and "loss" not in done.get(side, {})):
+        if reason := part.lacks(side):
+            results.add(part.name, side, {"skipped": reason})
+            continue
         if time.monotonic() > deadline:
             print(f"{part.name}, {side}: not yet measured; call again to go on", flush=True)
             return
@@ -186,6 +194,7 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
         warmup=sizes.warmup,
         flops=operations(AutoConfig.from_pretrained(model), text.lengths, sizes.length),
         rate=rate,
+        more=part.more,
         on_cpu=not torch.cuda.is_available(),
     )
 
@@ -199,16 +208,19 @@ class Sides:
 
     def __enter__(self) -> Sides:
         self.temporary = tempfile.TemporaryDirectory()
-        self.folder, self.next = Path(self.temporary.name), Process(MODULE)
+        self.folder, self.next = Path(self.temporary.name), self._start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self.next.end()
         self.temporary.cleanup()
 
+    def _start(self) -> Process:
+        return Process(MODULE, "spawn" if torch.cuda.is_available() else "forkserver")
+
     def run(self, side: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The figures of a side, or its error."""
-        process, self.next = self.next, Process(MODULE)
+        process, self.next = self.next, self._start()
         try:
             return process.run(side, SECONDS)
         except RuntimeError as error:
@@ -245,7 +257,7 @@ def run_tests() -> dict[str, Any]:
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     begin = time.monotonic()
     with subprocess.Popen(command, cwd=ROOT, **options) as process:
-        timer = threading.Timer(SECONDS, process.kill)
+        timer = threading.Timer(TEST_SECONDS, process.kill)
         timer.start()
         printed = process.communicate()[0]
         timer.cancel()

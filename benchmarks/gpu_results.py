@@ -82,15 +82,13 @@ def markdown(results: dict[str, Any]) -> str:
     for part, sides in results.items():
         if not isinstance(sides, dict) or part == "versions":
             continue
-        if "skipped" in sides:
-            remarks.append(f"{part}: skipped, since it {sides['skipped']}.")
-        elif part == "tests":
+        if part == "tests":
             counts = ", ".join(f"{number} {outcome}" for outcome, number in sides["counts"].items())
             remarks.append(f"Tests: {counts or 'none'}{'' if sides['ended'] else ', and then they were stopped'}.")
             remarks += [f"Failed: {name}." for name in sides["failed"]]
         else:
             lines += [line for side, figures in sides.items() for line in _row(part, side, *_cells(figures))]
-            remarks += [f"{part}, {side}: {found['error']}." for side, found in sides.items() if "error" in found]
+            remarks += [f"{part}, {side}: {_why(found)}." for side, found in sides.items() if _why(found)]
     return "\n".join([*lines, *([""] if remarks else []), *(f"- {remark}" for remark in remarks), ""])
 
 
@@ -99,6 +97,11 @@ def _row(*cells: str) -> list[str]:
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:
-    if "error" in figures:
-        return ["failed", *[""] * (len(COLUMNS) - 1)]
+    if _why(figures):
+        return ["skipped" if "skipped" in figures else "failed", *[""] * (len(COLUMNS) - 1)]
     return [form.format(figures[name]) if name in figures else "" for name, (_, form) in COLUMNS.items()]
+
+
+def _why(figures: dict[str, Any]) -> str | None:
+    """Why a side has no figures, if it has none."""
+    return figures.get("skipped") or figures.get("error")

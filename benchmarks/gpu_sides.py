@@ -58,6 +58,7 @@ class Case:
         warmup: the steps that are not timed.
         flops: the operations that one real token takes.
         rate: the operations per second of matrix products alone.
+        more: flags of our script with configs/gpu.yaml, in addition.
         on_cpu: whether this is a trial on a CPU, where graphs are captured and counted, and run as they are.
     """
 
@@ -70,6 +71,7 @@ class Case:
     warmup: int
     flops: float
     rate: float
+    more: tuple[str, ...]
     on_cpu: bool
 
     def measured(self, train: Callable[[str, PreTrainedTokenizerBase], None]) -> dict[str, float]:
@@ -119,8 +121,9 @@ def run_ours(case: Case) -> dict[str, float]:
 def run_ours_gpu(case: Case) -> dict[str, float]:
     """Our script with configs/gpu.yaml."""
     config = str(ROOT / "configs/gpu.yaml")
-    flags = ["--no_tf32", "--torch_compile_backend", "eager", "--dataloader_num_workers", "0"] * case.on_cpu
-    return case.measured(lambda folder, tokenizer: _script(case, folder, case.packed_batch, config, *flags))
+    on_cpu = ["--no_tf32", "--torch_compile_backend", "eager", "--dataloader_num_workers", "0"] * case.on_cpu
+    flags = [config, *on_cpu, *case.more]
+    return case.measured(lambda folder, tokenizer: _script(case, folder, case.packed_batch, *flags))
 
 
 def _script(case: Case, folder: str, batch: int, *more: str) -> None:
@@ -175,6 +178,8 @@ def evaluate(case: Case, trained: torch.nn.Module, tokenizer: PreTrainedTokenize
     return total / count
 
 
+# The PyTorch that each side needs: varlen attention came with 2.10.
+NEEDS = {"plain": "2.9", "ours": "2.9", "ours_gpu": "2.10"}
 SIDES: dict[str, Callable[[Case], dict[str, float]]] = {
     "plain": run_plain,
     "ours": run_ours,

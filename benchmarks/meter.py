@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
@@ -65,23 +66,28 @@ class Meter(TrainerCallback):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Measure each Trainer that is made and run here."""
-        original = Trainer.get_batch_samples
+        get_batch_samples, get_next = Trainer.get_batch_samples, _BaseDataLoaderIter.__next__
 
         def counting(trainer: Trainer, *arguments: Any, **options: Any) -> Any:
-            begin = time.perf_counter()
-            batches, labels = original(trainer, *arguments, **options)
-            if self.timed:
-                self.waited += time.perf_counter() - begin
-                for batch in batches:
-                    self._count(batch)
+            batches, labels = get_batch_samples(trainer, *arguments, **options)
+            for batch in batches if self.timed else ():
+                self._count(batch)
             return batches, labels
+
+        def waiting(iterator: Any) -> Any:
+            begin = time.perf_counter()
+            batch = get_next(iterator)  # of the CPU: to copy it to a GPU may also wait for that
+            self.waited += time.perf_counter() - begin if self.timed else 0.0
+            return batch
 
         DEFAULT_CALLBACKS.append(self)  # type: ignore[arg-type]
         Trainer.get_batch_samples = counting  # type: ignore[method-assign]
+        _BaseDataLoaderIter.__next__ = waiting  # type: ignore[method-assign]
         try:
             yield
         finally:
-            Trainer.get_batch_samples = original  # type: ignore[method-assign]
+            Trainer.get_batch_samples = get_batch_samples  # type: ignore[method-assign]
+            _BaseDataLoaderIter.__next__ = get_next  # type: ignore[method-assign]
             DEFAULT_CALLBACKS.remove(self)  # type: ignore[arg-type]
 
     @property

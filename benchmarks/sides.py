@@ -37,10 +37,13 @@ class Process:
 
     Args:
         module: takes long to import.
+        method: how the process starts. `forkserver` imports once for all, which GPUs do not allow in general.
     """
 
-    def __init__(self, module: str):
-        context = get_context("spawn")
+    def __init__(self, module: str, method: str = "spawn"):
+        context: Any = get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload([module])
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, module), daemon=False)
         self.process.start()

@@ -1,0 +1,176 @@
+"""benchmarks/gpu.py: what it measures is right, and a second call goes on. Its figures for a CPU mean nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig, Trainer, TrainingArguments
+
+from conftest import sample_lines, train_tokenizer
+from wordmask.utils.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+@pytest.mark.slow
+def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missing(tmp_path):
+    import gpu
+    from gpu_sides import SIDES
+
+    def call(*more: str) -> dict:
+        command = [sys.executable, "benchmarks/gpu.py", "--tiny", "--output_dir", str(tmp_path), *more]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
+        return json.loads((tmp_path / "gpu.json").read_text())
+
+    results = call()
+    for part in gpu.PARTS:
+        if part.sides == tuple(SIDES):
+            sides = results[part.name]
+            assert list(sides) == ["plain", "ours", "ours_gpu"]
+            assert all(figures["tokens_per_second"] > 0 for figures in sides.values()), sides
+            losses = [figures["loss"] for figures in sides.values()]
+            assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
+    assert results["tests"]["ended"] and not results["tests"]["failed"]
+    assert "| modernbert-1024 | ours_gpu |" in (tmp_path / "gpu.md").read_text()
+    lost = results["bert-128"].pop("ours")
+    (tmp_path / "gpu.json").write_text(json.dumps(results))
+    again = call("--only", "bert-128")
+    assert again["bert-128"]["ours"]["loss"] == lost["loss"], "the same weights, text and masks"
+    assert again["bert-128"]["plain"] == results["bert-128"]["plain"]
+
+
+def test_full_documents_hold_all_words_in_the_length(monkeypatch):
+    from gpu_text import full_documents, word_sizes
+
+    lines, tokenizer = sample_lines("english", 50), train_tokenizer("bert")
+    sizes = word_sizes(lines, tokenizer)
+    documents = list(islice(full_documents(lines, sizes, 40), 60))
+    lengths = [len(ids) for ids in tokenizer(documents)["input_ids"]]
+    assert max(lengths) <= 40 and min(lengths) > 40 - max(sizes.values())
+    words = Counter(" ".join(documents).split())
+    assert words.keys() <= sizes.keys() and documents == list(islice(full_documents(lines, sizes, 40), 60))
+
+
+def test_operations_are_those_of_the_weights_and_of_attention():
+    from gpu_sides import RATE
+    from gpu_text import operations
+
+    size = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=100, max_position_embeddings=64, **size)
+    layer, head = 4 * 8 * 8 + 2 * 8 * 16, 8 * 8
+    weights = 3 * layer + head + RATE * 100 * 8
+    assert operations(config, np.array([32, 32]), 64) == pytest.approx(6 * weights + 12 * 3 * 8 * 32)
+    # A token of a document of 10 sees 10, one of a document of 30 sees 30: on average (100 + 900) / 40.
+    assert operations(config, np.array([10, 30]), 64) == pytest.approx(6 * weights + 12 * 3 * 8 * 25)
+    special = dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"], 0)
+    config = ModernBertConfig(vocab_size=100, local_attention=16, **size, **special)
+    layer = 4 * 8 * 8 + 3 * 8 * 16
+    weights = 3 * layer + head + RATE * 100 * 8
+    assert operations(config, np.array([64]), 64) == pytest.approx(6 * weights + 12 * 8 * (64 + 16 + 16))
+
+
+def test_the_meter_counts_real_tokens_after_the_warm_up(tmp_path):
+    from meter import Meter
+
+    tokenizer = train_tokenizer("bert")
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = BertConfig(vocab_size=len(tokenizer), **size)
+    ids = torch.full((4, 10), 7)
+    ids[:, 6:] = tokenizer.pad_token_id
+    labels = torch.full((4, 10), -100)
+    labels[:, 2] = 7
+    rows = [
+        {"input_ids": ids[0], "attention_mask": ids[0].ne(tokenizer.pad_token_id).long(), "labels": labels[0]}
+    ] * 20
+    arguments = TrainingArguments(
+        tmp_path, max_steps=5, per_device_train_batch_size=4, use_cpu=True, report_to="none", disable_tqdm=True
+    )
+    meter = Meter(2, tokenizer.pad_token_id)
+    with meter.attached():
+        Trainer(AutoModelForMaskedLM.from_config(config), arguments, train_dataset=rows).train()
+    figures = meter.figures(flops=10.0, rate=1000.0)
+    assert figures["timed_steps"] == 3 and figures["timed_tokens"] == 3 * 4 * 6
+    assert figures["padding"] == pytest.approx(0.4) and figures["labelled"] == pytest.approx(1 / 6)
+    assert figures["utilisation"] == pytest.approx(figures["tokens_per_second"] / 100)
+    assert 0 < figures["waiting_for_data"] < 1 and figures["compilations_after_warmup"] == 0
+    with meter.attached(), pytest.raises(ValueError, match="warm-up"):
+        arguments.max_steps = 2
+        Trainer(AutoModelForMaskedLM.from_config(config), arguments, train_dataset=rows).train()
+
+
+def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
+    from gpu_results import Results
+
+    facts = {"card": "a card", "driver": "1", "versions": {"torch": "2.11.0"}, "text": "t", "tiny": False}
+    facts["matrix_rate"] = 785e12
+    results = Results(str(tmp_path), dict(facts))
+    results.add("bert-512", "ours", {"tokens_per_second": 300.0, "loss": 5.0})
+    results.add("bert-512", "plain", {"tokens_per_second": 200.0, "loss": 5.1})
+    results.add("bert-512", "ours_gpu", {"error": "out of memory"})
+    results.add("other", "ours_gpu", {"skipped": "it needs PyTorch 2.13, and this is 2.11"})
+    found = Results(str(tmp_path), dict(facts)).found
+    assert found["bert-512"]["ours"]["times_plain"] == 1.5 and found["bert-512"]["plain"]["times_plain"] == 1.0
+    table = (tmp_path / "gpu.md").read_text()
+    assert "785 TFLOP/s" in table and "| bert-512 | ours | 300 | 1.50 |" in table
+    assert "- bert-512, ours_gpu: out of memory." in table and "- other, ours_gpu: it needs PyTorch 2.13" in table
+    with pytest.raises(InputError, match="results of another card .*give another directory"):
+        Results(str(tmp_path), facts | {"card": "another"})
+
+
+def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
+    import gpu
+
+    chunked = next(part for part in gpu.PARTS if part.more)
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cu130")
+    assert gpu.PARTS[0].lacks("ours") is None
+    assert gpu.PARTS[0].lacks("ours_gpu") == "it needs PyTorch 2.10, and this is 2.9.1+cu130"
+    assert "2.13" in chunked.lacks("ours_gpu")
+
+
+def test_without_a_gpu_one_sentence_says_what_runs_here(monkeypatch, capsys, tmp_path):
+    import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as status:
+        gpu.main(["--output_dir", str(tmp_path)])
+    assert status.value.code == 2 and "--tiny runs on a CPU" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_make_bench_gpu_needs_no_environment_of_its_own(tmp_path):
+    command = ["make", "-n", "bench-gpu", f"VENV={tmp_path}", "PYTHON=bare", "TEXT=t.txt", "GPU=--only tests"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = shown.replace("\\\n", " ").split()
+    assert words[1:] == "bare benchmarks/gpu.py --output_dir gpu_results --text t.txt --only tests".split()
+
+
+def test_a_process_gives_a_result_or_one_sentence():
+    from sides import Process
+
+    assert Process("json").run(partial(dict, a=1), 60) == {"a": 1}
+    with pytest.raises(RuntimeError, match=r"^ValueError: could not convert"):
+        Process("json").run(partial(float, "x"), 60)
+    with pytest.raises(RuntimeError, match="process died"):
+        Process("json").run(partial(os._exit, 1), 60)
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match="more than 1 seconds"):
+        Process("json").run(partial(time.sleep, 300), 1)
+    assert time.monotonic() - begin < 250
