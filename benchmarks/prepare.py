@@ -4,8 +4,10 @@
 
 Both sides tokenize the same lines and divide them into blocks, in processes of their own, in turn, each with an empty
 cache and then once more with what it has cached. Seconds are those that one core worked, but with several processes
-(`--preprocessing_num_workers 2`) those of the clock on the wall. What a worker needs none of is imported where it is
-used, so that one starts, as it imports this program, no later than under run_mlm.py.
+(`--preprocessing_num_workers 2`) those of the clock on the wall. A line below the table says what the data report
+costs: one process prepares the text with it and without it, in turn (`--report_only` prints no more than this). What a
+worker needs none of is imported where it is used, so that one starts, as it imports this program, no later than under
+run_mlm.py.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import statistics
 import tempfile
 import time
 import zlib
@@ -20,6 +23,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.compute as pc
@@ -29,6 +33,7 @@ from rich.table import Table
 
 from bundled import given_or_bundled
 from sides import Figures, forget_peak, peak_megabytes, run_in_turn, use_one_core
+from wordmask.data.text_counts import spread
 from wordmask.tokenization.encoding import special_ids
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
@@ -43,17 +48,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Figures]:
     parser.add_argument("--length", type=int, default=128, help="of a block")
     parser.add_argument("--preprocessing_num_workers", type=int, default=1, help="processes; one keeps to one core")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--report_only", action="store_true", help="measure only what the data report costs")
     with given_or_bundled(parser.parse_args(argv), "english") as options, tempfile.TemporaryDirectory() as folder:
         lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)] * options.times
         random.Random(0).shuffle(lines)
         options.text = str(Path(folder, "text.txt"))
         Path(options.text).write_text("\n".join(lines) + "\n", encoding="utf-8")
         megabytes = os.path.getsize(options.text) / 2**20
-        results = run_in_turn({name: partial(run, kind, options) for name, kind in SIDES.items()}, options.repeats)
-    check_tokens(results)
-    processes = f"processes: {options.preprocessing_num_workers}"
-    print_results(results, f"{megabytes:.1f} MB of text, blocks of {options.length}, {processes}")
-    return results
+        report = run_in_turn({"data report": partial(measure_report, options)}, 1)
+        sides = {} if options.report_only else {name: partial(run, kind, options) for name, kind in SIDES.items()}
+        results = run_in_turn(sides, options.repeats)
+    if results:
+        check_tokens(results)
+        processes = f"processes: {options.preprocessing_num_workers}"
+        print_results(results, f"{megabytes:.1f} MB of text, blocks of {options.length}, {processes}")
+    print_report(report["data report"])
+    return results | report
 
 
 class Classic:
@@ -142,6 +152,47 @@ def measure(kind: type[Classic] | type[Ours], options: argparse.Namespace, cache
         "text": _digest(text),
         "first": _digest(kept[: options.length // 4]),
     }
+
+
+def measure_report(options: argparse.Namespace) -> Figures:
+    """The CPU seconds of preparing the text on one core with the data report and without it, in turn."""
+    import datasets
+    import transformers
+
+    import wordmask.data.sequences  # noqa: F401  # before the clock runs
+    from wordmask.data.findings import findings_in
+
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    use_one_core()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.tokenizer)
+    alone = argparse.Namespace(**vars(options) | {"preprocessing_num_workers": 1})
+    counted = 0
+
+    def seconds(examples_counted: Any) -> float:
+        nonlocal counted
+        with tempfile.TemporaryDirectory() as cache, patch("wordmask.data.sources.spread", examples_counted):
+            side, start = Ours(alone, tokenizer, cache), time.process_time()
+            side.prepare()
+            spent = time.process_time() - start
+            counted = max(counted, *(findings_in(path).counts.examples for path in Path(cache).rglob("*.arrow")))
+        return spent
+
+    def nothing(first: int, count: int, total: int) -> NDArray[np.bool_]:
+        return np.zeros(count, bool)
+
+    seconds(spread)  # the word cache is full from here on, which is the hard case for the report
+    runs = [(seconds(spread), seconds(nothing)) for _ in range(3 * options.repeats)]
+    with_report, without = map(statistics.median, zip(*runs, strict=True))
+    return {"with": with_report, "without": without, "counted": counted}
+
+
+def print_report(found: Figures) -> None:
+    """What the data report costs."""
+    print(
+        f"data report of {found['counted']:,.0f} examples: {found['with']:.3f} s with it, {found['without']:.3f} s "
+        f"without it, {found['with'] / found['without'] - 1:.1%} more"
+    )
 
 
 def _digest(tokens: NDArray[np.integer]) -> float:

@@ -82,12 +82,14 @@ def test_prepare_prints_both_sides_with_the_tokens_that_the_classic_one_loses(pr
     prepare = program("prepare")
     results = prepare.main(["--tokenizer", english_model, "--text", str(SAMPLES / "english.txt"), "--times", "7"])
     classic, ours = results["classic example"], results["ours"]
-    assert list(results) == ["classic example", "ours"]
+    assert list(results) == ["classic example", "ours", "data report"]
+    assert results["data report"]["counted"] == 1988, "all of a short text"
     assert ours["kept"] == ours["tokens"] == classic["tokens"] > 20_000
     assert 0 < classic["tokens"] - classic["kept"] < 2 * 128  # of a first thousand lines and of a second, shorter one
     assert 0 < 5 * ours["MB on disk"] < classic["MB on disk"]
     printed = capsys.readouterr().out
     assert "classic" in printed and "0.00%" in printed and "MB on" in printed
+    assert re.search(r"^data report of 1,988 examples: .* s with it, .* s without it, .*% more$", printed, re.M)
 
 
 @pytest.mark.parametrize("figure", ["tokens", "text", "first"])

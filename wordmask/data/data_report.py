@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.box import ROUNDED
 from rich.table import Table
 from rich.text import Text
@@ -92,12 +94,12 @@ class SplitReport:
             counts.words,
             counts.tokens,
             counts.tokens / counts.words if counts.words else None,
-            _most_split(counts.split),
+            _most_split(counts.split, counts.split_tokens),
             counts.unknown,
             counts.unknown / max(counts.tokens, 1),
             dict(_ordered(characters)[:LISTED]),
             dict(_ordered(counts.unknown_words)[:LISTED]),
-            len(counts.hashes) - len(np.unique(counts.hashes)),
+            len(counts.hashes) - pc.count_distinct(pa.array(counts.hashes)).as_py(),
             None if text.long_lines is None else text.long_lines._asdict(),
             text.tokens,
             seen,
@@ -144,22 +146,18 @@ def _ordered(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _most_split(split: Counter[tuple[str, int]]) -> list[dict[str, Any]]:
+def _most_split(counts: Counter[str], tokens: Counter[str]) -> list[dict[str, Any]]:
     """The words that cost most tokens, each with its mean number of tokens, and how often it occurs, twice at least.
 
     A Chinese character may have a token of its own, and any other word one token.
     """
-    counts, cost = Counter[str](), Counter[str]()
-    for (word, tokens), count in split.items():
-        counts[word] += count
-        cost[word] += count * tokens
     extra = {
-        word: cost[word] - count * (len(word) if is_chinese(word[0]) or is_chinese(word[-1]) else 1)
+        word: tokens[word] - count * (len(word) if is_chinese(word[0]) or is_chinese(word[-1]) else 1)
         for word, count in counts.items()
         if count > 1 and any(map(str.isalpha, word))
     }
     words = [word for word, _ in _ordered(extra)[:LISTED]]
-    return [{"word": word, "tokens": round(cost[word] / counts[word], 2), "count": counts[word]} for word in words]
+    return [{"word": word, "tokens": round(tokens[word] / counts[word], 2), "count": counts[word]} for word in words]
 
 
 def _unknown_characters(tokenizer: Any, words: Counter[str]) -> Counter[str]:

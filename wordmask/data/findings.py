@@ -59,8 +59,8 @@ class Findings:
     def from_json(cls, text: bytes) -> Findings:
         """The findings that `to_json` gave. Those of an older version have no counts."""
         findings = json.loads(text)
-        counts = findings.pop("counts", None)
-        return cls(**findings, counts=TextCounts.from_json(counts) if counts else TextCounts())
+        counts = TextCounts.from_json(findings.pop("counts", {}))
+        return cls(**findings, counts=counts)
 
 
 class TokenBatch(NamedTuple):

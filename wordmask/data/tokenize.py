@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,6 @@ from wordmask.tokenization.encoding import (
 )
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import segmented
-from wordmask.utils.arrays import places_of, starts_of
 from wordmask.utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -117,13 +116,12 @@ class TextTokenizer:
             lengths = np.fromiter(map(len, of_lines), np.int64, len(of_lines))
             ids = np.fromiter(chain.from_iterable(of_lines), np.int64, lengths.sum())
             special = continues = np.zeros(len(ids), bool)
-        if REPORTED in batch.column_names and len(chosen := np.flatnonzero(batch[REPORTED].to_numpy())):
-            counted = places_of(starts_of(lengths)[chosen], lengths[chosen])  # tokens
-            texts = [lines[number] for number in chosen.tolist()]
-            counts = count_texts(texts, ids[counted], lengths[chosen], self.unknown_id)
+        if REPORTED in batch.column_names and (reported := batch[REPORTED].to_numpy()).any():
+            counted: Any = slice(None) if reported.all() else np.flatnonzero(np.repeat(reported, lengths))  # tokens
+            texts = [*compress(lines, reported)]
+            counts = count_texts(texts, ids[counted], lengths[reported], self.unknown_id)
             if tokens is not None:
-                of_words = count_words(tokens, counted, continues[counted], special[counted], self.unknown_id)
-                counts = replace(counts, **of_words)
+                counts = replace(counts, **count_words(tokens, counted, continues, special, self.unknown_id))
             findings = replace(findings, counts=counts)
         codes = ids << 1
         codes |= continues  # the id 8 becomes 16, or 17 where it continues a word
