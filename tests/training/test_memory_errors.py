@@ -89,9 +89,7 @@ def test_other_errors_keep_their_traceback(room, english_model, english_file, tm
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("wordmask.training.trainer.MlmTrainer.compute_loss", fail)
-    argv = (
-        f"--model_name_or_path {english_model} --train_file {english_file} --output_dir {tmp_path / 'out'}"
-    )
+    argv = f"--model_name_or_path {english_model} --train_file {english_file} --output_dir {tmp_path / 'out'}"
     with pytest.raises(RuntimeError, match="a bug"):
         run_mlm_wwm.main([*argv.split(), "--do_train", "--use_cpu"])
     assert not lacks_memory(RuntimeError("a bug"))
