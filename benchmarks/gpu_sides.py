@@ -6,6 +6,7 @@ the same code, which is neither's own.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Case:
         tokenizer = AutoTokenizer.from_pretrained(self.model)
         meter = Meter(self.warmup, tokenizer.pad_token_id)
         with tempfile.TemporaryDirectory() as folder, meter.attached():
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder, "compiled"))  # nothing of an earlier side or call
             train(folder, tokenizer)
         figures = meter.figures(self.flops, self.rate)
         return figures | {"loss": evaluate(self, meter.model, tokenizer)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -173,6 +174,25 @@ def test_an_old_gpu(monkeypatch):
     monkeypatch.setattr(trainer_checks, "is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(InputError, match="newer GPU.*; give --no_bf16 --no_tf32$"):
         parse_arguments([*NEEDED[:4], "--bf16", "--tf32"])
+
+
+@pytest.mark.parametrize("major, refused", [(7, True), (8, False)])
+def test_a_card_that_only_emulates_bfloat16(monkeypatch, major, refused):
+    """Only the properties of the card are made up: PyTorch calls bfloat16 supported on such cards, too."""
+    card = SimpleNamespace(major=major, minor=5, name="a card")
+    for name, value in {"current_device": 0, "is_available": True, "get_device_properties": card}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *device, value=value: value)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(trainer_checks, "is_torch_bf16_gpu_available", torch.cuda.is_bf16_supported)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert torch.cuda.is_bf16_supported()
+    arguments = SimpleNamespace(use_cpu=False, bf16=True, bf16_full_eval=False, tf32=None)
+    if not refused:
+        trainer_checks._check_precision(arguments)
+        return
+    with pytest.raises(InputError, match="^--bf16: this needs a newer GPU .*; give --no_bf16$"):
+        trainer_checks._check_precision(arguments)
 
 
 def test_graphs_without_a_compiler(monkeypatch):

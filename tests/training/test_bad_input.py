@@ -17,7 +17,10 @@ from transformers import AutoTokenizer, EsmTokenizer, PreTrainedTokenizerFast, T
 import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
+from wordmask.config.run_arguments import RunArguments
 from wordmask.references.provenance import Provenance, TextDigest, tokenizer_digest, write_provenance
+from wordmask.training.trainer import MlmTrainer
+from wordmask.utils.errors import InputError
 
 SCRIPTS = [run_mlm, run_mlm_wwm]
 TEXT = "我喜欢你\n今天天气很好\n他们在图书馆看书\nT恤很好看\n"
@@ -332,6 +335,14 @@ def test_several_gpus_under_plain_python(refuse, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     for script in SCRIPTS:
         assert holds(refuse(script=script), "torchrun", "2")
+
+
+def test_several_gpus_in_a_program_of_ones_own(monkeypatch, tmp_path):
+    """`DataParallel` must not start silently: its loss is another one."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
+    arguments = RunArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(InputError, match="^4 GPUs under plain python; start with torchrun --nproc_per_node 4 "):
+        MlmTrainer(None, arguments)
 
 
 @pytest.mark.parametrize("flag", ["train_file", "validation_file", "train_ref_file"])

@@ -6,7 +6,6 @@ launch_checks.py checks how the processes were started, and trainer_checks.py wh
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import sys
 from collections.abc import Collection, Sequence
@@ -14,14 +13,13 @@ from dataclasses import dataclass, field
 
 from accelerate.utils import broadcast_object_list
 from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_utils import IntervalStrategy
-from transformers.utils import is_flash_attn_2_available
 
 from wordmask.config.added_arguments import AddedArguments
+from wordmask.config.attention_checks import check_attention
 from wordmask.config.data_arguments import DataArguments
 from wordmask.config.masking_arguments import MaskingArguments
-from wordmask.config.model_arguments import VARLEN, ModelArguments
+from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.own_flags import OWN, training_parser
 from wordmask.config.parser import build, is_true, suggest
 from wordmask.config.probe_arguments import ProbeArguments
@@ -168,22 +166,7 @@ def _check_model(model: ModelArguments) -> None:
             f"{suggest(model.model_type, MODEL_TYPES)}; "
             f"known types are {', '.join(MODEL_TYPES)}"
         )
-    implementations = [*{"eager", VARLEN, *ALL_ATTENTION_FUNCTIONS.valid_keys()}]
-    asked = model.attn_implementation
-    if asked and asked not in implementations and "/" not in asked:  # a kernel of the hub has a slash
-        raise InputError(
-            f"--attn_implementation: {asked} is not known{suggest(asked, implementations)}; the usual ones are sdpa, "
-            "eager, varlen and flash_attention_2"
-        )
-    if asked == VARLEN and not is_varlen_available():
-        raise InputError("--attn_implementation varlen needs torch 2.10 or newer; give sdpa instead")
-    if asked == "flash_attention_2" and not is_flash_attn_2_available():
-        raise InputError("--attn_implementation flash_attention_2 needs a GPU and flash-attn; give sdpa instead")
-
-
-def is_varlen_available() -> bool:
-    """Whether this version of PyTorch has attention by the bounds of documents."""
-    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    check_attention(model.attn_implementation)
 
 
 def _tokens_seen(value: str) -> str | bool:

@@ -74,6 +74,25 @@ def check_environment(use_cpu: bool, backend: str | None, environment: Mapping[s
         )
 
 
+def check_one_gpu(gpus: int, script: str) -> None:
+    """Check that this process has no more than one GPU.
+
+    With more, the Trainer would use `DataParallel`, which is slow and has another loss.
+
+    Args:
+        gpus: the GPUs of this process.
+        script: what the user started.
+
+    Raises:
+        InputError: with the command that uses them all.
+    """
+    if gpus > 1:
+        raise InputError(
+            f"{gpus} GPUs under plain python; start with torchrun --nproc_per_node {gpus} {script}, or choose one GPU "
+            "with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
 def check_sharding(
     fsdp: object, fsdp_config: object, deepspeed: object, use_cpu: bool, environment: Mapping[str, str] = os.environ
 ) -> None:

@@ -134,7 +134,7 @@ def _check_evaluation(args: RunArguments) -> None:
 def _check_precision(args: RunArguments) -> None:
     """Raise an `InputError` if the device cannot do what a flag asks for."""
     off = {"--bf16": "--no_bf16", "--bf16_full_eval": "--no_bf16_full_eval", "--tf32": "--no_tf32"}
-    no_bf16 = not (args.use_cpu or is_torch_bf16_gpu_available() or tpu_package())
+    no_bf16 = not (args.use_cpu or tpu_package() or is_torch_bf16_gpu_available() and not _emulates_bf16())
     lacking = [flag for flag in ("--bf16", "--bf16_full_eval") if getattr(args, flag[2:]) and no_bf16]
     lacking += ["--tf32"] * bool(args.tf32 and not is_torch_tf32_available())
     if not lacking:
@@ -146,6 +146,11 @@ def _check_precision(args: RunArguments) -> None:
         on_cpu = ["--use_cpu"] * (not args.use_cpu) + ["--no_tf32"] * ("--tf32" in lacking)
         advice = f"there is no GPU here; to train on the CPU, give {' '.join(on_cpu)}"
     raise InputError(f"{flags}: {advice}")
+
+
+def _emulates_bf16() -> bool:
+    """Whether the card has no bfloat16: then PyTorch says that it has, and is slower with it than without."""
+    return torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _check_schedule(args: RunArguments) -> None:

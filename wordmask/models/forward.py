@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import LabelSmoother
 
-from wordmask.config.arguments import Arguments, is_varlen_available
+from wordmask.config.arguments import Arguments
+from wordmask.config.attention_checks import is_varlen_available
 from wordmask.config.model_arguments import VARLEN
 from wordmask.config.run_arguments import RunArguments
 from wordmask.masking import IGNORED

@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from wordmask.config.arguments import Arguments, parse_arguments
+from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.short_form import describe
 from wordmask.data.labelled_examples import read_labelled
 from wordmask.data.token_store import Tokenization
@@ -24,8 +25,9 @@ from wordmask.training.data_report import report_data
 from wordmask.training.display.header import describe_masking, describe_run, show_header
 from wordmask.training.display.messages import set_up_output
 from wordmask.training.dry_run.forecast import check_room
-from wordmask.training.dry_run.plan import DryRun, limits
+from wordmask.training.dry_run.plan import DryRun
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
+from wordmask.training.memory_errors import limits
 from wordmask.training.preview import masked_examples, print_examples, write_examples
 from wordmask.training.records.output_dir import (
     check_owner,
@@ -38,7 +40,6 @@ from wordmask.training.records.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_probe, make_trainer
 from wordmask.training.tasks import evaluate, publish, report, train
 from wordmask.training.trainer import MlmTrainer
-from wordmask.utils.errors import InputError
 from wordmask.utils.hub import check_push
 from wordmask.utils.terminal import Fact, terminal
 
@@ -126,11 +127,7 @@ def _check_start(arguments: Arguments, script: str) -> None:
     training = arguments.training
     if arguments.short_form and not arguments.only_evaluates:
         logger.warning("short form: %s", describe(arguments.short_form))
-    if training.n_gpu > 1:  # the Trainer would use `DataParallel`, which is slow and has another loss
-        raise InputError(
-            f"{training.n_gpu} GPUs under plain python; start with "
-            f"torchrun --nproc_per_node {training.n_gpu} {script}, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
+    check_one_gpu(training.n_gpu, script)
     if training.push_to_hub and training.process_index == 0:
         check_push(training.hub_model_id, training.hub_token)
     training.push_to_hub = training.push_to_hub and not training.dry_run

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
+from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.order import as_is, grouped, shuffled
@@ -87,7 +88,8 @@ class MlmTrainer(EvaluatingTrainer):
         options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
 
     Raises:
-        InputError: (a `ValueError`) for a dataset without a length, or a collator that does not mask words.
+        InputError: (a `ValueError`) for a dataset without a length, a collator that does not mask words, or several
+            GPUs in one process.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class MlmTrainer(EvaluatingTrainer):
         forward: Forward | None = None,
         **options: Any,
     ):
+        check_one_gpu(args.n_gpu, "your_program.py")
         if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
             train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
         eval_sequences = _as_sequences(eval_dataset)

@@ -5,16 +5,12 @@ The plan: steps, tokens, padding, time, memory, room on the disk, and what the f
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from wordmask.config.arguments import Arguments
 from wordmask.data.sequences import StagedSequences
-from wordmask.models.configuration import origin
 from wordmask.training.display.header import show_header
 from wordmask.training.dry_run.forecast import (
     checkpoint_size,
@@ -23,10 +19,9 @@ from wordmask.training.dry_run.forecast import (
     stops_of,
     tokens_and_positions,
 )
-from wordmask.training.dry_run.rehearsal import Rehearsal, lacks_memory
+from wordmask.training.dry_run.rehearsal import Rehearsal
 from wordmask.training.trainer import MlmTrainer
-from wordmask.utils.errors import InputError
-from wordmask.utils.memory import available_memory, limited_memory, peak_memory
+from wordmask.utils.memory import available_memory, peak_memory
 from wordmask.utils.quantities import counted, duration, number, percent, short, size
 from wordmask.utils.terminal import Fact, Message, terminal
 
@@ -38,28 +33,6 @@ _FLAGS = (
     *("max_seq_length", "per_device_eval_batch_size", "eval_on_start", "eval_strategy", "eval_steps"),
     *("logging_steps", "save_strategy", "save_steps", "save_total_limit", "seed"),
 )
-
-
-@contextlib.contextmanager
-def limits(arguments: Arguments) -> Iterator[None]:
-    """In a dry run, report too little memory in one sentence; on a CPU, before the system kills the process."""
-    training = arguments.training
-    if not training.dry_run:
-        yield
-        return
-    device, (flag, value) = training.device, origin(arguments.model)
-    # A fifth stays free for a long run, whose memory fragments.
-    room = available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * 4 // 5
-    try:
-        with limited_memory(room) if device.type == "cpu" else contextlib.nullcontext():
-            yield
-    except Exception as error:
-        if not lacks_memory(error):
-            raise
-        free = f"the {size(room)} of memory that are free" if device.type == "cpu" else "the GPU's memory"
-        raise InputError(
-            f"{flag}: {value} and its text do not fit into {free}; give a smaller model, or free memory"
-        ) from None
 
 
 def _each(seconds: float) -> str:

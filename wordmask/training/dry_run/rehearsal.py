@@ -12,39 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
 from wordmask.config.arguments import Arguments
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.models.configuration import origin
 from wordmask.training.dry_run.forecast import Lengths, some_of, steps_from
+from wordmask.training.memory_errors import LESS, free_memory, lacks_memory
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
-from wordmask.utils.memory import available_memory, children_memory
-from wordmask.utils.quantities import counted, size
+from wordmask.utils.memory import children_memory
+from wordmask.utils.quantities import counted
 
 # Ordinary steps that are timed, at most, and the seconds after which no other is. Each new shape of a batch takes some
 # memory that stays, above all on a CPU, so many different steps are taken where they are short.
 TIMED, SECONDS = 256, 20.0
 BATCHES = 8  # of an evaluation, that are timed
-_SIGNS = ("bad_alloc", "could not create a primitive", "could not create a memory")  # of C++, and of oneDNN on a CPU
-
-
-def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it comes from, says that memory is short."""
-    while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS):
-            return True
-        if isinstance(error, Exception) and should_reduce_batch_size(error):
-            return True
-        error = error.__cause__
-    return False
-
-
-def free_memory(device: torch.device) -> str:
-    """The memory that there is, for a sentence."""
-    return f"the {size(available_memory())} of memory that are free" if device.type == "cpu" else "the GPU's memory"
 
 
 def _halves(most: int, least: int = 1) -> list[int]:
@@ -128,10 +112,7 @@ class Rehearsal:
         elif self.args.world_size > 1 and len(sizes) > 1:
             advice = "give less: --dry_run in one process finds out how much fits"
         else:
-            advice = (
-                "nor do single sequences, so give a smaller --max_seq_length or model, --optim adafactor or "
-                "--activation_checkpointing"
-            )
+            advice = f"nor do single sequences, so {LESS}"
         raise InputError(f"{flag} {tried}: the largest step does not fit into {free}; {advice}")
 
     @property

@@ -1,0 +1,100 @@
+"""Too little memory: notice it, and say in one sentence which flag lowers what a run needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from wordmask.config.arguments import Arguments
+from wordmask.models.configuration import origin
+from wordmask.utils.errors import InputError
+from wordmask.utils.memory import available_memory, limited_memory
+from wordmask.utils.quantities import size
+
+_SIGNS = (
+    *("bad_alloc", "could not create a primitive", "could not create a memory"),  # of C++, and of oneDNN on a CPU
+    "No executable batch size found",  # of --auto_find_batch_size
+)
+LESS = "give a smaller --max_seq_length or model, --optim adafactor or --activation_checkpointing"
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it comes from, says that memory is short."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS):
+            return True
+        if isinstance(error, Exception) and should_reduce_batch_size(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def free_memory(device: torch.device, room: int | None = None) -> str:
+    """The memory that there is, for a sentence.
+
+    Args:
+        device: has the memory.
+        room: the bytes on a CPU; `None` for all that are free.
+    """
+    if device.type != "cpu":
+        return "the GPU's memory"
+    return f"the {size(available_memory() if room is None else room)} of memory that are free"
+
+
+@contextlib.contextmanager
+def limits(arguments: Arguments) -> Iterator[None]:
+    """Report too little memory in one sentence; in a dry run on a CPU, before the system kills the process."""
+    training, room = arguments.training, None
+    limited: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if training.dry_run and training.device.type == "cpu":
+        # A fifth stays free for a long run, whose memory fragments.
+        room = available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * 4 // 5
+        limited = limited_memory(room)
+    try:
+        with limited:
+            yield
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        raise InputError(_sentence(error, arguments, free_memory(training.device, room))) from None
+
+
+def _sentence(error: BaseException, arguments: Arguments, free: str) -> str:
+    """What does not fit, and what to do. The functions that the error went through tell what the run was doing."""
+    training, (flag, value) = arguments.training, origin(arguments.model)
+    passed = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if "evaluation_loop" in passed:
+        batch = training.per_device_eval_batch_size
+        advice = f"give {batch // 2}" if batch > 1 else "give a smaller --max_seq_length or model"
+        return f"--per_device_eval_batch_size {batch}: the batches of an evaluation do not fit into {free}; {advice}"
+    if "train" in passed:
+        return f"{_step(arguments)} does not fit into {free}; {_smaller_step(arguments)}"
+    return f"{flag}: {value} and its text do not fit into {free}; give a smaller model, or free memory"
+
+
+def _step(arguments: Arguments) -> str:
+    training = arguments.training
+    if training.tokens_per_pass:
+        return f"--tokens_per_pass {training.tokens_per_pass}: a step"
+    return f"--per_device_train_batch_size {training.per_device_train_batch_size}: a step"
+
+
+def _smaller_step(arguments: Arguments) -> str:
+    training = arguments.training
+    tokens, batch = training.tokens_per_pass, training.per_device_train_batch_size
+    if training.auto_find_batch_size:
+        return f"no smaller batch does, so {LESS}"
+    if tokens and tokens > 1:
+        return f"give {tokens // 2}, which trains the same"
+    if batch == 1:
+        return LESS
+    accumulated = -(-batch * training.gradient_accumulation_steps // (batch // 2))
+    return (
+        f"give {batch // 2} --gradient_accumulation_steps {accumulated}, which trains the same; --dry_run finds the "
+        "largest that fits"
+    )
