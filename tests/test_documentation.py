@@ -236,11 +236,11 @@ def test_the_examples_of_the_page_on_python_run_one_after_the_other(tree, monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     names: dict[str, Any] = {}
     for code in python_blocks((ROOT / "docs/python.md").read_text(encoding="utf-8")):
-        shorter = code.replace("max_length=128", "max_length=32")  # as a tiny model has positions
+        shorter = code.replace("max_length=128", "max_length=32").replace("--max_steps 100", "--max_steps 1")
         exec(compile(shorter, "docs/python.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "eval_whole_word_accuracy" in printed and (tree / "out/python/config.json").exists()
-    assert names["references"] == [[3], [2, 4, 7]] or names["references"][0] == [3]
+    assert names["references"] == [[3], [2, 4, 7]]
     assert "[[2, 4], [2, 4, 6]]" in printed, "the words of the own segmenter"
     assert names["figures"]["eval_loss"] > 0 and not torch.equal(names["batch"]["labels"], names["batch"]["input_ids"])
 
