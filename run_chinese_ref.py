@@ -5,7 +5,7 @@
 
     python run_chinese_ref.py --file_name text.txt --ltp LTP/small --bert bert-base-chinese --save_path ref.txt
 
-`--help` lists the flags. README.md and docs/references.md say more.
+`--help` lists the flags. README.md and docs/chinese.md say more.
 """
 
 from __future__ import annotations

@@ -10,15 +10,19 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, free_port, sample_lines, save_model, train_tokenizer
+from test_project import NO_HARDWARE, any_hardware, parse_launcher  # noqa: F401
 from wordmask import cluster
+from wordmask.config.arguments import parse_arguments
 from wordmask.config.parser import Parser
 from wordmask.config.short_form import split_words
 
@@ -28,15 +32,26 @@ SCRIPTS = {"run_mlm.py": run_mlm.main, "run_mlm_wwm.py": run_mlm_wwm.main, "run_
 SHORT = "--max_steps 2 --max_seq_length 32 --per_device_train_batch_size 4 --gradient_accumulation_steps 1 --use_cpu"
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The command lines in the code blocks of a page that start a script or a module of this project."""
+NEEDS = " # needs "  # marks a command that no test can run: it needs a device
+
+
+def code_lines(page: Path) -> list[str]:
+    """The lines in the code blocks of a page that are not Python; what continues on the next line is one line."""
     text = page.read_text(encoding="utf-8")
-    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    indented = re.findall(
-        r"(?:^ {4}.*\n)+", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
-    )
-    lines = "\n".join([*fenced, *indented]).replace("\\\n", " ").split("\n")
-    return [shlex.split(line) for line in lines if re.match(r" *(python (run_|-m wordmask)|torchrun )", line)]
+    fenced = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"(?:^ {4}.*\n)+", prose, re.MULTILINE)
+    return [line.strip() for line in "\n".join([*fenced, *indented]).replace("\\\n", " ").split("\n")]
+
+
+def is_ours(line: str) -> bool:
+    """Whether a line starts a script or a module of this project."""
+    return bool(re.match(r"python (run_|-m wordmask)|torchrun |accelerate launch ", line))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines of a page that the tests run."""
+    return [shlex.split(line) for line in code_lines(page) if is_ours(line) and NEEDS not in line]
 
 
 def script_of(command: list[str]) -> str:
@@ -45,7 +60,7 @@ def script_of(command: list[str]) -> str:
 
 def output_dir(command: list[str]) -> str | None:
     """Where a command trains, if it does."""
-    if script_of(command) == "run_chinese_ref.py" or "--prepare_only" in command:
+    if script_of(command) == "run_chinese_ref.py" or {"--prepare_only", "--preview_masking", "--dry_run"} & {*command}:
         return None
     if "--output_dir" in command:
         return command[command.index("--output_dir") + 1]
@@ -56,6 +71,67 @@ def output_dir(command: list[str]) -> str | None:
 
 
 ALL = [command for page in PAGES for command in commands(page)]
+
+
+def test_each_command_in_the_documentation_is_run_or_says_what_it_needs():
+    others = (
+        "pip install",
+        "git clone",
+        "make ",
+        "python benchmarks/",
+        "tensorboard ",
+        "trackio ",
+        "wordmask report ",
+    )
+    programs = ("python", "torchrun", "accelerate", "wordmask", "pytest", *(one.split()[0] for one in others))
+    for page in PAGES:
+        lines = [line for line in code_lines(page) if line.split(" ")[0] in programs]
+        assert [line for line in lines if not is_ours(line) and not line.startswith(others)] == [], page
+    assert len(ALL) >= 30
+
+
+HARDWARE = [shlex.split(line.split(NEEDS)[0]) for page in PAGES for line in code_lines(page) if NEEDS in line]
+
+
+@pytest.mark.usefixtures("any_hardware")
+@pytest.mark.parametrize("command", HARDWARE, ids=" ".join)
+def test_commands_for_other_hardware_are_understood_by_launcher_and_script(command):
+    _, script, arguments = parse_launcher(command)
+    strategy = {"masking_strategy": "whole_word", "line_by_line": True} if script == "run_mlm_wwm.py" else {}
+    arguments = [argument for argument in arguments if argument != "--bf16"]
+    assert parse_arguments([*arguments, *NO_HARDWARE], **strategy).training.do_train is not None
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+LINKED = [
+    *PAGES,
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
+]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]*)\)", re.sub(r"`[^`]*`", "", text)):
+        path, _, anchor = target.partition("#")
+        if ":" in path:
+            assert re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", target), target
+            continue
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_the_index_leads_to_every_page():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    index = readme.split("## Questions\n")[1].split("\n## ")[0]
+    assert {*re.findall(r"\((docs/\w+\.md)\)", index)} == {f"docs/{page.name}" for page in PAGES[1:]}
 
 
 def test_no_two_commands_share_an_output_directory():
@@ -99,7 +175,7 @@ def shortened(command: list[str]) -> list[str]:
     at = command.index("--ltp") if "--ltp" in command else None
     if at is not None:
         command = [*command[:at], "--segmenter", "jieba", *command[at + 2 :]]
-    return [*command, *SHORT.split()] if output_dir(command) else command
+    return [*command, *SHORT.split()] if output_dir(command) or "--dry_run" in command else command
 
 
 def run(command: list[str]) -> None:
@@ -129,24 +205,44 @@ def test_each_command_trains_its_own_model_whatever_ran_before(tree, caplog):
             source = named or (words or ["bert-base-uncased"])[0]  # that of configs/english_wwm.yaml
             if directory == "output":
                 directory = str(max((tree / "output").iterdir(), key=os.path.getmtime))
+            assert json.loads((tree / directory / "trainer_state.json").read_text())["global_step"] == 2
+            if "--model_type" in command:
+                assert (tree / directory / "tokenizer.json").exists()
+                continue
             config, expected = (json.loads((tree / name / "config.json").read_text()) for name in (directory, source))
             assert [config[name] for name in ("model_type", "vocab_size")] == [
                 expected[name] for name in ("model_type", "vocab_size")
             ]
             record = json.loads((tree / directory / "wordmask_run.json").read_text(encoding="utf-8"))
             assert record["arguments"]["model_name_or_path"] == source
-            assert json.loads((tree / directory / "trainer_state.json").read_text())["global_step"] == 2
             assert f"`{source}`" in (tree / directory / "README.md").read_text(encoding="utf-8")
     assert "going on from" not in caplog.text and "holds the end" not in caplog.text
     for name in ("train.ref", "corpus.ref", "tokens/wordmask_prepared.json"):
         assert (tree / name).exists()
 
 
+def python_blocks(text: str) -> list[str]:
+    """The Python code in a text."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
 def snippets(heading: str) -> list[str]:
     """The Python code in a section of README.md."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split(f"## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return python_blocks(readme.split(f"## {heading}\n")[1].split("\n## ")[0])
+
+
+def test_the_examples_of_the_page_on_python_run_one_after_the_other(tree, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    names: dict[str, Any] = {}
+    for code in python_blocks((ROOT / "docs/python.md").read_text(encoding="utf-8")):
+        shorter = code.replace("max_length=128", "max_length=32").replace("--max_steps 100", "--max_steps 1")
+        exec(compile(shorter, "docs/python.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "eval_whole_word_accuracy" in printed and (tree / "out/python/config.json").exists()
+    assert names["references"] == [[3], [2, 4, 7]]
+    assert "[[2, 4], [2, 4, 6]]" in printed, "the words of the own segmenter"
+    assert names["figures"]["eval_loss"] > 0 and not torch.equal(names["batch"]["labels"], names["batch"]["input_ids"])
 
 
 @pytest.fixture

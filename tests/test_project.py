@@ -185,7 +185,7 @@ def test_all_kinds_of_configs_are_there():
 
 def test_documented_old_flags_are_those_of_the_code():
     documented = {}
-    for line in (ROOT / "docs/flags.md").read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / "docs/classic_scripts.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| `--"):
             name, now = line.strip("| ").split(" | ", 1)
             documented[name.strip("`-")] = now
@@ -208,7 +208,7 @@ def test_readme_names_every_script_and_file_it_shows():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in (
         "configs/english_wwm.yaml",
-        "docs/flags.md",
+        "docs/classic_scripts.md",
         "docs/design.md",
         "docs/masking.md",
         "benchmarks/README.md",

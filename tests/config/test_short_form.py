@@ -170,7 +170,7 @@ def test_evaluating_and_saving_follow_each_other(flags, evaluation, saving, best
 
 
 def test_the_table_in_the_docs_is_that_of_the_code():
-    page = (ROOT / "docs/training.md").read_text(encoding="utf-8").split("## The short form")[1].split("\n## ")[0]
+    page = (ROOT / "docs/adapt.md").read_text(encoding="utf-8").split("## The short form")[1].split("\n## ")[0]
     documented = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE))
     assert documented == {name: describe({name: value}).split()[1] for name, value in DEFAULTS.items()}
 

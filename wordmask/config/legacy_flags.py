@@ -1,4 +1,4 @@
-"""Old flags, from ten years of scripts, and what replaces each. docs/flags.md has a row for each."""
+"""Old flags, from ten years of scripts, and what replaces each. docs/classic_scripts.md has a row for each."""
 
 from __future__ import annotations
 

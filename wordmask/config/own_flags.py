@@ -29,7 +29,7 @@ OWN: tuple[type, ...] = (
 )
 EPILOG = (
     "MODEL train.txt [dev.txt] stands for --model_name_or_path, --train_file and --validation_file, with defaults to "
-    "continue the training of a model (docs/training.md). A YAML or JSON file of flags may come first; the command "
+    "continue the training of a model (docs/adapt.md). A YAML or JSON file of flags may come first; the command "
     "line wins."
 )
 

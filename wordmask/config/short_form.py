@@ -1,6 +1,6 @@
 """The short form, `run_mlm_wwm.py MODEL train.txt [dev.txt]`: its words, its defaults and its output directory.
 
-docs/training.md has the same table of defaults.
+docs/adapt.md has the same table of defaults.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILE_SUFFIXES = (".yaml", ".yml", ".json")  # of argument files
 Value = float | int | str | bool
 
 # How the short form continues the training of a model, unless a flag or the argument file says otherwise.
-# docs/training.md has the same table, with the reason for each value.
+# docs/adapt.md has the same table, with the reason for each value.
 DEFAULTS: dict[str, Value] = {
     "learning_rate": 5e-5,
     "warmup_steps": 0.06,
