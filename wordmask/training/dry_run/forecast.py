@@ -29,6 +29,7 @@ EXACT, STRETCHES = 2000, 20  # batches that are all counted; of more, so many, i
 SMALL_FILES = 16_000  # bytes of a checkpoint's random state and schedule
 LOG = 200  # bytes of a log in a checkpoint
 RECORDS = 3_000  # bytes of its record of progress and its manifest
+PAGES = 80_000  # bytes of the report, the model card and the records of a run
 
 
 def steps_from(trainer: MlmTrainer, sequences: StagedSequences, step: int) -> Iterator[list[list[Draw]]]:
@@ -200,7 +201,7 @@ def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -
     limit, count = args.save_total_limit or 0, present + saved
     least = 2 if args.load_best_model_at_end or args.metric_for_best_model else 1  # the best one stays, too
     kept, most = (min(count, max(limit, least) + one) if limit > 0 else count for one in (0, 1))
-    needed = max((most - present) * checkpoint, (kept - present) * checkpoint + model)
+    needed = max((most - present) * checkpoint, (kept - present) * checkpoint + model + PAGES)
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if 0 < free < needed:  # some file systems cannot tell, and say 0

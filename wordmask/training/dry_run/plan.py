@@ -13,6 +13,7 @@ from wordmask.config.arguments import Arguments
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.display.header import show_header
 from wordmask.training.dry_run.forecast import (
+    PAGES,
     checkpoint_size,
     model_size,
     room_on_disk,
@@ -137,7 +138,7 @@ class DryRun:
         checkpoints = f"{counted(kept, 'checkpoint')} of {size(checkpoint)}"
         text = f"{f'{checkpoints} and ' * (kept > 0)}{size(model)} for the model"
         text += f"; at most {size(needed)} more than now, and {size(free)} are free"
-        self._tell("disk", text, final_bytes=kept * checkpoint + model, checkpoint_bytes=checkpoint)
+        self._tell("disk", text, final_bytes=kept * checkpoint + model + PAGES, checkpoint_bytes=checkpoint)
 
     def _tell_memory(self) -> None:
         device, peak = self.args.device, peak_memory()
