@@ -77,6 +77,9 @@ def waits_of_a_step(profiler: Profiler, model: str, text: str, folder: Path, *mo
 @pytest.mark.parametrize(
     "model, more",
     [
+        ("bert", ""),
+        ("bert", "--attn_implementation eager --no_line_by_line"),
+        ("modernbert", ""),
         ("bert", "--pack_sequences"),
         ("bert", "--pack_sequences --pad_to_max_length --gradient_accumulation_steps 2 --no_sparse_prediction"),
         ("modernbert", "--pack_sequences --attn_implementation varlen"),

@@ -99,13 +99,14 @@ class MaskingCollator(Masker):
     All tensors are (batch, length). The result also has `attention_mask`. With `packed` it has `sequence_ids`: the
     number of each token's document in its sequence, from 1; padding has 0. With `word_ids` it has `word_ids`: the
     number of each token's word in the batch. With `positions` it has `positions`, (labels,): the flat positions of
-    the labels. With `highest_rate` other positions follow, up to the largest number of labels that is possible.
+    the labels, and `is_padded`, whether the batch has padding. With `highest_rate` other positions follow, up to the
+    largest number of labels that is possible.
 
     Attributes:
         fixed: whether every batch has the length of the longest possible sequence, not of its own longest one.
         packed: whether to return `sequence_ids`.
         flat: whether to return a flat batch, see `flatten`.
-        positions: whether to return `positions`, so that a GPU does not wait for their number.
+        positions: whether to return `positions` and `is_padded`, which a GPU would be waited for.
         highest_rate: the highest masking rate of the training, for `positions` of a fixed number.
     """
 
@@ -131,15 +132,17 @@ class MaskingCollator(Masker):
         keys = hash64(self.seed, np.array(epochs), np.array(identities, np.uint64))
         batch = self._mask(input_ids, continues, maskable, np.array(rates), keys)
         batch["attention_mask"] = (sequence_ids > 0).astype(np.int64)
-        bounds: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        if self.positions and not (self.flat or self.packed):
+            others["is_padded"] = self.fixed or not batch["attention_mask"].all()
         if self.flat:
             tokens = None if self.fixed else round_up(int(lengths.sum()), self.multiple_of)
-            batch, bounds = flatten(batch, sizes + len(prefix) + len(suffix), length, tokens)
+            batch, others = flatten(batch, sizes + len(prefix) + len(suffix), length, tokens)
         elif self.packed:
             batch["sequence_ids"] = sequence_ids
         if self.positions or self.highest_rate is not None:
             batch["positions"] = self._positions(batch["labels"].ravel() != IGNORED, len(sequences), length)
-        return {name: torch.from_numpy(array) for name, array in batch.items()} | bounds
+        return {name: torch.from_numpy(array) for name, array in batch.items()} | others
 
     def _positions(self, labelled: NDArray[np.bool_], sequences: int, length: int) -> NDArray[np.int64]:
         """The positions to predict at; the first one of a batch without labels, since a model needs one."""

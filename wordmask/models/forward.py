@@ -18,6 +18,7 @@ from wordmask.config.run_arguments import RunArguments
 from wordmask.masking import IGNORED
 from wordmask.models.chunked_head import ChunkedHead, find_chunked_head
 from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
+from wordmask.models.padding_mask import PaddingMask, padding_mask
 from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction, labelled_positions
 from wordmask.models.varlen_attention import AttentionDropoutError
 from wordmask.utils.errors import InputError
@@ -59,6 +60,7 @@ class Forward:
         attention: keeps the documents of packed sequences or of flat batches apart; `None` for neither.
         label_smoother: computes the loss of a model in training mode, instead of the model. In evaluation mode, the
             loss is the plain cross-entropy, by which runs with different smoothing can be compared.
+        padding: makes the mask of padding, so that nothing looks at it; `None` leaves that to the model.
         head: computes the loss of a model in training mode in chunks, if a batch has so many labels that it gains.
         takes_attention_mask: whether the model's forward has this parameter.
         micro_batch_tokens: the most tokens in a micro-batch, padding included; `None` for no limit.
@@ -68,6 +70,7 @@ class Forward:
     sparse: SparsePrediction | None = None
     attention: PackedAttention | FlatAttention | None = None
     label_smoother: LabelSmoother | None = None
+    padding: PaddingMask | None = None
     head: ChunkedHead | None = None
     takes_attention_mask: bool = True
     micro_batch_tokens: int | None = None
@@ -97,18 +100,22 @@ class Forward:
             **settings,
         )
 
-    def __call__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Prediction:
+    def __call__(self, model: torch.nn.Module, batch: dict[str, Any]) -> Prediction:
         """Send a batch through a model.
 
         Args:
             model: the model that this was made for, or a wrapper of it for several processes.
             batch: tensors (batch, length): `input_ids`, `attention_mask`, `labels`, and `sequence_ids` if packed, or
-                what `flatten` in data/collator.py adds; maybe `positions`, (kept,), the flat positions to predict at.
+                what `flatten` in data/collator.py adds; maybe `positions`, (kept,), the flat positions to predict at,
+                and `is_padded`, whether it has padding.
         """
         inputs = dict(batch)
         labels, positions = inputs.pop("labels"), inputs.pop("positions", None)
         if not self.takes_attention_mask:
             inputs.pop("attention_mask", None)
+        is_padded = inputs.pop("is_padded", None)
+        if is_padded is not None and self.padding is not None:
+            inputs["attention_mask"] = self.padding.of(inputs["attention_mask"]) if is_padded else None
         places = inputs.pop("sequence_ids", inputs.get("position_ids"))
         if places is not None and self.attention is not None:
             inputs |= self.attention.inputs(places)
@@ -151,6 +158,9 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
         InputError: if the model cannot do it, or if flags exclude each other.
     """
     attention: PackedAttention | FlatAttention | None = _flat_attention(arguments, model)
+    micro_batch_tokens = _micro_batch_tokens(arguments, flat=attention is not None)
+    pads = attention is None and not arguments.data.pack_sequences
+    waits = arguments.training.device.type != "cpu" or micro_batch_tokens is None
     with _trying(arguments.training, model):
         return Forward.of(
             model,
@@ -158,7 +168,8 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
             arguments.training.label_smoothing_factor,
             head=_chunked_head(model) if arguments.training.chunked_head else None,
             attention=attention or (_packed_attention(model) if arguments.data.pack_sequences else None),
-            micro_batch_tokens=_micro_batch_tokens(arguments, flat=attention is not None),
+            padding=padding_mask(model) if pads and waits else None,
+            micro_batch_tokens=micro_batch_tokens,
             fixed=arguments.data.pad_to_max_length,
         )
 

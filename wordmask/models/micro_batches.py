@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,7 @@ from numpy.typing import NDArray
 FIXED_COST = 1 / 16  # of a micro-batch of any size, as a share of the cost of the largest one
 
 
-def divide_batch(
-    batch: dict[str, torch.Tensor], tokens: int, multiple_of: int = 1
-) -> Iterator[dict[str, torch.Tensor]]:
+def divide_batch(batch: dict[str, torch.Tensor], tokens: int, multiple_of: int = 1) -> Iterator[dict[str, Any]]:
     """Divide a batch into micro-batches of sequences of similar length, each cut to its longest sequence.
 
     Args:

@@ -273,6 +273,7 @@ class MlmTrainer(EvaluatingTrainer):
             # Processes exchange gradients once a batch, since they have different numbers of micro-batches.
             with contextlib.nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(model):
                 micro_batch["positions"] = positions_to_predict(micro_batch["labels"])
+                micro_batch["is_padded"] = not micro_batch["attention_mask"].all()
                 micro_batch = send_to_device(micro_batch, self.args.device, non_blocking=True)
                 losses.append(super().training_step(model, micro_batch, num_items_in_batch))
         return torch.stack(losses).sum()
