@@ -33,6 +33,8 @@ class RefuseWaits(TrainerCallback):
         ("modernbert", ""),
         ("modernbert", "--pack_sequences --pad_to_max_length --gradient_accumulation_steps 2"),
         ("bert", "--pack_sequences"),
+        ("bert", ""),
+        ("bert", "--torch_compile --pad_to_max_length"),
         ("bert", "--tokens_per_pass 64 --attn_implementation eager"),
     ],
 )

@@ -159,8 +159,8 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
     """
     attention: PackedAttention | FlatAttention | None = _flat_attention(arguments, model)
     micro_batch_tokens = _micro_batch_tokens(arguments, flat=attention is not None)
-    pads = attention is None and not arguments.data.pack_sequences
-    waits = arguments.training.device.type != "cpu" or micro_batch_tokens is None
+    pads, device = attention is None and not arguments.data.pack_sequences, arguments.training.device.type
+    waits = device == "cuda" or device == "cpu" and micro_batch_tokens is None  # so that a CPU can test it
     with _trying(arguments.training, model):
         return Forward.of(
             model,
