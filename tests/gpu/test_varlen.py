@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
+import run_mlm_wwm
+from conftest import save_model, train_tokenizer, uneven_text
 from wordmask.models.forward import Forward
 from wordmask.models.packed_attention import FlatAttention, flat_attention
 from wordmask.models.varlen_attention import by_document, varlen_attention
@@ -89,3 +93,33 @@ def test_losses_and_gradients_are_those_of_the_documents_alone(model_type, compi
     assert found.keys() == expected.keys()
     whole = [torch.cat([part.flatten() for part in parts.values()]) for parts in (found, expected)]
     assert difference(*whole) < 0.05
+
+
+@pytest.mark.parametrize(
+    "model_type, more, is_flat",
+    [
+        ("modernbert", "--bf16", True),
+        ("modernbert", "--fp16", True),
+        ("bert", "--bf16 --dropout 0 --pack_sequences", True),
+        ("bert", "--bf16", False),
+        ("modernbert", "", False),
+        ("modernbert", "--bf16 --attn_implementation sdpa", False),
+    ],
+)
+def test_a_run_uses_the_kernel_where_it_can(tmp_path, monkeypatch, model_type, more, is_flat):
+    seen, forward = set(), Forward.__call__
+
+    def recorded(self, model, batch):
+        if model.training:
+            seen.add("cu_seq_lens_q" in batch)
+        return forward(self, model, batch)
+
+    monkeypatch.setattr(Forward, "__call__", recorded)
+    settings = {"hidden_size": 64, "num_attention_heads": 2} if model_type == "modernbert" else {}
+    model = save_model(tmp_path / "model", train_tokenizer("bert"), model_type, **settings)
+    metrics = run_mlm_wwm.main(
+        f"--model_name_or_path {model} --train_file {uneven_text(tmp_path, 60)} --output_dir {tmp_path / 'out'} "
+        f"--max_steps 3 --max_seq_length 60 --save_strategy no --validation_split_percentage 0 {more}".split()
+    )
+    # The trial before training has padding.
+    assert seen == {False, is_flat} and math.isfinite(metrics["train_loss"])
