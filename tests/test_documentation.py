@@ -22,6 +22,7 @@ import run_mlm_wwm
 from conftest import character_tokenizer, free_port, sample_lines, save_model, train_tokenizer
 from test_project import NO_HARDWARE, any_hardware, parse_launcher  # noqa: F401
 from wordmask import cluster
+from wordmask.__main__ import main as wordmask_command
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.parser import Parser
 from wordmask.config.short_form import split_words
@@ -46,7 +47,7 @@ def code_lines(page: Path) -> list[str]:
 
 def is_ours(line: str) -> bool:
     """Whether a line starts a script or a module of this project."""
-    return bool(re.match(r"python (run_|-m wordmask)|torchrun |accelerate launch ", line))
+    return bool(re.match(r"python (run_|-m wordmask)|wordmask |torchrun |accelerate launch ", line))
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -60,7 +61,11 @@ def script_of(command: list[str]) -> str:
 
 def output_dir(command: list[str]) -> str | None:
     """Where a command trains, if it does."""
-    if script_of(command) == "run_chinese_ref.py" or {"--prepare_only", "--preview_masking", "--dry_run"} & {*command}:
+    if (
+        command[0] == "wordmask"
+        or script_of(command) == "run_chinese_ref.py"
+        or {"--prepare_only", "--preview_masking", "--dry_run"} & {*command}
+    ):
         return None
     if "--output_dir" in command:
         return command[command.index("--output_dir") + 1]
@@ -185,6 +190,8 @@ def run(command: list[str]) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(launched, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
+    elif command[0] == "wordmask":
+        wordmask_command(command[1:])
     elif "slurm" in command:
         Parser(cluster.ClusterArguments).parse(command[3 : command.index("--")])
     elif command[1] == "-m":
