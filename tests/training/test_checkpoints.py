@@ -177,6 +177,19 @@ def test_a_state_that_torch_cannot_load_is_a_sentence(name, out, english_model, 
     assert sentence.startswith(f"--resume_from_checkpoint: {out / 'checkpoint-4'} cannot be loaded (")
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "missing"])
+def test_a_final_model_that_is_broken_is_saved_again_from_the_last_checkpoint(
+    damage, finished, tmp_path, english_model, caplog
+):
+    """And what a killed run left of a model that it was saving goes."""
+    out = shutil.copytree(finished / "out", tmp_path / "out")
+    DAMAGES[damage][0](out / "model.safetensors")
+    (out / ".model.killed").mkdir()
+    run_mlm_wwm.main(_argv(english_model, finished / "text.txt", out))
+    assert f"the model in {out} is saved again: " in caplog.text
+    assert is_as_finished(out, finished) and not list(out.glob(".model.*"))
+
+
 @pytest.mark.parametrize("name", ["train_results.json", "all_results.json"])
 def test_results_that_are_cut_off_are_written_again(name, finished, tmp_path, english_model, english_file, caplog):
     """A run that is finished reads them again, for its model card."""

@@ -21,6 +21,7 @@ import run_mlm_wwm
 from conftest import free_port, refusal
 from wordmask.training.records.manifest import MANIFEST
 from wordmask.training.trainer import MlmTrainer
+from wordmask.utils.lock import locked
 
 ROOT = Path(__file__).parent.parent.parent
 LINES = 24  # 6 steps of 4 in an epoch
@@ -217,6 +218,8 @@ def test_no_worker_is_left_behind(number, command, tmp_path):
     assert process.returncode == (143 if number == signal.SIGTERM else -9), printed
     gone, left = psutil.wait_procs(workers, timeout=3)
     assert not left
+    with locked(tmp_path / "out" / ".wordmask", "x"):
+        pass  # workers that live on would hold it
     if number == signal.SIGTERM:
         assert "Traceback" not in printed and len(list((tmp_path / "out").glob(f"checkpoint-*/{MANIFEST}"))) == 1
 

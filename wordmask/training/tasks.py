@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def _save_model(trainer: MlmTrainer) -> None:
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not trainer.args.should_save:
         trainer.save_model(_internal_call=True)  # of a model that is divided, several processes may write
         return
+    for left in directory.glob(".model.*"):  # by a run that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".model.", dir=directory) as whole:
         trainer.save_model(whole, _internal_call=True)  # `publish` pushes it
         for path in sorted(Path(whole).iterdir()):
