@@ -1,7 +1,4 @@
-"""Parse the command line of a training script into one `Arguments`, and check our own flags against each other.
-
-launch_checks.py checks how the processes were started, and trainer_checks.py what the Trainer's flags ask for.
-"""
+"""Parse the command line of a training script into one `Arguments`; flag_checks.py says where it is checked."""
 
 from __future__ import annotations
 
@@ -12,41 +9,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from accelerate.utils import broadcast_object_list
-from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig
-from transformers.trainer_utils import IntervalStrategy
 
 from wordmask.config.added_arguments import AddedArguments
-from wordmask.config.attention_checks import check_attention
 from wordmask.config.data_arguments import DataArguments
+from wordmask.config.flag_checks import check_flags, check_model
 from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.own_flags import OWN, training_parser
-from wordmask.config.parser import build, is_true, suggest
+from wordmask.config.parser import build, is_true
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import Value, apply_defaults, is_short_form
 from wordmask.masking import Strategy
-from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-MODEL_TYPES = tuple(
-    sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING if not config.is_encoder_decoder})
-)
-
-
-def refuse_encoder_decoder(flag: str, name: str, config: PreTrainedConfig | type[PreTrainedConfig]) -> None:
-    """Raise an `InputError` for a model with a decoder; `config` is its configuration, or the class of it."""
-    if config.is_encoder_decoder:
-        raise InputError(
-            f"{flag}: {name} is an encoder-decoder, whose decoder would get as input the words that it has to "
-            "predict; give an encoder, for example bert or roberta"
-        )
-    if getattr(config, "is_decoder", False):
-        raise InputError(
-            f"{flag}: {name} has is_decoder=true, and a decoder sees only the tokens before a mask; set it to false"
-        )
 
 
 @dataclass
@@ -123,23 +100,14 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments
     model, data = build(ModelArguments, namespace), build(DataArguments, namespace)
     masking, segmentation = build(MaskingArguments, namespace), build(SegmentationArguments, namespace)
     probe = build(ProbeArguments, namespace)
-    _check_model(model)
+    check_model(model)
     if data.line_by_line and namespace.train_sampling_strategy is None:
         namespace.train_sampling_strategy = "group_by_length"
     training = build(RunArguments, namespace)
     if is_short and "output_dir" not in parser.given:
         training.output_dir = given["output_dir"] = _of_first_process(training)
     arguments = Arguments(model, data, masking, segmentation, probe, training, given, parser.given, short_form)
-    _check_words(arguments)
-    _check_probe(arguments)
-    _check_evaluation(arguments)
-    _check_streaming(arguments)
-    _check_prepared(arguments)
-    if data.pack_sequences and model.attn_implementation == "flex_attention":
-        raise InputError(
-            "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "
-            "only; give sdpa or eager"
-        )
+    check_flags(arguments)
     return arguments
 
 
@@ -149,24 +117,6 @@ def _of_first_process(training: RunArguments) -> str:
     if training.world_size > 1:
         broadcast_object_list(names)
     return str(names[0])
-
-
-def _check_model(model: ModelArguments) -> None:
-    """Raise an `InputError` if transformers has no such model or no such attention."""
-    if model.model_name_or_path and model.model_type:  # as in the commands of run_language_modeling.py
-        logger.warning(
-            "--model_type %s is for training from scratch; the model has a type, which is used", model.model_type
-        )
-        model.model_type = None
-    if model.model_type and model.model_type in CONFIG_MAPPING:
-        refuse_encoder_decoder("--model_type", model.model_type, CONFIG_MAPPING[model.model_type])
-    if model.model_type and model.model_type not in MODEL_TYPES:
-        raise InputError(
-            f"--model_type: {model.model_type} has no masked language model"
-            f"{suggest(model.model_type, MODEL_TYPES)}; "
-            f"known types are {', '.join(MODEL_TYPES)}"
-        )
-    check_attention(model.attn_implementation)
 
 
 def _tokens_seen(value: str) -> str | bool:
@@ -180,82 +130,3 @@ def _fsdp(value: str) -> str | bool:
         return is_true(value)
     except argparse.ArgumentTypeError:
         return value
-
-
-def _check_words(arguments: Arguments) -> None:
-    """Raise an `InputError` if words come from two sources, or from one that is not used."""
-    references = [
-        f"--{name}_ref_file" for name in ("train", "validation") if getattr(arguments.data, f"{name}_ref_file")
-    ]
-    sources = references + ["--segmenter"] * bool(arguments.segmentation.segmenter)
-    if sources and arguments.masking.masking_strategy is Strategy.TOKEN:
-        raise InputError(
-            f"{sources[0]} marks whole words and --masking_strategy token masks tokens; use run_mlm_wwm.py, or "
-            "--masking_strategy whole_word"
-        )
-    if references and arguments.segmentation.segmenter:
-        raise InputError(f"{references[0]} and --segmenter both define the words; drop one of them")
-
-
-def _check_probe(arguments: Arguments) -> None:
-    """Raise an `InputError` if the best model is chosen by a probe that there is not."""
-    metric = (arguments.training.metric_for_best_model or "").removeprefix("eval_")
-    if metric.startswith("probe_") and not arguments.probe.probe_file:
-        raise InputError(f"--metric_for_best_model {metric} needs --probe_file, a table of labelled text; add it")
-
-
-def _check_evaluation(arguments: Arguments) -> None:
-    """Evaluate if a flag asks for it; raise an `InputError` if there can be no text to evaluate on."""
-    flag, data = arguments.evaluation_flag, arguments.data
-    if flag is None:
-        return
-    arguments.training.do_eval = True
-    has_text = data.validation_file or data.dataset_name or data.is_prepared
-    if not has_text and (data.streaming or not data.validation_split_percentage):
-        raise needs_validation_text(flag)
-
-
-def needs_validation_text(flag: str) -> InputError:
-    """The error if there is nothing to evaluate on."""
-    return InputError(
-        f"{flag} needs validation text; give --validation_file, or --validation_split_percentage above 0 without "
-        "--streaming"
-    )
-
-
-def without_evaluation(arguments: Arguments) -> None:
-    """Drop the defaults of the short form that need validation text; raise an `InputError` if a flag needs it."""
-    if arguments.evaluation_flag:
-        raise needs_validation_text(arguments.evaluation_flag)
-    if "eval_strategy" in arguments.short_form:
-        arguments.training.eval_strategy = IntervalStrategy.NO
-        arguments.training.load_best_model_at_end = False
-
-
-def _check_streaming(arguments: Arguments) -> None:
-    """Raise an `InputError` if other flags need more of the text than a stream shows."""
-    if arguments.data.streaming and "train_sampling_strategy" in arguments.named:
-        raise InputError(
-            "--train_sampling_strategy needs the whole text before training, and a stream has its own order; drop it, "
-            "or --streaming"
-        )
-    if arguments.data.streaming and arguments.masking.rates[0] != arguments.masking.rates[1]:
-        raise InputError("--mlm_probability: a schedule needs the length of training in advance; drop --streaming")
-
-
-def _check_prepared(arguments: Arguments) -> None:
-    """Raise an `InputError` if other flags do not go with prepared text."""
-    data, vocab_size = arguments.data, arguments.model.vocab_size
-    if data.prepared_dir and vocab_size:
-        raise InputError(
-            f"--vocab_size {vocab_size} trains a tokenizer for one run and --prepared_dir needs one for several; give "
-            "--tokenizer_name, for example the --output_dir of a run with --vocab_size"
-        )
-    exits = {
-        "--prepare_only": data.prepare_only,
-        "--preview_masking": arguments.masking.preview_masking > 0,
-        "--dry_run": arguments.training.dry_run,
-    }
-    asked = [flag for flag, is_given in exits.items() if is_given]
-    if len(asked) > 1:
-        raise InputError(f"{asked[0]} and {asked[1]} each do one thing and exit; drop one of them")

@@ -1,6 +1,6 @@
 """How the processes of a run were started: check what a launcher has set, and whether it can divide a model.
 
-`RunArguments` calls these checks. trainer_checks.py checks what the Trainer's flags ask for.
+flag_checks.py says where else flags are checked.
 """
 
 from __future__ import annotations
@@ -116,6 +116,18 @@ def check_sharding(
         raise InputError(
             f"{flag} divides a model over processes and plain python starts one; start with torchrun "
             "--nproc_per_node, or accelerate launch"
+        )
+
+
+def check_gpus(count: int, script: str) -> None:
+    """Raise an `InputError` if one process has several GPUs: the Trainer would use `DataParallel`.
+
+    That is slow, and has another loss.
+    """
+    if count > 1:
+        raise InputError(
+            f"{count} GPUs under plain python; start with torchrun --nproc_per_node {count} {script}, or choose one "
+            "GPU with CUDA_VISIBLE_DEVICES=0"
         )
 
 

@@ -1,7 +1,6 @@
 """What the Trainer's flags ask for: refuse at the start what would fail later, and choose the optimizer.
 
-number_checks.py checks numbers, launch_checks.py how the processes were started, and arguments.py our own flags
-against each other. `_check_start` in training/run.py checks what is left: the number of GPUs, and the right to push.
+flag_checks.py says where else flags are checked.
 """
 
 from __future__ import annotations

@@ -67,6 +67,11 @@ class Masker:
         """What replaces chosen tokens."""
         return Replacement(self.vocabulary.mask_token_id, self.vocabulary.random_ids, self.mask_prob, self.random_prob)
 
+    @cached_property
+    def seeded(self) -> NDArray[np.uint64]:
+        """The hash of the seed, to which those of epochs and examples are added."""
+        return hash64(self.seed)
+
     def _mask(
         self,
         input_ids: NDArray[np.int64],
@@ -123,13 +128,15 @@ class MaskingCollator(Masker):
         vocabulary = self.vocabulary
         prefix, suffix = np.array(vocabulary.prefix, np.int64), np.array(vocabulary.suffix, np.int64)
         # The length of a sequence is the sum over its documents: lengths 5, 3, 4 and counts 2, 1 give 8, 4.
-        lengths = np.add.reduceat(sizes + len(prefix) + len(suffix), starts_of(counts))
+        lengths = sizes + len(prefix) + len(suffix)
+        if len(documents) > len(sequences):
+            lengths = np.add.reduceat(lengths, starts_of(counts))
         length = longest[0] if self.fixed else min(longest[0], round_up(int(lengths.max()), self.multiple_of))
         padding = np.full((len(sequences), length), vocabulary.pad_token_id, np.int64)
         input_ids, continues, maskable, sequence_ids = lay_out(
             np.concatenate(documents), sizes, counts, prefix, suffix, vocabulary.maskable, padding
         )
-        keys = hash64(self.seed, np.array(epochs), np.array(identities, np.uint64))
+        keys = hash64(np.array(epochs), np.array(identities, np.uint64), state=self.seeded)
         batch = self._mask(input_ids, continues, maskable, np.array(rates), keys)
         batch["attention_mask"] = (sequence_ids > 0).astype(np.int64)
         others: dict[str, Any] = {}

@@ -61,10 +61,16 @@ class Division:
         # Documents of 3, 4, 5 tokens in packs with bounds 0 2 3 make sequences of 7 and 5.
         return lengths if packs is None else np.add.reduceat(lengths[packs.documents], packs.bounds[:-1])
 
-    def documents(self, index: int) -> list[tuple[int, int]]:
-        """Where each document of a sequence starts and stops."""
-        documents = slice(index, index + 1) if self.packs is None else self.packs[index]
-        return list(zip(self.starts[documents].tolist(), self.stops[documents].tolist(), strict=True))
+    def documents(self, indices: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """Where each document of some sequences starts and stops."""
+        packs = self.packs
+        if packs is None:  # all at once, since loaders wait for this
+            chosen = np.array(indices, np.int64)
+            starts_and_stops = zip(self.starts[chosen].tolist(), self.stops[chosen].tolist(), strict=True)
+            return [[span] for span in starts_and_stops]
+        chosen_documents = [packs[index] for index in indices]
+        bounds = ((self.starts[some].tolist(), self.stops[some].tolist()) for some in chosen_documents)
+        return [list(zip(*both, strict=True)) for both in bounds]
 
 
 def divide(
@@ -180,10 +186,11 @@ class Sequences(torch.utils.data.Dataset):
 
     def __getitems__(self, draws: Sequence[Draw], offset: int = 0) -> list[Example]:
         """The sequences of a batch, for a `DataLoader`. The first sequence of this dataset has the index `offset`."""
-        sequences = (
-            [self.stream.read(*span) for span in self.division.documents(draw.index - offset)] for draw in draws
-        )
-        return [Example(documents, *draw, self.length) for documents, draw in zip(sequences, draws, strict=True)]
+        read, spans_of_all = self.stream.read, self.division.documents([draw.index - offset for draw in draws])
+        return [
+            Example([read(*span) for span in spans], *draw, self.length)
+            for spans, draw in zip(spans_of_all, draws, strict=True)
+        ]
 
 
 class StagedSequences(torch.utils.data.Dataset):
@@ -263,8 +270,8 @@ class StreamedSequences(torch.utils.data.IterableDataset):
             tokens, findings = self.tokenizer(table)
             self._warn_once(left_out(findings, self.flags[1], ", and so will be those in other texts"))
             values, division = tokens.values.to_numpy(), self._divide(tokens)
-            for index in range(len(division)):
-                documents = [values[start:stop] for start, stop in division.documents(index)]
+            for index, spans in enumerate(division.documents(range(len(division)))):
+                documents = [values[start:stop] for start, stop in spans]
                 yield Example(documents, place << 24 | index, epoch, self.rate, self.length)
 
     def first_text(self) -> SplitText:

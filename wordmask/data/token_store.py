@@ -97,6 +97,8 @@ class StoredTokens:
 
     def read(self, start: int, stop: int) -> NDArray[np.integer]:
         """(stop - start,) The tokens from `start` to `stop`."""
+        if len(self._tokens) == 1:  # as of a text below a thousand examples, or of one that was prepared
+            return self._tokens[0][start:stop]
         # With bounds 0 5 9, the tokens 3 to 7 are 3 and 4 of the first chunk, then 0 and 1 of the second.
         chunks = slice(bisect.bisect_right(self._bounds, start) - 1, bisect.bisect_left(self._bounds, stop))
         tokens_and_bounds = zip(self._tokens[chunks], self._bounds[chunks], strict=False)

@@ -12,7 +12,8 @@ import yaml
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.hf_argparser import string_to_bool
 
-from wordmask.config.arguments import ModelArguments, refuse_encoder_decoder
+from wordmask.config.flag_checks import refuse_encoder_decoder
+from wordmask.config.model_arguments import ModelArguments
 from wordmask.tokenization.encoding import vocabulary_size
 from wordmask.utils.errors import InputError, one_line, reported
 from wordmask.utils.hub import loading

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wordmask.config.arguments import Arguments, needs_validation_text, without_evaluation
+from wordmask.config.arguments import Arguments
+from wordmask.config.flag_checks import needs_validation_text, without_evaluation
 from wordmask.data.data_report import DataReport, SplitText
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
