@@ -155,7 +155,11 @@ def test_a_signal_after_training_ends_the_run_at_once(command, text, tmp_path, m
     assert (tmp_path / "out" / "eval_results.json").exists()
 
 
-@pytest.mark.parametrize("method", ["training_step", "prediction_step"], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "method",
+    ["training_step", pytest.param("prediction_step", marks=pytest.mark.slow)],
+    ids=["training", "evaluation"],
+)
 def test_a_worker_that_dies_is_one_sentence(method, command, text, monkeypatch, capsys):
     original, killed = getattr(MlmTrainer, method), []
 
