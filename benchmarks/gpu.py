@@ -138,9 +138,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if not (options.tiny or torch.cuda.is_available()):
         parser.error("there is no NVIDIA GPU that PyTorch can use here; --tiny runs on a CPU")
     deadline = time.monotonic() + 60 * options.minutes
+    kept = Path(options.output_dir, "tokenizer")  # a second training on the same text would give another one
+    if options.tokenizer is None and kept.exists():
+        options.tokenizer = str(kept)
     wanted = options.only or [*(part.name for part in PARTS), TESTS]
     with given_or_bundled(options, "english") as filled, Sides() as sides:
         results = Results(options.output_dir, facts(filled, sides))
+        if options.tokenizer is None:
+            shutil.copytree(filled.tokenizer, kept)
         for part in PARTS:
             if part.name in wanted:
                 measure(part, filled, results, sides, deadline)
