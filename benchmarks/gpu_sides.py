@@ -29,7 +29,7 @@ from wordmask.training.start import start
 ROOT = Path(__file__).parent.parent
 RATE = 0.15
 SEED = 42
-WORKERS = 4  # of the plain Trainer's data loader, as in configs/gpu.yaml
+WORKERS = 4  # of the plain Trainer's data loader, whose collator takes too long for one process
 MULTIPLE = 64  # the plain Trainer pads to multiples of it, so that lengths, and so compiled graphs, are few
 EVALUATED_TOKENS = 8192  # in a batch of the evaluation
 TRAINING = {

@@ -18,7 +18,6 @@ import run_mlm
 import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines, save_model, train_tokenizer, uneven_text
 from wordmask.training.dry_run import forecast
-from wordmask.training.pages import CURVE, REPORT
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.memory import _rooms_of_groups, available_memory, limited_memory, peak_memory
 
@@ -100,9 +99,7 @@ def test_the_room_on_the_disk_is_that_of_the_run(flags, english_file, tmp_path, 
     plan = run_mlm_wwm.main([*flags, *more, "--dry_run"])
     run_mlm_wwm.main([*flags, *more])
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == (2 if "2" in limit else 4)
-    # The report has the same size for every model, and is not counted.
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name not in (REPORT, CURVE)]
-    used = sum(path.stat().st_size for path in files)
+    used = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert plan["final_bytes"] == pytest.approx(used, rel=0.05)
 
 
