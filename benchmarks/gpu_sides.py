@@ -29,7 +29,7 @@ from wordmask.training.start import start
 ROOT = Path(__file__).parent.parent
 RATE = 0.15
 SEED = 42
-WORKERS = 4  # of the plain Trainer's data loader, whose collator takes too long for one process
+WORKERS = 4  # of the plain Trainer's data loader; its collator takes too long for one process
 MULTIPLE = 64  # the plain Trainer pads to multiples of it, so that lengths, and so compiled graphs, are few
 EVALUATED_TOKENS = 8192  # in a batch of the evaluation
 TRAINING = {
@@ -123,7 +123,7 @@ def run_ours(case: Case) -> dict[str, float]:
 def run_ours_gpu(case: Case) -> dict[str, float]:
     """Our script with configs/gpu.yaml."""
     config = str(ROOT / "configs/gpu.yaml")
-    on_cpu = ["--no_tf32", "--torch_compile_backend", "eager", "--dataloader_num_workers", "0"] * case.on_cpu
+    on_cpu = ["--no_tf32", "--torch_compile_backend", "eager"] * case.on_cpu
     flags = [config, *on_cpu, *case.more]
     return case.measured(lambda folder, tokenizer: _script(case, folder, case.packed_batch, *flags))
 

@@ -1,8 +1,8 @@
 """Compile a model layer by layer, with --torch_compile.
 
-The layers of an encoder are alike, so one graph serves most of them: the first step comes several times sooner than with
-the whole model in one graph, and later steps are as fast (docs/gpu.md). A layer is compiled in place: the names of its
-weights stay, and so do hooks, wrappers for several processes and checkpoints.
+The layers of an encoder are alike, so one graph serves most of them: the first step comes several times sooner than
+with the whole model in one graph, and later steps are as fast (docs/gpu.md). A layer is compiled in place: the names
+of its weights stay, and so do hooks, wrappers for several processes and checkpoints.
 """
 
 from __future__ import annotations
