@@ -101,7 +101,7 @@ class DelimitedFile:
     def _csv_rows(self, content: IO[bytes]) -> Iterator[list[str]]:
         csv.field_size_limit(LARGEST_FIELD)
         text = lines_with_ends(content)
-        source = (LONE_RETURN.sub(IN_PLACE_OF_RETURN, line) if "\r" in line else line for line in text)
+        source = (_marked(line) if -1 < line.find("\r") < len(line) - 2 else line for line in text)
         numbered = ((number, line) for number, line in enumerate(source) if not line.isspace())
         empty_lines, header = next(numbered, (0, ""))
         reader = csv.reader(chain([header], source), delimiter=_delimiter(header), strict=True)
@@ -132,6 +132,10 @@ class DelimitedFile:
             f"{self.file.flag}: {self.file.path}: every field that begins with a quotation mark is quoted as in "
             "CSV, and in TSV quotation marks are part of the text; rename it to .csv"
         )
+
+
+def _marked(line: str) -> str:
+    return LONE_RETURN.sub(IN_PLACE_OF_RETURN, line)
 
 
 def _header(rows: Iterator[list[str]]) -> list[str]:
