@@ -28,6 +28,7 @@ from wordmask.utils.parts import Work
 from wordmask.utils.progress import tracked_lines
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
 from wordmask.utils.readers.paths import find_text_files
+from wordmask.utils.terminal import clean, use
 
 
 @dataclass
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
     )
     output = Output(arguments.save_path)
+    use(None)  # shows log messages, with what a terminal would obey as text
     files = find_text_files(arguments.file_name, "--file_name")
     with locked(output.lock, f"--save_path: {arguments.save_path}", work.shard):
         return _make(arguments, segmentation, work, output, files)
@@ -113,9 +115,10 @@ def _make(
     track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
-        print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
+        sentence = f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}"
     else:
-        print(f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}")
+        sentence = f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}"
+    print(clean(sentence))
     return provenance
 
 
