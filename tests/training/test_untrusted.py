@@ -62,7 +62,8 @@ def test_a_token_is_left_out_only_of_what_is_saved(tmp_path):
 
 @pytest.mark.parametrize("more", [[], ["--preview_masking", "4"], ["--dry_run"]], ids=["train", "preview", "dry run"])
 def test_escapes_in_a_text_and_in_its_name_are_shown_by_a_training(model, text, tmp_path, capfd, more):
-    run_mlm_wwm.main(command(model, text, tmp_path / "out", *more))
+    """An evaluation shows masked lines, and a text that is given twice its name."""
+    run_mlm_wwm.main(command(model, text, tmp_path / "out", "--validation_file", text, "--do_eval", *more))
     printed = capfd.readouterr()
     assert is_harmless(printed.out) and is_harmless(printed.err)
     assert "\\x1b" in printed.out + printed.err

@@ -23,7 +23,7 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.data_report import FILE, DataReport, SplitText
 from wordmask.data.file_source import ContentDigest
 from wordmask.data.findings import SplitFindings, findings_in, total
-from wordmask.data.sources import Source, Texts, divided
+from wordmask.data.sources import SPLITS, Source, Texts, divided
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
 from wordmask.data.tokenize import VERSION, tokenizer_identity, tokens_of_split
 from wordmask.tokenization.encoding import require_fast
@@ -121,6 +121,17 @@ def _checked(record: dict[str, Any], directory: Path) -> PreparedRecord:
     try:
         checked = PreparedRecord(**record)
         versions = {made["version"] for made in checked.made_with.values()}
+        made_with = [
+            checked.made_with[split] for split in checked.texts if split in SPLITS and split in checked.digests
+        ]
+        counts = [checked.part_lines, *checked.texts.values()]
+        if not (
+            len(made_with) == len(checked.texts) > 0
+            and all({"tokenizer", "separator"} <= made.keys() for made in made_with)
+            and all(type(count) is int and count > 0 for count in counts)
+            and isinstance(checked.flags, dict)
+        ):
+            raise TypeError("it has other values than --prepare_only writes")
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"--prepared_dir: {directory / RECORD} cannot be read ({one_line(error)}); {ADVICE}"
