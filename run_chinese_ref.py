@@ -19,7 +19,7 @@ from pathlib import Path
 
 from wordmask.config.parser import Parser, argument, build, check_vocab_size
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.provenance import Provenance
+from wordmask.references.provenance import Provenance, sidecar
 from wordmask.references.writer import Annotator, Output, check_output, write_references
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
@@ -142,7 +142,9 @@ def _continues(arguments: ReferenceArguments) -> bool:
 
 def _check(arguments: ReferenceArguments, output: Output, files: Sequence[str]) -> None:
     """Raise an `InputError` if this run would overwrite something, or mix the references of several texts."""
-    check_output(arguments.save_path, arguments.overwrite)
+    # A run that was killed between the output and its sidecar has both its parts and the output, and no sidecar.
+    completes = arguments.resume and output.parts.exists() and not sidecar(arguments.save_path).exists()
+    check_output(arguments.save_path, arguments.overwrite or completes)
     if os.path.exists(arguments.save_path) and any(os.path.samefile(arguments.save_path, file) for file in files):
         raise InputError(f"--save_path: {arguments.save_path} is the text itself; give another name")
     if output.parts.exists() and not (_continues(arguments) or arguments.overwrite):

@@ -53,11 +53,10 @@ def make_inputs(folder: Path) -> None:
     (folder / "dev.txt").write_text("\n".join(lines[16:]) + "\n", encoding="utf-8")
 
 
-def _in_child(argv: list[str], log: Path, rank: int, port: str, case: Case | None, record: Path) -> None:
+def _in_child(argv: list[str], printed: int, rank: int, port: str, case: Case | None, record: Path) -> None:
     """The body of a forked process: it leaves with the status that a script would have."""
-    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    os.dup2(printed, 1)  # a pipe: a file would be full, too
+    os.dup2(printed, 2)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     if port:
@@ -87,8 +86,9 @@ def launch(run: str, inputs: Path, folder: Path, resume: bool, case: Case | None
 
     When one of two processes has failed, the other one is ended, as torchrun does.
     """
-    log, record = folder / "log.txt", folder / "events"
-    log.unlink(missing_ok=True)
+    record = folder / "events"
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
     words = shlex.split(RUNS[run].format(inputs=inputs, out=folder / "out")) + ["--resume"] * (
         resume and run == "references" and (folder / "out" / "ref.txt.parts").exists()
     )
@@ -98,15 +98,19 @@ def launch(run: str, inputs: Path, folder: Path, resume: bool, case: Case | None
     for rank in range(ranks):
         pid = os.fork()
         if not pid:
-            _in_child(words, log, rank, port, case, record)
+            _in_child(words, writer, rank, port, case, record)
         pids.append(pid)
-    statuses = _wait(pids)
-    return statuses, log.read_text(encoding="utf-8", errors="replace")
+    os.close(writer)
+    try:
+        return _wait(pids, reader)
+    finally:
+        os.close(reader)
 
 
-def _wait(pids: list[int]) -> list[int]:
-    """The status of each process: negative after a signal, -9 for one that hung."""
+def _wait(pids: list[int], reader: int) -> tuple[list[int], str]:
+    """The status of each process, negative after a signal, -9 for one that hung; and what they print into a pipe."""
     statuses: dict[int, int] = {}
+    printed = b""
     limit, ended = time.monotonic() + PATIENCE, False
     while len(statuses) < len(pids):
         for pid in pids:
@@ -120,7 +124,10 @@ def _wait(pids: list[int]) -> list[int]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
         time.sleep(0.01)
-    return [statuses[pid] for pid in pids]
+        with contextlib.suppress(BlockingIOError):
+            while block := os.read(reader, 2**16):
+                printed += block
+    return [statuses[pid] for pid in pids], printed.decode(errors="replace")
 
 
 def final_state(run: str, folder: Path) -> dict[str, Any]:
@@ -190,7 +197,7 @@ def main(argv: list[str]) -> int:
         expected: dict[str, Any] = {}
         for number, case in enumerate(cases):
             if case.run not in expected:
-                whole = folder / case.run
+                whole = folder / case.run.replace(" ", "_")
                 whole.mkdir()
                 statuses, printed = launch(case.run, inputs, whole, False, None)
                 if any(statuses):
