@@ -20,7 +20,8 @@ from wordmask.config.data_arguments import DataArguments as OwnData
 from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.parser import Parser, build
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.prepared_dir import RECORD, load_prepared
+from wordmask.data.prepared_dir import load_prepared
+from wordmask.data.prepared_record import RECORD
 from wordmask.data.token_store import Tokenization
 from wordmask.references.positions import LineReferences, continuations, line_positions
 from wordmask.references.reader import parse_references

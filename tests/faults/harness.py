@@ -35,7 +35,7 @@ from faults.cases import RUNS, SAMPLE, Case, table  # noqa: E402
 from faults.events import STATUS, inject  # noqa: E402
 
 LAUNCHES, PATIENCE = 4, 60.0  # starts of a run; seconds for each
-TIMED = ("runtime", "per_second", "flos")
+TIMED = ("runtime", "per_second", "flos", "data_share")
 
 
 class Outcome(NamedTuple):
@@ -143,7 +143,7 @@ def final_state(run: str, folder: Path) -> dict[str, Any]:
     files = {name: (last / name).read_bytes() for name in names} | {"": (out / "model.safetensors").read_bytes()}
     optimizer = torch.load(last / "optimizer.pt", weights_only=True)
     moments = {key: {name: value.tolist() for name, value in of.items()} for key, of in optimizer["state"].items()}
-    history = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    history = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     log = [{key: value for key, value in entry.items() if not key.endswith(TIMED)} for entry in history]
     return files | {"checkpoint": last.name, "optimizer": moments, "groups": optimizer["param_groups"], "log": log}
 
