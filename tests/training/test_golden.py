@@ -29,6 +29,8 @@ RUNS = {
     "two processes": "--max_seq_length 48",
 }
 
+QUICK = ("whole word", "packed")  # what `make test` runs
+
 
 def machine() -> dict[str, str]:
     """What exact losses depend on: the processor, the instructions that PyTorch uses on it, and the version."""
@@ -63,7 +65,7 @@ def losses(name: str, folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "two processes" else []) for name in RUNS]
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RUNS]
 )
 def test_the_losses_are_those_of_the_file(name, tmp_path):
     found = losses(name, tmp_path)

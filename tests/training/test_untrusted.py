@@ -101,7 +101,14 @@ class Obeyed:
         return Path.touch, (Path("obeyed"),)
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "optimizer.pt",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("scheduler.pt", "rng_state.pth")),
+        "pytorch_model.bin",
+    ],
+)
 def test_a_pickle_in_a_checkpoint_is_not_obeyed(name, model, text, tmp_path, monkeypatch):
     """Also where the checkpoint has no manifest, as one of an older version."""
     monkeypatch.chdir(tmp_path)
