@@ -36,6 +36,9 @@ test: install  ## run the tests
 test-all: install  ## run the tests, slow ones included
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
 
+faults: install  ## kill, stop and damage runs at all places of a table, and print what became of them
+	$(BIN)/python tests/faults/harness.py
+
 # Benchmarks run in two minutes on bundled text. For real figures give real data, with sizes to match, for example
 # make bench TOKENIZER=bert-base-uncased TEXT=wiki.txt PREPARATION="--times 1" TRAINING="--steps 20"
 MASKING ?= --repeats 3
@@ -65,4 +68,4 @@ check: install  ## lint and check types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: help install demo test test-all bench bench-gpu check
+.PHONY: help install demo test test-all faults bench bench-gpu check

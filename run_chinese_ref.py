@@ -19,7 +19,7 @@ from pathlib import Path
 
 from wordmask.config.parser import Parser, argument, build, check_vocab_size
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.provenance import Provenance
+from wordmask.references.provenance import Provenance, sidecar
 from wordmask.references.writer import Annotator, Output, check_output, write_references
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
@@ -28,6 +28,7 @@ from wordmask.utils.parts import Work
 from wordmask.utils.progress import tracked_lines
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
 from wordmask.utils.readers.paths import find_text_files
+from wordmask.utils.terminal import clean, use
 
 
 @dataclass
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
     )
     output = Output(arguments.save_path)
+    use(None)  # shows log messages, with what a terminal would obey as text
     files = find_text_files(arguments.file_name, "--file_name")
     with locked(output.lock, f"--save_path: {arguments.save_path}", work.shard):
         return _make(arguments, segmentation, work, output, files)
@@ -113,9 +115,10 @@ def _make(
     track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
-        print(f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}")
+        sentence = f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}"
     else:
-        print(f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}")
+        sentence = f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}"
+    print(clean(sentence))
     return provenance
 
 
@@ -139,7 +142,9 @@ def _continues(arguments: ReferenceArguments) -> bool:
 
 def _check(arguments: ReferenceArguments, output: Output, files: Sequence[str]) -> None:
     """Raise an `InputError` if this run would overwrite something, or mix the references of several texts."""
-    check_output(arguments.save_path, arguments.overwrite)
+    # A run that was killed between the output and its sidecar has both its parts and the output, and no sidecar.
+    completes = arguments.resume and output.parts.exists() and not sidecar(arguments.save_path).exists()
+    check_output(arguments.save_path, arguments.overwrite or completes)
     if os.path.exists(arguments.save_path) and any(os.path.samefile(arguments.save_path, file) for file in files):
         raise InputError(f"--save_path: {arguments.save_path} is the text itself; give another name")
     if output.parts.exists() and not (_continues(arguments) or arguments.overwrite):

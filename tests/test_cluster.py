@@ -96,3 +96,22 @@ def test_help_names_each_flag(capsys):
         cluster.main(["--help"])
     shown = capsys.readouterr().out
     assert not end.value.code and all(f"--{flag}" in shown for flag in ("tasks", "executor", "logging_dir", "time"))
+
+
+@pytest.mark.slow
+def test_a_shard_that_fails_ends_the_run(tmp_path, capfd):
+    """A `CalledProcessError` cannot be sent by pickle, and the pool of the executor waited for it forever."""
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)\n")
+    argv = ["--tasks", "2", "--logging_dir", str(tmp_path / "logs"), "--", str(tmp_path / "fails.py")]
+    with pytest.raises(SystemExit) as status:
+        cluster.main(argv)
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert status.value.code == 2 and last.startswith("error: shard ") and "failed with status 3" in last
+
+
+def test_the_last_run_that_fails_is_said(tmp_path, capfd):
+    (tmp_path / "fails.py").write_text("import sys\nraise SystemExit('--num_shards' not in sys.argv)\n")
+    argv = ["--tasks", "1", "--logging_dir", str(tmp_path / "logs"), "--", str(tmp_path / "fails.py")]
+    with pytest.raises(SystemExit):
+        cluster.main(argv)
+    assert "the run that completes the output failed with status 1" in capfd.readouterr().err.splitlines()[-1]

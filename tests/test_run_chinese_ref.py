@@ -328,3 +328,13 @@ def test_lines_longer_than_a_block_of_json(tokenizer, tmp_path, lines, length):
         )
     pairs = list(pair_tables(TextReader([text], "--train_file"), str(save), "--train_ref_file"))
     assert sum(map(len, pairs)) == lines + 1
+
+
+@pytest.mark.slow
+def test_a_line_of_five_megabytes_is_done_in_seconds(tokenizer, tmp_path):
+    """The work grows with the length of a line, and not with its square."""
+    text, save = tmp_path / "long.txt", tmp_path / "ref"
+    text.write_text("我喜欢你，研究生命的起源" * 140_000 + "\n", encoding="utf-8")
+    make(str(text), tokenizer, save)
+    [positions] = map(json.loads, save.read_text().splitlines())
+    assert len(positions) >= 140_000 and positions == sorted({*positions})

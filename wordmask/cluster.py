@@ -13,7 +13,9 @@ must share the directories of the output and of the logs. A second call runs onl
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from typing import Any, Literal
 
 from wordmask.config.parser import Parser, argument, build
 from wordmask.utils.errors import InputError, reports_input_errors
+from wordmask.utils.terminal import clean, use
 
 DESCRIPTION = (
     "Run the shards of a script on several processes or machines: of run_chinese_ref.py, or of run_mlm.py and "
@@ -48,8 +51,17 @@ class ClusterArguments:
     mem_per_cpu_gb: int = argument("Slurm and Ray: the memory for each core, in GB.", default=4)
 
     def __post_init__(self) -> None:
-        if self.tasks < 1:
-            raise InputError(f"--tasks: {self.tasks} is not a positive number; give the number of shards")
+        for name in ("tasks", "cpus_per_task", "mem_per_cpu_gb"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}: {getattr(self, name)} is not a positive number; give 1 or more")
+        if self.workers < 1 and self.workers != -1:
+            raise InputError(
+                f"--workers: {self.workers} is not possible; give 1 or more, or -1 to run all tasks at once"
+            )
+        if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time):
+            raise InputError(f"--time: {self.time} is no time limit; write hours:minutes:seconds")
+        if self.executor == "ray" and importlib.util.find_spec("ray") is None:
+            raise InputError("--executor ray needs its package: pip install ray")
         if self.executor == "slurm" and not self.partition:
             raise InputError("--partition is missing; name the Slurm partition that the tasks run in")
         if self.executor == "slurm" and shutil.which("sbatch") is None:
@@ -57,6 +69,23 @@ class ClusterArguments:
                 "--executor slurm: this machine has no command sbatch; start on a machine that submits Slurm jobs, or "
                 "give --executor local"
             )
+
+
+def check_command(command: Sequence[str]) -> None:
+    """Raise an `InputError` if what shall run is neither a file nor a module. Each task would fail."""
+    script, *others = command
+    if script == "-m":
+        module = others[0] if others else ""
+        try:
+            is_there = bool(module) and importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):
+            is_there = False
+        if not is_there:
+            raise InputError(f"-- -m {module}: there is no such module; give wordmask, for example -- -m wordmask ref")
+    elif not os.path.isfile(script):
+        raise InputError(
+            f"-- {script}: there is no such script; give the path of run_chinese_ref.py or of another one"
+        )
 
 
 def run_shard(command: Sequence[str], data: Any, rank: int, world_size: int) -> None:
@@ -68,14 +97,18 @@ def run_shard(command: Sequence[str], data: Any, rank: int, world_size: int) -> 
         rank, world_size: which of how many shards this is.
     """
     shard = ["--num_shards", str(world_size), "--shard_index", str(rank)]
-    subprocess.run([sys.executable, *command, *shard], check=True)
+    status = subprocess.run([sys.executable, *command, *shard], check=False).returncode
+    if status:  # not `CalledProcessError`, which pickle cannot send: the pool of a local executor would wait forever
+        raise InputError(f"shard {rank} failed with status {status}")
 
 
 def finish(command: Sequence[str], data: Any = None, rank: int = 0, world_size: int = 1) -> None:
     """The last task: the script without a shard. It finds all parts done, and completes the output."""
     makes_references = Path(command[0]).name == "run_chinese_ref.py" or [*command[:3]] == ["-m", "wordmask", "ref"]
     resume = ["--resume"] * makes_references  # training scripts resume by themselves
-    subprocess.run([sys.executable, *command, *resume], check=True)
+    status = subprocess.run([sys.executable, *command, *resume], check=False).returncode
+    if status:
+        raise InputError(f"the run that completes the output failed with status {status}")
 
 
 def executor(arguments: ClusterArguments, step: Any, tasks: int, logging_dir: Path, **options: Any) -> Any:
@@ -119,8 +152,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     usage = "python -m wordmask.cluster [ARGUMENT_FILE] --tasks N ... -- script.py --flag value ..."
     parser = Parser(ClusterArguments, usage=usage, description=DESCRIPTION)
     arguments = build(ClusterArguments, parser.parse(flags))
+    use(None)
+    check_command(command)
     logs = Path(arguments.logging_dir or _logs_in_cache(command))
-    print(f"logs of the tasks: {logs}")
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--logging_dir: {logs} cannot be written ({error.strerror}); give another directory"
+        ) from None
+    print(clean(f"logs of the tasks: {logs}"))
     shards = executor(arguments, partial(run_shard, command), arguments.tasks, logs / "shards")
     if arguments.executor == "slurm":
         executor(arguments, partial(finish, command), 1, logs / "whole", depends=shards).run()
@@ -128,8 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         shards.run()
         finish(command)
-    except subprocess.CalledProcessError as error:
-        raise InputError(f"a shard failed with status {error.returncode}; read its log in {logs}") from None
+    except InputError as error:
+        raise InputError(f"{error}; what it said stands above, or in its log in {logs}") from None
 
 
 def _logs_in_cache(command: Sequence[str]) -> Path:

@@ -405,3 +405,24 @@ def test_references_stay_with_their_lines_when_a_part_is_set_apart(chinese_model
     argv = ["--model_name_or_path", chinese_model, "--train_file", str(text), "--train_ref_file", str(references)]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--output_dir", str(tmp_path / "out"), "--use_cpu")
     assert f"line {2 * len(lines) - 1} of the text" in sentence
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_that_is_given_twice_is_said(tmp_path, caplog, streaming):
+    """Also by another name of it, and as training and validation text."""
+    text, link = tmp_path / "text.txt", tmp_path / "link.txt"
+    text.write_text("a b\nc d\n")
+    link.symlink_to(text)
+    files = DataArguments(train_file=[str(text), str(link)], validation_file=[str(link)], streaming=streaming)
+    load_texts(files, None, None, True)
+    assert f"--train_file: {text} is given 2 times, and its examples count as often" in caplog.text
+    assert f"--validation_file: {text} is the training text, too, so evaluations tell little" in caplog.text
+    assert f"--validation_file: {text} is given" not in caplog.text
+
+
+def test_different_files_get_no_warning(tmp_path, caplog):
+    for name in ("one.txt", "other.txt"):
+        (tmp_path / name).write_text("a b\nc d\n")
+    files = DataArguments(train_file=[str(tmp_path / "one.txt")], validation_file=[str(tmp_path / "other.txt")])
+    load_texts(files, None, None, True)
+    assert "times" not in caplog.text and "too" not in caplog.text

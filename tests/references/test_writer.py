@@ -30,7 +30,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, pair_with_text, sample_lines, save_model
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.provenance import read_provenance
+from wordmask.references.provenance import read_provenance, sidecar
 from wordmask.references.writer import Annotator
 from wordmask.utils.hub import load_pretrained_tokenizer
 
@@ -472,7 +472,7 @@ def test_a_run_interrupted_while_parts_are_put_together_is_resumed(
         patch.setattr(os, "replace", interrupted)
         make(files, save)
     pairs.seen()
-    flags = ["--overwrite"] if Path(save).exists() else []
+    flags = ["--overwrite"] if sidecar(save).exists() else []
     make(files, save, "--resume", *flags)
     assert contents(save) == whole[kind]
 

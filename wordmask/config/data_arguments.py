@@ -8,6 +8,7 @@ from typing import Literal
 
 from wordmask.config.parser import argument
 from wordmask.utils.errors import InputError
+from wordmask.utils.workers import check_workers
 
 
 @dataclass
@@ -89,6 +90,7 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name}: {value} is not above 0; give 1 or more, or drop the flag")
+        check_workers("--preprocessing_num_workers", self.preprocessing_num_workers or 1)
 
     @cached_property
     def stages(self) -> list[tuple[int, float]]:

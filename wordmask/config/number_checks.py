@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from wordmask.utils.errors import InputError
+from wordmask.utils.workers import check_workers
 
 
 class Range(NamedTuple):
@@ -75,6 +76,7 @@ def check_numbers(args: Any) -> None:
         value = getattr(args, name)
         if value is not None and not numbers.allows(value):
             raise InputError(f"--{name}: {value} is not possible; give {numbers}")
+    check_workers("--dataloader_num_workers", args.dataloader_num_workers)
     if args.max_steps != -1 and args.max_steps < 1:
         raise InputError(
             f"--max_steps: {args.max_steps} is not possible; give 1 or more, drop it to train for --num_train_epochs, "

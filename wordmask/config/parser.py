@@ -57,6 +57,20 @@ def check_vocab_size(value: int | None) -> None:
 TRAINER_LISTS = ("include_for_metrics", "label_names", "debug")
 TRUTH_VALUES = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")  # as `string_to_bool` has them
 
+_NEGATIVE = re.compile(r"-(\.?\d|inf$)")  # how a value begins that is no flag: -1e-4, -16:1, -inf
+
+# What argparse and transformers say of a value, and what we say.
+_SENTENCES = (
+    ("expected one argument$", "the value is missing; give one"),
+    ("expected at least one argument$", "the value is missing; give one or more"),
+    ("invalid int value: '(.*)'$", r"\1 is not a whole number; give one"),
+    ("invalid float value: '(.*)'$", r"\1 is not a number; give one"),
+    (r"invalid \w+ value: '(.*)'$", r"\1 is not a value of this flag; give another"),
+    ("Truthy value expected: got (.*) but expected one of .*$", r"\1 is neither true nor false; give one of them"),
+    (r"invalid choice: '(.*)' \(choose from (.*)\)$", r"\1 is not known; choose from \2"),
+    ("the following arguments are required: (.*)$", r"\1: the value is missing; give one"),
+)
+
 EPILOG = "A YAML or JSON file of flags may come first. The command line wins over it."
 
 
@@ -90,6 +104,7 @@ class Parser(HfArgumentParser):
         super().__init__(concerns, allow_abbrev=False, formatter_class=HelpFormatter, **options)  # type: ignore[arg-type]
         self.old_flags, self.quiet, self.takes_words = old_flags or {}, quiet, takes_words
         self.given: set[str] = set()
+        self._negative_number_matcher = _NEGATIVE  # argparse takes -1e-4 for a flag
         for action in self._actions:
             if _is_switch(action) and action.nargs is None:  # a switch whose default is None
                 action.nargs, action.const = "?", True
@@ -98,7 +113,10 @@ class Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the sentence that argparse would print below the usage of two hundred flags."""
-        raise InputError(re.sub(r"(--\w+)/--[\w-]+", r"\1", message.removeprefix("argument ")))
+        sentence = re.sub(r"(--\w+)/--[\w-]+", r"\1", message.removeprefix("argument "))
+        for theirs, ours in _SENTENCES:
+            sentence = re.sub(theirs, ours, sentence)
+        raise InputError(sentence)
 
     @property
     def flags(self) -> dict[str, argparse.Action]:
@@ -174,6 +192,8 @@ class Parser(HfArgumentParser):
             if isinstance(value, dict):
                 value = json.dumps(value)
             elif isinstance(value, list):
+                if name in self.flags and self.flags[name].nargs not in ("+", "*"):
+                    raise InputError(f"--{name}: {value} in the argument file is a list; give one value")
                 arguments += [f"--{name}", *map(str, value)]
                 continue
             # As one word, since a value may begin with a dash.
@@ -278,7 +298,7 @@ def _check_encoding(argv: Sequence[str]) -> None:
 
 def _is_flag(word: str) -> bool:
     """Whether a word is a flag, and no negative number."""
-    return word.startswith("-") and not re.match(r"-\.?\d", word) and " " not in word.partition("=")[0]
+    return word.startswith("-") and not _NEGATIVE.match(word) and " " not in word.partition("=")[0]
 
 
 def _is_switch(action: argparse.Action | None) -> bool:
@@ -308,7 +328,7 @@ def _read_mapping(path: str) -> dict[str, object]:
             values = yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"the argument file {path} does not exist") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the argument file {path} cannot be read: {' '.join(str(error).split())}") from None
     except Exception as error:
         if type(error).__module__.split(".")[0] != "yaml":

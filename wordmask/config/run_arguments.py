@@ -13,7 +13,7 @@ from wordmask.config.added_arguments import AddedArguments, UsedArguments
 from wordmask.config.launch_checks import check_environment, check_sharding
 from wordmask.config.metric_table import METRICS
 from wordmask.config.parser import argument
-from wordmask.config.trainer_checks import check_after, check_before, choose_optimizer
+from wordmask.config.trainer_checks import check_after, check_before, choose_optimizer, name_flags
 from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,12 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
                 f"processes cannot meet there ({one_line(error)})"
             ) from None
         except (ValueError, ImportError, OSError, TypeError) as error:
-            raise InputError(one_line(error)) from None
+            raise InputError(name_flags(one_line(error), vars(self))) from None
         check_after(self)
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is saved in training_args.bin: all but the access token."""
+        return vars(self) | {"hub_token": None}
 
     @property
     def mask_seed(self) -> int:

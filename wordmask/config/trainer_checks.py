@@ -10,6 +10,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 JSON_FLAGS = {
     "lr_scheduler_kwargs": 'settings of the schedule, such as {"num_cycles": 2}',
     "activation_checkpointing_kwargs": '{"use_reentrant": false}, for example',
+    "gradient_checkpointing_kwargs": '{"use_reentrant": false}, for example',
     "accelerator_config": '{"even_batches": true}, for example',
     "fsdp_config": '{"fsdp_version": 2}, for example',
     "deepspeed": "a DeepSpeed configuration, such as configs/deepspeed_zero2.json",
@@ -178,6 +180,26 @@ def _check_schedule(args: RunArguments) -> None:
         ) from None
 
 
+def name_flags(sentence: str, values: Mapping[str, object]) -> str:
+    """A sentence of transformers that names flags.
+
+    `At most one of fp16 and bf16 can be True` becomes `At most one of --fp16 and --bf16 can be True`, and
+    `sometimes is not a valid IntervalStrategy` becomes `--eval_strategy: sometimes is not a valid IntervalStrategy`.
+
+    Args:
+        sentence: the message of an error.
+        values: the values of the flags, by their names.
+    """
+    if "--" in sentence:
+        return sentence
+    if wrong := re.match(r"(\S+) is not a valid ", sentence):
+        flag = next((name for name, value in values.items() if value == wrong[1]), None)
+        return f"--{flag}: {sentence}" if flag else sentence
+    if wrong := re.match(r"AcceleratorConfig.*argument '(\w+)'", sentence):
+        return f"--accelerator_config: {wrong[1]} is not one of its settings; give {JSON_FLAGS['accelerator_config']}"
+    return re.sub(r"\b[a-z]\w+\b", lambda word: f"--{word[0]}" if word[0] in values else word[0], sentence)
+
+
 def _reason(error: Exception) -> str:
     """Why a schedule cannot be made, without the names of functions."""
     sentence = one_line(error)
@@ -192,6 +214,9 @@ def _check_optimizer(args: RunArguments) -> None:
     """Raise an `InputError` if the optimizer's package is missing. What else it lacks is known with the model."""
     from transformers import Trainer
 
+    settings = (args.optim_args or "").replace(" ", "").split(",") if args.optim_args is not None else []
+    if wrong := [setting for setting in settings if not re.fullmatch(r"\w+=[^=]+", setting)]:
+        raise InputError(f"--optim_args: {wrong[0]!r} does not set anything; write name=value,name=value")
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, ValueError) as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
+import logging
+import os
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,8 @@ from wordmask.utils.files import is_blank
 from wordmask.utils.progress import tracked
 from wordmask.utils.readers import Column, TextReader
 from wordmask.utils.readers.paths import format_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,17 @@ class SplitFiles:
         for batch in tracked(batches(reader), "checking"):
             digest.add(batch)
         check_text(provenance, digest, reader.paths[0], reference, self.reference_flag)
+
+
+def warn_of_repeats(splits: Sequence[SplitFiles]) -> None:
+    """Log a warning for each file that is given twice, for one split or for two."""
+    counts = [Counter(map(os.path.realpath, files.paths)) for files in splits]
+    for files, times in zip(splits, counts, strict=True):
+        for path, count in times.items():
+            if count > 1:
+                logger.warning("%s: %s is given %d times, and its examples count as often", files.flag, path, count)
+    for path in set.intersection(*map(set, counts)) if len(splits) > 1 else ():
+        logger.warning("%s: %s is the training text, too, so evaluations tell little", splits[-1].flag, path)
 
 
 def _tables_of_reader(reader: TextReader, digest: TextDigest) -> Iterator[pa.Table]:

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import datasets
 import pyarrow as pa
@@ -23,9 +23,10 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.data_report import FILE, DataReport, SplitText
 from wordmask.data.file_source import ContentDigest
 from wordmask.data.findings import SplitFindings, findings_in, total
-from wordmask.data.sources import Source, Texts, divided
+from wordmask.data.prepared_record import ADVICE, RECORD, Part, PreparedRecord, checked
+from wordmask.data.sources import Source, Texts
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
-from wordmask.data.tokenize import VERSION, tokenizer_identity, tokens_of_split
+from wordmask.data.tokenize import tokenizer_identity, tokens_of_split
 from wordmask.tokenization.encoding import require_fast
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line, output_of_workers
@@ -37,7 +38,6 @@ from wordmask.utils.quantities import counted
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-RECORD = "wordmask_prepared.json"
 TEXT_FLAGS = (
     "dataset_name",
     "dataset_config_name",
@@ -48,86 +48,6 @@ TEXT_FLAGS = (
     "validation_ref_file",
     "validation_split_percentage",
 )
-ADVICE = "tokenize the text again into a new directory with --prepare_only"
-
-
-class Part(NamedTuple):
-    """Some texts of a split. Their tokens are one file.
-
-    Attributes:
-        split: the name of the split.
-        file: the name of the file.
-        label: the name of the part in messages.
-        texts: the numbers of its texts.
-    """
-
-    split: str
-    file: str
-    label: str
-    texts: range
-
-
-@dataclass(frozen=True)
-class PreparedRecord:
-    """What a directory of tokens was made from.
-
-    Attributes:
-        tokenizer: the tokenizer's name, for messages.
-        flags: the flags about the text and its words that the user gave.
-        part_lines: the number of texts in a part.
-        texts: the number of texts of each split.
-        digests: the digest of the files of each split; `None` for datasets.
-        made_with: what else the tokens of each split depend on, see `TextTokenizer.identity`.
-    """
-
-    tokenizer: str
-    flags: dict[str, Any]
-    part_lines: int
-    texts: dict[str, int]
-    digests: dict[str, str | None]
-    made_with: dict[str, dict[str, Any]]
-
-    @property
-    def parts(self) -> list[Part]:
-        """The parts of all splits, in order."""
-        parts = []
-        for split, count in self.texts.items():
-            spans = divided(range(count), self.part_lines)
-            for number, span in enumerate(spans):
-                file = f"{split}-{number:05d}-of-{len(spans):05d}.arrow"
-                parts.append(Part(split, file, f"part {number + 1} of {len(spans)} of {split}", span))
-        return parts
-
-    def differences(self, earlier: PreparedRecord) -> list[str]:
-        """The names of what differs from an earlier record and would give other parts."""
-        if self.texts.keys() != earlier.texts.keys():
-            return ["choice of splits"]
-        names = {name for made in self.made_with.values() for name in made}
-        different = ["--part_lines"] * (self.part_lines != earlier.part_lines)
-        different += ["text"] * ((self.texts, self.digests) != (earlier.texts, earlier.digests))
-        return different + [
-            "--line_by_line" if name == "separator" else name
-            for name in sorted(names)
-            if any(made.get(name) != earlier.made_with[split].get(name) for split, made in self.made_with.items())
-        ]
-
-
-def _checked(record: dict[str, Any], directory: Path) -> PreparedRecord:
-    """The record of a directory, from its JSON.
-
-    Raises:
-        InputError: if it is not a record, or another version wrote it.
-    """
-    try:
-        checked = PreparedRecord(**record)
-        versions = {made["version"] for made in checked.made_with.values()}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"--prepared_dir: {directory / RECORD} cannot be read ({one_line(error)}); {ADVICE}"
-        ) from None
-    if versions - {VERSION}:
-        raise InputError(f"--prepared_dir: {directory} was made by another version of this suite; {ADVICE}")
-    return checked
 
 
 def _given_flags(data: DataArguments, segmentation: SegmentationArguments) -> dict[str, Any]:
@@ -178,7 +98,7 @@ def prepare(
     parts = record.parts[work.shard_index :: work.num_shards]
     schema = token_schema(next(iter(tokenizers.values())).dtype)  # the same for all: the vocabulary decides
     with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to continue"):
-        directory.claim(asdict(record), lambda earlier: record.differences(_checked(earlier, directory.path)))
+        directory.claim(asdict(record), lambda earlier: record.differences(checked(earlier, directory.path)))
         with bar("tokenizing", "texts") as update:
             sources = _sources(texts, parts, update)
             tokenize = partial(tokens_of_split, tokenizers)
@@ -305,7 +225,7 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
     parts = _parts_directory(str(arguments.prepared_dir))
     directory = parts.path
     try:
-        record = _checked(parts.read(), directory)
+        record = checked(parts.read(), directory)
     except FileNotFoundError:
         problem = "was not made with --prepare_only" if directory.is_dir() else "is no directory"
         raise InputError(f"--prepared_dir: {directory} {problem}; {ADVICE} first") from None

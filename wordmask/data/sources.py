@@ -16,7 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
-from wordmask.data.file_source import FileSource, FileStream, SplitFiles, count_texts, rebatched, stream_texts
+from wordmask.data.file_source import (
+    FileSource,
+    FileStream,
+    SplitFiles,
+    count_texts,
+    rebatched,
+    stream_texts,
+    warn_of_repeats,
+)
 from wordmask.data.text_counts import REPORTED, spread
 from wordmask.references.provenance import Provenance, read_provenance, sidecar
 from wordmask.utils.batches import BATCH
@@ -251,6 +259,7 @@ def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Te
     """The text of local files, with its references if there are any."""
     files = {split: _files(arguments, split) for split in SPLITS if getattr(arguments, f"{split}_file")}
     all_files = list(files.values())
+    warn_of_repeats(all_files)
     check_column_name([each.column for each in all_files], arguments.text_column_name, all_files[0].paths[0])
     texts = {}
     for split, given in files.items():

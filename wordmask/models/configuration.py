@@ -83,8 +83,27 @@ def make_config(
         values |= _overrides(base, arguments.config_overrides or "")
         config = _changed(base, values)
         config.validate()
+    _check_sizes(config, flag, value, ids["vocab_size"])
     refuse_encoder_decoder(flag, value, config)
     return config
+
+
+def _check_sizes(config: PreTrainedConfig, flag: str, settings: str, entries: int) -> None:
+    """Raise an `InputError` for a size that cannot be. Some models are made with it, and others fail much later.
+
+    Args:
+        config: of the model.
+        flag, settings: what it was made from, for the message.
+        entries: the number of tokens that need an embedding.
+    """
+    for name, value in config.to_dict().items():
+        if name.startswith("num_") and isinstance(value, int) and value < 0:
+            raise InputError(f"{flag}: {settings}: {name} is {value}; give 0 or more")
+    if 0 <= getattr(config, "vocab_size", entries) < entries:
+        raise InputError(
+            f"{flag}: {settings}: vocab_size is {config.vocab_size}, and the tokenizer has {entries} entries; drop "
+            "vocab_size, or give a larger one"
+        )
 
 
 def with_dropout(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrainedConfig:

@@ -125,7 +125,8 @@ def continuations(
         (tokens,) Whether each token continues a word; and the indices of the positions that are left out.
 
     Raises:
-        InputError: if a position is out of range, a special token or the first token of its line. In a file with
+        InputError: if a position is out of range, a special token, the first token of its line, or not above the one
+            before it. In a file with
             provenance also if white space is before the token, or if it joins text that is not Chinese although the
             file has no words of mixed script. The error names the line and the position.
     """
@@ -134,6 +135,7 @@ def continuations(
     bounded = (max(min(position, largest), -largest) for position in chain(*references.positions))
     positions = np.fromiter(bounded, np.int64, counts.sum())
     line = np.repeat(np.arange(len(counts)), counts)  # (positions,) counts 2, 0, 1 give 0 0 2
+    unordered = (np.diff(positions, prepend=-1) <= 0) & (np.diff(line, prepend=-1) == 0)
     exact, refuse = ~references.classic[line], references.refuse
 
     index = positions - prefix  # (positions,) in their line
@@ -142,6 +144,7 @@ def continuations(
     token = tokens.line_starts[line] + index  # (positions,) in the batch
     refuse(special[token], "is a special token")
     refuse(index == 0, "is the first token of its line, so not joined to a token before it")
+    refuse(unordered, "is not above the position before it")
 
     # A token cannot continue a word if white space is before it. The running count of white space shows this: in
     # `ab c` it is 0 0 1 1, so white space is between b (0) and c (1).

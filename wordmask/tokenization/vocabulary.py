@@ -53,7 +53,7 @@ class Vocabulary:
         no model attends to padding, and padding has no label.
 
         Raises:
-            InputError: if it has no mask token.
+            InputError: if it has no mask token, or no token of text.
         """
         entries, undeclared = tokenizer.get_vocab(), undeclared_roles(tokenizer)
         name = tokenizer.name_or_path or type(tokenizer).__name__
@@ -71,6 +71,8 @@ class Vocabulary:
         maskable[special_ids(tokenizer)] = False
         maskable[[*prefix, *suffix, *(entries[token] for token in undeclared.values())]] = False
         random_ids = ids[maskable[ids] & (ids != tokenizer.unk_token_id)]
+        if not len(random_ids):  # transformers makes such a tokenizer of a directory that lacks tokenizer.json
+            raise InputError(f"--tokenizer_name: {name} has special tokens only; check that its files are all there")
         pad = tokenizer.pad_token_id
         if pad is None:
             pad = entries.get(undeclared.get("pad", ""), 0)
@@ -100,7 +102,7 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
         untrained = DebertaTokenizer()
     try:
         trained = untrained.train_new_from_iterator(texts, vocab_size, show_progress=False)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (AttributeError, ValueError, TypeError, NotImplementedError) as error:
         raise InputError(
             f"--vocab_size: cannot train a tokenizer of {vocab_size} entries for {model_type} ({one_line(error)}); "
             "give --tokenizer_name"

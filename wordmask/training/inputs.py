@@ -21,7 +21,7 @@ from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
-from wordmask.utils.terminal import terminal
+from wordmask.utils.terminal import clean, terminal
 
 
 @dataclass
@@ -153,5 +153,5 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
     with locked(directory / ".wordmask", f"--prepared_dir: {directory}", work.shard):
         result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates[1])
     terminal().close()
-    print(result)
+    print(clean(result))
     return {}

@@ -29,7 +29,7 @@ from wordmask.training.records import RECORD
 from wordmask.training.records.speed_record import read_speed
 from wordmask.utils import quantities
 from wordmask.utils.errors import InputError, one_line, reported
-from wordmask.utils.terminal import use
+from wordmask.utils.terminal import clean, use
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +240,8 @@ def main(argv: Sequence[str]) -> None:
     if not (directory / RECORD).is_file():
         what = f"has no {RECORD}" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
         raise InputError(f"wordmask report: {directory} {what}; give the output directory of a run")
+    if not isinstance(_read(directory / RECORD).get("arguments"), dict):
+        raise InputError(f"wordmask report: {directory / RECORD} is not the record of a run; give another directory")
     use(None)
     with reported(f"wordmask report: the files in {directory} make no report"):
-        print(write_report(directory))
+        print(clean(str(write_report(directory))))

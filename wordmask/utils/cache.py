@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 
+from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import tracked
 
@@ -22,8 +23,17 @@ def cache_directory(cache_dir: str | None) -> Path:
 
     Args:
         cache_dir: the user's choice; `None` for the one of `datasets`.
+
+    Raises:
+        InputError: if the user's directory cannot be made.
     """
-    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask")
+    directory = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask")
+    if cache_dir:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--cache_dir: {cache_dir} cannot be written ({error.strerror}); give another") from None
+    return directory
 
 
 def hashed(*values: Any) -> str:

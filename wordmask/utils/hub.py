@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
@@ -51,6 +52,10 @@ def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
     """Turn any error while something is loaded into one sentence that names the flag."""
 
     def explain(error: Exception, reason: str) -> str:
+        if not name:
+            return f"{flag}: the name is empty; give a directory or the id of a repository of the hub"
+        if isinstance(error, UnpicklingError):
+            return f"{flag}: the weights of {name} are a pickle that holds more than weights; give safetensors instead"
         if what != "a tokenizer" and os.path.isdir(name) and not os.path.exists(os.path.join(name, "config.json")):
             return f"{flag}: {name} holds no model (no config.json); give the directory of a model"
         if os.path.isdir(name):

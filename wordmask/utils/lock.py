@@ -72,6 +72,10 @@ def _held(path: Path, what: str, patience: float = 0) -> Iterator[None]:
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             holder.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since}))
     except Timeout:
+        try:
+            path.touch()  # filelock waits, too, where no file can be made, as in /proc
+        except OSError as error:
+            raise _not_writable(what, error) from None
         raise InputError(f"{what} is in use by {_described(holder)}; wait for it, or give another name") from None
     except (OSError, ValueError) as error:
         raise _not_writable(what, error) from None

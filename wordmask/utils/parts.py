@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_atomically, write_json
-from wordmask.utils.workers import parallel_map
+from wordmask.utils.workers import check_workers, parallel_map
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Work:
     def __post_init__(self) -> None:
         for name in ("num_workers", "part_lines", "num_shards"):
             if getattr(self, name) < 1:
-                raise InputError(f"--{name}: {getattr(self, name)} is not a positive number")
+                raise InputError(f"--{name}: {getattr(self, name)} is not a positive number; give 1 or more")
+        check_workers("--num_workers", self.num_workers)
         if not 0 <= self.shard_index < self.num_shards:
             raise InputError(
                 f"--shard_index: {self.shard_index} is out of range for --num_shards {self.num_shards}; it counts "
@@ -140,7 +141,7 @@ class PartsDirectory:
         except FileNotFoundError:
             raise
         except (ValueError, TypeError, OSError) as error:
-            raise InputError(f"{self.flag}: {path} cannot be read ({one_line(error)}); {self.advice}") from None
+            raise InputError(f"{self.flag}: {path} cannot be read ({one_line(error)}); give {self.advice}") from None
 
     def is_finished(self, file: str) -> bool:
         """Whether a part and its stamp are there, and nobody has cut the part off."""
@@ -178,7 +179,9 @@ class PartsDirectory:
                 if not finished:
                     yield file, None
                 elif stamps[file] != self._read_stamp(file).get("sha256"):
-                    raise InputError(f"{self.flag}: {label} in {self.path} was made from another text; {self.advice}")
+                    raise InputError(
+                        f"{self.flag}: {label} in {self.path} was made from another text; give {self.advice}"
+                    )
 
         with parallel_map(partial(_of_part, function), workers) as map_batches:
             # All parts share one stream, so that workers stay busy where one part ends and the next begins.

@@ -22,6 +22,18 @@ _DEATH = re.compile(r"DataLoader worker \(pid|in pin memory thread|Pin memory th
 _CONTEXT = get_context("spawn")  # a process that has used threads must not be forked
 
 
+def check_workers(flag: str, count: int) -> None:
+    """Raise an `InputError` for far more processes than there are cores: they start for minutes, and fill the memory.
+
+    Args:
+        flag: the flag that asks for them.
+        count: their number.
+    """
+    cores = os.cpu_count() or 1
+    if count > (most := max(32, 4 * cores)):
+        raise InputError(f"{flag}: {count} processes are too many for {cores} cores; give {most} or less")
+
+
 @contextmanager
 def parallel_map(function: Callable[[Any], Any], workers: int) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
     """A map over items on several processes. Results come in order, and only a few items are worked on at a time.

@@ -11,7 +11,7 @@ from typing import IO
 
 from wordmask.utils.errors import InputError
 from wordmask.utils.readers.columns import REFERENCES, Column, Keys, Kind, looks_like_text
-from wordmask.utils.readers.open_file import OpenFile, lines, lines_with_ends
+from wordmask.utils.readers.open_file import ONLY_RETURNS, OpenFile, lines, lines_with_ends
 
 DELIMITERS = (",", ";", "\t", "|")  # the header shows which one is used
 LARGEST_FIELD = 2**31 - 1  # characters; Python's own limit is 131,072
@@ -47,7 +47,7 @@ class DelimitedFile:
         if not self.comma and header and all(map(QUOTED.fullmatch, header)):
             raise self._is_csv()
         if any(IN_PLACE_OF_RETURN in field for field in header):
-            raise self.file.mistake("has line ends of \\r alone; convert the file, for example with tr '\\r' '\\n'")
+            raise self.file.mistake(ONLY_RETURNS)
         if header.count(name or "text") > 1:
             raise self.file.mistake(f"names the column {name or 'text'} twice; give each column its own name")
         if name is None and "text" not in header:

@@ -12,6 +12,8 @@ from typing import IO
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import DECOMPRESSION_ERRORS, decompressed
 
+ONLY_RETURNS = "has line ends of \\r alone; convert the file, for example with tr '\\r' '\\n'"
+
 
 class OpenFile:
     """A file that is being read.
@@ -84,6 +86,12 @@ def lines_with_ends(content: IO[bytes]) -> io.TextIOWrapper:
 
 
 def lines(content: IO[bytes], file: OpenFile) -> Iterator[str]:
-    """The lines of UTF-8 without their ends, `\\n` or `\\r\\n`."""
+    """The lines of UTF-8 without their ends, `\\n` or `\\r\\n`.
+
+    Raises:
+        InputError: if all line ends are `\\r`, as old programs write them: the file would be one line.
+    """
     for file.number, line in enumerate(lines_with_ends(content), 1):
+        if file.number == 1 and "\r" in line.rstrip("\r\n") and not line.endswith("\n"):
+            raise file.mistake(ONLY_RETURNS)
         yield line.removesuffix("\n").removesuffix("\r")

@@ -42,6 +42,8 @@ def expand_files(patterns: Sequence[str], flag: str, directories: bool = False) 
     """
     files: list[str] = []
     for pattern in patterns:
+        if not pattern:
+            raise InputError(f"{flag}: the name is empty; give a file")
         if os.path.isfile(pattern):
             files.append(pattern)
         elif directories and os.path.isdir(pattern):

@@ -1,0 +1,106 @@
+"""The table: to which run what happens, where, in which process, and what is damaged before the run starts again."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import NamedTuple
+
+# Trained for 8 steps: an epoch of 4 batches, twice, with checkpoints at 2, 4, 6 and 8, and evaluations at 4 and 8.
+TRAINING = (
+    "wwm --model_name_or_path {inputs}/model --train_file {inputs}/text.txt --validation_file {inputs}/dev.txt "
+    "--output_dir {out} --use_cpu --max_steps 8 --per_device_train_batch_size 4 --per_device_eval_batch_size 4 "
+    "--logging_steps 1 --save_steps 2 --save_total_limit 2 --eval_strategy steps --eval_steps 4 --max_seq_length 32 "
+    "--eval_on_start false --cache_dir {out}/../cache"
+)
+REFERENCES = "ref --file_name {inputs}/text.txt --bert {inputs}/model --segmenter whitespace --save_path {out}/ref.txt"
+PREPARING = (
+    "wwm --model_name_or_path {inputs}/model --train_file {inputs}/text.txt --prepare_only "
+    "--prepared_dir {out}/tokens "
+    "--part_lines 3 --validation_split_percentage 0"
+)
+RUNS = {
+    "plain": TRAINING,
+    "workers": f"{TRAINING} --dataloader_num_workers 1",
+    "packed": f"{TRAINING} --pack_sequences --per_device_train_batch_size 2",
+    "streamed": f"{TRAINING} --streaming",
+    "staged": f"{TRAINING} --no_line_by_line --max_seq_length= --length_schedule 8:0.5,16:0.5",
+    "two processes": TRAINING,
+    "references": f"{REFERENCES} --part_lines 3",
+    "prepared": PREPARING,
+}
+RUNS["staged"] = RUNS["staged"].replace(" --max_seq_length 32", "").replace(" --max_seq_length=", "")
+
+
+class Case(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        run: the name of a run of `RUNS`.
+        event, place, number: what happens where, see `events.inject`.
+        rank: the process that it happens in.
+        damaged: a file that is cut off afterwards, as a pattern below the folder of the case; of several, the newest.
+        share: how much of it is left, from 0 to 1.
+    """
+
+    run: str
+    event: str
+    place: str
+    number: int
+    rank: int = 0
+    damaged: str = ""
+    share: float = 0.0
+
+    def __str__(self) -> str:
+        damage = f", {self.damaged} cut to {self.share:.0%}" if self.damaged else ""
+        rank = f" of rank {self.rank}" if self.run == "two processes" else ""
+        return f"{self.run}: {self.event} in {self.place} {self.number}{rank}{damage}"
+
+
+# What a run reads again. A run cannot know better than the record of its settings: if that is cut, it says so.
+READ_AGAIN = (
+    *("checkpoint-*/model.safetensors", "checkpoint-*/optimizer.pt", "checkpoint-*/scheduler.pt"),
+    *("checkpoint-*/rng_state.pth", "checkpoint-*/trainer_state.json", "checkpoint-*/config.json"),
+    *("checkpoint-*/wordmask_manifest.json", "checkpoint-*/wordmask_progress.json", "wordmask_run.json"),
+    "../cache/wordmask/tokens-*.arrow",
+)
+SIGNALS = ("SIGTERM", "SIGINT")
+
+
+def table() -> list[Case]:
+    """All cases."""
+    trained = ("plain", "packed", "streamed", "staged", "workers")
+    cases = [Case(run, "SIGKILL", "step", step) for run, step in product(trained, (1, 2, 3, 4, 5, 6, 7, 8))]
+    cases += [Case(run, event, "step", step) for run, event, step in product(trained, SIGNALS, (3, 4, 5))]
+    saving = product(("plain", "packed", "staged"), ("weights", "state", "manifest", "rotation"), (1, 2, 3))
+    cases += [Case(run, "SIGKILL", place, number) for run, place, number in saving]
+    cases += [Case("plain", "full disk", place, number) for place, number in product(("weights", "state"), (1, 2, 3))]
+    evaluated = product(("plain", "packed", "streamed"), ("SIGKILL", *SIGNALS), (1, 2))
+    cases += [Case(run, event, "evaluation", number) for run, event, number in evaluated]
+    cases += [Case("workers", "dead worker", "step", step) for step in (2, 5)]
+    shares = product(READ_AGAIN, (0.0, 0.5))
+    cases += [Case("plain", "SIGKILL", "step", 6, damaged=name, share=share) for name, share in shares]
+    places = (("step", 3), ("step", 5), ("weights", 2), ("evaluation", 1))
+    two = product(("SIGKILL", *SIGNALS), places, (0, 1))
+    cases += [
+        Case("two processes", event, *place, rank) for event, place, rank in two if place[0] != "weights" or not rank
+    ]
+    written = product(("references", "prepared"), ("SIGKILL", "SIGTERM", "SIGINT"), ("part", "stamp"), (2, 4))
+    cases += [Case(run, event, place, number) for run, event, place, number in written]
+    cases += [Case("references", "SIGKILL", place, 1) for place in ("joining", "sidecar")]
+    cases += [
+        Case("references", "SIGKILL", "stamp", 4, damaged=f"out/ref.txt.parts/{name}", share=share)
+        for name, share in product(("*.part", "0*.json", "made_from.json"), (0.0, 0.5))
+    ]
+    cases += [
+        Case("prepared", "SIGKILL", "stamp", 4, damaged=f"out/tokens/{name}", share=share)
+        for name, share in product(("*.arrow", "*[0-9].json", "wordmask_prepared.json"), (0.0, 0.5))
+    ]
+    return cases
+
+
+# What `make test` plays: a kill, a signal in an evaluation, a cut file.
+SAMPLE = (
+    Case("plain", "SIGKILL", "manifest", 2),
+    Case("packed", "SIGINT", "evaluation", 1),
+    Case("plain", "SIGKILL", "step", 6, damaged="checkpoint-*/optimizer.pt", share=0.5),
+)

@@ -1,0 +1,23 @@
+"""A sample of the table of faults. `make faults` plays all of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from faults.cases import SAMPLE, table
+
+
+def test_a_run_that_was_hurt_ends_as_if_nothing_happened():
+    """In a process of its own, which forks before it has threads."""
+    command = [sys.executable, str(Path(__file__).with_name("harness.py")), "--sample"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    *_, last = done.stdout.splitlines()
+    assert done.returncode == 0 and last.split() == ["all", str(len(SAMPLE)), str(len(SAMPLE)), "0", "0"], done.stdout
+
+
+def test_the_table_has_a_hundred_kills_and_each_kind_of_fault():
+    cases = table()
+    assert sum(case.event == "SIGKILL" for case in cases) >= 100 and len({*cases}) == len(cases)
+    assert {case.event for case in cases} == {"SIGKILL", "SIGTERM", "SIGINT", "full disk", "dead worker"}
