@@ -17,6 +17,7 @@ from transformers import BertTokenizer, EsmTokenizer, PreTrainedTokenizerFast
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer
 from wordmask.data.tokenize import TextTokenizer
+from wordmask.tokenization import vocabulary
 from wordmask.tokenization.encoding import vocabulary_size
 from wordmask.tokenization.vocabulary import Vocabulary, undeclared_roles
 from wordmask.utils.errors import InputError
@@ -136,3 +137,9 @@ def test_a_spelling_with_another_role_is_no_mistake():
     vocabulary = {token: index for index, token in enumerate(["[UNK]", "[CLS]", "[SEP]", "<mask>", "<s>", "</s>"])}
     tokenizer = word_level(vocabulary, mask_token="<mask>", bos_token="<s>", eos_token="</s>", cls_token="[CLS]")
     assert undeclared_roles(tokenizer) == {"sep": "[SEP]"}
+
+
+def test_a_trained_tokenizer_keeps_the_marks_of_letters():
+    """BERT's own would take them off: Japanese が would be か, and で would be て."""
+    tokenizer = vocabulary.train_tokenizer("bert", ["Café Über です が"] * 50, 60)
+    assert tokenizer.tokenize("Café Über です が") == ["café", "über", "です", "が"]

@@ -229,6 +229,19 @@ def test_no_worker_is_left_behind(number, command, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_killed_does_not_keep_the_run_from_ending(command):
+    """Python waits at the end for the workers that live on, and these ignore the SIGTERM that it sends."""
+    process = start(command("--dataloader_num_workers", "2", *LONG))
+    printed = wait_for_steps(process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    workers[-1].kill()
+    printed += process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and "--dataloader_num_workers: a worker process died" in printed, printed
+    assert "Traceback" not in printed
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
+@pytest.mark.slow
 def test_two_processes_stop_in_the_same_step(command, tmp_path):
     """One of them gets the signal, twice, as from a terminal and from torchrun."""
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port())

@@ -70,13 +70,15 @@ def words_as_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:
         flags: the names of the flags on that command line.
 
     Raises:
-        InputError: if there are too many words, or if a flag says the same as a word.
+        InputError: if there are too many words, if the first is a file, or if a flag says the same as a word.
     """
     if len(words) > len(WORDS):
         raise InputError(
             f"{words[3]}: the short form takes {USAGE} and then flags; give several files as one pattern in quotation "
             "marks, such as 'data/*.txt', or by --train_file"
         )
+    if words and os.path.isfile(words[0]):
+        raise InputError(f"{words[0]} is a file, and the model comes first; give {USAGE}")
     given = dict(zip(WORDS, words, strict=False))
     for name, word in given.items():
         if name in flags:
@@ -92,8 +94,6 @@ def check_files(
     `has_config` says that the configuration of the model comes from elsewhere.
     """
     name = str(model)
-    if os.path.isfile(name):
-        raise InputError(f"{name} is a file, and the model comes first; give {USAGE}")
     if not os.path.isdir(name):
         try:
             validate_repo_id(name)

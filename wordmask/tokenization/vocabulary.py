@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,9 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
     """
     try:
         tokenizer_class: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
-        untrained: Any = tokenizer_class()
+        has_accents = "strip_accents" in inspect.signature(tokenizer_class.__init__).parameters
+        # BERT's takes marks off letters, which makes other letters of them: Japanese が would be か.
+        untrained: Any = tokenizer_class(strip_accents=False) if has_accents else tokenizer_class()
     except (KeyError, ValueError, TypeError):
         untrained = DebertaTokenizer()
     try:

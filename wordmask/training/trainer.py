@@ -51,7 +51,7 @@ from wordmask.training.pages import only_warned
 from wordmask.training.records.speed_record import SpeedRecord
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
-from wordmask.utils.workers import prepare_loader_worker
+from wordmask.utils.workers import end_loader_workers_at_exit, prepare_loader_worker
 
 
 class MlmTrainer(EvaluatingTrainer):
@@ -161,6 +161,8 @@ class MlmTrainer(EvaluatingTrainer):
     ) -> DataLoader:
         """Batches of a dataset, by default on the device that trains. Nothing waits until they are there."""
         args = self.args
+        if args.dataloader_num_workers:
+            end_loader_workers_at_exit()
         loader = DataLoader(
             dataset,
             collate_fn=collator,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
@@ -96,6 +97,23 @@ def _call(item: Any) -> Any:
 def prepare_loader_worker(number: int) -> None:
     """Prepare a worker process of a `DataLoader`."""
     leave_to_parent(signal.SIGINT, signal.SIGTERM)
+
+
+@cache
+def end_loader_workers_at_exit() -> None:
+    """End the workers of a `DataLoader` when this process ends, if they are still there, for example after an error.
+
+    They ignore the SIGTERM by which Python ends them, so it would wait for them for ever.
+    """
+    atexit.register(_end_loader_workers)  # what is registered last is called first
+
+
+def _end_loader_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own handler raises an error for each
+    for child in active_children():
+        if child.daemon:
+            child.kill()
 
 
 @contextmanager

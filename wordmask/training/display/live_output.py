@@ -150,7 +150,8 @@ class LiveOutput(TrainerCallback):
             self._end_bar()
             steps = self.speed.done if self.speed else state.global_step
             figures = [f"{counted(steps, 'step')} in {duration(logs['train_runtime'])}"]
-            figures.append(f"mean loss {loss(logs['train_loss'])}")
+            of_all = f" of all {counted(state.global_step, 'step')}" * (steps != state.global_step)
+            figures.append(f"mean loss{of_all} {loss(logs['train_loss'])}")
             if rate := logs.get("train_tokens_per_second"):
                 figures.append(f"{number(rate, 3)} tokens/s")
             figures.append(f"{percent(logs.get('train_data_share', 0.0))} of the time for batches")
