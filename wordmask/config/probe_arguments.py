@@ -25,4 +25,4 @@ class ProbeArguments:
         if self.probe_validation_file and not self.probe_file:
             raise InputError("--probe_validation_file needs --probe_file, the labelled text to learn from; add it")
         if self.probe_file and importlib.util.find_spec("sklearn") is None:
-            raise InputError("--probe_file needs scikit-learn: pip install 'wordmask[probe]'")
+            raise InputError("--probe_file needs scikit-learn: pip install scikit-learn")

@@ -73,6 +73,7 @@ def test_a_pipe_gets_exactly_these_lines(capsys, flags, english_model, english_f
     expected = [
         re.escape("importing torch and transformers ..."),
         re.escape("reading the text ..."),
+        re.escape(f"--validation_file: {english_file} is the training text, too, so evaluations tell little"),
         re.escape("--train_file: 40 texts from 1 file"),
         re.escape("--validation_file: 40 texts from 1 file"),
         re.escape("loading the tokenizer and the model ..."),

@@ -306,7 +306,7 @@ def test_flags_that_need_the_probe_or_what_it_needs(command, folder, tmp_path, c
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "sklearn" else 1)
     sentence = refusal(capsys, run_mlm_wwm.main, *argv)
-    assert sentence == "--probe_file needs scikit-learn: pip install 'wordmask[probe]'"
+    assert sentence == "--probe_file needs scikit-learn: pip install scikit-learn"
 
 
 def test_a_model_without_hidden_states_of_tokens_is_refused(command, tmp_path, capsys):
