@@ -108,7 +108,8 @@ class Ours:
     def tokens(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """The tokens of the text, and those in blocks; special ones are among them."""
         stream, division = self.sequences.stream, self.sequences.division
-        kept = [stream.read(*line) for index in range(len(division)) for line in division.documents(index)]
+        documents = division.documents(range(len(division)))
+        kept = [stream.read(*line) for lines in documents for line in lines]
         return stream.read(0, int(stream.lengths.sum())) >> 1, np.concatenate(kept) >> 1
 
 

@@ -218,8 +218,8 @@ def wide(wide_model, tmp_path) -> list[str]:
 # In a process of its own: after an allocation has failed, oneDNN does not work again in the same process.
 WITH_ROOM = """
 import json, sys
-import wordmask.training.dry_run.plan as plan
-plan.available_memory = lambda: {room}  # a limit of the system, so that the allocator really fails
+import wordmask.training.memory_errors as memory_errors
+memory_errors.available_memory = lambda: {room}  # a limit of the system, so that the allocator really fails
 import run_mlm_wwm
 print(json.dumps(run_mlm_wwm.main(sys.argv[1:])))
 """
