@@ -20,7 +20,7 @@ from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, AutoModelForMaskedLM
 from wordmask.references.reader import numbered_references, pair_tables, parse_references  # noqa: E402
 from wordmask.utils.readers import TextReader  # noqa: E402
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and so would all the runs that they interrupt.
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would the runs that they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
