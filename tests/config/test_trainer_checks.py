@@ -246,7 +246,7 @@ IMPOSSIBLE = {
     "learning_rate": "nan inf -inf -1e-4",
     "adam_beta1": "nan 1 -0.1 inf",
     "adam_beta2": "nan 1.5 -1",
-    "adam_epsilon": "nan -1e-8 inf",
+    "adam_epsilon": "nan -1e-8 0 inf",
     "weight_decay": "nan inf -0.1",
     "warmup_steps": "nan inf -5",
     "num_train_epochs": "nan inf 0 -1",

@@ -46,7 +46,7 @@ RANGES = {
     "weight_decay": FROM_0,
     "adam_beta1": Range(0, 1, has_high=False),
     "adam_beta2": Range(0, 1, has_high=False),
-    "adam_epsilon": FROM_0,
+    "adam_epsilon": POSITIVE,
     "max_grad_norm": FROM_0,
     "label_smoothing_factor": Range(0, 1),
     "neftune_noise_alpha": FROM_0,
