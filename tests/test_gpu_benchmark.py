@@ -157,7 +157,16 @@ def test_without_a_gpu_one_sentence_says_what_runs_here(monkeypatch, capsys, tmp
 
 
 def test_make_bench_gpu_needs_no_environment_of_its_own(tmp_path):
-    command = ["make", "-n", "bench-gpu", f"VENV={tmp_path}", "PYTHON=bare", "TEXT=t.txt", "GPU=--only tests"]
+    command = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "bench-gpu",
+        f"VENV={tmp_path}",
+        "PYTHON=bare",
+        "TEXT=t.txt",
+        "GPU=--only tests",
+    ]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     words = shown.replace("\\\n", " ").split()
     assert words[1:] == "bare benchmarks/gpu.py --output_dir gpu_results --text t.txt --only tests".split()

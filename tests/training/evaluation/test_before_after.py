@@ -299,7 +299,7 @@ def test_another_validation_text_is_said_once_at_the_start(command, folder, coun
         metrics = run_mlm_wwm.main(command(out, *more, "--validation_file", other, **model))
         (said,) = (record for record in caplog.records if "before training" in record.getMessage())
         assert said.getMessage().startswith("the validation text is not that of the evaluation before training")
-        assert caplog.records.index(said) < 3 and len(counted) == made + 1 and "eval_loss_before" not in metrics
+        assert caplog.records.index(said) < 4 and len(counted) == made + 1 and "eval_loss_before" not in metrics
 
 
 def test_an_evaluation_of_what_was_trained_is_compared_and_changes_no_record(command, tmp_path):
