@@ -64,7 +64,9 @@ def reported(sentence: str | Callable[[Exception, str], str], advice: str = "") 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The `InputError` in a chain of exceptions (`datasets` wraps what a generator raises), or `None`."""
     while error is not None and not isinstance(error, InputError):
-        error = error.__cause__
+        # What torch raises wherever the program is when a worker dies, also while a mistake is on its way up.
+        interrupts = str(error).startswith("DataLoader worker (pid")
+        error = error.__cause__ or (error.__context__ if interrupts else None)
     if error is not None and str(error).startswith("Caught InputError in"):  # torch puts a worker's traceback into it
         return InputError(str(error).rpartition("InputError: ")[2].strip())
     return error

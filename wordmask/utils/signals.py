@@ -9,6 +9,7 @@ Without `handled`, as in a user's own program, signals do what they did before.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -17,7 +18,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache, partial
 from types import FrameType
+from typing import Any
 
 from wordmask.utils.said_once import local_rank
 from wordmask.utils.terminal import terminal
@@ -90,10 +93,25 @@ def handled() -> Iterator[None]:
     try:
         yield
     finally:
-        _handler = outer
+        since, _handler = _handler.since if _handler.received else 0.0, outer
+        if since:
+            _ignore_at_exit()
         for number, earlier in replaced.items():
             if earlier is not None:
-                signal.signal(number, earlier)
+                signal.signal(number, partial(_late, earlier, since) if since else earlier)
+
+
+@cache
+def _ignore_at_exit() -> None:
+    """While the process ends, which may take a second, Python would give signals their default effect, which kills."""
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in _SIGNALS])
+
+
+def _late(earlier: Any, since: float, number: int, frame: FrameType | None) -> None:
+    """Handle a signal after the run has ended: as before it, but not the same one again while the process ends."""
+    if time.monotonic() - since >= _SAME:
+        signal.signal(number, earlier)
+        os.kill(os.getpid(), number)
 
 
 @contextlib.contextmanager

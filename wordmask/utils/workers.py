@@ -108,9 +108,14 @@ def end_loader_workers_at_exit() -> None:
     atexit.register(_end_loader_workers)  # what is registered last is called first
 
 
+def _let_them_die() -> None:
+    """Have torch raise no further error, anywhere in the program, for each worker that is gone."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _end_loader_workers() -> None:
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own handler raises an error for each
+    _let_them_die()
     for child in active_children():
         if child.daemon:
             child.kill()
@@ -134,6 +139,7 @@ def loader_workers(count: int, reads: bool = True) -> Iterator[None]:
         is_death = _DEATH.search(str(error)) if isinstance(error, RuntimeError) else reads and not is_its_own
         if not (count and is_death):
             raise
+        _let_them_die()
         raise InputError(
             "--dataloader_num_workers: a worker process died, perhaps because memory ran out; give fewer workers, and "
             "run again to go on from the last checkpoint"
