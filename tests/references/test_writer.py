@@ -682,7 +682,9 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence_and_keeps_what_was_ther
     pairs.told(None), pairs.seen()
     make(files, tmp_path / "ref", "--overwrite", "--resume")
     assert contents(tmp_path / "ref") == whole["ref"]
-    assert pairs.seen() == [line for line in LINES[PART * STOPPED :] if line.strip()]
+    # How many of the parts before it the other worker has finished by then depends on the machine.
+    remains = [[line for line in LINES[PART * done :] if line.strip()] for done in range(STOPPED + 1)]
+    assert pairs.seen() in remains
 
 
 @pytest.mark.parametrize(
