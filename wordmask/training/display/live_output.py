@@ -22,6 +22,7 @@ from wordmask.utils.progress import Bar
 from wordmask.utils.quantities import changed, counted, duration, loss, number, percent
 from wordmask.utils.terminal import labelled, terminal
 
+REFRESHES = 2  # of the bar in a second; each takes some milliseconds from the training on a CPU
 _METRICS = {metric.trainer_name: metric for metric in METRICS.values()}
 
 
@@ -132,14 +133,14 @@ class LiveOutput(TrainerCallback):
         elif args.eval_on_start and not state.global_step:
             terminal().doing("evaluating before training")
         else:
-            terminal().put(self.training_bar)
+            terminal().put(self.training_bar, REFRESHES)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar."""
         if self.speed is None or self.training_bar is None:
             return
         if self.speed.first is None:  # in place of what came before the first step
-            terminal().put(self.training_bar)
+            terminal().put(self.training_bar, REFRESHES)
         self.speed.advance(state.global_step)
         self.training_bar.completed = state.global_step
 
@@ -221,4 +222,4 @@ class LiveOutput(TrainerCallback):
             terminal().show(Evaluated(state.global_step, trains, found, earlier))
         self.evaluated, self.evaluated_at = found, state.global_step
         if self.training_bar is not None:
-            terminal().put(self.training_bar)
+            terminal().put(self.training_bar, REFRESHES)
