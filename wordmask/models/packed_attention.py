@@ -49,20 +49,20 @@ def position_limits(model: PreTrainedModel) -> list[int]:
     return [table.num_embeddings - first_position(table) for table in position_embeddings(model)]
 
 
-def _whole(config: PreTrainedConfig, like: torch.Tensor, sequence_ids: torch.Tensor) -> Mask:
-    return create_bidirectional_mask(config, like, None, and_mask_function=packed_sequence_mask_function(sequence_ids))
+def beyond_window(model: PreTrainedModel) -> int:
+    """A number of tokens that layers with sliding attention do not see as a whole."""
+    return 2 * (getattr(model.config, "sliding_window", None) or 4) + 3
 
 
-def _by_layer(config: PreTrainedConfig, like: torch.Tensor, sequence_ids: torch.Tensor) -> Mask:
-    inside = packed_sequence_mask_function(sequence_ids)
+def _by_layer(**inputs: Any) -> Mask:
     return {
-        "full_attention": _whole(config, like, sequence_ids),
-        "sliding_attention": create_bidirectional_sliding_window_mask(config, like, None, and_mask_function=inside),
+        "full_attention": create_bidirectional_mask(**inputs),
+        "sliding_attention": create_bidirectional_sliding_window_mask(**inputs),
     }
 
 
-Form = Callable[[PreTrainedConfig, torch.Tensor, torch.Tensor], Mask]
-FORMS: tuple[Form, ...] = (_by_layer, _whole)
+Form = Callable[..., Mask]
+FORMS: tuple[Form, ...] = (_by_layer, create_bidirectional_mask)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,12 @@ class PackedAttention:
         # 0 1 2 0 1. tril(-1) keeps the pairs (position, earlier position).
         positions = (sequence_ids[:, :, None] == sequence_ids[:, None, :]).tril(-1).sum(-1)
         return {
-            "attention_mask": self.form(self.config, like, sequence_ids),
+            "attention_mask": self.form(
+                config=self.config,
+                inputs_embeds=like,
+                attention_mask=None,
+                and_mask_function=packed_sequence_mask_function(sequence_ids),
+            ),
             "position_ids": positions + self.first_position,
         }
 
@@ -183,8 +188,7 @@ def _agrees(model: PreTrainedModel, inputs: Callable[[torch.Tensor], dict[str, A
         model: the model.
         inputs: what it gets, beside ids, for a sequence of documents with these numbers.
     """
-    window = getattr(model.config, "sliding_window", None) or 4
-    sizes = [min([2 * window + 3, *(limit - 7 for limit in position_limits(model))]), 5, 2]
+    sizes = [min([beyond_window(model), *(limit - 7 for limit in position_limits(model))]), 5, 2]
     ids = some_ids(model, 1, sum(sizes))
     sequence_ids = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
     packed = model(input_ids=ids, **inputs(sequence_ids)).logits

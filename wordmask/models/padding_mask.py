@@ -5,28 +5,13 @@ In each batch, transformers looks whether there is padding at all, and a GPU is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
-from wordmask.models.packed_attention import Mask, position_limits
+from wordmask.models.packed_attention import FORMS, Form, Mask, beyond_window, position_limits
 from wordmask.models.probing import close, some_ids, why_not
-
-Form = Callable[..., Mask]
-
-
-def _by_layer(**inputs: Any) -> Mask:
-    return {
-        "full_attention": create_bidirectional_mask(**inputs),
-        "sliding_attention": create_bidirectional_sliding_window_mask(**inputs),
-    }
-
-
-FORMS: tuple[Form, ...] = (_by_layer, create_bidirectional_mask)
 
 
 @dataclass(frozen=True)
@@ -66,8 +51,7 @@ def padding_mask(model: PreTrainedModel) -> PaddingMask | None:
 
 def _agrees(model: PreTrainedModel, mask: PaddingMask) -> bool:
     """Whether a batch with padding and one without have the same logits as with their `attention_mask`."""
-    window = getattr(model.config, "sliding_window", None) or 4
-    ids = some_ids(model, 2, min(2 * window + 3, *position_limits(model), 10_000))
+    ids = some_ids(model, 2, min(beyond_window(model), *position_limits(model), 10_000))
     attended = torch.ones_like(ids)
     whole = model(input_ids=ids, attention_mask=attended).logits
     attended[1, ids.shape[1] // 2 :] = 0

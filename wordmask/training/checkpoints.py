@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import Trainer
 
 from wordmask.config.run_arguments import RunArguments
-from wordmask.training.records.manifest import write_manifest
+from wordmask.training.records.manifest import checkpoint_step, checkpoints_in, write_manifest
 from wordmask.utils.errors import InputError, reported, why_not_written
 
 
@@ -48,12 +48,6 @@ class CheckpointingTrainer(Trainer):
     args: RunArguments
     _rotates_later = False
 
-    @property
-    def checkpoints(self) -> list[Path]:
-        """The checkpoints in the output directory, in the order of their steps."""
-        found = Path(str(self.args.output_dir)).glob("checkpoint-*")
-        return sorted((path for path in found if _step(path) >= 0), key=_step)
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint. What stays of an earlier one of this step, which was not whole, is removed first.
 
@@ -80,7 +74,8 @@ class CheckpointingTrainer(Trainer):
             self._rotates_later, args.save_total_limit = False, limit
         if args.should_save and limit:
             best = self.state.best_model_checkpoint
-            _rotate(self.checkpoints, limit, self.state.global_step, _step(Path(best)) if best else None)
+            found = checkpoints_in(path.parent)
+            _rotate(found, limit, self.state.global_step, checkpoint_step(Path(best)) if best else None)
 
     def _write_checkpoint(self, path: Path, model: Any, trial: Any) -> None:
         """Write the files of a checkpoint.
@@ -140,19 +135,13 @@ def _loaded(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractCon
     )
 
 
-def _step(checkpoint: Path) -> int:
-    """The step of a checkpoint; -1 for another directory."""
-    number = checkpoint.name.removeprefix("checkpoint-")
-    return int(number) if number.isdecimal() and checkpoint.is_dir() else -1
-
-
 def _rotate(checkpoints: list[Path], limit: int, step: int, best: int | None) -> None:
-    """Remove the oldest checkpoints, but not that of this step, and not the best one.
+    """Remove the oldest of checkpoints, but not that of this step, and not the best one.
 
     A checkpoint of a later step was damaged, or this run would have gone on from it. Such ones go first.
     """
     kept = {step} if best is None else {step, best}
-    oldest_first = sorted(checkpoints, key=lambda path: (_step(path) <= step, _step(path)))
-    removable = [path for path in oldest_first if _step(path) not in kept]
+    later_first = sorted(checkpoints, key=lambda path: checkpoint_step(path) <= step)
+    removable = [path for path in later_first if checkpoint_step(path) not in kept]
     for path in removable[: max(len(checkpoints) - max(limit, len(kept)), 0)]:
         shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,7 @@ import torch
 
 from wordmask.config.run_arguments import RunArguments
 from wordmask.training.checkpoints import CheckpointingTrainer
+from wordmask.training.records.manifest import checkpoints_in
 from wordmask.utils.errors import InputError
 
 
@@ -93,11 +94,12 @@ class FiniteTrainer(CheckpointingTrainer):
             return
         step, what = min(broken, key=itemgetter(0))
         model: Any = self.model
-        kept = f"the last checkpoint is {self.checkpoints[-1]}" if self.checkpoints else "there is no checkpoint yet"
+        kept = checkpoints_in(str(self.args.output_dir))
+        last = f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         half = any(weight.dtype == torch.float16 for weight in model.parameters())
         advice = "--dtype float32, or " * half + "a lower --learning_rate"
         raise InputError(
-            f"{what.format(step)} not finite (NaN or infinite), so the run stops and saves nothing more; {kept}; give "
+            f"{what.format(step)} not finite (NaN or infinite), so the run stops and saves nothing more; {last}; give "
             f"{advice}, or --allow_nan to train on"
         )
 

@@ -26,6 +26,7 @@ from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.evaluation.record import Evaluation, read_evaluations
 from wordmask.training.pages import REPORT, render, write_page
 from wordmask.training.records import RECORD
+from wordmask.training.records.manifest import STATE, checkpoints_in
 from wordmask.training.records.speed_record import read_speed
 from wordmask.utils import quantities
 from wordmask.utils.errors import InputError, one_line, reported
@@ -119,9 +120,7 @@ class RunFiles:
         others = [one for one in self.evaluations if one is not self.before]
         # The record keeps the words of the saved model. It is not the last one with --load_best_model_at_end.
         self.after = next((one for one in others[::-1] if one.words), others[-1] if others else None)
-        states = [*directory.glob("checkpoint-*/trainer_state.json")]
-        latest = sorted(states, key=lambda path: (len(path.parent.name), path.parent.name))[-1:]  # 90 is before 100
-        last = map(_read, [directory / "trainer_state.json", *latest])
+        last = map(_read, [directory / STATE, *(path / STATE for path in checkpoints_in(directory)[-1:])])
         self.state = max(last, key=lambda state: state.get("global_step", -1))
 
     @property

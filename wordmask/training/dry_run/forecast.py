@@ -21,6 +21,7 @@ from wordmask.data.collator import round_up
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.models.micro_batches import micro_batch_shapes
+from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import counted, size
@@ -197,7 +198,7 @@ def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -
         InputError: if there is less room than this.
     """
     args, directory = trainer.args, Path(str(trainer.args.output_dir)).absolute()
-    present = len(list(directory.glob("checkpoint-*"))) if trainer.done.step else 0
+    present = len(checkpoints_in(directory)) if trainer.done.step else 0
     limit, count = args.save_total_limit or 0, present + saved
     least = 2 if args.load_best_model_at_end or args.metric_for_best_model else 1  # the best one stays, too
     kept, most = (min(count, max(limit, least) + one) if limit > 0 else count for one in (0, 1))

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: the size and the digest of each file. It is written last and makes a checkpoint whole.
+"""The checkpoints of a run, and the manifest of each: the size and the digest of each file. It is written last.
 
 A checkpoint that was not finished, or was damaged later, does not match its manifest. Checkpoints of older versions
 have none; of these we check what can be read.
@@ -23,6 +23,18 @@ logger = logging.getLogger(__name__)
 MANIFEST = "wordmask_manifest.json"
 STATE = "trainer_state.json"
 _BLOCK = 2**24  # bytes
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step of a checkpoint by its name; -1 if it is none."""
+    number = path.name.removeprefix("checkpoint-")
+    return int(number) if number != path.name and number.isdecimal() and path.is_dir() else -1
+
+
+def checkpoints_in(directory: str | Path) -> list[Path]:
+    """The checkpoints in an output directory, whole or not, in the order of their steps."""
+    steps = {path: checkpoint_step(path) for path in Path(directory).glob("checkpoint-*")}
+    return sorted((path for path, step in steps.items() if step >= 0), key=steps.__getitem__)
 
 
 def write_manifest(checkpoint: Path) -> None:

@@ -15,6 +15,7 @@ from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.data_report import FILE as DATA_REPORT
 from wordmask.training.evaluation.record import FILE as EVALUATIONS
 from wordmask.training.pages import CURVE, REPORT, is_ours
+from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.progress_record import find_problem
 from wordmask.training.records.run_record import RECORD, Identity, RunRecord, read_run
 from wordmask.training.records.speed_record import FILE as SPEED
@@ -29,14 +30,13 @@ _RESULTS = (
     *("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json"),
     *(EVALUATIONS, DATA_REPORT, SPEED, REPORT, CURVE),
 )
-_CHECKPOINTS = "checkpoint-[0-9]*"
 _MODEL = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"),
     *("model.safetensors.index.json", "training_args.bin", "README.md", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
 )
 _WRITTEN = (
-    _CHECKPOINTS,
+    "checkpoint-[0-9]*",
     *_RESULTS,
     "config.json",
     "*.safetensors",
@@ -127,8 +127,7 @@ def _named_checkpoint(training: RunArguments) -> str | None:
 
 def last_checkpoint(directory: str) -> str | None:
     """The newest whole checkpoint. What is wrong with newer ones is logged."""
-    steps = [name.removeprefix("checkpoint-") for name in _matching(directory, [_CHECKPOINTS])]
-    paths = [os.path.join(directory, f"checkpoint-{step}") for step in sorted(map(int, filter(str.isdigit, steps)))]
+    paths = [str(path) for path in checkpoints_in(directory)]
     for path in reversed(paths):
         problem = find_problem(path)
         if problem is None:
@@ -228,11 +227,10 @@ def remove_older_run(arguments: Arguments, checkpoint: str | None = None) -> Non
     if training.overwrite_output_dir:
         sources = (model.model_name_or_path, model.config_name, model.tokenizer_name)
         used = any(_lies_in(name, training.output_dir) for name in sources)
-        stale += [_CHECKPOINTS, *([] if used else _MODEL)]
-    for name in _matching(training.output_dir, stale):
-        path = directory / name
-        if path.is_file() and name.removeprefix("checkpoint-") == name:
-            if name not in (REPORT, CURVE) or is_ours(path):
-                path.unlink()
-        elif name.removeprefix("checkpoint-").isdigit() and not (checkpoint and os.path.samefile(path, checkpoint)):
-            shutil.rmtree(path)
+        stale += [] if used else _MODEL
+        for path in checkpoints_in(directory):
+            if not (checkpoint and path.samefile(checkpoint)):
+                shutil.rmtree(path)
+    for path in (directory / name for name in _matching(training.output_dir, stale)):
+        if path.is_file() and (path.name not in (REPORT, CURVE) or is_ours(path)):
+            path.unlink()
