@@ -24,9 +24,12 @@ RUNS = {
     "packed": f"{TRAINING} --pack_sequences --per_device_train_batch_size 2",
     "streamed": f"{TRAINING} --streaming",
     "staged": f"{TRAINING} --no_line_by_line --max_seq_length= --length_schedule 8:0.5,16:0.5",
+    "accumulated": f"{TRAINING} --per_device_train_batch_size 2 --gradient_accumulation_steps 2",
     "two processes": TRAINING,
     "references": f"{REFERENCES} --part_lines 3",
+    "references by workers": f"{REFERENCES} --part_lines 3 --num_workers 2",
     "prepared": PREPARING,
+    "prepared by workers": f"{PREPARING} --preprocessing_num_workers 2",
 }
 RUNS["staged"] = RUNS["staged"].replace(" --max_seq_length 32", "").replace(" --max_seq_length=", "")
 
@@ -56,14 +59,22 @@ class Case(NamedTuple):
         return f"{self.run}: {self.event} in {self.place} {self.number}{rank}{damage}"
 
 
-# What a run reads again. A run cannot know better than the record of its settings: if that is cut, it says so.
-READ_AGAIN = (
-    *("checkpoint-*/model.safetensors", "checkpoint-*/optimizer.pt", "checkpoint-*/scheduler.pt"),
-    *("checkpoint-*/rng_state.pth", "checkpoint-*/trainer_state.json", "checkpoint-*/config.json"),
-    *("checkpoint-*/wordmask_manifest.json", "checkpoint-*/wordmask_progress.json", "wordmask_run.json"),
-    "../cache/wordmask/tokens-*.arrow",
-)
-SIGNALS = ("SIGTERM", "SIGINT")
+# What a run reads again: all that is there, but the text and the model. The record of its settings is the only place
+# that says what the earlier run was: if that is cut, it says so.
+READ_AGAIN = {
+    "plain": (
+        *("checkpoint-*/model.safetensors", "checkpoint-*/optimizer.pt", "checkpoint-*/scheduler.pt"),
+        *("checkpoint-*/rng_state.pth", "checkpoint-*/trainer_state.json", "checkpoint-*/config.json"),
+        *("checkpoint-*/wordmask_manifest.json", "checkpoint-*/wordmask_progress.json", "checkpoint-*/tokenizer.json"),
+        *("checkpoint-*/tokenizer_config.json", "checkpoint-*/training_args.bin", "wordmask_run.json"),
+        *("wordmask_evaluations.json", "wordmask_speed.json", "data_report.json", "../cache/wordmask/content-*.json"),
+        *("../cache/wordmask/texts-*.json", "../cache/wordmask/tokens-*.arrow"),
+    ),
+    "references": ("ref.txt.parts/*.part", "ref.txt.parts/0*.json", "ref.txt.parts/made_from.json"),
+    "prepared": ("tokens/*.arrow", "tokens/*[0-9].json", "tokens/wordmask_prepared.json"),
+}
+SHARES = tuple(tenth / 10 for tenth in range(10))
+SIGNALS, DISKS = ("SIGTERM", "SIGINT"), ("full disk", "read-only disk")
 
 
 def table() -> list[Case]:
@@ -77,8 +88,13 @@ def table() -> list[Case]:
     evaluated = product(("plain", "packed", "streamed"), ("SIGKILL", *SIGNALS), (1, 2))
     cases += [Case(run, event, "evaluation", number) for run, event, number in evaluated]
     cases += [Case("workers", "dead worker", "step", step) for step in (2, 5)]
-    shares = product(READ_AGAIN, (0.0, 0.5))
-    cases += [Case("plain", "SIGKILL", "step", 6, damaged=name, share=share) for name, share in shares]
+    cases += [Case(run, "SIGKILL", "update", step) for run, step in product(("plain", "accumulated"), (3, 5))]
+    cases += [Case("accumulated", event, "step", batch) for event, batch in product(("SIGKILL", *SIGNALS), (6, 9))]
+    for run, place, number in (("plain", "step", 6), ("references", "stamp", 4), ("prepared", "stamp", 4)):
+        damages = product(READ_AGAIN[run], SHARES)
+        cases += [Case(run, "SIGKILL", place, number, damaged=name, share=share) for name, share in damages]
+    saved = [*product(("weights", "state", "manifest", "rotation"), (1, 3))]
+    parts = [*product(("part", "stamp"), (2, 4))]
     places = (("step", 3), ("step", 5), ("weights", 2), ("evaluation", 1))
     two = product(("SIGKILL", *SIGNALS), places, (0, 1))
     cases += [
@@ -87,14 +103,13 @@ def table() -> list[Case]:
     written = product(("references", "prepared"), ("SIGKILL", "SIGTERM", "SIGINT"), ("part", "stamp"), (2, 4))
     cases += [Case(run, event, place, number) for run, event, place, number in written]
     cases += [Case("references", "SIGKILL", place, 1) for place in ("joining", "sidecar")]
+    cases += [Case(run, "dead worker", "part", 2) for run in ("references by workers", "prepared by workers")]
     cases += [
-        Case("references", "SIGKILL", "stamp", 4, damaged=f"out/ref.txt.parts/{name}", share=share)
-        for name, share in product(("*.part", "0*.json", "made_from.json"), (0.0, 0.5))
+        Case("plain", "read-only disk", *place) for place in (("step", 1), ("step", 5), *saved, ("evaluation", 2))
     ]
-    cases += [
-        Case("prepared", "SIGKILL", "stamp", 4, damaged=f"out/tokens/{name}", share=share)
-        for name, share in product(("*.arrow", "*[0-9].json", "wordmask_prepared.json"), (0.0, 0.5))
-    ]
+    cases += [Case("two processes", event, "step", 3, rank) for event, rank in product(DISKS, (0, 1))]
+    cases += [Case("references", "read-only disk", *place) for place in (*parts, ("joining", 1), ("sidecar", 1))]
+    cases += [Case("prepared", event, *place) for event, place in product(DISKS, parts)]
     return cases
 
 

@@ -33,6 +33,8 @@ import wordmask.training.run  # noqa: E402, F401
 from conftest import character_tokenizer, free_port, sample_lines, save_model  # noqa: E402
 from faults.cases import RUNS, SAMPLE, Case, table  # noqa: E402
 from faults.events import STATUS, inject  # noqa: E402
+from faults.read_only import why_not  # noqa: E402
+from wordmask.training.records.manifest import MANIFEST, find_damage  # noqa: E402
 
 LAUNCHES, PATIENCE = 4, 60.0  # starts of a run; seconds for each
 TIMED = ("runtime", "per_second", "flos", "data_share")
@@ -90,7 +92,7 @@ def launch(run: str, inputs: Path, folder: Path, resume: bool, case: Case | None
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     words = shlex.split(RUNS[run].format(inputs=inputs, out=folder / "out")) + ["--resume"] * (
-        resume and run == "references" and (folder / "out" / "ref.txt.parts").exists()
+        resume and run.startswith("references") and (folder / "out" / "ref.txt.parts").exists()
     )
     ranks = 2 if run == "two processes" else 1
     port = free_port() if ranks == 2 else ""
@@ -133,9 +135,9 @@ def _wait(pids: list[int], reader: int) -> tuple[list[int], str]:
 def final_state(run: str, folder: Path) -> dict[str, Any]:
     """All that must be the same: files without times in them, and of the last checkpoint also optimizer and log."""
     out = folder / "out"
-    if run == "references":
+    if run.startswith("references"):
         return {path.name: path.read_bytes() for path in out.iterdir()}
-    if run == "prepared":
+    if run.startswith("prepared"):
         files = [path for path in (out / "tokens").iterdir() if path.name != "wordmask_prepared.json"]
         return {path.name: path.read_bytes() for path in files if not path.name.startswith(".")}
     last = max(out.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
@@ -159,30 +161,72 @@ def cut(case: Case, folder: Path) -> bool:
     return True
 
 
-def play(case: Case, inputs: Path, folder: Path, expected: dict[str, Any]) -> Outcome:
-    """Play a case in an empty folder."""
+def damage_after(error: int, folder: Path) -> str:
+    """What is wrong with a checkpoint that was whole before a run ended with this status; only after a mistake, since
+    a kill may come while an old checkpoint is removed."""
+    finished = [path.parent for path in folder.glob(f"out/checkpoint-*/{MANIFEST}")] if error == 2 else []
+    damages = ((path.name, find_damage(path, may_lack_manifest=False)) for path in finished)
+    return ", ".join(f"{name}: {damage}" for name, damage in damages if damage)
+
+
+def hurt(case: Case, inputs: Path, folder: Path, kept: Path) -> str:
+    """Launch a run that is hurt, in a folder that is made here; return what is wrong with its answer.
+
+    Args:
+        case, inputs, folder: of the run.
+        kept: where to keep what such a run leaves, since cases that differ in what is cut afterwards begin alike.
+    """
+    whole = kept / str(case._replace(damaged="", share=0.0))
+    if case.damaged and whole.exists():
+        shutil.copytree(whole, folder)
+        return ""
     folder.mkdir()
-    for attempt in range(LAUNCHES):
-        statuses, printed = launch(case.run, inputs, folder, attempt > 0, case)
-        hurt = attempt == 0 and (folder / "events").exists()
-        if hurt and statuses[case.rank] != STATUS[case.event]:
-            return Outcome("lost", f"status {statuses} after {case.event}: {printed[-300:]}")
-        may_fail = hurt and len(statuses) > 1 and case.event == "SIGKILL"  # the other process cannot go on
-        if "Traceback" in printed and not may_fail:
-            return Outcome("lost", printed[-600:])
+    statuses, printed = launch(case.run, inputs, folder, False, case)
+    status, events = statuses[case.rank], folder / "events"
+    if not events.exists():
+        return f"the event did not happen: {printed[-600:]}"
+    if status != STATUS[case.event]:
+        return f"status {statuses} after {case.event}: {printed[-600:]}"
+    alone_or_tells = len(statuses) == 1 or case.event != "SIGKILL"  # else the other process cannot go on
+    if "Traceback" in printed and alone_or_tells:
+        return printed[-1200:]
+    if status == 2 and sum(line.startswith("error: ") for line in printed.splitlines()) != 1:
+        return f"not one sentence: {printed[-600:]}"
+    if case.damaged:
+        shutil.copytree(folder, whole)
+    return damage_after(status, folder)
+
+
+def play(case: Case, inputs: Path, folder: Path, kept: Path, expected: dict[str, Any]) -> Outcome:
+    """Play a case in a folder that is made here."""
+    if problem := hurt(case, inputs, folder, kept):
+        return Outcome("lost", problem)
+    if case.damaged and not cut(case, folder):
+        return Outcome("lost", f"there is no {case.damaged} to cut")
+    for _ in range(LAUNCHES - 1):
+        statuses, printed = launch(case.run, inputs, folder, True, case)
+        if "Traceback" in printed:
+            return Outcome("lost", printed[-1200:])
         if not any(statuses):
             break
-        if not hurt:
-            last = printed.strip().splitlines()[-1] if printed.strip() else ""
-            is_clear = attempt > 0 and last.startswith("error: ")
-            return Outcome("sentence" if is_clear and case.damaged else "lost", last or f"status {statuses}")
-        if case.damaged and not cut(case, folder):
-            return Outcome("lost", f"there is no {case.damaged} to cut")
-    if not (folder / "events").exists() or len((folder / "events").read_text().splitlines()) != 1:
+        last = printed.strip().splitlines()[-1] if printed.strip() else ""
+        is_clear = last.startswith("error: ") and case.damaged
+        return Outcome("sentence" if is_clear else "lost", last or f"status {statuses}")
+    if len((folder / "events").read_text().splitlines()) != 1:
         return Outcome("lost", "the event did not happen once")
     found = final_state(case.run, folder)
     different = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
     return Outcome("lost", f"other {', '.join(different)}") if different else Outcome("right")
+
+
+def possible(cases: list[Case], folder: Path) -> list[Case]:
+    """The cases that this machine can play. What it cannot is printed."""
+    mounts = "read-only disk"
+    count = sum(case.event == mounts for case in cases)
+    if not count or not (reason := why_not(folder)):
+        return cases
+    print(f"{mounts}: {count} cases are left out, since this machine does not let a process mount ({reason})")
+    return [case for case in cases if case.event != mounts]
 
 
 def main(argv: list[str]) -> int:
@@ -191,31 +235,30 @@ def main(argv: list[str]) -> int:
     cases = [*SAMPLE] if "--sample" in argv else [case for case in table() if all(word in str(case) for word in words)]
     results: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory(prefix="faults") as name:
-        folder, inputs = Path(name), Path(name, "inputs")
+        inputs, of_case, kept = Path(name, "inputs"), Path(name, "case"), Path(name, "kept")
         inputs.mkdir()
         make_inputs(inputs)
         expected: dict[str, Any] = {}
-        for number, case in enumerate(cases):
+        for case in possible(cases, inputs):
             if case.run not in expected:
-                whole = folder / case.run.replace(" ", "_")
-                whole.mkdir()
-                statuses, printed = launch(case.run, inputs, whole, False, None)
+                of_case.mkdir()
+                statuses, printed = launch(case.run, inputs, of_case, False, None)
                 if any(statuses):
                     raise SystemExit(f"{case.run} does not run: {printed[-2000:]}")
-                expected[case.run] = final_state(case.run, whole)
-            of_case = folder / str(number)
-            outcome = play(case, inputs, of_case, expected[case.run])
+                expected[case.run] = final_state(case.run, of_case)
+                shutil.rmtree(of_case)
+            outcome = play(case, inputs, of_case, kept, expected[case.run])
             shutil.rmtree(of_case, ignore_errors=True)
             results[case.event, outcome.result] += 1
             if outcome.result != "right":
                 print(f"{outcome.result}: {case}: {outcome.why}", flush=True)
-    print(f"{'event':<12} {'cases':>6} {'right':>6} {'sentence':>9} {'lost':>5}")
+    print(f"{'event':<14} {'cases':>5} {'right':>6} {'sentence':>9} {'lost':>5}")
     for event in [*STATUS, "all"]:
         counts = [
             sum(n for (of, what), n in results.items() if event in (of, "all") and what == result)
             for result in ("right", "sentence", "lost")
         ]
-        print(f"{event:<12} {sum(counts):>6} {counts[0]:>6} {counts[1]:>9} {counts[2]:>5}")
+        print(f"{event:<14} {sum(counts):>5} {counts[0]:>6} {counts[1]:>9} {counts[2]:>5}")
     return int(any(what == "lost" for _, what in results))
 
 
