@@ -18,6 +18,7 @@ PREPARING = (
     "--prepared_dir {out}/tokens "
     "--part_lines 3 --validation_split_percentage 0"
 )
+SMALL = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"
 RUNS = {
     "plain": TRAINING,
     "workers": f"{TRAINING} --dataloader_num_workers 1",
@@ -25,6 +26,9 @@ RUNS = {
     "streamed": f"{TRAINING} --streaming",
     "staged": f"{TRAINING} --no_line_by_line --max_seq_length= --length_schedule 8:0.5,16:0.5",
     "accumulated": f"{TRAINING} --per_device_train_batch_size 2 --gradient_accumulation_steps 2",
+    "from scratch": TRAINING.replace(
+        "--model_name_or_path {inputs}/model", f"--model_type bert --vocab_size 300 --config_overrides {SMALL}"
+    ),
     "two processes": TRAINING,
     "references": f"{REFERENCES} --part_lines 3",
     "references by workers": f"{REFERENCES} --part_lines 3 --num_workers 2",
@@ -82,10 +86,17 @@ def table() -> list[Case]:
     trained = ("plain", "packed", "streamed", "staged", "workers")
     cases = [Case(run, "SIGKILL", "step", step) for run, step in product(trained, (1, 2, 3, 4, 5, 6, 7, 8))]
     cases += [Case(run, event, "step", step) for run, event, step in product(trained, SIGNALS, (3, 4, 5))]
-    saving = product(("plain", "packed", "staged"), ("weights", "state", "manifest", "rotation"), (1, 2, 3))
+    saving = product(("plain", "packed", "staged"), ("weights", "state", "manifest", "rotation"), (1, 2, 3, 4))
     cases += [Case(run, "SIGKILL", place, number) for run, place, number in saving]
-    cases += [Case("plain", "full disk", place, number) for place, number in product(("weights", "state"), (1, 2, 3))]
-    evaluated = product(("plain", "packed", "streamed"), ("SIGKILL", *SIGNALS), (1, 2))
+    cases += [Case(run, event, "ending", 1) for run, event in product(trained, ("SIGKILL", *SIGNALS))]
+    cases += [
+        Case("plain", event, *place)
+        for event, place in product(("SIGKILL", *SIGNALS), (("weights", 5), ("results", 1)))
+    ]
+    cases += [
+        Case("plain", "full disk", *place) for place in (*product(("weights", "state"), (1, 2, 3)), ("weights", 5))
+    ]
+    evaluated = product(("plain", "packed", "streamed"), ("SIGKILL", *SIGNALS), (1, 2, 3))
     cases += [Case(run, event, "evaluation", number) for run, event, number in evaluated]
     cases += [Case("workers", "dead worker", "step", step) for step in (2, 5)]
     cases += [Case(run, "SIGKILL", "update", step) for run, step in product(("plain", "accumulated"), (3, 5))]
@@ -93,8 +104,9 @@ def table() -> list[Case]:
     for run, place, number in (("plain", "step", 6), ("references", "stamp", 4), ("prepared", "stamp", 4)):
         damages = product(READ_AGAIN[run], SHARES)
         cases += [Case(run, "SIGKILL", place, number, damaged=name, share=share) for name, share in damages]
-    saved = [*product(("weights", "state", "manifest", "rotation"), (1, 3))]
+    saved = [*product(("weights", "state", "manifest", "rotation"), (1, 3)), ("weights", 5)]
     parts = [*product(("part", "stamp"), (2, 4))]
+    cases += [Case("from scratch", event, "step", step) for event, step in product(("SIGKILL", *SIGNALS), (2, 6))]
     places = (("step", 3), ("step", 5), ("weights", 2), ("evaluation", 1))
     two = product(("SIGKILL", *SIGNALS), places, (0, 1))
     cases += [
@@ -108,8 +120,9 @@ def table() -> list[Case]:
         Case("plain", "read-only disk", *place) for place in (("step", 1), ("step", 5), *saved, ("evaluation", 2))
     ]
     cases += [Case("two processes", event, "step", 3, rank) for event, rank in product(DISKS, (0, 1))]
-    cases += [Case("references", "read-only disk", *place) for place in (*parts, ("joining", 1), ("sidecar", 1))]
-    cases += [Case("prepared", event, *place) for event, place in product(DISKS, parts)]
+    written_last = {"references": (("joining", 1), ("sidecar", 1)), "prepared": (("report", 1),)}
+    for run, last in written_last.items():
+        cases += [Case(run, event, *place) for event, place in product(DISKS, (*parts, *last))]
     return cases
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faults.read_only import leave_mounts, make_read_only
+from faults.mounts import leave_mounts, make_read_only
 
 # Where something can happen: before a call of one of these. The number of a place counts its calls in one process.
 PLACES = {
@@ -24,16 +24,18 @@ PLACES = {
     "evaluation": "wordmask.training.trainer:MlmTrainer.prediction_step",
     "part": "wordmask.utils.parts:write_atomically",
     "stamp": "wordmask.utils.parts:write_json",
+    "ending": "wordmask.training.trainer:MlmTrainer._finalize_training",
+    "results": "wordmask.training.trainer:MlmTrainer.save_metrics",
+    "report": "wordmask.data.prepared_dir:write_json",
     "joining": "wordmask.references.writer:Output.join",
     "sidecar": "wordmask.references.writer:write_provenance",
 }
-FILE_SIZE = 3000  # bytes that a file may have on a full disk: weights have more, and so have most parts
 
 
 def _fill_disk(folder: Path) -> None:
-    """Let no file grow. Not by permissions, which root need not respect."""
+    """Let no file have a byte more. Not by permissions, which root need not respect."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def _kill_worker(folder: Path) -> None:

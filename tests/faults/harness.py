@@ -1,42 +1,30 @@
-"""Play the table of faults: each run is hurt once, started again until it ends, and must end as if nothing happened.
+"""Play the table of faults: each run is hurt once, and started once more. Then it must end as if nothing had happened.
 
-    python tests/faults/harness.py            # all of the table
-    python tests/faults/harness.py --sample   # what `make test` plays
-
-This process imports everything once, and forks for each launch. It computes nothing itself, so that it has no threads
-when it forks.
+python tests/faults/harness.py            # all of the table
+python tests/faults/harness.py --sample   # what `make test` plays
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shlex
 import shutil
-import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
 
-import wordmask.__main__ as command  # noqa: E402
-import wordmask.references.writer  # noqa: E402, F401
-import wordmask.training.run  # noqa: E402, F401
-from conftest import character_tokenizer, free_port, sample_lines, save_model  # noqa: E402
-from faults.cases import RUNS, SAMPLE, Case, table  # noqa: E402
-from faults.events import STATUS, inject  # noqa: E402
-from faults.read_only import why_not  # noqa: E402
+from faults.cases import SAMPLE, Case, table  # noqa: E402
+from faults.events import STATUS  # noqa: E402
+from faults.launching import Launch, is_one_sentence, make_inputs  # noqa: E402
+from faults.mounts import why_not  # noqa: E402
 from wordmask.training.records.manifest import MANIFEST, find_damage  # noqa: E402
 
-LAUNCHES, PATIENCE = 4, 60.0  # starts of a run; seconds for each
 TIMED = ("runtime", "per_second", "flos", "data_share")
 
 
@@ -45,91 +33,6 @@ class Outcome(NamedTuple):
 
     result: str
     why: str = ""
-
-
-def make_inputs(folder: Path) -> None:
-    """A tiny model, a text of sixteen lines for training, and one of eight."""
-    lines = [line[:40] for line in sample_lines("chinese", 24)]
-    save_model(folder / "model", character_tokenizer(lines))
-    (folder / "text.txt").write_text("\n".join(lines[:16]) + "\n", encoding="utf-8")
-    (folder / "dev.txt").write_text("\n".join(lines[16:]) + "\n", encoding="utf-8")
-
-
-def _in_child(argv: list[str], printed: int, rank: int, port: str, case: Case | None, record: Path) -> None:
-    """The body of a forked process: it leaves with the status that a script would have."""
-    os.dup2(printed, 1)  # a pipe: a file would be full, too
-    os.dup2(printed, 2)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
-    if port:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    if case is not None and case.rank == rank:
-        inject(case.event, case.place, case.number, record)
-    status: Any = 1
-    try:
-        sys.argv = ["wordmask", *argv]
-        command.main(argv)
-        status = 0
-    except SystemExit as error:
-        status = error.code
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else 1)
-
-
-def launch(run: str, inputs: Path, folder: Path, resume: bool, case: Case | None) -> tuple[list[int], str]:
-    """Start a run, and return the status of each of its processes and what they printed.
-
-    When one of two processes has failed, the other one is ended, as torchrun does.
-    """
-    record = folder / "events"
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    words = shlex.split(RUNS[run].format(inputs=inputs, out=folder / "out")) + ["--resume"] * (
-        resume and run.startswith("references") and (folder / "out" / "ref.txt.parts").exists()
-    )
-    ranks = 2 if run == "two processes" else 1
-    port = free_port() if ranks == 2 else ""
-    pids = []
-    for rank in range(ranks):
-        pid = os.fork()
-        if not pid:
-            _in_child(words, writer, rank, port, case, record)
-        pids.append(pid)
-    os.close(writer)
-    try:
-        return _wait(pids, reader)
-    finally:
-        os.close(reader)
-
-
-def _wait(pids: list[int], reader: int) -> tuple[list[int], str]:
-    """The status of each process, negative after a signal, -9 for one that hung; and what they print into a pipe."""
-    statuses: dict[int, int] = {}
-    printed = b""
-    limit, ended = time.monotonic() + PATIENCE, False
-    while len(statuses) < len(pids):
-        for pid in pids:
-            if pid not in statuses and (done := os.waitpid(pid, os.WNOHANG))[0]:
-                statuses[pid] = os.waitstatus_to_exitcode(done[1])
-        left = [pid for pid in pids if pid not in statuses]
-        late = time.monotonic() > limit
-        if left and (late or any(statuses.values()) and not ended):
-            ended, limit = True, time.monotonic() + (5 if late else 15)
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-        time.sleep(0.01)
-        with contextlib.suppress(BlockingIOError):
-            while block := os.read(reader, 2**16):
-                printed += block
-    return [statuses[pid] for pid in pids], printed.decode(errors="replace")
 
 
 def final_state(run: str, folder: Path) -> dict[str, Any]:
@@ -181,8 +84,9 @@ def hurt(case: Case, inputs: Path, folder: Path, kept: Path) -> str:
         shutil.copytree(whole, folder)
         return ""
     folder.mkdir()
-    statuses, printed = launch(case.run, inputs, folder, False, case)
-    status, events = statuses[case.rank], folder / "events"
+    launch = Launch(case.run, inputs, folder, case).wait()
+    statuses, printed, events = launch.statuses, launch.printed, folder / "events"
+    status = statuses[case.rank]
     if not events.exists():
         return f"the event did not happen: {printed[-600:]}"
     if status != STATUS[case.event]:
@@ -190,7 +94,7 @@ def hurt(case: Case, inputs: Path, folder: Path, kept: Path) -> str:
     alone_or_tells = len(statuses) == 1 or case.event != "SIGKILL"  # else the other process cannot go on
     if "Traceback" in printed and alone_or_tells:
         return printed[-1200:]
-    if status == 2 and sum(line.startswith("error: ") for line in printed.splitlines()) != 1:
+    if status == 2 and not is_one_sentence(printed):
         return f"not one sentence: {printed[-600:]}"
     if case.damaged:
         shutil.copytree(folder, whole)
@@ -203,15 +107,10 @@ def play(case: Case, inputs: Path, folder: Path, kept: Path, expected: dict[str,
         return Outcome("lost", problem)
     if case.damaged and not cut(case, folder):
         return Outcome("lost", f"there is no {case.damaged} to cut")
-    for _ in range(LAUNCHES - 1):
-        statuses, printed = launch(case.run, inputs, folder, True, case)
-        if "Traceback" in printed:
-            return Outcome("lost", printed[-1200:])
-        if not any(statuses):
-            break
-        last = printed.strip().splitlines()[-1] if printed.strip() else ""
-        is_clear = last.startswith("error: ") and case.damaged
-        return Outcome("sentence" if is_clear else "lost", last or f"status {statuses}")
+    launch = Launch(case.run, inputs, folder, case).wait()
+    if any(launch.statuses) or "Traceback" in launch.printed:
+        is_clear = case.damaged and is_one_sentence(launch.printed)
+        return Outcome("sentence" if is_clear else "lost", f"{launch.statuses}: {launch.printed[-1200:]}")
     if len((folder / "events").read_text().splitlines()) != 1:
         return Outcome("lost", "the event did not happen once")
     found = final_state(case.run, folder)
@@ -242,9 +141,9 @@ def main(argv: list[str]) -> int:
         for case in possible(cases, inputs):
             if case.run not in expected:
                 of_case.mkdir()
-                statuses, printed = launch(case.run, inputs, of_case, False, None)
-                if any(statuses):
-                    raise SystemExit(f"{case.run} does not run: {printed[-2000:]}")
+                launch = Launch(case.run, inputs, of_case).wait()
+                if any(launch.statuses):
+                    raise SystemExit(f"{case.run} does not run: {launch.printed[-2000:]}")
                 expected[case.run] = final_state(case.run, of_case)
                 shutil.rmtree(of_case)
             outcome = play(case, inputs, of_case, kept, expected[case.run])

@@ -1,17 +1,20 @@
-"""A disk that takes no more writes, for one process and its children. It refuses root, too, as permissions do not.
+"""Mounts for one process and its children: a disk that takes no more writes, and a small disk that can be filled.
 
-The process leaves the mounts of the machine, and mounts a directory read-only over itself. Nothing is to be undone:
-when the process ends, the directory can be written again.
+A process leaves the mounts of the machine, and mounts a directory read-only over itself. That refuses root, too, as
+permissions do not. Nothing is to be undone: the mounts are gone when the process ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _NEW_MOUNTS, _NEW_USER = 0x20000, 0x10000000  # of Linux's unshare
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18  # of its mount
+_DETACH = 2  # of umount2
 _KEPT = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME
 
 
@@ -37,6 +40,16 @@ def make_read_only(directory: Path) -> None:
     _mount(None, directory, _REMOUNT | _BIND | _READ_ONLY | kept)
 
 
+@contextlib.contextmanager
+def small_disk(directory: Path, size: int) -> Iterator[None]:
+    """Make a directory a disk of its own, in memory, of so many MiB."""
+    _mount(None, directory, 0, "tmpfs", f"size={size}m")
+    try:
+        yield
+    finally:
+        _call("umount2", os.fsencode(directory), _DETACH)
+
+
 def why_not(directory: Path) -> str:
     """Why this machine cannot do it; empty if it can. A child process tries it."""
     reader, writer = os.pipe()
@@ -54,8 +67,9 @@ def why_not(directory: Path) -> str:
         return file.read()
 
 
-def _mount(source: Path | None, target: Path | str, flags: int) -> None:
-    _call("mount", os.fsencode(source) if source else None, os.fsencode(target), None, ctypes.c_ulong(flags), None)
+def _mount(source: Path | None, target: Path | str, flags: int, kind: str = "none", options: str = "") -> None:
+    paths = os.fsencode(source or kind), os.fsencode(target)
+    _call("mount", *paths, kind.encode(), ctypes.c_ulong(flags), options.encode() or None)
 
 
 def _call(name: str, *arguments: object) -> None:
