@@ -39,6 +39,12 @@ test-all: install  ## run the tests, slow ones included
 faults: install  ## kill, stop and damage runs at all places of a table, and print what became of them
 	$(BIN)/python tests/faults/harness.py
 
+# Moments are random; SEED=7 gives those of another soak again.
+MINUTES ?= 60
+SEED ?=
+soak: install  ## train and make references under kills, concurrent starts and full disks; MINUTES=60
+	$(BIN)/python tests/faults/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 # Benchmarks run in two minutes on bundled text. For real figures give real data, with sizes to match, for example
 # make bench TOKENIZER=bert-base-uncased TEXT=wiki.txt PREPARATION="--times 1" TRAINING="--steps 20"
 MASKING ?= --repeats 3
@@ -68,4 +74,4 @@ check: install  ## lint and check types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: help install demo test test-all faults bench bench-gpu check
+.PHONY: help install demo test test-all faults soak bench bench-gpu check

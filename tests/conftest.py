@@ -71,7 +71,7 @@ def run_two_processes(commands: list[list[str]], path: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
         + [str(root / "tests/training/two_processes.py"), str(path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}:{root / 'tests'}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,6 +79,36 @@ def run_two_processes(commands: list[list[str]], path: Path) -> str:
     )
     assert done.returncode == 0, done.stdout[-5000:]
     return done.stdout
+
+
+def sequences_in(inputs: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    """The sequences of a batch as tokens before they were masked, without those that only fill it up."""
+    labels = inputs["labels"]
+    tokens = torch.where(labels == -100, inputs["input_ids"], labels)
+    each = zip(tokens, labels.ne(-100).any(1), inputs["attention_mask"].bool(), strict=True)
+    return [tuple(row[real].tolist()) for row, is_labelled, real in each if is_labelled]
+
+
+def run_until(step: int, argv: list[str]) -> None:
+    """Run a command line that gets a SIGTERM in a step: it finishes that step and saves a checkpoint.
+
+    Of several processes, the first one gets it.
+    """
+    import run_mlm_wwm
+    from wordmask.training.trainer import MlmTrainer
+
+    original, sent = MlmTrainer.training_step, []
+
+    def signalled(self, *args, **kwargs):
+        if self.state.global_step == step - 1 and not self.args.process_index and not sent:
+            sent.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(MlmTrainer, "training_step", signalled)
+        run_mlm_wwm.main(argv)
+    assert ended.value.code == 143
 
 
 def uneven_text(folder: Path, count: int) -> str:

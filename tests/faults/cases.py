@@ -18,15 +18,22 @@ PREPARING = (
     "--prepared_dir {out}/tokens "
     "--part_lines 3 --validation_split_percentage 0"
 )
+SMALL = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"
 RUNS = {
     "plain": TRAINING,
     "workers": f"{TRAINING} --dataloader_num_workers 1",
     "packed": f"{TRAINING} --pack_sequences --per_device_train_batch_size 2",
     "streamed": f"{TRAINING} --streaming",
     "staged": f"{TRAINING} --no_line_by_line --max_seq_length= --length_schedule 8:0.5,16:0.5",
+    "accumulated": f"{TRAINING} --per_device_train_batch_size 2 --gradient_accumulation_steps 2",
+    "from scratch": TRAINING.replace(
+        "--model_name_or_path {inputs}/model", f"--model_type bert --vocab_size 300 --config_overrides {SMALL}"
+    ),
     "two processes": TRAINING,
     "references": f"{REFERENCES} --part_lines 3",
+    "references by workers": f"{REFERENCES} --part_lines 3 --num_workers 2",
     "prepared": PREPARING,
+    "prepared by workers": f"{PREPARING} --preprocessing_num_workers 2",
 }
 RUNS["staged"] = RUNS["staged"].replace(" --max_seq_length 32", "").replace(" --max_seq_length=", "")
 
@@ -56,14 +63,22 @@ class Case(NamedTuple):
         return f"{self.run}: {self.event} in {self.place} {self.number}{rank}{damage}"
 
 
-# What a run reads again. A run cannot know better than the record of its settings: if that is cut, it says so.
-READ_AGAIN = (
-    *("checkpoint-*/model.safetensors", "checkpoint-*/optimizer.pt", "checkpoint-*/scheduler.pt"),
-    *("checkpoint-*/rng_state.pth", "checkpoint-*/trainer_state.json", "checkpoint-*/config.json"),
-    *("checkpoint-*/wordmask_manifest.json", "checkpoint-*/wordmask_progress.json", "wordmask_run.json"),
-    "../cache/wordmask/tokens-*.arrow",
-)
-SIGNALS = ("SIGTERM", "SIGINT")
+# What a run reads again: all that is there, but the text and the model. The record of its settings is the only place
+# that says what the earlier run was: if that is cut, it says so.
+READ_AGAIN = {
+    "plain": (
+        *("checkpoint-*/model.safetensors", "checkpoint-*/optimizer.pt", "checkpoint-*/scheduler.pt"),
+        *("checkpoint-*/rng_state.pth", "checkpoint-*/trainer_state.json", "checkpoint-*/config.json"),
+        *("checkpoint-*/wordmask_manifest.json", "checkpoint-*/wordmask_progress.json", "checkpoint-*/tokenizer.json"),
+        *("checkpoint-*/tokenizer_config.json", "checkpoint-*/training_args.bin", "wordmask_run.json"),
+        *("wordmask_evaluations.json", "wordmask_speed.json", "data_report.json", "../cache/wordmask/content-*.json"),
+        *("../cache/wordmask/texts-*.json", "../cache/wordmask/tokens-*.arrow"),
+    ),
+    "references": ("ref.txt.parts/*.part", "ref.txt.parts/0*.json", "ref.txt.parts/made_from.json"),
+    "prepared": ("tokens/*.arrow", "tokens/*[0-9].json", "tokens/wordmask_prepared.json"),
+}
+SHARES = tuple(tenth / 10 for tenth in range(10))
+SIGNALS, DISKS = ("SIGTERM", "SIGINT"), ("full disk", "read-only disk")
 
 
 def table() -> list[Case]:
@@ -71,14 +86,27 @@ def table() -> list[Case]:
     trained = ("plain", "packed", "streamed", "staged", "workers")
     cases = [Case(run, "SIGKILL", "step", step) for run, step in product(trained, (1, 2, 3, 4, 5, 6, 7, 8))]
     cases += [Case(run, event, "step", step) for run, event, step in product(trained, SIGNALS, (3, 4, 5))]
-    saving = product(("plain", "packed", "staged"), ("weights", "state", "manifest", "rotation"), (1, 2, 3))
+    saving = product(("plain", "packed", "staged"), ("weights", "state", "manifest", "rotation"), (1, 2, 3, 4))
     cases += [Case(run, "SIGKILL", place, number) for run, place, number in saving]
-    cases += [Case("plain", "full disk", place, number) for place, number in product(("weights", "state"), (1, 2, 3))]
-    evaluated = product(("plain", "packed", "streamed"), ("SIGKILL", *SIGNALS), (1, 2))
+    cases += [Case(run, event, "ending", 1) for run, event in product(trained, ("SIGKILL", *SIGNALS))]
+    cases += [
+        Case("plain", event, *place)
+        for event, place in product(("SIGKILL", *SIGNALS), (("weights", 5), ("results", 1)))
+    ]
+    cases += [
+        Case("plain", "full disk", *place) for place in (*product(("weights", "state"), (1, 2, 3)), ("weights", 5))
+    ]
+    evaluated = product(("plain", "packed", "streamed"), ("SIGKILL", *SIGNALS), (1, 2, 3))
     cases += [Case(run, event, "evaluation", number) for run, event, number in evaluated]
     cases += [Case("workers", "dead worker", "step", step) for step in (2, 5)]
-    shares = product(READ_AGAIN, (0.0, 0.5))
-    cases += [Case("plain", "SIGKILL", "step", 6, damaged=name, share=share) for name, share in shares]
+    cases += [Case(run, "SIGKILL", "update", step) for run, step in product(("plain", "accumulated"), (3, 5))]
+    cases += [Case("accumulated", event, "step", batch) for event, batch in product(("SIGKILL", *SIGNALS), (6, 9))]
+    for run, place, number in (("plain", "step", 6), ("references", "stamp", 4), ("prepared", "stamp", 4)):
+        damages = product(READ_AGAIN[run], SHARES)
+        cases += [Case(run, "SIGKILL", place, number, damaged=name, share=share) for name, share in damages]
+    saved = [*product(("weights", "state", "manifest", "rotation"), (1, 3)), ("weights", 5)]
+    parts = [*product(("part", "stamp"), (2, 4))]
+    cases += [Case("from scratch", event, "step", step) for event, step in product(("SIGKILL", *SIGNALS), (2, 6))]
     places = (("step", 3), ("step", 5), ("weights", 2), ("evaluation", 1))
     two = product(("SIGKILL", *SIGNALS), places, (0, 1))
     cases += [
@@ -87,14 +115,14 @@ def table() -> list[Case]:
     written = product(("references", "prepared"), ("SIGKILL", "SIGTERM", "SIGINT"), ("part", "stamp"), (2, 4))
     cases += [Case(run, event, place, number) for run, event, place, number in written]
     cases += [Case("references", "SIGKILL", place, 1) for place in ("joining", "sidecar")]
+    cases += [Case(run, "dead worker", "part", 2) for run in ("references by workers", "prepared by workers")]
     cases += [
-        Case("references", "SIGKILL", "stamp", 4, damaged=f"out/ref.txt.parts/{name}", share=share)
-        for name, share in product(("*.part", "0*.json", "made_from.json"), (0.0, 0.5))
+        Case("plain", "read-only disk", *place) for place in (("step", 1), ("step", 5), *saved, ("evaluation", 2))
     ]
-    cases += [
-        Case("prepared", "SIGKILL", "stamp", 4, damaged=f"out/tokens/{name}", share=share)
-        for name, share in product(("*.arrow", "*[0-9].json", "wordmask_prepared.json"), (0.0, 0.5))
-    ]
+    cases += [Case("two processes", event, "step", 3, rank) for event, rank in product(DISKS, (0, 1))]
+    written_last = {"references": (("joining", 1), ("sidecar", 1)), "prepared": (("report", 1),)}
+    for run, last in written_last.items():
+        cases += [Case(run, event, *place) for event, place in product(DISKS, (*parts, *last))]
     return cases
 
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faults.cases import SAMPLE, table
+from faults.cases import READ_AGAIN, SAMPLE, table
+from faults.events import EVENTS
 
 
 def test_a_run_that_was_hurt_ends_as_if_nothing_happened():
@@ -20,4 +21,13 @@ def test_a_run_that_was_hurt_ends_as_if_nothing_happened():
 def test_the_table_has_a_hundred_kills_and_each_kind_of_fault():
     cases = table()
     assert sum(case.event == "SIGKILL" for case in cases) >= 100 and len({*cases}) == len(cases)
-    assert {case.event for case in cases} == {"SIGKILL", "SIGTERM", "SIGINT", "full disk", "dead worker"}
+    assert {case.event for case in cases} == {*EVENTS}
+    assert all(sum(case.damaged == name for case in cases) == 10 for names in READ_AGAIN.values() for name in names)
+
+
+def test_a_soak_finds_what_is_lost():
+    """A short one; `make soak` takes an hour. Nothing is lost in it, or its last line says how much."""
+    command = [sys.executable, str(Path(__file__).with_name("soak.py")), "--minutes", "0.01", "--seed", "1"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    *_, last = done.stdout.splitlines()
+    assert done.returncode == 0 and last.split()[:2] == ["all", "1"] and last.split()[-1] == "0", done.stdout

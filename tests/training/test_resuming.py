@@ -14,7 +14,7 @@ from transformers.models.bert.modeling_bert import BertModel
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines, training_steps
+from conftest import refusal, sample_lines, sequences_in, training_steps
 from wordmask.training.trainer import MlmTrainer
 
 
@@ -37,11 +37,7 @@ class Spy:
     def note(self, step: int, inputs: dict[str, torch.Tensor]) -> None:
         if step == self.last:
             raise Killed
-        labels = inputs["labels"]
-        tokens = torch.where(labels == -100, inputs["input_ids"], labels)
-        for row, labelled, real in zip(tokens, labels.ne(-100).any(1), inputs["attention_mask"].bool(), strict=True):
-            if labelled:  # others fill up
-                self.rows.append((step, tuple(row[real].tolist())))
+        self.rows += [(step, sequence) for sequence in sequences_in(inputs)]
 
     def epochs(self, rows: int) -> list[Counter]:
         """The rows of each epoch, with how often they came; each step is counted as often as it was done."""

@@ -97,7 +97,9 @@ def prepare(
     )
     parts = record.parts[work.shard_index :: work.num_shards]
     schema = token_schema(next(iter(tokenizers.values())).dtype)  # the same for all: the vocabulary decides
-    with output_of_workers("--prepared_dir", directory.path, "--preprocessing_num_workers", "run again to continue"):
+    go_on = "run again to continue"
+    writing = partial(output_of_workers, "--prepared_dir", directory.path, "--preprocessing_num_workers", go_on)
+    with writing():
         directory.claim(asdict(record), lambda earlier: record.differences(checked(earlier, directory.path)))
         with bar("tokenizing", "texts") as update:
             sources = _sources(texts, parts, update)
@@ -114,7 +116,8 @@ def prepare(
     reported = {split: SplitText(found[split], len(one.source)) for split, one in texts.items()}
     report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation is not None, rate)
     if is_complete:
-        write_json(directory.path / FILE, report.to_json())
+        with writing():
+            write_json(directory.path / FILE, report.to_json())
         report.show()
     else:
         report.warn()

@@ -228,6 +228,8 @@ class ResumableTrainer(TimedTrainer):
             transformers.utils.logging.set_verbosity(verbosity)
         self.state.train_batch_size = self._train_batch_size
         self.state.compute_steps(self.args, max_steps)
+        if 0 < self.state.global_step >= max_steps:
+            return epochs, 0  # all is done but the end of the training
         return (self.plan.first_epoch, 0) if self.plan else epoch_and_steps
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
@@ -345,5 +347,7 @@ class ResumableTrainer(TimedTrainer):
         A work-around; no thread known. It can go when the Trainer averages this loss as it does at each log.
         """
         self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean")
+        if self.state.global_step == self._initial_global_step:  # no step in this call
+            self._total_loss_scalar = self._loss_done
         output = super()._finalize_training(*args, **kwargs)
         return output._replace(training_loss=output.metrics["train_loss"])

@@ -99,11 +99,16 @@ class StoppableTrainer(FiniteTrainer):
 
     def _run_epoch(self, **settings: Any) -> None:  # type: ignore[override]  # the Trainer names them all
         """Run the rest of an epoch, after the evaluation that was owed at its beginning."""
-        if self.owes_evaluation and settings["epoch"] == settings["epochs_trained"]:
-            self.control.should_evaluate = True
+        if settings["epoch"] == settings["epochs_trained"]:
             names = ("model", "trial", "epoch", "ignore_keys_for_eval", "start_time")
-            super()._maybe_log_save_evaluate(self._tr_loss, None, *(settings[name] for name in names))
+            self._evaluate_owed(*(settings[name] for name in names))
         super()._run_epoch(**settings)
+
+    def _evaluate_owed(self, *settings: Any) -> None:
+        """Make the evaluation that a checkpoint lacks."""
+        if self.owes_evaluation:
+            self.control.should_evaluate = True
+            super()._maybe_log_save_evaluate(self._tr_loss, None, *settings)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate in training."""
@@ -148,10 +153,12 @@ class StoppableTrainer(FiniteTrainer):
             super()._save_checkpoint(*args, **kwargs)
             self._saved_step = self.state.global_step
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
         """Finish, or raise `Interrupted` if the training was stopped: there are no results then."""
         if not self._stopped_by:
-            return super()._finalize_training(*args, **kwargs)
+            if self.state.global_step == self._initial_global_step:  # it was stopped after the last step
+                self._evaluate_owed(self.model_wrapped, trial, self.state.epoch, None, start_time)
+            return super()._finalize_training(trial, num_train_samples, start_time)
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self._finish_current_push()
         self.is_in_train = False

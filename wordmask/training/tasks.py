@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
+
 from wordmask.config.metric_table import METRICS
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.evaluation.before_after import ImprovedWords, Results
@@ -42,8 +44,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         change: what is different from before the checkpoint, as the end of a sentence.
     """
     if checkpoint:
-        if trainer.is_finished():
-            return _take_over(trainer, checkpoint)
+        if trainer.is_finished() and (results := _take_over(trainer, checkpoint)):
+            return results
         logger.warning("going on from %s%s", checkpoint, change)
         if trainer.reports:
             trainer.reports.record.write()  # those of a checkpoint that lies elsewhere
@@ -59,26 +61,30 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
     _save_model(trainer)
     if trainer.is_world_process_zero():
         _results(trainer, "all")  # the Trainer adds to a file that can be read
-    trainer.save_metrics("train", metrics)
     trainer.save_state()
+    trainer.save_metrics("train", metrics)  # last, since it makes the run finished
     return metrics
 
 
 def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
-    """Load the model of a finished run, or of its last checkpoint if the run did not save it; return its results."""
-    results = Path(str(trainer.args.output_dir), "train_results.json")
+    """Load the model of a finished run, or of its last checkpoint, and return its results.
+
+    Returns:
+        The results; none if the run was stopped or killed before it had saved them.
+    """
+    [results] = broadcast_object_list([_results(trainer, "train")])  # so that all processes decide the same
     done, asked = trainer.done.step, trainer.planned_steps()
     fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}"
-    saved = results.exists()
     logger.warning(
         "%s holds the end of this run%s%s; give --overwrite_output_dir to train it again",
-        *(checkpoint, fewer * (done > asked), "; its results stay" * saved),
+        *(checkpoint, fewer * (done > asked), "; its results stay" if results else ""),
     )
-    trainer.state = read_state(checkpoint)
-    if not (saved and _load_saved(trainer)):
-        trainer._load_from_checkpoint(checkpoint)
-        _save_model(trainer)
-    return _results(trainer, "train")
+    if results:
+        trainer.state = read_state(checkpoint)
+        if not _load_saved(trainer):
+            trainer._load_from_checkpoint(checkpoint)
+            _save_model(trainer)
+    return results
 
 
 def _load_saved(trainer: MlmTrainer) -> bool:

@@ -83,8 +83,11 @@ def _held(path: Path, what: str, patience: float = 0) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            holder.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)  # before the release; one who waits for this file sees that it is gone
+            # Removed before the release: one who waits for this file sees that it is gone. A disk that takes no more
+            # keeps both files, which hold nothing without this process.
+            for file in (holder, path):
+                with contextlib.suppress(OSError):
+                    file.unlink()
             lock.release()
 
 
