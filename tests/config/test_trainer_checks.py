@@ -72,7 +72,7 @@ def test_the_best_model_is_not_the_worst_one(metric, greater):
 
 
 def test_the_usual_optimizers_and_trackers_are_known():
-    assert {*trainer_checks.USUAL_OPTIMIZERS} <= {optimizer.value for optimizer in OptimizerNames}
+    assert {*trainer_checks.USUAL_OPTIMIZERS} <= {trainer_checks.MUON, *(name.value for name in OptimizerNames)}
     assert {*USUAL} <= {"none", *INTEGRATION_TO_CALLBACK}
 
 
@@ -100,6 +100,14 @@ def test_each_optimizer_is_made_or_its_package_is_named(optimizer):
             Trainer.get_optimizer_cls_and_kwargs(parse("--optim", "sgd").__class__(optim=optimizer, use_cpu=True))
     else:
         assert Trainer.get_optimizer_cls_and_kwargs(training)
+
+
+def test_a_share_of_steps_is_not_taken_as_a_number_of_steps():
+    """The first step would have a learning rate of 1 / 0.06 times the highest."""
+    assert refused("--optim", "schedule_free_adamw", "--warmup_steps", "0.06") == (
+        "--warmup_steps 0.06: schedule_free_adamw warms up by itself, and knows no share of the steps; give a whole "
+        "number of them"
+    )
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,17 @@ class Folder:
             *("--output_dir", str(self.ddp(processes, "{rank}" if processes > 1 else 0))),
         ]
 
+    def muon(self, processes: int) -> Path:
+        return self.path / f"muon-{processes}"
+
+    def muon_command(self, processes: int) -> list[str]:
+        """A run with Muon, here in a directory that processes share."""
+        return [
+            *self.common("modernbert", processes),
+            *"--optim muon --learning_rate 1e-3 --max_steps 4 --save_strategy no".split(),
+            *("--per_device_train_batch_size", str(STEP // processes), "--output_dir", str(self.muon(processes))),
+        ]
+
     def resumed(self, processes: int) -> Path:
         return self.path / f"resumed-{processes}"
 
@@ -125,13 +136,14 @@ def alone(folder, half_done):
         if cell.processes == 1:
             run_mlm_wwm.main(folder.command(cell))
     run_mlm_wwm.main(folder.ddp_command(1))
+    run_mlm_wwm.main(folder.muon_command(1))
 
 
 @pytest.fixture(scope="module")
 def together(folder, half_done) -> str:
     """The runs of two processes, under torchrun over gloo, and what they print."""
     commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
-    commands += [folder.ddp_command(2), folder.resume_command(2, 4)]
+    commands += [folder.ddp_command(2), folder.muon_command(2), folder.resume_command(2, 4)]
     return run_two_processes(commands, folder.path / "commands.json")
 
 
@@ -182,7 +194,7 @@ def test_one_process_writes_and_prints(folder, together):
         assert {f"{run}/{name}" for name in names} <= written
     # In a checkpoint, each process saves the state of its random numbers, and the second nothing else.
     assert files(folder.path / "rank1") == {"ddp-2/checkpoint-3/rng_state_1.pth"}
-    assert together.count("model and results: ") == len(runs) + 1
+    assert together.count("model and results: ") == len(runs) + 2
 
 
 def test_the_tokens_of_both_processes_are_counted(folder, alone, together):
@@ -196,7 +208,7 @@ def test_the_tokens_of_both_processes_are_counted(folder, alone, together):
 
 def test_the_text_is_tokenized_by_one_process_and_read_by_both(folder, together):
     first, second = (int((folder.path / f"tokenized-{rank}").read_text()) for rank in (0, 1))
-    assert 0 < first <= 2 and second == 0, "14 runs of the same two splits"
+    assert 0 < first <= 2 and second == 0, "15 runs of the same two splits"
 
 
 def test_the_config_for_several_processes_trains_as_one_does(folder, alone, together):
@@ -211,3 +223,13 @@ def test_a_run_of_one_process_goes_on_with_two_in_twice_as_large_steps(folder, a
     assert len(trajectory(folder.resumed(2))) == 4 + 3 + 5
     assert read_json(folder.resumed(2) / "trainer_state.json")["epoch"] == 2.0
     assert_same_run(folder.resumed(2), folder.resumed(1), "resumed")
+
+
+def test_muon_trains_on_two_processes_as_on_one(folder, alone, together):
+    """It may multiply in bfloat16, where a rounding error of the mean gradient can grow to some thousandths."""
+    for pair, other in zip(trajectory(folder.muon(2)), trajectory(folder.muon(1)), strict=True):
+        assert pair == pytest.approx(other, rel=1e-2)
+    assert trajectory(folder.muon(2))[0] == pytest.approx(trajectory(folder.muon(1))[0], rel=1e-5)
+    trained = weights(folder.muon(1))
+    moved = distance(weights(folder.path / "modernbert"), trained)
+    assert moved > 1e-3 and distance(weights(folder.muon(2)), trained) < moved / 2

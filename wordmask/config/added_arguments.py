@@ -65,7 +65,9 @@ class AddedArguments:
     eval_on_start: bool | None = argument(
         "Evaluate before training, too; by default on where the run trains and evaluates.", default=None
     )
-    optim: str | None = argument("By default adamw_torch_fused, on a TPU adamw_torch.", default=None)
+    optim: str | None = argument(
+        "muon, or one of transformers; by default adamw_torch_fused, on a TPU adamw_torch.", default=None
+    )
 
     logging_steps: float | None = argument(
         "Log the loss every N steps; below 1: a share. By default a twentieth, at most 500.",

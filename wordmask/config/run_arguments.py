@@ -13,7 +13,7 @@ from wordmask.config.added_arguments import AddedArguments, UsedArguments
 from wordmask.config.launch_checks import check_environment, check_sharding
 from wordmask.config.metric_table import METRICS
 from wordmask.config.parser import argument
-from wordmask.config.trainer_checks import check_after, check_before, choose_optimizer, name_flags
+from wordmask.config.trainer_checks import MUON, check_after, check_before, choose_optimizer, name_flags
 from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
         if self.metric_for_best_model and self.greater_is_better is None:  # else less perplexity would be worse
             self.greater_is_better = METRICS[self.metric_for_best_model.removeprefix("eval_")].more_is_better
-        self.optim = choose_optimizer(self.optim, TrainingArguments.optim)
+        optimizer = choose_optimizer(self.optim, TrainingArguments.optim)
+        self.optim = TrainingArguments.optim if optimizer == MUON else optimizer
         self.logging_steps = LOGGING_STEPS if self.logging_steps is None else self.logging_steps
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
         self.do_eval = self.do_eval or bool(self.eval_on_start)
@@ -64,6 +65,8 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
             ) from None
         except (ValueError, ImportError, OSError, TypeError) as error:
             raise InputError(name_flags(one_line(error), vars(self))) from None
+        if optimizer == MUON:  # which transformers would refuse
+            self.optim = MUON
         check_after(self)
 
     def __getstate__(self) -> dict[str, object]:

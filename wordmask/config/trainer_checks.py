@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import warnings
@@ -39,7 +40,8 @@ JSON_FLAGS = {
     "fsdp_config": '{"fsdp_version": 2}, for example',
     "deepspeed": "a DeepSpeed configuration, such as configs/deepspeed_zero2.json",
 }
-USUAL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adamw_bnb_8bit")
+MUON = "muon"  # ours, in training/muon.py: transformers has none
+USUAL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adamw_bnb_8bit", MUON)
 # Examples of --lr_scheduler_kwargs. The first three schedules cannot do without.
 SCHEDULES = {
     "cosine_with_min_lr": {"min_lr_rate": 0.1},
@@ -65,7 +67,7 @@ def check_before(args: RunArguments) -> None:
     check_trackers([args.report_to] if isinstance(args.report_to, str) else args.report_to or [])
     if args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
         raise InputError("--use_liger_kernel needs its package: pip install liger-kernel")
-    optimizers = [name.value for name in OptimizerNames]
+    optimizers = [MUON, *(name.value for name in OptimizerNames)]
     if args.optim not in (None, *optimizers):
         raise InputError(
             f"--optim: {args.optim} is not known{suggest(str(args.optim), optimizers)}; the usual ones are "
@@ -217,6 +219,14 @@ def _check_optimizer(args: RunArguments) -> None:
     settings = (args.optim_args or "").replace(" ", "").split(",") if args.optim_args is not None else []
     if wrong := [setting for setting in settings if not re.fullmatch(r"\w+=[^=]+", setting)]:
         raise InputError(f"--optim_args: {wrong[0]!r} does not set anything; write name=value,name=value")
+    if _plain(args.optim).startswith("schedule_free") and 0 < args.warmup_steps < 1:
+        raise InputError(
+            f"--warmup_steps {args.warmup_steps:g}: {_plain(args.optim)} warms up by itself, and knows no share of "
+            "the steps; give a whole number of them"
+        )
+    if args.optim == MUON:
+        _check_muon(args)
+        return
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, ValueError) as error:
@@ -226,6 +236,38 @@ def _check_optimizer(args: RunArguments) -> None:
                 f"--optim {_plain(args.optim)}: its package is missing ({sentence}); install it, or give another "
                 "optimizer"
             ) from None
+
+
+def _check_muon(args: RunArguments) -> None:
+    """Raise an `InputError` if weights are divided as Muon cannot take them, or for a setting that it has not."""
+    dividing = {
+        "--deepspeed": args.deepspeed_plugin is not None,
+        "--fsdp_config with version 1": (args.fsdp_plugin_args or {}).get("fsdp_version") == 1,
+    }
+    flag = next((flag for flag, is_given in dividing.items() if is_given), None)
+    if flag:
+        raise InputError(
+            f"--optim muon multiplies whole matrices, and {flag} leaves parts of them; give --fsdp, which keeps their "
+            "shapes, or another --optim"
+        )
+    muon_settings(args)
+
+
+def muon_settings(args: RunArguments) -> dict[str, float]:
+    """The settings of Muon in --optim_args; an `InputError` for one that it has not."""
+    given = dict(setting.split("=") for setting in (args.optim_args or "").replace(" ", "").split(",") if setting)
+    settings = {}
+    for name, value in given.items():
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            settings[name] = math.nan
+        if name != "momentum" or not 0 <= settings[name] < 1:
+            raise InputError(
+                f"--optim_args: {name}={value} is no setting of --optim muon; give momentum=0.95, for example, from 0 "
+                "to below 1, and use --adam_beta1, --adam_beta2 and --adam_epsilon for the other weights"
+            )
+    return settings
 
 
 def _check_chunked_head(args: RunArguments) -> None:

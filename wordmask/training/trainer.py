@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.run_arguments import RunArguments
+from wordmask.config.trainer_checks import MUON
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.order import as_is, grouped, shuffled
 from wordmask.data.sampler import EVALUATION, Batches, Layout, Progress, RateSchedule, Stage
@@ -47,6 +48,7 @@ from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.evaluation.metrics import MaskedLMMetric
 from wordmask.training.fsdp import tied_weights_together
 from wordmask.training.model_card import write_card
+from wordmask.training.muon import muon_of
 from wordmask.training.pages import only_warned
 from wordmask.training.records.speed_record import SpeedRecord
 from wordmask.utils.errors import InputError
@@ -117,6 +119,8 @@ class MlmTrainer(EvaluatingTrainer):
             raise InputError(
                 f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
             )
+        if args.optim == MUON:
+            options.setdefault("optimizer_cls_and_kwargs", muon_of(model, args))
         super().__init__(
             model=model,
             args=args,

@@ -165,9 +165,7 @@ def checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
 def expected_checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
     """The bytes of a checkpoint before any step: at least, since the optimizer's state is known after one."""
     optimizer = str(getattr(trainer.args.optim, "value", trainer.args.optim))
-    moments = (
-        2 if optimizer.startswith("adamw_torch") and optimizer.removeprefix("adamw_torch") in ("", "_fused") else 0
-    )
+    moments = {"adamw_torch": 2, "adamw_torch_fused": 2, "muon": 1}.get(optimizer, 0)
     weights: Any = [] if trainer.model is None or trainer.args.save_only_model else trainer.model.parameters()
     state = sum(weight.numel() * weight.element_size() for weight in weights if weight.requires_grad)
     return model + moments * state + LOG * logs
