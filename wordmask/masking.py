@@ -42,6 +42,7 @@ MAX_UNIT = 10  # tokens; a sequence of n tokens has at most ceil(np) + MAX_UNIT 
 
 # Each purpose has its own stream of random numbers, so no two draws share a number.
 _ORDER, _NGRAM, _REPLACE = (np.uint64(purpose << 32) for purpose in range(3))
+RATE = 3 << 32  # for `drawn`
 # Numba turns the sum of an unsigned and a signed integer into a float, so every constant is unsigned.
 _GOLDEN, _ONE, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(1), np.uint64(32)
 
@@ -107,6 +108,11 @@ def _draw(key: np.uint64, purpose: np.uint64, counter: int) -> np.uint64:
 def uniform(bits: Any) -> Any:
     """Numbers in [0, 1) from 64 random bits, for a number or an array."""
     return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def drawn(keys: Keys, purpose: int) -> FloatArray:
+    """(batch,) A number in [0, 1) for each sequence, from the key of its mask. `RATE` is a purpose."""
+    return uniform(hash64(purpose, state=keys))
 
 
 @compiled

@@ -376,8 +376,8 @@ def test_an_old_flag_is_not_translated_into_one_that_does_not_exist():
 
 
 def test_the_first_rate_of_a_schedule_is_not_lost():
-    assert parse(mlm_probability="0.30:0.15").masking.rates == (0.30, 0.15)
-    assert parse(mlm_probability="0.2").masking.rates == (0.2, 0.2)
+    assert parse(mlm_probability="0.30:0.15").masking.rates.phases == ((1.0, 0.30, 0.15, False),)
+    assert parse(mlm_probability="0.2").masking.rates.phases == ((1.0, 0.2, 0.2, False),)
 
 
 def test_a_model_type_beside_a_model_is_passed_over_with_a_warning(caplog):

@@ -138,7 +138,7 @@ def _check_streaming(arguments: Arguments) -> None:
             "--train_sampling_strategy needs the whole text before training, and a stream has its own order; drop it, "
             "or --streaming"
         )
-    if arguments.data.streaming and arguments.masking.rates[0] != arguments.masking.rates[1]:
+    if arguments.data.streaming and arguments.masking.rates.needs_length:
         raise InputError("--mlm_probability: a schedule needs the length of training in advance; drop --streaming")
 
 

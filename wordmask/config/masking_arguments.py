@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from wordmask.config.parser import argument
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.masking import Strategy
 from wordmask.utils.errors import InputError
 
@@ -21,7 +22,10 @@ class MaskingArguments:
         "What to mask; ngram: 1 to 4 words, span: 1 to 10.",
         default=Strategy.TOKEN,
     )
-    mlm_probability: str = argument("The share of tokens to mask; 0.30:0.15 falls during training.", default="0.15")
+    mlm_probability: str = argument(
+        "Share of tokens to mask; during training 0.30:0.15 (line) or 0.3@0.7,0.15@0.3 (steps); 0.1..0.9 (drawn).",
+        default="0.15",
+    )
     mask_replace_prob: float = argument("The share that becomes [MASK].", default=0.8)
     random_replace_prob: float = argument("The share that becomes a random token.", default=0.1)
     preview_masking: int = argument("Print N masked examples and exit.", default=0)
@@ -57,20 +61,6 @@ class MaskingArguments:
             raise InputError(f"--preview_file: {path} exists already; give another name, or remove it")
 
     @cached_property
-    def rates(self) -> tuple[float, float]:
-        """The first and the last masking rate of `--mlm_probability`."""
-        return _parse_rates(self.mlm_probability)
-
-
-def _parse_rates(text: str) -> tuple[float, float]:
-    """The first and the last rate of `0.15` or `0.30:0.15`."""
-    try:
-        rates = [float(part) for part in str(text).split(":")]
-    except ValueError:
-        rates = []
-    if not (1 <= len(rates) <= 2 and all(0 < rate < 1 for rate in rates)):
-        raise InputError(
-            f"--mlm_probability: {text} is neither a number between 0 and 1, such as 0.15, nor two of them, such as "
-            "0.30:0.15"
-        )
-    return rates[0], rates[-1]
+    def rates(self) -> RateSchedule:
+        """The masking rate over the training."""
+        return RateSchedule.of(self.mlm_probability)

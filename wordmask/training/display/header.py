@@ -11,7 +11,7 @@ from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import Strategy
 from wordmask.training.trainer import MlmTrainer
-from wordmask.utils.quantities import counted, number, percent, short
+from wordmask.utils.quantities import counted, number, short
 from wordmask.utils.terminal import Fact, Terminal
 
 LENGTH = "sequence length"  # in the record of a run, but not in the header
@@ -85,8 +85,6 @@ def _sequences(sequences: Any) -> str:
 def describe_masking(arguments: Arguments) -> str:
     """What is masked, where words come from, how much is masked, and what replaces it."""
     masking, data = arguments.masking, arguments.data
-    first, last = masking.rates
-    rate = percent(first) if first == last else f"{percent(first)} to {percent(last)}"
     masked, random = masking.mask_replace_prob, masking.random_replace_prob
     kinds = {"become [MASK]": masked, "a random token": random, "stay": 1 - masked - random}
     replaced = ", ".join(f"{share:.0%} {kind}" for kind, share in kinds.items() if share > 1e-9)
@@ -95,7 +93,7 @@ def describe_masking(arguments: Arguments) -> str:
         references = data.train_ref_file or data.validation_ref_file
         source = "a reference file" if references else arguments.segmentation.segmenter or "the text"
         words = f" (words from {source})"
-    return f"{_UNITS[masking.masking_strategy]}{words}, {rate} of the tokens: {replaced}"
+    return f"{_UNITS[masking.masking_strategy]}{words}, {masking.rates}: {replaced}"
 
 
 def _device(training: RunArguments) -> str:
