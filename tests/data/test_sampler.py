@@ -88,11 +88,12 @@ def steps(rows: int, batch_size: int, accumulation: int, processes: int, **optio
     return [sum(merged[at : at + accumulation], []) for at in range(0, len(merged), accumulation)]
 
 
+@pytest.mark.parametrize("schedule", ["0.3:0.15", "0.3@0.7,0.15@0.3", "0.1..0.9"])
 @pytest.mark.parametrize("rows", [160, 165, 161, 175, 7])
 @pytest.mark.parametrize("layout", [(4, 4, 1), (8, 1, 2), (1, 16, 1), (2, 2, 4), (4, 2, 2), (1, 1, 16)], ids=str)
-def test_a_step_has_the_same_rows_however_it_is_divided(rows, layout):
+def test_a_step_has_the_same_rows_however_it_is_divided(rows, layout, schedule):
     """1 × 16, 4 × 4 and two processes × 8, with a schedule: the same rows at the same rates."""
-    rates = RateSchedule.of("0.3:0.15")
+    rates = RateSchedule.of(schedule, seed=3)
     for epoch in (0, 1):
         whole = steps(rows, 16, 1, 1, rates=rates, epochs=2, epoch=epoch)
         assert [len(step) for step in whole] == [16] * (rows // 16) + [rows % 16] * (rows % 16 > 0)

@@ -131,11 +131,9 @@ class RateSchedule:
 
     def __str__(self) -> str:
         """`30.0% of the tokens for 70% of the training, then 15.0%, in evaluations 15.0%`"""
-        last = len(self.phases) - 1
-        parts = [
-            f"{phase}{' of the tokens' * (not number)}{f' for {phase.share:.3g} of the training' * (number < last)}"
-            for number, phase in enumerate(self.phases)
-        ]
+        times = [f" for {100 * phase.share:.3g}% of the training" for phase in self.phases[:-1]] + [""]
+        parts = [f"{phase}{time}" for phase, time in zip(self.phases, times, strict=True)]
+        parts[0] = parts[0].replace(str(self.phases[0]), f"{self.phases[0]} of the tokens")
         varies = self.needs_length or self.draws
         return ", then ".join(parts) + f", in evaluations {percent(self.final)}" * varies
 
