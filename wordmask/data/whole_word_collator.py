@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.config.masking_arguments import MaskingArguments
+from wordmask.config.masking_arguments import MaskingArguments, parse_strategy
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Masker, lay_out, round_up
 from wordmask.data.tokenized_example import TokenizedExample, continues_by_offsets, continues_by_word_ids
-from wordmask.masking import Strategy, hash64
+from wordmask.masking import hash64
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
@@ -63,7 +63,8 @@ class WholeWordMaskCollator(Masker):
         tokenizer: any tokenizer with a mask token, fast or not.
         mlm_probability: the share of tokens to mask; `"0.1..0.9"` draws a share between the two for each example. If
             an example has its own `mlm_probability`, that is used.
-        strategy: what is masked as one unit: `whole_word`, `token`, `ngram` or `span`.
+        strategy: what is masked as one unit: `whole_word`, `token`, `ngram` or `span`; of a mix such as
+            `"whole_word:0.8,token:0.2"`, each example draws its own.
         seed: the seed of all masks.
         mask_replace_prob, random_replace_prob: the shares of chosen tokens that become the mask token and a random
             token. The rest does not change.
@@ -85,14 +86,11 @@ class WholeWordMaskCollator(Masker):
         pad_to_multiple_of: int | None = None,
         return_word_ids: bool = False,
     ):
-        if strategy not in [*Strategy]:
-            raise InputError(f"strategy: {strategy} is not known; choose from {', '.join(Strategy)}")
+        chosen = parse_strategy(strategy, "strategy")
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise InputError(f"pad_to_multiple_of: {pad_to_multiple_of} is not a positive number")
         with naming_parameters():
-            masking = MaskingArguments(
-                Strategy(strategy), str(mlm_probability), mask_replace_prob, random_replace_prob
-            )
+            masking = MaskingArguments(strategy, str(mlm_probability), mask_replace_prob, random_replace_prob)
             if masking.rates.needs_length:
                 raise InputError(
                     f"--mlm_probability: {mlm_probability} is a schedule, and a collator does not know the length of "
@@ -100,7 +98,7 @@ class WholeWordMaskCollator(Masker):
                 )
             vocabulary = Vocabulary.of(tokenizer)
         replacement = mask_replace_prob, random_replace_prob
-        super().__init__(vocabulary, Strategy(strategy), seed, *replacement, pad_to_multiple_of or 1, return_word_ids)
+        super().__init__(vocabulary, chosen, seed, *replacement, pad_to_multiple_of or 1, return_word_ids)
         self.tokenizer, self.mlm_probability = tokenizer, mlm_probability
         unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
         self.surfaces = Surfaces(tokenizer, np.append(np.flatnonzero(~vocabulary.maskable), unknown).astype(np.int64))

@@ -35,7 +35,7 @@ def make_collator(arguments: Arguments, vocabulary: Vocabulary, **returned: bool
     training, masking = arguments.training, arguments.masking
     return MaskingCollator(
         vocabulary,
-        masking.masking_strategy,
+        masking.strategy,
         training.mask_seed,
         masking.mask_replace_prob,
         masking.random_replace_prob,

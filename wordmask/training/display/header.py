@@ -11,7 +11,7 @@ from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import Strategy
 from wordmask.training.trainer import MlmTrainer
-from wordmask.utils.quantities import counted, number, short
+from wordmask.utils.quantities import counted, number, percent, short
 from wordmask.utils.terminal import Fact, Terminal
 
 LENGTH = "sequence length"  # in the record of a run, but not in the header
@@ -89,11 +89,13 @@ def describe_masking(arguments: Arguments) -> str:
     kinds = {"become [MASK]": masked, "a random token": random, "stay": 1 - masked - random}
     replaced = ", ".join(f"{share:.0%} {kind}" for kind, share in kinds.items() if share > 1e-9)
     words = ""
-    if masking.masking_strategy is not Strategy.TOKEN:
+    if masking.needs_words:
         references = data.train_ref_file or data.validation_ref_file
         source = "a reference file" if references else arguments.segmentation.segmenter or "the text"
         words = f" (words from {source})"
-    return f"{_UNITS[masking.masking_strategy]}{words}, {masking.rates}: {replaced}"
+    shares = masking.shares
+    parts = [f"{_UNITS[one]}{f' in {percent(share)} of the sequences' * (share < 1)}" for one, share in shares.items()]
+    return f"{', '.join(parts)}{words}, {masking.rates}: {replaced}"
 
 
 def _device(training: RunArguments) -> str:
