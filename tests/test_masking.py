@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from wordmask.masking import (
     NGRAM_LENGTHS,
+    Mix,
     Replacement,
     Strategy,
     choose,
@@ -29,7 +30,8 @@ from wordmask.masking import (
 from wordmask.utils.jit import compiled
 
 MASK, PAD, SPECIAL = 3, 0, 2  # ids; text begins at 10
-EVERY = pytest.mark.parametrize("strategy", list(Strategy), ids=lambda strategy: strategy.value)
+MIX = Mix({Strategy.WHOLE_WORD: 0.5, Strategy.TOKEN: 0.2, Strategy.SPAN: 0.3})
+EVERY = pytest.mark.parametrize("strategy", [*Strategy, MIX], ids=[*Strategy, "mix"])
 RUNS = pytest.mark.parametrize("strategy", [Strategy.NGRAM, Strategy.SPAN], ids=lambda strategy: strategy.value)
 
 
@@ -118,7 +120,7 @@ def test_no_word_of_up_to_ten_tokens_is_half_masked(rows, rate, seed):
 def test_no_row_passes_its_budget_and_none_with_text_goes_unmasked(rows, rates, seed):
     maskable, continues = arrays(rows)
     rates = np.array(rates[: len(rows)])
-    for strategy in Strategy:
+    for strategy in (*Strategy, MIX):
         mask = chosen_mask(maskable, continues, rates, hash64(seed, 0, np.arange(len(rows))), strategy)
         assert not (mask & ~maskable).any(), "a special token or padding was chosen"
         for row_mask, row_maskable, rate in zip(mask, maskable, rates, strict=True):
@@ -152,7 +154,7 @@ def test_a_mask_does_not_depend_on_the_other_rows_nor_on_padding(rows, padding, 
     order = data.draw(st.permutations(range(len(rows))))
     ids = np.array(order)
     rates = np.linspace(rate, rate / 2, len(rows))
-    for strategy in Strategy:
+    for strategy in (*Strategy, MIX):
         together = chosen_mask(*arrays([rows[i] for i in order]), rates[ids], hash64(seed, 0, ids), strategy)
         for place, row in enumerate(order):
             maskable, continues = arrays([rows[row]], width=together.shape[1] + padding)
@@ -168,7 +170,7 @@ def test_labels_say_exactly_what_was_chosen_and_inputs_stay_as_they_were(rows, r
     keys, rates = hash64(seed, 0, np.arange(len(rows))), np.full(len(rows), rate)
     inputs = (maskable, continues, ids, keys, rates)
     before = [array.copy() for array in inputs]
-    for strategy in Strategy:
+    for strategy in (*Strategy, MIX):
         chosen = choose(maskable, continues, rates, keys, strategy)
         masked, labels = replace(ids, chosen, keys, Replacement(MASK, np.array([5, 6]), 0.5, 0.25))
         mask = np.zeros(ids.shape, bool)
@@ -253,7 +255,7 @@ def test_the_expected_share_is_the_rate_at_every_length(strategy, tokens):
     assert abs(share.mean() - 0.15) < 4 * error + 0.001
 
 
-@EVERY
+@pytest.mark.parametrize("strategy", Strategy)
 @pytest.mark.parametrize("tokens", [20, 40])
 def test_every_word_has_the_same_chance_whatever_its_length(strategy, tokens):
     """BERT's rule gives words of 1, 2, 3, 4 tokens 35, 19, 13 and 0 % on lines of 20 tokens."""
@@ -472,3 +474,37 @@ def test_hashes_take_every_seed_that_a_flag_can_give():
     assert len(np.unique(hashes)) == len(np.unique(np.array([seed % 2**64 for seed in seeds], np.uint64)))
     drawn = uniform(hashes)
     assert ((drawn >= 0) & (drawn < 1)).all()
+
+
+# A mix of strategies
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.2), (0.25, 0.25, 0.25, 0.25), (0.01, 0.09, 0.9)], ids=str)
+def test_each_strategy_of_a_mix_has_its_share_of_the_sequences(shares):
+    mix = Mix(dict(zip(Strategy, shares, strict=False)))
+    for seed in range(3):
+        counts = np.bincount(mix.drawn(hash64(seed, 4, np.arange(20_000))), minlength=len(shares))
+        assert chi_square(counts, np.array(shares)) < chi_square_limit(len(shares) - 1)
+
+
+def test_a_sequence_of_a_mix_has_the_mask_of_the_strategy_that_it_draws():
+    """To the bit, and it draws by its own key: in any batch the same, in another epoch another."""
+    maskable, continues = repeated([1, 2, 3, 4] * 8, 300)
+    keys = keys_of(300)
+    mask, drawn = chosen_mask(maskable, continues, 0.2, keys, MIX), MIX.drawn(keys)
+    for number, strategy in enumerate(MIX.shares):
+        own = drawn == number
+        assert own.sum() > 30
+        np.testing.assert_array_equal(mask[own], chosen_mask(maskable, continues, 0.2, keys, strategy)[own])
+    np.testing.assert_array_equal(MIX.drawn(keys[::-7]), drawn[::-7])
+    again = MIX.drawn(hash64(0, 99, np.arange(300)))
+    assert 0.25 < (again == drawn).mean() < 0.55, "as often as two draws agree by chance: 0.38"
+
+
+def test_what_is_drawn_says_nothing_about_what_is_masked():
+    """Each token of a sequence is masked as often, whatever strategy the sequence draws."""
+    maskable, continues = repeated([1] * 20, 30_000)
+    keys = keys_of(30_000)
+    mask, drawn = chosen_mask(maskable, continues, 0.15, keys, MIX), MIX.drawn(keys)
+    for number in range(3):
+        assert mask[drawn == number].mean() == pytest.approx(0.15, abs=0.004)

@@ -42,6 +42,7 @@ MAX_UNIT = 10  # tokens; a sequence of n tokens has at most ceil(np) + MAX_UNIT 
 
 # Each purpose has its own stream of random numbers, so no two draws share a number.
 _ORDER, _NGRAM, _REPLACE = (np.uint64(purpose << 32) for purpose in range(3))
+RATE, _STRATEGY = 3 << 32, 4 << 32  # for `drawn`
 # Numba turns the sum of an unsigned and a signed integer into a float, so every constant is unsigned.
 _GOLDEN, _ONE, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(1), np.uint64(32)
 
@@ -53,6 +54,22 @@ class Strategy(StrEnum):
     WHOLE_WORD = "whole_word"
     NGRAM = "ngram"
     SPAN = "span"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Strategies, of which each sequence draws one, by the key of its mask.
+
+    Attributes:
+        shares: the share of the sequences that each strategy has. They add up to 1.
+    """
+
+    shares: dict[Strategy, float]
+
+    def drawn(self, keys: Keys) -> IntArray:
+        """(batch,) The number of the strategy that each sequence draws."""
+        bounds = np.cumsum([*self.shares.values()])[:-1]  # without the last one, which is 1
+        return np.searchsorted(bounds, drawn(keys, _STRATEGY), side="right")
 
 
 _GEOMETRIC = 0.2 * 0.8 ** np.arange(10)
@@ -107,6 +124,11 @@ def _draw(key: np.uint64, purpose: np.uint64, counter: int) -> np.uint64:
 def uniform(bits: Any) -> Any:
     """Numbers in [0, 1) from 64 random bits, for a number or an array."""
     return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def drawn(keys: Keys, purpose: int) -> FloatArray:
+    """(batch,) A number in [0, 1) for each sequence, from the key of its mask. `RATE` is a purpose."""
+    return uniform(hash64(purpose, state=keys))
 
 
 @compiled
@@ -238,7 +260,9 @@ def _choose(
     return chosen[:count]
 
 
-def choose(maskable: BoolArray, continues: BoolArray, rates: FloatArray, keys: Keys, strategy: Strategy) -> IntArray:
+def choose(
+    maskable: BoolArray, continues: BoolArray, rates: FloatArray, keys: Keys, strategy: Strategy | Mix
+) -> IntArray:
     """Choose what to mask. Each word is chosen with the probability of its sequence.
 
     Args:
@@ -246,13 +270,21 @@ def choose(maskable: BoolArray, continues: BoolArray, rates: FloatArray, keys: K
         continues: (batch, length), whether a token continues the word of the token before it.
         rates: (batch,), the share of maskable tokens to choose; 0 chooses nothing.
         keys: (batch,), the random keys of the sequences, see `hash64`.
-        strategy: what is masked as one unit.
+        strategy: what is masked as one unit; of a mix, each sequence draws its own.
 
     Returns:
-        The flat positions that were chosen, sequence after sequence, in no order within one. A sequence with something
+        The flat positions that were chosen, in no order. A sequence with something
         to mask and a rate above 0 has at least one unit. One with n maskable tokens and rate p has at most
         ceil(np) + MAX_UNIT - 1 positions.
     """
+    if isinstance(strategy, Mix):
+        number, width = strategy.drawn(keys), maskable.shape[1]
+        parts = []
+        for place, one in enumerate(strategy.shares):
+            own = np.flatnonzero(number == place)
+            flat = choose(maskable[own], continues[own], rates[own], keys[own], one)
+            parts.append(own[flat // width] * width + flat % width)  # sequence 1 of those that drew it may be 3 of all
+        return np.concatenate(parts)
     if strategy is Strategy.TOKEN:
         continues = np.zeros_like(maskable)
     dense = np.ascontiguousarray  # numba would compile once more for another memory layout

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.legacy_flags import OLD_FLAGS
+from wordmask.masking import Mix, Strategy
 from wordmask.utils.errors import InputError
 
 NEEDED = {"model_name_or_path": "some/model", "train_file": "some.txt", "output_dir": "out", "use_cpu": "true"}
@@ -376,8 +377,8 @@ def test_an_old_flag_is_not_translated_into_one_that_does_not_exist():
 
 
 def test_the_first_rate_of_a_schedule_is_not_lost():
-    assert parse(mlm_probability="0.30:0.15").masking.rates == (0.30, 0.15)
-    assert parse(mlm_probability="0.2").masking.rates == (0.2, 0.2)
+    assert parse(mlm_probability="0.30:0.15").masking.rates.phases == ((1.0, 0.30, 0.15, False),)
+    assert parse(mlm_probability="0.2").masking.rates.phases == ((1.0, 0.2, 0.2, False),)
 
 
 def test_a_model_type_beside_a_model_is_passed_over_with_a_warning(caplog):
@@ -390,3 +391,14 @@ def test_yaml_truth_values_stand_for_the_words_they_were(tmp_path):
     path.write_text("eval_strategy: no\nfp16: no\n" + "".join(f"{name}: {value}\n" for name, value in NEEDED.items()))
     arguments = parse_arguments([str(path)])
     assert arguments.training.eval_strategy == "no" and arguments.training.fp16 is False
+
+
+def test_a_mix_of_strategies_is_read_and_needs_words_if_one_of_them_does():
+    mixed = parse(masking_strategy="whole_word:0.8,token:0.2")
+    assert mixed.masking.strategy == Mix({Strategy.WHOLE_WORD: 0.8, Strategy.TOKEN: 0.2})
+    assert (
+        mixed.needed_segmentation is mixed.segmentation
+        and mixed.given["masking_strategy"] == "whole_word:0.8,token:0.2"
+    )
+    assert parse(masking_strategy="token:1").needed_segmentation is None
+    assert parse(masking_strategy="span").masking.strategy is Strategy.SPAN

@@ -14,6 +14,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.arguments import DataArguments
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.findings import Findings, single_characters, total
 from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
@@ -130,7 +131,10 @@ def test_the_workers_of_a_stream_say_once_that_positions_are_left_out(classic, c
     arguments = DataArguments(**texts, streaming=True, line_by_line=True)
     tokenizer = AutoTokenizer.from_pretrained(chinese_model)
     rows = StreamedSequences(
-        load_texts(arguments, None, None, False)["train"], Tokenization(tokenizer, arguments), 60, 0.15
+        load_texts(arguments, None, None, False)["train"],
+        Tokenization(tokenizer, arguments),
+        60,
+        RateSchedule.of("0.15"),
     )
     log = logging.FileHandler(tmp_path / "log")
     logging.getLogger("wordmask").addHandler(log)

@@ -14,15 +14,16 @@ from transformers import AutoModelForMaskedLM
 
 from conftest import character_tokenizer, save_model
 from wordmask.config.arguments import RunArguments
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.order import grouped, shuffled
-from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, RateSchedule, Stage
+from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, Stage
 from wordmask.data.sequences import StagedSequences
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.trainer import MlmTrainer
 
-CONSTANT = RateSchedule(0.15, 0.15)
+CONSTANT = RateSchedule.of("0.15:0.15")
 
 
 def epoch_batches(rows: int, layout: Layout, rates: RateSchedule = CONSTANT, seed: int = 3, **options) -> Batches:
@@ -87,11 +88,12 @@ def steps(rows: int, batch_size: int, accumulation: int, processes: int, **optio
     return [sum(merged[at : at + accumulation], []) for at in range(0, len(merged), accumulation)]
 
 
+@pytest.mark.parametrize("schedule", ["0.3:0.15", "0.3@0.7,0.15@0.3", "0.1..0.9"])
 @pytest.mark.parametrize("rows", [160, 165, 161, 175, 7])
 @pytest.mark.parametrize("layout", [(4, 4, 1), (8, 1, 2), (1, 16, 1), (2, 2, 4), (4, 2, 2), (1, 1, 16)], ids=str)
-def test_a_step_has_the_same_rows_however_it_is_divided(rows, layout):
+def test_a_step_has_the_same_rows_however_it_is_divided(rows, layout, schedule):
     """1 × 16, 4 × 4 and two processes × 8, with a schedule: the same rows at the same rates."""
-    rates = RateSchedule(0.3, 0.15)
+    rates = RateSchedule.of(schedule, seed=3)
     for epoch in (0, 1):
         whole = steps(rows, 16, 1, 1, rates=rates, epochs=2, epoch=epoch)
         assert [len(step) for step in whole] == [16] * (rows // 16) + [rows % 16] * (rows % 16 > 0)
@@ -132,7 +134,7 @@ def test_an_epoch_is_the_same_each_time_and_another_one_is_new():
 
 def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
     stage = Stage(10, lambda epoch: np.arange(10), Layout(4))
-    batches = Batches([stage], RateSchedule(0.2, 0.2), epoch=EVALUATION)
+    batches = Batches([stage], RateSchedule.of("0.2:0.2"), epoch=EVALUATION)
     first = list(batches)
     batches.set_epoch(2)
     assert list(batches) == first
@@ -148,7 +150,7 @@ def of_step_sizes(rows: int, layout: tuple[int, int, int], done: Progress, **opt
     order = lambda epoch: shuffled(3, epoch, rows)  # noqa: E731
     arrange = lambda left, step, epoch: grouped(left, lengths, step, 3, epoch, steps=3)  # noqa: E731
     layouts = [Layout(*layout, process) for process in range(layout[2])]
-    rates = RateSchedule(0.4, 0.1)
+    rates = RateSchedule.of("0.4:0.1")
     return [Batches([Stage(rows, order, own, arrange=arrange)], rates, done=done, **options) for own in layouts]
 
 
@@ -234,15 +236,15 @@ def test_rows_of_like_length_share_a_step_of_the_new_size():
 
 
 def test_a_schedule_is_a_straight_line_over_training_that_ends_at_its_last_rate():
-    rates = RateSchedule(0.30, 0.15)
+    rates = RateSchedule.of("0.30:0.15")
     np.testing.assert_allclose(rates.at(np.array([0, 0.5, 1])), [0.30, 0.225, 0.15])
     np.testing.assert_allclose(CONSTANT.at(np.arange(5.0)), [0.15] * 5)
-    np.testing.assert_allclose(RateSchedule(0.1, 0.4).at(np.arange(4) / 3), [0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_allclose(RateSchedule.of("0.1:0.4").at(np.arange(4) / 3), [0.1, 0.2, 0.3, 0.4])
 
 
 def test_a_row_has_the_rate_of_its_place_in_training():
     """Over two epochs of ten rows: the second goes on where the first has ended."""
-    batches = epoch_batches(10, Layout(3), RateSchedule(0.4, 0.2), epochs=2)
+    batches = epoch_batches(10, Layout(3), RateSchedule.of("0.4:0.2"), epochs=2)
     drawn = []
     for epoch in (0, 1):
         batches.set_epoch(epoch)
@@ -312,7 +314,7 @@ def masks_of_rows(epochs) -> list[dict[tuple, list[tuple]]]:
 
 
 ROWS = 23
-SCHEDULE = RateSchedule(0.5, 0.2)
+SCHEDULE = RateSchedule.of("0.5:0.2")
 
 
 @pytest.fixture(scope="module")
@@ -380,7 +382,7 @@ def test_the_trainers_loader_gives_the_same_batches_with_persistent_workers(tmp_
             dataloader_num_workers=workers,
             dataloader_persistent_workers=workers > 0,
         )
-        rows, rates = Lines(ROWS), (0.5, 0.2)
+        rows, rates = Lines(ROWS), SCHEDULE
         trainer = MlmTrainer(
             model, arguments, StagedSequences([rows]), rows, tokenizer, collator(9), collator(9, word_ids=True), rates
         )

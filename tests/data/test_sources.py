@@ -20,6 +20,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import refusal, sample_lines
 from wordmask.config.arguments import DataArguments
+from wordmask.config.rate_schedule import Phase, RateSchedule
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StreamedSequences
@@ -72,7 +73,11 @@ def batches_of(tokenizer, path: str, length: int, **arguments) -> list[dict]:
     settings = DataArguments(train_file=[path], **arguments)
     texts = load_texts(settings, None, None, False)["train"]
     if settings.streaming:
-        examples = list(StreamedSequences(texts, Tokenization(tokenizer, settings), length, 0.0).one_epoch(0))
+        examples = list(
+            StreamedSequences(
+                texts, Tokenization(tokenizer, settings), length, RateSchedule((Phase(1.0, 0.0, 0.0),))
+            ).one_epoch(0)
+        )
     else:
         tokenization = Tokenization(tokenizer, settings)
         rows = Sequences(tokenized(texts, tokenization), tokenization, length)

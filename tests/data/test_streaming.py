@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import run_mlm_wwm
 from conftest import free_port, sample_lines, train_tokenizer, training_steps, trajectory
 from wordmask.config.arguments import DataArguments
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
@@ -30,7 +31,9 @@ def tokenizer():
 def stream(paths: str | list[str], tokenizer, processes: int = 1, process: int = 0, **settings) -> StreamedSequences:
     arguments = DataArguments(train_file=[paths] if isinstance(paths, str) else paths, streaming=True, **settings)
     texts = load_texts(arguments, None, None, False)["train"]
-    return StreamedSequences(texts, Tokenization(tokenizer, arguments), 20, 0.15, processes, process)
+    return StreamedSequences(
+        texts, Tokenization(tokenizer, arguments), 20, RateSchedule.of("0.1..0.9"), processes, process
+    )
 
 
 def key(example) -> tuple:

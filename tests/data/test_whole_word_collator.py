@@ -354,6 +354,7 @@ def test_words_are_masked_whole_at_the_rate_that_was_asked_for(lengths, strategy
     "options, sentence",
     [
         ({"mlm_probability": 1.5}, "mlm_probability: 1.5"),
+        ({"mlm_probability": "0.30:0.15"}, "mlm_probability: 0.30:0.15 is a schedule"),
         ({"strategy": "words"}, "strategy: words .* token, whole_word"),
         ({"mask_replace_prob": -1}, "mask_replace_prob: -1"),
         ({"mask_replace_prob": 0.9, "random_replace_prob": 0.2}, "add up to more than 1"),
@@ -404,3 +405,16 @@ def test_encodings_of_a_tokenizer_are_examples(bert):
 def test_bare_lists_are_examples_as_for_the_removed_collator(bert):
     ids = [[2, 9, 3], [2, 9, 10, 3]]
     assert wordmask.WholeWordMaskCollator(bert)(ids)["labels"].shape == (2, 4)
+
+
+def test_a_drawn_rate_is_that_of_the_example_alone(bert):
+    """In any batch, and as the sampler of an `MlmTrainer` draws it."""
+    collator = wordmask.WholeWordMaskCollator(bert, mlm_probability="0.1..0.9", strategy="token", seed=5)
+    ids = bert("the quick brown fox jumps over the lazy dog " * 20)["input_ids"]
+    examples = [{"input_ids": ids, "example_id": number, "epoch": 2} for number in range(30)]
+    shares = (collator(examples)["labels"] != -100).sum(1) / (len(ids) - 2)
+    drawn = collator.rates.at(np.zeros(30), 2, np.arange(30))
+    np.testing.assert_allclose(shares, drawn, atol=1 / (len(ids) - 2))
+    assert drawn.min() < 0.3 and drawn.max() > 0.7
+    alone = collator([examples[7]])["labels"]
+    np.testing.assert_array_equal(alone[0], collator(examples)["labels"][7])

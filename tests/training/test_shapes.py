@@ -80,6 +80,7 @@ def train(model: str, text: str, directory: Path, *more: str) -> None:
         ("bert", "--masking_strategy whole_word"),
         ("bert", "--masking_strategy ngram"),
         ("bert", "--masking_strategy span"),
+        ("bert", "--masking_strategy whole_word:0.5,span:0.5 --mlm_probability 0.1..0.5"),
         ("bert", "--no_sparse_prediction"),
         ("bert", "--gradient_accumulation_steps 3 --eval_strategy steps --eval_steps 2"),
         ("bert", "--no_line_by_line"),

@@ -21,7 +21,6 @@ from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import Value, apply_defaults, is_short_form
-from wordmask.masking import Strategy
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class Arguments:
     @property
     def needed_segmentation(self) -> SegmentationArguments | None:
         """The segmenter's flags; `None` if whole words are not needed."""
-        return None if self.masking.masking_strategy is Strategy.TOKEN else self.segmentation
+        return self.segmentation if self.masking.needs_words else None
 
     @property
     def no_task_given(self) -> bool:

@@ -23,7 +23,6 @@ from transformers.trainer_utils import IntervalStrategy
 from wordmask.config.attention_checks import check_attention
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.parser import suggest
-from wordmask.masking import Strategy
 from wordmask.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _check_words(arguments: Arguments) -> None:
         f"--{name}_ref_file" for name in ("train", "validation") if getattr(arguments.data, f"{name}_ref_file")
     ]
     sources = references + ["--segmenter"] * bool(arguments.segmentation.segmenter)
-    if sources and arguments.masking.masking_strategy is Strategy.TOKEN:
+    if sources and not arguments.masking.needs_words:
         raise InputError(
             f"{sources[0]} marks whole words and --masking_strategy token masks tokens; use run_mlm_wwm.py, or "
             "--masking_strategy whole_word"
@@ -138,7 +137,7 @@ def _check_streaming(arguments: Arguments) -> None:
             "--train_sampling_strategy needs the whole text before training, and a stream has its own order; drop it, "
             "or --streaming"
         )
-    if arguments.data.streaming and arguments.masking.rates[0] != arguments.masking.rates[1]:
+    if arguments.data.streaming and arguments.masking.rates.needs_length:
         raise InputError("--mlm_probability: a schedule needs the length of training in advance; drop --streaming")
 
 

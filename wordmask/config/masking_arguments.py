@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from wordmask.config.parser import argument
-from wordmask.masking import Strategy
+from wordmask.config.rate_schedule import RateSchedule
+from wordmask.masking import Mix, Strategy
 from wordmask.utils.errors import InputError
 
 
@@ -17,19 +18,21 @@ class MaskingArguments:
 
     _argument_group_name = "masking"
 
-    masking_strategy: Strategy = argument(
-        "What to mask; ngram: 1 to 4 words, span: 1 to 10.",
-        default=Strategy.TOKEN,
+    masking_strategy: str = argument(
+        "What to mask: token, whole_word, ngram (1 to 4 words), span (1 to 10), or whole_word:0.8,token:0.2.",
+        default=Strategy.TOKEN.value,
     )
-    mlm_probability: str = argument("The share of tokens to mask; 0.30:0.15 falls during training.", default="0.15")
+    mlm_probability: str = argument(
+        "Share of tokens to mask; during training 0.30:0.15 (line) or 0.3@0.7,0.15@0.3 (steps); 0.1..0.9 (drawn).",
+        default="0.15",
+    )
     mask_replace_prob: float = argument("The share that becomes [MASK].", default=0.8)
     random_replace_prob: float = argument("The share that becomes a random token.", default=0.1)
     preview_masking: int = argument("Print N masked examples and exit.", default=0)
     preview_file: str | None = argument("Write them to this .html file instead, as a page.", default=None)
 
     def __post_init__(self) -> None:
-        self.masking_strategy = Strategy(self.masking_strategy)
-        _ = self.rates  # a wrong value shows now
+        _ = self.strategy, self.rates  # a wrong value shows now
         for name in ("mask_replace_prob", "random_replace_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name}: {getattr(self, name)} is not a probability; give a number from 0 to 1")
@@ -57,20 +60,50 @@ class MaskingArguments:
             raise InputError(f"--preview_file: {path} exists already; give another name, or remove it")
 
     @cached_property
-    def rates(self) -> tuple[float, float]:
-        """The first and the last masking rate of `--mlm_probability`."""
-        return _parse_rates(self.mlm_probability)
+    def strategy(self) -> Strategy | Mix:
+        """What is masked as one unit."""
+        return parse_strategy(self.masking_strategy)
+
+    @property
+    def shares(self) -> dict[Strategy, float]:
+        """The share of the sequences that each strategy has."""
+        return self.strategy.shares if isinstance(self.strategy, Mix) else {self.strategy: 1.0}
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether words are masked whole in some sequences."""
+        return {*self.shares} != {Strategy.TOKEN}
+
+    @cached_property
+    def rates(self) -> RateSchedule:
+        """The masking rate over the training."""
+        return RateSchedule.of(self.mlm_probability)
 
 
-def _parse_rates(text: str) -> tuple[float, float]:
-    """The first and the last rate of `0.15` or `0.30:0.15`."""
+def parse_strategy(text: str, flag: str = "--masking_strategy") -> Strategy | Mix:
+    """The strategy of `whole_word`, or the mix of `whole_word:0.8,token:0.2`.
+
+    Raises:
+        InputError: naming the flag.
+    """
+    parts = [part.partition(":") for part in str(text).split(",")]
+    names = [name for name, _, _ in parts]
+    for name in names:
+        if name not in [*Strategy]:
+            raise InputError(
+                f"{flag}: {name} is not known; choose from {', '.join(Strategy)}, or mix them, such as "
+                "whole_word:0.8,token:0.2"
+            )
+    if len(parts) == 1 and not parts[0][1]:
+        return Strategy(names[0])
     try:
-        rates = [float(part) for part in str(text).split(":")]
+        shares = [float(share) for _, _, share in parts]
     except ValueError:
-        rates = []
-    if not (1 <= len(rates) <= 2 and all(0 < rate < 1 for rate in rates)):
+        shares = []
+    if not shares or not all(share > 0 for share in shares) or len({*names}) < len(names):
         raise InputError(
-            f"--mlm_probability: {text} is neither a number between 0 and 1, such as 0.15, nor two of them, such as "
-            "0.30:0.15"
+            f"{flag}: {text} does not give each strategy once, with a share above 0; write whole_word:0.8,token:0.2"
         )
-    return rates[0], rates[-1]
+    if abs(sum(shares) - 1) > 1e-6:
+        raise InputError(f"{flag}: the shares of {text} add up to {sum(shares):g}; make them add up to 1")
+    return Mix(dict(zip(map(Strategy, names), shares, strict=True)))

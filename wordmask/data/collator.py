@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.masking import IGNORED, MAX_UNIT, Replacement, Strategy, choose, hash64, replace, word_starts
+from wordmask.masking import IGNORED, MAX_UNIT, Mix, Replacement, Strategy, choose, hash64, replace, word_starts
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
 from wordmask.utils.jit import compiled
@@ -47,7 +47,7 @@ class Masker:
 
     Attributes:
         vocabulary: see `Vocabulary`.
-        strategy: what is masked as one unit.
+        strategy: what is masked as one unit; of a mix, each sequence draws its own.
         seed: the seed of all masks.
         mask_prob, random_prob: the shares of chosen tokens that become the mask token and a random token.
         multiple_of: the length of a batch is a multiple of this.
@@ -55,7 +55,7 @@ class Masker:
     """
 
     vocabulary: Vocabulary
-    strategy: Strategy
+    strategy: Strategy | Mix
     seed: int
     mask_prob: float = 0.8
     random_prob: float = 0.1

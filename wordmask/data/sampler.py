@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import as_is
 
 EVALUATION = 2**32 - 1  # the epoch of evaluation: its masks are the same every time
@@ -29,18 +30,6 @@ class Draw(NamedTuple):
     index: int  # type: ignore[assignment]  # instead of the method index() of a tuple
     epoch: int
     rate: float
-
-
-@dataclass(frozen=True)
-class RateSchedule:
-    """A masking rate that goes in a straight line from `first` to `last` over the whole training."""
-
-    first: float
-    last: float
-
-    def at(self, progress: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(sequences,) The rate of sequences, given the share of the training that is done before each of them."""
-        return self.first + (self.last - self.first) * progress
 
 
 @dataclass(frozen=True)
@@ -298,7 +287,8 @@ class Batches(Sampler[list[Draw]]):
             later_epochs = epoch - self.first_epoch
             steps = self.base + bool(later_epochs) * (self._first_steps + (later_epochs - 1) * self.steps_in_epoch)
             share = np.minimum((steps + np.arange(used) / stage.layout.step_size) / self.planned_steps, 1.0)
-        return stage.remaining(epoch, shown)[:used], self.rates.at(share)
+        order = stage.remaining(epoch, shown)[:used]
+        return order, self.rates.at(share, epoch, stage.offset + order)
 
     def _deal(self, layout: Layout, draws: list[Draw]) -> Iterator[list[Draw]]:
         """The batches of this process in a step.

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example
 from wordmask.data.data_report import LongLines, SplitText
 from wordmask.data.findings import SplitFindings, left_out, total
@@ -229,7 +230,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         texts: the texts.
         tokenization: how they are tokenized.
         length: the largest number of tokens of a sequence, with special tokens.
-        rate: the masking rate.
+        rates: the masking rate, which does not depend on the length of the training.
         processes: the number of processes that train together.
         process: the number of this process, from 0.
     """
@@ -239,7 +240,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         texts: Texts[Stream],
         tokenization: Tokenization,
         length: int,
-        rate: float,
+        rates: RateSchedule,
         processes: int = 1,
         process: int = 0,
     ):
@@ -249,7 +250,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         self.shards = self.source.num_shards
         self.flags = texts.flag, texts.reference_flag
         self.warned = multiprocessing.Value("b", False)  # whether a worker of this machine has warned
-        self.special_count, self.length, self.rate = count_special_tokens(tokenization.tokenizer), length, rate
+        self.special_count, self.length, self.rates = count_special_tokens(tokenization.tokenizer), length, rates
         self.processes, self.process = processes, process
         self.first_lengths = np.zeros(0, np.int64)  # of the first sequences, for the data report
 
@@ -270,9 +271,12 @@ class StreamedSequences(torch.utils.data.IterableDataset):
             tokens, findings = self.tokenizer(table)
             self._warn_once(left_out(findings, self.flags[1], ", and so will be those in other texts"))
             values, division = tokens.values.to_numpy(), self._divide(tokens)
-            for index, spans in enumerate(division.documents(range(len(division)))):
+            identities = place << 24 | np.arange(len(division))
+            rates = self.rates.at(np.zeros(len(division)), epoch, identities)
+            of_each = zip(division.documents(range(len(division))), identities.tolist(), rates.tolist(), strict=True)
+            for spans, identity, rate in of_each:
                 documents = [values[start:stop] for start, stop in spans]
-                yield Example(documents, place << 24 | index, epoch, self.rate, self.length)
+                yield Example(documents, identity, epoch, rate, self.length)
 
     def first_text(self) -> SplitText:
         """What the first texts say, before workers start. They are tokenized once more than needed.

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.config.masking_arguments import MaskingArguments
+from wordmask.config.masking_arguments import MaskingArguments, parse_strategy
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Masker, lay_out, round_up
 from wordmask.data.tokenized_example import TokenizedExample, continues_by_offsets, continues_by_word_ids
-from wordmask.masking import Strategy, hash64
+from wordmask.masking import hash64
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
@@ -60,8 +61,10 @@ class WholeWordMaskCollator(Masker):
 
     Args:
         tokenizer: any tokenizer with a mask token, fast or not.
-        mlm_probability: the share of tokens to mask. If an example has its own `mlm_probability`, that is used.
-        strategy: what is masked as one unit: `whole_word`, `token`, `ngram` or `span`.
+        mlm_probability: the share of tokens to mask; `"0.1..0.9"` draws a share between the two for each example. If
+            an example has its own `mlm_probability`, that is used.
+        strategy: what is masked as one unit: `whole_word`, `token`, `ngram` or `span`; of a mix such as
+            `"whole_word:0.8,token:0.2"`, each example draws its own.
         seed: the seed of all masks.
         mask_replace_prob, random_replace_prob: the shares of chosen tokens that become the mask token and a random
             token. The rest does not change.
@@ -75,7 +78,7 @@ class WholeWordMaskCollator(Masker):
     def __init__(
         self,
         tokenizer: Any,
-        mlm_probability: float = 0.15,
+        mlm_probability: float | str = 0.15,
         strategy: str = "whole_word",
         seed: int = 0,
         mask_replace_prob: float = 0.8,
@@ -83,22 +86,31 @@ class WholeWordMaskCollator(Masker):
         pad_to_multiple_of: int | None = None,
         return_word_ids: bool = False,
     ):
-        if strategy not in [*Strategy]:
-            raise InputError(f"strategy: {strategy} is not known; choose from {', '.join(Strategy)}")
+        chosen = parse_strategy(strategy, "strategy")
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise InputError(f"pad_to_multiple_of: {pad_to_multiple_of} is not a positive number")
         with naming_parameters():
-            MaskingArguments(Strategy(strategy), str(mlm_probability), mask_replace_prob, random_replace_prob)
+            masking = MaskingArguments(strategy, str(mlm_probability), mask_replace_prob, random_replace_prob)
+            if masking.rates.needs_length:
+                raise InputError(
+                    f"--mlm_probability: {mlm_probability} is a schedule, and a collator does not know the length of "
+                    "the training; give one rate, or the schedule as the rates of an MlmTrainer"
+                )
             vocabulary = Vocabulary.of(tokenizer)
         replacement = mask_replace_prob, random_replace_prob
-        super().__init__(vocabulary, Strategy(strategy), seed, *replacement, pad_to_multiple_of or 1, return_word_ids)
-        self.tokenizer, self.mlm_probability = tokenizer, float(mlm_probability)
+        super().__init__(vocabulary, chosen, seed, *replacement, pad_to_multiple_of or 1, return_word_ids)
+        self.tokenizer, self.mlm_probability = tokenizer, mlm_probability
         unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
         self.surfaces = Surfaces(tokenizer, np.append(np.flatnonzero(~vocabulary.maskable), unknown).astype(np.int64))
         others = {getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "bos", "eos", "unk")}
         self.padding = None if tokenizer.pad_token_id in others else tokenizer.pad_token_id
         self.type_padding = getattr(tokenizer, "pad_token_type_id", 0)
         self.pads_left = tokenizer.padding_side == "left"
+
+    @property
+    def rates(self) -> RateSchedule:
+        """The share of tokens to mask, for each example."""
+        return RateSchedule.of(self.mlm_probability, self.seed)
 
     def with_word_ids(self) -> WholeWordMaskCollator:
         """A copy that also returns `word_ids`."""
@@ -142,8 +154,10 @@ class WholeWordMaskCollator(Masker):
 
         attention_mask = column("attention_mask", 1)
         maskable &= (attention_mask > 0) & (column("special_tokens_mask", 0) == 0)
-        rates = np.array([example.get("mlm_probability", self.mlm_probability) for example in columns], float)
-        batch = self._mask(input_ids, continues, maskable, rates, self._keys(columns, input_ids, inside))
+        keys = self._keys(columns, input_ids, inside)
+        own = self.rates.of_keys(keys, np.zeros(len(keys))).tolist()
+        rates = np.array([example.get("mlm_probability", rate) for example, rate in zip(columns, own, strict=True)])
+        batch = self._mask(input_ids, continues, maskable, rates.astype(float), keys)
         batch["attention_mask"] = attention_mask
         if all("token_type_ids" in example.columns for example in tokenized):
             batch["token_type_ids"] = column("token_type_ids", 0, self.type_padding)

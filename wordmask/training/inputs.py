@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def make_sequences(
             sequences.validation = Sequences(stream, tokenization, max(lengths), limit=data.max_eval_samples)
             sequences.validation_digest = hashed(texts["validation"].fingerprint, data.max_eval_samples)
             reported["validation"] = sequences.validation.text
-    masks_words, rate = tokenization.segmentation is not None, arguments.masking.rates[1]
+    masks_words, rate = tokenization.segmentation is not None, arguments.masking.rates.final
     sequences.report = DataReport.of(reported, tokenization.tokenizer, masks_words, rate)
     for split in ("train", "validation"):
         of_split = getattr(sequences, split)
@@ -122,7 +122,8 @@ def _train_sequences(
     training, data = arguments.training, arguments.data
     if data.streaming:
         processes = training.world_size, training.process_index
-        streamed = StreamedSequences(text, tokenization, lengths[0], arguments.masking.rates[0], *processes)
+        rates = replace(arguments.masking.rates, seed=training.mask_seed)
+        streamed = StreamedSequences(text, tokenization, lengths[0], rates, *processes)
         return streamed, streamed.first_text() if training.should_log else None
     stream = tokens_of(text, tokenization)
     stages = [
@@ -151,7 +152,7 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
     needed_texts = {split: text for split, text in texts.items() if needed[split]}
     directory = Path(str(data.prepared_dir))
     with locked(directory / ".wordmask", f"--prepared_dir: {directory}", work.shard):
-        result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates[1])
+        result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates.final)
     terminal().close()
     print(clean(result))
     return {}

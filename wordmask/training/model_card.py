@@ -34,7 +34,8 @@ def write_card(directory: str | Path) -> None:
     directory = Path(directory)
     run = RunFiles(directory)
     given = run.record.get("arguments", {})
-    base, strategy = given.get("model_name_or_path"), given.get("masking_strategy")
+    base = given.get("model_name_or_path")
+    strategies = [part.partition(":")[0] for part in given.get("masking_strategy", "").split(",") if part]
     dataset = given.get("dataset_name")
     evaluation = run.after or run.before
     shares = scripts(evaluation.words) if evaluation else {}
@@ -44,7 +45,7 @@ def write_card(directory: str | Path) -> None:
         datasets=[dataset] if _is_on_hub(dataset) else None,
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=["masked-lm", *([strategy] if strategy else [])],
+        tags=["masked-lm", *strategies],
     )
     curve = next((measure["charts"][0] for measure in run.measures if measure["name"] == "loss"), None)
     if curve:

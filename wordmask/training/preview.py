@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
@@ -69,7 +71,7 @@ def masked_examples(
     count: int,
     collator: MaskingCollator,
     tokenizer,
-    rate: float,
+    rates: RateSchedule,
 ) -> list[MaskedExample]:
     """The first sequences as the first epoch of training masks them.
 
@@ -78,16 +80,17 @@ def masked_examples(
         count: how many to show.
         collator: makes batches with `word_ids`.
         tokenizer: decodes tokens.
-        rate: the masking rate.
+        rates: the masking rate over the training.
 
     Raises:
         InputError: if there is no sequence.
     """
-    examples = (
-        list(islice(sequences.one_epoch(0), count))
-        if isinstance(sequences, StreamedSequences)
-        else [sequences[Draw(index, 0, rate)] for index in range(min(count, len(sequences)))]
-    )
+    if isinstance(sequences, StreamedSequences):
+        examples = list(islice(sequences.one_epoch(0), count))
+    else:
+        indices = np.arange(min(count, len(sequences)))
+        of_each = rates.at(np.zeros(len(indices)), 0, indices).tolist()
+        examples = [sequences[Draw(index, 0, rate)] for index, rate in enumerate(of_each)]
     if not examples:
         raise InputError("--preview_masking: there is no example to show; give a --train_file with text in it")
     return [_masked(example, collator, tokenizer) for example in examples]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,10 +136,10 @@ def _preview(
 ) -> dict[str, float]:
     masking, shown = arguments.masking, sequences.train or sequences.validation
     collator = make_collator(arguments, vocabulary, word_ids=True)
-    count, rate = masking.preview_masking, masking.rates[0]
+    count, rates = masking.preview_masking, replace(masking.rates, seed=arguments.training.mask_seed)
     terminal().close()
     sequences.report.warn()
-    examples = masked_examples(shown, count, collator, tokenizer, rate)  # type: ignore[arg-type]  # one of the two
+    examples = masked_examples(shown, count, collator, tokenizer, rates)  # type: ignore[arg-type]  # one of the two
     if masking.preview_file is None:
         print_examples(examples, Console())
     elif arguments.training.process_index == 0:

@@ -35,14 +35,14 @@ def make_collator(arguments: Arguments, vocabulary: Vocabulary, **returned: bool
     training, masking = arguments.training, arguments.masking
     return MaskingCollator(
         vocabulary,
-        masking.masking_strategy,
+        masking.strategy,
         training.mask_seed,
         masking.mask_replace_prob,
         masking.random_replace_prob,
         fixed=arguments.data.pad_to_max_length,
         multiple_of=8 if training.fp16 or training.bf16 else 1,  # tensor cores work on tiles of 8
         **returned,  # type: ignore[arg-type]
-        highest_rate=max(masking.rates) if arguments.data.pad_to_max_length else None,
+        highest_rate=masking.rates.highest if arguments.data.pad_to_max_length else None,
     )
 
 
@@ -130,7 +130,7 @@ def _reports(arguments: Arguments, trainer: MlmTrainer, text: str) -> Evaluation
     record = EvaluationRecord(training.output_dir if training.process_index == 0 else None, evaluations)
     readable = ReadableTokens(trainer.processing_class)
     batch_size, fixed = training.eval_batch_size, trainer.forward.fixed
-    lines = SampleLines(sequences, trainer.eval_collator, trainer.rates[1], batch_size, fixed, readable)
+    lines = SampleLines(sequences, trainer.eval_collator, trainer.rates.final, batch_size, fixed, readable)
     return EvaluationReports(record, lines, readable, training.do_train, foreign, text)
 
 

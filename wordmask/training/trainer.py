@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,11 +30,12 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
 from wordmask.config.launch_checks import check_one_gpu
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.trainer_checks import MUON
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.order import as_is, grouped, shuffled
-from wordmask.data.sampler import EVALUATION, Batches, Layout, Progress, RateSchedule, Stage
+from wordmask.data.sampler import EVALUATION, Batches, Layout, Progress, Stage
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
@@ -85,7 +87,8 @@ class MlmTrainer(EvaluatingTrainer):
         processing_class: the tokenizer, saved with the model.
         data_collator: makes batches; `None` for a `WholeWordMaskCollator` with its defaults and the run's seed.
         eval_collator: the same for evaluation, with word numbers; `None` for one made from `data_collator`.
-        rates: the first and the last masking rate; `None` for those of `data_collator`.
+        rates: the masking rate over the training, such as `RateSchedule.of("0.30:0.15")`; `None` for that of
+            `data_collator`.
         forward: the forward pass; `None` for one with sparse prediction, if the model can.
         options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
 
@@ -103,7 +106,7 @@ class MlmTrainer(EvaluatingTrainer):
         processing_class: Any = None,
         data_collator: MaskingCollator | WholeWordMaskCollator | None = None,
         eval_collator: MaskingCollator | WholeWordMaskCollator | None = None,
-        rates: tuple[float, float] | None = None,
+        rates: RateSchedule | None = None,
         forward: Forward | None = None,
         **options: Any,
     ):
@@ -113,7 +116,7 @@ class MlmTrainer(EvaluatingTrainer):
         eval_sequences = _as_sequences(eval_dataset)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
-            rates = rates or (collator.mlm_probability, collator.mlm_probability)
+            rates = rates or collator.rates
             eval_collator = eval_collator or collator.with_word_ids()
         if rates is None or eval_collator is None:
             raise InputError(
@@ -133,19 +136,15 @@ class MlmTrainer(EvaluatingTrainer):
         self.model_accepts_loss_kwargs = True  # the Trainer then counts labels over the effective batch
         self.loss_is_scaled_for_ga = True
         self.train_sequences: StagedSequences | StreamedSequences | None = train_dataset
-        self.eval_sequences, self.collator, self.eval_collator, self.rates = (
-            eval_sequences,
-            collator,
-            eval_collator,
-            rates,
-        )
+        self.eval_sequences, self.collator, self.eval_collator = eval_sequences, collator, eval_collator
+        self.rates = replace(rates, seed=args.mask_seed)
         self.metric = MaskedLMMetric()
         self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
         self.tokens, self.speed = TokenCount(), SpeedRecord()
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
-            self.add_callback(LiveOutput(self.tokens, rates[1] if self.forward.sparse else 1.0, self._recorded))
+            self.add_callback(LiveOutput(self.tokens, rates.final if self.forward.sparse else 1.0, self._recorded))
         if args.torch_compile and compile_layers(model, args.torch_compile_backend, args.torch_compile_mode):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # it would compile the whole model again
         if args.device.type == "cpu":
@@ -205,7 +204,7 @@ class MlmTrainer(EvaluatingTrainer):
         args = self.args
         return Batches(
             self._stages(sequences),
-            RateSchedule(*self.rates),
+            self.rates,
             steps=args.max_steps if args.max_steps > 0 else None,
             epochs=args.num_train_epochs,
             fill=self.forward.fixed,
@@ -237,14 +236,13 @@ class MlmTrainer(EvaluatingTrainer):
         return order, lambda indices, step, epoch: grouped(indices, lengths, step, seed, epoch)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """All sequences once, the longest first, with the same masks in every evaluation, at the last rate."""
+        """All sequences once, the longest first, with the same masks in every evaluation, at one rate."""
         sequences = self.eval_sequences if eval_dataset is None else _as_sequences(eval_dataset)
         if sequences is None:
             raise ValueError("eval_dataset is missing")
         order = np.argsort(-sequences.lengths, kind="stable")
         stage = Stage(len(sequences), lambda epoch: order, self._layout(self.args.eval_batch_size, 1))
-        rates = RateSchedule(self.rates[1], self.rates[1])
-        batches = Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION)
+        batches = Batches([stage], RateSchedule.of(self.rates.final), fill=self.forward.fixed, epoch=EVALUATION)
         return self._loader(sequences, self.eval_collator, batch_sampler=batches)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -85,17 +85,17 @@ def _sequences(sequences: Any) -> str:
 def describe_masking(arguments: Arguments) -> str:
     """What is masked, where words come from, how much is masked, and what replaces it."""
     masking, data = arguments.masking, arguments.data
-    first, last = masking.rates
-    rate = percent(first) if first == last else f"{percent(first)} to {percent(last)}"
     masked, random = masking.mask_replace_prob, masking.random_replace_prob
     kinds = {"become [MASK]": masked, "a random token": random, "stay": 1 - masked - random}
     replaced = ", ".join(f"{share:.0%} {kind}" for kind, share in kinds.items() if share > 1e-9)
     words = ""
-    if masking.masking_strategy is not Strategy.TOKEN:
+    if masking.needs_words:
         references = data.train_ref_file or data.validation_ref_file
         source = "a reference file" if references else arguments.segmentation.segmenter or "the text"
         words = f" (words from {source})"
-    return f"{_UNITS[masking.masking_strategy]}{words}, {rate} of the tokens: {replaced}"
+    shares = masking.shares
+    parts = [f"{_UNITS[one]}{f' in {percent(share)} of the sequences' * (share < 1)}" for one, share in shares.items()]
+    return f"{', '.join(parts)}{words}, {masking.rates}: {replaced}"
 
 
 def _device(training: RunArguments) -> str:

@@ -163,7 +163,9 @@ class Rehearsal:
         for texts, stage in zip(sequences.stages, trainer.batches(sequences).stages, strict=True):
             layout, order = stage.layout, np.argsort(-texts.lengths, kind="stable")
             own = order[: layout.step_size][layout.process :: layout.processes]
-            draws = [Draw(stage.offset + number, 0, max(trainer.rates)) for number in (own if len(own) else order[:1])]
+            draws = [
+                Draw(stage.offset + number, 0, trainer.rates.highest) for number in (own if len(own) else order[:1])
+            ]
             batches = [draws[at : at + layout.batch_size] for at in range(0, len(draws), layout.batch_size)]
             if trainer.forward.fixed:
                 batches[-1] += [draws[0]._replace(rate=0.0)] * (layout.batch_size - len(batches[-1]))
