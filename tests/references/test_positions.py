@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from conftest import character_tokenizer
 from wordmask.references.positions import LineReferences, continuations, line_positions
 from wordmask.segmenters import Segmenter
+from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.word_cache import tokenize
-from wordmask.tokenization.words import segmented
 
 CHINESE, OTHERS = "研究生命起源", "Tk9。 "
 TOKENIZER = character_tokenizer([CHINESE, "tk9。"])
@@ -38,7 +38,7 @@ def round_trip(words: list[list[str]], mixed: bool) -> list[bool]:
     lines = ["".join(line) for line in words]
     positions = line_positions(TOKENIZER, Given(words), lines, mixed)
     tokens = tokenize(TOKENIZER, lines)
-    references = LineReferences(positions, str, np.zeros(len(lines), bool), mixed, "--ref")
+    references = LineReferences(positions, str, np.zeros(len(lines), bool), mixed, "--ref", np.ones(len(lines), bool))
     continues, left_out = continuations(tokens, references, 1, np.zeros(len(tokens.ids), bool))
     assert not len(left_out)
     return continues.tolist()

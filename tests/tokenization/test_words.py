@@ -24,6 +24,7 @@ from wordmask.masking import word_starts
 from wordmask.references.positions import line_positions
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.encoding import special_affixes
+from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import (
@@ -35,7 +36,6 @@ from wordmask.tokenization.words import (
     Characters,
     character_class,
     is_chinese,
-    segmented,
 )
 from wordmask.utils.errors import InputError
 

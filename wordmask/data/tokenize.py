@@ -34,14 +34,14 @@ from wordmask.tokenization.encoding import (
     special_ids,
     vocabulary_size,
 )
+from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.word_cache import tokenize
-from wordmask.tokenization.words import segmented
 from wordmask.utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from wordmask.data.sources import Texts
 
-VERSION = 5  # of the rule for words and of the form on disk; tokens of another version are made again or refused
+VERSION = 6  # of the rule for words and of the form on disk; tokens of another version are made again or refused
 
 
 class TextTokenizer:
@@ -58,10 +58,12 @@ class TextTokenizer:
         self, tokenizer, texts: Texts[Any], separator: int | None, segmentation: SegmentationArguments | None
     ):
         self.tokenizer, self.separator, self.segmentation = tokenizer, separator, segmentation
-        self.mixed = any(provenance.mixed_words for provenance in texts.provenance.values())
+        self.mixed = any(one.mixed_words or one.any_script for one in texts.provenance.values())
         self.text_flag, self.reference_flag = texts.flag, texts.reference_flag
         self.reference_files = list(texts.references)
         self.classic = np.array([path not in texts.provenance for path in self.reference_files], bool)
+        decides = (path in texts.provenance and texts.provenance[path].decides for path in self.reference_files)
+        self.decides = np.array([*map(bool, decides)], bool)
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
         # An unknown token with another role, such as GPT-2's end of text, never stands for text.
@@ -80,6 +82,7 @@ class TextTokenizer:
             "special_tokens": self.prefix,
             "separator": self.separator,
             "mixed_references": self.mixed,
+            "deciding_references": self.decides.tolist() if self.decides.any() != self.decides.all() else None,
             "classic_references": self.classic.tolist() if self.classic.any() != self.classic.all() else None,
             "segmenter": self.segmenter.identity if self.segmenter else None,
             "mixed_words": bool(self.segmenter and self.segmentation and self.segmentation.mixed_words),
@@ -145,16 +148,17 @@ class TextTokenizer:
             positions = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
             name_line = partial(self._name_line, batch)
             file = batch["file"].to_numpy() if "file" in batch.column_names else np.zeros(len(batch), np.int64)
-            references = LineReferences(positions, name_line, self.classic[file], self.mixed, self.reference_flag)
-            by_references, left_out = continuations(tokens, references, self.prefix, special)
+            classic, decides = self.classic[file], self.decides[file]
+            references = LineReferences(positions, name_line, classic, self.mixed, self.reference_flag, decides)
+            joined, left_out = continuations(tokens, references, self.prefix, special)
+            continues = tokens.with_words(joined, references.decided(characters))
             example = references.place(int(left_out[0])) if len(left_out) else ""
             count = sum(map(len, positions))
             findings = replace(findings, positions=count, left_out=len(left_out), example=example)
-            continues = continues | by_references
         if self.segmenter and self.segmentation:
             words, mixed = words_of(self.segmenter, characters.lines), self.segmentation.mixed_words
             character_words = segmented(characters, words, mixed, any_script=self.segmenter.any_script)
-            continues = continues | tokens.continuations(character_words)
+            continues = tokens.with_words(tokens.continuations(character_words), characters.decided)
         return set_apart(continues, special), findings
 
     def _check_ids(self, codes: NDArray[np.integer]) -> None:

@@ -1,7 +1,9 @@
 """The positions of a reference: `line_positions` writes words as positions, and `continuations` reads them back.
 
 A position is the number of a token that continues the word of the token before it, special tokens counted. With
-`[CLS]` before the text, the words 我 / 喜欢 / 你 give `[3]`.
+`[CLS]` before the text, the words 我 / 喜欢 / 你 give `[3]`. A token without a position follows the rule for text. But
+where the file decides (see `Provenance.decides`), such a token begins a word: the rule joins all of `กินข้าว`, and with
+`[]` this is as many words as tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 
 from wordmask.segmenters import Segmenter, load_segmenter, words_of
 from wordmask.tokenization.encoding import Encodings, special_affixes
+from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.word_cache import tokenize
-from wordmask.tokenization.words import segmented
+from wordmask.tokenization.words import CHINESE, Characters
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, naming_parameters
 
@@ -39,7 +42,8 @@ def line_positions(
         InputError: if the words do not add up to their line.
     """
     tokens = tokenize(tokenizer, lines)
-    continues = tokens.continuations(segmented(tokens.characters, words_of(segmenter, lines), mixed, numbers))
+    words, any_script = words_of(segmenter, lines), segmenter.any_script & ~_chinese_lines(tokens.characters)
+    continues = tokens.continuations(segmented(tokens.characters, words, mixed, numbers, any_script))
     token = np.flatnonzero(continues)  # (positions,) in the batch
     # Lines of 3 and 2 tokens, where tokens 1 and 4 continue a word, give the bounds 0 1 2: line 0 has the first of
     # these two tokens, line 1 has the second.
@@ -50,10 +54,16 @@ def line_positions(
     return [positions[start:stop] for start, stop in pairwise(bounds.tolist())]
 
 
+def _chinese_lines(characters: Characters) -> NDArray[np.bool_]:
+    """(characters,) Which are on a line with a Chinese character: there, references never had words without any."""
+    has_chinese = np.logical_or.reduceat(characters.classes == CHINESE, characters.line_starts)
+    return np.repeat(has_chinese, characters.line_lengths + 1)
+
+
 def make_references(
     lines: Iterable[str], tokenizer: Any, segmenter: str | Segmenter = "jieba", mixed_words: bool = False
 ) -> list[list[int]]:
-    """The Chinese references of lines, a list of positions for each.
+    """The references of lines, a list of positions for each.
 
     With the words 我 / 喜欢 / 你 and a tokenizer that makes a token of each character, `[CLS]` is position 0:
 
@@ -86,8 +96,9 @@ class LineReferences:
         classic: (lines,) whether a reference comes from a file without provenance. The classic script matches words
             against tokens. So it may join tokens that have white space, or characters that the tokenizer removes,
             between them. We leave out such positions.
-        mixed: whether words may have other than Chinese characters.
+        mixed: whether words may have characters of any script.
         flag: the flag that names the references, for an error message.
+        decides: (lines,) whether a reference decides every border in `SCRIPTS`, see `Provenance`.
     """
 
     positions: Sequence[Sequence[int]]
@@ -95,6 +106,11 @@ class LineReferences:
     classic: NDArray[np.bool_]
     mixed: bool
     flag: str
+    decides: NDArray[np.bool_]
+
+    def decided(self, characters: Characters) -> NDArray[np.bool_]:
+        """(characters,) Where the references decide, see `Encodings.with_words`."""
+        return characters.decided & np.repeat(self.decides, characters.line_lengths + 1)
 
     def place(self, index: int) -> str:
         """Where a position comes from, by its index among all positions of the batch."""
@@ -127,8 +143,8 @@ def continuations(
     Raises:
         InputError: if a position is out of range, a special token, the first token of its line, or not above the one
             before it. In a file with
-            provenance also if white space is before the token, or if it joins text that is not Chinese although the
-            file has no words of mixed script. The error names the line and the position.
+            provenance also if white space is before the token, or if it joins text that is neither Chinese nor decided
+            by the file, although the file has no words of mixed script. The error names the line and the position.
     """
     counts = np.fromiter(map(len, references.positions), np.int64, len(references.positions))
     largest = 2**63 - 1  # JSON has no bounds for integers, arrays have
@@ -153,9 +169,10 @@ def continuations(
     left_out |= special[token - 1]
     refuse(left_out & exact, "is not joined to the token before it")
     if not references.mixed:
-        # The same for characters that are not Chinese, from the start of the token before to the end of this token.
-        foreign_count = np.concatenate([[0], np.cumsum(tokens.characters.foreign)])
-        foreign = foreign_count[tokens.last[token] + 1] != foreign_count[tokens.first[token - 1]]
+        # The same for characters of other scripts, from the last one of the token before to the first one of this.
+        foreign = tokens.characters.foreign & ~references.decided(tokens.characters)
+        foreign_count = np.concatenate([[0], np.cumsum(foreign)])
+        foreign = foreign_count[tokens.first[token] + 1] != foreign_count[tokens.last[token - 1]]
         refuse(foreign & exact, "joins text that is not Chinese in a file that does not say that it holds mixed words")
         left_out |= foreign
     continues = np.zeros(len(tokens.ids), bool)

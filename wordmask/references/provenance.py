@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from wordmask.tokenization.encoding import serialized
+from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, write_json
 
@@ -23,6 +24,9 @@ class Provenance:
         tokenizer_sha256: see `tokenizer_digest`.
         tokenizer, segmenter: names and versions, for messages.
         mixed_words: whether words of mixed script count.
+        any_script: whether words without a character of `SCRIPTS` count.
+        decides: the scripts in which the file decides every border between words: there, a token without a position
+            begins a word. Files that do not say so decide none: they only join.
     """
 
     lines: int = 0
@@ -31,6 +35,8 @@ class Provenance:
     tokenizer: str = ""
     segmenter: dict[str, str] = field(default_factory=dict)
     mixed_words: bool = False
+    any_script: bool = False
+    decides: list[str] = field(default_factory=list)
 
 
 def sidecar(path: str | Path) -> Path:
@@ -39,15 +45,26 @@ def sidecar(path: str | Path) -> Path:
 
 
 def read_provenance(path: str | Path, flag: str) -> Provenance | None:
-    """The provenance of a reference file; `None` for a classic file, which has none."""
+    """The provenance of a reference file; `None` for a classic file, which has none.
+
+    Raises:
+        InputError: if its sidecar cannot be read, or the file decides other words than this version can read.
+    """
     try:
-        return Provenance(**json.loads(sidecar(path).read_text(encoding="utf-8")))
+        provenance = Provenance(**json.loads(sidecar(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, OSError) as error:
         raise InputError(
             f"{flag}: {sidecar(path)} is not a provenance file ({error}); make the references again, or remove it"
         ) from None
+    if provenance.decides not in ([], [*SCRIPTS]):
+        raise InputError(
+            f"{flag}: {sidecar(path)} says that the file decides the words of {provenance.decides}, and this version "
+            f"knows only files that decide those of {', '.join(SCRIPTS)}; make the references again with "
+            "run_chinese_ref.py"
+        )
+    return provenance
 
 
 def write_provenance(path: str | Path, provenance: Provenance) -> None:

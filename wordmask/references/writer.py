@@ -27,6 +27,7 @@ from wordmask.references.positions import line_positions
 from wordmask.references.provenance import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.encoding import Backend, require_fast, serialized
+from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
@@ -219,6 +220,8 @@ def write_references(
             tokenizer=annotator.tokenizer.name_or_path,
             segmenter=annotator.segmenter.identity,
             mixed_words=annotator.mixed,
+            any_script=annotator.segmenter.any_script,
+            decides=[*SCRIPTS],
         )
         directory = _claim_parts(output, provenance, work)
         digest, files = TextDigest(), list[str]()

@@ -9,7 +9,7 @@ register it under a short name:
             return [list(line) for line in lines]
 
 Override `identity` if the words depend on a model, an option or the version of a library: the cache keeps tokens by
-it. Set `any_script = True` for words without Chinese characters.
+it. Set `any_script = True` if your words also count in scripts that are written with spaces.
 
 `_REGISTRY` lists those of this package. Importing this package imports no library such as jieba. A segmenter imports
 its library when you make one.
@@ -35,9 +35,9 @@ class Segmenter(ABC):
     `load_segmenter` passes its options on to the constructor.
 
     Attributes:
-        any_script: whether training with `--segmenter` also joins the tokens of its words without a Chinese character.
-            If not, such words follow the rule for text. A segmenter only joins: it never splits what the rule for text
-            makes one word, so words of Thai or Japanese have no effect yet.
+        any_script: whether its words also join text of other scripts than those that are written without spaces:
+            làm_việc, three words by the rule for text. If not, such text follows the rule. In Chinese, Japanese, Thai,
+            Lao, Khmer, Burmese and Tibetan text the words always count, see `wordmask.tokenization.words`.
     """
 
     any_script: ClassVar[bool] = False

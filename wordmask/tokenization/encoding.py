@@ -109,6 +109,20 @@ class Encodings:
         continues[self.line_starts[self.lengths > 0]] = False
         return continues
 
+    def with_words(self, joined: BoolArray, decided: BoolArray) -> BoolArray:
+        """(tokens,) Which tokens continue the word of the token before them, given those that a source of words joins.
+
+        Where the source decides, it replaces the rule for text. Elsewhere tokens are joined by either of them. In
+        `กินข้าว` with a token for each word, the rule joins the second one. If `joined` does not, it begins a word.
+
+        Args:
+            joined: (tokens,) which tokens continue a word by the source.
+            decided: (characters,) where the source decides.
+        """
+        replaced = decided[self.first]
+        replaced[1:] |= decided[self.last[:-1]]
+        return joined | (self.continues & ~replaced)
+
 
 def set_apart(continues: BoolArray, special: BoolArray) -> BoolArray:
     """Which tokens continue a word when special tokens belong to no word: not these, and not the tokens after them.

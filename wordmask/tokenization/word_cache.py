@@ -272,15 +272,11 @@ def _effect_on(character: str, normalize: Callable[[str], str]) -> int:
         return _LOSES
     keeps = (
         character_class(ord(character)) in (LETTER, SYMBOL, CHINESE)
-        and character not in _LETTERS_LIKE_MARKS
         and unicodedata.category(character) != "Cn"  # not assigned in this Python's Unicode: it may be a mark
         and re.fullmatch(r"a[^\s▁]+a", inside)
         and normalize(f"a{character} {character}a") == f"{inside[:-1]} {inside[1:]}"
     )
     return _KEEPS if keeps else _CHANGES
-
-
-_LETTERS_LIKE_MARKS = "\u0e33\u0eb3\uff9e\uff9f"  # Unicode joins them to the character before them
 
 
 def _cache_for(tokenizer) -> WordCache | None:

@@ -1,4 +1,4 @@
-"""Which word each character of a text belongs to. This module alone decides what a word is.
+"""Which word each character of a text belongs to. This module and segmented.py decide what a word is.
 
 Each character gets the number of its word, its *word id*: from the rule for text (`Characters.word_ids`), or from a
 segmenter (`segmented`). Words come from the text, tokens come from the tokenizer, and character offsets join the two.
@@ -18,16 +18,15 @@ character before them. Two regional indicators are one flag. The tokenizer does 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import regex
 from numpy.typing import DTypeLike, NDArray
 
 from wordmask.utils.arrays import BoolArray, IntArray, starts_of
-from wordmask.utils.errors import InputError
 
 SPACE, EXTEND, LETTER, SYMBOL, CHINESE, FLAG = range(6)
 ZERO_WIDTH_SPACE = "\u200b"  # separates words in Khmer, Thai and Burmese; no other format character does
@@ -43,6 +42,16 @@ CHINESE_BLOCKS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
+# The scripts that are written without spaces, by their names in Unicode.
+SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+_HAN = 1  # the number of a script is its place in SCRIPTS, counted from 1
+# The property scx of a character holds all scripts that use it: ー has Hiragana and Katakana. The Tibetan tsheg, which
+# Unicode calls punctuation, stands between the syllables of a word.
+_IN_SCRIPT = regex.compile("|".join(rf"(?=[\p{{L}}\p{{N}}\u0f0b\u0f0c])(\p{{scx={script}}})" for script in SCRIPTS))
+# Marks, format and control characters, and whatever else Unicode joins to the character before it: skin tones, and a
+# few letters (Thai ำ, half-width ﾞ).
+_EXTENDS = regex.compile(r"[\p{M}\p{Cf}\p{Cc}\p{GCB=Extend}\p{GCB=SpacingMark}]")
+_SYMBOL = regex.compile(r"[\p{P}\p{S}]")
 
 
 def is_chinese(character: str) -> bool:
@@ -58,16 +67,22 @@ def character_class(code_point: int) -> int:
         `CHINESE`, or `FLAG` (a regional indicator: half of a flag).
     """
     character = chr(code_point)
-    category = unicodedata.category(character)
     if character.isspace() or character == ZERO_WIDTH_SPACE:
         return SPACE
-    if category[0] == "M" or category in ("Cf", "Cc") or 0x1F3FB <= code_point <= 0x1F3FF:
+    if _EXTENDS.match(character):
         return EXTEND
     if is_chinese(character):
         return CHINESE
     if 0x1F1E6 <= code_point <= 0x1F1FF:
         return FLAG
-    return SYMBOL if category[0] in "PS" else LETTER
+    return SYMBOL if _SYMBOL.match(character) else LETTER
+
+
+def _script_of(code_point: int) -> int:
+    """The number of a character's script in `SCRIPTS`, counted from 1; 0 for all others, and for marks."""
+    character = chr(code_point)
+    match = None if _EXTENDS.match(character) else _IN_SCRIPT.match(character)
+    return match.lastindex if match else _HAN * is_chinese(character)
 
 
 class CodePointTable:
@@ -92,7 +107,28 @@ class CodePointTable:
         return values
 
 
-_CLASSES = CodePointTable(lambda code_points: [character_class(code_point) for code_point in code_points])
+_CLASSES = CodePointTable(lambda code_points: [*map(character_class, code_points)])
+_SCRIPT_NUMBERS = CodePointTable(lambda code_points: [*map(_script_of, code_points)])
+
+
+class Marks(NamedTuple):
+    """The marks of a text: the characters of the class `EXTEND`.
+
+    Attributes:
+        places: (marks,) their indices.
+        owners: (marks,) the index of the character that each belongs to: the one before it, and before that other
+            marks; but the one behind it if it is `leading`.
+        behind: (marks,) the index of the next character that is no mark.
+        leading: (marks,) whether white space is before it, so that it begins the word behind it: of ` ‏ab`, where ‏ is
+            the right-to-left mark U+200F, the word is `‏ab`. (Each line has a line end behind it, and so before it.)
+        begins: (marks,) whether it is the first of its neighbours.
+    """
+
+    places: IntArray
+    owners: IntArray
+    behind: IntArray
+    leading: BoolArray
+    begins: BoolArray
 
 
 class Characters:
@@ -119,18 +155,30 @@ class Characters:
         return _CLASSES[self.code_points]
 
     @cached_property
+    def marks(self) -> Marks:
+        """The marks, and what they belong to.
+
+        Of `e ◌́ ◌̣ t` the marks 1 and 2 belong to 0. Behind a space instead of `e`, they would belong to 3.
+        """
+        places = np.flatnonzero(self.classes == EXTEND)
+        begins = np.diff(places, prepend=-2) > 1
+        before = np.maximum.accumulate(np.where(begins, places, 0)) - 1
+        # The last mark of each group stands before the group's end: places 3 4 9 begin [1 0 1], so 4 and 9 are last.
+        behind = (places[np.append(begins[1:], True)[: len(places)]] + 1)[np.cumsum(begins) - 1]
+        leading = self.classes[before] == SPACE
+        return Marks(places, np.where(leading, behind, before), behind, leading, begins)
+
+    @cached_property
     def word_ids(self) -> NDArray[np.int32]:
         """(characters,) The id of each character's word by the rule for text; ids count from 1.
 
         `he walked.` has the ids 1 1 2 3 3 3 3 3 3 4: the space is the word 2.
         """
-        classes = self.classes
+        classes, marks = self.classes, self.marks
         # A mark takes the class of the character that it belongs to: the letters `e ◌́ t` are LETTER LETTER LETTER, so
         # `t` goes on with the word of `e`.
-        marks = np.flatnonzero(classes == EXTEND)
-        mark_groups = _group_starts(marks)
         classes_with_marks = classes.copy()
-        classes_with_marks[marks] = classes[mark_groups - 1]
+        classes_with_marks[marks.places] = classes[marks.owners]
         begins = classes == SYMBOL
         begins[1:] &= self.code_points[:-1] != _ZERO_WIDTH_JOINER  # a joiner binds two emoji into one
         begins[1:] |= (classes[1:] == LETTER) & (classes_with_marks[:-1] != LETTER)
@@ -138,13 +186,42 @@ class Characters:
         # Of indicators in sequence, each second one begins no word: 🇫🇷🇩🇪 at 0, 1, 2, 3 begins words at 0 and 2.
         indicators = np.flatnonzero(classes == FLAG)
         begins[indicators] = (indicators - _group_starts(indicators)) % 2 == 0
-        # After white space, marks have no character before them, so they begin the word behind them: of ` ‏ab`, where
-        # ‏ is the right-to-left mark U+200F, the word is `‏ab`. (Each line has a line end behind it, and so before it.)
-        leading = classes[mark_groups - 1] == SPACE
-        begins[mark_groups[leading]] = True
-        behind = marks[leading] + 1
-        begins[behind[(classes[behind] != EXTEND) & (classes[behind] != SPACE)]] = False
+        self.begin_leading(begins)
         return np.cumsum(begins, dtype=np.int32) + 1
+
+    def begin_leading(self, begins: BoolArray) -> None:
+        """Let marks behind white space begin the word that they belong to.
+
+        Args:
+            begins: (characters,) where words begin. We write into it.
+        """
+        marks = self.marks
+        begins[marks.places[marks.leading & marks.begins]] = True
+        owners = marks.owners[marks.leading]
+        begins[owners[self.classes[owners] != SPACE]] = False
+
+    @cached_property
+    def scripts(self) -> NDArray[np.int8]:
+        """(characters,) The script of each character, counted from 1 as in `SCRIPTS`; 0 for all others.
+
+        Only letters, numbers and their marks have one. A mark has the script of the character that it belongs to.
+        """
+        scripts = _SCRIPT_NUMBERS[self.code_points]
+        scripts[self.marks.places] = scripts[self.marks.owners]
+        return scripts
+
+    @cached_property
+    def divides(self) -> BoolArray:
+        """(characters,) Whether the line of each character has a script of `SCRIPTS` other than Chinese."""
+        others = _SCRIPT_NUMBERS[self.code_points] > _HAN  # marks count with the character that they belong to
+        if not others.any():
+            return others
+        return np.repeat(np.logical_or.reduceat(others, self.line_starts), self.line_lengths + 1)
+
+    @cached_property
+    def decided(self) -> BoolArray:
+        """(characters,) Where a segmenter's words replace the rule for text, see segmented.py."""
+        return self.divides & (self.scripts > 0) if self.divides.any() else self.divides
 
     @cached_property
     def white_space(self) -> BoolArray:
@@ -153,7 +230,7 @@ class Characters:
 
     @cached_property
     def foreign(self) -> BoolArray:
-        """(characters,) Which characters cannot stand in a segmenter's Chinese word."""
+        """(characters,) Which characters cannot stand in a segmenter's word of Chinese characters only."""
         return (self.classes != CHINESE) & (self.classes != EXTEND) & (self.code_points != ord(ZERO_WIDTH_SPACE))
 
     @cached_property
@@ -192,98 +269,3 @@ def _group_starts(places: IntArray) -> IntArray:
     """
     is_first = np.diff(places, prepend=-2) > 1
     return np.maximum.accumulate(np.where(is_first, places, 0))
-
-
-def segmented(
-    characters: Characters,
-    words: Sequence[Sequence[str]],
-    mixed: bool = False,
-    numbers: Sequence[int] | None = None,
-    any_script: bool = False,
-) -> NDArray[np.int32]:
-    """(characters,) The id of each character's word, as a segmenter splits the lines; 0 if the word does not count.
-
-    We first remove white space at the edges of a word: of `中国\u3000` the word is 中国. A word counts if all its
-    characters are Chinese. With `mixed`, it also counts if some are Chinese and the others are letters or digits (T恤,
-    二〇〇八年). With `any_script`, it also counts if none is (làm_việc). Then U+200B separates words like white space.
-
-    Example: the words 我, 爱, 中国, and `.` of 我爱中国. give the ids 1 2 3 3 0.
-
-    Args:
-        characters: the characters of the lines.
-        words: for each line its words in order. Between them only white space or control characters may be missing.
-        mixed: whether words of mixed script count.
-        numbers: the number of each line in its file, for an error message.
-        any_script: whether words without a Chinese character count.
-
-    Raises:
-        InputError: if the words of a line do not add up to the line; it names the line.
-    """
-    # Each line consists of pieces: its words, the text between them, and the line end.
-    lengths: list[int] = []
-    for number, line, line_words in zip(numbers or range(1, len(words) + 1), characters.lines, words, strict=True):
-        complete = "".join(line_words) == line and "" not in line_words
-        lengths += map(len, line_words) if complete else _piece_lengths(line, line_words, number)
-        lengths.append(1)
-    begins = np.zeros(len(characters.code_points), bool)
-    begins[starts_of(np.array(lengths, np.int64))] = True
-    if any_script:
-        begins[characters.code_points == ord(ZERO_WIDTH_SPACE)] = True
-    word_ids = _without_white_edges(characters, begins)
-    classes = characters.classes
-
-    def words_without(unwanted: BoolArray) -> BoolArray:
-        """(words + 1,) Whether the word of this id has none of the unwanted characters.
-
-        With the word ids 1 1 2 and the last character unwanted: [True, True, False]; no word has the id 0.
-        """
-        without = np.ones(len(word_ids) + 1, bool)
-        without[word_ids[unwanted]] = False
-        return without
-
-    if mixed:
-        counts = words_without((classes == SYMBOL) | (classes == FLAG) | characters.white_space)
-        counts &= ~words_without(classes == CHINESE)
-    else:
-        counts = words_without(characters.foreign)
-    if any_script:
-        counts |= words_without((classes == CHINESE) | characters.white_space)
-    return np.where(counts[word_ids], word_ids, 0)
-
-
-def _without_white_edges(characters: Characters, begins: BoolArray) -> NDArray[np.int32]:
-    """(characters,) The id of each character's word; white space at the edge of a word is a word of its own.
-
-    The words `中 国 ␣ | 人 ␣ 口` have the ids 1 1 1 2 2 2. The first space stands between two ids, so it becomes a
-    word. The second one is inside a word and stays: 1 1 2 3 3 3.
-
-    Args:
-        characters: the characters.
-        begins: (characters,) where words begin. We write into it.
-    """
-    word_ids = np.cumsum(begins, dtype=np.int32)
-    spaces = np.flatnonzero(~characters.visible)
-    # The first space of each group, and the character after its last one. A line end follows each group at the latest.
-    starts = spaces[np.diff(spaces, prepend=-2) > 1]
-    ends = spaces[np.diff(spaces, append=len(word_ids) + 1) > 1] + 1
-    at_edge = word_ids[starts - 1] != word_ids[ends]
-    begins[starts[at_edge]] = begins[ends[at_edge]] = True
-    return np.cumsum(begins, dtype=np.int32)
-
-
-def _piece_lengths(line: str, words: Sequence[str], number: int) -> list[int]:
-    """The lengths of the pieces of a line whose words leave out white space or control characters.
-
-    The line `a  bc` with the words `a`, `bc` gives [1, 2, 2].
-    """
-    lengths: list[int] = []
-    position = 0
-    for word in [*filter(None, words), None]:  # None: what comes after the last word
-        start = len(line) if word is None else line.find(word, position)
-        gap = line[position:start] if start >= 0 else "?"
-        if any(character_class(ord(character)) not in (SPACE, EXTEND) for character in gap):
-            near = line[position : position + 20]
-            raise InputError(f"--segmenter: its words do not add up to the text of line {number}, near {near!r}")
-        lengths += filter(None, (len(gap), len(word or "")))
-        position = start + len(word or "")
-    return lengths
