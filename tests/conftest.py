@@ -15,7 +15,14 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZE
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, AutoModelForMaskedLM, BertTokenizer  # noqa: E402
+from transformers import (  # noqa: E402
+    CONFIG_MAPPING,
+    TOKENIZER_MAPPING,
+    AutoModelForMaskedLM,
+    BertJapaneseTokenizer,
+    BertTokenizer,
+    PhobertTokenizer,
+)
 
 from wordmask.references.reader import numbered_references, pair_tables, parse_references  # noqa: E402
 from wordmask.utils.readers import TextReader  # noqa: E402
@@ -139,8 +146,38 @@ def train_tokenizer(model_type: str, vocab_size: int = 600, language: str = "eng
 def character_tokenizer(texts: list[str]) -> BertTokenizer:
     """A tokenizer like bert-base-chinese: one token to a Chinese character, WordPiece for the rest."""
     characters = sorted({character for text in texts for character in text if not character.isspace()})
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{piece}" for piece in characters)]
+    pieces = [*SPECIAL, *characters, *(f"##{piece}" for piece in characters)]
     return BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
+
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def japanese_tokenizer(folder: Path, pieces: list[str], **options) -> BertJapaneseTokenizer:
+    """A tokenizer like cl-tohoku's: words from an analyser inside, then these pieces and their characters."""
+    characters = sorted({character for piece in pieces for character in piece})
+    vocabulary = [*SPECIAL, *characters, *(f"##{one}" for one in characters)]
+    vocabulary += [piece for piece in dict.fromkeys(pieces) if piece not in vocabulary]
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    return BertJapaneseTokenizer(str(folder / "vocab.txt"), **options)
+
+
+def bpe_tokenizer(folder: Path, words: list[str], tokenizer_class: type = PhobertTokenizer, **options):
+    """A tokenizer like PhoBERT's or BERTweet's, whose vocabulary has pieces of two characters, with `@@`."""
+    merges, pieces = list[str](), list[str]()
+    for word in words:
+        for start in range(0, len(word), 2):
+            pair, last = word[start : start + 2], start + 2 >= len(word)
+            end = "</w>" * last
+            if len(pair) == 2:
+                merges.append(f"{pair[0]} {pair[1]}{end} 1")
+            pieces.append(pair + "@@" * (not last))
+    pieces += [mark for word in words for one in word for mark in (one, f"{one}@@")]
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(f"{piece} 1\n" for piece in dict.fromkeys(pieces)), encoding="utf-8")
+    (folder / "bpe.codes").write_text("".join(f"{merge}\n" for merge in dict.fromkeys(merges)), encoding="utf-8")
+    return tokenizer_class(str(folder / "vocab.txt"), str(folder / "bpe.codes"), **options)
 
 
 def save_model(directory: Path, tokenizer, model_type: str = "bert", dtype: torch.dtype = torch.float32, **settings):

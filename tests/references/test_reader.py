@@ -34,7 +34,7 @@ FLAG, TEXT_FLAG = "--train_ref_file", "--train_file"
 
 def write_references(texts, path, tokenizer, segmenter, mixed=False):
     return writer.write_references(
-        texts, writer.Output(path), writer.Annotator(lambda: tokenizer, lambda: segmenter, mixed), Work()
+        texts, writer.Output(path), writer.Annotator(lambda: tokenizer, lambda _: segmenter, mixed), Work()
     )
 
 

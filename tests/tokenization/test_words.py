@@ -306,14 +306,6 @@ def test_lines_are_tokenized_whole_whatever_the_tokenizer_was_used_for_before():
     assert tokenize(tokenizer, ["研究研究", "研"]).lengths.tolist() == [4, 1]
 
 
-def test_a_slow_tokenizer_is_refused_with_the_remedy():
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(InputError, match="--tokenizer_name.*Slow.*--masking_strategy token"):
-        tokenize(Slow(), ["text"])
-
-
 ANY_TEXT = st.text(
     st.one_of(
         st.characters(exclude_categories=["Cs"], exclude_characters="\n"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from wordmask.config.parser import argument
 from wordmask.segmenters import Segmenter, load_segmenter
@@ -16,7 +18,8 @@ class SegmentationArguments:
     _argument_group_name = "words from a segmenter"
 
     segmenter: str | None = argument(
-        "Finds words: ltp or jieba (Chinese), whitespace (any writing system), or module:Class (yours).",
+        "Finds words: ltp or jieba (Chinese), whitespace (any writing system), tokenizer (the tokenizer's own), or "
+        "module:Class (yours).",
         default=None,
     )
     ltp: str | None = argument("ltp: a directory or a hub id, for example LTP/small.", default=None)
@@ -30,8 +33,11 @@ class SegmentationArguments:
             if given and self.segmenter is None:
                 raise InputError(f"{flag} needs --segmenter; add it, or drop {flag}")
 
-    def load(self) -> Segmenter:
+    def load(self, tokenizer: Callable[[], Any] | None = None) -> Segmenter:
         """The segmenter, with the options given.
+
+        Args:
+            tokenizer: gives the tokenizer of the run. Some segmenters need it.
 
         Raises:
             InputError: if it is missing or not installed, or if an option belongs to another segmenter.
@@ -41,4 +47,4 @@ class SegmentationArguments:
         if self.segmenter == "ltp" and not self.ltp:
             raise InputError("--ltp is missing; give an LTP model such as LTP/small, or --segmenter jieba")
         hmm = None if self.hmm else False
-        return load_segmenter(self.segmenter, model=self.ltp, user_dict=self.user_dict, hmm=hmm)
+        return load_segmenter(self.segmenter, tokenizer=tokenizer, model=self.ltp, user_dict=self.user_dict, hmm=hmm)

@@ -162,12 +162,14 @@ def _most_split(counts: Counter[str], tokens: Counter[str]) -> list[dict[str, An
 
 def _unknown_characters(tokenizer: Any, words: Counter[str]) -> Counter[str]:
     """The characters behind `[UNK]` that a tokenizer does not know, at the start of a word or within one."""
-    if not words or not tokenizer.is_fast:
+    if not words:
         return Counter()
-    backend, unknown = untruncated(tokenizer.backend_tokenizer), tokenizer.unk_token_id
+    unknown = tokenizer.unk_token_id
 
     def is_unknown(text: str) -> bool:
-        return unknown in backend.encode(text, add_special_tokens=False).ids
+        if tokenizer.is_fast:
+            return unknown in untruncated(tokenizer.backend_tokenizer).encode(text, add_special_tokens=False).ids
+        return unknown in tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
 
     inside = "" if is_unknown("a") else "a"
     characters: Counter[str] = Counter()

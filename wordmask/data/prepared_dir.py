@@ -26,8 +26,8 @@ from wordmask.data.findings import SplitFindings, findings_in, total
 from wordmask.data.prepared_record import ADVICE, RECORD, Part, PreparedRecord, checked
 from wordmask.data.sources import Source, Texts
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
-from wordmask.data.tokenize import tokenizer_identity, tokens_of_split
-from wordmask.tokenization.encoding import require_fast
+from wordmask.data.tokenize import tokens_of_split
+from wordmask.references.provenance import tokenizer_digest
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_json
@@ -198,13 +198,16 @@ class PreparedTexts:
             InputError: if they were made with another tokenizer, or for lines instead of blocks.
         """
         tokenizer, separator = tokenization.tokenizer, tokenization.separator
-        if tokenization.segmentation:
-            require_fast(tokenizer, "--tokenizer_name", ", or use --masking_strategy token")
         made = self.record.made_with[self.split]
-        if made["tokenizer"] != tokenizer_identity(tokenizer):
+        if made["tokenizer"] != tokenizer_digest(tokenizer):
             raise InputError(
                 f"--prepared_dir: {self.directory} was made with another tokenizer ({self.record.tokenizer}) than the "
                 f"one given ({tokenizer.name_or_path}); give that one, or prepare the text again"
+            )
+        if tokenization.segmentation and made.get("without_words"):
+            raise InputError(
+                f"--prepared_dir: {self.directory} was made for masking tokens and has no words; use run_mlm.py, or "
+                "prepare the text again with run_mlm_wwm.py"
             )
         if made["separator"] != separator:
             flag, made_for = (

@@ -48,7 +48,7 @@ class TextTokenizer:
     """Turns batches of texts into tokens.
 
     Args:
-        tokenizer: the tokenizer. If it is slow, it gives no words, so each token is a word.
+        tokenizer: the tokenizer. If it gives no offsets and whole words are not needed, each token is a word.
         texts: where the texts and their references come from.
         separator: the token to put after each text, if any.
         segmentation: the flags of the segmenter; `None` if whole words are not needed.
@@ -74,11 +74,17 @@ class TextTokenizer:
         for path, provenance in texts.provenance.items():
             check_tokenizer(provenance, tokenizer, path, texts.reference_flag)
 
+    @property
+    def finds_words(self) -> bool:
+        """Whether tokens come with words. Without offsets it takes time to find them, so we do if they are needed."""
+        return self.tokenizer.is_fast or self.segmentation is not None
+
     def identity(self) -> dict[str, Any]:
         """What the tokens depend on, except for the text; part of the name in the cache, and of records."""
-        return {
+        without_words = {} if self.finds_words else {"without_words": True}
+        return without_words | {
             "version": VERSION,
-            "tokenizer": tokenizer_identity(self.tokenizer),
+            "tokenizer": tokenizer_digest(self.tokenizer),
             "special_tokens": self.prefix,
             "separator": self.separator,
             "mixed_references": self.mixed,
@@ -91,7 +97,9 @@ class TextTokenizer:
     @cached_property
     def segmenter(self) -> Segmenter | None:
         """The segmenter, if the flags name one. Each process loads its own."""
-        return self.segmentation.load() if self.segmentation and self.segmentation.segmenter else None
+        if self.segmentation is None or self.segmentation.segmenter is None:
+            return None
+        return self.segmentation.load(lambda: self.tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: no segmenter, and of a fast tokenizer only the backend."""
@@ -109,7 +117,7 @@ class TextTokenizer:
                 f"{self.text_flag}: {one_line(error)}; convert the file, for example with iconv"
             ) from None
         findings, tokens = Findings(), None
-        if self.tokenizer.is_fast or self.segmentation:
+        if self.finds_words:
             tokens = tokenize(self.tokenizer, lines)
             ids, lengths = tokens.ids, tokens.lengths  # (tokens,) and (texts,)
             special = np.isin(ids, self.special_ids)
@@ -182,8 +190,3 @@ def tokens_of_split(tokenizers: Mapping[str, TextTokenizer], batch: tuple[str, p
     """Tokenize the texts of a split, which come with its name."""
     split, texts = batch
     return tokenizers[split](texts)
-
-
-def tokenizer_identity(tokenizer) -> str:
-    """A name that differs between tokenizers that split text differently."""
-    return tokenizer_digest(tokenizer) if tokenizer.is_fast else f"{type(tokenizer).__name__}:{tokenizer.name_or_path}"

@@ -27,22 +27,29 @@ from wordmask.utils.errors import InputError, naming_parameters
 
 
 def line_positions(
-    tokenizer, segmenter: Segmenter, lines: Sequence[str], mixed: bool = False, numbers: Sequence[int] | None = None
+    tokenizer,
+    segmenter: Segmenter,
+    lines: Sequence[str],
+    mixed: bool = False,
+    numbers: Sequence[int] | None = None,
+    flag: str = "--bert",
 ) -> list[list[int]]:
     """The reference of each line.
 
     Args:
-        tokenizer: a fast tokenizer; it gives the tokens.
+        tokenizer: a tokenizer; it gives the tokens.
         segmenter: gives the words.
         lines: text, taken as it is.
         mixed: whether words of mixed script (T恤) count, see `wordmask.tokenization.words.segmented`.
         numbers: the number of each line in its file, for an error message.
+        flag: the flag that names the tokenizer, for an error message.
 
     Raises:
-        InputError: if the words do not add up to their line.
+        InputError: if the words do not add up to their line, or nothing says which characters a token covers.
     """
-    tokens = tokenize(tokenizer, lines)
-    words, any_script = words_of(segmenter, lines), segmenter.any_script & ~_chinese_lines(tokens.characters)
+    tokens = tokenize(tokenizer, lines, flag)
+    words = words_of(segmenter, tokens.characters.lines)
+    any_script = segmenter.any_script & ~_chinese_lines(tokens.characters)
     continues = tokens.continuations(segmented(tokens.characters, words, mixed, numbers, any_script))
     token = np.flatnonzero(continues)  # (positions,) in the batch
     # Lines of 3 and 2 tokens, where tokens 1 and 4 continue a word, give the bounds 0 1 2: line 0 has the first of
@@ -72,8 +79,8 @@ def make_references(
 
     Args:
         lines: the text as it will be tokenized.
-        tokenizer: a fast tokenizer.
-        segmenter: `jieba`, `whitespace`, `package.module:Class`, or an object, such as
+        tokenizer: a tokenizer of transformers.
+        segmenter: `jieba`, `whitespace`, `tokenizer`, `package.module:Class`, or an object, such as
             `wordmask.load_segmenter("ltp", model="LTP/small")`.
         mixed_words: whether words of Chinese with letters or digits (T恤) count, too.
 
@@ -81,8 +88,10 @@ def make_references(
         InputError: (a `ValueError`) if the segmenter or the tokenizer cannot be used.
     """
     with naming_parameters():
-        source = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
-        references = (line_positions(tokenizer, source, batch, mixed_words) for batch in batches(lines))
+        source = load_segmenter(segmenter, tokenizer=lambda: tokenizer) if isinstance(segmenter, str) else segmenter
+        references = (
+            line_positions(tokenizer, source, batch, mixed_words, flag="--tokenizer") for batch in batches(lines)
+        )
         return [*chain.from_iterable(references)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from wordmask.tokenization.encoding import serialized
+from wordmask.tokenization.encoding import python_state, serialized
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, write_json
@@ -73,8 +73,11 @@ def write_provenance(path: str | Path, provenance: Provenance) -> None:
 
 
 def tokenizer_digest(tokenizer) -> str:
-    """A digest of everything that decides where the tokens of a fast tokenizer begin and end."""
-    state = serialized(tokenizer.backend_tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
+    """A digest of everything that decides where the tokens of a tokenizer begin and end."""
+    if tokenizer.is_fast:
+        state = serialized(tokenizer.backend_tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
+    else:
+        state = python_state(tokenizer)
     decisive = {name: state.get(name) for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

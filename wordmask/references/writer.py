@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from wordmask.references.positions import line_positions
 from wordmask.references.provenance import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
 from wordmask.segmenters import Segmenter
-from wordmask.tokenization.encoding import Backend, require_fast, serialized
+from wordmask.tokenization.encoding import Backend, serialized
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
@@ -46,13 +46,17 @@ class Annotator:
     """Makes the references of lines. Each worker gets a copy, which loads what it needs.
 
     Args:
-        load_tokenizer: returns a fast tokenizer.
-        load_segmenter: returns a segmenter. With several workers, pickle must be able to send both functions.
+        load_tokenizer: returns a tokenizer.
+        load_segmenter: returns a segmenter, given a function that returns the tokenizer. With several workers, pickle
+            must be able to send both functions.
         mixed: whether words of mixed script count.
     """
 
     def __init__(
-        self, load_tokenizer: Callable[[], Any], load_segmenter: Callable[[], Segmenter], mixed: bool = False
+        self,
+        load_tokenizer: Callable[[], Any],
+        load_segmenter: Callable[[Callable[[], Any]], Segmenter],
+        mixed: bool = False,
     ):
         self._load_tokenizer, self._load_segmenter, self.mixed = load_tokenizer, load_segmenter, mixed
 
@@ -62,13 +66,13 @@ class Annotator:
 
     @cached_property
     def segmenter(self) -> Segmenter:
-        return self._load_segmenter()
+        return self._load_segmenter(lambda: self.tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker needs: of the tokenizer only the backend, so the worker starts in a second, without
-        transformers. If a part of the tokenizer is Python code, it cannot be sent, and the worker loads it."""
+        transformers. If the tokenizer, or a part of it, is Python code, it cannot be sent, and the worker loads it."""
         state = {"_load_segmenter": self._load_segmenter, "mixed": self.mixed}
-        if serialized(self.tokenizer.backend_tokenizer) is None:
+        if not self.tokenizer.is_fast or serialized(self.tokenizer.backend_tokenizer) is None:
             return state | {"_load_tokenizer": self._load_tokenizer}
         return state | {"tokenizer": Backend(self.tokenizer)}
 
@@ -212,7 +216,6 @@ def write_references(
     Raises:
         InputError: if the text cannot be read, the output cannot be written, or a worker dies. Finished parts stay.
     """
-    require_fast(annotator.tokenizer, "--bert")
     gc.freeze()  # the garbage collector need not search what is loaded: transformers and torch take it 0.1 s
     with output_of_workers("--save_path", output.path, "--num_workers", "continue with --resume"):
         provenance = Provenance(

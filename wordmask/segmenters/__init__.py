@@ -81,6 +81,7 @@ S = TypeVar("S", bound=Segmenter)
 _REGISTRY: dict[str, str | type[Segmenter]] = {
     "jieba": "wordmask.segmenters.jieba:JiebaSegmenter",
     "ltp": "wordmask.segmenters.ltp:LTPSegmenter",
+    "tokenizer": "wordmask.segmenters.tokenizer:TokenizerSegmenter",
     "whitespace": "wordmask.segmenters.whitespace:WhitespaceSegmenter",
 }
 
@@ -109,10 +110,13 @@ def available() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def load_segmenter(name: str, /, **options: Any) -> Segmenter:
+def load_segmenter(name: str, /, tokenizer: Callable[[], Any] | None = None, **options: Any) -> Segmenter:
     """Make the segmenter called `name`: a registered name, or `package.module:Class`.
 
-    An option that is `None` counts as not given. All others must be parameters of the segmenter's class.
+    Args:
+        name: the name.
+        tokenizer: gives the tokenizer of the run, for a class that has the parameter `tokenizer`.
+        options: parameters of the class. An option that is `None` counts as not given.
 
     Raises:
         InputError: if the name or an option is unknown, an option or package is missing, or the segmenter cannot use
@@ -120,6 +124,8 @@ def load_segmenter(name: str, /, **options: Any) -> Segmenter:
     """
     cls = _find_class(name)
     given = {option: value for option, value in options.items() if value is not None}
+    if tokenizer and "tokenizer" in inspect.signature(cls).parameters:
+        given["tokenizer"] = tokenizer()
     _check_options(name, cls, given)
     return cls(**given)
 

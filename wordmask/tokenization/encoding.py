@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.segmenters.tokenizer import word_identity
 from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import BoolArray, IntArray, starts_of
-from wordmask.utils.errors import InputError
 
 
 def special_ids(tokenizer) -> IntArray:
@@ -136,21 +138,6 @@ def set_apart(continues: BoolArray, special: BoolArray) -> BoolArray:
     return continues
 
 
-def require_fast(tokenizer, flag: str, otherwise: str = "") -> None:
-    """Raise an `InputError` if a tokenizer gives no offsets.
-
-    Args:
-        tokenizer: a tokenizer of transformers.
-        flag: the flag that chose it.
-        otherwise: what else the user can do, as the end of the sentence.
-    """
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{flag}: {type(tokenizer).__name__} is a slow tokenizer and does not say which characters its tokens "
-            f"cover; give a tokenizer with a tokenizer.json{otherwise}"
-        )
-
-
 class Backend:
     """The backend of a fast tokenizer, for `tokenize` in a worker process.
 
@@ -175,6 +162,24 @@ def serialized(component: Any) -> dict[str, Any] | None:
         if "serialized" not in str(error):
             raise
         return None
+
+
+def python_state(tokenizer: Any) -> dict[str, Any]:
+    """What decides about the tokens of a tokenizer that runs in Python."""
+    parameters = inspect.signature(type(tokenizer).__init__).parameters.values()
+    options = {
+        one.name: str(tokenizer.init_kwargs.get(one.name, one.default))
+        for one in parameters
+        if one.kind is one.POSITIONAL_OR_KEYWORD and one.name != "self" and not one.name.endswith("_file")
+    }
+    pieces = [getattr(part, "sp_model", None) for part in (tokenizer, getattr(tokenizer, "subword_tokenizer", None))]
+    models = [hashlib.sha256(model.serialized_model_proto()).hexdigest() for model in pieces if model]
+    return {
+        "model": [tokenizer.get_vocab(), [*getattr(tokenizer, "bpe_ranks", ())], models],
+        "added_tokens": [repr(token) for token in tokenizer.added_tokens_decoder.values()],
+        "normalizer": options,
+        "pre_tokenizer": word_identity(tokenizer),
+    }
 
 
 def untruncated(backend: Any) -> Any:

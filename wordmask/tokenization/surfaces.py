@@ -30,6 +30,7 @@ from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 # What the mark says (its token continues a word, consists of bytes, ...), and how it is written.
 Mark: TypeAlias = tuple[str, str]
 MARKS: list[Mark] = [("continues", "##"), ("bytes", "Ġ"), ("space", "▁"), ("goes on", "@@"), ("ends", "</w>")]
+WHOLE_WORDS: Mark = MARKS[0]  # without any mark, each token is a word, as in WordPiece without `##`
 ALONE = "\ufffc".encode()  # replaces a token without text, such as [CLS] or [UNK]: a symbol, so a word of its own
 
 
@@ -42,8 +43,8 @@ class Surfaces:
     """
 
     def __init__(self, tokenizer: Any, textless: IntArray):
-        vocabulary, mark = tokenizer.get_vocab(), _mark(tokenizer)
-        surface = _reader(mark)
+        vocabulary, mark = tokenizer.get_vocab(), mark_of(tokenizer) or WHOLE_WORDS
+        surface = reader_of(mark)
         # The texts of all tokens in one array of bytes: token 7 has text[starts[7] : starts[7] + sizes[7]].
         texts = [ALONE] * (max(vocabulary.values()) + 1)
         for token, index in vocabulary.items():
@@ -89,7 +90,7 @@ def _bytes_of(code_points: NDArray[np.uint32]) -> IntArray:
     return widths
 
 
-def _reader(mark: Mark) -> Callable[[str], bytes]:
+def reader_of(mark: Mark) -> Callable[[str], bytes]:
     """A function that gives a token's text, with the white space before or after it."""
     says, text = mark
     if says == "bytes":
@@ -109,10 +110,10 @@ def _read_metaspace(token: str) -> bytes:
     return bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode()
 
 
-def _mark(tokenizer: Any) -> Mark:
+def mark_of(tokenizer: Any) -> Mark | None:
     """How tokens show where words begin or continue: the decoder says it; if not, the most frequent mark counts.
 
-    If no token has a mark, each token is a word, as in WordPiece without `##`.
+    `None` if no token has a mark.
     """
     for step in steps_of(tokenizer.backend_tokenizer.decoder) if tokenizer.is_fast else []:
         if step["type"] == "WordPiece":
@@ -129,9 +130,10 @@ def _mark(tokenizer: Any) -> Mark:
         at_end = mark[0] in ("goes on", "ends")
         return sum(token.endswith(mark[1]) if at_end else token.startswith(mark[1]) for token in tokens)
 
-    return max(MARKS, key=count)
+    most = max(MARKS, key=count)
+    return most if count(most) else None
 
 
 def shows_spaces(tokenizer: Any) -> bool:
     """Whether a tokenizer's tokens show where white space was. Those with `##` show only where there was none."""
-    return _mark(tokenizer)[0] in ("bytes", "space")
+    return (mark_of(tokenizer) or WHOLE_WORDS)[0] in ("bytes", "space")

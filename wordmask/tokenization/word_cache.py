@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.tokenization.encoding import Encodings, encode_lines, require_fast, untruncated
+from wordmask.tokenization.encoding import Encodings, encode_lines, untruncated
 from wordmask.tokenization.recipes import Components, Divider, divider_of
 from wordmask.tokenization.words import CHINESE, LETTER, SYMBOL, Characters, CodePointTable, character_class
 from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
@@ -32,17 +32,21 @@ from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 _NOT_SPLIT = range(0x2B820, 0x2B920)
 
 
-def tokenize(tokenizer, lines: Sequence[str]) -> Encodings:
+def tokenize(tokenizer, lines: Sequence[str], flag: str = "--tokenizer_name") -> Encodings:
     """Tokenize whole lines, without special tokens, and find the word of each token.
 
     Args:
-        tokenizer: a fast tokenizer of transformers, or its `Backend`.
+        tokenizer: a tokenizer of transformers, or the `Backend` of a fast one.
         lines: the lines.
+        flag: the flag that names the tokenizer.
 
     Raises:
-        InputError: if the tokenizer gives no offsets.
+        InputError: if the tokenizer gives no offsets, and we cannot find them.
     """
-    require_fast(tokenizer, "--tokenizer_name", ", or use --masking_strategy token")
+    if not tokenizer.is_fast:
+        from wordmask.tokenization.aligned import Aligner  # here, since workers with a `Backend` need no transformers
+
+        return Aligner.of(tokenizer)(tokenizer, lines, flag)
     characters = Characters(lines)
     cache = None if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false") else WordCache.of(tokenizer)
     return cache(tokenizer, characters) if cache else encode_lines(tokenizer, characters)

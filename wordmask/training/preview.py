@@ -116,7 +116,7 @@ def _masked(example: Example, collator: MaskingCollator, tokenizer) -> MaskedExa
 
 def _text(tokenizer, token: int) -> str:
     """The text of a token, or its name if it is only a part of a character."""
-    text = tokenizer.decode([token]).removeprefix("##").strip()
+    text = tokenizer.decode([token]).removeprefix("##").removesuffix("@@").strip()
     return clean(text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token))
 
 

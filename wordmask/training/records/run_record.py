@@ -15,8 +15,8 @@ from typing import Any
 
 import wordmask
 from wordmask.config.arguments import Arguments
-from wordmask.data.tokenize import tokenizer_identity
 from wordmask.models.identity import SCRATCH, architecture, base_model
+from wordmask.references.provenance import tokenizer_digest
 from wordmask.training.records import RECORD
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_atomically
@@ -72,7 +72,7 @@ class Identity:
         with arguments.training.main_process_first(desc="reading the model"):
             base = base_model(arguments.model)
         text = None if train is None or arguments.data.streaming else train.fingerprint
-        return cls(base, architecture(model), tokenizer_identity(tokenizer), text)
+        return cls(base, architecture(model), tokenizer_digest(tokenizer), text)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""The words that a tokenizer finds itself, before it divides them into tokens: those of BertJapaneseTokenizer.
+
+`WordTokenizer` finds them in a line as the tokenizer normalizes it. `TokenizerSegmenter` gives them as they stand in
+the line.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from wordmask.segmenters import Segmenter
+from wordmask.segmenters.libraries import replace_surrogates
+from wordmask.segmenters.long_lines import split_long
+from wordmask.utils.alignment import align
+from wordmask.utils.errors import InputError
+
+_SUDACHI_BYTES = 49_149  # Sudachi refuses longer texts
+
+
+class Word(str):
+    """A word that a tokenizer has found. Added tokens, such as `[MASK]` in a text, are plain strings."""
+
+
+class WordTokenizer:
+    """Calls a tokenizer such as BertJapaneseTokenizer, and stops where it would divide words into tokens.
+
+    Args:
+        tokenizer: a tokenizer for which `has_words` is true.
+    """
+
+    def __init__(self, tokenizer: Any):
+        # A copy that shares everything but its two inner tokenizers, so it finds the same added tokens.
+        self._copy = object.__new__(type(tokenizer))
+        vars(self._copy).update(vars(tokenizer))
+        vars(self._copy).update(word_tokenizer=_ShortTexts(tokenizer.word_tokenizer), subword_tokenizer=_AsWord())
+
+    def __call__(self, line: str) -> list[str]:
+        """The words and added tokens of a line, normalized."""
+        return self._copy.tokenize(line)
+
+    @staticmethod
+    def has_words(tokenizer: Any) -> bool:
+        """Whether a tokenizer first finds words, and then divides each of them into tokens."""
+        names = ("word_tokenizer", "subword_tokenizer")
+        return not tokenizer.is_fast and all(hasattr(getattr(tokenizer, name, None), "tokenize") for name in names)
+
+
+class _AsWord:
+    """Leaves a word whole."""
+
+    def tokenize(self, word: str) -> list[str]:
+        return [Word(word)]
+
+
+class _ShortTexts:
+    """Gives a word tokenizer texts that are short enough for Sudachi."""
+
+    def __init__(self, inner: Any):
+        self._inner, self._is_bounded = inner, hasattr(inner, "sudachi")
+
+    def tokenize(self, text: str, **options: Any) -> list[str]:
+        texts = self._bounded(text) if self._is_bounded else [text]
+        return [word for one in texts for word in self._inner.tokenize(one, **options)]
+
+    def _bounded(self, text: str) -> list[str]:
+        if len(unicodedata.normalize("NFKC", text).encode()) <= _SUDACHI_BYTES:
+            return [text]
+        halves = split_long(text, max(1, len(unicodedata.normalize("NFD", text)) // 2))
+        return [piece for half in halves for piece in self._bounded(half)]
+
+
+class TokenizerSegmenter(Segmenter):
+    """The words of the run's own tokenizer.
+
+    Args:
+        tokenizer: a tokenizer with a morphological analyser inside (BertJapaneseTokenizer with MeCab, Sudachi or
+            Juman++), or one whose pre-tokenizer is written in Python (RoFormerTokenizer with jieba).
+
+    Raises:
+        InputError: if the tokenizer finds no words.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._words: Callable[[str], list[str]]
+        kind = getattr(tokenizer, "word_tokenizer_type", "")
+        projection = (getattr(tokenizer, "sudachi_kwargs", None) or {}).get("sudachi_projection")
+        if tokenizer.is_fast and _is_python(tokenizer.backend_tokenizer.pre_tokenizer):
+            self._words = _PreTokenizer(tokenizer)
+        elif not WordTokenizer.has_words(tokenizer) or kind == "basic":
+            raise InputError(
+                f"--segmenter tokenizer: {type(tokenizer).__name__} finds no words itself, as BertJapaneseTokenizer "
+                "with MeCab or Sudachi does; give another segmenter, or none"
+            )
+        elif projection not in (None, "surface"):
+            raise InputError(
+                f"--segmenter tokenizer: with sudachi_projection {projection}, the words of this tokenizer are not "
+                "those of the text; give another segmenter"
+            )
+        else:
+            self._words = WordTokenizer(tokenizer)
+        self._identity = word_identity(tokenizer)
+
+    def segment(self, lines: Sequence[str]) -> list[list[str]]:
+        return [self._in_line(line) for line in lines]
+
+    def _in_line(self, line: str) -> list[str]:
+        words = self._words(replace_surrogates(line))
+        spans = align(line, words)
+        # If the words are not those of the line, whoever asked for them says so.
+        return words if spans is None else [line[start:end] for start, end in spans]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return {"name": "tokenizer", **self._identity}
+
+
+class _PreTokenizer:
+    """The words of a pre-tokenizer."""
+
+    def __init__(self, tokenizer: Any):
+        self._inner = tokenizer.backend_tokenizer.pre_tokenizer
+
+    def __call__(self, line: str) -> list[str]:
+        return [line[start:end] for _, (start, end) in self._inner.pre_tokenize_str(line)]
+
+
+def _is_python(pre_tokenizer: Any) -> bool:
+    """Whether a pre-tokenizer, or a part of it, is written in Python: such a one cannot be serialized."""
+    try:
+        return pre_tokenizer is not None and not pre_tokenizer.__getstate__()
+    except Exception:  # the library has no exception type of its own
+        return True
+
+
+# The package of each `word_tokenizer_type`. A dictionary is a package of its own.
+_PACKAGES = {"mecab": "fugashi", "sudachi": "sudachipy", "jumanpp": "rhoknp"}
+
+
+def word_identity(tokenizer: Any) -> dict[str, str]:
+    """What the words of a tokenizer depend on: its class, the options and the packages of its word tokenizer."""
+    identity = {"class": type(tokenizer).__name__}
+    kind = getattr(tokenizer, "word_tokenizer_type", None)
+    if kind:
+        options = getattr(tokenizer, f"{kind}_kwargs", None) or {}
+        dictionaries = {
+            "mecab": options.get("mecab_dic", "unidic_lite"),
+            "sudachi": f"sudachidict_{options.get('sudachi_dict_type', 'core')}",
+        }
+        identity |= {"words": kind, "options": json.dumps(options, sort_keys=True, default=str)}
+        for package in filter(None, (_PACKAGES.get(kind), dictionaries.get(kind))):
+            with suppress(PackageNotFoundError):
+                identity[package] = version(package)
+    return identity
