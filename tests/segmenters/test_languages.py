@@ -46,10 +46,9 @@ def test_words_that_do_not_add_up_are_noticed(found):
 
 def test_sudachi_finds_words_of_two_lengths():
     pytest.importorskip("sudachipy")
-    line = "繰り返し食べることが好きです"
-    rest = ["食べる", "こと", "が", "好き", "です"]
-    assert words("sudachi", line, mode="A") == ["繰り", "返し", *rest]
-    assert words("sudachi", line, mode="B") == words("sudachi", line) == ["繰り返し", *rest]
+    line = "価格に見合う"
+    assert words("sudachi", line, mode="A") == ["価格", "に", "見", "合う"]
+    assert words("sudachi", line, mode="B") == words("sudachi", line) == ["価格", "に", "見合う"]
 
 
 def test_sudachi_finds_long_words_with_a_larger_dictionary():
@@ -65,9 +64,7 @@ def test_sudachi_says_what_it_cannot_use(tmp_path, monkeypatch):
     rejected("--segmenter_options: mode=Z is not known; give A, B or C", "sudachi", mode="Z")
     monkeypatch.setitem(sys.modules, "sudachidict_core", None)
     rejected("needs the package sudachidict_core.*pip install sudachidict_core", "sudachi", dictionary="core")
-    rejected(
-        "dictionary=missing.dic is no file; give one, or small, core or full", "sudachi", dictionary="missing.dic"
-    )
+    rejected("dictionary=missing.dic is no file; give one, or small, core", "sudachi", dictionary="missing.dic")
     rejected("--user_dict missing.dic: cannot read it", "sudachi", user_dict="missing.dic")
     (tmp_path / "text.dic").write_text("words")
     rejected("dictionary=.*text.dic: Sudachi cannot use it", "sudachi", dictionary=str(tmp_path / "text.dic"))
@@ -114,9 +111,7 @@ def test_mecab_takes_a_line_that_would_end_the_process():
 
 def test_mecab_says_what_it_cannot_use(tmp_path, monkeypatch):
     directory = Path(pytest.importorskip("unidic_lite").DICDIR)
-    rejected(
-        "dictionary=missing: cannot read it.*give a directory, or one of unidic-lite", "mecab", dictionary="missing"
-    )
+    rejected("dictionary=missing: cannot read it.*give a directory, or one of", "mecab", dictionary="missing")
     monkeypatch.setitem(sys.modules, "ipadic", None)
     rejected("needs the package ipadic.*pip install ipadic", "mecab", dictionary="ipadic")
     rejected("--user_dict missing.dic: cannot read it", "mecab", user_dict="missing.dic")
@@ -164,9 +159,7 @@ def test_pythainlp_leaves_no_directory_in_the_users_home(tmp_path):
 
 def test_pkuseg_says_what_it_cannot_use(tmp_path, monkeypatch):
     pkuseg = pytest.importorskip("spacy_pkuseg")
-    rejected(
-        f"model={tmp_path}: there is no file features.msgpack; give spacy_ontonotes", "pkuseg", model=str(tmp_path)
-    )
+    rejected(f"model={tmp_path}: there is no file features.msgpack; give", "pkuseg", model=str(tmp_path))
     (tmp_path / "features.pkl").write_bytes(b"a pickle, which may run code")
     rejected("there is no file features.msgpack", "pkuseg", model=str(tmp_path))
     for name in ("features.msgpack", "weights.npz"):

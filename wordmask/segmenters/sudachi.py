@@ -20,9 +20,9 @@ LONGEST = 65_535 // 33
 class SudachiSegmenter(LineSegmenter):
     """Words by Sudachi's dictionary, in units of three lengths.
 
-    With the core dictionary, mode A makes 国家 公務 員 of 国家公務員, mode B 国家 公務員, and mode C one word. The small
-    dictionary has few words so long; there, only mode A differs: it divides 繰り返し. Lines of more than 1,985
-    characters are split at the ends of sentences.
+    With the core dictionary, mode A divides 国家公務員 into 国家, 公務, 員, mode B into 国家, 公務員, and mode C leaves
+    it whole. The small dictionary has few words so long; there, only mode A differs: it divides 見合う. Lines of more
+    than 1,985 characters are split at the ends of sentences.
 
     Args:
         mode: A (the shortest units), B or C (the longest, with names).
