@@ -20,9 +20,9 @@ LONGEST = 65_535 // 33
 class SudachiSegmenter(LineSegmenter):
     """Words by Sudachi's dictionary, in units of three lengths.
 
-    With the core dictionary, mode A divides 国家公務員 into 国家, 公務, 員, mode B into 国家, 公務員, and mode C leaves
-    it whole. The small dictionary has few words so long; there, only mode A differs: it divides 見合う. Lines of more
-    than 1,985 characters are split at the ends of sentences.
+    With the core dictionary, mode A divides 国家公務員 into 国家, 公務, 員, mode B into 国家, 公務員, and mode C
+    leaves it whole. The small dictionary has few words so long; there, only mode A differs: it divides 見合う. Lines
+    of more than 1,985 characters are split at the ends of sentences.
 
     Args:
         mode: A (the shortest units), B or C (the longest, with names).
@@ -38,6 +38,7 @@ class SudachiSegmenter(LineSegmenter):
     ) -> None:
         check_choice("mode", mode, MODES)
         sudachi = import_package("sudachipy", segmenter="sudachi", distribution="sudachipy")
+        source = f"{FLAG}: dictionary={dictionary}" if user_dict is None else f"--user_dict {user_dict}"
         self._identity = {"name": "sudachi", "sudachipy": version("sudachipy"), "mode": mode}
         if dictionary in DICTIONARIES:
             package = f"sudachidict_{dictionary}"
@@ -53,7 +54,6 @@ class SudachiSegmenter(LineSegmenter):
             with reported(f"--user_dict {user_dict}: cannot read it"):
                 self._identity["user_dict"] = file_digest(user_dict)
             config = config.update(user=[os.path.abspath(user_dict)])
-        source = f"{FLAG}: dictionary={dictionary}" if user_dict is None else f"--user_dict {user_dict}"
         with reported(f"{source}: Sudachi cannot use it"):
             self._tokenizer = sudachi.Dictionary(config=config).tokenizer(getattr(sudachi.SplitMode, mode))
 
