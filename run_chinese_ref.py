@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Split Chinese text into words, and write a reference file for whole word masking.
+"""Split text of any language into words, and write a reference file for whole word masking.
 
     python run_chinese_ref.py --file_name text.txt --segmenter jieba --bert bert-base-chinese --save_path ref.txt
 
     python run_chinese_ref.py --file_name text.txt --ltp LTP/small --bert bert-base-chinese --save_path ref.txt
 
-`--help` lists the flags. README.md and docs/chinese.md say more.
+Its other name is `wordmask ref`. `--help` lists the flags. docs/languages.md and docs/chinese.md say more.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ from wordmask.utils.progress import tracked_lines
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
 from wordmask.utils.readers.paths import find_text_files
 from wordmask.utils.terminal import clean, use
+
+DESCRIPTION = (
+    "Find the words of a text in Chinese, Japanese, Thai, Khmer or any other language, and write them to a reference "
+    "file for whole word masking. docs/languages.md names a segmenter for each language."
+)
 
 
 @dataclass
@@ -75,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     Returns:
         What the references were made from; `None` if this run is one of several shards.
     """
-    parser = Parser((ReferenceArguments, SegmentationArguments))
+    parser = Parser((ReferenceArguments, SegmentationArguments), description=DESCRIPTION)
     parser.set_defaults(segmenter="ltp")
     namespace = parser.parse(sys.argv[1:] if argv is None else argv)
     arguments, segmentation = build(ReferenceArguments, namespace), build(SegmentationArguments, namespace)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from transformers import BertTokenizer
 import run_chinese_ref
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
+from wordmask.__main__ import main as wordmask_command
 from wordmask.references.provenance import TextDigest
 from wordmask.references.reader import pair_tables
 from wordmask.utils.progress import tracked_lines
@@ -74,6 +76,47 @@ def test_mixed_words_join_only_when_asked_for(tokenizer, tmp_path):
         ["--model_name_or_path", model, "--train_file", str(text), "--train_ref_file", str(with_mixed), "--use_cpu"]
         + ["--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--do_train"]
     )
+
+
+JAPANESE = "価格に見合う\n\n食べることが好きです。\nTシャツを買う\n"
+
+
+@pytest.fixture
+def japanese(tmp_path) -> list[str]:
+    """The flags of a Japanese text and its tokenizer."""
+    pytest.importorskip("sudachipy")
+    (tmp_path / "japanese.txt").write_text(JAPANESE, encoding="utf-8")
+    character_tokenizer([JAPANESE]).save_pretrained(tmp_path / "characters")
+    return ["--file_name", str(tmp_path / "japanese.txt"), "--bert", str(tmp_path / "characters")]
+
+
+def test_segmenters_of_other_languages_work_in_workers_and_after_an_interruption(japanese, tmp_path):
+    flags = [*japanese, "--segmenter", "sudachi", "--segmenter_options", "mode=A", "--part_lines", "2"]
+    one, other = tmp_path / "one", tmp_path / "other"
+    provenance = run_chinese_ref.main([*flags, "--save_path", str(one)])
+    assert provenance.segmenter["mode"] == "A" and provenance.lines == 4
+    run_chinese_ref.main([*flags, "--save_path", str(other), "--num_shards", "2", "--shard_index", "1"])
+    assert not other.exists() and [*tmp_path.glob("other.parts/*.part")]
+    run_chinese_ref.main([*flags, "--save_path", str(other), "--num_workers", "2", "--resume"])
+    for suffix in ("", ".meta.json"):
+        assert Path(f"{one}{suffix}").read_bytes() == Path(f"{other}{suffix}").read_bytes()
+
+
+def test_options_of_a_segmenter_come_from_a_file_too(japanese, tmp_path):
+    made = []
+    for options in ("mode=A,dictionary=small", "{mode: A, dictionary: small}", "mode=B"):
+        (tmp_path / "flags.yaml").write_text(f"segmenter: sudachi\nsegmenter_options: {options}\n")
+        save = tmp_path / f"ref{len(made)}"
+        made.append(run_chinese_ref.main([str(tmp_path / "flags.yaml"), *japanese, "--save_path", str(save)]))
+    assert made[0] == made[1] and made[0].segmenter["mode"] == "A" and made[2].segmenter["mode"] == "B"
+
+
+def test_help_says_that_it_serves_every_language(capsys):
+    with pytest.raises(SystemExit):
+        run_chinese_ref.main(["--help"])
+    assert "any other language" in " ".join(capsys.readouterr().out.split())
+    wordmask_command(["--help"])
+    assert re.search(r"wordmask ref .* in any language .*run_chinese_ref.py", capsys.readouterr().out)
 
 
 def test_compressed_text_gives_the_same_references(text, tokenizer, tmp_path):

@@ -19,7 +19,7 @@ HELP = """usage: wordmask {mlm,wwm,ref,report} ...
 
   wordmask mlm ...     train a masked language model, masking tokens (run_mlm.py)
   wordmask wwm ...     train a masked language model, masking whole words (run_mlm_wwm.py)
-  wordmask ref ...     segment Chinese text and write a reference file (run_chinese_ref.py)
+  wordmask ref ...     find the words of a text in any language and write a reference file (run_chinese_ref.py)
   wordmask report ...  make report.html in the output directory of a run again
 
   wordmask wwm MODEL train.txt [dev.txt] continues the training of a model.

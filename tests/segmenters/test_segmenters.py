@@ -5,11 +5,14 @@ Models are made on the spot: a perceptron trained on four sentences, and a trans
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,9 @@ AWKWARD = [
     "iPhone-15.9寸，100%!",
     "[MASK]中国[SEP]",
     "中" * 300 + "\x00" * 50,
+    "㍿㌔ﷺが ｱｲｳﾞ　すごーーい〆切",
+    "ฉันกิน\u200bข้าว ๑๒๓ กำ กํา",
+    "👨\u200d👩\u200d👧ก🇯🇵\ufffd",
 ]
 
 
@@ -125,19 +131,51 @@ def neural_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(legacy_dir: Path, neural_dir: Path) -> dict[str, Segmenter]:
-    """One segmenter of every kind."""
-    pytest.importorskip("jieba")
-    return {
-        "legacy": load_segmenter("ltp", model=legacy_dir),
-        "neural": load_segmenter("ltp", model=neural_dir),
-        "jieba": load_segmenter("jieba"),
-        "jieba without HMM": load_segmenter("jieba", hmm=False),
-        "whitespace": load_segmenter("whitespace"),
-    }
+def pkuseg_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pkuseg = pytest.importorskip("spacy_pkuseg")
+    directory = tmp_path_factory.mktemp("pkuseg")
+    text = directory / "train.txt"
+    text.write_text("\n".join(SENTENCES * 3) + "\n", encoding="utf-8")
+    with contextlib.redirect_stdout(io.StringIO()):
+        pkuseg.train(str(text), str(text), str(directory / "model"), train_iter=5)
+    return directory / "model"
 
 
-KINDS = ["legacy", "neural", "jieba", "jieba without HMM", "whitespace"]
+class Loaded(dict[str, Segmenter]):
+    """One segmenter of every kind, made when a test asks for it. The test is skipped if its package is missing."""
+
+    def __init__(self, fixture: Callable[[str], Path]):
+        self.fixture = fixture
+
+    def __missing__(self, kind: str) -> Segmenter:
+        package, name, options = KINDS[kind]
+        if package:
+            pytest.importorskip(package)
+        model = options.get("model")
+        self[kind] = load_segmenter(name, **options | ({"model": self.fixture(model)} if model else {}))
+        return self[kind]
+
+
+# For each kind its package, its name, and its options; a model is a fixture.
+KINDS: dict[str, tuple[str, str, dict]] = {
+    "legacy": ("ltp_extension", "ltp", {"model": "legacy_dir"}),
+    "neural": ("ltp", "ltp", {"model": "neural_dir"}),
+    "jieba": ("jieba", "jieba", {}),
+    "jieba without HMM": ("jieba", "jieba", {"hmm": False}),
+    "whitespace": ("", "whitespace", {}),
+    "sudachi": ("sudachipy", "sudachi", {}),
+    "sudachi, mode A": ("sudachipy", "sudachi", {"mode": "A"}),
+    "mecab": ("fugashi", "mecab", {}),
+    "pythainlp": ("pythainlp", "pythainlp", {}),
+    "pkuseg": ("spacy_pkuseg", "pkuseg", {"model": "pkuseg_dir"}),
+    "icu": ("icu", "icu", {}),
+    "icu, Thai": ("icu", "icu", {"locale": "th"}),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(request: pytest.FixtureRequest) -> Loaded:
+    return Loaded(request.getfixturevalue)
 
 
 @pytest.fixture
@@ -169,7 +207,7 @@ def test_awkward_lines_add_up(loaded, kind, line):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_text_adds_up(loaded, kind, data):
-    letters = st.sampled_from("中国人民银行研究生命的起源，。！ ab1.-\t\n\x00\u3000\ud800")
+    letters = st.sampled_from("中国人民银行研究生命的起源，。！ ab1.-\t\n\x00\u3000\ud800かガｶﾞーฉันชอบข้าวខ្ញុံ")
     line = st.text(letters, max_size=90) | st.text(st.characters(exclude_categories=[]), max_size=30)
     lines = data.draw(st.lists(line, max_size=5))
     segmented = loaded[kind].segment(lines)
@@ -184,21 +222,23 @@ def test_no_lines_give_no_words(loaded, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_identity_is_of_strings_and_names_no_path(loaded, kind, legacy_dir, neural_dir):
+def test_identity_is_of_strings_and_names_no_path(loaded, kind, legacy_dir, neural_dir, pkuseg_dir):
     identity = loaded[kind].identity
     assert identity["name"] in available()
     assert all(isinstance(text, str) for item in identity.items() for text in item)
-    assert not any(str(path) in text for path in (legacy_dir, neural_dir) for text in identity.values())
+    assert not any(str(path) in text for path in (legacy_dir, neural_dir, pkuseg_dir) for text in identity.values())
 
 
 def test_identities_differ_where_words_may(loaded):
-    identities = [json.dumps(loaded[kind].identity, sort_keys=True) for kind in KINDS]
-    assert len(set(identities)) == len(KINDS)
+    kinds = [kind for kind in KINDS if not kind.startswith("icu")]  # its package may be missing
+    identities = [json.dumps(loaded[kind].identity, sort_keys=True) for kind in kinds]
+    assert len(set(identities)) == len(kinds)
 
 
 def test_import_stays_light():
-    modules = "wordmask.segmenters, wordmask.segmenters.ltp, wordmask.segmenters.jieba, wordmask.segmenters.whitespace"
+    modules = ", ".join(f"wordmask.segmenters.{name}" for name in available())
     heavy = ["ltp", "ltp_extension", "jieba", "rjieba", "torch", "transformers", "huggingface_hub"]
+    heavy += ["sudachipy", "fugashi", "pythainlp", "spacy_pkuseg", "icu", "numpy"]
     code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
     assert fresh_python(code) == ("[]\n", "")
 
@@ -218,8 +258,9 @@ class Characters(Segmenter):
 
 def test_a_registered_class_is_found_by_name(monkeypatch):
     monkeypatch.setattr(segmenters, "_REGISTRY", dict(segmenters._REGISTRY))
+    names = available()
     assert register("characters")(Characters) is Characters
-    assert available() == ["characters", "jieba", "ltp", "whitespace"]
+    assert available() == sorted([*names, "characters"])
     assert load_segmenter("characters", keep_spaces=True).segment(["中 国"]) == [["中", " ", "国"]]
     with pytest.raises(ValueError, match="registered already"):
         register("jieba")(Characters)
@@ -235,7 +276,7 @@ def test_a_class_is_found_by_its_module(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("jeiba", "choose from jieba, ltp, whitespace"),
+        ("jeiba", "choose from icu, jieba, ltp, mecab, pkuseg, pythainlp, sudachi, whitespace"),
         ("no.such_module:Class", "cannot import no.such_module"),
         ("wordmask.segmenters:NoSuchClass", "no class NoSuchClass"),
         ("wordmask.utils.errors:InputError", "derived from wordmask.segmenters.Segmenter"),
@@ -252,7 +293,8 @@ def test_unknown_names_are_explained(name, message):
     ("name", "options", "message"),
     [
         ("whitespace", {"user_dict": "words.txt"}, "whitespace cannot use --user_dict; it takes no options"),
-        ("jieba", {"model": "LTP/small"}, "jieba cannot use --ltp; it takes --user_dict, --no_hmm"),
+        ("jieba", {"model": "LTP/small"}, "jieba cannot use model=; it takes --user_dict, --no_hmm"),
+        ("sudachi", {"hmm": False}, "sudachi cannot use --no_hmm; it takes mode=, dictionary=, --user_dict"),
         ("ltp", {}, "ltp needs --ltp"),
         ("ltp", {"model": None}, "ltp needs --ltp"),
     ],
@@ -268,7 +310,17 @@ def test_none_is_an_option_not_given():
 
 @pytest.mark.parametrize(
     ("name", "module", "install"),
-    [("jieba", "jieba", "pip install jieba"), ("ltp", "ltp_extension.perceptron", "pip install ltp")],
+    [
+        ("jieba", "jieba", "pip install jieba"),
+        ("ltp", "ltp_extension.perceptron", "pip install ltp"),
+        ("sudachi", "sudachipy", "pip install sudachipy"),
+        ("sudachi", "sudachidict_small", "pip install sudachidict_small"),
+        ("mecab", "fugashi", "pip install fugashi"),
+        ("mecab", "unidic_lite", "pip install unidic-lite"),
+        ("pythainlp", "pythainlp.tokenize", "pip install pythainlp"),
+        ("pkuseg", "spacy_pkuseg", "pip install spacy-pkuseg"),
+        ("icu", "icu", "apt-get install libicu-dev pkg-config g.. && pip install PyICU"),
+    ],
 )
 def test_a_missing_package_comes_with_the_line_that_installs_it(monkeypatch, legacy_dir, name, module, install):
     monkeypatch.setitem(sys.modules, module, None)
@@ -431,6 +483,12 @@ def test_split_long(part):
     assert max(map(len, parts)) <= 38
     assert all(p.endswith(part) for p in parts[:-1])
     assert split_long(line, len(line)) == [line]
+
+
+def test_split_long_divides_no_grapheme_cluster():
+    assert split_long("กี่" * 7, 10) == ["กี่" * 2, "กี่" * 2, "กี่" * 3]
+    accents = "e" + "\u0301" * 30  # one cluster, which is too long
+    assert "".join(split_long(accents, 10)) == accents and max(map(len, split_long(accents, 10))) <= 10
 
 
 def test_split_long_prefers_sentences_to_clauses():

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wordmask.config.parser import argument
-from wordmask.segmenters import Segmenter, load_segmenter
+from wordmask.segmenters import Segmenter, available, load_segmenter
+from wordmask.segmenters.options import parse_options
 from wordmask.utils.errors import InputError
 
 
@@ -18,20 +19,25 @@ class SegmentationArguments:
     _argument_group_name = "words from a segmenter"
 
     segmenter: str | None = argument(
-        "Finds words: ltp or jieba (Chinese), whitespace (any writing system), tokenizer (the tokenizer's own), or "
-        "module:Class (yours).",
+        "Finds words: ltp, jieba, pkuseg (Chinese), sudachi, mecab (Japanese), pythainlp (Thai), icu (Khmer, Lao, "
+        "Burmese and these), whitespace (all scripts), tokenizer (the tokenizer's own), or module:Class (yours).",
         default=None,
     )
+    segmenter_options: str | None = argument(
+        "Options as name=value,name=value, for example mode=C for sudachi; docs/languages.md lists them.", default=None
+    )
     ltp: str | None = argument("ltp: a directory or a hub id, for example LTP/small.", default=None)
-    user_dict: str | None = argument("jieba: a file with additional words.", default=None)
+    user_dict: str | None = argument("A file with additional words; not for ltp, icu and whitespace.", default=None)
     hmm: bool = argument("jieba: find words that are not in the dictionary.", default=True)
     mixed_words: bool = argument("Words may join Chinese and letters, for example T恤.", default=False)
 
     def __post_init__(self) -> None:
-        options = {"--ltp": self.ltp, "--user_dict": self.user_dict, "--no_hmm": not self.hmm}
-        for flag, given in (options | {"--mixed_words": self.mixed_words}).items():
+        flags = {"--ltp": self.ltp, "--user_dict": self.user_dict, "--no_hmm": not self.hmm}
+        flags |= {"--segmenter_options": self.segmenter_options, "--mixed_words": self.mixed_words}
+        for flag, given in flags.items():
             if given and self.segmenter is None:
                 raise InputError(f"{flag} needs --segmenter; add it, or drop {flag}")
+        self._options()  # refuses what cannot be read
 
     def load(self, tokenizer: Callable[[], Any] | None = None) -> Segmenter:
         """The segmenter, with the options given.
@@ -43,8 +49,24 @@ class SegmentationArguments:
             InputError: if it is missing or not installed, or if an option belongs to another segmenter.
         """
         if self.segmenter is None:
-            raise InputError("--segmenter is missing; give ltp, jieba or whitespace")
-        if self.segmenter == "ltp" and not self.ltp:
+            raise InputError(f"--segmenter is missing; give one of {', '.join(available())}")
+        options = self._options()
+        if self.segmenter == "ltp" and not options.get("model"):
             raise InputError("--ltp is missing; give an LTP model such as LTP/small, or --segmenter jieba")
-        hmm = None if self.hmm else False
-        return load_segmenter(self.segmenter, tokenizer=tokenizer, model=self.ltp, user_dict=self.user_dict, hmm=hmm)
+        if self.ltp and self.segmenter in available() and self.segmenter != "ltp":
+            raise InputError(f"--segmenter {self.segmenter} cannot use --ltp; drop it, or give --segmenter ltp")
+        return load_segmenter(self.segmenter, tokenizer=tokenizer, **options)
+
+    def _options(self) -> dict[str, Any]:
+        """The options by their names, from --segmenter_options and from flags of their own."""
+        options: dict[str, Any] = {}
+        if self.segmenter_options is not None:
+            options |= parse_options(self.segmenter_options)
+        flags = {"model": ("--ltp", self.ltp), "user_dict": ("--user_dict", self.user_dict)}
+        for name, (flag, value) in (flags | {"hmm": ("--no_hmm", None if self.hmm else False)}).items():
+            if value is None:
+                continue
+            if name in options:
+                raise InputError(f"{flag} and --segmenter_options {name}= say the same; drop one of them")
+            options[name] = value
+        return options

@@ -11,8 +11,8 @@ register it under a short name:
 Override `identity` if the words depend on a model, an option or the version of a library: the cache keeps tokens by
 it. Set `any_script = True` if your words also count in scripts that are written with spaces.
 
-`_REGISTRY` lists those of this package. Importing this package imports no library such as jieba. A segmenter imports
-its library when you make one.
+`--segmenter_options name=value` passes parameters of your class. `_REGISTRY` lists the segmenters of this package.
+Importing this package imports no library such as jieba. A segmenter imports its library when you make one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import importlib
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from wordmask.segmenters.options import converted
 from wordmask.utils.errors import InputError
 
 __all__ = ["Segmenter", "available", "load_segmenter", "register", "words_of"]
@@ -79,14 +80,19 @@ S = TypeVar("S", bound=Segmenter)
 
 # A class, or the path to import it from. We import built-in segmenters when someone asks for them.
 _REGISTRY: dict[str, str | type[Segmenter]] = {
+    "icu": "wordmask.segmenters.icu:ICUSegmenter",
     "jieba": "wordmask.segmenters.jieba:JiebaSegmenter",
     "ltp": "wordmask.segmenters.ltp:LTPSegmenter",
+    "mecab": "wordmask.segmenters.mecab:MecabSegmenter",
+    "pkuseg": "wordmask.segmenters.pkuseg:PkusegSegmenter",
+    "pythainlp": "wordmask.segmenters.pythainlp:PyThaiNLPSegmenter",
+    "sudachi": "wordmask.segmenters.sudachi:SudachiSegmenter",
     "tokenizer": "wordmask.segmenters.tokenizer:TokenizerSegmenter",
     "whitespace": "wordmask.segmenters.whitespace:WhitespaceSegmenter",
 }
 
-# The flag of each option. An option without a flag is called by its own name.
-_FLAGS = {"model": "--ltp", "user_dict": "--user_dict", "hmm": "--no_hmm"}
+# The options that have a flag of their own. The others are given by `--segmenter_options name=value`.
+_FLAGS = {"user_dict": "--user_dict", "hmm": "--no_hmm"}
 
 
 def register(name: str) -> Callable[[type[S]], type[S]]:
@@ -121,13 +127,16 @@ def load_segmenter(name: str, /, tokenizer: Callable[[], Any] | None = None, **o
     Raises:
         InputError: if the name or an option is unknown, an option or package is missing, or the segmenter cannot use
             an option.
+
+    Example: `load_segmenter("sudachi", mode="C")`.
     """
     cls = _find_class(name)
     given = {option: value for option, value in options.items() if value is not None}
-    if tokenizer and "tokenizer" in inspect.signature(cls).parameters:
+    parameters = _parameters(cls)
+    if tokenizer and "tokenizer" in parameters:
         given["tokenizer"] = tokenizer()
-    _check_options(name, cls, given)
-    return cls(**given)
+    _check_options(name, parameters, given)
+    return cls(**converted(parameters, given))
 
 
 def _find_class(name: str) -> type[Segmenter]:
@@ -151,19 +160,26 @@ def _find_class(name: str) -> type[Segmenter]:
     return cls
 
 
-def _check_options(name: str, cls: type[Segmenter], given: dict[str, Any]) -> None:
-    parameters = inspect.signature(cls).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+def _parameters(cls: type[Segmenter]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(cls, eval_str=True).parameters
+    except Exception:  # an annotation may name what only a type checker imports
+        return inspect.signature(cls).parameters
+
+
+def _check_options(name: str, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    known = [parameter.name for parameter in parameters]
-    unknown = [option for option in given if option not in known]
+    unknown = [option for option in given if option not in parameters]
     if unknown:
-        takes = f"it takes {_as_flags(known)}" if known else "it takes no options"
-        raise InputError(f"--segmenter {name} cannot use {_as_flags(unknown)}; {takes}")
-    missing = [p.name for p in parameters if p.default is p.empty and p.name not in given]
+        takes = f"it takes {_as_flags(name, parameters)}" if parameters else "it takes no options"
+        raise InputError(f"--segmenter {name} cannot use {_as_flags(name, unknown)}; {takes}")
+    missing = [option for option, p in parameters.items() if p.default is p.empty and option not in given]
     if missing:
-        raise InputError(f"--segmenter {name} needs {_as_flags(missing)}")
+        raise InputError(f"--segmenter {name} needs {_as_flags(name, missing)}")
 
 
-def _as_flags(options: list[str]) -> str:
-    return ", ".join(_FLAGS.get(option, option) for option in options)
+def _as_flags(name: str, options: Iterable[str]) -> str:
+    """How a command line gives options: `mode=, --user_dict`."""
+    flags = _FLAGS | {"model": "--ltp"} if name == "ltp" else _FLAGS
+    return ", ".join(flags.get(option, f"{option}=") for option in options)

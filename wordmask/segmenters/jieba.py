@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from wordmask.segmenters import Segmenter
-from wordmask.segmenters.libraries import import_package, replace_surrogates, restore
-from wordmask.utils.errors import reported
+from wordmask.segmenters.libraries import import_package, read_user_words, replace_surrogates, restore
 
 
 class JiebaSegmenter(Segmenter):
@@ -40,9 +38,7 @@ class JiebaSegmenter(Segmenter):
         self._identity = {"name": "jieba", "hmm": str(bool(hmm)).lower()}
         user_words = None
         if user_dict is not None:
-            with reported(f"--user_dict {user_dict}: cannot read it", "; give a text file in UTF-8"):
-                user_words = Path(user_dict).read_bytes()
-                user_words.decode("utf-8")
+            user_words = read_user_words(user_dict)
             self._identity["user_dict"] = hashlib.sha256(user_words).hexdigest()
         rust = not hmm and user_words is None and find_spec("rjieba") is not None
         self._cut = _rust_cut() if rust else _python_cut(user_words, hmm)
@@ -68,7 +64,8 @@ def _rust_cut() -> Cut:
     cutter = rjieba.Jieba()
 
     def cut(lines: Sequence[str]) -> list[list[str]]:
-        return [restore(line, cutter.cut(replace_surrogates(line), False)) for line in lines]
+        copies = [replace_surrogates(line) for line in lines]
+        return [restore(line, copy, cutter.cut(copy, False)) for line, copy in zip(lines, copies, strict=True)]
 
     return cut
 

@@ -1,22 +1,52 @@
-"""Helpers for segmenters that call a library: import it, replace surrogates, restore text that it left out."""
+"""What segmenters that call a library share: to import it, and to find its words in the line."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import os
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from pathlib import Path
 from types import ModuleType
 
-from wordmask.utils.errors import InputError
+from wordmask.segmenters import Segmenter
+from wordmask.utils.errors import InputError, reported
+
+
+class LineSegmenter(Segmenter):
+    """A segmenter whose library reads one line at a time.
+
+    The constructor sets `_identity`.
+    """
+
+    _identity: dict[str, str]
+
+    @abstractmethod
+    def words(self, line: str) -> list[str]:
+        """The words of a line, see `Segmenter.segment`."""
+
+    def segment(self, lines: Sequence[str]) -> list[list[str]]:
+        return [self.words(line) for line in lines]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return dict(self._identity)
 
 
 class LostTextError(ValueError):
     """The words of a library do not add up to the line that it got."""
 
 
-def import_package(module: str, segmenter: str, distribution: str) -> ModuleType:
+def import_package(module: str, segmenter: str, distribution: str, before: str = "") -> ModuleType:
     """Import a package that `--segmenter SEGMENTER` needs.
+
+    Args:
+        module: what to import.
+        segmenter: the segmenter's name.
+        distribution: what pip installs.
+        before: a command to run before pip, if any.
 
     Raises:
         InputError: if it cannot be imported, with the command that installs it.
@@ -26,8 +56,31 @@ def import_package(module: str, segmenter: str, distribution: str) -> ModuleType
     except ImportError as error:
         raise InputError(
             f"--segmenter {segmenter} needs the package {distribution}, which cannot be imported ({error}): "
-            f"pip install {distribution}"
+            f"{before and f'{before} && '}pip install {distribution}"
         ) from error
+
+
+def read_user_words(path: str | os.PathLike[str]) -> bytes:
+    """The content of `--user_dict`, a text file in UTF-8.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    with reported(f"--user_dict {path}: cannot read it", "; give a text file in UTF-8"):
+        content = Path(path).read_bytes()
+        content.decode("utf-8")
+    return content
+
+
+def words_in_lines(content: bytes) -> list[str]:
+    """The words of a file that has one word in each line."""
+    return [word for line in content.decode("utf-8-sig").splitlines() if (word := line.strip())]
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -38,22 +91,27 @@ def replace_surrogates(line: str) -> str:
     return _SURROGATE.sub("\ufffd", line)
 
 
-def restore(line: str, words: Sequence[str]) -> list[str]:
-    """The words of `line`, from those of `replace_surrogates(line)` or of its end.
+def restore(line: str, copy: str, words: Sequence[str]) -> list[str]:
+    """The words of `line`, from those that a library found in a copy of equal length.
 
-    A library may leave out the start of a line. This becomes a word of its own, unless it is white space: with
-    `line="\\x00中国"`, `words=["中国"]` gives `["\\x00", "中国"]`.
+    The library may leave out white space, and give words without characters. It may also leave out the start of a
+    line. This becomes a word of its own: of the line `\\x00中国 人`, the words 中国, 人 become `\\x00`, 中国, 人.
 
     Raises:
         LostTextError: if the words leave out anything else.
     """
-    joined = "".join(words)
-    if joined == line:
-        return [*words]
-    start = len(line) - len(joined)
-    if not line.endswith(joined):
-        if not replace_surrogates(line).endswith(joined):
+    if "".join(words) == line:
+        return [*filter(None, words)]
+    found, end = list[str](), 0
+    for word in filter(None, words):
+        start = copy.find(word, end)
+        gap = line[end:start]
+        if start < 0 or (end > 0 and gap.strip()):
             raise LostTextError(f"the words {words} do not add up to the line {line!r}")
-        borders = accumulate(map(len, words), initial=start)  # words 2 and 1 long, after 1 character: 1, 3, 4
-        words = [line[begin:end] for begin, end in pairwise(borders)]
-    return [line[:start], *words] if line[:start].strip() else [*words]
+        end = start + len(word)
+        found += [*[gap] * bool(gap.strip()), line[start:end]]
+    if copy[end:].strip():
+        if found:
+            raise LostTextError(f"the words {words} do not add up to the line {line!r}")
+        found.append(line)
+    return found

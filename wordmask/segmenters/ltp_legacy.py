@@ -48,7 +48,7 @@ class LegacyModel:
         """For each line its words, see `Segmenter.segment`."""
         copies = [replace_surrogates(line) for line in lines]
         words = self._model.batch_predict(copies, True)  # without the white space at the start of a line
-        return [restore(line, line_words) for line, line_words in zip(lines, words, strict=True)]
+        return [restore(*one) for one in zip(lines, copies, words, strict=True)]
 
 
 def _is_whole(content: bytes) -> bool:

@@ -91,7 +91,7 @@ class NeuralModel:
             copies = [replace_surrogates(piece) for piece in batch]
             words.update(zip(batch, self._ltp.pipeline(copies, tasks=["cws"]).cws, strict=True))
         # LTP leaves out white space and control characters at the start.
-        return {piece: restore(piece, piece_words) for piece, piece_words in words.items()}
+        return {piece: restore(piece, replace_surrogates(piece), found) for piece, found in words.items()}
 
     def _has_tokens(self, piece: str) -> bool:
         """Whether the tokenizer finds a token. Without one, a model with a CRF fails."""

@@ -32,7 +32,8 @@ _NAMES = {
 # The flags that change sequences, masks or learning; model, tokenizer and text are compared by digests.
 SETTINGS = (
     *("dtype", "attn_implementation", "max_train_samples", "line_by_line", "long_lines", "max_seq_length"),
-    *("length_schedule", "pack_sequences", "streaming", "segmenter", "ltp", "user_dict", "hmm", "mixed_words"),
+    *("length_schedule", "pack_sequences", "streaming"),
+    *("segmenter", "segmenter_options", "ltp", "user_dict", "hmm", "mixed_words"),
     *("masking_strategy", "mlm_probability", "mask_replace_prob", "random_replace_prob", "seed", "data_seed"),
     *("train_sampling_strategy", "dataloader_drop_last", "max_steps", "num_train_epochs"),
     *("auto_find_batch_size", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
