@@ -276,7 +276,7 @@ def test_a_class_is_found_by_its_module(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("jeiba", "choose from icu, jieba, ltp, mecab, pkuseg, pythainlp, sudachi, whitespace"),
+        ("jeiba", "choose from icu, jieba, ltp, mecab, pkuseg, pythainlp, sudachi, tokenizer, whitespace"),
         ("no.such_module:Class", "cannot import no.such_module"),
         ("wordmask.segmenters:NoSuchClass", "no class NoSuchClass"),
         ("wordmask.utils.errors:InputError", "derived from wordmask.segmenters.Segmenter"),
