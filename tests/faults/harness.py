@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
                 of_case.mkdir()
                 launch = Launch(case.run, inputs, of_case).wait()
                 if any(launch.statuses):
-                    raise SystemExit(f"{case.run} does not run: {launch.printed[-2000:]}")
+                    raise SystemExit(f"{case.run} does not run: {launch.statuses}, {launch.printed[-2000:]}")
                 expected[case.run] = final_state(case.run, of_case)
                 shutil.rmtree(of_case)
             outcome = play(case, inputs, of_case, kept, expected[case.run])

@@ -91,7 +91,7 @@ class Soak:
         begin = time.monotonic()
         launch = Launch(run, self.inputs, self.folder).wait()
         if any(launch.statuses):
-            raise SystemExit(f"{run} does not run: {launch.printed[-2000:]}")
+            raise SystemExit(f"{run} does not run: {launch.statuses}, {launch.printed[-2000:]}")
         self.seconds[run] = time.monotonic() - begin
         self.expected[run] = _result(run, self.folder)
         shutil.rmtree(self.folder)
