@@ -28,6 +28,7 @@ from faults.cases import RUNS  # noqa: E402
 from faults.harness import final_state  # noqa: E402
 from faults.launching import Launch, is_one_sentence, make_inputs  # noqa: E402
 from faults.mounts import leave_mounts, small_disk, why_not  # noqa: E402
+from wordmask.references.provenance import sidecar  # noqa: E402
 
 HURT = 4  # launches of a round to which something happens, at most
 ROOM = 32  # MiB on the disk that is filled
@@ -180,8 +181,8 @@ def _result(run: str, folder: Path) -> dict[str, Any]:
     """The final state of a run. Parts of references may stay when they are joined, and files without a use."""
     if not run.startswith("references"):
         return final_state(run, folder)
-    out = folder / "out"
-    return {name: (out / name).read_bytes() for name in ("ref.txt", "ref.txt.json") if (out / name).exists()}
+    output = folder / "out" / "ref.txt"
+    return {path.name: path.read_bytes() for path in (output, sidecar(str(output)))}
 
 
 def table(counts: Counter[tuple[str, str]]) -> str:

@@ -145,7 +145,8 @@ def alone(folder, half_done):
 def together(folder, half_done) -> str:
     """The runs of two processes, under torchrun over gloo, and what they print."""
     commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
-    commands += [folder.ddp_command(2), folder.muon_command(2), folder.resume_command(2, 4)]
+    same = [*folder.resume_command(2, 2), "--output_dir", str(folder.path / "resumed-same")]
+    commands += [folder.ddp_command(2), folder.muon_command(2), folder.resume_command(2, 4), same]
     return run_two_processes(commands, folder.path / "commands.json")
 
 
