@@ -109,7 +109,10 @@ class Soak:
                 break
         else:
             raise Lost(f"it does not end: {launches[0].printed[-1500:]}")
-        found, expected = _result(run, self.folder), self.expected[run]
+        try:
+            found, expected = _result(run, self.folder), self.expected[run]
+        except (OSError, ValueError) as error:
+            raise Lost(f"the end is not there: {error}") from error
         if different := sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name)):
             raise Lost(f"other {', '.join(different)}")
 
