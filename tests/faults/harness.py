@@ -113,7 +113,10 @@ def play(case: Case, inputs: Path, folder: Path, kept: Path, expected: dict[str,
         return Outcome("sentence" if is_clear else "lost", f"{launch.statuses}: {launch.printed[-1200:]}")
     if len((folder / "events").read_text().splitlines()) != 1:
         return Outcome("lost", "the event did not happen once")
-    found = final_state(case.run, folder)
+    try:
+        found = final_state(case.run, folder)
+    except (OSError, ValueError) as error:
+        return Outcome("lost", f"the end is not there: {error}")
     different = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
     return Outcome("lost", f"other {', '.join(different)}") if different else Outcome("right")
 
@@ -143,7 +146,7 @@ def main(argv: list[str]) -> int:
                 of_case.mkdir()
                 launch = Launch(case.run, inputs, of_case).wait()
                 if any(launch.statuses):
-                    raise SystemExit(f"{case.run} does not run: {launch.printed[-2000:]}")
+                    raise SystemExit(f"{case.run} does not run: {launch.statuses}, {launch.printed[-2000:]}")
                 expected[case.run] = final_state(case.run, of_case)
                 shutil.rmtree(of_case)
             outcome = play(case, inputs, of_case, kept, expected[case.run])

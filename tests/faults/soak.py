@@ -28,6 +28,7 @@ from faults.cases import RUNS  # noqa: E402
 from faults.harness import final_state  # noqa: E402
 from faults.launching import Launch, is_one_sentence, make_inputs  # noqa: E402
 from faults.mounts import leave_mounts, small_disk, why_not  # noqa: E402
+from wordmask.references.provenance import sidecar  # noqa: E402
 
 HURT = 4  # launches of a round to which something happens, at most
 ROOM = 32  # MiB on the disk that is filled
@@ -91,7 +92,7 @@ class Soak:
         begin = time.monotonic()
         launch = Launch(run, self.inputs, self.folder).wait()
         if any(launch.statuses):
-            raise SystemExit(f"{run} does not run: {launch.printed[-2000:]}")
+            raise SystemExit(f"{run} does not run: {launch.statuses}, {launch.printed[-2000:]}")
         self.seconds[run] = time.monotonic() - begin
         self.expected[run] = _result(run, self.folder)
         shutil.rmtree(self.folder)
@@ -108,7 +109,10 @@ class Soak:
                 break
         else:
             raise Lost(f"it does not end: {launches[0].printed[-1500:]}")
-        found, expected = _result(run, self.folder), self.expected[run]
+        try:
+            found, expected = _result(run, self.folder), self.expected[run]
+        except (OSError, ValueError) as error:
+            raise Lost(f"the end is not there: {error}") from error
         if different := sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name)):
             raise Lost(f"other {', '.join(different)}")
 
@@ -180,8 +184,8 @@ def _result(run: str, folder: Path) -> dict[str, Any]:
     """The final state of a run. Parts of references may stay when they are joined, and files without a use."""
     if not run.startswith("references"):
         return final_state(run, folder)
-    out = folder / "out"
-    return {name: (out / name).read_bytes() for name in ("ref.txt", "ref.txt.json") if (out / name).exists()}
+    output = folder / "out" / "ref.txt"
+    return {path.name: path.read_bytes() for path in (output, sidecar(str(output)))}
 
 
 def table(counts: Counter[tuple[str, str]]) -> str:

@@ -118,14 +118,16 @@ def folder(tmp_path_factory) -> Folder:
 
 @pytest.fixture(scope="module")
 def half_done(folder):
-    """Two copies of a run of one process, as if it had been killed after four steps of 4."""
+    """Three copies of a run of one process, as if it had been killed after four steps of 4."""
     run_mlm_wwm.main(folder.resume_command(1, 4))
+    shutil.copytree(folder.resumed(1), folder.path / "whole")
     for path in folder.resumed(1).iterdir():
         if path.name.startswith("checkpoint-") and path.name != "checkpoint-4":
             shutil.rmtree(path)
         elif path.is_file() and path.name != "wordmask_run.json":
             path.unlink()
     shutil.copytree(folder.resumed(1), folder.resumed(2))
+    shutil.copytree(folder.resumed(1), folder.path / "resumed-same")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,8 @@ def alone(folder, half_done):
 def together(folder, half_done) -> str:
     """The runs of two processes, under torchrun over gloo, and what they print."""
     commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
-    commands += [folder.ddp_command(2), folder.muon_command(2), folder.resume_command(2, 4)]
+    same = [*folder.resume_command(2, 2), "--output_dir", str(folder.path / "resumed-same")]
+    commands += [folder.ddp_command(2), folder.muon_command(2), folder.resume_command(2, 4), same]
     return run_two_processes(commands, folder.path / "commands.json")
 
 
@@ -214,6 +217,12 @@ def test_the_text_is_tokenized_by_one_process_and_read_by_both(folder, together)
 def test_the_config_for_several_processes_trains_as_one_does(folder, alone, together):
     assert len(trajectory(folder.ddp(1))) == 3
     assert_same_run(folder.ddp(2), folder.ddp(1), "configs/ddp.yaml")
+
+
+def test_a_run_of_one_process_goes_on_with_two_as_if_it_had_not_stopped(folder, together):
+    """The steps stay as large; test_elastic.py has the way back and the other kinds of training."""
+    assert len(trajectory(folder.path / "whole")) == 20
+    assert_same_run(folder.path / "resumed-same", folder.path / "whole", "the same steps on two processes")
 
 
 def test_a_run_of_one_process_goes_on_with_two_in_twice_as_large_steps(folder, alone, together):

@@ -77,15 +77,21 @@ def stopped(argv: list[str], status: int = 130) -> None:
 
 
 def final_state(out: Path) -> dict[str, object]:
-    """All that must be the same after an interruption: the last checkpoint, and the log without times."""
+    """All that must be the same after an interruption: the last checkpoint, the results, and the log without times."""
     last = max(out.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     files = {name: (last / name).read_bytes() for name in ("model.safetensors", "scheduler.pt", "rng_state.pth")}
     optimizer = torch.load(last / "optimizer.pt", weights_only=True)["state"]
     values = {key: [value.tolist() for value in moments.values()] for key, moments in optimizer.items()}
-    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
-    timed = ("runtime", "per_second", "flos")
+    files["trained"] = (out / "model.safetensors").read_bytes()
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    history.append(json.loads((out / "train_results.json").read_text()))
+    timed = ("runtime", "per_second", "flos", "data_share")
     log = [{key: value for key, value in entry.items() if not key.endswith(timed)} for entry in history]
     return {"step": last.name, "files": files, "optimizer": values, "log": log}
+
+
+class Killed(Exception):
+    """What ends a run as a signal would that cannot be handled."""
 
 
 SAVED = "--save_strategy", "epoch"
@@ -96,6 +102,7 @@ PLACES = {
     "an evaluation": ((*EVALUATED, "steps", "--eval_steps", "4"), "prediction_step", 4, 2, 4),
     "the last step of an epoch": ((*EVALUATED, "epoch"), "training_step", 5, 1, 6),
     "an evaluation at the end of an epoch": ((*EVALUATED, "epoch"), "prediction_step", 6, 1, 6),
+    "an evaluation after the last step": ((*EVALUATED, "epoch"), "prediction_step", 12, 1, 12),
     "a checkpoint": (("--save_strategy", "steps", "--save_steps", "2"), "_save_optimizer_and_scheduler", 4, 1, 4),
 }
 
@@ -121,6 +128,27 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_was_not(place, command, text
     run_mlm_wwm.main(command(*saving, *more))
     assert f"going on from {out}/checkpoint-{saved}" in capsys.readouterr().err
     assert final_state(out) == final_state(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", ["_finalize_training", "save_model", "save_metrics"])
+def test_a_run_that_is_killed_after_its_last_step_has_its_results_when_it_goes_on(
+    method, command, tmp_path, monkeypatch
+):
+    """They were left out, and so was the best model, if the results were not there."""
+    run_mlm_wwm.main(command(*SAVED, out="whole"))
+    original = getattr(MlmTrainer, method)
+
+    def killed(self, *args, **kwargs):
+        if self.state.global_step == 12 and not self._rotates_later:  # not in a checkpoint
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(MlmTrainer, method, killed)
+        run_mlm_wwm.main(command(*SAVED))
+    assert not (tmp_path / "out" / "train_results.json").exists()
+    run_mlm_wwm.main(command(*SAVED))
+    assert final_state(tmp_path / "out") == final_state(tmp_path / "whole")
 
 
 def test_sigterm_ends_with_its_own_status(command, tmp_path, monkeypatch, capsys):

@@ -66,6 +66,21 @@ def test_a_process_that_is_killed_leaves_no_lock(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_takes_no_more_does_not_hide_why_a_run_ended(tmp_path, monkeypatch):
+    """Its lock files stay, and hold nothing. They ended a run with the traceback of their removal."""
+
+    def refused_by_disk(self, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    with pytest.raises(InputError, match="the disk"), locked(tmp_path / ".wordmask", "--output_dir: out"):
+        monkeypatch.setattr(Path, "unlink", refused_by_disk)
+        raise InputError("the disk")
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".wordmask.holder", ".wordmask.lock"]
+    with locked(tmp_path / ".wordmask", "--output_dir: out"):
+        pass
+
+
 def test_shards_share_a_directory_and_a_whole_run_shares_it_with_nobody(tmp_path):
     stem = tmp_path / ".name [1]*"
     with locked(stem, "x", 0), locked(stem, "x", 1):
