@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +17,14 @@ import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.findings import Findings, single_characters, total
+from wordmask.data.findings import Findings, total, without_words
 from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 from wordmask.utils.files import write_atomically
 
-SINGLE, LEFT_OUT = "single characters are masked", "are left out of the masks"
+NO_WORDS, SINGLE = "nothing says which of them form words", "single characters are masked"
+LEFT_OUT = "are left out of the masks"
 PREVIEW = ["--preview_masking", "1", "--use_cpu"]
 
 
@@ -34,7 +37,7 @@ def said(capfd):
         script.main([*argv, *PREVIEW])
         return capfd.readouterr().err.splitlines()
 
-    return lambda *argv: [line for line in of(*argv) if SINGLE in line or LEFT_OUT in line]
+    return lambda *argv: [line for line in of(*argv) if NO_WORDS in line or LEFT_OUT in line]
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def test_chinese_text_without_words_is_reported_in_every_run(chinese, said, tmp_
     assert said(run_mlm_wwm, *chinese) == [sentence]
     workers = ["--preprocessing_num_workers", "2", "--overwrite_cache"]
     assert said(run_mlm_wwm, *chinese, *workers) == [sentence]
-    assert said(run_mlm_wwm, *chinese, "--validation_file", chinese[-1]) == [sentence]
+    assert len(said(run_mlm_wwm, *chinese, "--validation_file", chinese[-1])) == 1
     assert len(said(run_mlm_wwm, *chinese, "--streaming")) == 1
     assert said(run_mlm_wwm, *chinese, "--masking_strategy", "span") == [sentence]
 
@@ -96,7 +99,65 @@ def test_nothing_is_reported_of_english_with_a_few_chinese_names(english_model, 
 
 @pytest.mark.parametrize("characters, single, said", [(100, 10, True), (100, 9, False), (0, 0, False), (9, 9, True)])
 def test_a_tenth_of_the_characters_is_a_substantial_share(characters, single, said):
-    assert bool(single_characters(Findings(characters, single), "--train_file")) is said
+    assert bool(without_words(Findings(characters, Counter(Han=single)), "--train_file")) is said
+
+
+@pytest.mark.parametrize(
+    "scripts, sentence",
+    [
+        (
+            {"Han": 300, "Hiragana": 500, "Katakana": 100, "Thai": 99},
+            "90% of the characters are Japanese (900) and nothing says which of them form words, so single kanji and "
+            "whole rows of kana are masked; give --segmenter sudachi (or mecab), or --train_ref_file with references "
+            "that run_chinese_ref.py makes",
+        ),
+        ({"Han": 901, "Katakana": 99}, "90% of the characters are Chinese (901) and .* --segmenter jieba "),
+        ({"Thai": 1000}, "100% .* Thai .* so all that stands between two spaces is masked as one .* pythainlp "),
+        ({"Lao": 1000}, ".* Lao .* --segmenter icu, or "),
+        ({"Khmer": 1000}, ".* Khmer .* --segmenter icu, or "),
+        ({"Myanmar": 1000}, ".* Burmese .* --segmenter icu, or "),
+        ({"Tibetan": 1000}, ".* Tibetan .* so single syllables are masked; give --segmenter package.module:Class, "),
+        (
+            {"Han": 200, "Thai": 300, "Lao": 500},
+            "50% of the characters are Lao (500), 30% of the characters are Thai (300), 20% of the characters are "
+            "Chinese (200) and .* is masked as one word, and single characters are masked; give --segmenter icu, ",
+        ),
+        ({"Thai": 99}, None),
+        ({}, None),
+    ],
+)
+def test_each_language_has_its_segmenter_in_the_sentence(scripts, sentence):
+    """And texts with a few characters of it have no sentence."""
+    found = without_words(Findings(1000, Counter(scripts)), "--train_file")
+    pattern = re.escape(sentence or "").replace(re.escape(".*"), ".*")
+    assert len(found) == bool(sentence) and all(re.match(f"--train_file: {pattern}", said) for said in found)
+
+
+@pytest.mark.parametrize(
+    "line, language, count, segmenter",
+    [
+        ("ฉันชอบกินข้าวผัด กับ rice", "Thai", 19, "pythainlp"),
+        ("食べることが好きです。カレー", "Japanese", 13, "sudachi"),
+    ],
+)
+def test_text_without_words_is_counted_with_its_marks_and_reported_once(
+    chinese, said, tmp_path, line, language, count, segmenter
+):
+    (tmp_path / "text.txt").write_text(f"{line}\n" * 20, "utf-8")
+    argv = [*chinese[:-1], str(tmp_path / "text.txt")]
+    (sentence,) = said(run_mlm_wwm, *argv)
+    share = f"{count / len(line.replace(' ', '')):.0%}"
+    assert sentence.startswith(f"--train_file: {share} of the characters are {language} ({20 * count - count})")
+    assert f"give --segmenter {segmenter} " in sentence
+    assert said(run_mlm_wwm, *argv, "--segmenter", "whitespace") == said(run_mlm, *argv) == []
+
+
+def test_references_that_only_join_give_no_words_of_thai(chinese, said, tmp_path):
+    """Those of the classic script, and of wordmask before files could divide."""
+    (tmp_path / "text.txt").write_text("ฉันชอบกินข้าวผัด\n" * 20, "utf-8")
+    (tmp_path / "ref").write_text("[]\n" * 20)
+    argv = [*chinese[:-1], str(tmp_path / "text.txt"), "--train_ref_file", str(tmp_path / "ref")]
+    assert len(said(run_mlm_wwm, *argv)) == 1
 
 
 # Positions that are left out
@@ -148,7 +209,8 @@ def test_the_workers_of_a_stream_say_once_that_positions_are_left_out(classic, c
 
 
 def test_findings_add_up_and_keep_the_first_place():
-    one, two = Findings(10, 3, 2, 1, "line 1"), Findings(5, 4, 6, 2, "line 9")
+    han = [Counter(Han=3), Counter(Han=4, Thai=2)]
+    one, two = Findings(10, han[0], 2, 1, "line 1"), Findings(5, han[1], 6, 2, "line 9")
     sum_of_all = total([Findings(), one, two])
-    assert replace(sum_of_all, counts=one.counts) == Findings(15, 7, 8, 3, "line 1", one.counts)
+    assert replace(sum_of_all, counts=one.counts) == Findings(15, han[0] + han[1], 8, 3, "line 1", one.counts)
     assert total([Findings(5), two]).example == "line 9"

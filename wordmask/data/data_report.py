@@ -16,7 +16,7 @@ from rich.box import ROUNDED
 from rich.table import Table
 from rich.text import Text
 
-from wordmask.data.findings import SplitFindings, left_out, single_characters
+from wordmask.data.findings import SplitFindings, left_out, without_words
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.encoding import untruncated
 from wordmask.tokenization.words import is_chinese
@@ -210,7 +210,7 @@ class DataReport:
         found = [text.found for text in texts.values()]
         advice = [sentence for one in found for sentence in left_out(one.findings, one.reference_flag)]
         if masks_words:
-            advice += [sentence for one in found for sentence in single_characters(one.findings, one.flag)][:1]
+            advice += [sentence for one in found for sentence in without_words(one.findings, one.flag)][:1]
         unknown = [advice for split, report in reports.items() for advice in _unknown(report, texts[split].found.flag)]
         cut = [advice for text in texts.values() for advice in _cut(text)]
         advice += unknown[:1] + cut[:1]

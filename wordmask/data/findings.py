@@ -8,7 +8,8 @@ sentence about the sum.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from wordmask.data.text_counts import TextCounts
-from wordmask.tokenization.words import CHINESE, Characters
+from wordmask.tokenization.words import SCRIPTS, Characters
 from wordmask.utils.quantities import counted
 
-SUBSTANTIAL = 0.1  # a text with this share of Chinese characters counts as Chinese
+SUBSTANTIAL = 0.1  # a text with this share of its characters in a language counts as of this language
 _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
 
 
@@ -30,7 +31,8 @@ class Findings:
 
     Attributes:
         characters: the number of characters that are not white space.
-        single: the number of Chinese characters among them, if neither a reference nor a segmenter gives words.
+        unsegmented: how many of them are in each script that is written without spaces, if neither references nor a
+            segmenter give words in it.
         positions: the number of positions in references.
         left_out: the number of positions that we leave out, because white space is before their token.
         example: the place of the first position that we leave out.
@@ -38,18 +40,20 @@ class Findings:
     """
 
     characters: int = 0
-    single: int = 0
+    unsegmented: Counter[str] = field(default_factory=Counter)
     positions: int = 0
     left_out: int = 0
     example: str = ""
     counts: TextCounts = field(default_factory=TextCounts)
 
     @classmethod
-    def of(cls, characters: Characters, has_words: bool) -> Findings:
-        """The findings in a batch of lines; `has_words`: whether a reference or a segmenter gives Chinese words."""
-        single = 0 if has_words else int(np.count_nonzero(characters.classes == CHINESE))
+    def of(cls, characters: Characters, without_words: Sequence[str] = SCRIPTS) -> Findings:
+        """The findings in a batch of lines, given the scripts in which nothing gives words."""
+        scripts = characters.scripts if without_words and not characters.text.isascii() else np.zeros(0, np.int8)
+        found = {name: int(np.count_nonzero(scripts == SCRIPTS.index(name) + 1)) for name in without_words}
         # The line end after each line counts as visible, but is no character of the text.
-        return cls(int(np.count_nonzero(characters.visible)) - len(characters.lines), single)
+        visible = int(np.count_nonzero(characters.visible)) - len(characters.lines)
+        return cls(visible, Counter({name: count for name, count in found.items() if count}))
 
     def to_json(self) -> str:
         """The findings as JSON."""
@@ -60,7 +64,7 @@ class Findings:
         """The findings that `to_json` gave. Those of an older version have no counts."""
         findings = json.loads(text)
         counts = TextCounts.from_json(findings.pop("counts", {}))
-        return cls(**findings, counts=counts)
+        return cls(**findings | {"unsegmented": Counter(findings["unsegmented"])}, counts=counts)
 
 
 class TokenBatch(NamedTuple):
@@ -85,10 +89,12 @@ def findings_in(path: str | Path) -> Findings:
 def total(findings: Iterable[Findings]) -> Findings:
     """The sum of findings. The first place counts."""
     parts = list(findings)
-    names = ("characters", "single", "positions", "left_out")
-    sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+    sums = {name: sum(getattr(part, name) for part in parts) for name in ("characters", "positions", "left_out")}
+    unsegmented: Counter[str] = sum((part.unsegmented for part in parts), Counter())
     example = next((part.example for part in parts if part.example), "")
-    return Findings(**sums, example=example, counts=TextCounts.total([part.counts for part in parts]))
+    return Findings(
+        **sums, unsegmented=unsegmented, example=example, counts=TextCounts.total([part.counts for part in parts])
+    )
 
 
 def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
@@ -103,18 +109,67 @@ def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
     ]
 
 
-def single_characters(findings: Findings, flag: str) -> list[str]:
-    """The sentence about Chinese text without words, if much of the text is Chinese."""
-    if not findings.single or findings.single < SUBSTANTIAL * findings.characters:
+class Language(NamedTuple):
+    """A language that is written without spaces.
+
+    Attributes:
+        scripts: its scripts, see `SCRIPTS`.
+        masked: what is masked if only the rule for text makes words of it.
+        segmenter: what `--segmenter` can find words.
+    """
+
+    scripts: Sequence[str]
+    masked: str
+    segmenter: str
+
+
+_PHRASES = "all that stands between two spaces is masked as one word"
+LANGUAGES = {
+    "Chinese": Language(["Han"], "single characters are masked", "jieba (or ltp)"),
+    "Japanese": Language(
+        ["Han", "Hiragana", "Katakana"], "single kanji and whole rows of kana are masked", "sudachi (or mecab)"
+    ),
+    "Thai": Language(["Thai"], _PHRASES, "pythainlp (or icu)"),
+    "Lao": Language(["Lao"], _PHRASES, "icu"),
+    "Khmer": Language(["Khmer"], _PHRASES, "icu"),
+    "Burmese": Language(["Myanmar"], _PHRASES, "icu"),
+    "Tibetan": Language(["Tibetan"], "single syllables are masked", "package.module:Class, a class of your own"),
+}
+SEVERAL = "icu"  # finds words in several languages
+KANA = 0.1  # a text with this share of kana among kana and Chinese characters counts as Japanese, not as Chinese
+
+
+def languages_without_words(findings: Findings) -> dict[str, int]:
+    """The number of characters of each language without words that is a substantial part of a text, largest first."""
+    found = findings.unsegmented
+    kana = found["Hiragana"] + found["Katakana"]
+    other = "Chinese" if kana >= max(KANA * (kana + found["Han"]), 1) else "Japanese"
+    counts = {name: sum(found[script] for script in language.scripts) for name, language in LANGUAGES.items()}
+    substantial = {
+        name: count
+        for name, count in counts.items()
+        if name != other and count >= max(SUBSTANTIAL * findings.characters, 1)
+    }
+    return dict(sorted(substantial.items(), key=lambda item: -item[1]))
+
+
+def without_words(findings: Findings, flag: str) -> list[str]:
+    """The sentence about text that is written without spaces and has no words, if this is much of the text."""
+    found = languages_without_words(findings)
+    if not found:
         return []
-    remedy = "give --segmenter jieba (or ltp)"
+    shares = [
+        f"{count / findings.characters:.0%} of the characters are {name} ({count:,})" for name, count in found.items()
+    ]
+    masked = dict.fromkeys(LANGUAGES[name].masked for name in found)
+    segmenter = LANGUAGES[next(iter(found))].segmenter if len(found) == 1 else SEVERAL
+    remedy = f"give --segmenter {segmenter}"
     if flag == "--prepared_dir":
-        remedy = "prepare the text again with --segmenter jieba (or ltp) or --train_ref_file"
+        remedy = f"prepare the text again with --segmenter {segmenter} or --train_ref_file"
     elif flag.endswith("_file"):
         remedy += f", or {flag.removesuffix('_file')}_ref_file with references that run_chinese_ref.py makes"
     return [
-        f"{flag}: {findings.single / findings.characters:.0%} of the characters are Chinese and nothing says which of "
-        f"them form words, so single characters are masked; {remedy}"
+        f"{flag}: {', '.join(shares)} and nothing says which of them form words, so {', and '.join(masked)}; {remedy}"
     ]
 
 

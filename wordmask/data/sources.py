@@ -26,7 +26,7 @@ from wordmask.data.file_source import (
     warn_of_repeats,
 )
 from wordmask.data.text_counts import REPORTED, spread
-from wordmask.references.provenance import Provenance, read_provenance, sidecar
+from wordmask.references.provenance import Provenance, read_provenance, sidecar, warn_of_other_words
 from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError, one_line
@@ -235,6 +235,7 @@ def load_texts(
         InputError: naming the flag, if text is missing or cannot be read.
     """
     texts = _from_dataset(arguments, cache_dir, token) if arguments.dataset_name else _from_files(arguments, cache_dir)
+    warn_of_other_words((each.reference_flag, *item) for each in texts.values() for item in each.provenance.items())
     percentage = arguments.validation_split_percentage
     splits = percentage and "train" in texts and "validation" not in texts and not arguments.streaming
     if splits and (evaluate or if_possible and len(texts["train"].source) > 1):

@@ -9,7 +9,7 @@ see `findings.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain, compress
@@ -36,6 +36,7 @@ from wordmask.tokenization.encoding import (
 )
 from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class TextTokenizer:
         """(tokens,) Which tokens continue a word, by the text, references and a segmenter; and the findings."""
         continues, characters = tokens.continues, tokens.characters
         has_references = "chinese_ref" in batch.column_names
-        findings = Findings.of(characters, has_words=has_references or self.segmenter is not None)
+        findings = Findings.of(characters, self._without_words(has_references))
         if has_references:
             positions = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
             name_line = partial(self._name_line, batch)
@@ -168,6 +169,12 @@ class TextTokenizer:
             character_words = segmented(characters, words, mixed, any_script=self.segmenter.any_script)
             continues = tokens.with_words(tokens.continuations(character_words), characters.decided)
         return set_apart(continues, special), findings
+
+    def _without_words(self, has_references: bool) -> Sequence[str]:
+        """The scripts in which nothing gives words: with references that only join, all but Chinese."""
+        if self.segmenter or (has_references and self.decides.all()):
+            return ()
+        return SCRIPTS[1:] if has_references else SCRIPTS
 
     def _check_ids(self, codes: NDArray[np.integer]) -> None:
         """Raise an `InputError` for an id outside the vocabulary: with few bits it would be stored as another id."""

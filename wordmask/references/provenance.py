@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from wordmask.tokenization.encoding import python_state, serialized
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, write_json
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,6 +40,13 @@ class Provenance:
     mixed_words: bool = False
     any_script: bool = False
     decides: list[str] = field(default_factory=list)
+
+    @property
+    def words(self) -> str:
+        """Where the words come from: `jieba (hmm true, jieba 0.42.1) with mixed words`."""
+        details = ", ".join(f"{name} {value[:12]}" for name, value in self.segmenter.items() if name != "name")
+        of_segmenter = self.segmenter.get("name", "an unknown segmenter") + f" ({details})" * bool(details)
+        return of_segmenter + " with mixed words" * self.mixed_words
 
 
 def sidecar(path: str | Path) -> Path:
@@ -131,3 +141,20 @@ def check_tokenizer(provenance: Provenance, tokenizer, path: str, flag: str) -> 
             else "the tokenizer given here, but that has changed since (for instance, tokens were added)"
         )
         raise InputError(f"{flag}: {path} was made with {made_with}; make the references again with --bert {name}")
+
+
+def warn_of_other_words(files: Iterable[tuple[str, str, Provenance]]) -> None:
+    """Log a warning for each reference file whose words do not come from where those of the first file come from.
+
+    Args:
+        files: of each file the flag that names it, its path and its provenance.
+    """
+    first_path = first_words = ""
+    for flag, path, provenance in files:
+        first_path, first_words = first_path or path, first_words or provenance.words
+        if provenance.words != first_words:
+            logger.warning(
+                "%s: %s has words from %s and %s from %s, so different words are masked in the two; make one of them "
+                "again with run_chinese_ref.py",
+                *(flag, path, provenance.words, first_path, first_words),
+            )

@@ -126,7 +126,7 @@ def _keep_clusters(characters: Characters, begins: BoolArray) -> None:
         begins: (characters,) where words begin. We write into it.
     """
     marks, kept = characters.marks, begins.copy()
-    kept[marks.places[~marks.leading]] = False
+    kept[marks.places] = False
     characters.begin_leading(kept)
     roles = _CONJUNCT_ROLES[characters.code_points]
     stacked = marks.behind[roles[marks.places] == _LINKER]

@@ -107,8 +107,8 @@ class CodePointTable:
         return values
 
 
-_CLASSES = CodePointTable(lambda code_points: [*map(character_class, code_points)])
-_SCRIPT_NUMBERS = CodePointTable(lambda code_points: [*map(_script_of, code_points)])
+# Class and script of a character in one number, for one look-up: a LETTER (2) in Thai (4) has 4 * 8 + 2 = 34.
+_TRAITS = CodePointTable(lambda code_points: [8 * _script_of(point) + character_class(point) for point in code_points])
 
 
 class Marks(NamedTuple):
@@ -150,9 +150,14 @@ class Characters:
         self.code_points = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), "<u4")
 
     @cached_property
+    def _traits(self) -> NDArray[np.int8]:
+        """(characters,) 8 times the script of each character plus its class."""
+        return _TRAITS[self.code_points]
+
+    @cached_property
     def classes(self) -> NDArray[np.int8]:
         """(characters,) The class of each character, see `character_class`."""
-        return _CLASSES[self.code_points]
+        return self._traits & 7
 
     @cached_property
     def marks(self) -> Marks:
@@ -206,14 +211,14 @@ class Characters:
 
         Only letters, numbers and their marks have one. A mark has the script of the character that it belongs to.
         """
-        scripts = _SCRIPT_NUMBERS[self.code_points]
+        scripts = self._traits >> 3
         scripts[self.marks.places] = scripts[self.marks.owners]
         return scripts
 
     @cached_property
     def divides(self) -> BoolArray:
         """(characters,) Whether the line of each character has a script of `SCRIPTS` other than Chinese."""
-        others = _SCRIPT_NUMBERS[self.code_points] > _HAN  # marks count with the character that they belong to
+        others = self._traits >= 8 * (_HAN + 1)  # marks have no script of their own
         if not others.any():
             return others
         return np.repeat(np.logical_or.reduceat(others, self.line_starts), self.line_lengths + 1)
