@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--text", help="by default a bundled sample")
     parser.add_argument("--ltp", help="a directory with a legacy model; jieba segments for both sides if not given")
     parser.add_argument("--gold", help="text whose words are separated by spaces")
+    parser.add_argument("--segmenters", nargs="+", default=[], help="others to run on the same lines, as sudachi icu")
     parser.add_argument("--lines", type=int, help="no more than the first so many lines")
     parser.add_argument("--times", type=int, default=1, help="repeat the lines so many times, shuffled")
     parser.add_argument("--repeats", type=int, default=3)
@@ -83,6 +84,9 @@ def compare(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             f"ours, {segmenter}, 2 runs": partial(run_two, text, options.tokenizer, segmentation),
             "ours, jieba without HMM": partial(run_ours, text, options.tokenizer, quick, 1),
         }
+        for name in options.segmenters:
+            others = SegmentationArguments(segmenter=name)
+            contestants[f"ours, {name}"] = partial(run_ours, text, options.tokenizer, others, 1)
         sides = {name: contestants[name] for name in options.only or contestants}
         results = run_in_turn(sides, options.repeats)
         if len({found["digest"] for found in results.values()}) > 1:

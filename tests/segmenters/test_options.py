@@ -37,6 +37,7 @@ def test_options_are_read(text, options):
         ("C", "'C' is no name=value"),
         ("=C", "'=C' is no name=value"),
         ("mode=A,mode=C", "mode is there twice"),
+        ("tokenizer=x", "tokenizer= is no option"),
         ('{"mode": ', "no JSON object"),
         ('{"mode": ["A", "C"]}', "mode has several values"),
     ],

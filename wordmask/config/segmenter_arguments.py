@@ -62,6 +62,8 @@ class SegmentationArguments:
         options: dict[str, Any] = {}
         if self.segmenter_options is not None:
             options |= parse_options(self.segmenter_options)
+        if "tokenizer" in options:
+            raise InputError("--segmenter_options: tokenizer= is no option; a segmenter gets the tokenizer of the run")
         flags = {"model": ("--ltp", self.ltp), "user_dict": ("--user_dict", self.user_dict)}
         for name, (flag, value) in (flags | {"hmm": ("--no_hmm", None if self.hmm else False)}).items():
             if value is None:

@@ -133,9 +133,10 @@ def load_segmenter(name: str, /, tokenizer: Callable[[], Any] | None = None, **o
     cls = _find_class(name)
     given = {option: value for option, value in options.items() if value is not None}
     parameters = _parameters(cls)
+    own = {option: p for option, p in parameters.items() if not (tokenizer and option == "tokenizer")}
+    _check_options(name, own, given)
     if tokenizer and "tokenizer" in parameters:
         given["tokenizer"] = tokenizer()
-    _check_options(name, parameters, given)
     return cls(**converted(parameters, given))
 
 
