@@ -19,7 +19,7 @@ from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.alignment import align
 from wordmask.utils.errors import InputError
 
-_SUDACHI_BYTES = 49_149  # Sudachi refuses longer texts
+_MOST_BYTES = 49_149  # Sudachi refuses longer texts, and MeCab takes quadratic time for unknown words
 
 
 class Word(str):
@@ -58,20 +58,16 @@ class _AsWord:
 
 
 class _ShortTexts:
-    """Gives a word tokenizer texts that are short enough for Sudachi."""
+    """Gives a word tokenizer texts of bounded length."""
 
     def __init__(self, inner: Any):
-        self._inner, self._is_bounded = inner, hasattr(inner, "sudachi")
+        self._inner = inner
 
     def tokenize(self, text: str, **options: Any) -> list[str]:
-        texts = self._bounded(text) if self._is_bounded else [text]
-        return [word for one in texts for word in self._inner.tokenize(one, **options)]
-
-    def _bounded(self, text: str) -> list[str]:
-        if len(unicodedata.normalize("NFKC", text).encode()) <= _SUDACHI_BYTES:
-            return [text]
-        halves = split_long(text, max(1, len(unicodedata.normalize("NFD", text)) // 2))
-        return [piece for half in halves for piece in self._bounded(half)]
+        if len(unicodedata.normalize("NFKC", text).encode()) <= _MOST_BYTES:
+            return self._inner.tokenize(text, **options)
+        halves = split_long(text, len(unicodedata.normalize("NFD", text)) // 2)
+        return [word for half in halves for word in self.tokenize(half, **options)]
 
 
 class TokenizerSegmenter(Segmenter):
@@ -94,7 +90,7 @@ class TokenizerSegmenter(Segmenter):
         elif not WordTokenizer.has_words(tokenizer) or kind == "basic":
             raise InputError(
                 f"--segmenter tokenizer: {type(tokenizer).__name__} finds no words itself, as BertJapaneseTokenizer "
-                "with MeCab or Sudachi does; give another segmenter, or none"
+                "with MeCab or Sudachi does; give another segmenter, such as whitespace for words joined by _"
             )
         elif projection not in (None, "surface"):
             raise InputError(
