@@ -153,6 +153,8 @@ def _check_token_steps(arguments: Arguments) -> None:
     for flag, (is_given, reason) in reasons.items():
         if is_given and arguments.training.tokens_per_step:
             raise InputError(f"--tokens_per_step: {flag} {reason}; drop one of them")
+    if arguments.training.tokens_per_step and "per_device_train_batch_size" in arguments.named:
+        logger.warning("--per_device_train_batch_size has no effect with --tokens_per_step")
 
 
 def _check_prepared(arguments: Arguments) -> None:

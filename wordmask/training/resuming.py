@@ -133,15 +133,15 @@ class ResumableTrainer(TimedTrainer):
 
     def _change(self, record: ProgressRecord) -> str:
         """What another step size changes, as the end of a sentence."""
-        plan, size = self.plan, self.division.size
+        plan, division, old = self.plan, self.division, record.division
         batch_size = f", with batches of {self._train_batch_size}, as --auto_find_batch_size found them"
         batch_size = batch_size if self.args.auto_find_batch_size else ""
-        if plan is None or size == record.division.size:
+        if plan is None or division.size == old.size:
             return batch_size
         left = plan.stages[-1].sequence_count - sum(piece.examples for piece in plan.shown)
         return (
-            f"{batch_size}, with {size} in a step instead of {record.division.size}: {left} examples of "
-            f"epoch {plan.first_epoch + 1} are left, and the run ends with step {plan.planned_steps}"
+            f"{batch_size}, with {division.instead_of(old)}: {left} examples of epoch {plan.first_epoch + 1} are "
+            f"left, and the run ends with step {plan.planned_steps}"
         )
 
     def planned_steps(self) -> int:

@@ -48,9 +48,14 @@ class StepDivision:
         return self.batch_size * self.accumulation * self.processes
 
     @property
-    def size(self) -> str:
-        """What is in a step, for a sentence."""
-        return f"{self.tokens} tokens" if self.tokens else f"{self.step} examples"
+    def size(self) -> tuple[int, str]:
+        """How much is in a step, and what is counted."""
+        return (self.tokens, "tokens") if self.tokens else (self.step, "examples")
+
+    def instead_of(self, old: StepDivision) -> str:
+        """What is in a step, and what was in one, for a sentence."""
+        (count, unit), (old_count, old_unit) = self.size, old.size
+        return f"{count} {unit} in a step instead of {old_count}{f' {old_unit}' * (unit != old_unit)}"
 
     def __str__(self) -> str:
         return (
