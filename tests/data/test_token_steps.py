@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import grouped, grouped_by_tokens, shuffled, token_ends
-from wordmask.data.sampler import Batches, Draw, Layout, Progress, RateSchedule, Stage
+from wordmask.data.sampler import Batches, Draw, Layout, Progress, Stage
 from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.utils.errors import InputError
 
 SEED = 3
 WHOLE = Layout(1)
+LINE, DRAWN = RateSchedule.of("0.3:0.1"), RateSchedule.of("0.1..0.9", SEED)
 
 
 def stage_of(lengths: np.ndarray, groups: bool, layout: Layout) -> Stage:
@@ -40,12 +42,12 @@ class Training:
     def __init__(self, lengths: list[int], tokens: int, groups: bool):
         self.lengths, self.tokens, self.groups = np.array(lengths), tokens, groups
 
-    def plan(self, layout: Layout = WHOLE, tokens: int = 0, **options) -> TokenBatches:
+    def plan(self, layout: Layout = WHOLE, tokens: int = 0, rates: RateSchedule = LINE, **options) -> TokenBatches:
         cuts = TokenCuts(stage_of(self.lengths, self.groups, layout), self.lengths, tokens or self.tokens)
-        return TokenBatches(cuts, layout, RateSchedule(0.3, 0.1), **options)
+        return TokenBatches(cuts, layout, rates, **options)
 
     def by_size(self, size: int, **options) -> Batches:
-        return Batches([stage_of(self.lengths, self.groups, Layout(size))], RateSchedule(0.3, 0.1), **options)
+        return Batches([stage_of(self.lengths, self.groups, Layout(size))], LINE, **options)
 
 
 def batches(plan: Batches) -> list[list[Draw]]:
@@ -98,18 +100,26 @@ def test_each_sequence_comes_once_an_epoch_and_steps_have_less_than_one_too_many
 
 @settings(max_examples=150, deadline=None)
 @given(
-    training=trainings(), epochs=EPOCHS, layout=st.tuples(st.integers(1, 4), st.integers(1, 3)), size=st.integers(1, 5)
+    training=trainings(),
+    epochs=EPOCHS,
+    layout=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3)),
+    rates=st.sampled_from([LINE, DRAWN]),
 )
-def test_a_step_has_the_same_sequences_and_rates_however_it_is_divided(training, epochs, layout, size):
-    accumulation, processes = layout
-    layouts = [Layout(size, accumulation, processes, process) for process in range(processes)]
-    plans = [training.plan(layout, epochs=epochs) for layout in layouts]
-    found = steps(plans, accumulation)
-    assert [sorted(step) for step in found] == [sorted(step) for step in steps([training.plan(epochs=epochs)])]
+def test_a_step_has_the_same_sequences_and_rates_however_it_is_divided(training, epochs, layout, rates):
+    layouts = [Layout(*layout, process) for process in range(layout[2])]
+    plans = [training.plan(layout, rates=rates, epochs=epochs) for layout in layouts]
+    found, whole = steps(plans, layout[1]), steps([training.plan(rates=rates, epochs=epochs)])
+    assert [sorted(step) for step in found] == [sorted(step) for step in whole]
     everywhere = [batch for plan in plans for batch in batches(plan)]
     assert all(everywhere) and all(len(batch) == 1 for batch in everywhere if not batch[0].rate)
-    rates = [step[0].rate for step in found]
-    assert rates == pytest.approx([0.3 - 0.2 * step / len(found) for step in range(len(found))])
+    if rates is LINE:
+        assert [step[0].rate for step in found] == pytest.approx(
+            [0.3 - 0.2 * step / len(found) for step in range(len(found))]
+        )
+    else:
+        assert {draw.rate for step in found for draw in step} == {
+            rates.at(np.zeros(1), draw.epoch, draw.index).item() for step in found for draw in step
+        }
 
 
 @settings(max_examples=150, deadline=None)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import token_ends
-from wordmask.data.sampler import Batches, Draw, Layout, Piece, Progress, RateSchedule, Stage
+from wordmask.data.sampler import Batches, Draw, Layout, Piece, Progress, Stage
 from wordmask.utils.errors import InputError
 
 
@@ -224,8 +225,10 @@ class TokenBatches(Batches):
         place, steps = self.rounds[number]
         of_epoch = self.epochs[place]
         for step in steps:
-            rate = float(self.rates.at(np.array([step / self.planned_steps]))[0])
-            yield from self._deal_tokens([Draw(*which, rate) for which in self._step(place, step - of_epoch.ended)])
+            indices, epochs = zip(*self._step(place, step - of_epoch.ended), strict=True)
+            progress = np.full(len(indices), step / self.planned_steps)
+            rates = self.rates.at(progress, np.array(epochs), np.array(indices)).tolist()
+            yield from self._deal_tokens([Draw(*which) for which in zip(indices, epochs, rates, strict=True)])
 
     def _step(self, place: int, own: int) -> Iterator[tuple[int, int]]:
         """The sequences of the step that begins after `own` others of an epoch, each with its epoch."""

@@ -168,7 +168,7 @@ class Rehearsal:
             return
         assert sequences is not None
         if isinstance(trainer.plan, TokenBatches):
-            yield [collator(sequences.__getitems__(batch)) for batch in trainer.plan.largest(max(trainer.rates))]
+            yield [collator(sequences.__getitems__(batch)) for batch in trainer.plan.largest(trainer.rates.highest)]
             return
         for texts, stage in zip(sequences.stages, trainer.batches(sequences).stages, strict=True):
             layout, order = stage.layout, np.argsort(-texts.lengths, kind="stable")
