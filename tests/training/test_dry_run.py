@@ -268,7 +268,14 @@ def test_automatic_batches_are_made_smaller(wide):
     assert size and 1 <= int(size[1]) < 64
 
 
-def test_a_gpu_without_memory_names_what_fits(flags, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "more, advice",
+    [
+        ("", "2 fits, so give --per_device_train_batch_size 2 --gradient_accumulation_steps 4"),
+        ("--tokens_per_step 200 --gradient_accumulation_steps 2", "give --gradient_accumulation_steps 4"),
+    ],
+)
+def test_a_gpu_without_memory_names_what_fits(flags, capsys, monkeypatch, more, advice):
     forward = MlmTrainer.compute_loss
 
     def of_a_small_gpu(self, model, inputs, *args, **kwargs):
@@ -277,10 +284,8 @@ def test_a_gpu_without_memory_names_what_fits(flags, capsys, monkeypatch):
         return forward(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(MlmTrainer, "compute_loss", of_a_small_gpu)
-    said = refusal(capsys, run_mlm_wwm.main, *flags, "--tokens_per_pass", "0", "--dry_run")
-    assert said.endswith(
-        "2 fits, so give --per_device_train_batch_size 2 --gradient_accumulation_steps 4, which trains the same"
-    )
+    said = refusal(capsys, run_mlm_wwm.main, *flags, "--tokens_per_pass", "0", "--dry_run", *more.split())
+    assert said.endswith(f"{advice}, which trains the same")
 
 
 @pytest.mark.slow

@@ -50,6 +50,8 @@ def refused(capsys, english_model, english_file, tmp_path):
         ("--per_device_train_batch_size 7", "; give 3 --gradient_accumulation_steps 3, "),
         ("--tokens_per_pass 128", "--tokens_per_pass 128: a step does not fit into "),
         ("--tokens_per_pass 128", "; give 64, which trains the same"),
+        ("--tokens_per_step 90", "--tokens_per_step 90: a step does not fit into "),
+        ("--tokens_per_step 90", "; give --gradient_accumulation_steps 2, which trains the same"),
     ],
 )
 def test_a_step_that_is_too_large(room, refused, flags, sentence):

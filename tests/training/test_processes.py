@@ -99,6 +99,17 @@ class Folder:
             *("--per_device_train_batch_size", str(STEP // processes), "--output_dir", str(self.muon(processes))),
         ]
 
+    def by_tokens(self, processes: int) -> Path:
+        return self.path / f"tokens-{processes}"
+
+    def by_tokens_command(self, processes: int) -> list[str]:
+        """A run in steps of some tokens; those of two processes are divided among accumulated batches, too."""
+        return [
+            *self.common("bert", processes),
+            *"--tokens_per_step 300 --num_train_epochs 2 --optim sgd --learning_rate 0.5 --save_strategy no".split(),
+            *("--gradient_accumulation_steps", str(processes), "--output_dir", str(self.by_tokens(processes))),
+        ]
+
     def resumed(self, processes: int) -> Path:
         return self.path / f"resumed-{processes}"
 
@@ -139,6 +150,7 @@ def alone(folder, half_done):
             run_mlm_wwm.main(folder.command(cell))
     run_mlm_wwm.main(folder.ddp_command(1))
     run_mlm_wwm.main(folder.muon_command(1))
+    run_mlm_wwm.main(folder.by_tokens_command(1))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +158,8 @@ def together(folder, half_done) -> str:
     """The runs of two processes, under torchrun over gloo, and what they print."""
     commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
     same = [*folder.resume_command(2, 2), "--output_dir", str(folder.path / "resumed-same")]
-    commands += [folder.ddp_command(2), folder.muon_command(2), folder.resume_command(2, 4), same]
+    commands += [folder.ddp_command(2), folder.muon_command(2), folder.by_tokens_command(2)]
+    commands += [folder.resume_command(2, 4), same]
     return run_two_processes(commands, folder.path / "commands.json")
 
 
@@ -197,7 +210,7 @@ def test_one_process_writes_and_prints(folder, together):
         assert {f"{run}/{name}" for name in names} <= written
     # In a checkpoint, each process saves the state of its random numbers, and the second nothing else.
     assert files(folder.path / "rank1") == {"ddp-2/checkpoint-3/rng_state_1.pth"}
-    assert together.count("model and results: ") == len(runs) + 2
+    assert together.count("model and results: ") == len(runs) + 3
 
 
 def test_the_tokens_of_both_processes_are_counted(folder, alone, together):
@@ -211,7 +224,7 @@ def test_the_tokens_of_both_processes_are_counted(folder, alone, together):
 
 def test_the_text_is_tokenized_by_one_process_and_read_by_both(folder, together):
     first, second = (int((folder.path / f"tokenized-{rank}").read_text()) for rank in (0, 1))
-    assert 0 < first <= 2 and second == 0, "15 runs of the same two splits"
+    assert 0 < first <= 2 and second == 0, "16 runs of the same two splits"
 
 
 def test_the_config_for_several_processes_trains_as_one_does(folder, alone, together):
@@ -242,3 +255,11 @@ def test_muon_trains_on_two_processes_as_on_one(folder, alone, together):
     trained = weights(folder.muon(1))
     moved = distance(weights(folder.path / "modernbert"), trained)
     assert moved > 1e-3 and distance(weights(folder.muon(2)), trained) < moved / 2
+
+
+def test_steps_of_some_tokens_are_the_same_on_two_processes(folder, alone, together):
+    assert len(trajectory(folder.by_tokens(1))) > 6
+    assert_same_run(folder.by_tokens(2), folder.by_tokens(1), "tokens")
+    assert distance(weights(folder.by_tokens(2)), weights(folder.by_tokens(1))) < 1e-5
+    speeds = [read_json(folder.by_tokens(count) / "wordmask_speed.json")["moments"][-1]["tokens"] for count in (1, 2)]
+    assert speeds[0] == speeds[1], "no sequence is there only to fill a batch"

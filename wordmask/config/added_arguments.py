@@ -58,6 +58,10 @@ class AddedArguments:
         "random, sequential or group_by_length; by default the last for lines, else random.",
         default=None,
     )
+    tokens_per_step: int | None = argument(
+        "Cut steps at N tokens, not at a number of sequences; per_device_train_batch_size has no effect.",
+        default=None,
+    )
     tokens_per_pass: int | None = argument(
         "Split batches of more tokens: same gradients, less memory; 0: never; by default 2048 on a CPU.",
         default=None,

@@ -73,6 +73,7 @@ def check_flags(arguments: Arguments) -> None:
     _check_evaluation(arguments)
     _check_streaming(arguments)
     _check_prepared(arguments)
+    _check_token_steps(arguments)
     if arguments.data.pack_sequences and arguments.model.attn_implementation == "flex_attention":
         raise InputError(
             "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "
@@ -139,6 +140,21 @@ def _check_streaming(arguments: Arguments) -> None:
         )
     if arguments.data.streaming and arguments.masking.rates.needs_length:
         raise InputError("--mlm_probability: a schedule needs the length of training in advance; drop --streaming")
+
+
+def _check_token_steps(arguments: Arguments) -> None:
+    """Raise an `InputError` if steps of so many tokens do not go with other flags."""
+    data = arguments.data
+    reasons = {
+        "--pad_to_max_length": (data.pad_to_max_length, "gives every batch the same number of sequences"),
+        "--streaming": (data.streaming, "does not know the lengths of all sequences before training"),
+        "--length_schedule": (bool(data.stages), "gives all steps a similar number of tokens already"),
+    }
+    for flag, (is_given, reason) in reasons.items():
+        if is_given and arguments.training.tokens_per_step:
+            raise InputError(f"--tokens_per_step: {flag} {reason}; drop one of them")
+    if arguments.training.tokens_per_step and "per_device_train_batch_size" in arguments.named:
+        logger.warning("--per_device_train_batch_size has no effect with --tokens_per_step")
 
 
 def _check_prepared(arguments: Arguments) -> None:

@@ -39,6 +39,7 @@ POSITIVE, FROM_0, FROM_1 = Range(0, has_low=False), Range(0), Range(1)
 RANGES = {
     "per_device_train_batch_size": FROM_1,
     "per_device_eval_batch_size": FROM_1,
+    "tokens_per_step": FROM_1,
     "gradient_accumulation_steps": FROM_1,
     "eval_accumulation_steps": FROM_1,
     "num_train_epochs": POSITIVE,

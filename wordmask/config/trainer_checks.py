@@ -73,6 +73,12 @@ def check_before(args: RunArguments) -> None:
             f"--optim: {args.optim} is not known{suggest(str(args.optim), optimizers)}; the usual ones are "
             f"{', '.join(USUAL_OPTIMIZERS)}"
         )
+    by_size = [name for name in ("auto_find_batch_size", "dataloader_drop_last") if getattr(args, name)]
+    if args.tokens_per_step and by_size:
+        raise InputError(
+            f"--tokens_per_step cuts steps at a number of tokens, and --{by_size[0]} is for a number of sequences; "
+            "drop one of them"
+        )
     for name in JSON_FLAGS:
         value = getattr(args, name)
         if isinstance(value, str) and value:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.utils.jit import compiled
+
 
 def shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """(count,) The numbers below `count` in random order."""
@@ -40,6 +42,50 @@ def grouped(
     return np.concatenate([groups[shuffled(seed, epoch, full)].ravel(), order[full * step :]])
 
 
-def as_is(order: NDArray[np.int64], step: int, epoch: int) -> NDArray[np.int64]:
-    """An order that does not depend on the step size."""
+def as_is(order: NDArray[np.int64], *steps: int) -> NDArray[np.int64]:
+    """An order that does not depend on the size of steps."""
     return order
+
+
+@compiled
+def token_ends(lengths: NDArray[np.int64], tokens: int, carried: int) -> NDArray[np.int64]:
+    """(steps,) Where steps end that have at least so many tokens, each at the first sequence with which it has them.
+
+    Lengths 3 4 2 2 5 1 and steps of 6 tokens end after 2 and 5 sequences; the last sequence is left for a later step.
+
+    Args:
+        lengths: (sequences,) the tokens of each.
+        tokens: the least tokens of a step.
+        carried: the tokens that the first step has already.
+    """
+    ends, found, in_step = np.empty(len(lengths), np.int64), 0, carried
+    for index in range(len(lengths)):
+        in_step += lengths[index]
+        if in_step >= tokens:
+            ends[found] = index + 1
+            found, in_step = found + 1, 0
+    return ends[:found].copy()
+
+
+def grouped_by_tokens(
+    order: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    tokens: int,
+    carried: int,
+    seed: int,
+    epoch: int,
+    steps: int = 50,
+) -> NDArray[np.int64]:
+    """What `grouped` does, for steps of at least so many tokens.
+
+    The first sequences stay as they are: they complete the step that has the `carried` tokens. Those that make no full
+    step come last.
+    """
+    head = int(token_ends(lengths[order], tokens, carried)[:1].sum()) if carried else 0
+    order, kept = order[head:], order[:head]
+    before = np.cumsum(lengths[order]) - lengths[order]
+    order = order[np.lexsort((lengths[order], before // (tokens * steps)))]
+    bounds = np.append(0, token_ends(lengths[order], tokens, 0))
+    chosen = shuffled(seed, epoch, len(bounds) - 1)
+    groups = [order[bounds[group] : bounds[group + 1]] for group in chosen.tolist()]
+    return np.concatenate([kept, *groups, order[bounds[-1] :]])

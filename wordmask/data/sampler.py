@@ -7,6 +7,7 @@ had a method `set_epoch`, a call of it would not reach persistent workers.
 from __future__ import annotations
 
 import bisect
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,12 +51,14 @@ class Layout:
 class Piece(NamedTuple):
     """What an epoch has shown in steps of one size: the size, the number of steps, and the number of examples.
 
-    The last step may have fewer examples than the others.
+    The last step may have fewer examples than the others. The size counts examples, or tokens if `carried` is a
+    number: the tokens from the epoch before that the first of these steps has.
     """
 
     size: int
     steps: int
     examples: int
+    carried: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Stage:
         share: the share of the run's steps.
         offset: the index of the stage's first sequence in the dataset.
         arrange: puts sequences, in the order of the epoch, into steps of a size: (sequences, size, epoch).
+        arrange_tokens: the same for steps of so many tokens: (sequences, tokens, epoch, carried).
     """
 
     sequence_count: int
@@ -99,6 +103,7 @@ class Stage:
     share: float = 1.0
     offset: int = 0
     arrange: Callable[[NDArray[np.int64], int, int], NDArray[np.int64]] = as_is
+    arrange_tokens: Callable[[NDArray[np.int64], int, int, int], NDArray[np.int64]] = as_is
 
     def steps(self, drop_last: bool = False, shown: int = 0) -> int:
         """The number of steps in the rest of an epoch, after the sequences `shown`. The last step may be smaller."""
@@ -114,15 +119,19 @@ class Stage:
         epochs, more_steps = divmod(steps, max(1, self.steps(drop_last)))
         return epochs * self.used(drop_last) + more_steps * self.layout.step_size
 
-    def remaining(self, epoch: int, shown: Sequence[Piece]) -> NDArray[np.int64]:
-        """The sequences of an epoch that these pieces have not shown, in the order of this stage's steps.
+    def remaining(self, epoch: int, shown: Sequence[Piece], next_piece: Piece | None = None) -> NDArray[np.int64]:
+        """The sequences of an epoch that these pieces have not shown, in the order of the next piece's steps.
 
-        With sequences 0 to 9 in this order, and 4 of them shown in steps of 2, steps of 3 are 4 5 6, 7 8 9.
+        With sequences 0 to 9 in this order, and 4 of them shown in steps of 2, steps of 3 are 4 5 6, 7 8 9. Without a
+        next piece, they are the steps of this stage.
         """
         order = self.order(epoch)
-        for piece in shown:
-            order = self.arrange(order, piece.size, epoch)[piece.examples :]
-        return self.arrange(order, self.layout.step_size, epoch)
+        for piece in (*shown, next_piece or Piece(self.layout.step_size, 0, 0)):
+            if piece.carried is None:
+                order = self.arrange(order, piece.size, epoch)[piece.examples :]
+            else:
+                order = self.arrange_tokens(order, piece.size, epoch, piece.carried)[piece.examples :]
+        return order
 
 
 class Batches(Sampler[list[Draw]]):
@@ -186,14 +195,16 @@ class Batches(Sampler[list[Draw]]):
             self.first_epoch, skipped, pieces = done.step // steps, done.step % steps, ()
         else:
             last = pieces[-1] if pieces else Piece(size, 0, 0)
-            same_size = last.size == size and last.examples == size * last.steps
+            same_size = last.carried is None and last.size == size and last.examples == size * last.steps
             self.first_epoch, skipped = done.epoch, last.steps * same_size
             pieces = pieces[:-1] if same_size else pieces
         if skipped >= stage.steps(self.drop_last, _examples(pieces)) and done.step:
             self.first_epoch, skipped, pieces = self.first_epoch + 1, 0, ()  # that epoch is complete
         self.shown, self.base, self.skipped = tuple(pieces), done.step - skipped, skipped
         was_constant = done.constant and not self.shown and self.base == self.first_epoch * self.steps_in_epoch
-        self.constant = was_constant and (len(self.stages) > 1 or all(piece.size == size for piece in done.pieces))
+        self.constant = was_constant and (
+            len(self.stages) > 1 or all(piece.size == size and piece.carried is None for piece in done.pieces)
+        )
 
     @property
     def _first_steps(self) -> int:
@@ -215,6 +226,17 @@ class Batches(Sampler[list[Draw]]):
         """The number of epochs of the whole training. The last one may be incomplete."""
         later_steps = self.planned_steps - self.base - self._first_steps
         return self.first_epoch + 1 + max(0, math.ceil(later_steps / max(self.steps_in_epoch, 1)))
+
+    @property
+    def begins_within_epoch(self) -> bool:
+        """Whether the first epoch was begun before, so that its loader has drawn random numbers already."""
+        return bool(self.skipped or self.shown)
+
+    def after(self, step: int) -> Batches:
+        """The same plan, from a later step of the whole training on."""
+        later = copy.copy(self)
+        later._begin(self.progress(step))
+        return later
 
     def steps_left(self, epoch: int) -> int:
         """The number of steps of an epoch that are not done yet."""

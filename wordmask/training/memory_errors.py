@@ -81,7 +81,8 @@ def _step(arguments: Arguments) -> str:
     training = arguments.training
     if training.tokens_per_pass:
         return f"--tokens_per_pass {training.tokens_per_pass}: a step"
-    return f"--per_device_train_batch_size {training.per_device_train_batch_size}: a step"
+    name = "tokens_per_step" if training.tokens_per_step else "per_device_train_batch_size"
+    return f"--{name} {getattr(training, name)}: a step"
 
 
 def _smaller_step(arguments: Arguments) -> str:
@@ -91,6 +92,8 @@ def _smaller_step(arguments: Arguments) -> str:
         return f"no smaller batch does, so {LESS}"
     if tokens and tokens > 1:
         return f"give {tokens // 2}, which trains the same"
+    if training.tokens_per_step:
+        return f"give --gradient_accumulation_steps {2 * training.gradient_accumulation_steps}, which trains the same"
     if batch == 1:
         return LESS
     accumulated = -(-batch * training.gradient_accumulation_steps // (batch // 2))

@@ -70,7 +70,8 @@ class ResumableTrainer(TimedTrainer):
         """How a step is divided."""
         args = self.args
         workers = args.dataloader_num_workers
-        return StepDivision(self._train_batch_size, args.gradient_accumulation_steps, args.world_size, workers)
+        tokens = args.tokens_per_step or 0
+        return StepDivision(self._train_batch_size, args.gradient_accumulation_steps, args.world_size, workers, tokens)
 
     @property
     def _sizes(self) -> list[int]:
@@ -132,15 +133,15 @@ class ResumableTrainer(TimedTrainer):
 
     def _change(self, record: ProgressRecord) -> str:
         """What another step size changes, as the end of a sentence."""
-        plan, size = self.plan, self.division.step
+        plan, division, old = self.plan, self.division, record.division
         batch_size = f", with batches of {self._train_batch_size}, as --auto_find_batch_size found them"
         batch_size = batch_size if self.args.auto_find_batch_size else ""
-        if plan is None or size == record.division.step:
+        if plan is None or division.size == old.size:
             return batch_size
         left = plan.stages[-1].sequence_count - sum(piece.examples for piece in plan.shown)
         return (
-            f"{batch_size}, with {size} examples in a step instead of {record.division.step}: {left} examples of "
-            f"epoch {plan.first_epoch + 1} are left, and the run ends with step {plan.planned_steps}"
+            f"{batch_size}, with {division.instead_of(old)}: {left} examples of epoch {plan.first_epoch + 1} are "
+            f"left, and the run ends with step {plan.planned_steps}"
         )
 
     def planned_steps(self) -> int:
@@ -287,7 +288,7 @@ class ResumableTrainer(TimedTrainer):
                 "num_update_steps_per_epoch": steps,
                 "steps_in_epoch": steps * self.args.gradient_accumulation_steps,
             }
-            if epoch == plan.first_epoch and (plan.skipped or plan.shown):
+            if epoch == plan.first_epoch and plan.begins_within_epoch:
                 self._random_state, settings["resume_from_checkpoint"] = checkpoint, None
         super()._run_epoch(**settings)
 

@@ -34,9 +34,10 @@ from wordmask.config.rate_schedule import RateSchedule
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.trainer_checks import MUON
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.order import as_is, grouped, shuffled
+from wordmask.data.order import grouped, grouped_by_tokens, shuffled
 from wordmask.data.sampler import EVALUATION, Batches, Layout, Progress, Stage
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
+from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
@@ -150,6 +151,8 @@ class MlmTrainer(EvaluatingTrainer):
         if args.device.type == "cpu":
             keep_freed_memory()
 
+    _cuts: TokenCuts | None = None
+
     def _recorded(self) -> dict[str, float]:
         return self.reports.previous_metrics() if self.reports is not None else {}
 
@@ -201,16 +204,17 @@ class MlmTrainer(EvaluatingTrainer):
 
     def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
         """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
-        args = self.args
-        return Batches(
-            self._stages(sequences),
-            self.rates,
-            steps=args.max_steps if args.max_steps > 0 else None,
-            epochs=args.num_train_epochs,
-            fill=self.forward.fixed,
-            drop_last=args.dataloader_drop_last,
-            done=done or self.done,
-        )
+        args, stages = self.args, self._stages(sequences)
+        length: dict[str, Any] = {
+            "steps": args.max_steps if args.max_steps > 0 else None,
+            "epochs": args.num_train_epochs,
+            "done": done or self.done,
+        }
+        if args.tokens_per_step:
+            if self._cuts is None:
+                self._cuts = TokenCuts(stages[0], sequences.stages[0].lengths, args.tokens_per_step)
+            return TokenBatches(self._cuts, stages[0].layout, self.rates, **length)
+        return Batches(stages, self.rates, fill=self.forward.fixed, drop_last=args.dataloader_drop_last, **length)
 
     def _stages(self, sequences: StagedSequences) -> list[Stage]:
         """The stages. Batches of shorter sequences hold more of them, so all have a similar number of tokens."""
@@ -218,22 +222,25 @@ class MlmTrainer(EvaluatingTrainer):
         for stage, share, first in zip(sequences.stages, sequences.shares, sequences.bounds, strict=False):
             batch_size = self._train_batch_size * longest // stage.length
             layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
-            order, arrange = self._order(stage)
-            stages.append(Stage(len(stage), order, layout, share, first, arrange))
+            stages.append(Stage(len(stage), layout=layout, share=share, offset=first, **self._order(stage)))
         return stages
 
-    def _order(
-        self, sequences: Sequences | TokenizedDataset
-    ) -> tuple[Callable[[int], NDArray[np.int64]], Callable[..., NDArray[np.int64]]]:
-        """Two functions: one gives the order of an epoch, the other arranges an order in steps of a size."""
+    def _order(self, sequences: Sequences | TokenizedDataset) -> dict[str, Callable[..., NDArray[np.int64]]]:
+        """Functions for a stage: the order of an epoch, and the arrangement of an order in steps of a size."""
         strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
         if strategy == "sequential":
-            return lambda epoch: np.arange(len(sequences)), as_is
+            return {"order": lambda epoch: np.arange(len(sequences))}
         order = partial(shuffled, seed, count=len(sequences))
         if strategy == "random":
-            return order, as_is
+            return {"order": order}
         lengths = sequences.lengths
-        return order, lambda indices, step, epoch: grouped(indices, lengths, step, seed, epoch)
+        return {
+            "order": order,
+            "arrange": lambda indices, step, epoch: grouped(indices, lengths, step, seed, epoch),
+            "arrange_tokens": lambda indices, tokens, epoch, carried: grouped_by_tokens(
+                indices, lengths, tokens, carried, seed, epoch
+            ),
+        }
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """All sequences once, the longest first, with the same masks in every evaluation, at one rate."""

@@ -121,8 +121,11 @@ def _steps(trainer: MlmTrainer) -> str:
     if plan is None or not isinstance(sequences, StagedSequences):
         return f"{planned:,}{left}, each of {counted(division.step, 'sequence')}"
     epochs = trainer.args.num_train_epochs if trainer.args.max_steps < 0 else planned / max(plan.steps_in_epoch, 1)
+    shown = f"{epochs:,.2f}".rstrip("0").rstrip(".") if epochs >= 0.01 else "less than 0.01"
+    in_epochs = f"{planned:,} in {shown} epoch{'s' * (shown != '1')}{left}"
+    if trainer.args.tokens_per_step:
+        return f"{in_epochs}, each of {trainer.args.tokens_per_step:,} tokens or a few more"
     stage, last = plan.stages[-1], sequences.stages[-1]
     tokens = int(last.lengths.sum()) * stage.layout.step_size / max(len(last), 1)
     each = f"each of {counted(min(stage.layout.step_size, len(last)), 'sequence')}, about {number(tokens, 3)} tokens"
-    shown = f"{epochs:,.2f}".rstrip("0").rstrip(".") if epochs >= 0.01 else "less than 0.01"
-    return f"{planned:,} in {shown} epoch{'s' * (shown != '1')}{left}, {each}"
+    return f"{in_epochs}, {each}"

@@ -33,15 +33,15 @@ RECORDS = 3_000  # bytes of its record of progress and its manifest
 PAGES = 80_000  # bytes of the report, the model card and the records of a run
 
 
-def steps_from(trainer: MlmTrainer, sequences: StagedSequences, step: int) -> Iterator[list[list[Draw]]]:
+def steps_from(trainer: MlmTrainer, step: int) -> Iterator[list[list[Draw]]]:
     """The batches of this process in each step of the training, from one on and over the ends of epochs."""
     assert trainer.plan is not None
-    plan = trainer.batches(sequences, trainer.plan.progress(step))
+    plan = trainer.plan.after(step)
     for epoch in itertools.count(plan.first_epoch):
         plan.set_epoch(epoch)
         batches = iter(plan)
         for _ in range(plan.steps_left(epoch)):
-            yield list(itertools.islice(batches, plan.stages[-1].layout.accumulation))
+            yield list(itertools.islice(batches, trainer.args.gradient_accumulation_steps))
 
 
 class Lengths:
@@ -88,7 +88,7 @@ def tokens_and_positions(trainer: MlmTrainer, sequences: StagedSequences, steps:
     exact = len(steps) <= most
     size = len(steps) if exact else most // STRETCHES
     for start in np.linspace(steps.start, steps.stop - size, 1 if exact else STRETCHES).astype(int).tolist():
-        for batches in itertools.islice(steps_from(trainer, sequences, start), size):
+        for batches in itertools.islice(steps_from(trainer, start), size):
             sums, counted = sums + lengths.of(batches), counted + 1
     over_all = trainer.accelerator.reduce(torch.tensor(sums, device=trainer.args.device), "sum").cpu().numpy()
     return over_all * (len(steps) / max(counted, 1)), exact

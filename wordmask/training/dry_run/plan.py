@@ -30,7 +30,8 @@ DISK = 500e6  # bytes a second that a disk is assumed to write
 # The flags whose values the plan shows. Precision and the size of a step are in the header.
 _FLAGS = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_pass", "train_sampling_strategy"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_step", "tokens_per_pass"),
+    *("train_sampling_strategy",),
     *("max_seq_length", "per_device_eval_batch_size", "eval_on_start", "eval_strategy", "eval_steps"),
     *("logging_steps", "save_strategy", "save_steps", "save_total_limit", "seed"),
 )

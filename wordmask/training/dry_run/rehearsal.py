@@ -17,6 +17,7 @@ from accelerate.utils.memory import clear_device_cache
 from wordmask.config.arguments import Arguments
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
+from wordmask.data.token_steps import TokenBatches
 from wordmask.models.configuration import origin
 from wordmask.training.dry_run.forecast import Lengths, some_of, steps_from
 from wordmask.training.memory_errors import LESS, free_memory, lacks_memory
@@ -90,7 +91,11 @@ class Rehearsal:
         trainer, free, batch = self.trainer, free_memory(self.args.device), self.trainer._train_batch_size
         tokens, longest, accumulated = self._micro_batch, self.longest, self.args.gradient_accumulation_steps
         flag, tried = ("--tokens_per_pass", tokens) if tokens else ("--per_device_train_batch_size", batch)
+        if in_step := self.args.tokens_per_step:
+            batch = -(-in_step // (accumulated * self.args.world_size * longest))  # of the longest sequences
         sizes = _halves(min(tokens, batch * longest), min(longest, tokens)) if tokens else _halves(batch)
+        if in_step and not tokens:
+            flag, tried, sizes = "--tokens_per_step", in_step, [batch]
 
         def attempt(number: int) -> None:
             if tokens:
@@ -111,6 +116,8 @@ class Rehearsal:
             advice = f"{fits} fits, so give {flag} {fits}{more}, which trains the same"
         elif self.args.world_size > 1 and len(sizes) > 1:
             advice = "give less: --dry_run in one process finds out how much fits"
+        elif in_step and not tokens:
+            advice = f"give --gradient_accumulation_steps {2 * accumulated}, which trains the same"
         else:
             advice = f"nor do single sequences, so {LESS}"
         raise InputError(f"{flag} {tried}: the largest step does not fit into {free}; {advice}")
@@ -160,6 +167,9 @@ class Rehearsal:
             yield [batch] * self.args.gradient_accumulation_steps
             return
         assert sequences is not None
+        if isinstance(trainer.plan, TokenBatches):
+            yield [collator(sequences.__getitems__(batch)) for batch in trainer.plan.largest(trainer.rates.highest)]
+            return
         for texts, stage in zip(sequences.stages, trainer.batches(sequences).stages, strict=True):
             layout, order = stage.layout, np.argsort(-texts.lengths, kind="stable")
             own = order[: layout.step_size][layout.process :: layout.processes]
@@ -181,7 +191,7 @@ class Rehearsal:
         loader = trainer.get_train_dataloader()
         if isinstance(sequences, StagedSequences):
             chosen = np.random.default_rng(0).permutation(chosen)  # so that fewer steps are of all stages, too
-            batches = [next(steps_from(trainer, sequences, step)) for step in chosen.tolist()]
+            batches = [next(steps_from(trainer, step)) for step in chosen.tolist()]
             positions = [int(Lengths(trainer, sequences.stages).of(step)[1]) for step in batches]
             loader = trainer._loader(sequences, trainer.collator, batch_sampler=[*itertools.chain(*batches)])
         iterator = iter(loader)

@@ -33,17 +33,29 @@ class StepDivision:
         accumulation: batches in a step.
         processes: processes that train together.
         workers: the value of --dataloader_num_workers.
+        tokens: the value of --tokens_per_step, which counts instead of examples; 0 without.
     """
 
     batch_size: int
     accumulation: int
     processes: int
     workers: int
+    tokens: int = 0
 
     @property
     def step(self) -> int:
         """Examples in a step."""
         return self.batch_size * self.accumulation * self.processes
+
+    @property
+    def size(self) -> tuple[int, str]:
+        """How much is in a step, and what is counted."""
+        return (self.tokens, "tokens") if self.tokens else (self.step, "examples")
+
+    def instead_of(self, old: StepDivision) -> str:
+        """What is in a step, and what was in one, for a sentence."""
+        (count, unit), (old_count, old_unit) = self.size, old.size
+        return f"{count} {unit} in a step instead of {old_count}{f' {old_unit}' * (unit != old_unit)}"
 
     def __str__(self) -> str:
         return (
@@ -80,7 +92,8 @@ def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
         "step": progress.step,
         "epoch": progress.epoch,
         "seen": [
-            {"step_size": piece.size, "steps": piece.steps, "examples": piece.examples} for piece in progress.pieces
+            {"step_size": piece.size, "steps": piece.steps, "examples": piece.examples, "carried": piece.carried}
+            for piece in progress.pieces
         ],
         "constant": progress.constant,
         "division": asdict(record.division),
@@ -108,7 +121,9 @@ def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None,
     if not path.exists():
         return _assumed(checkpoint, default, run, examples)
     values = json.loads(path.read_text(encoding="utf-8"))
-    pieces = tuple(Piece(piece["step_size"], piece["steps"], piece["examples"]) for piece in values["seen"])
+    pieces = tuple(
+        Piece(piece["step_size"], piece["steps"], piece["examples"], piece.get("carried")) for piece in values["seen"]
+    )
     return ProgressRecord(
         Progress(values["step"], values["epoch"], pieces, values["constant"]),
         StepDivision(**values["division"]),

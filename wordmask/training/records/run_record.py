@@ -35,7 +35,7 @@ SETTINGS = (
     *("length_schedule", "pack_sequences", "streaming"),
     *("segmenter", "segmenter_options", "ltp", "user_dict", "hmm", "mixed_words"),
     *("masking_strategy", "mlm_probability", "mask_replace_prob", "random_replace_prob", "seed", "data_seed"),
-    *("train_sampling_strategy", "dataloader_drop_last", "max_steps", "num_train_epochs"),
+    *("train_sampling_strategy", "tokens_per_step", "dataloader_drop_last", "max_steps", "num_train_epochs"),
     *("auto_find_batch_size", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     *("optim", "optim_args", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
@@ -120,6 +120,7 @@ class RunRecord:
         new = {name: _plain(value) for name, value in given.items()} | {"processes": processes}
         old_step, new_step = (math.prod(flags.get(name, 1) for name in STEP) for flags in (old, new))
         same_step = old_step == new_step and not new.get("streaming")  # as 8 x 1 and 4 x 2
+        same_step |= bool(old.get("tokens_per_step") and new.get("tokens_per_step"))
         changed = [
             f"{name if name == 'processes' else f'--{name}'}: {_shown(old.get(name))} -> {_shown(new.get(name))}"
             for name in (*(() if identity.text else _TEXT), *SETTINGS, *(() if same_step else STEP))

@@ -1,0 +1,218 @@
+"""Steps of so many tokens: each example once an epoch, less than one sequence too many, the same on any layout."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wordmask.config.rate_schedule import RateSchedule
+from wordmask.data.order import grouped, grouped_by_tokens, shuffled, token_ends
+from wordmask.data.sampler import Batches, Draw, Layout, Progress, Stage
+from wordmask.data.token_steps import TokenBatches, TokenCuts
+from wordmask.utils.errors import InputError
+
+SEED = 3
+WHOLE = Layout(1)
+LINE, DRAWN = RateSchedule.of("0.3:0.1"), RateSchedule.of("0.1..0.9", SEED)
+
+
+def stage_of(lengths: np.ndarray, groups: bool, layout: Layout) -> Stage:
+    arrange = {
+        "arrange": lambda order, step, epoch: grouped(order, lengths, step, SEED, epoch),
+        "arrange_tokens": lambda order, tokens, epoch, carried: grouped_by_tokens(
+            order, lengths, tokens, carried, SEED, epoch, steps=3
+        ),
+    }
+    return Stage(len(lengths), partial(shuffled, SEED, count=len(lengths)), layout, **(arrange if groups else {}))
+
+
+class Training:
+    """A training of a text of these lengths.
+
+    Args:
+        lengths: (sequences,) the tokens of each.
+        tokens: of a step.
+        groups: whether lengths are grouped.
+    """
+
+    def __init__(self, lengths: list[int], tokens: int, groups: bool):
+        self.lengths, self.tokens, self.groups = np.array(lengths), tokens, groups
+
+    def plan(self, layout: Layout = WHOLE, tokens: int = 0, rates: RateSchedule = LINE, **options) -> TokenBatches:
+        cuts = TokenCuts(stage_of(self.lengths, self.groups, layout), self.lengths, tokens or self.tokens)
+        return TokenBatches(cuts, layout, rates, **options)
+
+    def by_size(self, size: int, **options) -> Batches:
+        return Batches([stage_of(self.lengths, self.groups, Layout(size))], LINE, **options)
+
+
+def batches(plan: Batches) -> list[list[Draw]]:
+    """All batches of a process, epoch by epoch, as the Trainer asks for them."""
+    found = []
+    for epoch in range(plan.first_epoch, plan.planned_epochs):
+        plan.set_epoch(epoch)
+        before = len(found)
+        found += list(plan)
+        assert len(found) - before == len(plan) > 0, "the Trainer ends at an epoch without batches"
+    return found
+
+
+def steps(plans: list[Batches], accumulation: int = 1) -> list[list[Draw]]:
+    """The sequences of each step, over accumulated batches and processes; without filler."""
+    merged = [
+        [draw for batch in parts for draw in batch if draw.rate] for parts in zip(*map(batches, plans), strict=True)
+    ]
+    return [sum(merged[at : at + accumulation], []) for at in range(0, len(merged), accumulation)]
+
+
+@st.composite
+def trainings(draw) -> Training:
+    lengths = draw(st.lists(st.integers(1, 12), min_size=1, max_size=30))
+    return Training(lengths, max(lengths) + draw(st.integers(0, 60)), draw(st.booleans()))
+
+
+EPOCHS = st.sampled_from([0.4, 1.0, 1.5, 2.0, 3.0, 4.25])
+
+
+@settings(max_examples=150, deadline=None)
+@given(training=trainings(), epochs=EPOCHS)
+def test_each_sequence_comes_once_an_epoch_and_steps_have_less_than_one_too_many(training, epochs):
+    plan = training.plan(epochs=epochs)
+    found = steps([plan])
+    assert len(found) == plan.planned_steps
+    shown = [(draw.epoch, draw.index) for step in found for draw in step]
+    count = len(training.lengths)
+    wanted = int(np.ceil(round(epochs * count, 6)))
+    assert len({*shown}) == len(shown) == wanted
+    assert [epoch for epoch, _ in shown] == sorted(epoch for epoch, _ in shown), "epoch by epoch"
+    sizes = [[int(training.lengths[draw.index]) for draw in step] for step in found]
+    assert all(sum(step[:-1]) < training.tokens for step in sizes), "it ends at the first sequence that is enough"
+    assert all(sum(step) >= training.tokens for step in sizes[:-1]), "only the last step may have less"
+    total = sum(map(sum, sizes))
+    assert total / (training.tokens + training.lengths.max()) <= len(found) < total / training.tokens + 1
+    ends = np.cumsum([len(step) for step in sizes])
+    assert [plan.epochs_at(step + 1) for step in range(len(found))] == pytest.approx(list(ends / count))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    training=trainings(),
+    epochs=EPOCHS,
+    layout=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3)),
+    rates=st.sampled_from([LINE, DRAWN]),
+)
+def test_a_step_has_the_same_sequences_and_rates_however_it_is_divided(training, epochs, layout, rates):
+    layouts = [Layout(*layout, process) for process in range(layout[2])]
+    plans = [training.plan(layout, rates=rates, epochs=epochs) for layout in layouts]
+    found, whole = steps(plans, layout[1]), steps([training.plan(rates=rates, epochs=epochs)])
+    assert [sorted(step) for step in found] == [sorted(step) for step in whole]
+    everywhere = [batch for plan in plans for batch in batches(plan)]
+    assert all(everywhere) and all(len(batch) == 1 for batch in everywhere if not batch[0].rate)
+    if rates is LINE:
+        assert [step[0].rate for step in found] == pytest.approx(
+            [0.3 - 0.2 * step / len(found) for step in range(len(found))]
+        )
+    else:
+        assert {draw.rate for step in found for draw in step} == {
+            rates.at(np.zeros(1), draw.epoch, draw.index).item() for step in found for draw in step
+        }
+
+
+@settings(max_examples=150, deadline=None)
+@given(training=trainings(), epochs=EPOCHS, data=st.data())
+def test_a_training_goes_on_from_any_step_as_if_it_had_not_stopped(training, epochs, data):
+    whole = training.plan(epochs=epochs)
+    expected = steps([whole])
+    step = data.draw(st.integers(0, len(expected)))
+    resumed = training.plan(epochs=epochs, done=whole.progress(step))
+    again = steps([resumed])
+    assert again == expected[step:] and resumed.planned_steps == whole.planned_steps
+    assert steps([whole.after(step)]) == expected[step:]
+    for later in range(step + 1, len(expected) + 1):
+        assert resumed.progress(later) == whole.progress(later)
+
+
+@settings(max_examples=150, deadline=None)
+@given(training=trainings(), data=st.data(), size=st.integers(1, 9), more=st.integers(0, 40))
+def test_each_sequence_comes_once_an_epoch_whatever_the_next_steps_count(training, data, size, more):
+    """Steps of some tokens, then of other tokens, or of sequences; and the other way round."""
+    tokens = int(training.lengths.max()) + more
+    plans = [
+        lambda done: training.plan(epochs=3, done=done),
+        lambda done: training.plan(epochs=3, tokens=tokens, done=done),
+        lambda done: training.by_size(size, epochs=3, done=done),
+    ]
+    shown, done = [], Progress()
+    for number in data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=3)):
+        plan = plans[number](done)
+        taken = data.draw(st.integers(0, max(plan.planned_steps - done.step, 0)))
+        shown += steps([plan])[:taken]
+        done = plan.progress(done.step + taken) if taken else done
+    plan = plans[data.draw(st.integers(0, 2))](done)
+    shown += steps([plan])[: max(plan.planned_steps - done.step, 0)]
+    found = [(draw.epoch, draw.index) for step in shown for draw in step]
+    assert sorted(found) == [(epoch, index) for epoch in range(3) for index in range(len(training.lengths))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(training=trainings(), limit=st.integers(1, 9))
+def test_a_number_of_steps_is_met_and_a_longer_training_begins_alike(training, limit):
+    found, longer = (steps([training.plan(steps=count)]) for count in (limit, limit + 3))
+    assert len(found) == limit and len(longer) == limit + 3
+    assert [[draw[:2] for draw in step] for step in longer[:limit]] == [[draw[:2] for draw in step] for step in found]
+
+
+def test_a_finished_training_of_more_epochs_shows_the_rest_only():
+    """The last step of the first one has what was left; in a longer one, it would have had sequences of epoch 3."""
+    training = Training([5, 4, 3, 2, 6], 7, groups=False)
+    two = training.plan(epochs=2)
+    more = training.plan(epochs=3, done=two.progress(two.planned_steps))
+    shown = [draw for step in steps([more]) for draw in step]
+    assert sorted(draw[:2] for draw in shown) == [(index, 2) for index in range(5)]
+
+
+def test_a_step_longer_than_the_text_goes_over_several_epochs():
+    plan = Training([2, 2], 10, groups=False).plan(epochs=6)
+    assert [[draw.epoch for draw in step] for step in steps([plan])] == [[0, 0, 1, 1, 2], [2, 3, 3, 4, 4], [5, 5]]
+    assert plan.planned_epochs == 3, "the Trainer sees epochs that have a step"
+
+
+def test_steps_end_at_the_first_sequence_that_is_enough():
+    assert token_ends(np.array([3, 4, 2, 2, 5, 1]), 6, 0).tolist() == [2, 5]
+    assert token_ends(np.array([3, 4, 2, 2, 5, 1]), 6, 5).tolist() == [1, 3, 5]
+    assert token_ends(np.zeros(0, np.int64), 6, 0).tolist() == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(training=trainings(), carried=st.integers(0, 40))
+def test_an_arrangement_holds_each_sequence_and_steps_of_it_have_similar_lengths(training, carried):
+    lengths, tokens = training.lengths, training.tokens
+    order = shuffled(SEED, 0, len(lengths))
+    arranged = grouped_by_tokens(order, lengths, tokens, min(carried, tokens - 1), SEED, 0, steps=10**6)
+    assert sorted(arranged.tolist()) == list(range(len(lengths)))
+    ends = token_ends(lengths[arranged], tokens, min(carried, tokens - 1)).tolist()
+    first = ends[:1] if carried else [0]
+    groups = [lengths[arranged[begin:end]] for begin, end in zip(first + ends, ends, strict=False) if begin < end]
+    for one in groups:
+        for other in groups:
+            if one is not other:
+                assert one.max() <= other.min() or other.max() <= one.min(), "sorted, since there is one stretch"
+
+
+def test_batches_of_a_step_have_about_as_many_tokens():
+    lengths = [int(length) for length in np.random.default_rng(0).integers(3, 40, 400)]
+    training = Training(lengths, 1000, groups=True)
+    plans = [training.plan(Layout(1, 2, 2, process)) for process in range(2)]
+    for number, batch in enumerate([batch for plan in plans for batch in batches(plan)[:-2]]):
+        assert abs(sum(lengths[draw.index] for draw in batch) - 250) < 40 + 40 / 4, number
+
+
+def test_a_step_shorter_than_a_sequence_is_refused():
+    with pytest.raises(
+        InputError, match="--tokens_per_step: 11 is less than the longest sequence, of 12 tokens; give 12"
+    ):
+        Training([3, 12], 11, groups=False).plan()
