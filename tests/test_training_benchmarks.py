@@ -181,6 +181,7 @@ def test_the_random_field_finds_what_neighbours_tell(tmp_path):
 
 def test_a_character_without_a_token_of_its_own_keeps_its_place(chinese_model):
     import numpy as np
+
     from downstream import encode_sentence, score_entities
 
     tokenizer = AutoTokenizer.from_pretrained(chinese_model)
