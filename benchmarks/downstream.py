@@ -54,6 +54,7 @@ from trained import (
 )
 from wordmask.utils.readers import read_columns
 
+WIDTH = 118  # of the tables, also in a file
 CALIBRATION = 10  # steps that say how long a step takes
 EVALUATED = 300  # lines on which the loss of pretraining is measured, by masked tokens for all arms
 CHINESE_WORDS = ("--segmenter", "jieba")
@@ -77,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[int, list[float]]]
     print(f"{task.baseline}: {scores[task.baseline]}", flush=True)
     with given_or_bundled(options, "chinese") as options, tempfile.TemporaryDirectory() as folder:
         for arm, model in pretrained(options, Path(folder)):
-            scores[arm] = {size: task.fine_tuned(model, size, options) for size in options.sizes}
-            print(f"{arm}: {scores[arm]}", flush=True)
+            scores[arm] = {}
+            for size in options.sizes:
+                scores[arm][size] = task.fine_tuned(model, size, options)
+                print(f"{arm}, {size} examples: {scores[arm][size]}", flush=True)
     show(options, task, scores)
     return scores
 
@@ -223,6 +226,7 @@ class Task:
 def encode_sentence(sentence: Any, tokenizer: Any, labels: list[str], length: int) -> dict[str, Any]:
     """The tokens of a sentence; the first token of each character has its label."""
     characters, named = sentence
+    characters = [one if tokenizer.tokenize(one) else tokenizer.unk_token for one in characters]  # such as a space
     encoded = tokenizer(characters, is_split_into_words=True, truncation=True, max_length=length)
     numbers, last = [], None
     for word in encoded.word_ids():
@@ -232,7 +236,7 @@ def encode_sentence(sentence: Any, tokenizer: Any, labels: list[str], length: in
 
 
 def score_entities(held_out: list[Any], predictions: Any, labels: list[str]) -> float:
-    """F1; characters that were cut off, or have no token, have no entity."""
+    """F1; characters that were cut off have no entity."""
     guessed = []
     for (characters, _), logits, numbers in zip(held_out, predictions.predictions, predictions.label_ids, strict=True):
         found = [labels[place] for place in np.argmax(logits, -1)[numbers != -100]]
@@ -280,7 +284,7 @@ def show(options: argparse.Namespace, task: Task, scores: dict[str, dict[int, li
             spread = f" ({min(values):.1%} to {max(values):.1%})" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1%}{spread}")
         table.add_row(arm, *cells)
-    Console().print(table)
+    Console(width=WIDTH).print(table)
 
 
 if __name__ == "__main__":

@@ -27,25 +27,40 @@ from rich.table import Table
 
 from bundled import given_or_bundled
 from sides import Figures
-from trained import Case, Side, apart, new_model, one_thread, split_text, tokens_per_example, train, write_evaluation
+from trained import (
+    Case,
+    Side,
+    apart,
+    has_bfloat16,
+    new_model,
+    one_thread,
+    split_text,
+    tokens_per_example,
+    train,
+    write_evaluation,
+)
 
 CONFIG = str(Path(__file__).parent.parent / "configs/cpu.yaml")
 STEP = 1.4  # the lengths of two trainings, one next to the other
 LONGEST = 4.0  # times the plain Trainer's steps, after which a side has not reached its loss
+WIDTH = 118  # of the tables, also in a file
 CALIBRATION = 6  # steps that say how long a step of the plain Trainer takes
 RATES = (0.5, 1.0, 2.0)
+BFLOAT16 = ("--bf16",) if has_bfloat16() else ()
 PLAIN = "plain Trainer"
+KNOWING = "plain, a knowing user's"
 SIDES = {
     PLAIN: Side(True, rates=RATES),
-    "plain, grouped, warm-up, bf16": Side(
-        True, ("train_sampling_strategy=group_by_length", "warmup_steps=0.1", "bf16=True"), RATES
+    KNOWING: Side(
+        True, ("train_sampling_strategy=group_by_length", "warmup_steps=0.1", f"bf16={has_bfloat16()}"), RATES
     ),
     "ours, defaults": Side(False),
     "ours, random order": Side(False, ("--train_sampling_strategy", "random")),
     "ours, packed": Side(False, ("--pack_sequences", "--per_device_train_batch_size={packed}")),
     "ours, no dropout": Side(False, ("--dropout", "0")),
-    "ours, bf16": Side(False, ("--bf16",)),
-    "ours, configs/cpu.yaml": Side(False, (CONFIG,)),
+    "ours, muon": Side(False, ("--optim", "muon"), RATES),
+    "ours, configs/cpu.yaml": Side(False, (CONFIG,), RATES),
+    "ours, all flags": Side(False, (CONFIG, *BFLOAT16), RATES),
 }
 TINY = "--layers 1 --hidden 16 --length 32 --batch 4 --steps 3 --seeds 1 --evaluated 8 --longest 2"
 
@@ -110,6 +125,7 @@ class Comparison:
         evaluated = write_evaluation(lines, options.tokenizer, options.length, folder / "evaluated.pt")
         tokens = tokens_per_example(text, options.tokenizer, options.length)
         packed = max(1, round(options.batch * tokens / options.length))
+        self.pace: dict[str, float] = {}  # CPU seconds of a step, in the last training of each side
         self.done: dict[str, Figures] = {}
         if options.results and Path(options.results).exists():
             for line in Path(options.results).read_text(encoding="utf-8").splitlines():
@@ -143,16 +159,21 @@ class Comparison:
         sizes = options.layers, options.hidden, options.length, options.batch
         texts = [Path(path).name for path in (case.train, options.tokenizer, options.before or "")]
         training = json.dumps([side.plain, side.flags, texts, sizes, case.seed, steps, rate])
-        if training in self.done and not save_to:
-            return self.done[training]
+        if training not in self.done or save_to:
+            self.done[training] = self._trained(name, case, steps, rate, save_to)
+            if options.results:
+                with open(options.results, "a", encoding="utf-8") as file:
+                    file.write(json.dumps({training: self.done[training]}) + "\n")
+        found = self.done[training]
+        self.pace[name] = found["seconds"] / found["steps"]
+        return found
+
+    def _trained(self, name: str, case: Case, steps: int, rate: float, save_to: str | None) -> Figures:
+        side = self.options.known[name]
         found = apart(partial(train, side, case, steps, rate, save_to))
         print(
             f"{name}, seed {case.seed}: " + ", ".join(f"{key} {value:.6g}" for key, value in found.items()), flush=True
         )
-        self.done[training] = found
-        if options.results:
-            with open(options.results, "a", encoding="utf-8") as file:
-                file.write(json.dumps({training: found}) + "\n")
         return found
 
     def plain(self) -> list[Figures]:
@@ -167,7 +188,7 @@ class Comparison:
         """What a side takes to have the loss of each seed's plain training."""
         side, steps, found = self.options.known[name], self.steps, []
         factor = self.best
-        if len(side.rates) > 1:  # kept, so the best one is not trained again
+        if side.rates:  # what is tried is kept, so the best one is not trained again
             tried = {factor: self._train(name, self.cases[0], steps, factor) for factor in side.rates}
             factor = min(tried, key=lambda factor: tried[factor]["loss"])
         for case, target in zip(self.cases, targets, strict=True):
@@ -180,7 +201,7 @@ class Comparison:
         """A side that trains as long as the plain Trainer."""
         runs = []
         for case, plain, own in zip(self.cases, found[PLAIN], found[name], strict=True):
-            steps = max(1, round(plain["seconds"] / own["seconds"] * own["steps"]))
+            steps = max(1, round(plain["seconds"] / self.pace[name]))
             runs.append(self._train(name, case, steps, own["rate"] / self.options.learning_rate))
         return runs
 
@@ -235,7 +256,7 @@ def show(options: argparse.Namespace, found: dict[str, list[Figures]]) -> None:
         more = (f"{means[key]:,.0f}" for key in ("steps", "tokens"))
         spread = f"{statistics.mean(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
         table.add_row(name, f"{means['loss']:.3f}", f"{means['rate']:g}", *shown, *more, spread)
-    Console().print(table)
+    Console(width=WIDTH).print(table)
 
 
 def show_equal(plain: list[Figures], equal: dict[str, list[Figures]]) -> None:
@@ -248,7 +269,7 @@ def show_equal(plain: list[Figures], equal: dict[str, list[Figures]]) -> None:
         seconds, steps, loss = (statistics.mean(run[key] for run in runs) for key in ("seconds", "steps", "loss"))
         spread = f"{statistics.mean(less):+.3f} ({min(less):+.3f} to {max(less):+.3f})"
         table.add_row(name, f"{seconds:,.1f}", f"{steps:,.0f}", f"{loss:.3f}", spread)
-    Console().print(table)
+    Console(width=WIDTH).print(table)
 
 
 if __name__ == "__main__":

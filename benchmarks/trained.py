@@ -51,12 +51,12 @@ class Side:
     Attributes:
         plain: whether it is the Trainer of transformers; else it is our script.
         flags: the arguments of that Trainer, or flags of our script, in addition to what all sides share.
-        rates: factors of the learning rate of all sides, the best of which this side gets.
+        rates: factors of the learning rate, the best of which this side gets; none for that of the plain Trainer.
     """
 
     plain: bool
     flags: tuple[str, ...] = ()
-    rates: tuple[float, ...] = (1.0,)
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,11 @@ class Stopwatch(TrainerCallback):
         seconds, wall = (end - begin for begin, end in zip(self.began, self.ended, strict=True))
         tokens = float(torch.stack(self.counts).sum())
         return {"seconds": seconds, "wall": wall, "steps": float(self.steps), "tokens": tokens}
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16; others are slower in it."""
+    return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
 
 def one_thread() -> None:
