@@ -50,17 +50,17 @@ BFLOAT16 = ("--bf16",) if has_bfloat16() else ()
 PLAIN = "plain Trainer"
 KNOWING = "plain, a knowing user's"
 SIDES = {
-    PLAIN: Side(True, rates=RATES),
+    PLAIN: Side(True, tries_rates=True),
     KNOWING: Side(
-        True, ("train_sampling_strategy=group_by_length", "warmup_steps=0.1", f"bf16={has_bfloat16()}"), RATES
+        True, ("train_sampling_strategy=group_by_length", "warmup_steps=0.1", f"bf16={has_bfloat16()}"), True
     ),
     "ours, defaults": Side(False),
     "ours, random order": Side(False, ("--train_sampling_strategy", "random")),
     "ours, packed": Side(False, ("--pack_sequences", "--per_device_train_batch_size={packed}")),
     "ours, no dropout": Side(False, ("--dropout", "0")),
-    "ours, muon": Side(False, ("--optim", "muon"), RATES),
-    "ours, configs/cpu.yaml": Side(False, (CONFIG,), RATES),
-    "ours, all flags": Side(False, (CONFIG, *BFLOAT16), RATES),
+    "ours, muon": Side(False, ("--optim", "muon"), True),
+    "ours, configs/cpu.yaml": Side(False, (CONFIG,), True),
+    "ours, all flags": Side(False, (CONFIG, *BFLOAT16), True),
 }
 TINY = "--layers 1 --hidden 16 --length 32 --batch 4 --steps 3 --seeds 1 --evaluated 8 --longest 2"
 
@@ -95,6 +95,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60, help="CPU seconds of the plain Trainer")
     parser.add_argument("--steps", type=int, help="its steps, instead")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="the middle one of three")
+    parser.add_argument(
+        "--side_rates", nargs="+", type=float, default=list(RATES), help="factors that other sides try"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--evaluated", type=int, default=500, help="lines that no side trains on")
     parser.add_argument("--longest", type=float, default=LONGEST, help="times the plain steps, then a side gives up")
@@ -179,7 +182,7 @@ class Comparison:
     def plain(self) -> list[Figures]:
         """The plain Trainer, for each seed, at the rate that is best for the first."""
         first, *others = self.cases
-        tried = [self._train(PLAIN, first, self.steps, factor) for factor in self.options.known[PLAIN].rates]
+        tried = [self._train(PLAIN, first, self.steps, factor) for factor in RATES]
         best = min(tried, key=lambda found: found["loss"])
         self.best = best["rate"] / self.options.learning_rate
         return [best, *(self._train(PLAIN, case, self.steps, self.best) for case in others)]
@@ -188,8 +191,8 @@ class Comparison:
         """What a side takes to have the loss of each seed's plain training."""
         side, steps, found = self.options.known[name], self.steps, []
         factor = self.best
-        if side.rates:  # what is tried is kept, so the best one is not trained again
-            tried = {factor: self._train(name, self.cases[0], steps, factor) for factor in side.rates}
+        if side.tries_rates:  # what is tried is kept, so the best one is not trained again
+            tried = {factor: self._train(name, self.cases[0], steps, factor) for factor in self.options.side_rates}
             factor = min(tried, key=lambda factor: tried[factor]["loss"])
         for case, target in zip(self.cases, targets, strict=True):
             run: Callable[[int], Figures] = partial(self._train, name, case, factor=factor)

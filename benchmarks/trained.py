@@ -51,12 +51,12 @@ class Side:
     Attributes:
         plain: whether it is the Trainer of transformers; else it is our script.
         flags: the arguments of that Trainer, or flags of our script, in addition to what all sides share.
-        rates: factors of the learning rate, the best of which this side gets; none for that of the plain Trainer.
+        tries_rates: whether it gets the best of several learning rates; else it has that of the plain Trainer.
     """
 
     plain: bool
     flags: tuple[str, ...] = ()
-    rates: tuple[float, ...] = ()
+    tries_rates: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class Stopwatch(TrainerCallback):
 
 def has_bfloat16() -> bool:
     """Whether this CPU multiplies in bfloat16; others are slower in it."""
-    return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    processor = Path("/proc/cpuinfo")  # of Linux
+    return processor.exists() and "avx512_bf16" in processor.read_text()
 
 
 def one_thread() -> None:
