@@ -17,7 +17,7 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args([*TINY.split(), *argv] if "--tiny" in argv else argv)
 
 
-def pretrained(options: argparse.Namespace, folder: Path):
+def pretrained(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str]]:
     """Each arm with the directory of its model, all from the same random weights."""
     text, lines = split_text(options.text, EVALUATED, folder)
     evaluated = write_evaluation(lines, options.tokenizer, options.length, folder / "evaluated.pt")
@@ -143,6 +143,7 @@ class Task:
 
     Attributes:
         learned, held_out: labelled examples.
+        labels: their names; a label's number is its place.
         model: the class of models.
         encode: makes the input of an example, with its label or labels.
         collator: makes batches.

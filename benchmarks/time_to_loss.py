@@ -113,7 +113,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     added = dict(side.split("=", 1) for side in options.add_side)
     options.known = SIDES | {name: Side(False, tuple(flags.split())) for name, flags in added.items()}
     options.sides = [name for name in options.known if name != PLAIN] if options.sides is None else options.sides
-    options.sides += [name for name in added if name not in options.sides]
+    options.sides += [name for name in (*added, *options.equal_seconds) if name not in options.sides]
     if unknown := {*options.sides, *options.equal_seconds} - {*options.known}:
         parser.error(f"--sides: {', '.join(sorted(unknown))}: there is none of that name; give {list(options.known)}")
     return options
@@ -246,7 +246,7 @@ def between(above: Figures, reached: Figures, target: float) -> Figures:
 
 
 def show(options: argparse.Namespace, found: dict[str, list[Figures]]) -> None:
-    """Print what each side took: means over the seeds, and the ratio with its spread."""
+    """Print what each side took: means over the seeds, and the ratio with its spread. `inf`: it was not reached."""
     start = f"after {Path(options.before).name}" if options.before else "from scratch"
     title = f"{options.layers} × {options.hidden}, batch {options.batch}, {start}: to the plain Trainer's loss"
     table = Table(title=title)
