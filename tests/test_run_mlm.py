@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
@@ -265,3 +266,31 @@ def test_old_flags_run_with_one_warning_each(english_model, two_splits, tmp_path
     said = [record.getMessage() for record in caplog.records if " is now " in record.getMessage()]
     assert len(said) == len(set(said)) == 7  # overwrite_output_dir is a flag here still
     assert "perplexity" in metrics
+
+
+def test_the_config_for_a_cpu_says_how_to_train_and_goes_with_any_command_line(
+    english_model, english_file, chinese_model, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(Path(__file__).parent.parent)  # as in the config's own commands
+    config = "configs/cpu.yaml"
+    said = {*yaml.safe_load(Path(config).read_text(encoding="utf-8"))}
+    assert not said & {
+        "model_name_or_path",
+        "model_type",
+        "tokenizer_name",
+        "train_file",
+        "output_dir",
+        "max_seq_length",
+    }
+    continued, scratch, short = (str(tmp_path / name) for name in ("continued", "scratch", "short"))
+    words = ["--model_name_or_path", english_model, "--train_file", english_file, "--output_dir", continued]
+    run_mlm_wwm.main([config, *words, *STEPS])
+    new = f"--model_type bert --tokenizer_name {chinese_model} --config_overrides hidden_size=16,num_hidden_layers=1"
+    new += f",num_attention_heads=2,intermediate_size=32 --train_file {english_file} --max_seq_length 32"
+    run_mlm.main([config, *new.split(), "--output_dir", scratch, "--learning_rate", "2e-3", "--line_by_line", *STEPS])
+    run_mlm_wwm.main([config, english_model, english_file, "--output_dir", short, *STEPS])
+    for directory, rate in ((continued, 5e-5), (scratch, 2e-3), (short, 5e-5)):
+        arguments = read_json(Path(directory, "wordmask_run.json"))["arguments"]
+        assert arguments["optim"] == "muon" and arguments["dropout"] == 0 and arguments["warmup_steps"] == 0.1
+        assert arguments["learning_rate"] == rate
+        assert read_json(Path(directory, "trainer_state.json"))["global_step"] == 2
