@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from torch.optim.lr_scheduler import LambdaLR
 
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
+from wordmask.training.optimizer_resuming import OptimizerResumingTrainer
 from wordmask.training.records.output_dir import last_checkpoint
 from wordmask.training.records.progress_record import (
     ProgressRecord,
@@ -24,18 +24,14 @@ from wordmask.training.records.progress_record import (
 )
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.records.speed_record import read_speed
-from wordmask.training.timing import TimedTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
 
 logger = logging.getLogger(__name__)
 
-# Settings in an optimizer's state that flags set.
-_SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 
-
-class ResumableTrainer(TimedTrainer):
+class ResumableTrainer(OptimizerResumingTrainer):
     """A `Trainer` that counts the examples of an epoch instead of its steps.
 
     transformers finds its place in the training by the number of steps. That is wrong if the size of a step changes:
@@ -46,17 +42,14 @@ class ResumableTrainer(TimedTrainer):
     Attributes:
         train_sequences: the sequences to train on.
         plan: this process's batches of the whole training; `None` for a stream.
-        done: the progress before this call of `train`.
         stand_in: what `train` calls instead of training, with the size of a batch, the arguments and the checkpoint.
     """
 
     train_sequences: StagedSequences | StreamedSequences | None
     plan: Batches | None = None
-    done: Progress = Progress()
     stand_in: Callable[[int, Any, str | None], None] | None = None
     _loss_done = 0.0  # the sum of the losses of the steps that are done
     _loss_at_step = 0.0  # the part of it from steps since the last log
-    _optimizer_done: str | None = None
     _random_state: str | None = None  # a checkpoint whose random state is to be restored after the first batch
     _attempts = 0
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
@@ -242,40 +235,6 @@ class ResumableTrainer(TimedTrainer):
             schedule.load_state_dict(old_schedule.state_dict())
             self._set_learning_rates()
         return prepared
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load their states, but keep the values of today's flags, which the Trainer would replace by the old ones."""
-        if checkpoint is None or self.is_deepspeed_enabled:
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        optimizer: Any = self.optimizer
-        schedule: Any = self.lr_scheduler
-        settings = [{name: group[name] for name in _SETTINGS if name in group} for group in optimizer.param_groups]
-        rates = getattr(schedule, "base_lrs", None)
-        if self._optimizer_done in (None, self._optimizer_kind):
-            super()._load_optimizer_and_scheduler(checkpoint)
-        else:
-            logger.warning("--optim or --lr_scheduler_type has changed, so the optimizer starts without its old state")
-        if not schedule.last_epoch:  # a checkpoint of --save_only_model has no states
-            schedule.last_epoch = self.done.step
-        for group, values in zip(optimizer.param_groups, settings, strict=True):
-            group.update(values)
-        if rates is not None:
-            schedule.base_lrs = rates
-        return self._set_learning_rates()
-
-    @property
-    def _optimizer_kind(self) -> str:
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        return f"{type(optimizer).__name__}, {type(self.lr_scheduler).__name__}"
-
-    def _set_learning_rates(self) -> None:
-        """Set the learning rates of the next step, by a schedule over the whole training."""
-        schedule, optimizer = self.lr_scheduler, self.optimizer
-        if isinstance(schedule, LambdaLR) and optimizer is not None:
-            parts = zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            for group, rate, factor in parts:
-                group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
-            schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def _run_epoch(self, **settings: Any) -> None:  # type: ignore[override]  # the Trainer names them all
         """Run the rest of an epoch."""
