@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import run_mlm
 from conftest import free_port
 from wordmask.utils import said_once
-from wordmask.utils.errors import InputError, naming_parameters, reports_input_errors
+from wordmask.utils.errors import InputError, naming_parameters, reports_input_errors, why_not_written
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -117,6 +120,20 @@ def test_a_process_that_is_left_alone_by_a_mistake_adds_no_traceback(launched, c
 def test_without_a_launcher_every_run_says_it(capsys, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert said(capsys, "--seed: wrong") == said(capsys, "--seed: wrong") == "error: --seed: wrong\n"
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 1000])
+def test_whatever_torch_raises_on_a_full_disk_is_known(numbers, tmp_path):
+    """Small files fail as they are closed, with another message: a scheduler's state ended a run with a traceback."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(RuntimeError) as error:
+            torch.save({str(number): torch.zeros(numbers) for number in range(6)}, tmp_path / "state.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert why_not_written(error.value) == "no room is left, or files may not be so large"
 
 
 def test_from_python_parameters_have_no_dashes():

@@ -26,6 +26,8 @@ OUTPUT_ERRORS = {
 # What tells that a file system takes no more, and not what we wanted of it.
 FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")}
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # at the end of what libraries in Rust raise: safetensors, tokenizers
+# What torch raises as it writes a file, and as it ends one: `basic_ios::clear: iostream error`.
+_TORCH_CANNOT_WRITE = re.compile("PytorchStreamWriter|inline_container|iostream")
 
 
 class InputError(ValueError):
@@ -119,7 +121,7 @@ def why_not_written(error: BaseException, numbers: Container[int] = FULL) -> str
         return os.strerror(error.errno) if error.errno and error.errno in numbers else None
     if number := _OS_ERROR.search(str(error)):
         return os.strerror(int(number[1])) if int(number[1]) in numbers else None
-    is_of_torch = isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container", str(error))
+    is_of_torch = isinstance(error, RuntimeError) and _TORCH_CANNOT_WRITE.search(str(error))
     return "no room is left, or files may not be so large" if is_of_torch else None
 
 
