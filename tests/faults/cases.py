@@ -107,7 +107,7 @@ def table() -> list[Case]:
     saved = [*product(("weights", "state", "manifest", "rotation"), (1, 3)), ("weights", 5)]
     parts = [*product(("part", "stamp"), (2, 4))]
     cases += [Case("from scratch", event, "step", step) for event, step in product(("SIGKILL", *SIGNALS), (2, 6))]
-    places = (("step", 3), ("step", 5), ("weights", 2), ("evaluation", 1))
+    places = (("beginning", 1), ("step", 3), ("step", 5), ("weights", 2), ("evaluation", 1))
     two = product(("SIGKILL", *SIGNALS), places, (0, 1))
     cases += [
         Case("two processes", event, *place, rank) for event, place, rank in two if place[0] != "weights" or not rank

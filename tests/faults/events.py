@@ -15,6 +15,7 @@ from faults.mounts import leave_mounts, make_read_only
 
 # Where something can happen: before a call of one of these. The number of a place counts its calls in one process.
 PLACES = {
+    "beginning": "wordmask.training.trainer:MlmTrainer._prepare_for_training",
     "step": "wordmask.training.trainer:MlmTrainer.training_step",
     "update": "accelerate.optimizer:AcceleratedOptimizer.step",  # in mid-step: the gradients are there
     "weights": "wordmask.training.trainer:MlmTrainer.save_model",

@@ -163,9 +163,10 @@ class Soak:
         if refused and is_one_sentence(launch.printed) and (happened & {"start", "full disk"} or _exists(run, launch)):
             self.counts[run, "sentences"] += 1
             may_end |= {2}
-        other_was_killed = len(launch.pids) > 1 and -9 in launch.statuses
-        if other_was_killed:  # it cannot go on alone
-            return
+        if len(launch.pids) > 1:  # one cannot go on alone, and has nothing to add to what a signal has told the other
+            if -9 in launch.statuses:
+                return
+            may_end |= {2} if {130, 143}.intersection(launch.statuses) else set()
         if "Traceback" in launch.printed or not may_end.issuperset(launch.statuses):
             raise Lost(f"status {launch.statuses}: {launch.printed[-2000:]}")
 

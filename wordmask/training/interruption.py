@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from wordmask.config.short_form import check_files, is_short_form, new_output_dir
 from wordmask.utils.command_line import is_first_process, resume_command
 from wordmask.utils.hub import check_model_exists
+from wordmask.utils.said_once import INTERRUPTED, leave_mark
 from wordmask.utils.signals import exit_status
 from wordmask.utils.terminal import Command, Fact, terminal
 
@@ -58,6 +59,7 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace) -> Iter
     try:
         yield {"output_dir": chosen} if chosen else {}
     except KeyboardInterrupt as error:
+        leave_mark(INTERRUPTED)
         record = directory / "wordmask_run.json"
         if own.overwrite_output_dir and not (record.exists() and record.stat().st_mtime >= started):
             # The older run is still there.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
-from wordmask.utils.said_once import first_to_say, local_rank, others_said_something
+from wordmask.utils.said_once import INTERRUPTED, first_to_say, leave_mark, local_rank, others_said_something
 from wordmask.utils.signals import exit_status, handled
 from wordmask.utils.terminal import clean
 
@@ -142,12 +142,14 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
             try:
                 return main(*args, **kwargs)
             except KeyboardInterrupt as error:
+                leave_mark(INTERRUPTED)
                 if local_rank() == 0:
                     print("\ninterrupted", file=sys.stderr, flush=True)
                 raise SystemExit(exit_status(error)) from None
             except Exception as error:
                 mistake = find_input_error(error)
-                # If one process leaves after a mistake, the others fail as they wait for it. They have nothing to add.
+                # If one process leaves after a mistake or a signal, the others fail as they wait for it. They have
+                # nothing to add.
                 if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
                     raise
                 if mistake is not None and first_to_say(str(mistake)):

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 PATIENCE = 3.0  # seconds that other processes wait for the first one. If all meet a mistake, it is said without a rank
+INTERRUPTED = "interrupted"
 FORGOTTEN = 300.0  # seconds; an older file belongs to an earlier launch, whose process ids may come again
 
 
@@ -27,7 +28,7 @@ def first_to_say(sentence: str) -> bool:
     """Whether no other process of this launch, on this machine, has said this sentence. Then this process says it."""
     if "RANK" not in os.environ:
         return True
-    mark = Path(f"{_marks_of_launch()}{_digest(sentence)}")
+    mark = _mark(sentence)
     for old_mark in mark.parent.glob("wordmask-said-*"):
         with contextlib.suppress(OSError):  # another process has just removed it, or another user made it
             if time.time() - old_mark.stat().st_mtime > FORGOTTEN:
@@ -47,10 +48,21 @@ def first_to_say(sentence: str) -> bool:
     return True
 
 
+def leave_mark(sentence: str) -> None:
+    """Let the other processes of this launch know that this one has said why it ends."""
+    if "RANK" in os.environ:
+        with contextlib.suppress(OSError):
+            _mark(sentence).touch()
+
+
 def others_said_something() -> bool:
     """Whether a process of this launch, on this machine, has said anything."""
     marks = _marks_of_launch()
     return "RANK" in os.environ and any(marks.parent.glob(f"{marks.name}*"))
+
+
+def _mark(sentence: str) -> Path:
+    return Path(f"{_marks_of_launch()}{_digest(sentence)}")
 
 
 def _marks_of_launch() -> Path:
