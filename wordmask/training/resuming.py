@@ -273,15 +273,6 @@ class ResumableTrainer(OptimizerResumingTrainer):
             self._loss_at_step = tr_loss.clone()
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Warn of weights that a checkpoint lacks, but not of tied ones, which are stored once.
-
-        A work-around; no thread known. It can go when the Trainer does not call tied weights missing.
-        """
-        tied = getattr(self.model, "all_tied_weights_keys", {})
-        missing = [name for name in load_result.missing_keys if name not in tied]
-        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
-
     # Saving and logging
 
     def _write_checkpoint(self, path: Path, model: Any, trial: Any) -> None:
