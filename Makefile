@@ -1,13 +1,14 @@
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 
-$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/installed: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
 	touch $@
 
 install: $(VENV)/installed  ## create the environment, once
@@ -35,6 +36,15 @@ test: install  ## run the tests
 
 test-all: install  ## run the tests, slow ones included
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
+
+# Both hold torch at the version of constraints.txt: another one is a download of some GB on most machines.
+test-oldest:  ## run the tests on the oldest direct versions that setup.cfg admits
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+test-newest:  ## run the tests on the newest versions that setup.cfg admits, in a new environment
+	$(PYTHON) -m venv --clear .venv-newest
+	grep '^torch==' constraints.txt > .venv-newest/constraints.txt
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=.venv-newest/constraints.txt
 
 faults: install  ## kill, stop and damage runs at all places of a table, and print what became of them
 	$(BIN)/python tests/faults/harness.py
@@ -74,4 +84,4 @@ check: install  ## lint and check types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: help install demo test test-all faults soak bench bench-gpu check
+.PHONY: help install demo test test-all test-oldest test-newest faults soak bench bench-gpu check

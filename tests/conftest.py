@@ -31,6 +31,13 @@ from wordmask.utils.readers import TextReader  # noqa: E402
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+try:  # a machine that only runs tests/gpu may lack it
+    from hypothesis import HealthCheck, settings
+except ImportError:
+    pass
+else:  # how fast a machine is decides no test
+    settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any_machine")
 
 torch.set_num_threads(1)
 

@@ -26,7 +26,7 @@ def demo(tmp_path_factory) -> tuple[Path, str]:
     for name in ("Makefile", "configs", "wordmask", "run_chinese_ref.py", "run_mlm_wwm.py"):
         (directory / name).symlink_to(ROOT / name)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(directory / "cache")}
-    command = ["make", "demo", "--assume-old", ".venv/installed", f"BIN={Path(sys.executable).parent}"]
+    command = ["make", "demo", "VENV=.venv", "--assume-old", ".venv/installed", f"BIN={Path(sys.executable).parent}"]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return directory / "demo_output", done.stdout + done.stderr
