@@ -6,6 +6,8 @@ inside such scripts belong to one word if and only if no border is between them,
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,17 @@ import regex
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, AutoTokenizer
 
 import run_chinese_ref
+import run_mlm_wwm
+from conftest import character_tokenizer, refusal, save_model
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.sources import load_texts
 from wordmask.data.tokenize import TextTokenizer
+from wordmask.references.positions import line_positions
+from wordmask.references.provenance import sidecar
 from wordmask.segmenters import Segmenter
+from wordmask.tokenization.words import SCRIPTS
+from wordmask.utils.errors import InputError
 
 IN_SCRIPTS = regex.compile(
     r"[\p{L}\p{M}\p{N}&&[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Thai}\p{scx=Lao}\p{scx=Khmer}"
@@ -118,3 +126,150 @@ def test_gold_words_are_reproduced_exactly_on_the_spot_and_through_references(mo
     by_the_rule = bits(model, text)
     assert (by_the_rule > on_the_spot).sum() > 20 and (on_the_spot > by_the_rule).sum() > 2, "they divide and join"
     assert sum(inside) > 100
+
+
+# Every way from references to training
+
+
+@pytest.fixture(scope="module")
+def thai(tmp_path_factory) -> dict[str, str]:
+    """A model with a token to each character, and a text; the first line has four words."""
+    path = tmp_path_factory.mktemp("thai")
+    (path / "text.txt").write_text("\n".join(PLAIN) + "\n", encoding="utf-8")
+    return {"model": save_model(path / "model", tokenizer_of("characters")), "text": str(path / "text.txt")}
+
+
+def make(thai: dict[str, str], save: Path | str, *flags: str, segmenter: str = "test_gold_words:Gold"):
+    argv = ["--file_name", thai["text"], "--bert", thai["model"], "--save_path", str(save), "--segmenter", segmenter]
+    return run_chinese_ref.main([*argv, *flags])
+
+
+def first_words(thai: dict[str, str], capsys, tmp_path: Path, *flags: str) -> list[str]:
+    """The words of the first line, as --preview_masking shows them."""
+    capsys.readouterr()
+    argv = ["--model_name_or_path", thai["model"], "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    argv += ["--preview_masking", "1", "--mask_replace_prob", "1", "--random_replace_prob", "0"]
+    run_mlm_wwm.main([*argv, "--cache_dir", str(tmp_path / "cache"), "--validation_split_percentage", "0", *flags])
+    shown = capsys.readouterr().out.splitlines()[1].partition("): ")[2]
+    return re.sub(r"[\[\]·]|##", "", shown.removeprefix("[CLS] ").removesuffix(" [SEP]")).split()
+
+
+def test_the_first_words_of_a_run_are_those_of_the_segmenter_on_every_way(thai, tmp_path, capsys):
+    """By the rule for text, the sentence is one word."""
+    text = ["--train_file", thai["text"]]
+    assert first_words(thai, capsys, tmp_path, *text) == ["ฉันชอบกินข้าวผัด"]
+    make(thai, tmp_path / "ref")
+    references = [*text, "--train_ref_file", str(tmp_path / "ref")]
+    ways = [[*text, "--segmenter", "test_gold_words:Gold"], references, [*references, "--streaming"]]
+    for kind in ("table.jsonl", "table.parquet", "directory/"):
+        make(thai, f"{tmp_path}/{kind}")
+        ways.append(["--train_file", f"{tmp_path}/{kind}"])
+    prepared = ["--prepared_dir", str(tmp_path / "prepared")]
+    run_mlm_wwm.main(
+        ["--model_name_or_path", thai["model"], *references, *prepared, "--prepare_only"]
+        + ["--validation_split_percentage", "0", "--output_dir", str(tmp_path / "out")]
+    )
+    for flags in [*ways, prepared]:
+        assert first_words(thai, capsys, tmp_path, *flags) == ["ฉัน", "ชอบ", "กิน", "ข้าวผัด"], flags
+
+
+def test_references_are_the_same_bytes_in_parts_by_shards_and_after_an_interruption(thai, tmp_path):
+    """White space says where the words are: a worker has no need of this module, whose imports take seconds."""
+    (tmp_path / "text.txt").write_text("\n".join(map(" ".join, LINES)) + "\n", encoding="utf-8")
+    thai, of_white_space = {**thai, "text": str(tmp_path / "text.txt")}, ["--segmenter", "whitespace"]
+    make(thai, tmp_path / "whole", *of_white_space)
+    make(thai, tmp_path / "parts", "--part_lines", "3", "--num_workers", "2", *of_white_space)
+    for number in "01":
+        shard = ["--num_shards", "2", "--shard_index", number]
+        make(thai, tmp_path / "shards", "--part_lines", "3", *shard, *of_white_space)
+    make(thai, tmp_path / "shards", "--part_lines", "3", "--resume", *of_white_space)
+    whole = (tmp_path / "whole").read_bytes()
+    assert whole == (tmp_path / "parts").read_bytes() == (tmp_path / "shards").read_bytes()
+    sidecars = [json.loads(sidecar(tmp_path / name).read_text()) for name in ("whole", "parts", "shards")]
+    assert sidecars[0] == sidecars[1] == sidecars[2] and sidecars[0]["decides"] == [*SCRIPTS]
+
+
+def test_parts_of_a_version_whose_files_could_not_divide_are_not_completed(thai, tmp_path, capsys):
+    make(thai, tmp_path / "ref", "--part_lines", "3", "--num_shards", "2", "--shard_index", "0")
+    made_from = tmp_path / "ref.parts" / "made_from.json"
+    made_from.write_text(json.dumps({**json.loads(made_from.read_text()), "decides": []}))
+    argv = ["--file_name", thai["text"], "--bert", thai["model"], "--save_path", str(tmp_path / "ref")]
+    argv += ["--segmenter", "test_gold_words:Gold", "--part_lines", "3", "--resume"]
+    assert "decides" in refusal(capsys, run_chinese_ref.main, *argv)
+
+
+# What a file decides
+
+
+def test_a_file_that_does_not_say_what_it_decides_only_joins(thai, tmp_path):
+    """So do those of the classic script, which have no file beside them."""
+    by_the_rule = bits(thai["model"], thai["text"])
+    make(thai, tmp_path / "ref")
+    dividing = bits(thai["model"], thai["text"], str(tmp_path / "ref"))
+    beside = json.loads(sidecar(tmp_path / "ref").read_text())
+    sidecar(tmp_path / "ref").unlink()
+    classic = bits(thai["model"], thai["text"], str(tmp_path / "ref"))
+    assert (classic >= by_the_rule).all() and (dividing < by_the_rule).sum() > 40
+    # A file of an earlier version, with provenance: there, positions joined Chinese only.
+    del beside["decides"], beside["any_script"]
+    sidecar(tmp_path / "ref").write_text(json.dumps(beside))
+    with pytest.raises(InputError, match="--train_ref_file: position 2 .* line 1 .* joins text that is not Chinese"):
+        bits(thai["model"], thai["text"], str(tmp_path / "ref"))
+
+
+@pytest.mark.parametrize(
+    "decides, why",
+    [(["Han", "Javanese"], "says that the file decides the words of .*'Javanese'.* make the references again"),
+     ("all", "says that the file decides the words of all, and this version"),
+     (["Thai"], ".* knows only files that decide those of Han, Hiragana, ")],
+)  # fmt: skip
+def test_a_file_that_decides_other_words_than_this_version_knows_is_refused(thai, tmp_path, capsys, decides, why):
+    make(thai, tmp_path / "ref")
+    beside = json.loads(sidecar(tmp_path / "ref").read_text())
+    sidecar(tmp_path / "ref").write_text(json.dumps({**beside, "decides": decides}))
+    argv = ["--model_name_or_path", thai["model"], "--train_file", thai["text"], "--output_dir", str(tmp_path / "out")]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--train_ref_file", str(tmp_path / "ref"), "--use_cpu")
+    assert re.match(f"--train_ref_file: .*ref.meta.json {why}", sentence)
+
+
+def test_a_validation_reference_with_words_of_another_segmenter_is_said(thai, tmp_path, caplog):
+    make(thai, tmp_path / "ref")
+    make(thai, tmp_path / "same")
+    make(thai, tmp_path / "other", segmenter="whitespace")
+    files = {
+        "train_file": [thai["text"]],
+        "train_ref_file": [str(tmp_path / "ref")],
+        "validation_file": [thai["text"]],
+    }
+    for name, count in (("same", 0), ("other", 1)):
+        caplog.clear()
+        given = DataArguments(**files, validation_ref_file=[str(tmp_path / name)])
+        load_texts(given, str(tmp_path), None, True)
+        said = [message for message in caplog.messages if "has words from" in message]
+        assert len(said) == count
+    assert said[0].startswith(
+        f"--validation_ref_file: {tmp_path / 'other'} has words from whitespace and {tmp_path / 'ref'} from "
+        "test_gold_words:Gold, so different words are masked in the two; make one of them again"
+    )
+
+
+# Chinese, as it always was
+
+CHINESE = """\
+研究生|的|研究|生命
+二〇〇八年|T恤|3D打印|佐々木
+𠮷野家|豈豈|\U00030000\U00030000|研\u200b究
+卡拉|OK|。|说| 话|1.3万余人次"""
+
+
+def test_references_of_chinese_are_the_same_bytes_as_ever(tmp_path):
+    """The positions were written before words of other scripts could divide."""
+    lines = [line.split("|") for line in CHINESE.split("\n")]
+    Gold.known |= {"".join(words): words for words in lines}
+    characters = sorted({*CHINESE} - {"|", "\n", " ", "\u200b"})
+    tokenizer = character_tokenizer(characters)
+    for mixed, expected in (
+        (False, [[2, 3, 6, 8], [], [2, 3, 5, 9], [2]]),
+        (True, [[2, 3, 6, 8], [2, 3, 4, 5, 7, 9, 10, 12, 13], [2, 3, 5, 9], [2]]),
+    ):
+        assert line_positions(tokenizer, Gold(), ["".join(words) for words in lines], mixed) == expected

@@ -182,7 +182,8 @@ def continuations(
         foreign = tokens.characters.foreign & ~references.decided(tokens.characters)
         foreign_count = np.concatenate([[0], np.cumsum(foreign)])
         foreign = foreign_count[tokens.first[token] + 1] != foreign_count[tokens.last[token - 1]]
-        refuse(foreign & exact, "joins text that is not Chinese in a file that does not say that it holds mixed words")
+        says = "joins text that is not Chinese in a file that says neither that it decides this script"
+        refuse(foreign & exact, f"{says} nor that it holds mixed words")
         left_out |= foreign
     continues = np.zeros(len(tokens.ids), bool)
     continues[token[~left_out]] = True
