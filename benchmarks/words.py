@@ -264,11 +264,11 @@ def print_borders(borders: dict[tuple[str, str], Borders]) -> None:
     table = Table(
         title="gold words: borders between two tokens in such scripts, and at how many of them the run agrees"
     )
-    for column in ("", "tokens", "tokens across two words", "borders", "right on the spot", "right by references"):
+    for column in ("", "tokens", "across two words", "borders", "right on the spot", "by references"):
         table.add_column(column, justify="right" if column else "left")
     for (language, kind), found in borders.items():
         table.add_row(f"{language}, {kind}", *(f"{count:,}" for count in found[:-1]))
-    Console(width=100).print(table)
+    Console(width=120).print(table)
     others = sorted(set[str]().union(*(found.others for found in borders.values())))
     if others:
         print(f"it disagrees at these words: {', '.join(others)}")
@@ -281,7 +281,7 @@ def print_scores(rows: Sequence[tuple[str, str, float, float]]) -> None:
         table.add_column(column, justify="right" if column else "left")
     for language, name, f1, speed in rows:
         table.add_row(f"{language}, {name}", f"{f1:.3f}", f"{speed:,.0f}")
-    Console(width=100).print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
