@@ -140,18 +140,21 @@ def sample(language: str) -> list[list[str]]:
 
 def make_tokenizer(kind: str, lines: Sequence[str], vocab_size: int) -> Any:
     """A tokenizer of a kind, trained on lines, which knows all their characters."""
-    from transformers import BertTokenizer
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
     from wordmask.tokenization.vocabulary import train_tokenizer
 
     characters = sorted({character for line in lines for character in line if not character.isspace()})
-    if kind == "characters":
-        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{one}" for one in characters)]
-        vocabulary = {piece: number for number, piece in enumerate(pieces)}
-        tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=False, strip_accents=False)
-        # By default it makes [UNK] of more than 100 characters without a space.
-        tokenizer.backend_tokenizer.model.max_input_chars_per_word = 10_000
-        return tokenizer
+    if kind == "characters":  # not WordPiece, which makes [UNK] of more than 100 characters without a space
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        vocabulary = {piece: number for number, piece in enumerate([*special, *characters])}
+        backend = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+        ends = [(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
+        backend.post_processor = processors.TemplateProcessing(single="[CLS] $0 [SEP]", special_tokens=ends)
+        roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
     smallest = 280 if kind == "byte-level BPE" else 2 * len(characters) + 10
     return train_tokenizer(TOKENIZERS[kind], lines, max(vocab_size, smallest))
 
@@ -170,11 +173,12 @@ def count_borders(directory: Path, kind: str, vocab_size: int) -> Borders:
     tokenizer = make_tokenizer(kind, [*read_lines(text, "--text")], vocab_size)
     model, references = str(directory / kind), str(directory / f"{kind}.ref")
     tokenizer.save_pretrained(model)
-    words = {"segmenter": "words:Gold", "segmenter_options": f"file={directory / 'gold.txt'}", "mixed_words": True}
-    flags = ["--segmenter", words["segmenter"], "--segmenter_options", words["segmenter_options"], "--mixed_words"]
+    tokenizer.name_or_path = model
+    segmenter, file = "words:Gold", f"file={directory / 'gold.txt'}"
+    flags = ["--segmenter", segmenter, "--segmenter_options", file, "--mixed_words"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         run_chinese_ref.main(["--file_name", text, "--bert", model, "--save_path", references, *flags])
-        on_the_spot = bits(tokenizer, text, None, **words)
+        on_the_spot = bits(tokenizer, text, None, segmenter=segmenter, segmenter_options=file, mixed_words=True)
         by_references = bits(tokenizer, text, references)
     joined, inside, words_at, spanning = judge(tokenizer, gold)
     right = [inside & (found == joined) for found in (on_the_spot, by_references)]
@@ -260,11 +264,11 @@ def print_borders(borders: dict[tuple[str, str], Borders]) -> None:
     table = Table(
         title="gold words: borders between two tokens in such scripts, and at how many of them the run agrees"
     )
-    for column in ("", "tokens", "tokens across two words", "borders", "right on the spot", "right by references"):
+    for column in ("", "tokens", "across two words", "borders", "right on the spot", "by references"):
         table.add_column(column, justify="right" if column else "left")
     for (language, kind), found in borders.items():
         table.add_row(f"{language}, {kind}", *(f"{count:,}" for count in found[:-1]))
-    Console(width=100).print(table)
+    Console(width=120).print(table)
     others = sorted(set[str]().union(*(found.others for found in borders.values())))
     if others:
         print(f"it disagrees at these words: {', '.join(others)}")
@@ -277,7 +281,7 @@ def print_scores(rows: Sequence[tuple[str, str, float, float]]) -> None:
         table.add_column(column, justify="right" if column else "left")
     for language, name, f1, speed in rows:
         table.add_row(f"{language}, {name}", f"{f1:.3f}", f"{speed:,.0f}")
-    Console(width=100).print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

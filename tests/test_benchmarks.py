@@ -36,7 +36,10 @@ def program(monkeypatch):
 
     def load(name: str) -> ModuleType:
         module = importlib.import_module(name)
-        monkeypatch.setattr(module, "run_in_turn", lambda sides, repeats: {side: run() for side, run in sides.items()})
+        if hasattr(module, "run_in_turn"):
+            monkeypatch.setattr(
+                module, "run_in_turn", lambda sides, repeats: {side: run() for side, run in sides.items()}
+            )
         monkeypatch.setattr(module, "use_one_core", lambda: None, raising=False)
         return module
 
@@ -205,6 +208,54 @@ def test_memory_is_that_since_the_peak_was_forgotten():
     held = bytearray(b"x") * 200 * 2**20
     assert peak_megabytes() - before > 150
     del held
+
+
+def test_gold_words_are_right_at_every_border_and_wrong_words_are_noticed(program, tmp_path, monkeypatch):
+    words = program("words")
+    gold = words.sample("thai")
+    (tmp_path / "gold.txt").write_text("\n".join(map(" ".join, gold)) + "\n", encoding="utf-8")
+    (tmp_path / "text.txt").write_text("\n".join(map("".join, gold)) + "\n", encoding="utf-8")
+    right = words.count_borders(tmp_path, "characters", 0)
+    assert right.on_the_spot == right.by_references == right.borders > 40 and (right.spanning, right.others) == (
+        0,
+        set(),
+    )
+    monkeypatch.setattr(words.Gold, "segment", lambda self, lines: [[line] for line in lines])
+    (tmp_path / "characters.ref").unlink(), (tmp_path / "characters.ref.meta.json").unlink()
+    wrong = words.count_borders(tmp_path, "characters", 0)
+    borders_of_gold = sum(len(line) - 1 for line in gold)
+    assert wrong.on_the_spot == wrong.by_references == right.borders - borders_of_gold
+    assert "ชอบ" in wrong.others
+
+
+def test_words_of_a_segmenter_are_counted_where_they_are_those_of_the_gold(program):
+    words = program("words")
+
+    class Pairs(words.Segmenter):
+        def segment(self, lines):
+            return [["中国", "人 民"] for line in lines]
+
+    assert words.score(Pairs(), [["中国", "人民"]], 1)[0] == 1
+    assert words.score(Pairs(), [["中国", "人", "民"]], 1)[0] == 2 * 1 / (2 + 3)
+    assert words.spans(["a", "", "bc"]) == {(0, 1), (1, 3)}
+
+
+@pytest.mark.slow
+def test_words_prints_both_tables_for_each_language(program, capsys):
+    borders, scores = program("words").main(["--repeats", "1"])
+    assert len(borders) == 3 * 4 and all(found.on_the_spot == found.borders for found in borders.values())
+    assert {language for language, _ in scores} >= {"chinese", "japanese", "thai"}
+    assert all(0.5 < f1 <= 1 for f1 in scores.values())
+    printed = capsys.readouterr().out
+    assert "by references" in printed and "lines/s" in printed and "disagrees" not in printed
+
+
+@pytest.mark.slow
+def test_chinese_ref_runs_other_segmenters_on_the_same_lines(program):
+    pytest.importorskip("sudachipy")
+    only = ["ours, jieba", "ours, sudachi"]
+    results = program("chinese_ref").main(["--lines", "20", "--segmenters", "sudachi", "--only", *only])
+    assert list(results) == only and all(found["total"] > 0 for found in results.values())
 
 
 def test_make_bench_gives_every_program_flags_that_it_has(monkeypatch):

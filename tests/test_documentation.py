@@ -26,6 +26,7 @@ from wordmask.__main__ import main as wordmask_command
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.parser import Parser
 from wordmask.config.short_form import split_words
+from wordmask.segmenters import load_segmenter
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -147,6 +148,14 @@ def test_no_two_commands_share_an_output_directory():
     assert len(own) >= 8 and len(set(own)) == len(own)
 
 
+THAI, JAPANESE, KHMER = ["ฉันชอบกินข้าวผัด"], ["食べることが好きです。"], ["ខ្ញុំចូលចិត្តបាយឆា", "បាយ ABC"]
+
+
+def khmer_example() -> str:
+    """The code of the segmenter on the page about languages."""
+    return python_blocks((ROOT / "docs/languages.md").read_text(encoding="utf-8"))[0]
+
+
 @pytest.fixture
 def tree(tmp_path, monkeypatch) -> Path:
     """A directory with the project's files, texts, and models of the names that the commands have."""
@@ -166,6 +175,13 @@ def tree(tmp_path, monkeypatch) -> Path:
     save_model(tmp_path / "roberta-base", train_tokenizer("roberta"), "roberta")
     save_model(tmp_path / "bert-base-uncased", train_tokenizer("bert"))
     save_model(tmp_path / "bert-base-chinese", character_tokenizer(lines))
+    save_model(tmp_path / "xlm-roberta-base", train_tokenizer("roberta"), "roberta")
+    for language, lines in {"thai": THAI, "japanese": JAPANESE, "khmer": KHMER}.items():
+        (tmp_path / f"{language}.txt").write_text("\n".join(lines * 10) + "\n", encoding="utf-8")
+    (tmp_path / "khmer_words.txt").write_text("ខ្ញុំ\nចូលចិត្ត\nបាយ\n", encoding="utf-8")
+    (tmp_path / "my_khmer.py").write_text(khmer_example(), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_khmer", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -250,6 +266,19 @@ def test_the_examples_of_the_page_on_python_run_one_after_the_other(tree, monkey
     assert names["references"] == [[3], [2, 4, 7]]
     assert "[[2, 4], [2, 4, 6]]" in printed, "the words of the own segmenter"
     assert names["figures"]["eval_loss"] > 0 and not torch.equal(names["batch"]["labels"], names["batch"]["input_ids"])
+
+
+def test_the_segmenter_on_the_page_about_languages_finds_the_words_of_its_list(tree):
+    words = {"words": "khmer_words.txt"}
+    segmenter = load_segmenter("my_khmer:KhmerSegmenter", **words)
+    assert segmenter.segment(KHMER) == [["ខ្ញុំ", "ចូលចិត្ត", "បាយ", "ឆ", "ា"], ["បាយ", " ", "A", "B", "C"]]
+    for command in commands(ROOT / "docs/languages.md"):
+        if "my_khmer:KhmerSegmenter" in command and "run_chinese_ref.py" in command:
+            run(command)
+    made = json.loads((tree / "khmer.ref.meta.json").read_text(encoding="utf-8"))
+    assert made["segmenter"] == segmenter.identity
+    (tree / "khmer_words.txt").write_text("បាយ\n", encoding="utf-8")
+    assert load_segmenter("my_khmer:KhmerSegmenter", **words).identity != segmenter.identity
 
 
 @pytest.fixture
