@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 import zstandard
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Wav2Vec2CTCTokenizer
 
 from conftest import character_tokenizer, save_model, train_tokenizer
 
@@ -23,6 +23,7 @@ GOOD = ("[3]", "[2, 4, 6]", "[2, 5, 6, 8]", "[2]")
 
 TEXTS = {
     "text.txt": TEXT,
+    "letters.txt": "a b\na a\nb a\n",
     "one_line.txt": LINES[0] + "\n",
     "empty.txt": "",
     "spaces.txt": "\n \n\t\r\n",
@@ -192,6 +193,11 @@ def _make_models(folder: Path) -> None:
     changed("model_gap", "tokenizer.json", json.dumps(state).encode())
     backend = train_tokenizer("bert").backend_tokenizer
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]").save_pretrained(folder / "without_mask")
+    (folder / "without_marks").mkdir()
+    (folder / "without_marks" / "vocab.json").write_text('{"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "<mask>": 4}')
+    Wav2Vec2CTCTokenizer(str(folder / "without_marks" / "vocab.json"), mask_token="<mask>").save_pretrained(
+        folder / "without_marks"
+    )
     train_tokenizer("roberta", 300).save_pretrained(folder / "byte_tokenizer")
 
 

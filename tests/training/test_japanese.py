@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from functools import partial
+from itertools import groupby
 
 import pytest
 from transformers import AutoTokenizer, BertJapaneseTokenizer, PhobertTokenizer
@@ -12,6 +14,7 @@ from transformers import AutoTokenizer, BertJapaneseTokenizer, PhobertTokenizer
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
+import wordmask
 from conftest import bpe_tokenizer, japanese_tokenizer, refusal, save_model
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.writer import Annotator
@@ -70,6 +73,20 @@ def test_a_worker_gets_the_tokenizer_and_makes_the_same_references(folder):
     assert sent((1, LINES)) == annotator((1, LINES)) and annotator((1, LINES))[0] == [2, 3, 6, 8]
 
 
+def test_the_collator_takes_the_words_of_references(folder):
+    """In a loop of one's own: the tokens have no mark, and the references say which continue a word."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    references = wordmask.make_references(LINES[:2], tokenizer, "tokenizer")
+    examples = [
+        {"input_ids": ids, "chinese_ref": reference}
+        for ids, reference in zip(tokenizer(LINES[:2])["input_ids"], references, strict=True)
+    ]
+    batch = wordmask.WholeWordMaskCollator(tokenizer, return_word_ids=True)(examples)
+    for numbers, words in zip(batch["word_ids"].tolist(), WORDS, strict=True):
+        of_text = numbers[1 : 1 + sum(map(len, words))]
+        assert [len([*same]) for _, same in groupby(of_text)] == [*map(len, words)]
+
+
 def test_training_saves_a_tokenizer_that_can_be_loaded(folder, tmp_path):
     """Packed, with two processes to tokenize; then tokens, from the saved model."""
     flags = ["--segmenter", "tokenizer", "--pack_sequences", "--preprocessing_num_workers", "2"]
@@ -91,6 +108,13 @@ def test_text_that_was_prepared_for_tokens_has_no_words(folder, tmp_path, capsys
     sentence = refusal(capsys, run_mlm_wwm.main, *train, str(tmp_path / "tokens"))
     assert "was made for masking tokens and has no words" in sentence
     run_mlm_wwm.main([*train, str(tmp_path / "words")])
+
+
+@pytest.mark.parametrize("package", ["fugashi", "unidic_lite"])
+def test_a_missing_analyser_is_named(folder, tmp_path, capsys, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    sentence = refusal(capsys, run_mlm_wwm.main, *command(folder, tmp_path / "out"))
+    assert sentence.startswith("--model_name_or_path") and f"{package} " in sentence and "pip" in sentence
 
 
 def test_vietnamese_words_joined_by_an_underscore(tmp_path, capsys):

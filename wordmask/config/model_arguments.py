@@ -38,7 +38,7 @@ class ModelArguments:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
         "Type of weights; auto: as saved.", default="float32"
     )
-    use_fast_tokenizer: bool = argument("Use a fast tokenizer; whole words need it.", default=True)
+    use_fast_tokenizer: bool = argument("Use a fast tokenizer if there is one.", default=True)
     cache_dir: str | None = argument("For downloads and tokens; by default, as datasets.", default=None)
     model_revision: str = argument("Branch, tag or commit on the hub.", default="main")
     token: str | None = argument("For the hub; by default, from hf auth login.", default=None)

@@ -46,8 +46,9 @@ class WordTokenizer:
     @staticmethod
     def has_words(tokenizer: Any) -> bool:
         """Whether a tokenizer first finds words, and then divides each of them into tokens."""
-        names = ("word_tokenizer", "subword_tokenizer")
-        return not tokenizer.is_fast and all(hasattr(getattr(tokenizer, name, None), "tokenize") for name in names)
+        method = getattr(type(tokenizer), "_tokenize", None)  # a subclass may have its own, which we do not know
+        is_japanese = getattr(method, "__qualname__", "") == "BertJapaneseTokenizer._tokenize"
+        return is_japanese and hasattr(tokenizer, "word_tokenizer") and hasattr(tokenizer, "subword_tokenizer")
 
 
 class _AsWord:

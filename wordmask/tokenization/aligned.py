@@ -39,7 +39,8 @@ _SPLITS_AT_SPACES = (
     "ProphetNetTokenizer",
     "BertTokenizerLegacy",
 )
-_MOST = 200_000  # distinct units that we keep
+_MOST = 400_000  # characters that we keep, and _EACH more for each unit
+_EACH = 4
 
 
 class _Unit(NamedTuple):
@@ -71,6 +72,7 @@ class Aligner:
         self._mark = mark_of(tokenizer)
         self._read = reader_of(self._mark or WHOLE_WORDS)
         self._units: dict[tuple[bool, str, str], _Unit] = {}
+        self._size = 0  # see _MOST
 
     @classmethod
     def of(cls, tokenizer: Any) -> Aligner:
@@ -135,8 +137,10 @@ class Aligner:
         key = isinstance(word, Word), word, text
         unit = self._units.get(key)
         if unit is None:
-            if len(self._units) >= _MOST:
+            if self._size > _MOST:
                 self._units.clear()
+                self._size = 0
+            self._size += len(text) + _EACH
             unit = self._units[key] = self._find(tokenizer, word, text, flag)
         return unit
 

@@ -54,6 +54,8 @@ def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
     def explain(error: Exception, reason: str) -> str:
         if not name:
             return f"{flag}: the name is empty; give a directory or the id of a repository of the hub"
+        if isinstance(error, ImportError):  # of a tokenizer with an analyser inside, say
+            return f"{flag}: {name} needs a package that cannot be imported ({reason}); install it with pip"
         if isinstance(error, UnpicklingError):
             return f"{flag}: the weights of {name} are a pickle that holds more than weights; give safetensors instead"
         if what != "a tokenizer" and os.path.isdir(name) and not os.path.exists(os.path.join(name, "config.json")):
