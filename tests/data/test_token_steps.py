@@ -203,6 +203,18 @@ def test_an_arrangement_holds_each_sequence_and_steps_of_it_have_similar_lengths
                 assert one.max() <= other.min() or other.max() <= one.min(), "sorted, since there is one stretch"
 
 
+def test_steps_have_little_padding_also_where_one_stretch_of_sorted_sequences_ends():
+    """Each stretch was sorted from short to long: the step at its end had the longest ones and the shortest ones."""
+    drawn = np.random.default_rng(0).lognormal(3.3, 0.8, 10_000).astype(np.int64)
+    training = Training(np.clip(drawn, 4, 128).tolist(), 1200, groups=True)
+    arranged = grouped_by_tokens(np.arange(10_000), training.lengths, 1200, 0, SEED, 0)
+    ends = token_ends(training.lengths[arranged], 1200, 0)
+    groups = np.split(training.lengths[arranged], ends)[:-1]
+    assert len(groups) > 150 and {sum(group) >= 1200 for group in groups} == {True}
+    positions = sum(len(group) * group.max() for group in groups)
+    assert 1 - sum(map(sum, groups)) / positions < 0.05
+
+
 def test_batches_of_a_step_have_about_as_many_tokens():
     lengths = [int(length) for length in np.random.default_rng(0).integers(3, 40, 400)]
     training = Training(lengths, 1000, groups=True)

@@ -59,7 +59,7 @@ class AddedArguments:
         default=None,
     )
     tokens_per_step: int | None = argument(
-        "Cut steps at N tokens, not at a number of sequences; per_device_train_batch_size has no effect.",
+        "End a step at N tokens, not at a batch size.",
         default=None,
     )
     tokens_per_pass: int | None = argument(
@@ -69,15 +69,13 @@ class AddedArguments:
     eval_on_start: bool | None = argument(
         "Evaluate before training, too; by default on where the run trains and evaluates.", default=None
     )
-    optim: str | None = argument(
-        "muon, or one of transformers; by default adamw_torch_fused, on a TPU adamw_torch.", default=None
-    )
+    optim: str | None = argument("muon, or another; default adamw_torch_fused.", default=None)
 
     logging_steps: float | None = argument(
         "Log the loss every N steps; below 1: a share. By default a twentieth, at most 500.",
         default=None,
     )
-    allow_nan: bool = argument("Train on when a loss, a gradient or a weight is not finite.", default=False)
+    allow_nan: bool = argument("Train on when a loss or weight is not finite.", default=False)
     log_format: str | None = argument(
         "rich or plain; by default rich at a terminal.",
         default=None,

@@ -34,7 +34,7 @@ class ModelArguments:
         "sdpa, eager, varlen, flash_attention_2; by default, the best.",
         default=None,
     )
-    dropout: float | None = argument("Of all layers, for example 0; by default, the model's.", default=None)
+    dropout: float | None = argument("Of all layers, as 0; by default, the model's.", default=None)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
         "Type of weights; auto: as saved.", default="float32"
     )

@@ -27,7 +27,7 @@ class SegmentationArguments:
         "Options as name=value,name=value, for example mode=C for sudachi; docs/languages.md lists them.", default=None
     )
     ltp: str | None = argument("ltp: a directory or a hub id, for example LTP/small.", default=None)
-    user_dict: str | None = argument("A file with additional words; not for ltp, icu and whitespace.", default=None)
+    user_dict: str | None = argument("More words, a file; not for ltp, icu, whitespace.", default=None)
     hmm: bool = argument("jieba: find words that are not in the dictionary.", default=True)
     mixed_words: bool = argument("Words may join Chinese and letters, for example T恤.", default=False)
 

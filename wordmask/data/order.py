@@ -83,8 +83,9 @@ def grouped_by_tokens(
     """
     head = int(token_ends(lengths[order], tokens, carried)[:1].sum()) if carried else 0
     order, kept = order[head:], order[:head]
-    before = np.cumsum(lengths[order]) - lengths[order]
-    order = order[np.lexsort((lengths[order], before // (tokens * steps)))]
+    # Stretches are sorted up and down in turn, so that a step at the border of two has similar lengths as well.
+    stretch = (np.cumsum(lengths[order]) - lengths[order]) // (tokens * steps)
+    order = order[np.lexsort((lengths[order] * (1 - 2 * (stretch % 2)), stretch))]
     bounds = np.append(0, token_ends(lengths[order], tokens, 0))
     chosen = shuffled(seed, epoch, len(bounds) - 1)
     groups = [order[bounds[group] : bounds[group + 1]] for group in chosen.tolist()]
