@@ -229,7 +229,7 @@ def test_one_process_writes_and_prints(folder, together):
         assert {f"{run}/{name}" for name in names} <= written
     # In a checkpoint, each process saves the state of its random numbers, and the second nothing else.
     assert files(folder.path / "rank1") == {"ddp-2/checkpoint-3/rng_state_1.pth"}
-    assert together.count("model and results: ") == len(runs) + 3
+    assert together.count("model and results: ") == len(runs) + 4
 
 
 def test_the_tokens_of_both_processes_are_counted(folder, alone, together):

@@ -25,7 +25,7 @@ class DataArguments:
     )
     validation_file: list[str] | None = argument("Validation text, in the same forms.", default=None)
     train_weights: list[float] | None = argument(
-        "Mix: the share of the sequences that each --train_file (or pattern) gives.",
+        "The share of each --train_file in the sequences.",
         default=None,
     )
     dataset_name: str | None = argument("A dataset of the hub, or what save_to_disk made.", default=None)
