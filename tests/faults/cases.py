@@ -72,7 +72,7 @@ READ_AGAIN = {
         *("checkpoint-*/wordmask_manifest.json", "checkpoint-*/wordmask_progress.json", "checkpoint-*/tokenizer.json"),
         *("checkpoint-*/tokenizer_config.json", "checkpoint-*/training_args.bin", "wordmask_run.json"),
         *("wordmask_evaluations.json", "wordmask_speed.json", "data_report.json", "../cache/wordmask/content-*.json"),
-        *("../cache/wordmask/texts-*.json", "../cache/wordmask/tokens-*.arrow"),
+        *("../cache/wordmask/counts-*.json", "../cache/wordmask/tokens-*.arrow"),
     ),
     "references": ("ref.txt.parts/*.part", "ref.txt.parts/0*.json", "ref.txt.parts/made_from.json"),
     "prepared": ("tokens/*.arrow", "tokens/*[0-9].json", "tokens/wordmask_prepared.json"),

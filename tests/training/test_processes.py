@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import run_mlm_wwm
-from conftest import run_two_processes, save_model, train_tokenizer, trajectory, uneven_text
+from conftest import run_two_processes, sample_lines, save_model, train_tokenizer, trajectory, uneven_text
 
 ROOT = Path(__file__).parent.parent.parent
 STEP = 16  # the rows of a step, however they are divided
@@ -47,6 +47,8 @@ class Folder:
     def __init__(self, path: Path):
         self.path, self.text = path, path / "text.txt"
         uneven_text(path, 37)
+        self.other = path / "other.txt"
+        self.other.write_text("\n".join(sample_lines("english", 60)[48:]), encoding="utf-8")
         tokenizer = train_tokenizer("bert")
         for name, settings in MODELS.items():
             save_model(path / name, tokenizer, name, **settings)
@@ -110,6 +112,22 @@ class Folder:
             *("--gradient_accumulation_steps", str(processes), "--output_dir", str(self.by_tokens(processes))),
         ]
 
+    def mixed(self, processes: int, rank: int | str = 0) -> Path:
+        return self.path / f"rank{rank}" / f"mixed-{processes}"
+
+    def mixed_command(self, processes: int) -> list[str]:
+        """A run with all that is drawn: a corpus, a strategy and a rate for each sequence."""
+        texts = [str(self.text), str(self.other)]
+        return [
+            *("--model_name_or_path", str(self.path / "bert"), "--cache_dir", str(self.path / f"cache{processes}")),
+            *("--train_file", *texts, "--train_weights", "0.3", "0.7", "--validation_file", *texts),
+            *"--masking_strategy whole_word:0.5,token:0.5 --mlm_probability 0.1..0.9 --max_seq_length 48".split(),
+            *"--use_cpu --do_train --do_eval --per_device_eval_batch_size 5 --logging_steps 1".split(),
+            *"--num_train_epochs 2 --optim sgd --learning_rate 0.5 --max_grad_norm 1000 --save_strategy no".split(),
+            *("--per_device_train_batch_size", str(STEP // processes)),
+            *("--output_dir", str(self.mixed(processes, "{rank}" if processes > 1 else 0))),
+        ]
+
     def resumed(self, processes: int) -> Path:
         return self.path / f"resumed-{processes}"
 
@@ -151,6 +169,7 @@ def alone(folder, half_done):
     run_mlm_wwm.main(folder.ddp_command(1))
     run_mlm_wwm.main(folder.muon_command(1))
     run_mlm_wwm.main(folder.by_tokens_command(1))
+    run_mlm_wwm.main(folder.mixed_command(1))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +177,7 @@ def together(folder, half_done) -> str:
     """The runs of two processes, under torchrun over gloo, and what they print."""
     commands = [folder.command(cell) for cell in CELLS if cell.processes == 2]
     same = [*folder.resume_command(2, 2), "--output_dir", str(folder.path / "resumed-same")]
-    commands += [folder.ddp_command(2), folder.muon_command(2), folder.by_tokens_command(2)]
+    commands += [folder.ddp_command(2), folder.muon_command(2), folder.by_tokens_command(2), folder.mixed_command(2)]
     commands += [folder.resume_command(2, 4), same]
     return run_two_processes(commands, folder.path / "commands.json")
 
@@ -203,14 +222,14 @@ def files(directory: Path) -> set[str]:
 
 
 def test_one_process_writes_and_prints(folder, together):
-    runs = [str(folder.output(cell).name) for cell in CELLS if cell.processes == 2] + ["ddp-2"]
+    runs = [str(folder.output(cell).name) for cell in CELLS if cell.processes == 2] + ["ddp-2", "mixed-2"]
     written = files(folder.path / "rank0")
     for run in runs:
         names = ("model.safetensors", "wordmask_run.json", "eval_results.json", "report.html", "README.md")
         assert {f"{run}/{name}" for name in names} <= written
     # In a checkpoint, each process saves the state of its random numbers, and the second nothing else.
     assert files(folder.path / "rank1") == {"ddp-2/checkpoint-3/rng_state_1.pth"}
-    assert together.count("model and results: ") == len(runs) + 3
+    assert together.count("model and results: ") == len(runs) + 4
 
 
 def test_the_tokens_of_both_processes_are_counted(folder, alone, together):
@@ -224,7 +243,7 @@ def test_the_tokens_of_both_processes_are_counted(folder, alone, together):
 
 def test_the_text_is_tokenized_by_one_process_and_read_by_both(folder, together):
     first, second = (int((folder.path / f"tokenized-{rank}").read_text()) for rank in (0, 1))
-    assert 0 < first <= 2 and second == 0, "16 runs of the same two splits"
+    assert 0 < first <= 4 and second == 0, "16 runs of the same two splits, and one of two texts for each split"
 
 
 def test_the_config_for_several_processes_trains_as_one_does(folder, alone, together):
@@ -236,6 +255,15 @@ def test_a_run_of_one_process_goes_on_with_two_as_if_it_had_not_stopped(folder, 
     """The steps stay as large; test_elastic.py has the way back and the other kinds of training."""
     assert len(trajectory(folder.path / "whole")) == 20
     assert_same_run(folder.path / "resumed-same", folder.path / "whole", "the same steps on two processes")
+
+
+def test_two_processes_draw_the_corpora_strategies_and_rates_of_one(folder, alone, together):
+    assert len(trajectory(folder.mixed(1))) == 8
+    assert_same_run(folder.mixed(2), folder.mixed(1), "mixed")
+    one, two = (read_json(folder.mixed(processes) / "eval_results.json") for processes in (1, 2))
+    for name in ("eval_text_loss", "eval_other_loss", "eval_text_loss_before", "eval_other_loss_before"):
+        assert two[name] == pytest.approx(one[name], rel=1e-5)
+    assert one["eval_text_loss"] != one["eval_other_loss"]
 
 
 def test_a_run_of_one_process_goes_on_with_two_in_twice_as_large_steps(folder, alone, together):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from wordmask.config.parser import argument
 from wordmask.utils.errors import InputError
+from wordmask.utils.quantities import counted
 from wordmask.utils.workers import check_workers
 
 
@@ -22,6 +24,10 @@ class DataArguments:
         default=None,
     )
     validation_file: list[str] | None = argument("Validation text, in the same forms.", default=None)
+    train_weights: list[float] | None = argument(
+        "The share of each --train_file in the sequences.",
+        default=None,
+    )
     dataset_name: str | None = argument("A dataset of the hub, or what save_to_disk made.", default=None)
     dataset_config_name: str | None = argument("The configuration of the hub's dataset.", default=None)
     text_column_name: str | None = argument(
@@ -47,7 +53,7 @@ class DataArguments:
     )
     pad_to_max_length: bool = argument("Always pad to --max_seq_length (TPU, torch.compile).", default=False)
     max_train_samples: int | None = argument("Train on the first N examples or blocks.", default=None)
-    max_eval_samples: int | None = argument("Evaluate on the first N examples or blocks.", default=None)
+    max_eval_samples: int | None = argument("The same for each --validation_file.", default=None)
     streaming: bool = argument("Read and tokenize while training; needs --max_steps.", default=False)
     preprocessing_num_workers: int | None = argument("Processes that tokenize; by default 1.", default=None)
     overwrite_cache: bool = argument("Tokenize again, also what the cache has.", default=False)
@@ -67,6 +73,7 @@ class DataArguments:
             files, references = getattr(self, f"{name}_file"), getattr(self, f"{name}_ref_file")
             if references and not files:
                 raise InputError(f"--{name}_ref_file needs --{name}_file, the text that it was made from")
+        self._check_weights()
         if not 0 <= self.validation_split_percentage < 100:
             raise InputError(
                 f"--validation_split_percentage: {self.validation_split_percentage} is out of range; give 0 to 99"
@@ -102,6 +109,25 @@ class DataArguments:
         """Whether the text comes tokenized, from --prepared_dir."""
         return bool(self.prepared_dir) and not self.prepare_only
 
+    def _check_weights(self) -> None:
+        """Raise an `InputError` if `--train_weights` cannot be, or do not fit the files."""
+        weights, entries = self.train_weights, self.train_file
+        if weights is None:
+            return
+        shown = " ".join(f"{weight:g}" for weight in weights)
+        if self.streaming:
+            raise InputError("--train_weights needs the number of sequences before training; drop --streaming")
+        if not entries and not self.is_prepared:
+            raise InputError("--train_weights mixes the files of --train_file; give these, or drop it")
+        if entries:
+            check_number_of_weights(weights, len(entries), "--train_file", "a file, a pattern or a directory")
+        if not all(0 < weight <= 1 for weight in weights):
+            raise InputError(
+                f"--train_weights: {shown} are not all above 0 and at most 1; give each file a share, or leave it out"
+            )
+        if abs(sum(weights) - 1) > 1e-6:
+            raise InputError(f"--train_weights: {shown} add up to {sum(weights):g}; make them add up to 1")
+
     def _check_preparation(self) -> None:
         """Raise an `InputError` if flags of --prepare_only are given without it, or it is given without those."""
         if self.prepare_only and not self.prepared_dir:
@@ -127,3 +153,11 @@ def _parse_stages(text: str) -> list[tuple[int, float]]:
     if abs(total - 1) > 1e-6:
         raise InputError(f"--length_schedule: the shares of {text} add up to {total:g}; make them add up to 1")
     return stages
+
+
+def check_number_of_weights(weights: Sequence[float], corpora: int, where: str, what: str) -> None:
+    """Raise an `InputError` if there are more or fewer weights than corpora; `what` says what a corpus is."""
+    if len(weights) != corpora:
+        raise InputError(
+            f"--train_weights: {counted(len(weights), 'weight')} for {corpora} of {where}; give one for each ({what})"
+        )

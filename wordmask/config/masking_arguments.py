@@ -19,11 +19,11 @@ class MaskingArguments:
     _argument_group_name = "masking"
 
     masking_strategy: str = argument(
-        "What to mask: token, whole_word, ngram (1 to 4 words), span (1 to 10), or whole_word:0.8,token:0.2.",
+        "token, whole_word, ngram, span, or a mix: whole_word:0.8,token:0.2.",
         default=Strategy.TOKEN.value,
     )
     mlm_probability: str = argument(
-        "Share of tokens to mask; during training 0.30:0.15 (line) or 0.3@0.7,0.15@0.3 (steps); 0.1..0.9 (drawn).",
+        "Share of tokens: 0.15, 0.30:0.15, 0.3@0.7,0.15@0.3 or 0.1..0.9. Evaluation: the last, or the middle.",
         default="0.15",
     )
     mask_replace_prob: float = argument("The share that becomes [MASK].", default=0.8)

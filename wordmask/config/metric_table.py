@@ -6,7 +6,8 @@ the terminal, the table "before and after", the model card and `--metric_for_bes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ class Metric:
         shown: how people read a value.
         more_is_better: whether a larger value is better.
         needs_predictions: whether `--prediction_loss_only` turns it off.
+        corpus: the corpus that it is of; empty for the whole text.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Metric:
     shown: Callable[[float], str]
     more_is_better: bool
     needs_predictions: bool
+    corpus: str = ""
 
     @property
     def trainer_name(self) -> str:
@@ -62,3 +65,25 @@ METRICS = {
         Metric("probe_f1", "eval_probe_f1", "probe macro-F1", "probe macro-F1", **_OF_PROBE),
     )
 }
+
+
+def metrics_in(names: Iterable[str]) -> list[Metric]:
+    """The metrics that results may have: those of the table, and the losses of corpora, such as `eval_news_loss`.
+
+    Args:
+        names: the names in the results.
+    """
+    corpora = [found[1] for name in names if (found := re.fullmatch(r"eval_(\w+)_loss", name))]
+    losses = [
+        Metric(
+            f"{one}_loss",
+            f"eval_{one}_loss",
+            f"evaluation loss of {one}",
+            f"loss of {one}",
+            loss,
+            **_OF_LOSS,
+            corpus=one,
+        )
+        for one in corpora
+    ]
+    return [*METRICS.values(), *losses]

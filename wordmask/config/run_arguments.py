@@ -47,7 +47,8 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         check_before(self)
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
         if self.metric_for_best_model and self.greater_is_better is None:  # else less perplexity would be worse
-            self.greater_is_better = METRICS[self.metric_for_best_model.removeprefix("eval_")].more_is_better
+            metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
+            self.greater_is_better = metric is not None and metric.more_is_better  # else it is the loss of a corpus
         optimizer = choose_optimizer(self.optim, TrainingArguments.optim)
         self.optim = TrainingArguments.optim if optimizer == MUON else optimizer
         self.logging_steps = LOGGING_STEPS if self.logging_steps is None else self.logging_steps

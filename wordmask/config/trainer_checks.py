@@ -22,7 +22,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 
 from wordmask.config.launch_checks import tpu_package
-from wordmask.config.metric_table import METRICS
+from wordmask.config.metric_table import METRICS, metrics_in
 from wordmask.config.number_checks import check_numbers
 from wordmask.config.parser import suggest
 from wordmask.config.trackers import check_trackers
@@ -110,12 +110,13 @@ def check_after(args: RunArguments) -> None:
 def _check_evaluation(args: RunArguments) -> None:
     """Raise an `InputError` if flags need evaluations that there are not, or a metric that they do not give."""
     metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
-    if metric not in METRICS:
+    known = {one.name: one for one in metrics_in([f"eval_{metric}"])}  # setup.py knows which corpora there are
+    if metric not in known:
         raise InputError(
             f"--metric_for_best_model: {metric} is not known{suggest(metric, METRICS)}; choose from "
             f"{', '.join(METRICS)}"
         )
-    if args.prediction_loss_only and METRICS[metric].needs_predictions:
+    if args.prediction_loss_only and known[metric].needs_predictions:
         raise InputError(
             f"--metric_for_best_model {metric} is not computed with --prediction_loss_only; drop one of them"
         )

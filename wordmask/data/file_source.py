@@ -7,14 +7,16 @@ import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wordmask.data.corpora import Corpus
 from wordmask.references.provenance import TextDigest, check_text, read_provenance, sidecar
 from wordmask.references.reader import pair_tables, pairs_blank_lines
 from wordmask.utils.batches import BATCH, CHARACTERS, batches
@@ -38,6 +40,7 @@ class SplitFiles:
         column: the text column of tables, which may have a column of references, too.
         references: a reference file for each file of text, or none.
         reference_flag: the flag that names the reference files.
+        corpora: the number of files of each corpus, by its name.
     """
 
     paths: tuple[str, ...]
@@ -45,6 +48,7 @@ class SplitFiles:
     column: Column | None = None
     references: tuple[str, ...] = ()
     reference_flag: str = ""
+    corpora: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def all(self) -> list[str]:
@@ -181,30 +185,48 @@ class FileSource:
 
     Attributes:
         files: where the texts are.
-        numbers: the numbers of these texts among all texts of the files.
+        spans: the numbers of these texts among all texts of the files.
+        counts: the number of all texts in each file.
         blank_count: the number of blank texts, which are skipped.
         digest: that of all texts in the files, with their references.
         stamps: those of the files when their texts were counted.
     """
 
     files: SplitFiles
-    numbers: range
+    spans: Sequence[range]
+    counts: Sequence[int]
     blank_count: int
     digest: str
     stamps: list[tuple[str, int, int, int]]
     is_stream = False
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return sum(map(len, self.spans))
+
+    @property
+    def corpora(self) -> list[Corpus]:
+        """The corpora, with all of their texts."""
+        ends = list(accumulate(self.files.corpora.values()))
+        starts = [0, *ends[:-1]]
+        texts = [sum(self.counts[start:end]) for start, end in zip(starts, ends, strict=True)]
+        return list(map(Corpus, self.files.corpora, texts))
 
     @property
     def fingerprint(self) -> str:
         """What tells these texts from others, in any files."""
-        return hashed(self.digest, self.numbers.start, self.numbers.stop)
+        return hashed(self.digest, *chain.from_iterable((span.start, span.stop) for span in self.spans))
 
-    def select(self, span: range) -> FileSource:
-        """The texts of a span."""
-        return replace(self, numbers=self.numbers[span.start : span.stop])
+    def select(self, spans: Sequence[range]) -> FileSource:
+        """The texts of some spans, in order."""
+        return replace(self, spans=[*chain.from_iterable(map(self._numbers, spans))])
+
+    def _numbers(self, span: range) -> Iterator[range]:
+        """The numbers of a span of these texts among all texts: 3 to 7 of spans 0-5 and 9-20 are 3-5 and 9-11."""
+        before = 0
+        for own in self.spans:
+            if part := own[max(span.start - before, 0) : max(span.stop - before, 0)]:
+                yield part
+            before += len(own)
 
     def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
         """The texts of each span, see `wordmask.data.sources.Source`.
@@ -229,11 +251,15 @@ class FileSource:
                 yield table
 
         position = 0
-        for span in spans:
-            numbers = self.numbers[span.start : span.stop]
-            deque(read(numbers.start - position), maxlen=0)
-            yield rebatched(read(len(numbers)))
-            position = numbers.stop
+
+        def of_span(span: range) -> Iterator[pa.Table]:
+            nonlocal position
+            for numbers in self._numbers(span):
+                deque(read(numbers.start - position), maxlen=0)
+                yield from read(len(numbers))
+                position = numbers.stop
+
+        yield from (rebatched(of_span(span)) for span in spans)
         self._check_files()
 
     def _check_files(self) -> None:
@@ -257,18 +283,18 @@ def count_texts(files: SplitFiles, cache: Path, again: bool) -> FileSource:
         InputError: if there is no text, or the references belong to another text.
     """
 
-    def count() -> tuple[int, int, str]:
+    def count() -> tuple[list[int], int, str]:
         files.require_text()
-        content, digests, number = ContentDigest(), [TextDigest() for _ in files.paths], 0
+        content, digests = ContentDigest(), [TextDigest() for _ in files.paths]
         for table in tracked(files.tables(digests), "counting"):
             content.add(table)
-            number += len(table)
-        return number, sum(digest.blank for digest in digests), content.hexdigest()
+        counts = [digest.lines - digest.blank for digest in digests]
+        return counts, sum(digest.blank for digest in digests), content.hexdigest()
 
     stamps_before = stamps(files.all)
-    what = f"texts-{hashed(files.column, bool(files.references))[:16]}"
-    number, blank_count, digest = found_once(cache, what, files.all, count, again)
-    return FileSource(files, range(number), blank_count, digest, stamps_before)
+    what = f"counts-{hashed(files.column, bool(files.references))[:16]}"
+    counts, blank_count, digest = found_once(cache, what, files.all, count, again)
+    return FileSource(files, [range(sum(counts))], counts, blank_count, digest, stamps_before)
 
 
 @dataclass(frozen=True)

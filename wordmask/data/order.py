@@ -1,4 +1,4 @@
-"""The orders of an epoch, random or grouped by length; `MlmTrainer._order` chooses one.
+"""The orders of an epoch, random, grouped by length, or mixed by weights; `MlmTrainer._order` chooses one.
 
 To add an order, write a function here, and add its name to `SAMPLING` in config/added_arguments.py and to `_order`.
 After a resume with other steps, an arrangement gets only the sequences that are left, and returns exactly these. It
@@ -6,6 +6,9 @@ depends on seed, epoch and step size alone, so that all processes agree.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +30,7 @@ def grouped(
     that make no full step come last.
 
     Args:
-        order: (sequences,) the sequences, shuffled.
+        order: (sequences,) the sequences, shuffled; or visits, see `mixed`.
         lengths: (all sequences,) the length of each sequence.
         step: the sequences of one optimizer step.
         seed, epoch: what the order of the steps depends on.
@@ -36,10 +39,43 @@ def grouped(
     # With steps of 2, and 2 of them sorted together, 8 sequences are in stretches 0 0 0 0 1 1 1 1. lexsort sorts by
     # the stretch first, and by the length within it.
     stretch = np.arange(len(order)) // (step * steps)
-    order = order[np.lexsort((lengths[order], stretch))]
+    order = order[np.lexsort((lengths[order % len(lengths)], stretch))]
     full = len(order) // step
     groups = order[: full * step].reshape(full, step)
     return np.concatenate([groups[shuffled(seed, epoch, full)].ravel(), order[full * step :]])
+
+
+def mixed(
+    epoch: int,
+    bounds: Sequence[int],
+    quotas: Sequence[int],
+    order_of_pass: Callable[[int, int, int], NDArray[np.int64]],
+) -> NDArray[np.int64]:
+    """(sum of quotas,) The visits of an epoch of several corpora, spread evenly over it.
+
+    A visit is the index of a sequence, plus the number of all sequences times the number of its earlier visits. So two
+    visits of a sequence have different masks. A corpus goes through all of its sequences before one comes again; the
+    next epoch goes on where this one ends.
+
+    With corpora of 4 and 1 sequences in file order, and quotas of 3 and 2, the first epoch has the sequences
+    0 4 1 4 2, which are the visits 0 4 1 9 2. The second one has 3 4 0 4 1, which are the visits 3 14 5 19 6.
+
+    Args:
+        epoch: the number of the epoch.
+        bounds: the index of the first sequence of each corpus, and the number of all sequences.
+        quotas: how many sequences each corpus has in an epoch.
+        order_of_pass: the order of a corpus of some size each time: (number of the corpus, number of the pass, size).
+    """
+    visits = []
+    for number, (quota, (start, stop)) in enumerate(zip(quotas, pairwise(bounds), strict=True)):
+        size, first, last = stop - start, epoch * quota, (epoch + 1) * quota
+        passes = range(first // size, -(-last // size))
+        running = [one * bounds[-1] + start + order_of_pass(number, one, size) for one in passes]
+        visits.append(
+            np.concatenate([np.zeros(0, np.int64), *running])[first - passes.start * size : last - passes.start * size]
+        )
+    places = np.concatenate([(np.arange(quota) + 0.5) / quota for quota in quotas])
+    return np.concatenate(visits)[np.argsort(places, kind="stable")]
 
 
 def as_is(order: NDArray[np.int64], *steps: int) -> NDArray[np.int64]:
@@ -81,12 +117,14 @@ def grouped_by_tokens(
     The first sequences stay as they are: they complete the step that has the `carried` tokens. Those that make no full
     step come last.
     """
-    head = int(token_ends(lengths[order], tokens, carried)[:1].sum()) if carried else 0
+    head = int(token_ends(lengths[order % len(lengths)], tokens, carried)[:1].sum()) if carried else 0
     order, kept = order[head:], order[:head]
     # Stretches are sorted up and down in turn, so that a step at the border of two has similar lengths as well.
-    stretch = (np.cumsum(lengths[order]) - lengths[order]) // (tokens * steps)
-    order = order[np.lexsort((lengths[order] * (1 - 2 * (stretch % 2)), stretch))]
-    bounds = np.append(0, token_ends(lengths[order], tokens, 0))
+    own = lengths[order % len(lengths)]
+    stretch = (np.cumsum(own) - own) // (tokens * steps)
+    sorted_by_length = np.lexsort((own * (1 - 2 * (stretch % 2)), stretch))
+    order, own = order[sorted_by_length], own[sorted_by_length]
+    bounds = np.append(0, token_ends(own, tokens, 0))
     chosen = shuffled(seed, epoch, len(bounds) - 1)
     groups = [order[bounds[group] : bounds[group + 1]] for group in chosen.tolist()]
     return np.concatenate([kept, *groups, order[bounds[-1] :]])

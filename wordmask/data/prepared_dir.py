@@ -20,13 +20,14 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.data.corpora import Corpus
 from wordmask.data.data_report import FILE, DataReport, SplitText
 from wordmask.data.file_source import ContentDigest
 from wordmask.data.findings import SplitFindings, findings_in, total
 from wordmask.data.prepared_record import ADVICE, RECORD, Part, PreparedRecord, checked
 from wordmask.data.sources import Source, Texts
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
-from wordmask.data.tokenize import tokens_of_split
+from wordmask.data.tokenize import TextTokenizer, tokens_of_split
 from wordmask.references.provenance import tokenizer_digest
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line, output_of_workers
@@ -87,14 +88,7 @@ def prepare(
     data, name = tokenization.arguments, tokenization.tokenizer.name_or_path
     directory = _parts_directory(str(data.prepared_dir))
     tokenizers = {split: tokenization.of(of_split) for split, of_split in texts.items()}
-    record = PreparedRecord(
-        name,
-        _given_flags(data, segmentation),
-        work.part_lines,
-        {split: len(of_split.source) for split, of_split in texts.items()},
-        {split: of_split.source.digest for split, of_split in texts.items()},
-        {split: tokenizer.identity() for split, tokenizer in tokenizers.items()},
-    )
+    record = _record(name, _given_flags(data, segmentation), work.part_lines, texts, tokenizers)
     parts = record.parts[work.shard_index :: work.num_shards]
     schema = token_schema(next(iter(tokenizers.values())).dtype)  # the same for all: the vocabulary decides
     go_on = "run again to continue"
@@ -122,6 +116,25 @@ def prepare(
     else:
         report.warn()
     return _report(directory, record)
+
+
+def _record(
+    name: str,
+    flags: dict[str, Any],
+    part_lines: int,
+    texts: Mapping[str, Texts[Source]],
+    tokenizers: Mapping[str, TextTokenizer],
+) -> PreparedRecord:
+    """What a directory of tokens is made from; `name` is that of the tokenizer."""
+    return PreparedRecord(
+        name,
+        flags,
+        part_lines,
+        {split: len(of_split.source) for split, of_split in texts.items()},
+        {split: of_split.source.digest for split, of_split in texts.items()},
+        {split: tokenizer.identity() for split, tokenizer in tokenizers.items()},
+        {split: {corpus.name: corpus.texts for corpus in of_split.corpora} for split, of_split in texts.items()},
+    )
 
 
 def _sources(texts: Mapping[str, Texts[Source]], parts: Sequence[Part], update: Update) -> Iterator[PartSource]:
@@ -190,6 +203,11 @@ class PreparedTexts:
     def fingerprint(self) -> str:
         """A name that differs for different texts."""
         return hashed(self.record.digests[self.split], self.record.texts, self.split)
+
+    @property
+    def corpora(self) -> list[Corpus]:
+        """The parts of the text, if the directory knows them."""
+        return [Corpus(*item) for item in self.record.corpora.get(self.split, {}).items()]
 
     def tokens(self, tokenization: Tokenization) -> StoredTokens:
         """The tokens, read from disk.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wordmask.data.sources import SPLITS, divided
+from wordmask.data.dataset_source import divided
+from wordmask.data.sources import SPLITS
 from wordmask.data.tokenize import VERSION
 from wordmask.utils.errors import InputError, one_line
 
@@ -41,6 +42,7 @@ class PreparedRecord:
         texts: the number of texts of each split.
         digests: the digest of the files of each split; `None` for datasets.
         made_with: what else the tokens of each split depend on, see `TextTokenizer.identity`.
+        corpora: the number of texts of each corpus of each split, by name; older records have none.
     """
 
     tokenizer: str
@@ -49,6 +51,7 @@ class PreparedRecord:
     texts: dict[str, int]
     digests: dict[str, str | None]
     made_with: dict[str, dict[str, Any]]
+    corpora: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:
@@ -61,13 +64,17 @@ class PreparedRecord:
                 parts.append(Part(split, file, f"part {number + 1} of {len(spans)} of {split}", span))
         return parts
 
+    @property
+    def _content(self) -> tuple[Any, ...]:
+        return self.texts, self.digests, self.corpora
+
     def differences(self, earlier: PreparedRecord) -> list[str]:
         """The names of what differs from an earlier record and would give other parts."""
         if self.texts.keys() != earlier.texts.keys():
             return ["choice of splits"]
         names = {name for made in self.made_with.values() for name in made}
         different = ["--part_lines"] * (self.part_lines != earlier.part_lines)
-        different += ["text"] * ((self.texts, self.digests) != (earlier.texts, earlier.digests))
+        different += ["text"] * (self._content != earlier._content)
         return different + [
             "--line_by_line" if name == "separator" else name
             for name in sorted(names)

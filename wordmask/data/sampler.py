@@ -95,6 +95,7 @@ class Stage:
         offset: the index of the stage's first sequence in the dataset.
         arrange: puts sequences, in the order of the epoch, into steps of a size: (sequences, size, epoch).
         arrange_tokens: the same for steps of so many tokens: (sequences, tokens, epoch, carried).
+        mixed: whether all of these give visits instead of sequences, see `wordmask.data.order.mixed`.
     """
 
     sequence_count: int
@@ -104,6 +105,7 @@ class Stage:
     offset: int = 0
     arrange: Callable[[NDArray[np.int64], int, int], NDArray[np.int64]] = as_is
     arrange_tokens: Callable[[NDArray[np.int64], int, int, int], NDArray[np.int64]] = as_is
+    mixed: bool = False
 
     def steps(self, drop_last: bool = False, shown: int = 0) -> int:
         """The number of steps in the rest of an epoch, after the sequences `shown`. The last step may be smaller."""
@@ -118,6 +120,13 @@ class Stage:
         """How many sequences so many steps show."""
         epochs, more_steps = divmod(steps, max(1, self.steps(drop_last)))
         return epochs * self.used(drop_last) + more_steps * self.layout.step_size
+
+    def located(self, order: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(sequences,) The indices in the dataset of what an order of an epoch has, and the epochs for their masks."""
+        if self.mixed:
+            epochs, indices = np.divmod(order, self.sequence_count)
+            return indices + self.offset, epochs
+        return order + self.offset, np.broadcast_to(np.int64(epoch), order.shape)
 
     def remaining(self, epoch: int, shown: Sequence[Piece], next_piece: Piece | None = None) -> NDArray[np.int64]:
         """The sequences of an epoch that these pieces have not shown, in the order of the next piece's steps.
@@ -276,12 +285,11 @@ class Batches(Sampler[list[Draw]]):
         steps = range(start, start + self.steps_left(self.epoch))
         # An epoch of a length schedule may have several stages and several epochs of a stage, each with its own order.
         for (number, stage_epoch), located in groupby(map(self._locate, steps), key=itemgetter(0)):
-            stage, (order, rates) = self.stages[number], self._order(number, stage_epoch)
-            epoch, size = EVALUATION if self.epoch == EVALUATION else stage_epoch, stage.layout.step_size
+            stage, columns = self.stages[number], self._order(number, stage_epoch)
+            size = stage.layout.step_size
             for _, step in located:
-                of_step = slice(step * size, (step + 1) * size)
-                pairs = zip((stage.offset + order[of_step]).tolist(), rates[of_step].tolist(), strict=True)
-                yield from self._deal(stage.layout, [Draw(index, epoch, rate) for index, rate in pairs])
+                of_step = (column[step * size : (step + 1) * size].tolist() for column in columns)
+                yield from self._deal(stage.layout, list(map(Draw, *of_step)))
 
     def _locate(self, step: int) -> tuple[tuple[int, int], int]:
         """The stage of a step of this epoch, the epoch of that stage, and the number of the step in that epoch."""
@@ -295,9 +303,9 @@ class Batches(Sampler[list[Draw]]):
         epoch, step = divmod(step - self.step_bounds[number], self.stages[number].steps(self.drop_last))
         return (number, epoch), step
 
-    def _order(self, number: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _order(self, number: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """(sequences,) The sequences of an epoch of a stage, without those that steps of other sizes have shown; and
-        their rates."""
+        the epochs and rates that their masks depend on."""
         stage = self.stages[number]
         shown = self.shown if epoch == self.first_epoch else ()
         used = stage.used(self.drop_last, _examples(shown))
@@ -310,7 +318,8 @@ class Batches(Sampler[list[Draw]]):
             steps = self.base + bool(later_epochs) * (self._first_steps + (later_epochs - 1) * self.steps_in_epoch)
             share = np.minimum((steps + np.arange(used) / stage.layout.step_size) / self.planned_steps, 1.0)
         order = stage.remaining(epoch, shown)[:used]
-        return order, self.rates.at(share, epoch, stage.offset + order)
+        indices, epochs = stage.located(order, EVALUATION if self.epoch == EVALUATION else epoch)
+        return indices, epochs, self.rates.at(share, epochs, indices)
 
     def _deal(self, layout: Layout, draws: list[Draw]) -> Iterator[list[Draw]]:
         """The batches of this process in a step.

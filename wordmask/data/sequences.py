@@ -12,7 +12,6 @@ import itertools
 import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,116 +19,23 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example
-from wordmask.data.data_report import LongLines, SplitText
+from wordmask.data.corpora import Corpus
+from wordmask.data.data_report import SplitText
+from wordmask.data.division import Division, divide, joined, long_lines
 from wordmask.data.findings import SplitFindings, left_out, total
-from wordmask.data.packing import Packs, pack
 from wordmask.data.sampler import Draw
 from wordmask.data.sources import Stream, Texts
 from wordmask.data.text_counts import REPORTED
 from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.tokenization.encoding import special_affixes
-from wordmask.utils.arrays import starts_of
 
 logger = logging.getLogger(__name__)
 
 STREAM_BATCH = 1000  # texts that are tokenized together while training
 FIRST_BATCHES = 2  # of a stream, for the data report
-
-
-@dataclass(frozen=True)
-class Division:
-    """How a stream of tokens is divided into sequences.
-
-    Attributes:
-        starts, stops: (documents,) where each document starts and stops in the stream.
-        packs: which documents share a sequence; `None` if each document is a sequence.
-    """
-
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    packs: Packs | None = None
-
-    def __len__(self) -> int:
-        return len(self.starts) if self.packs is None else len(self.packs)
-
-    def lengths(self, special_count: int) -> NDArray[np.int64]:
-        """(sequences,) The number of tokens of each sequence, with so many special tokens around each document."""
-        lengths, packs = self.stops - self.starts + special_count, self.packs
-        # Documents of 3, 4, 5 tokens in packs with bounds 0 2 3 make sequences of 7 and 5.
-        return lengths if packs is None else np.add.reduceat(lengths[packs.documents], packs.bounds[:-1])
-
-    def documents(self, indices: Sequence[int]) -> list[list[tuple[int, int]]]:
-        """Where each document of some sequences starts and stops."""
-        packs = self.packs
-        if packs is None:  # all at once, since loaders wait for this
-            chosen = np.array(indices, np.int64)
-            starts_and_stops = zip(self.starts[chosen].tolist(), self.stops[chosen].tolist(), strict=True)
-            return [[span] for span in starts_and_stops]
-        chosen_documents = [packs[index] for index in indices]
-        bounds = ((self.starts[some].tolist(), self.stops[some].tolist()) for some in chosen_documents)
-        return [list(zip(*both, strict=True)) for both in bounds]
-
-
-def divide(
-    lengths: NDArray[np.int64],
-    separated: bool,
-    special_count: int,
-    length: int,
-    arguments: DataArguments,
-    packed: bool,
-    limit: int | None = None,
-) -> Division:
-    """Divide the texts of a stream into sequences.
-
-    Args:
-        lengths: (texts,) the number of tokens of each text.
-        separated: whether each text ends with a separator. The last separator is left out.
-        special_count: the number of special tokens around a document.
-        length: the largest number of tokens of a sequence, with special tokens.
-        arguments: how sequences are made.
-        packed: whether documents share sequences.
-        limit: the largest number of documents; all if `None`.
-    """
-    room, total = length - special_count, int(lengths.sum()) - separated
-    starts, stops = _lines(lengths, room, arguments) if arguments.line_by_line else _blocks(total, room)
-    starts, stops = starts[:limit], stops[:limit]
-    return Division(starts, stops, pack(stops - starts + special_count, length) if packed else None)
-
-
-def _lines(
-    lengths: NDArray[np.int64], room: int, arguments: DataArguments
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(documents,) Where lines start and stop. Empty lines are left out, long lines are truncated or split."""
-    stops = np.cumsum(lengths)
-    starts = stops - lengths
-    if arguments.long_lines == "split":
-        # Lines of 5 and 2 tokens, with room for 2, make 3 and 1 pieces. The numbers of the pieces in their lines are
-        # 0 1 2 and 0, so they start at 0 2 4 and 5.
-        piece_counts = -(-lengths // room)
-        piece = np.arange(piece_counts.sum()) - np.repeat(starts_of(piece_counts), piece_counts)
-        starts, stops = np.repeat(starts, piece_counts) + piece * room, np.repeat(stops, piece_counts)
-    stops = np.minimum(stops, starts + room)
-    return starts[stops > starts], stops[stops > starts]
-
-
-def _blocks(total: int, room: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(documents,) Where the blocks of joined text start and stop: 5 tokens with room for 2 are 0-2, 2-4, 4-5."""
-    starts = np.arange(0, total, room)
-    return starts, np.minimum(starts + room, total)
-
-
-def long_lines(lengths: NDArray[np.int64], room: int, arguments: DataArguments) -> LongLines | None:
-    """The lines that are longer than a sequence has room for; `None` if texts are joined."""
-    if not arguments.line_by_line:
-        return None
-    beyond = np.maximum(lengths - room, 0)
-    is_cut = arguments.long_lines == "truncate"
-    action, lost = ("cut", int(beyond.sum())) if is_cut else ("split", 0)
-    return LongLines(int(np.count_nonzero(beyond)), room, lost, action)
 
 
 def count_special_tokens(tokenizer) -> int:
@@ -145,7 +51,11 @@ class Sequences(torch.utils.data.Dataset):
         tokenization: how they were made.
         length: the largest number of tokens of a sequence, with special tokens.
         packed: whether documents share sequences.
-        limit: the largest number of documents; all if `None`.
+        limit: the largest number of documents, of each corpus; all if `None`.
+        corpora: the parts of the text, none of which shares a sequence with another one. Without any, it is one.
+
+    Attributes:
+        bounds: the index of the first sequence of each corpus, and the number of all sequences.
     """
 
     def __init__(
@@ -155,11 +65,16 @@ class Sequences(torch.utils.data.Dataset):
         length: int,
         packed: bool = False,
         limit: int | None = None,
+        corpora: Sequence[Corpus] = (),
     ):
         arguments, special_count = tokenization.arguments, count_special_tokens(tokenization.tokenizer)
         room, lengths = length - special_count, stream.lengths
-        self.long_lines = long_lines(lengths, room, arguments)
-        self.division = divide(lengths, stream.separated, special_count, length, arguments, packed, limit)
+        self.long_lines, self.corpora = long_lines(lengths, room, arguments), list(corpora)
+        texts = np.cumsum([0, *(corpus.texts for corpus in corpora or [Corpus("", len(lengths))])]).tolist()
+        options = stream.separated, special_count, length, arguments, packed, limit
+        parts = [divide(lengths[start:stop], *options) for start, stop in itertools.pairwise(texts)]
+        offsets = [int(lengths[:start].sum()) for start in texts[:-1]]
+        self.division, self.bounds = joined(parts, offsets), np.cumsum([0, *map(len, parts)]).tolist()
         self.stream, self.special_count, self.length = stream, special_count, length
 
     def __len__(self) -> int:
@@ -200,10 +115,16 @@ class StagedSequences(torch.utils.data.Dataset):
     Args:
         stages: the sequences of each stage.
         shares: the share of the training's steps that each stage has.
+        weights: the share of the sequences of an epoch that each corpus has; without any, each sequence comes once.
     """
 
-    def __init__(self, stages: Sequence[Sequences | TokenizedDataset], shares: Sequence[float] = (1.0,)):
-        self.stages, self.shares = stages, shares
+    def __init__(
+        self,
+        stages: Sequence[Sequences | TokenizedDataset],
+        shares: Sequence[float] = (1.0,),
+        weights: Sequence[float] = (),
+    ):
+        self.stages, self.shares, self.weights = stages, shares, weights
         self.bounds = np.cumsum([0, *map(len, stages)]).tolist()  # stages of 5 and 3 sequences have bounds 0 5 8
 
     def __len__(self) -> int:

@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
+from wordmask.data.corpora import Corpus, corpus_names, within
+from wordmask.data.dataset_source import DatasetSource, DatasetStream
 from wordmask.data.file_source import (
     FileSource,
     FileStream,
     SplitFiles,
     count_texts,
-    rebatched,
     stream_texts,
     warn_of_repeats,
 )
@@ -52,11 +53,6 @@ SPLITS = ("train", "validation")
 logger = logging.getLogger(__name__)
 
 
-def divided(numbers: range, size: int) -> list[range]:
-    """Ranges of `size` numbers, the last one shorter."""
-    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
-
-
 class Source(Protocol):
     """Texts of known number, in tables with the column `text`, and `chinese_ref` if there are references.
 
@@ -77,8 +73,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def select(self, span: range) -> Source:
-        """The texts of a span."""
+    def select(self, spans: Sequence[range]) -> Source:
+        """The texts of some spans, in order."""
         ...
 
     def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
@@ -112,52 +108,6 @@ class Stream(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class DatasetSource:
-    """A `Source` of a dataset with the column `text`."""
-
-    dataset: datasets.Dataset
-    is_stream, digest = False, None
-
-    @property
-    def fingerprint(self) -> str:
-        return self.dataset._fingerprint
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def select(self, span: range) -> DatasetSource:
-        return DatasetSource(self.dataset.select(span))
-
-    def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
-        dataset = self.dataset.with_format("arrow")
-        for span in spans:
-            yield rebatched(dataset[numbers.start : numbers.stop] for numbers in divided(span, BATCH))
-
-
-@dataclass(frozen=True)
-class DatasetStream:
-    """A `Stream` of a dataset with the column `text`."""
-
-    dataset: datasets.IterableDataset
-    limited: bool = False
-    is_stream = True
-
-    @property
-    def num_shards(self) -> int:
-        return 1 if self.limited else self.dataset.num_shards
-
-    def take(self, limit: int) -> DatasetStream:
-        return DatasetStream(self.dataset.take(limit), limited=True)
-
-    def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
-        dataset = self.dataset.shard(self.num_shards, shard) if self.num_shards > 1 else self.dataset
-        names = ("text", REFERENCES)
-        return rebatched(
-            pa.table({name: batch[name] for name in names if name in batch}) for batch in dataset.iter(batch_size=size)
-        )
-
-
 AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
 AnySource = TypeVar("AnySource", bound=Source | Stream)
 
@@ -171,12 +121,14 @@ class Texts(Generic[AnySource]):
         flag: the flag that names the text, for error messages.
         reference_flag: the flag that names the references.
         references: the files with the references. The column `file` of a table is an index of this list.
+        corpora: the parts of the text, one for each entry of the flag; empty for streams and datasets.
     """
 
     source: AnySource
     flag: str
     reference_flag: str = ""
     references: Sequence[str] = ()
+    corpora: Sequence[Corpus] = ()
 
     @cached_property
     def provenance(self) -> dict[str, Provenance]:
@@ -239,21 +191,31 @@ def load_texts(
     percentage = arguments.validation_split_percentage
     splits = percentage and "train" in texts and "validation" not in texts and not arguments.streaming
     if splits and (evaluate or if_possible and len(texts["train"].source) > 1):
-        texts |= _split(texts["train"], percentage)
+        texts |= _split(texts["train"], percentage, arguments.train_weights is not None)
     return texts
 
 
-def _split(texts: Texts[Source], percentage: int) -> dict[str, Texts[Any]]:
-    """Set the first part of a text apart for evaluation."""
-    count = len(texts.source)
-    part = max(1, round(count * percentage / 100))
-    if part >= count:
-        raise InputError(
-            f"{texts.flag}: {count} text is too few to set {percentage} % apart for evaluation; give "
-            "--validation_file, or --validation_split_percentage 0"
-        )
-    spans = {"train": range(part, count), "validation": range(part)}
-    return {split: replace(texts, source=texts.source.select(span)) for split, span in spans.items()}
+def _split(texts: Texts[Source], percentage: int, by_corpus: bool) -> dict[str, Texts[Any]]:
+    """Set the first part of a text apart for evaluation, or the first part of each corpus."""
+    train: list[range] = []
+    validation: list[range] = []
+    start = 0
+    for corpus in texts.corpora if by_corpus else [Corpus("", len(texts.source))]:
+        part = max(1, round(corpus.texts * percentage / 100))
+        if part >= corpus.texts:
+            of_corpus = f" of {corpus.name}" * by_corpus
+            raise InputError(
+                f"{texts.flag}: {counted(corpus.texts, 'text')}{of_corpus} is too few to set {percentage} % apart for "
+                "evaluation; give --validation_file, or --validation_split_percentage 0"
+            )
+        validation.append(range(start, start + part))
+        train.append(range(start + part, start + corpus.texts))
+        start += corpus.texts
+    corpora = within(texts.corpora, train), within(texts.corpora, validation) if by_corpus else []
+    return {
+        split: replace(texts, source=texts.source.select(spans), corpora=of_split)
+        for split, spans, of_split in zip(SPLITS, (train, validation), corpora, strict=True)
+    }
 
 
 def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Texts[Any]]:
@@ -273,21 +235,25 @@ def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Te
         logger.warning("%s: %s", given.flag, sentence)
         in_tables = given.column and given.column.references and not given.references
         references = (given.flag, given.paths) if in_tables else (given.reference_flag, given.references)
-        texts[split] = Texts(source, given.flag, *references)
+        corpora = source.corpora if isinstance(source, FileSource) else []
+        texts[split] = Texts(source, given.flag, *references, corpora=corpora)
     return texts
 
 
 def _files(arguments: DataArguments, split: str) -> SplitFiles:
     """The files of a split."""
     flag, reference_flag = f"--{split}_file", f"--{split}_ref_file"
-    files = find_text_files(getattr(arguments, f"{split}_file"), flag)
+    entries = getattr(arguments, f"{split}_file")
+    files = find_text_files(entries, flag)
     references = expand_files(getattr(arguments, f"{split}_ref_file") or [], reference_flag)
     if references and len(references) != len(files):
         raise InputError(
             f"{reference_flag}: {len(references)} reference files for {len(files)} text files; give one for each"
         )
     column = choose_column(files, flag, arguments.text_column_name)
-    return SplitFiles(tuple(files), flag, column, tuple(references), reference_flag)
+    counts = [len(expand_files([entry], flag, directories=True)) for entry in entries]
+    corpora = dict(zip(corpus_names(entries), counts, strict=True))
+    return SplitFiles(tuple(files), flag, column, tuple(references), reference_flag, corpora)
 
 
 def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts[Any]]:

@@ -56,6 +56,10 @@ class TokenCuts:
         self._last: dict[tuple, Cut] = {}
         self._counts: dict[tuple, tuple[int, int]] = {}
 
+    def tokens_of(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(sequences,) The tokens of what an order has: sequences, or visits of them."""
+        return self.lengths[order % max(len(self.lengths), 1)]
+
     def of(self, epoch: int, shown: tuple[Piece, ...], carried: int) -> Cut:
         """Cut what is left of an epoch.
 
@@ -69,7 +73,7 @@ class TokenCuts:
             order = self.stage.remaining(epoch, shown, Piece(self.tokens, 0, 0, carried))
             while len(self._last) > 1:  # an epoch, and the next one, in which its last step may end
                 del self._last[next(iter(self._last))]
-            self._last[key] = Cut(order, token_ends(self.lengths[order], self.tokens, carried))
+            self._last[key] = Cut(order, token_ends(self.tokens_of(order), self.tokens, carried))
         return self._last[key]
 
     def counts(self, epoch: int, shown: tuple[Piece, ...], carried: int, used: int) -> tuple[int, int]:
@@ -79,7 +83,7 @@ class TokenCuts:
             order, ends = self.of(epoch, shown, carried)
             steps = int(np.searchsorted(ends, used, "right"))
             start = int(ends[steps - 1]) if steps else 0
-            self._counts[key] = steps, int(self.lengths[order[start:used]].sum()) + carried * (not steps)
+            self._counts[key] = steps, int(self.tokens_of(order[start:used]).sum()) + carried * (not steps)
         return self._counts[key]
 
 
@@ -236,11 +240,15 @@ class TokenBatches(Batches):
         order, ends = self.cuts.of(epoch.number, self._shown(epoch.number), epoch.carried)
         start = int(ends[own - 1]) if own else 0
         if own < epoch.steps:
-            yield from ((index, epoch.number) for index in order[start : ends[own]].tolist())
+            yield from self._located(order[start : ends[own]], epoch.number)
             return
-        yield from ((index, epoch.number) for index in order[start : epoch.used].tolist())
+        yield from self._located(order[start : epoch.used], epoch.number)
         if place + 1 < len(self.epochs):  # it goes on in the next epoch, where it is the first one to end
             yield from self._step(place + 1, 0)
+
+    def _located(self, order: NDArray[np.int64], epoch: int) -> Iterator[tuple[int, int]]:
+        indices, epochs = self.cuts.stage.located(order, epoch)
+        return zip(indices.tolist(), epochs.tolist(), strict=True)
 
     def largest(self, rate: float) -> list[list[Draw]]:
         """The batches of this process in a step of the longest sequences, at a masking rate."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.config.arguments import Arguments
+from wordmask.config.data_arguments import check_number_of_weights
 from wordmask.config.flag_checks import needs_validation_text, without_evaluation
+from wordmask.data.corpora import MOST, quotas
 from wordmask.data.data_report import DataReport, SplitText
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
@@ -21,6 +24,7 @@ from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
+from wordmask.utils.quantities import counted
 from wordmask.utils.terminal import clean, terminal
 
 
@@ -100,8 +104,10 @@ def make_sequences(
             sequences.train, text = _train_sequences(texts["train"], tokenization, arguments, lengths)
             reported |= {"train": text} if text else {}
         if "validation" in texts and (training.do_eval or not sequences.train):
-            stream = tokens_of(texts["validation"], tokenization)
-            sequences.validation = Sequences(stream, tokenization, max(lengths), limit=data.max_eval_samples)
+            stream, corpora = tokens_of(texts["validation"], tokenization), texts["validation"].corpora
+            corpora = corpora if len(corpora) <= MOST else []
+            limit = data.max_eval_samples
+            sequences.validation = Sequences(stream, tokenization, max(lengths), limit=limit, corpora=corpora)
             sequences.validation_digest = hashed(texts["validation"].fingerprint, data.max_eval_samples)
             reported["validation"] = sequences.validation.text
     masks_words, rate = tokenization.segmentation is not None, arguments.masking.rates.final
@@ -126,12 +132,31 @@ def _train_sequences(
         streamed = StreamedSequences(text, tokenization, lengths[0], rates, *processes)
         return streamed, streamed.first_text() if training.should_log else None
     stream = tokens_of(text, tokenization)
-    stages = [
-        Sequences(stream, tokenization, length, data.pack_sequences, data.max_train_samples) for length in lengths
-    ]
-    return StagedSequences(stages, [share for _, share in data.stages] or [1.0]), min(
-        stages, key=lambda stage: stage.length
-    ).text
+    weights, corpora = data.train_weights or [], text.corpora if data.train_weights else []
+    if weights:
+        where = "the corpora in --prepared_dir" if data.is_prepared else "the files with text in --train_file"
+        check_number_of_weights(weights, len(corpora), where, f"{', '.join(corpus.name for corpus in corpora)}")
+    options = data.pack_sequences, data.max_train_samples, corpora
+    stages = [Sequences(stream, tokenization, length, *options) for length in lengths]
+    for stage in stages if weights else ():
+        _check_shares(stage, weights)
+    shares = [share for _, share in data.stages] or [1.0]
+    return StagedSequences(stages, shares, weights), min(stages, key=lambda stage: stage.length).text
+
+
+def _check_shares(sequences: Sequences, weights: list[float]) -> None:
+    """Raise an `InputError` if a corpus has no sequence, or none in an epoch."""
+    of_each = zip(sequences.corpora, quotas(weights, len(sequences)), pairwise(sequences.bounds), strict=True)
+    for corpus, quota, (start, stop) in of_each:
+        if start == stop:
+            raise InputError(
+                f"--train_weights: the tokenizer finds no token in {corpus.name}; give text that it was made for"
+            )
+        if not quota:
+            raise InputError(
+                f"--train_weights: an epoch has {counted(len(sequences), 'sequence')}, and the share of {corpus.name} "
+                "is not one of them; give it a larger weight, or leave it out"
+            )
 
 
 def prepare_only(arguments: Arguments) -> dict[str, float]:

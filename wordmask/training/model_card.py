@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from markupsafe import Markup
 
-from wordmask.config.metric_table import METRICS
+from wordmask.config.metric_table import metrics_in
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.pages import CURVE, render, write_page
 from wordmask.training.records.run_record import SETTINGS, STEP
@@ -63,7 +63,7 @@ def write_card(directory: str | Path) -> None:
         curve=curve and CURVE,
         code=code,
         literal=lambda text: Markup(json.dumps(clean(text), ensure_ascii=False)),
-        METRICS=METRICS,
+        known=metrics_in(run.results),
     )
     write_page(directory / "README.md", card)
 

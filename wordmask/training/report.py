@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from wordmask.config.metric_table import METRICS
+from wordmask.config.metric_table import METRICS, metrics_in
 from wordmask.data.data_report import FILE as DATA_REPORT
 from wordmask.data.data_report import SplitReport
 from wordmask.training.evaluation.before_after import most_improved
@@ -156,8 +156,11 @@ class RunFiles:
         ngrams = {step: self.results["probe_tfidf_f1"] for step in f1 if "probe_tfidf_f1" in self.results}
         ends = {f"{end} end of its interval": values(f"probe_f1_{end}", probe) for end in ("low", "high")}
         rights = {METRICS[name].label: values(name) for name in ("accuracy", "whole_word_accuracy")}
+        metrics = {name for one in self.evaluations for name in one.metrics}
+        corpora = [metric for metric in metrics_in(f"eval_{name}" for name in sorted(metrics)) if metric.corpus]
         found = (
             ("loss", quantities.loss, {"training loss": logged, METRICS["loss"].label: values("loss")}),
+            ("corpora", quantities.loss, {metric.label: values(metric.name) for metric in corpora}),
             ("accuracy", quantities.percent, rights),
             ("speed", quantities.number, {"tokens per second": speed}),
             ("probe", quantities.percent, {METRICS["probe_f1"].label: f1, "character n-grams": ngrams, **ends}),
@@ -220,7 +223,9 @@ def write_report(directory: str | Path) -> Path:
     """Write the report of a run into its output directory, and return its path."""
     run, path = RunFiles(Path(directory)), Path(directory, REPORT)
     probe = ProbeResults(run.results, "").rows()
-    write_page(path, render("report.html.jinja", run=run, probe=probe, METRICS=METRICS, most_points=MOST_POINTS))
+    write_page(
+        path, render("report.html.jinja", run=run, probe=probe, known=metrics_in(run.results), most_points=MOST_POINTS)
+    )
     return path
 
 

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.config.arguments import Arguments, DataArguments
+from wordmask.config.metric_table import METRICS
 from wordmask.config.run_arguments import LOGGING_STEPS
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.labelled_examples import LabelledExamples
@@ -78,6 +79,7 @@ def make_trainer(
     except (ValueError, ImportError) as error:
         raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
     if training.do_train:
+        _check_metric(training.metric_for_best_model, trainer)
         _check_stages(trainer, data)
         if "logging_steps" not in arguments.given:  # short runs show a loss, too
             training.logging_steps = max(1, min(LOGGING_STEPS, math.ceil(trainer.planned_steps() / 20)))
@@ -132,6 +134,17 @@ def _reports(arguments: Arguments, trainer: MlmTrainer, text: str) -> Evaluation
     batch_size, fixed = training.eval_batch_size, trainer.forward.fixed
     lines = SampleLines(sequences, trainer.eval_collator, trainer.rates.final, batch_size, fixed, readable)
     return EvaluationReports(record, lines, readable, training.do_train, foreign, text)
+
+
+def _check_metric(metric: str | None, trainer: MlmTrainer) -> None:
+    """Raise an `InputError` if the best model is chosen by the loss of a corpus that is not evaluated apart."""
+    corpora = getattr(trainer.eval_sequences, "corpora", ())
+    losses = [f"{corpus.name}_loss" for corpus in corpora if len(corpora) > 1]
+    if metric and metric.removeprefix("eval_") not in (*METRICS, *losses):
+        raise InputError(
+            f"--metric_for_best_model: {metric} is the loss of no corpus here; choose from "
+            f"{', '.join((*METRICS, *losses))}"
+        )
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:

@@ -15,9 +15,10 @@ The test is tests/training/test_loss.py.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ from wordmask.config.rate_schedule import RateSchedule
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.trainer_checks import MUON
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.order import grouped, grouped_by_tokens, shuffled
+from wordmask.data.corpora import InTurn, quotas
+from wordmask.data.order import grouped, grouped_by_tokens, mixed, shuffled
 from wordmask.data.sampler import EVALUATION, Batches, Layout, Progress, Stage
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.token_steps import TokenBatches, TokenCuts
@@ -222,20 +224,27 @@ class MlmTrainer(EvaluatingTrainer):
         for stage, share, first in zip(sequences.stages, sequences.shares, sequences.bounds, strict=False):
             batch_size = self._train_batch_size * longest // stage.length
             layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
-            stages.append(Stage(len(stage), layout=layout, share=share, offset=first, **self._order(stage)))
+            options = self._order(stage, sequences.weights)
+            stages.append(Stage(len(stage), layout=layout, share=share, offset=first, **options))
         return stages
 
-    def _order(self, sequences: Sequences | TokenizedDataset) -> dict[str, Callable[..., NDArray[np.int64]]]:
+    def _order(self, sequences: Any, weights: Sequence[float] = ()) -> dict[str, Any]:
         """Functions for a stage: the order of an epoch, and the arrangement of an order in steps of a size."""
-        strategy, seed = self.args.train_sampling_strategy, self.args.mask_seed
-        if strategy == "sequential":
-            return {"order": lambda epoch: np.arange(len(sequences))}
-        order = partial(shuffled, seed, count=len(sequences))
-        if strategy == "random":
-            return {"order": order}
+        strategy, seed, count = self.args.train_sampling_strategy, self.args.mask_seed, len(sequences)
+        is_random = strategy != "sequential"
+
+        def order_of_pass(number: int, one: int, size: int) -> NDArray[np.int64]:
+            return shuffled(seed, number << 32 | one, size) if is_random else np.arange(size)
+
+        order: Any = partial(order_of_pass, 0, size=count)
+        if weights:
+            of_each = quotas(weights, count)
+            order = partial(mixed, bounds=sequences.bounds, quotas=of_each, order_of_pass=order_of_pass)
+        options = {"order": order, "mixed": bool(weights)}
+        if strategy != "group_by_length":
+            return options
         lengths = sequences.lengths
-        return {
-            "order": order,
+        return options | {
             "arrange": lambda indices, step, epoch: grouped(indices, lengths, step, seed, epoch),
             "arrange_tokens": lambda indices, tokens, epoch, carried: grouped_by_tokens(
                 indices, lengths, tokens, carried, seed, epoch
@@ -243,14 +252,20 @@ class MlmTrainer(EvaluatingTrainer):
         }
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """All sequences once, the longest first, with the same masks in every evaluation, at one rate."""
+        """All sequences once, corpus by corpus, the longest first, with the same masks in every evaluation."""
         sequences = self.eval_sequences if eval_dataset is None else _as_sequences(eval_dataset)
         if sequences is None:
             raise ValueError("eval_dataset is missing")
-        order = np.argsort(-sequences.lengths, kind="stable")
-        stage = Stage(len(sequences), lambda epoch: order, self._layout(self.args.eval_batch_size, 1))
-        batches = Batches([stage], RateSchedule.of(self.rates.final), fill=self.forward.fixed, epoch=EVALUATION)
-        return self._loader(sequences, self.eval_collator, batch_sampler=batches)
+        layout, rates = self._layout(self.args.eval_batch_size, 1), RateSchedule.of(self.rates.final)
+        bounds, names = getattr(sequences, "bounds", [0, len(sequences)]), getattr(sequences, "corpora", [])
+        parts = []
+        for start, stop in pairwise(bounds):
+            order = np.argsort(-sequences.lengths[start:stop], kind="stable")
+            stage = Stage(stop - start, partial(_same, order), layout, offset=start)
+            parts.append(Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION))
+        of_each = zip(names, parts, strict=True) if len(names) > 1 else ()
+        self._corpora = chain.from_iterable(repeat(corpus.name, len(part)) for corpus, part in of_each)
+        return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts) if names else parts[0])
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card, since that of transformers links to the hub even for a local directory."""
@@ -309,6 +324,11 @@ class MlmTrainer(EvaluatingTrainer):
         if num_items_in_batch is not None:
             loss = loss * count * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
+
+
+def _same(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+    """The order of every epoch."""
+    return order
 
 
 def _as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from transformers.utils import is_torch_tf32_available
 
 from wordmask.config.arguments import Arguments, RunArguments
+from wordmask.data.corpora import quotas
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import Strategy
 from wordmask.training.trainer import MlmTrainer
@@ -40,6 +42,7 @@ def describe_run(arguments: Arguments, trainer: MlmTrainer) -> dict[str, str]:
     return {
         "model": _model(arguments, trainer),
         "text": _text(trainer),
+        **({"mixture": mixture} if (mixture := _mixture(trainer)) else {}),
         LENGTH: _length(trainer),
         "masking": describe_masking(arguments),
         **probe,
@@ -61,6 +64,28 @@ def _text(trainer: MlmTrainer) -> str:
     if trainer.args.do_eval and trainer.eval_sequences is not None:
         parts.append(f"validation: {_sequences(trainer.eval_sequences)}")
     return "; ".join(parts)
+
+
+def _mixture(trainer: MlmTrainer) -> str:
+    """The corpora that are mixed, and how often each one comes; empty without --train_weights."""
+    sequences: Any = trainer.train_sequences
+    if not trainer.args.do_train or not getattr(sequences, "weights", ()):
+        return ""
+    stage, parts, tokens = sequences.stages[-1], [], _tokens_in_epoch(sequences)
+    columns = stage.corpora, quotas(sequences.weights, len(stage)), tokens, pairwise(stage.bounds)
+    for corpus, quota, own_tokens, (start, stop) in zip(*columns, strict=True):
+        shares = f"{percent(quota / len(stage))} of the sequences, {percent(own_tokens / sum(tokens))} of the tokens"
+        parts.append(f"{corpus.name}: {shares}, {quota / (stop - start):.3g} times in an epoch")
+    return "; ".join(parts)
+
+
+def _tokens_in_epoch(sequences: StagedSequences) -> list[float]:
+    """The tokens of each corpus in an epoch of the last stage; those of all sequences if none are mixed."""
+    stage: Any = sequences.stages[-1]
+    if not sequences.weights:
+        return [float(stage.lengths.sum())]
+    means = [stage.lengths[start:stop].mean() for start, stop in pairwise(stage.bounds)]
+    return [quota * float(mean) for quota, mean in zip(quotas(sequences.weights, len(stage)), means, strict=True)]
 
 
 def _length(trainer: MlmTrainer) -> str:
@@ -126,6 +151,6 @@ def _steps(trainer: MlmTrainer) -> str:
     if trainer.args.tokens_per_step:
         return f"{in_epochs}, each of {trainer.args.tokens_per_step:,} tokens or a few more"
     stage, last = plan.stages[-1], sequences.stages[-1]
-    tokens = int(last.lengths.sum()) * stage.layout.step_size / max(len(last), 1)
+    tokens = sum(_tokens_in_epoch(sequences)) * stage.layout.step_size / max(len(last), 1)
     each = f"each of {counted(min(stage.layout.step_size, len(last)), 'sequence')}, about {number(tokens, 3)} tokens"
     return f"{in_epochs}, {each}"

@@ -15,7 +15,7 @@ from rich.text import Text
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
-from wordmask.config.metric_table import METRICS
+from wordmask.config.metric_table import metrics_in
 from wordmask.training.display.speed import Speed, TokenCount
 from wordmask.training.display.utilisation import Utilisation
 from wordmask.utils.progress import Bar
@@ -23,7 +23,6 @@ from wordmask.utils.quantities import changed, counted, duration, loss, number, 
 from wordmask.utils.terminal import labelled, terminal
 
 REFRESHES = 2  # of the bar in a second; each takes some milliseconds from the training on a CPU
-_METRICS = {metric.trainer_name: metric for metric in METRICS.values()}
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,10 @@ class Evaluated:
     def _figures(self) -> list[tuple[str, str, bool | None]]:
         """Each metric, how it has changed, and whether that is for the better."""
         figures = []
-        for key, metric in _METRICS.items():
-            if (value := self.metrics.get(key)) is None:
+        for metric in metrics_in(self.metrics):
+            if (value := self.metrics.get(metric.trainer_name)) is None:
                 continue
-            old, shown = self.earlier.get(key), metric.shown(value)
+            old, shown = self.earlier.get(metric.trainer_name), metric.shown(value)
             difference = "" if old is None else changed(shown, metric.shown(old))
             better = None if old is None or difference == "same" else (value > old) == metric.more_is_better
             figures.append((f"{metric.short_label} {shown}", difference, better))
@@ -214,7 +213,8 @@ class LiveOutput(TrainerCallback):
             terminal().close()
         if self.speed is not None:
             self.speed.pause((metrics or {}).get("eval_runtime", 0.0))
-        found = {name: value for name, value in (metrics or {}).items() if name in _METRICS}
+        known = {metric.trainer_name for metric in metrics_in(metrics or {})}
+        found = {name: value for name, value in (metrics or {}).items() if name in known}
         if state.global_step != self.evaluated_at or found != self.evaluated:
             trains, earlier = self.training_bar is not None, self.evaluated
             if not earlier and self.speed is not None and self.recorded is not None:

@@ -215,5 +215,6 @@ def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -
 def some_of(sequences: Sequences, indices: NDArray[np.int64]) -> Sequences:
     """Some sequences of an evaluation, which are not packed."""
     part = copy.copy(sequences)
+    part.corpora, part.bounds = [], [0, len(indices)]
     part.division = type(sequences.division)(sequences.division.starts[indices], sequences.division.stops[indices])
     return part

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wordmask.config.metric_table import METRICS
+from wordmask.config.metric_table import metrics_in
 from wordmask.training.evaluation.record import Evaluation
 from wordmask.utils.terminal import clean
 
@@ -32,7 +32,8 @@ def metrics_before(before: Evaluation, after: Evaluation) -> dict[str, float]:
     both = before.metrics.keys() & after.metrics.keys()
     if before.probe != after.probe:
         both = {name for name in both if not name.startswith("probe_")}
-    names = [(name + end, metric.result + end) for name, metric in METRICS.items() for end in ("", "_low", "_high")]
+    known = metrics_in(f"eval_{name}" for name in both)
+    names = [(metric.name + end, metric.result + end) for metric in known for end in ("", "_low", "_high")]
     return {f"{result}_before": before.metrics[name] for name, result in names if name in both}
 
 
@@ -102,7 +103,7 @@ class Results:
     def _rows(self) -> list[tuple[str, str, str]]:
         """For each figure: what it is, before, and after."""
         rows = []
-        for metric in METRICS.values():
+        for metric in metrics_in(self.metrics):
             if metric.result in self.metrics:
                 before, after = self.metrics.get(f"{metric.result}_before"), metric.shown(self.metrics[metric.result])
                 rows.append((metric.label, "" if before is None else metric.shown(before), after))

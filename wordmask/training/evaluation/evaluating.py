@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class EvaluatingTrainer(ResumableTrainer):
     eval_collator: Any
     reports: EvaluationReports | None = None
     probe: Probe | None = None
+    _corpora: Iterator[str] = iter(())  # the corpus of each batch to come, if there are several corpora
     _words: WordCounts | None = None  # of the evaluation in progress, if it is reported
     _evaluated: Any = None  # the model as the evaluation in progress runs it
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
@@ -143,7 +145,8 @@ class EvaluatingTrainer(ResumableTrainer):
                 attended = inputs["attention_mask"].cpu().view(-1) > 0
                 self._count_words(seen, words, labels, best, attended)
         masks = mask_digest(labels[masked].numpy(), seen[masked].numpy())
-        self.metric.add_batch(loss=float(prediction.loss) * count, tokens=count, masks=masks, **found)
+        corpus = next(self._corpora, "")
+        self.metric.add_batch(loss=float(prediction.loss) * count, tokens=count, masks=masks, corpus=corpus, **found)
         return None, None, None
 
     def _predict(self, inputs: dict[str, torch.Tensor]) -> Prediction:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from wordmask.config.metric_table import METRICS
+from wordmask.config.metric_table import metrics_in
 from wordmask.models.forward import Prediction
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.before_after import Improved, frequent_words, metrics_before, most_improved
@@ -112,7 +112,9 @@ class EvaluationReports:
         earlier = [one for one in self.record.evaluations if latest is not None and one.step < latest.step]
         if latest is None or not earlier or (earlier[-1].masks, earlier[-1].probe) != (latest.masks, latest.probe):
             return {}
-        return {METRICS[name].trainer_name: value for name, value in earlier[-1].metrics.items() if name in METRICS}
+        metrics = earlier[-1].metrics
+        known = metrics_in(f"eval_{name}" for name in metrics)
+        return {metric.trainer_name: metrics[metric.name] for metric in known if metric.name in metrics}
 
     def show_predictions(self) -> None:
         """Show the predictions of the latest evaluation."""
