@@ -213,7 +213,7 @@ def trainer(tmp_path_factory) -> MlmTrainer:
     save_model(directory, tokenizer, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     arguments = RunArguments(output_dir=str(directory / "run"), use_cpu=True, report_to="none")
     model = AutoModelForMaskedLM.from_pretrained(directory)
-    return MlmTrainer(model, arguments, None, None, tokenizer, collator(), collator(word_ids=True), (0.15, 0.15))
+    return MlmTrainer(model, arguments, None, None, tokenizer, collator(), collator(word_ids=True), 0.15)
 
 
 # Vocabularies

@@ -90,8 +90,8 @@ class MlmTrainer(EvaluatingTrainer):
         processing_class: the tokenizer, saved with the model.
         data_collator: makes batches; `None` for a `WholeWordMaskCollator` with its defaults and the run's seed.
         eval_collator: the same for evaluation, with word numbers; `None` for one made from `data_collator`.
-        rates: the masking rate over the training, such as `RateSchedule.of("0.30:0.15")`; `None` for that of
-            `data_collator`.
+        rates: the masking rate over the training, such as 0.15 or `"0.30:0.15"`, see `--mlm_probability`; `None` for
+            that of `data_collator`.
         forward: the forward pass; `None` for one with sparse prediction, if the model can.
         options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
 
@@ -109,7 +109,7 @@ class MlmTrainer(EvaluatingTrainer):
         processing_class: Any = None,
         data_collator: MaskingCollator | WholeWordMaskCollator | None = None,
         eval_collator: MaskingCollator | WholeWordMaskCollator | None = None,
-        rates: RateSchedule | None = None,
+        rates: RateSchedule | str | float | None = None,
         forward: Forward | None = None,
         **options: Any,
     ):
@@ -119,12 +119,13 @@ class MlmTrainer(EvaluatingTrainer):
         eval_sequences = _as_sequences(eval_dataset)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
-            rates = rates or collator.rates
+            rates = collator.rates if rates is None else rates
             eval_collator = eval_collator or collator.with_word_ids()
         if rates is None or eval_collator is None:
             raise InputError(
                 f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
             )
+        rates = rates if isinstance(rates, RateSchedule) else RateSchedule.of(rates)
         if args.optim == MUON:
             options.setdefault("optimizer_cls_and_kwargs", muon_of(model, args))
         super().__init__(
