@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from faults.cases import READ_AGAIN, SAMPLE, table
 from faults.events import EVENTS
 
@@ -25,6 +27,7 @@ def test_the_table_has_a_hundred_kills_and_each_kind_of_fault():
     assert all(sum(case.damaged == name for case in cases) == 10 for names in READ_AGAIN.values() for name in names)
 
 
+@pytest.mark.slow
 def test_a_soak_finds_what_is_lost():
     """A short one; `make soak` takes an hour. Nothing is lost in it, or its last line says how much."""
     command = [sys.executable, str(Path(__file__).with_name("soak.py")), "--minutes", "0.01", "--seed", "1"]

@@ -50,8 +50,8 @@ def computed(monkeypatch) -> list[tuple[int, int]]:
 
 
 def files_in(directory: Path) -> dict[str, tuple[int, int]]:
-    """The size and the time of each file and directory below one, except locks: some filelocks write them again."""
-    paths = (path for path in directory.rglob("*") if path.suffix != ".lock")
+    """The size and the time of each file below a directory, except locks: some filelocks write them again."""
+    paths = (path for path in directory.rglob("*") if path.is_file() and path.suffix != ".lock")
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
 
