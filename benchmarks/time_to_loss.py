@@ -58,6 +58,7 @@ SIDES = {
     "ours, random order": Side(False, ("--train_sampling_strategy", "random")),
     "ours, packed": Side(False, ("--pack_sequences", "--per_device_train_batch_size={packed}")),
     "ours, no dropout": Side(False, ("--dropout", "0")),
+    "ours, bf16": Side(False, BFLOAT16),
     "ours, muon": Side(False, ("--optim", "muon"), True),
     "ours, configs/cpu.yaml": Side(False, (CONFIG,), True),
     "ours, all flags": Side(False, (CONFIG, *BFLOAT16), True),
