@@ -160,7 +160,7 @@ class Comparison:
 
     def _train(self, name: str, case: Case, steps: int, factor: float, save_to: str | None = None) -> Figures:
         side, rate, options = self.options.known[name], factor * self.options.learning_rate, self.options
-        sizes = options.layers, options.hidden, options.length, options.batch
+        sizes = options.layers, options.hidden, options.length, options.batch, options.evaluated
         texts = [Path(path).name for path in (case.train, options.tokenizer, options.before or "")]
         training = json.dumps([side.plain, side.flags, texts, sizes, case.seed, steps, rate])
         if training not in self.done or save_to:
