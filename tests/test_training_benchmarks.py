@@ -102,6 +102,7 @@ def test_both_sides_begin_with_the_same_weights_and_are_counted_alike(english_mo
         assert all(torch.equal(saved[name], given[name]) for name in given)
 
 
+@pytest.mark.slow
 def test_time_to_loss_prints_its_tables_and_repeats_no_training_of_its_results(
     english_model, tmp_path, monkeypatch, capsys
 ):
@@ -207,6 +208,7 @@ def test_a_character_without_a_token_of_its_own_keeps_its_place(chinese_model):
     assert score_entities([sentence], right, ["B-PER", "I-PER", "O"]) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["entities", "texts"])
 def test_downstream_fine_tunes_every_arm_beside_a_baseline(task, tmp_path, capsys):
     import downstream

@@ -267,8 +267,11 @@ def test_any_text_has_spans_in_order_within_it(made, kind, lines):
     }
     # These keep all that can be seen; but MeCab stops at a null character.
     if kind in ("sudachi", "phobert") or (kind == "mecab" and "\x00" not in "".join(lines)):
-        seen = [place for place, one in enumerate(characters.text) if unicodedata.category(one)[0] in "LNPS"]
-        seen = [place for place in seen if unicodedata.normalize("NFKC", characters.text[place]).strip()]
+        # A half-width ﾞ is a letter, but the tokenizer makes a combining mark of it.
+        normal = [unicodedata.normalize("NFKC", one) for one in characters.text]
+        seen = [
+            place for place, text in enumerate(normal) if any(unicodedata.category(one)[0] in "LNPS" for one in text)
+        ]
         assert covered.issuperset(seen)
 
 

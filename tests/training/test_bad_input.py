@@ -274,7 +274,7 @@ def test_a_slow_tokenizer_will_do_where_tokens_are_masked(slow_model, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("value", ["0", "1", "-0.1", "1.5", "15", "nan", "inf", "some", "0.1:2", "0.1:0.2:0.3", ""])
+@pytest.mark.parametrize("value", ["0", "1", "-0.1", "1.5", "15", "nan", "inf", "some", "0.1:2", "0.1:0.2:3", ""])
 def test_a_rate_outside_of_0_to_1(refuse, value, script):
     assert holds(refuse(f"--mlm_probability={value}", script=script), "--mlm_probability", value)
 

@@ -178,6 +178,7 @@ def test_the_best_checkpoint_is_chosen_by_the_probe(command, folder, tmp_path):
     assert metrics["eval_probe_f1"] == by_step[best]["probe_f1"] and metrics["eval_loss"] == by_step[best]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("--pack_sequences",), ("--no_sparse_prediction",), ("--pad_to_max_length",)])
 def test_how_the_model_is_trained_does_not_change_the_figures_before(command, tmp_path, flags, request):
     def before(name: str, *more: str) -> float:
@@ -187,6 +188,7 @@ def test_how_the_model_is_trained_does_not_change_the_figures_before(command, tm
     assert before("plain") == before("other", *flags)
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_nearly_the_same(command, tmp_path):
     plain, half = (
         run_mlm_wwm.main(command(tmp_path / name, "--do_eval", *flags))["eval_probe_accuracy"]
@@ -209,6 +211,7 @@ def test_a_probe_evaluates_although_only_training_is_asked_for(command, tmp_path
     assert {"eval_probe_f1", "eval_probe_f1_before", "eval_loss"} <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_figures_before_are_those_of_the_same_examples(command, folder, tmp_path):
     """A run that is started again with another probe cannot be compared with what was measured before."""
     out = tmp_path / "out"
