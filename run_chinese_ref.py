@@ -26,6 +26,7 @@ from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
 from wordmask.utils.progress import tracked_lines
+from wordmask.utils.quantities import counted
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
 from wordmask.utils.readers.paths import find_text_files
 from wordmask.utils.terminal import clean, use
@@ -120,7 +121,9 @@ def _make(
     track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
-        sentence = f"{provenance.lines:,} lines, words from {provenance.segmenter['name']}: {arguments.save_path}"
+        sentence = (
+            f"{counted(provenance.lines, 'line')}, words from {provenance.segmenter['name']}: {arguments.save_path}"
+        )
     else:
         sentence = f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}"
     print(clean(sentence))

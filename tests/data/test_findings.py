@@ -152,6 +152,13 @@ def test_text_without_words_is_counted_with_its_marks_and_reported_once(
     assert said(run_mlm_wwm, *argv, "--segmenter", "whitespace") == said(run_mlm, *argv) == []
 
 
+@pytest.mark.parametrize("mark", [" ", "\u200b"])
+def test_nothing_is_reported_where_marks_already_separate_the_words(chinese, said, tmp_path, mark):
+    words = ["ฉัน", "ชอบ", "กิน", "ข้าวผัด", "ខ្ញុំ", "ចូលចិត្ត", "បាយ"]
+    (tmp_path / "text.txt").write_text(f"{mark.join(words)}\n" * 20, "utf-8")
+    assert said(run_mlm_wwm, *chinese[:-1], str(tmp_path / "text.txt")) == []
+
+
 def test_references_that_only_join_give_no_words_of_thai(chinese, said, tmp_path):
     """Those of the classic script, and of wordmask before files could divide."""
     (tmp_path / "text.txt").write_text("ฉันชอบกินข้าวผัด\n" * 20, "utf-8")

@@ -174,6 +174,13 @@ def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path):
 # Provenance
 
 
+def test_two_dictionaries_have_two_names_in_a_message():
+    """Only a digest is shortened: small and core both begin with sudachidict_."""
+    small, own = ({"name": "sudachi", "dictionary": value} for value in ("sudachidict_small 20260101", "0a" * 32))
+    assert Provenance(segmenter=small).words == "sudachi (dictionary sudachidict_small 20260101)"
+    assert Provenance(segmenter=own).words == "sudachi (dictionary 0a0a0a0a0a0a)"
+
+
 def test_provenance_says_what_a_file_was_made_from(write, tokenizer):
     _, path, returned = made(write, tokenizer, mixed=True)
     provenance = read_provenance(path, FLAG)

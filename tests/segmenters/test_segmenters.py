@@ -340,6 +340,35 @@ def test_as_many_lists_of_words_as_lines():
             words_of(Joined(), lines)
 
 
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        (["中国人"], "words that are in no list"),
+        ([None], "words that are in no list"),
+        (iter([["中国人"]]), "words that are in no list"),
+        ([[1, 2]], "words that are no strings"),
+        ([["中国", None]], "words that are no strings"),
+    ],
+)
+def test_what_is_no_list_of_strings_is_explained(found, what):
+    class Given(Characters):
+        def segment(self, lines):
+            return found
+
+    with pytest.raises(InputError, match=f"--segmenter: .*Given gave {what}; let its method segment return one list"):
+        words_of(Given(), ["中国人"])
+
+
+def test_a_parameter_of_a_class_that_is_missing_comes_with_its_flag(monkeypatch):
+    class Needy(Characters):
+        def __init__(self, words):
+            pass
+
+    monkeypatch.setitem(segmenters._REGISTRY, "needy", Needy)
+    with pytest.raises(InputError, match="--segmenter needy needs words=; add --segmenter_options name=value"):
+        load_segmenter("needy")
+
+
 # white space
 
 

@@ -19,8 +19,11 @@ import pyarrow as pa
 
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import SCRIPTS, Characters
+from wordmask.utils.arrays import BoolArray
 from wordmask.utils.quantities import counted
 
+PHRASES = {"Thai", "Lao", "Khmer", "Myanmar"}  # what stands between two spaces is a phrase, if not words are separated
+WORD_LENGTH = 8  # their words have 4 to 6 characters on average, with marks, and their phrases 20 or more
 SUBSTANTIAL = 0.1  # a text with this share of its characters in a language counts as of this language
 _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
 
@@ -51,6 +54,9 @@ class Findings:
         """The findings in a batch of lines, given the scripts in which nothing gives words."""
         scripts = characters.scripts if without_words and not characters.text.isascii() else np.zeros(0, np.int8)
         found = {name: int(np.count_nonzero(scripts == SCRIPTS.index(name) + 1)) for name in without_words}
+        for name in PHRASES & found.keys():
+            if found[name] and _is_divided(characters, scripts == SCRIPTS.index(name) + 1):
+                found[name] = 0
         # The line end after each line counts as visible, but is no character of the text.
         visible = int(np.count_nonzero(characters.visible)) - len(characters.lines)
         return cls(visible, Counter({name: count for name, count in found.items() if count}))
@@ -65,6 +71,18 @@ class Findings:
         findings = json.loads(text)
         counts = TextCounts.from_json(findings.pop("counts", {}))
         return cls(**findings | {"unsegmented": Counter(findings["unsegmented"])}, counts=counts)
+
+
+def _is_divided(characters: Characters, in_script: BoolArray) -> bool:
+    """Whether white space or U+200B separates the words of a script: they are short, and phrases are long.
+
+    Args:
+        characters: the characters of a batch of lines.
+        in_script: (characters,) which are in the script.
+    """
+    word_ids = characters.word_ids[in_script]
+    words = int(np.count_nonzero(np.diff(word_ids, prepend=0)))
+    return len(word_ids) <= WORD_LENGTH * words
 
 
 class TokenBatch(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,8 +44,9 @@ class Provenance:
 
     @property
     def words(self) -> str:
-        """Where the words come from: `jieba (hmm true, jieba 0.42.1) with mixed words`."""
-        details = ", ".join(f"{name} {value[:12]}" for name, value in self.segmenter.items() if name != "name")
+        """Where the words come from: `jieba (hmm true, jieba 0.42.1) with mixed words`. A digest is shortened."""
+        short = {name: re.sub("(?<=^[0-9a-f]{12})[0-9a-f]{52}$", "", value) for name, value in self.segmenter.items()}
+        details = ", ".join(f"{name} {value}" for name, value in short.items() if name != "name")
         of_segmenter = self.segmenter.get("name", "an unknown segmenter") + f" ({details})" * bool(details)
         return of_segmenter + " with mixed words" * self.mixed_words
 

@@ -21,7 +21,8 @@ import importlib
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
 from wordmask.segmenters.options import converted
@@ -65,15 +66,21 @@ def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
     """For each line its words, as `Segmenter.segment` gives them.
 
     Raises:
-        InputError: if a segmenter does not give one list for each line.
+        InputError: if a segmenter does not give one list of strings for each line.
     """
     words = segmenter.segment(lines)
-    if len(words) != len(lines):
-        raise InputError(
-            f"--segmenter: {type(segmenter).__module__}:{type(segmenter).__qualname__} gave {len(words)} lists of "
-            f"words for {len(lines)} lines; let its method segment return one list for each line, which may be empty"
-        )
-    return words
+    if not isinstance(words, Collection) or any(isinstance(w, str) or not isinstance(w, Collection) for w in words):
+        wrong = "words that are in no list"
+    elif not all(issubclass(kind, str) for kind in set(map(type, chain.from_iterable(words)))):
+        wrong = "words that are no strings"
+    elif len(words) != len(lines):
+        wrong = f"{len(words)} lists of words for {len(lines)} lines"
+    else:
+        return words
+    raise InputError(
+        f"--segmenter: {type(segmenter).__module__}:{type(segmenter).__qualname__} gave {wrong}; let its method "
+        "segment return one list of strings for each line, which may be empty"
+    )
 
 
 S = TypeVar("S", bound=Segmenter)
@@ -177,7 +184,9 @@ def _check_options(name: str, parameters: Mapping[str, inspect.Parameter], given
         raise InputError(f"--segmenter {name} cannot use {_as_flags(name, unknown)}; {takes}")
     missing = [option for option, p in parameters.items() if p.default is p.empty and option not in given]
     if missing:
-        raise InputError(f"--segmenter {name} needs {_as_flags(name, missing)}")
+        needed = _as_flags(name, missing)
+        how = "; add --segmenter_options name=value" if "=" in needed else "; add it"
+        raise InputError(f"--segmenter {name} needs {needed}{how}")
 
 
 def _as_flags(name: str, options: Iterable[str]) -> str:

@@ -165,8 +165,12 @@ def _piece_lengths(line: str, words: Sequence[str], number: int) -> list[int]:
         start = len(line) if word is None else line.find(word, position)
         gap = line[position:start] if start >= 0 else "?"
         if any(character_class(ord(character)) not in (SPACE, EXTEND) for character in gap):
-            near = line[position : position + 20]
-            raise InputError(f"--segmenter: its words do not add up to the text of line {number}, near {near!r}")
+            near = f"near {line[position : position + 20]!r}" if position < len(line) else "after its end"
+            found = "no more words" if word is None else f"the word {word[:20]!r}"
+            raise InputError(
+                f"--segmenter: its words do not add up to the text of line {number}, {near}, where it gives {found}; "
+                "use another segmenter, or let yours leave out white space only, and change no character"
+            )
         lengths += filter(None, (len(gap), len(word or "")))
         position = start + len(word or "")
     return lengths
