@@ -217,6 +217,16 @@ def test_a_file_that_does_not_say_what_it_decides_only_joins(thai, tmp_path):
         bits(thai["model"], thai["text"], str(tmp_path / "ref"))
 
 
+def test_the_cache_tells_a_file_that_decides_from_one_that_only_joins(thai, capsys, tmp_path):
+    """With the same positions. Without the file beside it, the second run took the words of the first."""
+    make(thai, tmp_path / "ref")
+    references = ["--train_file", thai["text"], "--train_ref_file", str(tmp_path / "ref")]
+    dividing = first_words(thai, capsys, tmp_path, *references)
+    sidecar(tmp_path / "ref").unlink()
+    joining = first_words(thai, capsys, tmp_path, *references)
+    assert dividing == ["ฉัน", "ชอบ", "กิน", "ข้าวผัด"] and joining == ["".join(dividing)]
+
+
 @pytest.mark.parametrize(
     "decides, why",
     [(["Han", "Javanese"], "says that the file decides the words of .*'Javanese'.* make the references again"),

@@ -89,7 +89,7 @@ class TextTokenizer:
             "special_tokens": self.prefix,
             "separator": self.separator,
             "mixed_references": self.mixed,
-            "deciding_references": self.decides.tolist() if self.decides.any() != self.decides.all() else None,
+            "deciding_references": self.decides.tolist() if self.decides.any() else None,
             "classic_references": self.classic.tolist() if self.classic.any() != self.classic.all() else None,
             "segmenter": self.segmenter.identity if self.segmenter else None,
             "mixed_words": bool(self.segmenter and self.segmentation and self.segmentation.mixed_words),
