@@ -359,14 +359,18 @@ def test_what_is_no_list_of_strings_is_explained(found, what):
         words_of(Given(), ["中国人"])
 
 
-def test_a_parameter_of_a_class_that_is_missing_comes_with_its_flag(monkeypatch):
+def test_what_a_class_of_ones_own_needs_and_does_not_get_is_explained(monkeypatch, tmp_path):
     class Needy(Characters):
         def __init__(self, words):
-            pass
+            Path(words).read_text(encoding="utf-8")
 
     monkeypatch.setitem(segmenters._REGISTRY, "needy", Needy)
     with pytest.raises(InputError, match="--segmenter needy needs words=; add --segmenter_options name=value"):
         load_segmenter("needy")
+    (tmp_path / "latin1").write_bytes(b"\xe9")
+    for name in ("missing", "latin1"):
+        with pytest.raises(InputError, match="--segmenter needy: .*; check the files in --segmenter_options"):
+            load_segmenter("needy", words=str(tmp_path / name))
 
 
 # white space

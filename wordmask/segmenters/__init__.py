@@ -26,7 +26,7 @@ from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
 from wordmask.segmenters.options import converted
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, one_line
 
 __all__ = ["Segmenter", "available", "load_segmenter", "register", "words_of"]
 
@@ -144,7 +144,11 @@ def load_segmenter(name: str, /, tokenizer: Callable[[], Any] | None = None, **o
     _check_options(name, own, given)
     if tokenizer and "tokenizer" in parameters:
         given["tokenizer"] = tokenizer()
-    return cls(**converted(parameters, given))
+    arguments = converted(parameters, given)
+    try:
+        return cls(**arguments)
+    except (OSError, UnicodeError) as error:  # a class of the user reads a file that is not there
+        raise InputError(f"--segmenter {name}: {one_line(error)}; check the files in --segmenter_options") from error
 
 
 def _find_class(name: str) -> type[Segmenter]:
