@@ -49,7 +49,7 @@ def line_positions(
     """
     tokens = tokenize(tokenizer, lines, flag)
     words = words_of(segmenter, tokens.characters.lines)
-    any_script = segmenter.any_script & ~_chinese_lines(tokens.characters)
+    any_script = segmenter.any_script & _joined_by_underscores(tokens.characters)
     continues = tokens.continuations(segmented(tokens.characters, words, mixed, numbers, any_script))
     token = np.flatnonzero(continues)  # (positions,) in the batch
     # Lines of 3 and 2 tokens, where tokens 1 and 4 continue a word, give the bounds 0 1 2: line 0 has the first of
@@ -61,10 +61,16 @@ def line_positions(
     return [positions[start:stop] for start, stop in pairwise(bounds.tolist())]
 
 
-def _chinese_lines(characters: Characters) -> NDArray[np.bool_]:
-    """(characters,) Which are on a line with a Chinese character: there, references never had words without any."""
-    has_chinese = np.logical_or.reduceat(characters.classes == CHINESE, characters.line_starts)
-    return np.repeat(has_chinese, characters.line_lengths + 1)
+def _joined_by_underscores(characters: Characters) -> NDArray[np.bool_]:
+    """(characters,) Which are on a line whose words are joined as in Vietnamese: làm_việc.
+
+    In a Chinese text there are lines without a Chinese character, such as `24℃`. Their references were always empty.
+    """
+    chinese, underscore = characters.classes == CHINESE, characters.code_points == ord("_")
+    has_chinese, has_underscore = (
+        np.logical_or.reduceat(one, characters.line_starts) for one in (chinese, underscore)
+    )
+    return np.repeat(has_underscore & ~has_chinese, characters.line_lengths + 1)
 
 
 def make_references(
