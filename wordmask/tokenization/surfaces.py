@@ -49,10 +49,10 @@ class Surfaces:
         texts = [ALONE] * (max(vocabulary.values()) + 1)
         for token, index in vocabulary.items():
             texts[index] = surface(token) or ALONE
-        # Only byte-level tokenizers show whether white space was before an added token. Elsewhere it mostly was.
-        space = "" if mark[0] == "bytes" else " "
+        # Only byte-level tokenizers show whether white space was before an added token, unless it takes that in.
+        # Elsewhere it mostly was.
         for index, token in tokenizer.added_tokens_decoder.items():
-            texts[index] = f"{space}{token}".encode()
+            texts[index] = f"{'' if mark[0] == 'bytes' and not token.lstrip else ' '}{token}".encode()
         for index in textless[textless < len(texts)].tolist():
             texts[index] = ALONE
         self.text = np.frombuffer(b"".join(texts), np.uint8)
