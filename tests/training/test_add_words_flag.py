@@ -53,7 +53,9 @@ def test_a_run_starts_at_the_means_and_saves_what_it_trained(base, argv, tmp_pat
         run_mlm_wwm.main([*evaluated, "--output_dir", str(tmp_path / name), *FLAGS])["eval_loss"] for name in "ab"
     )
     added = [*argv, "--validation_file", str(tmp_path / "text.txt"), "--do_eval", "--output_dir", str(tmp_path / "c")]
-    assert first == second == run_mlm_wwm.main(added)["eval_loss"]
+    results = run_mlm_wwm.main(added)
+    assert first == second == results["eval_loss"]
+    assert 0 < results["eval_loss_per_character"] < results["eval_loss"]  # words have more than one character
 
 
 @pytest.mark.parametrize("found", [True, False])

@@ -59,6 +59,15 @@ class Surfaces:
         self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         self.starts = starts_of(self.sizes)
 
+    @property
+    def characters(self) -> IntArray:
+        """(ids,) The number of characters of each token, without white space. A token without text counts as one.
+
+        A character of several tokens counts for the one with its first byte: only that is none of 0x80 to 0xBF.
+        """
+        begins = (self.text & 0xC0 != 0x80) & (self.text != ord(" "))
+        return np.add.reduceat(begins.astype(np.int64), self.starts)
+
     def continues(self, ids: IntArray, lengths: IntArray) -> BoolArray:
         """(tokens,) Which tokens continue the word of the token before them.
 
