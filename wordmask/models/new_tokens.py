@@ -24,10 +24,12 @@ def start_at_means(model: PreTrainedModel, pieces: Mapping[int, Sequence[int]]) 
     Raises:
         InputError: if the model has no embeddings for single tokens.
     """
+    if not pieces:
+        return
     inputs: Any = model.get_input_embeddings()
     outputs: Any = model.get_output_embeddings()
     weights = [getattr(inputs, "weight", None), getattr(outputs, "weight", None), getattr(outputs, "bias", None)]
-    size = max([*pieces, 0]) + 1
+    size = max(pieces) + 1
     if weights[0] is None or any(weight is not None and len(weight) < size for weight in weights):
         raise InputError(
             f"--add_words: the embeddings of a {type(model).__name__} have no place for each token; drop the flag"
