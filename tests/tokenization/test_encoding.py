@@ -105,6 +105,22 @@ def test_any_text_gives_the_tokens_of_whole_lines(kind, texts):
     assert_equal_to_whole_lines(like_bert_base_chinese(kind), texts)
 
 
+@cache
+def with_words(kind: str) -> BertTokenizer:
+    tokenizer = piece_tokenizer(**KINDS[kind])
+    words = ["walked", "한글", "é"] if kind == "cased" else ["walked"]
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100, deadline=None)
+@given(texts=lines)
+@example(texts=["walked研walked", "研walkeds walked\u200b", f"walked{LEFT_TOGETHER}", "\u0301walked研\u0301walked"])
+def test_added_words_give_the_tokens_of_whole_lines(kind, texts):
+    assert_equal_to_whole_lines(with_words(kind), texts)
+
+
 @pytest.mark.parametrize("kind", ["uncased", "cased"])
 def test_every_chinese_character_gives_its_own_token(kind):
     """Unassigned ones too, compatibility ideographs that normalise to others, and one beyond each edge of a block.
@@ -389,7 +405,7 @@ def test_it_applies_to_chinese_bert_cased_and_uncased():
         lambda: with_token("x y"),
         lambda: with_token("x", lstrip=True),
         lambda: with_token("x", rstrip=True),
-        lambda: with_token("x", single_word=True),
+        lambda: with_token("x", single_word=True, normalized=False),
     ],
     ids=["chinese not apart", "chinese", "mixed", "compatibility", "line end", "space"]
     + ["lstrip", "rstrip", "single_word"],

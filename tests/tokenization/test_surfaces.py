@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from conftest import sample_lines, train_tokenizer
+from wordmask.tokenization.added_words import add_words
 from wordmask.tokenization.encoding import special_ids
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.tokenization.word_cache import tokenize
@@ -113,3 +114,16 @@ def test_an_added_token_begins_a_word_where_white_space_cannot_be_seen(model_typ
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         continues = surfaces(tokenizer).continues(np.array(ids), np.array([len(ids)]))
         assert (~continues).sum() == expected, text
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta"])
+def test_the_characters_of_all_tokens_are_those_of_the_text(model_type):
+    """Also where a character has several tokens, and for an added word."""
+    tokenizer = train_tokenizer(model_type, 400)
+    add_words(tokenizer, ["graft"])
+    text = "The graft of grafts, walked away" + " 中é" * (model_type == "roberta")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    characters = surfaces(tokenizer).characters
+    assert tokenizer.unk_token_id not in ids and characters[ids].sum() == len(text.replace(" ", ""))
+    assert characters[tokenizer.convert_tokens_to_ids("graft")] == 5
+    assert (characters[tokenizer.all_special_ids] == 1).all()

@@ -138,6 +138,11 @@ def _check_streaming(arguments: Arguments) -> None:
             "--train_sampling_strategy needs the whole text before training, and a stream has its own order; drop it, "
             "or --streaming"
         )
+    if arguments.data.streaming and arguments.model.words_to_find:
+        raise InputError(
+            f"--add_words {arguments.model.add_words} needs the whole text before training; give a file with the "
+            "words, or drop --streaming"
+        )
     if arguments.data.streaming and arguments.masking.rates.needs_length:
         raise InputError("--mlm_probability: a schedule needs the length of training in advance; drop --streaming")
 
@@ -164,6 +169,11 @@ def _check_prepared(arguments: Arguments) -> None:
         raise InputError(
             f"--vocab_size {vocab_size} trains a tokenizer for one run and --prepared_dir needs one for several; give "
             "--tokenizer_name, for example the --output_dir of a run with --vocab_size"
+        )
+    if data.prepared_dir and arguments.model.words_to_find:
+        raise InputError(
+            f"--add_words {arguments.model.add_words} finds words in the training text for one run and --prepared_dir "
+            "needs one tokenizer for several; give a file with the words"
         )
     exits = {
         "--prepare_only": data.prepare_only,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,12 +28,13 @@ class ModelArguments:
     )
     config_name: str | None = argument("The configuration; by default, the model's.", default=None)
     vocab_size: int | None = argument("From scratch: entries of a tokenizer, such as 30000.", default=None)
+    add_words: str | None = argument("A file of words to be tokens, or how many to find.", default=None)
     sparse_prediction: bool = argument(
         "Predict masked positions only: same loss, faster.",
         default=True,
     )
     attn_implementation: str | None = argument(
-        "sdpa, eager, varlen, flash_attention_2; by default, the best.",
+        "sdpa, eager, varlen, flash_attention_2 or the best.",
         default=None,
     )
     dropout: float | None = argument("Of all layers, as 0; by default, the model's.", default=None)
@@ -50,6 +53,8 @@ class ModelArguments:
             raise InputError(
                 f"--vocab_size {self.vocab_size} trains a tokenizer and {other} brings one; drop one of them"
             )
+        if self.add_words is not None:
+            self._check_words()
         if self.model_name_or_path and self.config_overrides:
             raise InputError("--config_overrides is for training from scratch; drop it or --model_name_or_path")
         if not (self.model_name_or_path or self.model_type or self.config_name):
@@ -57,3 +62,23 @@ class ModelArguments:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"--dropout: {self.dropout:g} is no probability below 1; give for example 0 or 0.1")
         check_vocab_size(self.vocab_size)
+
+    @property
+    def words_to_find(self) -> int | None:
+        """How many words --add_words finds in the training text; `None` if it names a file, or is not given."""
+        words = (self.add_words or "").strip()
+        return int(words) if re.fullmatch(r"[+-]?\d+", words, re.ASCII) else None
+
+    def _check_words(self) -> None:
+        """Raise an `InputError` if --add_words is neither a number of words nor a file, or has nothing to add to."""
+        if self.vocab_size is not None:
+            raise InputError(
+                "--add_words is for a tokenizer that you have and --vocab_size trains one; drop one of them"
+            )
+        if self.words_to_find is None and not os.path.isfile(str(self.add_words)):
+            raise InputError(
+                f"--add_words: there is no file {self.add_words}; give a file with a word in each line, or how many "
+                "words to find in the training text"
+            )
+        if self.words_to_find is not None and self.words_to_find < 1:
+            raise InputError(f"--add_words: {self.add_words} is not possible; give 1 or more, or a file with words")

@@ -127,7 +127,8 @@ def load_model(
     size = vocabulary_size(tokenizer)
     if size > embedded_ids(model):
         with making(*origin(arguments)):
-            model.resize_token_embeddings(size)
+            # Transformers draws new embeddings around the mean of all; those of --add_words are set afterwards.
+            model.resize_token_embeddings(size, mean_resizing=arguments.add_words is None)
     if size > (embedded := embedded_ids(model)):
         raise InputError(
             f"--tokenizer_name: its ids go up to {size - 1}, the model has embeddings for {embedded} tokens, and no "

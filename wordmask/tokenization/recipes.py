@@ -92,7 +92,8 @@ OF_BERT: Rules = {
     "an unknown 研 gives no token": lambda parts: parts.model.token_to_id(parts.model.unk_token) is not None,
     "the offsets change at white space": lambda parts: not parts.trims,
     "an added token takes in the space beside it, or depends on the character beside it": lambda parts: (
-        not any(token.lstrip or token.rstrip or token.single_word for token in parts.added)
+        # The normalizer puts spaces around Chinese characters, so those beside a normalized token are spaces.
+        not any(token.lstrip or token.rstrip or token.single_word and not token.normalized for token in parts.added)
     ),
     "the added token `x研` contains a divider": lambda parts: (
         not any(character.isspace() or is_chinese(character) for token in parts.added for character in token.content)

@@ -49,15 +49,24 @@ class Surfaces:
         texts = [ALONE] * (max(vocabulary.values()) + 1)
         for token, index in vocabulary.items():
             texts[index] = surface(token) or ALONE
-        # Only byte-level tokenizers show whether white space was before an added token. Elsewhere it mostly was.
-        space = "" if mark[0] == "bytes" else " "
+        # Only byte-level tokenizers show whether white space was before an added token, unless it takes that in.
+        # Elsewhere it mostly was.
         for index, token in tokenizer.added_tokens_decoder.items():
-            texts[index] = f"{space}{token}".encode()
+            texts[index] = f"{'' if mark[0] == 'bytes' and not token.lstrip else ' '}{token}".encode()
         for index in textless[textless < len(texts)].tolist():
             texts[index] = ALONE
         self.text = np.frombuffer(b"".join(texts), np.uint8)
         self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         self.starts = starts_of(self.sizes)
+
+    @property
+    def characters(self) -> IntArray:
+        """(ids,) The number of characters of each token, without white space. A token without text counts as one.
+
+        A character of several tokens counts for the one with its first byte: only that is none of 0x80 to 0xBF.
+        """
+        begins = (self.text & 0xC0 != 0x80) & (self.text != ord(" "))
+        return np.add.reduceat(begins.astype(np.int64), self.starts)
 
     def continues(self, ids: IntArray, lengths: IntArray) -> BoolArray:
         """(tokens,) Which tokens continue the word of the token before them.

@@ -20,6 +20,7 @@ from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 from wordmask.models.loading import choose_length, load_tokenizer, longest_sequence
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.added_words import add_chosen_words
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.lock import locked
@@ -171,6 +172,7 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
     texts = load_run_texts(arguments)
     terminal().doing("tokenizing the text")
     tokenizer = load_tokenizer(arguments.model)
+    add_chosen_words(arguments.model, tokenizer, texts)
     Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
     needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.needed_segmentation, arguments.model.cache_dir)

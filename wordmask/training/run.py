@@ -19,8 +19,10 @@ from wordmask.data.labelled_examples import read_labelled
 from wordmask.data.token_store import Tokenization
 from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
+from wordmask.models.new_tokens import start_at_means
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.added_words import add_chosen_words
 from wordmask.training.checkpoints import written
 from wordmask.training.data_report import report_data
 from wordmask.training.display.header import describe_masking, describe_run, show_header
@@ -83,8 +85,10 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     terminal().doing("loading the tokenizer and the model")
     with training.main_process_first(desc="loading the tokenizer"):
         tokenizer = load_tokenizer(arguments.model, config, texts.get("train"), checkpoint)
+        new_tokens = add_chosen_words(arguments.model, tokenizer, texts, checkpoint)
     vocabulary = Vocabulary.of(tokenizer)
     model, head_is_new = load_model(arguments.model, config, tokenizer)
+    start_at_means(model, new_tokens)
     tokenization = Tokenization(tokenizer, arguments.data, arguments.needed_segmentation, arguments.model.cache_dir)
     if previews:
         lengths = sequence_lengths(arguments, model, tokenizer)

@@ -42,6 +42,14 @@ def test_without_predictions_there_are_no_accuracies():
     assert metric.compute() == {"loss": 1.0, "perplexity": math.e}
 
 
+def test_the_loss_per_character_by_hand():
+    metric = MaskedLMMetric()
+    for loss, tokens, characters in ((6.0, 2, 5), (4.0, 1, 3)):
+        metric.add_batch(loss=loss, tokens=tokens)
+        metric.add_characters(characters)
+    assert metric.compute()["loss_per_character"] == 10 / 8
+
+
 def test_a_huge_loss_has_an_infinite_perplexity():
     metric = MaskedLMMetric()
     metric.add_batch(loss=800.0, tokens=1)

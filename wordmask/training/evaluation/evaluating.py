@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward, Prediction
+from wordmask.tokenization.encoding import special_ids
+from wordmask.tokenization.surfaces import Surfaces
 from wordmask.training.evaluation.masked_words import MaskedWords, WordCounts
 from wordmask.training.evaluation.metrics import MaskedLMMetric, mask_digest
 from wordmask.training.evaluation.probe import Probe
@@ -18,6 +22,7 @@ from wordmask.training.evaluation.record import Evaluation
 from wordmask.training.evaluation.reports import EvaluationReports
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.resuming import ResumableTrainer
+from wordmask.utils.arrays import IntArray
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
 
@@ -145,9 +150,19 @@ class EvaluatingTrainer(ResumableTrainer):
                 attended = inputs["attention_mask"].cpu().view(-1) > 0
                 self._count_words(seen, words, labels, best, attended)
         masks = mask_digest(labels[masked].numpy(), seen[masked].numpy())
-        corpus = next(self._corpora, "")
-        self.metric.add_batch(loss=float(prediction.loss) * count, tokens=count, masks=masks, corpus=corpus, **found)
+        loss, corpus = float(prediction.loss) * count, next(self._corpora, "")
+        self.metric.add_batch(loss=loss, tokens=count, masks=masks, corpus=corpus, **found)
+        self.metric.add_characters(int(self._characters.take(labels[masked].numpy(), mode="clip").sum()))
         return None, None, None
+
+    @cached_property
+    def _characters(self) -> IntArray:
+        """(ids,) The number of characters of each token; zeros without a tokenizer."""
+        tokenizer: Any = self.processing_class
+        if tokenizer is None:
+            return np.zeros(1, np.int64)
+        textless = [*special_ids(tokenizer), *([] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id])]
+        return Surfaces(tokenizer, np.array(textless, np.int64)).characters
 
     def _predict(self, inputs: dict[str, torch.Tensor]) -> Prediction:
         """Send a batch through the model that is evaluated."""

@@ -17,12 +17,12 @@ import torch
 from wordmask.masking import hash64
 from wordmask.utils.arrays import IntArray
 
-COUNTS = ("loss", "tokens", "right_tokens", "words", "right_words", "masks")
+COUNTS = ("loss", "tokens", "right_tokens", "words", "right_words", "masks", "characters")
 MASK_BITS = 24  # so that sums of this many bits over 500 million masked tokens are exact in a float
 
 
 class MaskedLMMetric(evaluate.Metric):
-    """Loss, perplexity, masked-token accuracy and whole-word accuracy, and the loss of each corpus.
+    """Loss, perplexity, masked-token accuracy, whole-word accuracy, loss per character, and the loss of each corpus.
 
     `evaluate` would write every prediction to disk (5 million: 17 s, 40 MB); here `add_batch` keeps sums. A
     work-around; no thread known. It can go when `evaluate` has metrics without storage.
@@ -89,6 +89,10 @@ class MaskedLMMetric(evaluate.Metric):
         self.sums["words"] += len(wrong)
         self.sums["right_words"] += int((wrong == 0).sum())
 
+    def add_characters(self, count: int) -> None:
+        """Add the number of characters of the masked tokens of a batch, for the loss per character."""
+        self.sums["characters"] += count
+
     def compute(self, **kwargs: Any) -> dict[str, float]:
         """The metrics over all batches since the last call; empty if no token was masked."""
         sums, self.sums = self.sums, dict.fromkeys(COUNTS, 0.0)
@@ -100,12 +104,14 @@ class MaskedLMMetric(evaluate.Metric):
         }
 
     def _compute(  # type: ignore[override]
-        self, loss: float, tokens: float, right_tokens: float, words: float, right_words: float
+        self, loss: float, tokens: float, right_tokens: float, words: float, right_words: float, characters: float
     ) -> dict[str, float]:
         if not tokens:
             return {}
         mean = loss / tokens
         metrics = {"loss": mean, "perplexity": math.exp(mean) if mean < 700 else math.inf}
+        if characters:  # for runs with different vocabularies, so not in the table of metrics
+            metrics["loss_per_character"] = loss / characters
         if words:
             metrics |= {"accuracy": right_tokens / tokens, "whole_word_accuracy": right_words / words}
         return metrics

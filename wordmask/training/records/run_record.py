@@ -27,7 +27,7 @@ LEFT_OUT = ("token", "hub_token", "overwrite_output_dir")  # secrets, and a flag
 # The flags that name a model and a tokenizer, for records without digests.
 _NAMES = {
     "base_model": ("model_name_or_path", "model_type", "config_name", "config_overrides"),
-    "tokenizer": ("tokenizer_name", "vocab_size"),
+    "tokenizer": ("tokenizer_name", "vocab_size", "add_words"),
 }
 # The flags that change sequences, masks or learning; model, tokenizer and text are compared by digests.
 SETTINGS = (
@@ -100,8 +100,9 @@ class RunRecord:
             digest = self.identity.get(name)
             old, new = self.arguments.get(flags[0]), given.get(flags[0])
             changed_flags = [flag for flag in flags if self.arguments.get(flag) != _plain(given.get(flag))]
-            # A tokenizer trained on the spot is taken from the checkpoint, so its size is told by the flag alone.
-            other_size = name == "tokenizer" and "vocab_size" in changed_flags and given.get("vocab_size") is not None
+            # What a training text decides is taken from the checkpoint, so its size is told by the flag alone.
+            sizes = {"vocab_size"} | ({"add_words"} if str(given.get("add_words")).isdecimal() else set())
+            other_size = any(given.get(flag) is not None for flag in sizes.intersection(changed_flags))
             if changed_flags if digest is None else digest != getattr(identity, name) or other_size:
                 shown = f" ({old or SCRATCH} -> {new or SCRATCH})" if name == "base_model" and old != new else ""
                 differences.append(name.replace("_", " ") + shown)

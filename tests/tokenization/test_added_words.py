@@ -1,0 +1,164 @@
+"""Words that become tokens: which words are found, what they match, and what they leave as it was."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from conftest import SPECIAL, BertTokenizer, train_tokenizer
+from wordmask.tokenization.added_words import add_words, check_words, find_words, pieces_of
+from wordmask.tokenization.encoding import encode_lines
+from wordmask.tokenization.readable import ReadableTokens
+from wordmask.tokenization.word_cache import WordCache, tokenize
+from wordmask.tokenization.words import Characters
+from wordmask.utils.errors import InputError
+
+PIECES = ["a", "gr", "##af", "##t", "##s", "new", "lu", "##pus", "我", "们", ".", "-", "'", "x", "##x"]
+
+
+def word_pieces() -> BertTokenizer:
+    """A WordPiece tokenizer that makes letters small, and splits `graft` into three pieces, `lupus` into two."""
+    return BertTokenizer(vocab={piece: index for index, piece in enumerate(SPECIAL + PIECES)})
+
+
+def tokenizer_of(model_type: str) -> Any:
+    return word_pieces() if model_type == "bert" else train_tokenizer(model_type, 300)
+
+
+TYPES = ["bert", "roberta", "xlm-roberta"]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_word_is_one_token_alone_and_is_cut_out_of_no_other(model_type):
+    tokenizer = tokenizer_of(model_type)
+    texts = {text: tokenizer.tokenize(text) for text in ("a grafts x", "xgraft", "graft_x a", "a new x")}
+    add_words(tokenizer, ["graft"])
+    assert {text: tokenizer.tokenize(text) for text in texts} == texts
+    [graft] = tokenizer.convert_tokens_to_ids(["graft"])
+    for text in ("a graft x", "graft", "new graft.", "graft-x", "a  graft"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert ids.count(graft) == 1, text
+
+
+def test_byte_level_tokens_leave_no_lone_space():
+    tokenizer = tokenizer_of("roberta")
+    before = tokenizer.tokenize("a x, a")
+    add_words(tokenizer, ["graft"])
+    ids = tokenizer("a graft, a", add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == [before[0], "graft", *before[-2:]]
+    assert ReadableTokens(tokenizer).line([[token] for token in ids]) == [
+        *[("a", False), ("graft", True), (",", False), ("a", True)]
+    ]
+
+
+def test_capital_letters_are_found_where_the_tokenizer_makes_them_small():
+    tokenizer = word_pieces()
+    add_words(tokenizer, ["graft"])
+    assert tokenizer("a GRAFT Graft", add_special_tokens=False)["input_ids"][1:] == [len(SPECIAL + PIECES)] * 2
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_pieces_are_those_of_a_word_behind_a_space(model_type):
+    tokenizer = tokenizer_of(model_type)
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    words = ["graft", "lupus", "we're"]
+    expected = [tokenizer(f"a {word}", add_special_tokens=False)["input_ids"][len(alone) :] for word in words]
+    assert pieces_of(tokenizer, words) == expected and pieces_of(tokenizer, []) == []
+    assert list(add_words(tokenizer, words[:2]).values()) == expected[:2]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_saved_tokenizer_gives_the_same_tokens(model_type, tmp_path):
+    tokenizer, texts = tokenizer_of(model_type), ["A graft, new grafts.", "graft lupus x graft"]
+    add_words(tokenizer, ["lupus", "graft"])
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded(texts)["input_ids"] == tokenizer(texts)["input_ids"]
+    assert loaded.convert_tokens_to_ids(["lupus", "graft"]) == [len(loaded) - 2, len(loaded) - 1]
+
+
+# The search
+
+
+def test_the_words_that_save_most_tokens_are_found():
+    """Each `graft`, also as `Graft`, saves two tokens and each `lupus` one; `xx` is rare, and `a` is one token."""
+    texts = [["lupus lupusx 17 17 17", "a a Graft graft,"] * 5, ["graft"] + ["lupus", "xx a", "我们 我们"] * 4]
+    found = [find_words(word_pieces(), texts, count) for count in (9, 2, 1)]
+    assert found == [["graft", "lupusx", "lupus"], ["graft", "lupusx"], ["graft"]]
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_found():
+    assert find_words(word_pieces(), [["a quay"] * 5], 5) == ["quay"]
+    check_words(word_pieces(), ["quay"])
+
+
+def test_nothing_is_found_where_no_word_is_split():
+    assert find_words(word_pieces(), [["new x a", ""] * 9], 5) == find_words(word_pieces(), [], 5) == []
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    "word, sentence",
+    [
+        ("Graft", "--add_words: the tokenizer's normalizer changes Graft to graft; give graft"),
+        ("new graft", "--add_words: new graft has a space inside; give one word in each line"),
+        ("我们", "--add_words: 我们 is of a script that is written without spaces"),
+        ("ภาษา", "--add_words: ภาษา is of a script that is written without spaces"),
+        ("new", "--add_words: new is in the vocabulary already; leave out what it has"),
+        ("\x00", "--add_words: the tokenizer's normalizer changes \x00 to nothing; leave it out"),
+    ],
+)
+def test_words_that_cannot_be_added_are_refused(word, sentence):
+    with pytest.raises(InputError) as refused:
+        check_words(word_pieces(), ["graft", word])
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_piece_of_longer_words_is_no_new_word():
+    """A byte-level `graft` without `Ġ` stands inside of words; to add it would give it another meaning."""
+    tokenizer = tokenizer_of("roberta")
+    piece = next(token for token in tokenizer.get_vocab() if len(token) > 2 and token.isalpha() and token.isascii())
+    with pytest.raises(InputError, match=f"{piece} is in the vocabulary already"):
+        check_words(tokenizer, [piece])
+
+
+# The word cache
+
+
+@cache
+def with_words(model_type: str) -> Any:
+    tokenizer = tokenizer_of(model_type)
+    add_words(tokenizer, ["graft", "lupus"])
+    return tokenizer
+
+
+parts = st.sampled_from(
+    [*"graft lupus grafts Graft 我 们 x . , - _ ' é \u0301 \u200b a".split(), " ", " ", "  ", "\t"]
+)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+@given(texts=st.lists(st.lists(parts, max_size=12).map("".join), max_size=4))
+def test_the_word_cache_gives_the_tokens_of_whole_lines(model_type, texts):
+    tokenizer = with_words(model_type)
+    known = WordCache.of(tokenizer)
+    assert known is not None, "nothing would be compared"
+    found, expected = known(tokenizer, Characters(texts)), encode_lines(tokenizer, Characters(texts))
+    for name in ("lengths", "ids", "first", "last", "continues"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_the_word_cache_forgets_what_a_word_was_before_it_was_added(model_type):
+    tokenizer = tokenizer_of(model_type)
+    before = tokenize(tokenizer, ["a graft x"])
+    [graft] = add_words(tokenizer, ["graft"])
+    after = tokenize(tokenizer, ["a graft x"])
+    assert graft in after.ids.tolist() and len(after.ids) < len(before.ids)

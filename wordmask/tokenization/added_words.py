@@ -1,0 +1,152 @@
+"""Words of a domain that become tokens of a tokenizer: find them in a text, check them, add them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import regex
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
+
+from wordmask.tokenization.encoding import encode_lines
+from wordmask.tokenization.words import SCRIPTS, Characters, is_chinese
+from wordmask.utils.errors import InputError
+from wordmask.utils.quantities import counted
+
+LEAST = 5  # occurrences of a word that is found: of fewer, a model learns little about its token
+LONGEST = 40  # characters; what is longer is hardly a word
+_MOST = 2_000_000  # different words that are counted at once; with more, those that occurred once are forgotten
+_BEFORE = "a "  # what stands before a word when we ask for its pieces, since most words follow a space
+# The library's rule for `single_word`: neither neighbour of a token may match \w. So a word that we find is all of the
+# characters between two others.
+_WORD = regex.compile(r"\w+")
+_LETTER = regex.compile(r"\p{L}")
+# Scripts that put no space between words: there, no word stands alone.
+_WITHOUT_SPACES = regex.compile("|".join(rf"\p{{{script}}}" for script in SCRIPTS))
+
+
+def has_no_spaces(word: str) -> bool:
+    """Whether a word has a character of a script that is written without spaces."""
+    return bool(_WITHOUT_SPACES.search(word)) or any(map(is_chinese, word))
+
+
+def normalized(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
+    """A word as the normalizer of a fast tokenizer leaves it; `▁` and spaces at its ends are not part of it."""
+    normalizer = tokenizer.backend_tokenizer.normalizer  # type: ignore[attr-defined]
+    return normalizer.normalize_str(word).strip(" ▁") if normalizer else word
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[list[int]]:
+    """The ids of the tokens of each word where it follows a space: `Ġgr a ft` for `graft`.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        words: the words.
+    """
+    if not words:
+        return []
+    tokens = encode_lines(tokenizer, Characters([_BEFORE + word for word in words]))
+    ends = tokens.line_starts + tokens.lengths
+    pieces = []
+    for line, (start, end) in enumerate(zip(tokens.line_starts, ends, strict=True)):
+        word_start = tokens.characters.line_starts[line] + len(_BEFORE)
+        inside = tokens.last[start:end] >= word_start  # a lone `Ġ` has the first character of the word
+        pieces.append(tokens.ids[start:end][inside].tolist())
+    return pieces
+
+
+def find_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]], count: int) -> list[str]:
+    """The words whose own tokens would shorten a text most: frequent, and split into many pieces.
+
+    A word of 3 pieces that occurs 100 times saves 200 tokens. An unknown word counts as one piece for each character.
+    Left out are words that occur fewer than `LEAST` times, words without a letter, and words of scripts that are
+    written without spaces.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: the text in batches.
+        count: the most words to find.
+
+    Returns:
+        The words, the one that saves most first.
+    """
+    forms = Counter[str]()
+    for batch in texts:
+        for text in batch:
+            forms.update(_WORD.findall(text))
+        if len(forms) > _MOST:
+            forms = Counter({form: number for form, number in forms.items() if number > 1})
+    words = Counter[str]()
+    for form, number in forms.items():  # `Graft` is `graft` for a tokenizer that makes letters small
+        if len(form) <= LONGEST and _LETTER.search(form) and not has_no_spaces(form):
+            words[normalized(tokenizer, form)] += number
+    vocabulary = tokenizer.get_vocab()
+    frequent = [
+        word
+        for word, number in words.items()
+        if number >= LEAST and word not in vocabulary and _is_one_word(word) and normalized(tokenizer, word) == word
+    ]
+    unknown, saved = tokenizer.unk_token_id, dict[str, int]()
+    for word, pieces in zip(frequent, pieces_of(tokenizer, frequent), strict=True):
+        saved[word] = words[word] * ((len(word) if unknown in pieces else len(pieces)) - 1)
+    best = sorted((word for word in frequent if saved[word] > 0), key=lambda word: (-saved[word], word))
+    return best[:count]
+
+
+def _is_one_word(word: str) -> bool:
+    return bool(_WORD.fullmatch(word))
+
+
+def check_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> None:
+    """Raise an `InputError` if a word cannot become a token, or is one."""
+    for word in words:
+        if len(word.split()) != 1:
+            raise InputError(f"--add_words: {word} has a space inside; give one word in each line")
+        if has_no_spaces(word):
+            raise InputError(
+                f"--add_words: {word} is of a script that is written without spaces, where no token can tell a word "
+                "from a part of another one; leave it out"
+            )
+        if (form := normalized(tokenizer, word)) != word:
+            advice = f"give {form}" if len(form.split()) == 1 else "leave it out"
+            raise InputError(
+                f"--add_words: the tokenizer's normalizer changes {word} to {form or 'nothing'}; {advice}"
+            )
+    vocabulary, unknown = tokenizer.get_vocab(), tokenizer.unk_token_id
+    known = [
+        word
+        for word, pieces in zip(words, pieces_of(tokenizer, words), strict=True)
+        if word in vocabulary or len(pieces) < 2 and pieces != [unknown]
+    ]
+    if known:
+        more = f" and {counted(len(known) - 3, 'other word')}" if len(known) > 3 else ""
+        verb = "is" if len(known) == 1 else "are"
+        raise InputError(
+            f"--add_words: {', '.join(known[:3])}{more} {verb} in the vocabulary already; leave out what it has"
+        )
+
+
+def add_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[int, list[int]]:
+    """Let words become tokens that match whole words only, and take in the space before them if pieces do.
+
+    Args:
+        tokenizer: a fast tokenizer, which is changed.
+        words: words that `check_words` has found to be new.
+
+    Returns:
+        For the id of each new token, the ids of the pieces that the word had before.
+    """
+    pieces, takes_space = pieces_of(tokenizer, words), _keeps_spaces(tokenizer)
+    tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=takes_space, normalized=True) for word in words])
+    vocabulary = tokenizer.get_vocab()
+    return {vocabulary[word]: of_word for word, of_word in zip(words, pieces, strict=True)}
+
+
+def _keeps_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a space is part of the piece after it, as `Ġ` or `▁`. WordPiece has pieces without spaces."""
+    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    if backend.pre_tokenizer is None:
+        return True
+    text = backend.normalizer.normalize_str("a b") if backend.normalizer else "a b"
+    return backend.pre_tokenizer.pre_tokenize_str(text)[-1][0] != "b"

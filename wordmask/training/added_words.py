@@ -1,0 +1,115 @@
+"""The words that --add_words makes tokens: given in a file, found in the training text, or those of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from wordmask.config.model_arguments import ModelArguments
+from wordmask.data.sources import Texts
+from wordmask.references.provenance import tokenizer_digest
+from wordmask.tokenization.added_words import add_words, check_words, find_words
+from wordmask.utils.cache import cache_directory, hashed
+from wordmask.utils.errors import InputError, reported
+from wordmask.utils.files import write_json
+from wordmask.utils.lock import waiting
+from wordmask.utils.progress import tracked
+from wordmask.utils.quantities import counted
+
+logger = logging.getLogger(__name__)
+
+
+def add_chosen_words(
+    arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts: dict[str, Any], checkpoint: str | None = None
+) -> dict[int, list[int]]:
+    """Add the words that --add_words asks for to a tokenizer.
+
+    Args:
+        arguments: the flags of the model.
+        tokenizer: the tokenizer without them, which is changed.
+        texts: the texts of the run by split.
+        checkpoint: the checkpoint to continue from, if any; words that were found are taken from there.
+
+    Returns:
+        For the id of each new token, the ids of the pieces that the word had before; none without the flag.
+
+    Raises:
+        InputError: if a word cannot be added, or there is none.
+    """
+    if arguments.add_words is None:
+        return {}
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"--add_words: a {type(tokenizer).__name__} is no fast tokenizer, and would find the words inside of "
+            "others, too; drop the flag"
+        )
+    with_references = next((text for text in texts.values() if getattr(text, "references", ())), None)
+    if with_references:
+        raise InputError(
+            f"--add_words changes the tokens that {with_references.reference_flag} was made for; drop it, or take the "
+            "words from --segmenter instead of references"
+        )
+    if arguments.words_to_find is None:
+        words = _read(arguments.add_words)
+        check_words(tokenizer, words)
+    else:
+        words = _of_checkpoint(tokenizer, checkpoint) if checkpoint else _found(arguments, tokenizer, texts)
+    pieces = add_words(tokenizer, words)
+    before = sum(map(len, pieces.values())) / len(pieces)
+    logger.warning(
+        "--add_words: %s; %.1f pieces each before: %s%s",
+        *(counted(len(words), "new token"), before, ", ".join(words[:5]), ", …" * (len(words) > 5)),
+    )
+    return pieces
+
+
+def _read(path: str) -> list[str]:
+    """The words of a file, one in each line, each of them once."""
+    with reported(f"--add_words {path}: cannot read it", "; give a text file in UTF-8"):
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    words = [*dict.fromkeys(word for line in lines if (word := line.strip()))]
+    if not words:
+        raise InputError(f"--add_words: {path} has no word; give one in each line")
+    return words
+
+
+def _of_checkpoint(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> list[str]:
+    """The tokens, in their order, that were added to the tokenizer of a checkpoint, and this one lacks."""
+    saved = AutoTokenizer.from_pretrained(checkpoint).added_tokens_decoder
+    words = [token.content for _, token in sorted(saved.items()) if token.content not in tokenizer.get_vocab()]
+    if not words:
+        raise InputError(
+            f"--add_words: the run of {checkpoint} was started without it; drop it, or give a new --output_dir"
+        )
+    return words
+
+
+def _found(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts: dict[str, Any]) -> list[str]:
+    """The words that are found in the training text. We remember them, so that several processes search once."""
+    text, count = texts.get("train"), int(arguments.words_to_find or 0)
+    if not isinstance(text, Texts) or text.is_stream:
+        raise InputError(
+            f"--add_words {count} finds words in the training text, and there is none, or it is a stream; give a file "
+            "with words"
+        )
+    key = hashed("added words", tokenizer_digest(tokenizer), text.fingerprint, count)
+    path = cache_directory(arguments.cache_dir) / f"words-{key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with waiting(f"{path}.lock"):
+        if not path.exists():
+            tables = tracked(text.batches(), "looking for words", "texts", len(text.source))
+            batches = ([line or "" for line in table["text"].to_pylist()] for table in tables)
+            write_json(path, find_words(tokenizer, batches, count))
+    words = list(json.loads(path.read_text(encoding="utf-8")))
+    if not words:
+        raise InputError(
+            f"--add_words {count}: the training text has no word that is frequent and split; drop the flag, or give a "
+            "file with words"
+        )
+    if len(words) < count:
+        logger.warning("--add_words %d: only %s frequent and split", count, f"{len(words)} words are")
+    return words
