@@ -308,6 +308,28 @@ def test_a_forked_process_ends_when_its_parent_says_so_and_not_by_ctrl_c():
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
 
 
+DROPPED = """
+import ctypes, os, signal, time
+from wordmask.utils.signals import Interrupted, handled
+def compiled():  # as when numba loads a function
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+try:
+    with handled():
+        ctypes.CFUNCTYPE(None)(compiled)()
+        print("goes on", flush=True)
+        time.sleep(20)
+except Interrupted as error:
+    print(error)
+"""
+
+
+def test_a_signal_in_a_callback_from_c_is_not_lost_and_prints_nothing():
+    """Python drops an exception there, after it has printed it."""
+    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\nSIGTERM\n", "")
+
+
 LEAVES = """
 import os, signal, sys, time
 from wordmask.utils.signals import deferred, handled, received

@@ -15,9 +15,10 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from types import FrameType
 from typing import Any
@@ -85,7 +86,8 @@ def handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    outer, _handler = _handler, _Handler()
+    outer, _handler, hook = _handler, _Handler(), sys.unraisablehook
+    sys.unraisablehook = partial(_raise_again, hook)
     replaced = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, earlier in replaced.items():
         if earlier not in (signal.SIG_IGN, None):
@@ -93,12 +95,22 @@ def handled() -> Iterator[None]:
     try:
         yield
     finally:
-        since, _handler = _handler.since if _handler.received else 0.0, outer
+        since, _handler, sys.unraisablehook = _handler.since if _handler.received else 0.0, outer, hook
         if since:
             _ignore_at_exit()
         for number, earlier in replaced.items():
             if earlier is not None:
                 signal.signal(number, partial(_late, earlier, since) if since else earlier)
+
+
+def _raise_again(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    """Send a signal again if Python has dropped its `Interrupted`, as in a callback from C or a `__del__`."""
+    error = unraisable.exc_value
+    if not isinstance(error, Interrupted) or _handler is None:
+        hook(unraisable)
+        return
+    _handler.received = None
+    threading.Timer(0.01, os.kill, (os.getpid(), error.number)).start()
 
 
 @cache
