@@ -166,9 +166,8 @@ FULL = {
 }
 
 
-@pytest.mark.parametrize(
-    "what", [pytest.param(what, marks=pytest.mark.slow if what != "the optimizer" else ()) for what in FULL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", FULL)
 def test_a_full_disk_is_one_sentence_and_loses_no_checkpoint(what, command, tmp_path, capsys):
     method, call, limit, place = FULL[what]
     out = tmp_path / "out"
