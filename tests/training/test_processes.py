@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 import run_mlm_wwm
 from conftest import run_two_processes, sample_lines, save_model, train_tokenizer, trajectory, uneven_text
 
+pytestmark = pytest.mark.slow  # two processes on two cores take a minute
+
 ROOT = Path(__file__).parent.parent.parent
 STEP = 16  # the rows of a step, however they are divided
 MODELS = {
