@@ -163,6 +163,8 @@ class Soak:
         # Of two processes, the launcher ends the other one by SIGTERM.
         may_end |= {143} if "SIGTERM" in happened or len(launch.pids) > 1 else set()
         may_end |= {130} if "SIGINT" in happened else set()
+        if "SIGTERM" in happened and not launch.printed:
+            may_end |= {-15}  # it came before the program had begun, and ends it as it ends any program
         refused = 2 in launch.statuses
         if refused and is_one_sentence(launch.printed) and (happened & {"start", "full disk"} or _exists(run, launch)):
             self.counts[run, "sentences"] += 1
