@@ -15,11 +15,10 @@ import logging
 import os
 import socket
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from wordmask.utils.errors import InputError, one_line
 
@@ -93,21 +92,12 @@ def _held(path: Path, what: str, patience: float = 0) -> Iterator[None]:
 
 def _acquired(path: Path, timeout: float) -> FileLock | None:
     """A lock, once it is ours; `None` with a warning if the file system has none."""
-    lock, reason = FileLock(path), "it has no flock"
+    lock = FileLock(path, fallback_to_soft=False)  # a dead process would leave a soft lock behind
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            lock.acquire(timeout=timeout)
-        if not isinstance(lock, SoftFileLock):
-            return lock
-        lock.release()  # what filelock takes instead, and what a dead process leaves behind
-    except Timeout:
-        if not isinstance(lock, SoftFileLock):
-            raise
-    except NotImplementedError:
-        pass
-    except OSError as error:
-        if error.errno not in _CANNOT:
+        lock.acquire(timeout=timeout)
+        return lock
+    except (OSError, NotImplementedError) as error:  # `Timeout` is an OSError without a number
+        if getattr(error, "errno", errno.ENOSYS) not in _CANNOT:
             raise
         reason = one_line(error)
     logger.warning("%s: the file system cannot lock (%s), so make sure that no other run writes here", path, reason)
