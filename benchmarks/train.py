@@ -255,7 +255,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
             setting.tokenizer,
             counted,  # type: ignore[arg-type]
             collator,
-            (RATE, RATE),
+            RATE,
             forward,
         )
         return setting.figures(trainer, counted)
