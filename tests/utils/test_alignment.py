@@ -92,3 +92,9 @@ def test_an_unknown_piece_covers_what_its_neighbours_leave(text, data):
     if found is not None:
         for hidden, span, (start, end) in zip(unknown, spans, found, strict=True):
             assert (start, end) == span if not hidden else start <= span[0] and end >= span[1]
+
+
+def test_a_space_inside_of_what_one_character_became_belongs_to_it():
+    """The spans stay in order. ﷺ becomes four words."""
+    words = unicodedata.normalize("NFKC", "ﷺ").split()
+    assert align("aﷺ", ["a", words[0], " ", " ".join(words[1:])]) == [(0, 1), (1, 2), (1, 2), (1, 2)]
