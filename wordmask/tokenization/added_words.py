@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from wordmask.tokenization.encoding import encode_lines
-from wordmask.tokenization.words import SCRIPTS, Characters, is_chinese
+from wordmask.tokenization.words import Characters, script_of
 from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import counted
 
@@ -22,13 +22,11 @@ _BEFORE = "a "  # what stands before a word when we ask for its pieces, since mo
 # characters between two others.
 _WORD = regex.compile(r"\w+")
 _LETTER = regex.compile(r"\p{L}")
-# Scripts that put no space between words: there, no word stands alone.
-_WITHOUT_SPACES = regex.compile("|".join(rf"\p{{{script}}}" for script in SCRIPTS))
 
 
 def has_no_spaces(word: str) -> bool:
-    """Whether a word has a character of a script that is written without spaces."""
-    return bool(_WITHOUT_SPACES.search(word)) or any(map(is_chinese, word))
+    """Whether a word has a character of a script that is written without spaces: there, no word stands alone."""
+    return any(script_of(ord(character)) for character in word)
 
 
 def normalized(tokenizer: PreTrainedTokenizerBase, word: str) -> str:

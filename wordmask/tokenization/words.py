@@ -19,7 +19,7 @@ character before them. Two regional indicators are one flag. The tokenizer does 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,7 +78,8 @@ def character_class(code_point: int) -> int:
     return SYMBOL if _SYMBOL.match(character) else LETTER
 
 
-def _script_of(code_point: int) -> int:
+@cache
+def script_of(code_point: int) -> int:
     """The number of a character's script in `SCRIPTS`, counted from 1; 0 for all others, and for marks."""
     character = chr(code_point)
     match = None if _EXTENDS.match(character) else _IN_SCRIPT.match(character)
@@ -108,7 +109,7 @@ class CodePointTable:
 
 
 # Class and script of a character in one number, for one look-up: a LETTER (2) in Thai (4) has 4 * 8 + 2 = 34.
-_TRAITS = CodePointTable(lambda code_points: [8 * _script_of(point) + character_class(point) for point in code_points])
+_TRAITS = CodePointTable(lambda code_points: [8 * script_of(point) + character_class(point) for point in code_points])
 
 
 class Marks(NamedTuple):
