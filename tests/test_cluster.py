@@ -50,6 +50,7 @@ def test_text_is_prepared_on_an_executor_as_by_one_process(tmp_path, chinese_fil
     assert together == alone and len(alone) == 16  # 7 parts and their stamps, the record, the data report
 
 
+@pytest.mark.slow
 def test_what_another_command_did_before_is_not_taken_for_done(tmp_path):
     """datatrove marks tasks as done in its logs, whatever they ran."""
     script, calls = tmp_path / "script.py", tmp_path / "calls"

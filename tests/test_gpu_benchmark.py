@@ -172,6 +172,7 @@ def test_make_bench_gpu_needs_no_environment_of_its_own(tmp_path):
     assert words[1:] == "bare benchmarks/gpu.py --output_dir gpu_results --text t.txt --only tests".split()
 
 
+@pytest.mark.slow
 def test_a_process_gives_a_result_or_one_sentence():
     from sides import Process
 

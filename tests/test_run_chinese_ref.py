@@ -90,6 +90,7 @@ def japanese(tmp_path) -> list[str]:
     return ["--file_name", str(tmp_path / "japanese.txt"), "--bert", str(tmp_path / "characters")]
 
 
+@pytest.mark.slow
 def test_segmenters_of_other_languages_work_in_workers_and_after_an_interruption(japanese, tmp_path):
     flags = [*japanese, "--segmenter", "sudachi", "--segmenter_options", "mode=A", "--part_lines", "2"]
     one, other = tmp_path / "one", tmp_path / "other"
@@ -119,6 +120,7 @@ def test_help_says_that_it_serves_every_language(capsys):
     assert re.search(r"wordmask ref .* in any language .*run_chinese_ref.py", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_compressed_text_gives_the_same_references(text, tokenizer, tmp_path):
     packed = tmp_path / "text.txt.gz"
     packed.write_bytes(gzip.compress(Path(text).read_bytes()))
@@ -209,6 +211,7 @@ def test_a_vocabulary_without_room_for_words(size, text, tmp_path, capsys):
     assert f"--vocab_size: {size} leaves no room" in line and not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_shards_that_start_together_train_no_tokenizer_each(text, tmp_path, capsys):
     made, flags = tmp_path / "made", ["--vocab_size", "60", "--num_shards", "2"]
     paths = ["--file_name", text, "--bert", str(made), "--save_path", str(tmp_path / "ref"), "--segmenter", "jieba"]

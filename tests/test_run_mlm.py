@@ -224,6 +224,7 @@ def test_grouping_by_length_brings_like_lengths_together(english_model, tmp_path
     assert seen["default"] == seen["grouped"], "line by line, an explicit strategy is obeyed, and this is the default"
 
 
+@pytest.mark.slow
 def test_several_processes_tokenize_to_the_same_rows(english_model, two_splits, tmp_path):
     argv = ["--model_name_or_path", english_model, *two_splits, *STEPS, "--overwrite_cache", "--output_dir"]
     one = run_mlm_wwm.main([*argv, str(tmp_path / "one")])

@@ -176,6 +176,7 @@ def test_blank_examples_are_no_duplicates(tmp_path, model, prepared):
 # The same report, whoever tokenizes
 
 
+@pytest.mark.slow
 def test_workers_parts_shards_and_the_cache_give_the_same_report(english_model, english_file, prepared, trained):
     report, _ = prepared(english_model, english_file)
     assert report["train"]["examples"] == 40 and report["train"]["split_words"]

@@ -61,6 +61,7 @@ def classic(chinese, chinese_file, tmp_path) -> list[str]:
 # Single characters
 
 
+@pytest.mark.slow
 def test_chinese_text_without_words_is_reported_in_every_run(chinese, said, tmp_path):
     """The first run makes tokens, the second finds them; two processes; prepared text; a stream; validation text."""
     (sentence,) = said(run_mlm_wwm, *chinese)
@@ -170,6 +171,7 @@ def test_references_that_only_join_give_no_words_of_thai(chinese, said, tmp_path
 # Positions that are left out
 
 
+@pytest.mark.slow
 def test_positions_that_are_left_out_are_reported_in_every_run(classic, said, tmp_path):
     """All of them are counted, in whatever batches and processes they were found."""
     (sentence,) = said(run_mlm_wwm, *classic)

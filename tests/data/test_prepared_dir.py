@@ -297,6 +297,7 @@ def test_a_full_disk_gets_a_sentence_and_keeps_what_is_done(english, tmp_path, c
     assert prepare(run_mlm_wwm, english, tmp_path / "d") == prepare(run_mlm_wwm, english, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_workers_write_the_same_files_and_report_a_mistake_in_one_sentence(chinese, tmp_path, capsys):
     alone = prepare(run_mlm_wwm, chinese, tmp_path / "alone")
     references = Path(chinese[chinese.index("--validation_ref_file") + 1])

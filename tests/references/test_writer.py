@@ -213,6 +213,7 @@ def test_a_sidecar_is_the_same_for_every_kind_of_output(whole):
     assert len(sidecars) == 1
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_bytes_of_one_and_resume_after_an_error_of_one_of_them(
     files, whole, pairs, tmp_path, capsys
 ):
@@ -315,6 +316,7 @@ def test_a_worker_loads_a_tokenizer_that_is_written_in_python_in_part():
 # Interrupted and resumed
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_goes_on_from_its_last_finished_part(files, whole, pairs, tmp_path):
     """SIGKILL, which nothing can clean up behind; the segmenter's notes prove what was done again."""
     save, waiting = tmp_path / "ref", tmp_path / "waiting"
@@ -364,9 +366,8 @@ def in_group(group: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(
-    "number, status", [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_run_is_refused_and_a_signal_ends_the_first_with_its_finished_parts_kept(
     number, status, files, whole, pairs, tmp_path, capsys
 ):
@@ -411,6 +412,7 @@ def test_a_part_or_a_stamp_that_was_cut_off_is_made_again(name, files, whole, pa
     assert pairs.seen()[:PART] == [line for line in LINES[PART : 2 * PART] if line.strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed in /proc")
 def test_workers_end_with_the_run_that_is_killed(files, pairs, tmp_path):
     """Left alone they would keep their memory, and a GPU's, for ever: they wait for work that nobody will send."""

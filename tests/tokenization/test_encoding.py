@@ -344,6 +344,7 @@ def test_any_text_gives_the_tokens_of_whole_lines_where_words_begin_at_spaces(ki
     assert_equal_to_whole_lines(spaced(kind), texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["roberta", "digits apart", "albert", "t5", "bad rules"])
 def test_every_odd_character_is_taken_as_in_whole_lines(kind):
     """Marks, white space, control characters, and what normalises to several characters, beside spaces and tokens."""

@@ -183,11 +183,8 @@ def test_a_signal_after_training_ends_the_run_at_once(command, text, tmp_path, m
     assert (tmp_path / "out" / "eval_results.json").exists()
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["training_step", pytest.param("prediction_step", marks=pytest.mark.slow)],
-    ids=["training", "evaluation"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["training_step", "prediction_step"], ids=["training", "evaluation"])
 def test_a_worker_that_dies_is_one_sentence(method, command, text, monkeypatch, capsys):
     original, killed = getattr(MlmTrainer, method), []
 
@@ -237,7 +234,8 @@ def wait_for_steps(process: subprocess.Popen[str]) -> str:
 LONG = ("--num_train_epochs", "5000", "--logging_steps", "1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_is_left_behind(number, command, tmp_path):
     process = start(command("--dataloader_num_workers", "2", *LONG))
     wait_for_steps(process)

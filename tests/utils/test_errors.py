@@ -153,6 +153,7 @@ def torchrun(script: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_under_torchrun_a_mistake_of_all_is_said_once():
     done = torchrun(Path(run_mlm.__file__), "--model_type", "bert", "--train_file", "x", "--mlm_probability", "2")
     assert done.returncode == 1 and done.stderr.count("error: ") == done.stderr.count("--mlm_probability: 2 is") == 1
