@@ -28,7 +28,7 @@ def test_layers_that_are_alike_share_a_graph(model_type, kinds):
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         expected, names = model(input_ids=ids).logits, list(model.state_dict())
-        assert compile_layers(model, "eager", None)
+        assert compile_layers(model, None, "eager", None)
         torch.testing.assert_close(model(input_ids=ids).logits, expected)
     assert 0 < graphs() <= kinds
     assert list(model.state_dict()) == names
@@ -37,4 +37,4 @@ def test_layers_that_are_alike_share_a_graph(model_type, kinds):
 def test_a_model_without_repeated_layers_is_left_alone():
     model = tiny("bert", num_hidden_layers=1)
     assert repeated_layers(model) == []
-    assert not compile_layers(model, "eager", None)
+    assert not compile_layers(model, None, "eager", None)

@@ -80,6 +80,11 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
+    def half(self) -> bool:
+        """Whether the model computes in half precision, by autocast."""
+        return self.bf16 or self.fp16
+
+    @property
     def should_save(self) -> bool:
         """Whether this process writes files; none does in a dry run."""
         return not self.dry_run and super().should_save

@@ -2,7 +2,7 @@
 
 The layers of an encoder are alike, so one graph serves most of them: the first step comes several times sooner than
 with the whole model in one graph, and later steps are as fast (docs/gpu.md). A layer is compiled in place: the names
-of its weights stay, and so do hooks, wrappers for several processes and checkpoints.
+of its weights stay, and so do hooks, wrappers for several processes and checkpoints. The loss is one more graph.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from wordmask.models.loss_head import LossHead
 
 LEAST = 2  # layers, to gain by one graph for all
 GRAPHS = 64  # of one function: kinds of layers, times shapes, times training and evaluation
@@ -24,11 +26,12 @@ def repeated_layers(model: PreTrainedModel) -> list[nn.Module]:
     return max(alike, key=lambda layers: sum(p.numel() for layer in layers for p in layer.parameters()), default=[])
 
 
-def compile_layers(model: PreTrainedModel, backend: str | None, mode: str | None) -> bool:
+def compile_layers(model: PreTrainedModel, head: LossHead | None, backend: str | None, mode: str | None) -> bool:
     """Have each layer compiled when it is first called, and return whether the model has such layers.
 
     Args:
         model: the model, changed in place.
+        head: computes its loss, which is compiled, too.
         backend, mode: those of `torch.compile`.
     """
     layers = repeated_layers(model)
@@ -38,4 +41,6 @@ def compile_layers(model: PreTrainedModel, backend: str | None, mode: str | None
     options: dict[str, Any] = {"backend": backend or "inductor", "mode": mode}
     for layer in layers:
         layer.compile(**options)
+    if layers and head is not None:
+        head.compile(options["backend"])
     return bool(layers)

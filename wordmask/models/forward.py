@@ -17,7 +17,7 @@ from wordmask.config.attention_checks import is_varlen_available
 from wordmask.config.model_arguments import VARLEN
 from wordmask.config.run_arguments import RunArguments
 from wordmask.masking import IGNORED
-from wordmask.models.chunked_head import ChunkedHead, find_chunked_head
+from wordmask.models.loss_head import LossHead, find_loss_head, mean_cross_entropy
 from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
 from wordmask.models.padding_mask import PaddingMask, padding_mask
 from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction, labelled_positions
@@ -62,7 +62,8 @@ class Forward:
         label_smoother: computes the loss of a model in training mode, instead of the model. In evaluation mode, the
             loss is the plain cross-entropy, by which runs with different smoothing can be compared.
         padding: makes the mask of padding, so that nothing looks at it; `None` leaves that to the model.
-        head: computes the loss of a model in training mode in chunks, if a batch has so many labels that it gains.
+        head: computes the loss of a model in training mode in its last layer, in single precision. In evaluation mode
+            the loss is computed from the logits then, in single precision, too.
         takes_attention_mask: whether the model's forward has this parameter.
         micro_batch_tokens: the most tokens in a micro-batch, padding included; `None` for no limit.
         fixed: whether every batch has the same shape.
@@ -72,7 +73,7 @@ class Forward:
     attention: PackedAttention | FlatAttention | None = None
     label_smoother: LabelSmoother | None = None
     padding: PaddingMask | None = None
-    head: ChunkedHead | None = None
+    head: LossHead | None = None
     takes_attention_mask: bool = True
     micro_batch_tokens: int | None = None
     fixed: bool = False
@@ -84,7 +85,12 @@ class Forward:
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, sparse: bool = False, label_smoothing: float = 0.0, **settings: Any
+        cls,
+        model: PreTrainedModel,
+        sparse: bool = False,
+        label_smoothing: float = 0.0,
+        half: bool = False,
+        **settings: Any,
     ) -> Forward:
         """The forward pass of a model.
 
@@ -92,8 +98,12 @@ class Forward:
             model: a masked language model, in any mode, which is left as it is.
             sparse: whether it predicts at labelled positions only, if it can.
             label_smoothing: the label smoothing factor; 0 for none.
+            half: whether it computes in half precision; then it gets a `head`, if it can and labels are not smoothed.
             settings: other attributes.
         """
+        if half and not label_smoothing and settings.get("head") is None:
+            found = find_loss_head(model)
+            settings["head"] = found if isinstance(found, LossHead) else None
         return cls(
             sparse=find_sparse_prediction(model) if sparse else None,
             label_smoother=LabelSmoother(epsilon=label_smoothing) if label_smoothing else None,
@@ -141,10 +151,11 @@ class Forward:
 
     def _loss(self, model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """The outputs of a model, and its loss."""
-        if self.head is not None and model.training and self.head.suits(labels):
-            with self.head.at(labels):
+        if self.head is not None:
+            with self.head.at(labels) if model.training else contextlib.nullcontext():
                 outputs = model(**inputs)
-            return outputs, outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+            logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+            return outputs, logits if model.training else mean_cross_entropy(logits, labels)
         if self.label_smoother is not None and model.training:
             outputs = model(**inputs)
             return outputs, self.label_smoother(outputs, labels)
@@ -167,6 +178,7 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
             model,
             arguments.model.sparse_prediction,
             arguments.training.label_smoothing_factor,
+            half=arguments.training.half or model.dtype.itemsize == 2,
             head=_chunked_head(model) if arguments.training.chunked_head else None,
             attention=attention or (_packed_attention(model) if arguments.data.pack_sequences else None),
             padding=padding_mask(model) if pads and waits else None,
@@ -224,7 +236,7 @@ def _excluded(arguments: Arguments, model: PreTrainedModel) -> str | None:
     training = arguments.training
     if training.device.type not in ("cpu", "cuda"):
         return "it needs a GPU"
-    if training.device.type == "cuda" and not (training.bf16 or training.fp16 or model.dtype.itemsize == 2):
+    if training.device.type == "cuda" and not (training.half or model.dtype.itemsize == 2):
         return "it needs --bf16 or --fp16"
     return "--tokens_per_pass divides batches by their lengths" if training.tokens_per_pass else None
 
@@ -239,8 +251,8 @@ def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention |
         return flat_attention(model)
 
 
-def _chunked_head(model: PreTrainedModel) -> ChunkedHead:
-    found = find_chunked_head(model)
+def _chunked_head(model: PreTrainedModel) -> LossHead:
+    found = find_loss_head(model, chunked=True)
     if isinstance(found, str):
         raise InputError(
             f"--chunked_head: the head of a {type(model).__name__} does not give the same loss in chunks ({found}); "

@@ -143,13 +143,16 @@ class MlmTrainer(EvaluatingTrainer):
         self.eval_sequences, self.collator, self.eval_collator = eval_sequences, collator, eval_collator
         self.rates = replace(rates, seed=args.mask_seed)
         self.metric = MaskedLMMetric()
-        self.forward = forward or Forward.of(model, sparse=True, label_smoothing=args.label_smoothing_factor)
+        half = args.half or model.dtype.itemsize == 2
+        self.forward = forward or Forward.of(model, True, args.label_smoothing_factor, half)
         self.tokens, self.speed = TokenCount(), SpeedRecord()
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
             self.add_callback(LiveOutput(self.tokens, rates.final if self.forward.sparse else 1.0, self._recorded))
-        if args.torch_compile and compile_layers(model, args.torch_compile_backend, args.torch_compile_mode):
+        if args.torch_compile and compile_layers(
+            model, self.forward.head, args.torch_compile_backend, args.torch_compile_mode
+        ):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # it would compile the whole model again
         if args.device.type == "cpu":
             keep_freed_memory()

@@ -1,0 +1,146 @@
+"""The loss that the last layer computes, whole or in chunks: the loss and the gradients of the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_sparse_prediction import WORDS, batch, gradients, tiny
+from torch import nn
+
+import run_mlm_wwm
+from conftest import refusal, save_model, train_tokenizer, uneven_text
+from wordmask.models.forward import Forward
+from wordmask.models.loss_head import LossHead, find_loss_head, whole_loss
+from wordmask.models.sparse_prediction import find_sparse_prediction
+
+CHUNKED = pytest.param(
+    True, marks=pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
+)
+ENDS_LINEAR = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "electra",
+    "albert",
+    "distilbert",
+    "modernbert",
+    "deberta-v2",
+    "mpnet",
+)
+
+
+@pytest.mark.parametrize("chunked", [False, CHUNKED])
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("model_type", ENDS_LINEAR)
+def test_loss_and_gradients_are_those_of_the_model(model_type, is_sparse, chunked, monkeypatch):
+    """Some heads cast logits to float32 for the loss; without that, all is exact."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    whole, model = tiny(model_type).train(), tiny(model_type).train()
+    inputs, _ = batch()
+    head, logits = find_loss_head(model, chunked), []
+    assert isinstance(head, LossHead) and model.training
+    monkeypatch.setattr(LossHead, "gains", lambda self, positions: True)
+    head.linear.register_forward_hook(lambda module, given, output: logits.append(output.shape))
+    expected = Forward()(whole, inputs)
+    found = Forward(find_sparse_prediction(model) if is_sparse else None, head=head)(model, inputs)
+    assert logits[-1] == (), "the logits of the batch were computed"
+    for prediction in (expected, found):
+        prediction.loss.backward()
+    assert found.loss.item() == pytest.approx(expected.loss.item(), abs=1e-12)
+    wanted, given = gradients(whole), gradients(model)
+    assert given.keys() == wanted.keys() and any(gradient.abs().max() > 1e-4 for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(given[name], gradient, rtol=0, atol=1e-12)
+
+
+def test_evaluation_has_logits_and_the_same_loss():
+    whole, model = tiny("bert"), tiny("bert")
+    head, (inputs, _) = find_loss_head(model), batch()
+    assert isinstance(head, LossHead)
+    found = Forward(head=head)(model, inputs)
+    assert found.logits.shape[-1] == WORDS
+    assert found.loss == Forward()(whole, inputs).loss
+
+
+def test_small_batches_are_not_divided():
+    head = LossHead(nn.Linear(4, 9), chunked=True)
+    assert head.gains(4) and not head.gains(3)
+    assert not LossHead(nn.Linear(9, 4), chunked=True).gains(9)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_logits_in_half_precision_have_a_precise_loss(is_training):
+    """The model's own loss rounds each log-probability to bfloat16."""
+    own, model = (tiny("bert").float().bfloat16().train(is_training) for _ in range(2))
+    for module in (*own.modules(), *model.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    inputs, _ = batch()
+    head = find_loss_head(model)
+    assert isinstance(head, LossHead)
+    expected = Forward()(own, inputs)
+    logits = expected.logits.detach().reshape(-1, WORDS).double()
+    precise = nn.functional.cross_entropy(logits, inputs["labels"].reshape(-1)).item()
+    found = Forward(head=head)(model, inputs).loss
+    assert found.dtype == torch.float32 and found.item() == pytest.approx(precise, rel=1e-5)
+    assert expected.loss.item() != pytest.approx(precise, rel=1e-5), "the model is precise, so this shows nothing"
+
+
+@pytest.mark.parametrize("rows", [17, 24])
+def test_rows_that_a_gpu_gets_do_not_change_the_loss(rows, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    torch.manual_seed(0)
+    linear, states, labels = nn.Linear(5, rows).double(), torch.randn(7, 5).double(), torch.arange(7)
+    expected = nn.functional.cross_entropy(linear(states), labels)
+    weights = list(linear.parameters())
+    wanted = torch.autograd.grad(expected, weights)
+    found = whole_loss(states, linear.weight, linear.bias, labels)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(found, weights), wanted, rtol=0, atol=1e-12)
+
+
+def test_a_compiled_loss_has_one_graph_for_all_numbers_of_positions():
+    torch._dynamo.reset()
+    linear = nn.Linear(8, 30)
+    head, graphs = LossHead(linear), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    head.compile(backend)
+    for positions in (5, 9, 2, 30):
+        states, labels = torch.randn(1, positions, 8, requires_grad=True), torch.arange(positions)[None]
+        with head.at(labels):
+            found = linear(states)
+        expected = nn.functional.cross_entropy(linear(states)[0], labels[0])
+        torch.testing.assert_close(found, expected)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("chunked", [False, CHUNKED])
+def test_half_precision_rounds_the_loss_no_more_than_the_layer_does(chunked):
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 3000)
+    states, labels = torch.randn(600, 64), torch.randint(0, 3000, (600,))
+    head = LossHead(linear, chunked)
+    with torch.autocast("cpu", torch.bfloat16), head.at(labels):
+        found = linear(states)
+    expected = nn.functional.cross_entropy(linear(states), labels)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_a_head_with_something_after_its_last_layer_is_found_out():
+    model = tiny("bert")
+    model.cls.register_forward_hook(lambda module, given, output: output * 2)
+    found = find_loss_head(model)
+    assert isinstance(found, str)
+    model(input_ids=torch.tensor([[20, 30]]))  # has its own forward again
+
+
+def test_it_is_refused_where_it_does_not_gain(tmp_path, capsys):
+    model = save_model(tmp_path / "model", train_tokenizer("bert"))
+    argv = f"--model_name_or_path {model} --train_file {uneven_text(tmp_path, 9)} --use_cpu --chunked_head".split()
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--output_dir", str(tmp_path / "out"))
+    assert sentence == "--chunked_head is for a GPU, since it is many times slower on a CPU; drop the flag"

@@ -1,0 +1,162 @@
+"""The loss of a head that ends in one linear layer, computed in that layer and in single precision.
+
+Many models give their logits to `torch.nn.CrossEntropyLoss`. If the logits have half precision, it rounds each
+log-probability to half precision, also inside autocast: a loss of 10.3 for a token becomes a multiple of 1/16. Other
+models make the logits precise first, and keep them in memory twice. Here the layer itself returns the loss, in one of
+two ways:
+
+- `whole_loss` has the logits of all positions. `torch.compile` makes few kernels of it.
+- `chunked_loss` never has all logits in memory: those of 5,000 positions over 50,000 tokens take 1 GB in single
+  precision, and their gradients as much again. Each logit is computed twice for that. It needs torch 2.13. On a CPU it
+  is many times slower, so it is for GPUs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from wordmask.masking import IGNORED
+from wordmask.models.probing import close, some_ids, why_not
+
+ALIGNED = 8  # the fast matrix kernels of GPUs read 16 bytes at a time, which are 8 numbers in half precision
+
+
+def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """() The mean loss of labels in single precision, or in double if the logits are.
+
+    Args:
+        logits: (..., vocabulary).
+        labels: (...), in which -100 does not count.
+    """
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return nn.functional.cross_entropy(
+        precise.reshape(-1, precise.shape[-1]), labels.reshape(-1), ignore_index=IGNORED
+    )
+
+
+def whole_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+) -> torch.Tensor:
+    """() The mean loss by the logits of all positions.
+
+    Args:
+        hidden: (positions, features).
+        weight: (vocabulary, features). On a GPU it gets more rows if needed, whose logits are dropped: BERT's 30,522
+            rows become 30,528, and the product of matrices takes a third of the time.
+        bias: (vocabulary,).
+        labels: (positions,).
+    """
+    rows, missing = len(weight), -len(weight) % ALIGNED * hidden.is_cuda
+    if missing:
+        weight = nn.functional.pad(weight, (0, 0, 0, missing))
+        bias = None if bias is None else nn.functional.pad(bias, (0, missing))
+    return mean_cross_entropy(nn.functional.linear(hidden, weight, bias)[:, :rows], labels)
+
+
+def chunked_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+) -> torch.Tensor:
+    """() The same mean loss, for some positions at a time."""
+    device = hidden.device.type
+    # Autocast does not know this function.
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    losses = nn.functional.linear_cross_entropy(
+        hidden.to(dtype),
+        weight.to(dtype),
+        labels,
+        linear_bias=None if bias is None else bias.to(dtype),
+        ignore_index=IGNORED,
+        # The mean would have the type of the states: in bfloat16, a loss of 2.5 would be off by up to 0.008.
+        reduction="none",
+        options=nn.LinearCrossEntropyOptions(),
+    )
+    precise = torch.promote_types(dtype, torch.float32)
+    return losses.sum(dtype=precise) / labels.ne(IGNORED).sum()
+
+
+class LossHead:
+    """Replaces the forward of a linear layer, which it leaves as it is outside of `at`.
+
+    Inside, the layer returns the mean loss in place of logits, and so does the model, which must not get the labels.
+
+    Args:
+        linear: the last layer of a model.
+        chunked: whether the loss is computed in chunks, for batches with so many labels that it gains.
+    """
+
+    def __init__(self, linear: nn.Linear, chunked: bool = False):
+        self.linear, self.plain, self.chunked = linear, linear.forward, chunked
+        self.whole_loss = whole_loss
+        self.labels: torch.Tensor | None = None
+        linear.forward = self._forward  # type: ignore[assignment, method-assign]
+
+    def compile(self, backend: str) -> None:
+        """Have the loss compiled when it is first computed, once for all numbers of positions."""
+        self.whole_loss = torch.compile(whole_loss, backend=backend)
+
+    def gains(self, positions: int) -> bool:
+        """Whether chunks save memory: by PyTorch's documentation, not for fewer positions than hidden features."""
+        return positions >= self.linear.in_features < self.linear.out_features
+
+    def remove(self) -> None:
+        """Give the layer its own forward again."""
+        del self.linear.forward
+
+    @contextlib.contextmanager
+    def at(self, labels: torch.Tensor) -> Iterator[None]:
+        """Let the layer return the mean loss of these labels, one for each position; -100 does not count."""
+        self.labels = labels
+        try:
+            yield
+        finally:
+            self.labels = None
+
+    def _forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.labels is None:
+            return self.plain(hidden)
+        labels, hidden = self.labels.reshape(-1), hidden.reshape(-1, hidden.shape[-1])
+        if self.chunked and self.gains(len(labels)):
+            return chunked_loss(hidden, self.linear.weight, self.linear.bias, labels)
+        for tensor in (hidden, labels):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return self.whole_loss(hidden, self.linear.weight, self.linear.bias, labels)
+
+
+def find_loss_head(model: PreTrainedModel, chunked: bool = False) -> LossHead | str:
+    """Let the head of a model compute its loss, if loss and gradients stay the same; else why they do not.
+
+    Args:
+        model: a masked language model, in any mode, which is left as it is.
+        chunked: see `LossHead`.
+    """
+    linear = model.get_output_embeddings()
+    if not isinstance(linear, nn.Linear):
+        return "its last layer is not linear"
+    head = LossHead(linear, chunked)
+    reason = why_not(model, lambda: _agrees(model, head))
+    if reason is None:
+        return head
+    head.remove()
+    return reason
+
+
+@torch.enable_grad()
+def _agrees(model: PreTrainedModel, head: LossHead) -> bool:
+    """Whether a model has the same loss and the same gradients with this head and without."""
+    ids = some_ids(model, 2, 8)
+    labels = torch.where(torch.arange(8, device=ids.device) % 3 == 1, ids, IGNORED)
+    whole = model(input_ids=ids, labels=labels)
+    with head.at(labels):
+        found = model(input_ids=ids).logits
+    if not close(found, whole.loss):
+        return False
+    # The gradients of a model's own loss may be too rough to compare, if its weights have half precision.
+    expected = mean_cross_entropy(whole.logits, labels) if model.dtype.itemsize == 2 else whole.loss
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    pairs = zip(*(torch.autograd.grad(loss, weights, allow_unused=True) for loss in (found, expected)), strict=True)
+    return all(a is b if a is None or b is None else close(a, b) for a, b in pairs)
