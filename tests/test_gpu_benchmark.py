@@ -58,6 +58,34 @@ def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missin
     assert again["bert-128"]["plain"] == results["bert-128"]["plain"]
 
 
+@pytest.mark.slow
+def test_a_profile_of_a_step_has_the_products_of_matrices(capsys):
+    import gpu_profile
+
+    kinds = gpu_profile.main(["--tiny", "--part", "bert-512", "--kernels", "3"])
+    assert kinds["matrix products"] > 0 and kinds["optimizer"] > 0
+    assert "bert-512" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "kernel, kind",
+    [
+        ("void pytorch_flash::flash_bwd_convert_dq_kernel<Flash_bwd_kernel_traits<64, 128>>", "attention"),
+        ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_TNN", "matrix products"),
+        ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", "matrix products"),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_bf16_256x128_64x3_tn_align2>", "matrix products"),
+        ("triton_per_fused__to_copy__unsafe_view_add_native_layer_norm_4", "compiled by torch.compile"),
+        ("void at::native::multi_tensor_apply_kernel<at::native::FusedOptimizerTensorListMetadata>", "optimizer"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies"),
+        ("void at::native::reduce_kernel<128, 4, at::native::ReduceOp<float>>", "others"),
+    ],
+)
+def test_kernels_that_a_gpu_runs_have_their_kind(kernel, kind):
+    from gpu_profile import kind_of
+
+    assert kind_of(kernel) == kind
+
+
 def test_full_documents_hold_all_words_in_the_length(monkeypatch):
     from gpu_text import full_documents, word_sizes
 

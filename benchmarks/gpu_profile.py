@@ -1,0 +1,115 @@
+"""Where the time of a training step goes on a GPU, with configs/gpu.yaml.
+
+    python benchmarks/gpu_profile.py --part modernbert-1024 --text wikitext2-train.txt
+
+It trains as a part of gpu.py does. PyTorch's profiler sees the last three steps, and the table has the milliseconds of
+a step that each kind of kernel takes; their sum is less than a step where the GPU waits. `--tiny` runs on a CPU, and
+profiles that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from transformers import TrainerCallback
+from transformers.trainer import DEFAULT_CALLBACKS
+
+from bundled import given_or_bundled
+from gpu import PARTS, Sides, prepare
+from gpu_sides import run_ours_gpu
+from meter import now
+
+PROFILED = 3  # steps, the last ones
+KINDS = {  # of kernels, by their names; the first that matches
+    "attention": "flash|fmha|varlen|attention",
+    "optimizer": "multi_tensor|adam",
+    "matrix products": r"gemm|nvjet|cutlass|xmma|splitk|addmm|::mm\b|::bmm|onednn|mkldnn",
+    "compiled by torch.compile": "triton_",
+    "copies": "memcpy|memset|copy",
+}
+
+
+class Profiler(TrainerCallback):
+    """Profiles the last steps of a training, and times those before them."""
+
+    def __init__(self, warmup: int):
+        self.warmup = warmup
+        self.milliseconds = 0.0  # of a step, without the profiler
+        activity = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
+        self.profile = profile(activities=[activity])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Take the time where a part begins or ends."""
+        first = max(self.warmup, state.max_steps - PROFILED - 20)
+        if state.global_step == first:
+            self.began = now()
+        if state.global_step == state.max_steps - PROFILED:
+            self.milliseconds = (now() - self.began) / max(1, state.global_step - first) * 1e3
+            self.profile.start()
+        if state.global_step == state.max_steps:
+            now()
+            self.profile.stop()
+
+    def kernels(self) -> Counter[str]:
+        """The milliseconds of a step that each kernel takes."""
+        found: Counter[str] = Counter()
+        for event in self.profile.key_averages():
+            on_gpu = event.device_type == DeviceType.CUDA
+            found[event.key] += (
+                (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / PROFILED
+            )
+        return found
+
+
+def kind_of(kernel: str) -> str:
+    """The kind of a kernel."""
+    name = kernel.lower()
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "others")
+
+
+def main(argv: Sequence[str] | None = None) -> Counter[str]:
+    """Print the table, and return the milliseconds of each kind in a step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {part.name: part for part in PARTS}
+    parser.add_argument("--part", choices=parts, default=PARTS[0].name)
+    parser.add_argument("--text", help="by default a bundled sample, again and again in other orders")
+    parser.add_argument("--tokenizer", help="a WordPiece tokenizer; by default one trained on the text")
+    parser.add_argument("--kernels", type=int, default=0, help="show so many single kernels, too")
+    parser.add_argument("--tiny", action="store_true", help="a small model and few steps, also on a CPU")
+    options = parser.parse_args(argv)
+    if not (options.tiny or torch.cuda.is_available()):
+        parser.error("there is no NVIDIA GPU that PyTorch can use here; --tiny runs on a CPU")
+    with given_or_bundled(options, "english") as filled, Sides() as sides:
+        case = prepare(parts[options.part], filled, rate=1.0, sides=sides)
+        profiler = Profiler(case.warmup)
+        DEFAULT_CALLBACKS.append(profiler)  # type: ignore[arg-type]
+        try:
+            run_ours_gpu(case)
+        finally:
+            DEFAULT_CALLBACKS.remove(profiler)  # type: ignore[arg-type]
+    kernels, kinds = profiler.kernels(), Counter[str]()
+    for kernel, milliseconds in kernels.items():
+        kinds[kind_of(kernel)] += milliseconds
+    table = Table(title=f"{options.part}: {profiler.milliseconds:.1f} ms a step without the profiler")
+    table.add_column("kernels")
+    table.add_column("ms", justify="right")
+    for name, milliseconds in [*kinds.most_common(), *kernels.most_common(options.kernels)]:
+        table.add_row(name, f"{milliseconds:.2f}")
+    table.add_row("all", f"{kernels.total():.1f}")
+    Console(width=118).print(table)
+    return kinds
+
+
+if __name__ == "__main__":
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    main()
