@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from conftest import SMALL
+from wordmask.models.loss_head import find_loss_head
 from wordmask.models.sparse_prediction import find_sparse_prediction
 from wordmask.training.fsdp import layer_classes, tied_weights_together
 
@@ -52,20 +53,22 @@ def shard(model: torch.nn.Module, together: bool) -> torch.nn.Module:
         return fsdp2_prepare_model(accelerator, model)
 
 
+@pytest.mark.parametrize("in_head", [False, True])
 @pytest.mark.parametrize("model_type", LAYERS)
-def test_loss_and_gradients_are_those_of_the_whole_model(model_type, group):
+def test_loss_and_gradients_are_those_of_the_whole_model(model_type, in_head, group):
     ids = torch.arange(2 * 9).reshape(2, 9) + 10
     whole, model = tiny(model_type), tiny(model_type)
     assert layer_classes(model) == LAYERS[model_type]
-    sparse = find_sparse_prediction(model)
+    sparse, head = find_sparse_prediction(model), find_loss_head(model)
     shard(model, together=True)
     assert model.get_output_embeddings() is not None
     positions = torch.tensor([1, 12])
     labels = torch.full_like(ids, -100)
     labels.view(-1)[positions] = ids.view(-1)[positions]
     expected = whole(input_ids=ids, labels=labels).loss
-    with sparse.at(positions):
-        found = model(input_ids=ids, labels=ids.view(-1)[positions][None]).loss
+    kept = ids.view(-1)[positions][None]
+    with sparse.at(positions), head.at(kept) if in_head else contextlib.nullcontext():
+        found = model(input_ids=ids).logits if in_head else model(input_ids=ids, labels=kept).loss
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     expected.backward()
     found.backward()
