@@ -43,8 +43,8 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from bundled import given_or_bundled
 from entities import crf_score, f1, read_sentences
 from trained import (
-    Case,
     Side,
+    Training,
     apart,
     new_model,
     one_thread,
@@ -118,7 +118,7 @@ def pretrained(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
     text, lines = split_text(options.text, EVALUATED, folder)
     evaluated = write_evaluation(lines, options.tokenizer, options.length, folder / "evaluated.pt")
     model = new_model(options.tokenizer, options.layers, options.hidden, options.length, 0, str(folder / "model"))
-    case = Case(model, text, evaluated, options.length, options.batch, 1, str(folder / "cache"), 0)
+    case = Training(model, text, evaluated, options.length, options.batch, 1, str(folder / "cache"), 0)
     arms = {arm: ARMS[arm] for arm in options.arms}
     if options.ltp:
         arms["whole words, LTP"] = ("--masking_strategy", "whole_word", "--segmenter", "ltp", "--ltp", options.ltp)

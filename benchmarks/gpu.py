@@ -38,7 +38,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from bundled import given_or_bundled
 from gpu_results import Results, markdown
-from gpu_sides import NEEDS, SIDES, Case
+from gpu_sides import NEEDS, SIDES, GpuTraining
 from gpu_text import operations, write_model, write_text
 from meter import matrix_rate
 from sides import Process
@@ -174,7 +174,7 @@ def measure(part: Part, options: argparse.Namespace, results: Results, sides: Si
         results.add(part.name, side, sides.run(partial(SIDES[side], case)))
 
 
-def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) -> Case:
+def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) -> GpuTraining:
     """Write the model of a part, unless another part has, and its text."""
     sizes, model = part.sized(options.tiny), sides.folder / part.model_type
     overrides = TINY[part.model_type] if options.tiny else f"vocab_size={VOCABULARIES[part.model_type]}"
@@ -189,7 +189,7 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
     counts = sizes.evaluated, steps * sizes.batch
     text = write_text(lines, tokenizer, sizes.length, counts, sides.folder, part.full)
     packed = max(1, round(text.lengths.sum() / sizes.length / steps))
-    return Case(
+    return GpuTraining(
         model=str(model),
         train=text.train,
         evaluated=text.evaluated,

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from meter import Meter
+from sides import Case
 from wordmask.training.start import start
 
 ROOT = Path(__file__).parent.parent
@@ -47,15 +48,10 @@ TRAINING = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """What the sides of one measurement share.
+class GpuTraining(Case):
+    """What the sides of one measurement share. `evaluated` is a text file, too.
 
     Attributes:
-        model: the directory of the model and its tokenizer.
-        train, evaluated: text files, a document in each line.
-        length: the longest sequence, in tokens.
-        batch: the documents in a step.
-        packed_batch: the sequences in a step where documents are packed, with as many tokens.
         warmup: the steps that are not timed.
         flops: the operations that one real token takes.
         rate: the operations per second of matrix products alone.
@@ -63,12 +59,6 @@ class Case:
         on_cpu: whether this is a trial on a CPU, where graphs are captured and counted, and run as they are.
     """
 
-    model: str
-    train: str
-    evaluated: str
-    length: int
-    batch: int
-    packed_batch: int
     warmup: int
     flops: float
     rate: float
@@ -86,7 +76,7 @@ class Case:
         return figures | {"loss": evaluate(self, meter.model, tokenizer)}
 
 
-def run_plain(case: Case) -> dict[str, float]:
+def run_plain(case: GpuTraining) -> dict[str, float]:
     """transformers' Trainer and collator, with each flag that makes them faster."""
 
     def train(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -115,12 +105,12 @@ def run_plain(case: Case) -> dict[str, float]:
     return case.measured(train)
 
 
-def run_ours(case: Case) -> dict[str, float]:
+def run_ours(case: GpuTraining) -> dict[str, float]:
     """Our script with its defaults, in bfloat16."""
     return case.measured(lambda folder, tokenizer: _script(case, folder, case.batch))
 
 
-def run_ours_gpu(case: Case) -> dict[str, float]:
+def run_ours_gpu(case: GpuTraining) -> dict[str, float]:
     """Our script with configs/gpu.yaml."""
     config = str(ROOT / "configs/gpu.yaml")
     on_cpu = ["--no_tf32", "--torch_compile_backend", "eager"] * case.on_cpu
@@ -128,7 +118,7 @@ def run_ours_gpu(case: Case) -> dict[str, float]:
     return case.measured(lambda folder, tokenizer: _script(case, folder, case.packed_batch, *flags))
 
 
-def _script(case: Case, folder: str, batch: int, *more: str) -> None:
+def _script(case: GpuTraining, folder: str, batch: int, *more: str) -> None:
     flags: dict[str, Any] = {
         "model_name_or_path": case.model,
         "train_file": case.train,
@@ -147,7 +137,7 @@ def _script(case: Case, folder: str, batch: int, *more: str) -> None:
     start("run_mlm.py", argv)
 
 
-def evaluate(case: Case, trained: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
+def evaluate(case: GpuTraining, trained: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
     """The mean loss over 15 % of the tokens of documents that no side trains on, all replaced by the mask token.
 
     The weights go into a fresh model, without any hook, kernel or wrapper of the side that trained them.
@@ -182,7 +172,7 @@ def evaluate(case: Case, trained: torch.nn.Module, tokenizer: PreTrainedTokenize
 
 # The PyTorch that each side needs: varlen attention came with 2.10.
 NEEDS = {"plain": "2.9", "ours": "2.9", "ours_gpu": "2.10"}
-SIDES: dict[str, Callable[[Case], dict[str, float]]] = {
+SIDES: dict[str, Callable[[GpuTraining], dict[str, float]]] = {
     "plain": run_plain,
     "ours": run_ours,
     "ours_gpu": run_ours_gpu,

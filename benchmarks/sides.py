@@ -9,6 +9,7 @@ import statistics
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -16,6 +17,27 @@ from pathlib import Path
 from typing import Any
 
 Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the sides of one measurement of training share.
+
+    Attributes:
+        model: the directory of the weights that training begins with, and of their tokenizer.
+        train: a text file with one example in each line.
+        evaluated: a file of other examples, see the module that evaluates.
+        length: the longest sequence, in tokens.
+        batch: the examples in a step.
+        packed_batch: the sequences in a step where examples are packed, with as many tokens.
+    """
+
+    model: str
+    train: str
+    evaluated: str
+    length: int
+    batch: int
+    packed_batch: int
 
 
 def run_in_turn(sides: dict[str, Callable[[], Figures]], repeats: int) -> dict[str, Figures]:

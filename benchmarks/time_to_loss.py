@@ -28,8 +28,8 @@ from rich.table import Table
 from bundled import given_or_bundled
 from sides import Figures
 from trained import (
-    Case,
     Side,
+    Training,
     apart,
     has_bfloat16,
     new_model,
@@ -139,7 +139,7 @@ class Comparison:
             sizes = options.layers, options.hidden, options.length, seed
             model = new_model(options.tokenizer, *sizes, str(folder / f"model{seed}"))
             batch = options.batch, packed
-            self.cases.append(Case(model, text, evaluated, options.length, *batch, str(folder / "cache"), seed))
+            self.cases.append(Training(model, text, evaluated, options.length, *batch, str(folder / "cache"), seed))
         self._warm_up()
         if not self.steps:
             tried = self._train(PLAIN, self.cases[0], CALIBRATION, 1.0)
@@ -151,14 +151,14 @@ class Comparison:
         """Compile what our script compiles once on each machine, which is no part of a training."""
         apart(partial(train, Side(False), self.cases[0], 1, self.options.learning_rate))
 
-    def _trained_before(self, case: Case, folder: Path) -> Case:
+    def _trained_before(self, case: Training, folder: Path) -> Training:
         """The same case, from a model that was trained on another text."""
         text, _ = split_text(self.options.before, 0, folder)
         model = f"{case.model}-before"
         self._train(PLAIN, replace(case, train=text), self.steps, 1.0, model)
         return replace(case, model=model)
 
-    def _train(self, name: str, case: Case, steps: int, factor: float, save_to: str | None = None) -> Figures:
+    def _train(self, name: str, case: Training, steps: int, factor: float, save_to: str | None = None) -> Figures:
         side, rate, options = self.options.known[name], factor * self.options.learning_rate, self.options
         sizes = options.layers, options.hidden, options.length, options.batch, options.evaluated
         texts = [Path(path).name for path in (case.train, options.tokenizer, options.before or "")]
@@ -172,7 +172,7 @@ class Comparison:
         self.pace[name] = found["seconds"] / found["steps"]
         return found
 
-    def _trained(self, name: str, case: Case, steps: int, rate: float, save_to: str | None) -> Figures:
+    def _trained(self, name: str, case: Training, steps: int, rate: float, save_to: str | None) -> Figures:
         side = self.options.known[name]
         found = apart(partial(train, side, case, steps, rate, save_to))
         print(

@@ -34,7 +34,7 @@ from transformers import (
 from transformers.trainer import DEFAULT_CALLBACKS
 from transformers.utils.logging import disable_progress_bar
 
-from sides import Figures, Process
+from sides import Case, Figures, Process
 from wordmask.training.run import run
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
@@ -50,7 +50,8 @@ class Side:
 
     Attributes:
         plain: whether it is the Trainer of transformers; else it is our script.
-        flags: the arguments of that Trainer, or flags of our script, in addition to what all sides share.
+        flags: the arguments of that Trainer, or flags of our script, in addition to what all sides share. `{packed}`
+            stands for the packed batch.
         tries_rates: whether it gets the best of several learning rates; else it has that of the plain Trainer.
     """
 
@@ -60,26 +61,14 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Case:
-    """What all sides of a comparison share.
+class Training(Case):
+    """What all sides of a comparison share. `evaluated` is what `write_evaluation` has written.
 
     Attributes:
-        model: the directory of the weights that training begins with, and of their tokenizer.
-        train: a text file with one example in each line.
-        evaluated: what `write_evaluation` has written.
-        length: the longest sequence, in tokens.
-        batch: the examples in a step.
-        packed_batch: the sequences in a step where examples are packed, with as many tokens; `{packed}` in flags.
         cache: a directory for tokens, which all trainings of our script share.
         seed: of the order of the examples, and of masks and dropout.
     """
 
-    model: str
-    train: str
-    evaluated: str
-    length: int
-    batch: int
-    packed_batch: int
     cache: str
     seed: int
 
@@ -145,7 +134,7 @@ def apart(work: Callable[[], Any]) -> Any:
     return Process("trained", "forkserver").run(work, LONGEST_RUN)
 
 
-def train(side: Side, case: Case, steps: int, rate: float, save_to: str | None = None) -> Figures:
+def train(side: Side, case: Training, steps: int, rate: float, save_to: str | None = None) -> Figures:
     """Train for some steps, and say what it took and which loss it ends with.
 
     Args:
@@ -169,7 +158,7 @@ def train(side: Side, case: Case, steps: int, rate: float, save_to: str | None =
     return {**watch.figures(), "loss": evaluate(model, case.evaluated), "rate": rate}
 
 
-def _train_plainly(side: Side, case: Case, steps: int, rate: float, folder: str) -> None:
+def _train_plainly(side: Side, case: Training, steps: int, rate: float, folder: str) -> None:
     """transformers' Trainer and collator, as its documentation puts them together."""
     tokenizer = AutoTokenizer.from_pretrained(case.model)
     lines = list(read_lines(case.train, "--text"))
@@ -199,7 +188,7 @@ def _train_plainly(side: Side, case: Case, steps: int, rate: float, folder: str)
         Trainer(model, arguments, collator, train_dataset=dataset, processing_class=tokenizer).train()
 
 
-def _train_ours(side: Side, case: Case, steps: int, rate: float, folder: str) -> None:
+def _train_ours(side: Side, case: Training, steps: int, rate: float, folder: str) -> None:
     """Our script. The flags of a side win over those that all sides share."""
     shared: dict[str, Any] = {
         "model_name_or_path": case.model,

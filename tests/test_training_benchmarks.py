@@ -87,13 +87,13 @@ def test_the_loss_of_the_evaluation_is_that_of_the_model_under_the_written_masks
 
 
 def test_both_sides_begin_with_the_same_weights_and_are_counted_alike(english_model, tmp_path):
-    from trained import Case, Side, new_model, train, write_evaluation
+    from trained import Side, Training, new_model, train, write_evaluation
 
     lines = sample_lines("english", 12)
     (tmp_path / "text.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     masks = write_evaluation(lines, english_model, 32, tmp_path / "masks.pt")
     model = new_model(english_model, 1, 16, 32, 0, str(tmp_path / "model"))
-    case = Case(model, str(tmp_path / "text.txt"), masks, 32, 4, 1, str(tmp_path / "cache"), 0)
+    case = Training(model, str(tmp_path / "text.txt"), masks, 32, 4, 1, str(tmp_path / "cache"), 0)
     tokens = sum(len(AutoTokenizer.from_pretrained(model)(line)["input_ids"][:32]) for line in lines)
     for side in (Side(True), Side(False)):
         found = train(side, case, 3, 0.0, str(tmp_path / "saved"))  # one epoch, in which nothing is learned
