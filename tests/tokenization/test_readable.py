@@ -68,3 +68,13 @@ def test_two_beginnings_of_words_are_told_apart_from_one_word():
 def test_an_id_beyond_the_vocabulary_is_blank():
     """Embeddings are padded to a multiple of 64, and a model may predict such an id."""
     assert ReadableTokens(train_tokenizer("bert", 300)).word([1_000_000]) == BLANK
+
+
+def test_a_token_that_is_a_part_of_a_character_shows_its_bytes():
+    tokenizer = train_tokenizer("roberta", 300)  # knows no Chinese, so 插 is three bytes
+    readable = ReadableTokens(tokenizer)
+    ids = tokenizer("a 插", add_special_tokens=False)["input_ids"]
+    shown = [readable.token(index) for index in ids]
+    assert "".join(shown).replace(BLANK, "") == r"a\xe6\x8f\x92"
+    assert readable.token(tokenizer.mask_token_id) == tokenizer.mask_token
+    assert readable.token(1_000_000) == BLANK

@@ -33,6 +33,10 @@ class ReadableTokens:
             text += f" {part}" if _apart(text, part) else part
         return text or BLANK
 
+    def token(self, index: int) -> str:
+        """The text of a token. Of a part of a character it is the bytes: a half of 插 is `\\xe6\\x8f`."""
+        return self._bytes([index]).decode("utf-8", "backslashreplace").strip() or BLANK
+
     def line(self, words: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
         """The text of each word of a line, and whether a space stands before it.
 
@@ -56,12 +60,14 @@ class ReadableTokens:
 
     def _raw(self, ids: Sequence[int]) -> str:
         """The text of tokens, with the white space that their surfaces show."""
+        return self._bytes(ids).decode("utf-8", "replace")
+
+    def _bytes(self, ids: Sequence[int]) -> bytes:
         surfaces = self._surfaces
-        known = [
-            index for index in ids if index < len(surfaces.sizes)
-        ]  # an embedding may have more than the tokenizer
+        # An embedding may have more ids than the tokenizer.
+        known = [index for index in ids if index < len(surfaces.sizes)]
         pieces = [surfaces.text[surfaces.starts[index] :][: surfaces.sizes[index]].tobytes() for index in known]
-        return b"".join(pieces).decode("utf-8", "replace")
+        return b"".join(pieces)
 
 
 def _apart(before: str, after: str) -> bool:

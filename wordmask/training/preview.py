@@ -15,6 +15,7 @@ from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
+from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.pages import render
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
@@ -79,7 +80,7 @@ def masked_examples(
         sequences: the sequences to train on.
         count: how many to show.
         collator: makes batches with `word_ids`.
-        tokenizer: decodes tokens.
+        tokenizer: has made the tokens.
         rates: the masking rate over the training.
 
     Raises:
@@ -93,10 +94,11 @@ def masked_examples(
         examples = [sequences[Draw(index, 0, rate)] for index, rate in enumerate(of_each)]
     if not examples:
         raise InputError("--preview_masking: there is no example to show; give a --train_file with text in it")
-    return [_masked(example, collator, tokenizer) for example in examples]
+    readable = ReadableTokens(tokenizer)
+    return [_masked(example, collator, readable) for example in examples]
 
 
-def _masked(example: Example, collator: MaskingCollator, tokenizer) -> MaskedExample:
+def _masked(example: Example, collator: MaskingCollator, readable: ReadableTokens) -> MaskedExample:
     batch = {name: tensor[0].tolist() for name, tensor in collator([example]).items()}
     labels, seen, words = batch["labels"], batch["input_ids"], batch["word_ids"]
     positions = range(sum(batch["attention_mask"]))
@@ -110,14 +112,9 @@ def _masked(example: Example, collator: MaskingCollator, tokenizer) -> MaskedExa
             mask = collator.vocabulary.mask_token_id
             kind = "masked" if seen[place] == mask else "kept" if seen[place] == token else "random"
         before = "·" if inside else " " if place else ""
-        pieces.append(Piece(_text(tokenizer, token), _text(tokenizer, seen[place]), kind, before))
+        text, shown = (clean(readable.token(index)) for index in (token, seen[place]))
+        pieces.append(Piece(text, shown, kind, before))
     return MaskedExample(pieces, sum(maskable), sum(label != IGNORED for label in labels))
-
-
-def _text(tokenizer, token: int) -> str:
-    """The text of a token, or its name if it is only a part of a character."""
-    text = tokenizer.decode([token]).removeprefix("##").removesuffix("@@").strip()
-    return clean(text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token))
 
 
 def print_examples(examples: list[MaskedExample], console: Console) -> None:
