@@ -41,7 +41,7 @@ class DataArguments:
         default=5,
     )
     max_seq_length: int | None = argument(
-        "In tokens, special ones included; by default the model's limit, up to 1024.",
+        "In tokens; by default the model's limit, up to 1024.",
         default=None,
     )
     line_by_line: bool = argument("Each line is a sequence; else blocks of joined text.", default=False)

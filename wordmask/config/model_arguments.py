@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wordmask.config.parser import argument, check_vocab_size
+from wordmask.tokenization.encoding import NO_LIMIT
 from wordmask.utils.errors import InputError
 
 VARLEN = "varlen"  # our attention by the bounds of documents, see models/varlen_attention.py
@@ -29,6 +30,7 @@ class ModelArguments:
     config_name: str | None = argument("The configuration; by default, the model's.", default=None)
     vocab_size: int | None = argument("From scratch: entries of a tokenizer, such as 30000.", default=None)
     add_words: str | None = argument("A file of words to be tokens, or how many to find.", default=None)
+    max_position_embeddings: int | None = argument("Continuing: more tokens than the model takes.", default=None)
     sparse_prediction: bool = argument(
         "Predict masked positions only: same loss, faster.",
         default=True,
@@ -57,11 +59,23 @@ class ModelArguments:
             self._check_words()
         if self.model_name_or_path and self.config_overrides:
             raise InputError("--config_overrides is for training from scratch; drop it or --model_name_or_path")
+        if self.max_position_embeddings is not None:
+            self._check_positions(self.max_position_embeddings)
         if not (self.model_name_or_path or self.model_type or self.config_name):
             raise InputError("--model_name_or_path is missing; give a model, or --model_type to train from scratch")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"--dropout: {self.dropout:g} is no probability below 1; give for example 0 or 0.1")
         check_vocab_size(self.vocab_size)
+
+    def _check_positions(self, length: int) -> None:
+        """Raise an `InputError` if --max_position_embeddings is out of range, or there is no model to extend."""
+        if not 0 < length < NO_LIMIT:
+            raise InputError(f"--max_position_embeddings: {length} is not possible; give 1 or more, below {NO_LIMIT}")
+        if not self.model_name_or_path:
+            raise InputError(
+                "--max_position_embeddings is for continuing from a model; from scratch, give --config_overrides "
+                f"max_position_embeddings={length}"
+            )
 
     @property
     def words_to_find(self) -> int | None:

@@ -16,7 +16,7 @@ class ProbeArguments:
     _argument_group_name = "probe"
 
     probe_file: str | None = argument(
-        "A table with columns text and label: how well does the model tell the labels apart?",
+        "A table, text and label: does it tell labels apart?",
         default=None,
     )
     probe_validation_file: str | None = argument("By default, a quarter of --probe_file.", default=None)

@@ -23,9 +23,7 @@ class SegmentationArguments:
         "Burmese and these), whitespace (all scripts), tokenizer (the tokenizer's own), or module:Class (yours).",
         default=None,
     )
-    segmenter_options: str | None = argument(
-        "Options as name=value,name=value, for example mode=C for sudachi; docs/languages.md lists them.", default=None
-    )
+    segmenter_options: str | None = argument("Such as mode=C for sudachi; see docs/languages.md.", default=None)
     ltp: str | None = argument("ltp: a directory or a hub id, for example LTP/small.", default=None)
     user_dict: str | None = argument("More words, a file; not for ltp, icu, whitespace.", default=None)
     hmm: bool = argument("jieba: find words that are not in the dictionary.", default=True)

@@ -16,7 +16,7 @@ from wordmask.data.sources import Texts
 from wordmask.models.configuration import hub_options, make_config, making, origin, with_dropout
 from wordmask.models.packed_attention import position_limits
 from wordmask.models.probing import embedded_ids
-from wordmask.tokenization.encoding import vocabulary_size
+from wordmask.tokenization.encoding import length_limit, vocabulary_size
 from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError
@@ -105,7 +105,10 @@ def load_model(
     attention = None if asked == VARLEN else asked
     if arguments.model_name_or_path:
         config = config and with_dropout(arguments, config)
-        with loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"), _no_table():
+        with (
+            loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"),
+            no_report(),
+        ):
             model, info = AutoModelForMaskedLM.from_pretrained(
                 arguments.model_name_or_path,
                 config=config,
@@ -138,7 +141,7 @@ def load_model(
 
 
 @contextlib.contextmanager
-def _no_table() -> Iterator[None]:
+def no_report() -> Iterator[None]:
     """Hide transformers' table of missing and unused weights, since `_check_weights` logs what matters.
 
     We also hide its warning that a checkpoint without a head seems corrupted. This is a work-around; we know no
@@ -201,8 +204,7 @@ def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
     RoBERTa's 514 positions are for 512 tokens. Relative and rotary positions set no limit.
     """
-    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
-    return min([*limits, *position_limits(model)], default=None)
+    return min([*filter(None, [length_limit(tokenizer)]), *position_limits(model)], default=None)
 
 
 def _set_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

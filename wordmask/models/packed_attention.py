@@ -39,14 +39,30 @@ def position_embeddings(model: PreTrainedModel) -> list[nn.Embedding]:
     ]
 
 
-def first_position(embeddings: nn.Embedding) -> int:
-    """The first position of a text: RoBERTa and similar models count from padding_idx + 1."""
-    return 0 if embeddings.padding_idx is None else embeddings.padding_idx + 1
+def first_position(padding: int | None, entries: int, positions: int) -> int:
+    """The first position of a text in a table.
+
+    RoBERTa and similar models count from padding_idx + 1. Nyströmformer, YOSO and MRA have two entries more than
+    positions, and count from 2.
+
+    Args:
+        padding: the table's padding_idx, if it has one.
+        entries: of the table.
+        positions: the model's `max_position_embeddings`.
+    """
+    return max(entries - positions, 0) if padding is None else padding + 1
+
+
+def _first_positions(model: PreTrainedModel) -> list[tuple[nn.Embedding, int]]:
+    """The position embeddings of a model, each with the first position of a text."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    tables = [(table, table.num_embeddings) for table in position_embeddings(model)]
+    return [(table, first_position(table.padding_idx, size, positions or size)) for table, size in tables]
 
 
 def position_limits(model: PreTrainedModel) -> list[int]:
     """The most tokens that each of a model's position embeddings has positions for."""
-    return [table.num_embeddings - first_position(table) for table in position_embeddings(model)]
+    return [table.num_embeddings - first for table, first in _first_positions(model)]
 
 
 def beyond_window(model: PreTrainedModel) -> int:
@@ -176,7 +192,7 @@ def _flat_inputs(attention: FlatAttention, sequence_ids: torch.Tensor) -> dict[s
 
 
 def _first_position(model: PreTrainedModel) -> int:
-    return max(map(first_position, position_embeddings(model)), default=0)
+    return max((first for _, first in _first_positions(model)), default=0)
 
 
 def _agrees(model: PreTrainedModel, inputs: Callable[[torch.Tensor], dict[str, Any]]) -> bool:

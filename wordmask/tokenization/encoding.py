@@ -17,6 +17,8 @@ from wordmask.segmenters.tokenizer import word_identity
 from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import BoolArray, IntArray, starts_of
 
+NO_LIMIT = 10**6  # tokens: for no limit, transformers saves a very large number
+
 
 def special_ids(tokenizer) -> IntArray:
     """The ids of special tokens, also of those added as special, but not of `[UNK]`, which stands for text."""
@@ -35,6 +37,11 @@ def vocabulary_size(tokenizer) -> int:
     """
     ids = {*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     return max(ids) + 1
+
+
+def length_limit(tokenizer) -> int | None:
+    """The longest sequence that a tokenizer allows, in tokens; `None` without a limit."""
+    return tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
 
 
 def special_affixes(tokenizer) -> tuple[list[int], list[int]]:

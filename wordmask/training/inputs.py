@@ -80,7 +80,8 @@ def sequence_lengths(arguments: Arguments, model: PreTrainedModel, tokenizer: Pr
     data, limit, specials = arguments.data, longest_sequence(model, tokenizer), count_special_tokens(tokenizer)
     if data.stages:
         return [choose_length(length, limit, specials, "--length_schedule") for length, _ in data.stages]
-    return [choose_length(data.max_seq_length, limit, specials, "--max_seq_length")]
+    asked = data.max_seq_length or arguments.model.max_position_embeddings
+    return [choose_length(asked, limit, specials, "--max_seq_length")]
 
 
 def make_sequences(

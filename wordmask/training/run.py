@@ -19,6 +19,7 @@ from wordmask.data.labelled_examples import read_labelled
 from wordmask.data.token_store import Tokenization
 from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
+from wordmask.models.more_positions import with_more_positions
 from wordmask.models.new_tokens import start_at_means
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -89,6 +90,7 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     vocabulary = Vocabulary.of(tokenizer)
     model, head_is_new = load_model(arguments.model, config, tokenizer)
     start_at_means(model, new_tokens)
+    model = with_more_positions(model, tokenizer, arguments.model.max_position_embeddings)
     tokenization = Tokenization(tokenizer, arguments.data, arguments.needed_segmentation, arguments.model.cache_dir)
     if previews:
         lengths = sequence_lengths(arguments, model, tokenizer)
