@@ -20,8 +20,8 @@ from wordmask.config import trainer_checks
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.metric_table import METRICS
 from wordmask.config.number_checks import RANGES
+from wordmask.config.schedule_checks import SCHEDULES
 from wordmask.config.trackers import USUAL
-from wordmask.config.trainer_checks import SCHEDULES
 from wordmask.utils.errors import InputError
 
 NEEDED = ["--model_name_or_path", "bert", "--train_file", "text.txt", "--use_cpu"]

@@ -4,7 +4,7 @@ All that is known from flags alone is checked in this folder, before the text is
 
 - one flag: in `__post_init__` of the dataclass that has it;
 - several of our flags, or a flag and a package: here;
-- what the Trainer's flags ask for: trainer_checks.py, and number_checks.py for numbers;
+- what the Trainer's flags ask for: trainer_checks.py, schedule_checks.py, and number_checks.py for numbers;
 - --attn_implementation: attention_checks.py;
 - how the processes were started, and their GPUs: launch_checks.py.
 
@@ -74,6 +74,9 @@ def check_flags(arguments: Arguments) -> None:
     _check_streaming(arguments)
     _check_prepared(arguments)
     _check_token_steps(arguments)
+    dividing = next((f"--{name}" for name in ("fsdp", "deepspeed") if getattr(arguments.training, name)), None)
+    if arguments.model.keep_optimizer and dividing:
+        raise InputError(f"--keep_optimizer: {dividing} divides this state over processes; drop one of them")
     if arguments.data.pack_sequences and arguments.model.attn_implementation == "flex_attention":
         raise InputError(
             "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "

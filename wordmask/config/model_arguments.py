@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class ModelArguments:
     vocab_size: int | None = argument("From scratch: entries of a tokenizer, such as 30000.", default=None)
     add_words: str | None = argument("A file of words to be tokens, or how many to find.", default=None)
     max_position_embeddings: int | None = argument("Continuing: more tokens than the model takes.", default=None)
+    keep_optimizer: bool = argument("Continuing: with a checkpoint's optimizer state.", default=False)
     sparse_prediction: bool = argument(
         "Predict masked positions only: same loss, faster.",
         default=True,
@@ -57,6 +59,8 @@ class ModelArguments:
             )
         if self.add_words is not None:
             self._check_words()
+        if self.keep_optimizer:
+            self._check_optimizer()
         if self.model_name_or_path and self.config_overrides:
             raise InputError("--config_overrides is for training from scratch; drop it or --model_name_or_path")
         if self.max_position_embeddings is not None:
@@ -76,6 +80,17 @@ class ModelArguments:
                 "--max_position_embeddings is for continuing from a model; from scratch, give --config_overrides "
                 f"max_position_embeddings={length}"
             )
+
+    def _check_optimizer(self) -> None:
+        """Raise an `InputError` if --keep_optimizer finds no state of an optimizer, or none of all weights."""
+        name = self.model_name_or_path or ""
+        if not all(glob.glob(os.path.join(glob.escape(name), file)) for file in ("optimizer*", "scheduler.pt")):
+            raise InputError(
+                f"--keep_optimizer: there is no state of an optimizer in {name or 'a model from scratch'}; give a "
+                "directory such as out/checkpoint-500 as --model_name_or_path, of a run without --save_only_model"
+            )
+        if self.add_words is not None:
+            raise InputError("--keep_optimizer has no state for the tokens of --add_words; drop one of them")
 
     @property
     def words_to_find(self) -> int | None:

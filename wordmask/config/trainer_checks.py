@@ -10,14 +10,12 @@ import json
 import math
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import DynamoBackend
-from transformers import get_scheduler
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 
@@ -25,6 +23,7 @@ from wordmask.config.launch_checks import tpu_package
 from wordmask.config.metric_table import METRICS, metrics_in
 from wordmask.config.number_checks import check_numbers
 from wordmask.config.parser import suggest
+from wordmask.config.schedule_checks import check_schedule
 from wordmask.config.trackers import check_trackers
 from wordmask.utils.errors import InputError, one_line
 
@@ -42,17 +41,6 @@ JSON_FLAGS = {
 }
 MUON = "muon"  # ours, in training/muon.py: transformers has none
 USUAL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adamw_bnb_8bit", MUON)
-# Examples of --lr_scheduler_kwargs. The first three schedules cannot do without.
-SCHEDULES = {
-    "cosine_with_min_lr": {"min_lr_rate": 0.1},
-    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
-    "warmup_stable_decay": {"num_decay_steps": 1000},
-    "cosine_with_restarts": {"num_cycles": 2},
-    "polynomial": {"power": 2.0},
-    "inverse_sqrt": {"timescale": 1000},
-    "reduce_lr_on_plateau": {"patience": 2},
-    "greedy": {"patience": 2},
-}
 
 
 def check_before(args: RunArguments) -> None:
@@ -100,7 +88,7 @@ def choose_optimizer(asked: str | None, default: str) -> str:
 
 def check_after(args: RunArguments) -> None:
     """Raise an `InputError` if the schedule, the optimizer or the compiler, by now resolved, cannot be made."""
-    _check_schedule(args)
+    check_schedule(args)
     _check_optimizer(args)
     _check_chunked_head(args)
     if args.torch_compile:
@@ -163,32 +151,6 @@ def _emulates_bf16() -> bool:
     return torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _check_schedule(args: RunArguments) -> None:
-    name, given = _plain(args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
-    assert isinstance(given, dict)  # `TrainingArguments` has read what was a string
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
-    steps = args.max_steps if args.max_steps > 0 else 10_000
-    try:
-        if given and name in ("constant", "constant_with_warmup"):  # transformers would pass over them
-            raise ValueError(f"{', '.join(given)}: it has no settings")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            schedule = get_scheduler(name, optimizer, args.get_warmup_steps(steps), steps, given)
-            for factor in getattr(schedule, "lr_lambdas", ()):
-                for step in (1, steps // 2, steps):
-                    float(factor(step))
-    except Exception as error:  # each schedule fails in its own way
-        example = f"--lr_scheduler_kwargs '{json.dumps(SCHEDULES[name])}'" if name in SCHEDULES else ""
-        if not given:
-            missing = f"give, for example, {example}" if example else "give another schedule"
-            raise InputError(f"--lr_scheduler_type {name} lacks a setting ({_reason(error)}); {missing}") from None
-        advice = f"give, for example, {example}" if example else "drop --lr_scheduler_kwargs"
-        raise InputError(
-            f"--lr_scheduler_kwargs: {json.dumps(given)} does not fit --lr_scheduler_type {name} ({_reason(error)}); "
-            f"{advice}"
-        ) from None
-
-
 def name_flags(sentence: str, values: Mapping[str, object]) -> str:
     """A sentence of transformers that names flags.
 
@@ -207,16 +169,6 @@ def name_flags(sentence: str, values: Mapping[str, object]) -> str:
     if wrong := re.match(r"AcceleratorConfig.*argument '(\w+)'", sentence):
         return f"--accelerator_config: {wrong[1]} is not one of its settings; give {JSON_FLAGS['accelerator_config']}"
     return re.sub(r"\b[a-z]\w+\b", lambda word: f"--{word[0]}" if word[0] in values else word[0], sentence)
-
-
-def _reason(error: Exception) -> str:
-    """Why a schedule cannot be made, without the names of functions."""
-    sentence = one_line(error)
-    if missing := re.search(r"missing \d+ required positional arguments?: (.*)", sentence):
-        return missing[1].replace("'", "") + " must be given"
-    if unknown := re.search(r"unexpected keyword argument '(\w+)'", sentence):
-        return f"{unknown[1]} is not one of its settings"
-    return sentence
 
 
 def _check_optimizer(args: RunArguments) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from wordmask.config.schedule_checks import schedule_settings
 from wordmask.data.sampler import Progress
+from wordmask.training.records.progress_record import optimizer_in
 from wordmask.training.timing import TimedTrainer
+from wordmask.utils.errors import InputError, reported
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +26,28 @@ class OptimizerResumingTrainer(TimedTrainer):
 
     Attributes:
         done: the progress before this call of `train`.
+        kept_optimizer: the checkpoint of another run whose optimizer's state a new training starts with, if any.
     """
 
     done: Progress = Progress()
+    kept_optimizer: str | None = None
     _optimizer_done: str | None = None  # the kind of the optimizer whose state the checkpoint holds
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule, with the settings that follow from the number of steps."""
+        given = self.args.lr_scheduler_kwargs
+        self.args.lr_scheduler_kwargs = schedule_settings(self.args, num_training_steps)
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        finally:
+            self.args.lr_scheduler_kwargs = given
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """Wrap the model, and make optimizer and schedule; a new training may start with an older state."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if resume_from_checkpoint is None and self.kept_optimizer and not self.state.global_step:
+            self._start_with(self.kept_optimizer)
+        return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load their states, but keep the values of today's flags, which the Trainer would replace by the old ones."""
@@ -46,6 +69,32 @@ class OptimizerResumingTrainer(TimedTrainer):
             schedule.base_lrs = rates
         return self._set_learning_rates()
 
+    def _start_with(self, checkpoint: str) -> None:
+        """Load the state of an optimizer, such as AdamW's moments, and keep all else: settings, rates and schedule.
+
+        Raises:
+            InputError: if it is the state of another optimizer, or of other weights.
+        """
+        optimizer: Any = self.optimizer
+        schedule: Any = self.lr_scheduler
+        settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
+        beginning = copy.deepcopy(schedule.state_dict())
+        sentence = f"--keep_optimizer: {checkpoint} holds no state for this optimizer and model"
+        advice = "; give its --optim, or drop the flag"
+        with reported(sentence, advice):
+            own, kept = self._optimizer_kind.split(",")[0], optimizer_in(checkpoint)
+            if kept not in (None, own):
+                raise InputError(f"{sentence}, but that of {kept}, and this one is {own}{advice}")
+            super()._load_optimizer_and_scheduler(checkpoint)
+        if not _fits(optimizer):
+            raise InputError(sentence + advice)
+        schedule.load_state_dict(beginning)
+        for group, values in zip(optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        logger.warning("--keep_optimizer: the optimizer starts with its state in %s", checkpoint)
+
     @property
     def _optimizer_kind(self) -> str:
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
@@ -59,3 +108,14 @@ class OptimizerResumingTrainer(TimedTrainer):
             for group, rate, factor in parts:
                 group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
             schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def _fits(optimizer: Any) -> bool:
+    """Whether an optimizer has a state, and what it has for each place of a weight fits the weight's shape."""
+    return bool(optimizer.state) and all(
+        value.shape == weight.shape
+        for group in optimizer.param_groups
+        for weight in group["params"]
+        for value in optimizer.state.get(weight, {}).values()
+        if isinstance(value, torch.Tensor) and value.ndim == weight.ndim
+    )

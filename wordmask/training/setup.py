@@ -78,6 +78,7 @@ def make_trainer(
         raise InputError(f"--push_to_hub: the hub cannot make the repository ({one_line(error)})") from None
     except (ValueError, ImportError) as error:
         raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
+    trainer.kept_optimizer = arguments.model.model_name_or_path if arguments.model.keep_optimizer else None
     if training.do_train:
         _check_metric(training.metric_for_best_model, trainer)
         _check_stages(trainer, data)

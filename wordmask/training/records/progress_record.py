@@ -134,6 +134,13 @@ def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None,
     )
 
 
+def optimizer_in(checkpoint: str) -> str | None:
+    """The class of the optimizer whose state is in a checkpoint; `None` if there is no record of it."""
+    path = Path(checkpoint, FILE)
+    kinds = json.loads(path.read_text(encoding="utf-8"))["optimizer"] if path.exists() else None
+    return kinds and kinds.split(",")[0]
+
+
 def find_problem(checkpoint: str | Path) -> str | None:
     """Why a checkpoint cannot be used, see `find_damage`; `None` if it can."""
     try:
