@@ -13,6 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import run_mlm_wwm
 from conftest import bpe_tokenizer, refusal, run_until, save_model, train_tokenizer, trajectory
 from wordmask.tokenization.added_words import pieces_of
+from wordmask.utils import quantities
 
 TEXT = ["The graft of the kidney failed twice", "a lupus patient with grafts", "Graft and lupus again"] * 12
 FLAGS = ["--use_cpu", "--report_to", "none", "--max_seq_length", "32", "--no_eval_on_start", "--logging_steps", "1"]
@@ -56,6 +57,16 @@ def test_a_run_starts_at_the_means_and_saves_what_it_trained(base, argv, tmp_pat
     results = run_mlm_wwm.main(added)
     assert first == second == results["eval_loss"]
     assert 0 < results["eval_loss_per_character"] < results["eval_loss"]  # words have more than one character
+
+
+def test_the_table_at_the_end_shows_the_loss_per_character_of_the_results(argv, tmp_path, capsys):
+    """A loss per token cannot be compared with that of a run without these words."""
+    results = run_mlm_wwm.main([*argv, "--max_steps", "1", "--do_train", "--do_eval", "--eval_on_start"])
+    before, after = (quantities.loss(results[f"eval_loss_per_character{end}"]) for end in ("_before", ""))
+    shown = capsys.readouterr().err
+    assert f", loss per character {before} -> {after}, " in shown
+    [line] = [line for line in shown.splitlines() if line.startswith("evaluation after step 1: ")]
+    assert "character" not in line  # each evaluation has the figures that change most
 
 
 @pytest.mark.parametrize("found", [True, False])

@@ -67,7 +67,7 @@ def test_figures_are_those_of_the_json_files(out):
     shown, record = rows(out / "README.md"), read_json(out / "wordmask_run.json")
     results = read_json(out / "all_results.json")
     compared = [metric for metric in METRICS.values() if metric.result in results]
-    assert len(compared) == 4
+    assert len(compared) == 5
     for metric in compared:
         values = [results[f"{metric.result}_before"], results[metric.result]]
         assert shown[metric.label] == [metric.shown(value) for value in values]

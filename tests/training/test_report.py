@@ -86,7 +86,7 @@ def rebuilt(directory: Path) -> Page:
 def test_before_and_after_are_those_of_the_results(out, page):
     results = read_json(out / "all_results.json")
     compared = [metric for metric in METRICS.values() if metric.result in results]
-    assert len(compared) == 6
+    assert len(compared) == 7
     expected = [[results[f"{metric.result}_before"], results[metric.result]] for metric in compared]
     [caption] = [caption for caption in page.tables if caption.endswith("with the same masks")]
     assert page.figures(caption) == expected

@@ -22,7 +22,7 @@ class Metric:
         name: its name in the code, in `wordmask_evaluations.json` and in `--metric_for_best_model`.
         result: its name in the files of results.
         label: its name in the results at the end of a run.
-        short_label: its name in the line of an evaluation.
+        short_label: its name in the line of an evaluation; empty for a metric that has no place there.
         shown: how people read a value.
         more_is_better: whether a larger value is better.
         needs_predictions: whether `--prediction_loss_only` turns it off.
@@ -53,6 +53,8 @@ METRICS = {
     for metric in (
         Metric("loss", "eval_loss", "evaluation loss", "loss", loss, **_OF_LOSS),
         Metric("perplexity", "perplexity", "perplexity", "perplexity", number, **_OF_LOSS),
+        # To compare runs with different vocabularies.
+        Metric("loss_per_character", "eval_loss_per_character", "loss per character", "", loss, **_OF_LOSS),
         Metric("accuracy", "eval_accuracy", "masked tokens right", "tokens right", **_SHARE_OF_PREDICTIONS),
         Metric(
             "whole_word_accuracy",

@@ -25,10 +25,12 @@ def test_figures_by_hand():
     ids = torch.tensor
     metric.add_batch(predictions=ids([5, 6, 7]), references=ids([5, 6, 8]), words=ids([1, 9, 9]), loss=6.0, tokens=3)
     metric.add_batch(predictions=ids([5, 1]), references=ids([5, 2]), words=ids([1, 2]), loss=4.0, tokens=2)
+    metric.add_characters(8)
     figures = metric.compute()
     assert figures == {
         "loss": 2.0,
         "perplexity": math.exp(2.0),
+        "loss_per_character": 10 / 8,
         "accuracy": 3 / 5,
         "whole_word_accuracy": 2 / 4,
     }

@@ -61,7 +61,8 @@ class Evaluated:
         """Each metric, how it has changed, and whether that is for the better."""
         figures = []
         for metric in metrics_in(self.metrics):
-            if (value := self.metrics.get(metric.trainer_name)) is None:
+            value = self.metrics.get(metric.trainer_name)
+            if value is None or not metric.short_label:
                 continue
             old, shown = self.earlier.get(metric.trainer_name), metric.shown(value)
             difference = "" if old is None else changed(shown, metric.shown(old))

@@ -110,7 +110,7 @@ class MaskedLMMetric(evaluate.Metric):
             return {}
         mean = loss / tokens
         metrics = {"loss": mean, "perplexity": math.exp(mean) if mean < 700 else math.inf}
-        if characters:  # for runs with different vocabularies, so not in the table of metrics
+        if characters:
             metrics["loss_per_character"] = loss / characters
         if words:
             metrics |= {"accuracy": right_tokens / tokens, "whole_word_accuracy": right_words / words}
