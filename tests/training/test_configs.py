@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import pytest
+from transformers import AutoModelForMaskedLM
+
+import run_mlm
 import run_mlm_wwm
-from conftest import sample_lines
+from conftest import sample_lines, save_model, train_tokenizer, training_steps
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -39,3 +44,28 @@ def test_a_chinese_modernbert_trains_its_vocabulary_and_falls_to_its_last_rate(t
     described = json.loads((tmp_path / "out/wordmask_run.json").read_text(encoding="utf-8"))["described"]
     assert "whole words (words from jieba), 30.0% to 15.0% of the tokens" in described["masking"]
     assert described["model"].startswith("modernbert")
+
+
+def test_a_modernbert_decays_from_a_stable_checkpoint_to_a_thousandth(tmp_path):
+    """With the phase at a constant rate before it, as the comment in the config says."""
+    tokenizer = train_tokenizer("bert", 300)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 8192}
+    model = save_model(tmp_path / "modernbert", tokenizer, "modernbert", **small)
+    text = write(tmp_path / "domain.txt", sample_lines("english", 60))
+    flags = ["--train_file", text, "--use_cpu", "--no_bf16", "--max_seq_length", "64", "--logging_steps", "1"]
+    flags += ["--gradient_accumulation_steps", "4", "--preprocessing_num_workers", "1", "--eval_steps", "0.5"]
+    argv = [str(CONFIGS / "modernbert_continue.yaml"), *flags, "--save_steps", "0.5"]
+    stable = ["--lr_scheduler_type", "constant", "--lr_scheduler_kwargs", "{}", "--max_steps", "2"]
+    run_mlm.main([*argv, "--model_name_or_path", model, "--output_dir", str(tmp_path / "stable"), *stable])
+    checkpoint = ["--model_name_or_path", str(tmp_path / "stable/checkpoint-2"), "--keep_optimizer"]
+    metrics = run_mlm.main([*argv, *checkpoint, "--output_dir", str(tmp_path / "out")])
+    assert {"eval_loss", "eval_loss_before"} <= {*metrics}
+
+    constant, decay = (training_steps(tmp_path / name) for name in ("stable", "out"))
+    assert [step["learning_rate"] for step in constant] == [3e-4] * 2
+    factors = [1 - math.sqrt(step / len(decay)) for step in range(len(decay))]
+    expected = [3e-4 * (factor * 0.999 + 0.001) for factor in factors]
+    assert len(decay) > 4 and [step["learning_rate"] for step in decay] == [pytest.approx(rate) for rate in expected]
+    described = json.loads((tmp_path / "out/wordmask_run.json").read_text(encoding="utf-8"))["described"]
+    assert "30.0% of the tokens" in described["masking"]
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.model_type == "modernbert"
