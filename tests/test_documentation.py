@@ -198,7 +198,8 @@ def tree(tmp_path, monkeypatch) -> Path:
 
 
 def shortened(command: list[str]) -> list[str]:
-    """A command with jieba for a segmenter of the hub, no tracker, and two steps for a training."""
+    """A command with jieba for a segmenter of the hub, no tracker, and two steps for a training and its checkpoint."""
+    command = [re.sub(r"/checkpoint-\d+$", "/checkpoint-2", word) for word in command]
     if "--report_to" in command:
         at = command.index("--report_to")
         command = [*command[:at], *command[at + 2 :]]
@@ -228,8 +229,8 @@ def run(command: list[str]) -> None:
 @pytest.mark.slow
 def test_each_command_trains_its_own_model_whatever_ran_before(tree, caplog):
     """All of them wrote to one directory: the second was given the first one's model, and none said so."""
-    for command in ALL:
-        run(shortened(command))
+    for command in map(shortened, ALL):
+        run(command)
         directory = output_dir(command)
         if directory:
             named = command[command.index("--model_name_or_path") + 1] if "--model_name_or_path" in command else None
@@ -246,7 +247,7 @@ def test_each_command_trains_its_own_model_whatever_ran_before(tree, caplog):
             assert config["vocab_size"] == expected["vocab_size"] or "--add_words" in command
             record = json.loads((tree / directory / "wordmask_run.json").read_text(encoding="utf-8"))
             assert record["arguments"]["model_name_or_path"] == source
-            assert f"`{source}`" in (tree / directory / "README.md").read_text(encoding="utf-8")
+            assert f"`{Path(source).name}`" in (tree / directory / "README.md").read_text(encoding="utf-8")
     assert "going on from" not in caplog.text and "holds the end" not in caplog.text
     for name in ("train.ref", "corpus.ref", "tokens/wordmask_prepared.json"):
         assert (tree / name).exists()
