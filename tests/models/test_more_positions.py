@@ -83,12 +83,12 @@ def test_a_table_is_repeated_and_short_text_looks_as_before(model_type, tmp_path
     rows = [*range(first), *(first + number % limit for number in range(150))]
     assert torch.equal(table.weight, old[rows])
     assert position_limits(longer) == [150] and tokenizer.model_max_length == 150
-    assert torch.equal(logits(longer, 20), logits(model, 20))
+    assert torch.equal(logits(longer, 60), logits(model, 60))
 
     loaded = reloaded(longer, tmp_path)
     assert loaded.config.max_position_embeddings == model.config.max_position_embeddings + 150 - limit
     assert torch.equal(logits(loaded, 150), logits(longer, 150))
-    assert torch.equal(logits(loaded, 20), logits(model, 20))
+    assert torch.equal(logits(loaded, 60), logits(model, 60))
 
 
 def test_a_text_of_repeated_positions_differs_from_a_shuffled_one():
@@ -110,7 +110,7 @@ def test_every_table_of_a_model_is_repeated():
         assert len(new.weight) == 152 and torch.equal(new.weight, old.weight[rows])
     ibert = model_of("ibert", pad_token_id=1)
     longer = with_more_positions(ibert, tokenizer_of(), 150)
-    assert torch.equal(logits(longer, 20), logits(ibert, 20)) and logits(longer, 150).shape[1] == 150
+    assert torch.equal(logits(longer, 60), logits(ibert, 60)) and logits(longer, 150).shape[1] == 150
 
 
 def test_a_table_that_is_computed_is_computed_again(caplog):
@@ -121,7 +121,7 @@ def test_a_table_that_is_computed_is_computed_again(caplog):
     assert "the new ones are computed like the old ones" in caplog.text
     found, right = (position_embeddings(one)[0].weight for one in (longer, expected))
     assert torch.equal(found, right)
-    assert torch.equal(logits(longer, 20), logits(model, 20))
+    assert torch.equal(logits(longer, 60), logits(model, 60))
 
 
 def test_half_precision_stays():
@@ -255,15 +255,23 @@ def test_relative_positions_keep_the_model_where_only_the_tokenizer_has_a_limit(
     assert logits(model, 150).shape[1] == 150
 
 
-@pytest.mark.parametrize(
-    "model_type, settings",
-    [("reformer", OTHERS["reformer"]), ("deberta-v2", {"relative_attention": True})],
-)
-def test_positions_that_cannot_become_more_are_refused(model_type, settings):
-    """Reformer's are a product of two tables. DeBERTa's relative ones here have two places for each position."""
-    model = model_of(model_type, **settings)
-    with pytest.raises(InputError, match="the positions of a .*ForMaskedLM cannot become more; drop the flag"):
+def test_positions_that_cannot_become_more_are_refused():
+    """Reformer's are a product of two tables."""
+    model = model_of("reformer", **OTHERS["reformer"])
+    with pytest.raises(InputError, match="the positions of a ReformerForMaskedLM cannot become more; drop the flag"):
         with_more_positions(model, tokenizer_of(), 150)
+
+
+@pytest.mark.parametrize("settings", [{}, {"position_buckets": 8}])
+def test_relative_positions_beside_a_table_stay_as_they_are(settings, tmp_path):
+    """DeBERTa's follow from the number of positions by default: more places, or other borders of its buckets."""
+    model = model_of("deberta-v2", relative_attention=True, pos_att_type=["c2p", "p2c"], **settings)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():  # numbers so large that each position matters
+            if "rel_embeddings" in name or "position_embeddings" in name:
+                weight.mul_(50)
+    loaded = reloaded(with_more_positions(model, tokenizer_of(), 150), tmp_path)
+    assert torch.equal(logits(loaded, 70), logits(model, 70)) and logits(loaded, 150).shape[1] == 150
 
 
 @pytest.mark.parametrize("length", [1, 8, 68])

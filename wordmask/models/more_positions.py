@@ -44,13 +44,12 @@ def with_more_positions(
     if length is None:
         return model
     tables, name = _tables(model), type(model).__name__
-    has_positions = bool(tables or _bases(model.config))
-    own = getattr(model.config, "max_position_embeddings", None) if has_positions else None
-    own = min((table.positions for table in tables.values()), default=own)
+    of_rope = getattr(model.config, "max_position_embeddings", None) if _bases(model.config) else None
+    own = min((table.positions for table in tables.values()), default=of_rope)
     limit = min(filter(None, [own, length_limit(tokenizer)]), default=None)
     if limit is not None and length <= limit:
         raise InputError(f"{FLAG}: {length} tokens are not more than the {limit} of this model; drop it, or give more")
-    if not has_positions:
+    if own is None:
         _check_without_positions(model, limit, length)
     if own is not None and length > own:
         model, how = _lengthened(model, tables, length - own)
@@ -168,8 +167,10 @@ def _raise_base(config: PreTrainedConfig, factor: float) -> str:
 
 
 def _copied(config: PreTrainedConfig, more: int) -> PreTrainedConfig:
-    """A configuration with more positions."""
+    """A configuration with more positions. DeBERTa's relative ones stay, which else would follow from their number."""
     config = copy.deepcopy(config)
+    if getattr(config, "max_relative_positions", 1) < 1:
+        config.max_relative_positions = config.max_position_embeddings
     config.max_position_embeddings += more
     return config
 
@@ -200,14 +201,15 @@ def _lengthened(model: PreTrainedModel, tables: dict[str, _Table], more: int) ->
             dtype=model.dtype,
             attn_implementation=model.config._attn_implementation,
         )
-    if tables and why_not(model, lambda: _same_logits(model, longer)) == "the numbers differ":
+    short = min((table.positions for table in tables.values()), default=0)
+    if tables and why_not(model, lambda: _same_logits(model, longer, min(short, 64))) == "the numbers differ":
         raise InputError(
             f"{FLAG}: with more positions, a {type(model).__name__} gives other logits for short text; drop the flag"
         )
     return longer, how
 
 
-def _same_logits(model: PreTrainedModel, longer: PreTrainedModel) -> bool:
-    ids = some_ids(model, 1, 8)
+def _same_logits(model: PreTrainedModel, longer: PreTrainedModel, length: int) -> bool:
+    ids = some_ids(model, 1, length)
     with unchanged(longer):
         return close(longer(input_ids=ids).logits, model(input_ids=ids).logits)
