@@ -84,7 +84,17 @@ TEXTS = {
         "from wordmask.segmenters import Segmenter\n"
         "class Changes(Segmenter):\n    def segment(self, lines):\n        return [['x'] for line in lines]\n"
         "class Fewer(Segmenter):\n    def segment(self, lines):\n        return []\n"
+        "class Raises(Segmenter):\n    def segment(self, lines):\n"
+        "        return [[*line] if '馆' not in line else {}[line] for line in lines]\n"
+        "class Together(Segmenter):\n    def segment(self, lines):\n"
+        "        if len(lines) > 1:\n            raise RuntimeError('too\\nmuch')\n        return [[*lines[0]]]\n"
+        "class Needy(Segmenter):\n    def __init__(self, words='missing.words'):\n        open(words).close()\n"
+        "    def segment(self, lines):\n        return [[line] for line in lines]\n"
+        "class Abstract(Segmenter):\n    pass\n"
+        "class Nameless(Changes):\n    identity = {'name': {1, 2}}\n"
     ),
+    "not_python.py": "from wordmask.segmenters import Segmenter\nclass Cut(Segmenter)\n",
+    "stops_importing.py": "import wordmask.segmenters\nWORDS = {}['words']\n",
 }
 # What stands in the third line of a reference file: not a list of positions, or not of those that can be joined.
 THIRD_REFERENCES = {

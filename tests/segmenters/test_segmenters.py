@@ -369,8 +369,29 @@ def test_what_a_class_of_ones_own_needs_and_does_not_get_is_explained(monkeypatc
         load_segmenter("needy")
     (tmp_path / "latin1").write_bytes(b"\xe9")
     for name in ("missing", "latin1"):
-        with pytest.raises(InputError, match="--segmenter needy: .*; check the files in --segmenter_options"):
+        with pytest.raises(InputError, match="--segmenter needy: it cannot be made .*; check --segmenter_options"):
             load_segmenter("needy", words=str(tmp_path / name))
+
+
+def test_what_a_class_of_ones_own_raises_names_the_text_and_the_place():
+    class Raises(Characters):
+        def segment(self, lines):
+            return [{"中国": ["中国"]}[line] for line in lines]
+
+    with pytest.raises(InputError) as caught:
+        words_of(Raises(), ["中国", "人" * 50, "民"])
+    name, lines = f"{__name__}:{Raises.__qualname__}", f"'{'人' * 40}…'"
+    number = Raises.segment.__code__.co_firstlineno + 1
+    assert str(caught.value) == (
+        f"--segmenter: {name} cannot segment {lines} (KeyError: '{'人' * 50}', test_segmenters.py line {number}); "
+        "repair its method segment"
+    )
+
+
+def test_a_bug_of_a_segmenter_of_this_package_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(segmenters.load_segmenter("whitespace").__class__, "segment", lambda self, lines: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        words_of(load_segmenter("whitespace"), ["中国"])
 
 
 # white space

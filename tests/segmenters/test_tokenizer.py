@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast, RoFormerTokenizer
 
 from conftest import SPECIAL, bpe_tokenizer, character_tokenizer, japanese_tokenizer
-from wordmask import make_references
+from wordmask import make_references, segmenters
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.segmenters import Segmenter, load_segmenter, register
 from wordmask.utils.errors import InputError
@@ -36,14 +36,28 @@ def test_words_of_a_pre_tokenizer_in_python():
 
 def test_tokenizers_that_find_no_words_are_refused(tmp_path):
     fast, phobert = character_tokenizer(["研究"]), bpe_tokenizer(tmp_path / "phobert", ["làm_việc"])
-    basic = japanese_tokenizer(tmp_path / "basic", ["食"], word_tokenizer_type="basic")
-    for tokenizer in (fast, phobert, basic, PreTrainedTokenizerFast(tokenizer_object=fast.backend_tokenizer)):
+    for tokenizer in (fast, phobert, PreTrainedTokenizerFast(tokenizer_object=fast.backend_tokenizer)):
         with pytest.raises(
             InputError, match=f"--segmenter tokenizer: {type(tokenizer).__name__} finds no words itself"
         ):
             load(tokenizer)
     with pytest.raises(InputError, match="--segmenter tokenizer needs tokenizer"):
         load_segmenter("tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"word_tokenizer_type": "basic"}, "word_tokenizer_type basic"),
+        ({"word_tokenizer_type": "mecab", "do_word_tokenize": False}, "do_word_tokenize false"),
+    ],
+)
+def test_a_japanese_tokenizer_that_finds_no_words_is_told_by_its_option(tmp_path, options, named):
+    tokenizer = japanese_tokenizer(tmp_path, ["食"], **options)
+    with pytest.raises(
+        InputError, match=f"with {named}, BertJapaneseTokenizer finds no words in .* --segmenter mecab"
+    ):
+        load(tokenizer)
 
 
 def test_words_in_another_form_than_in_the_text_are_refused(tmp_path):
@@ -55,7 +69,9 @@ def test_words_in_another_form_than_in_the_text_are_refused(tmp_path):
         load(tokenizer)
 
 
-def test_a_class_of_one_s_own_gets_the_tokenizer_if_it_takes_one():
+def test_a_class_of_one_s_own_gets_the_tokenizer_if_it_takes_one(monkeypatch):
+    monkeypatch.setattr(segmenters, "_REGISTRY", dict(segmenters._REGISTRY))
+
     @register("by_tokenizer")
     class ByTokenizer(Segmenter):
         def __init__(self, tokenizer):

@@ -13,6 +13,8 @@ import pytest
 
 import run_mlm_wwm
 from conftest import refusal
+from wordmask.utils.errors import InputError
+from wordmask.utils.hub import loading
 
 # What a hub answers about a repository: status and X-Error-Code.
 REPOSITORIES = {
@@ -126,6 +128,30 @@ def test_what_the_hub_refuses_names_the_flag_that_mends_it(refuse, hub, flag, na
     others = [] if flag == "--model_name_or_path" else ["--model_type", "bert"]
     sentence = refuse(flag, name, *others)
     assert sentence.startswith(f"{flag}: {name} ") and all(word in sentence for word in words.split()), sentence
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("You need to install rjieba to use RoFormerTokenizer. See https://pypi.org", ": pip install rjieba"),
+        ("You need to install sudachipy>=0.6.8 to specify `projection`.", ": pip install 'sudachipy>=0.6.8'"),
+        (
+            "Package `sudachidict_core` does not exist. `$ pip install sudachidict_core`",
+            ": pip install sudachidict_core",
+        ),
+        ("\nX requires the SentencePiece library but it was not found in", ": pip install sentencepiece"),
+        ("cannot import name 'x' from 'y'", "; install it with pip"),
+    ],
+)
+def test_a_package_that_a_tokenizer_lacks_comes_with_the_line_that_installs_it(message, advice):
+    with pytest.raises(InputError) as caught, loading("--tokenizer_name", "me/tiny", "a tokenizer"):
+        raise ImportError(message)
+    assert str(caught.value).endswith(f"){advice}")
+
+
+def test_a_dictionary_that_is_not_downloaded_comes_with_the_line_that_does_it():
+    with pytest.raises(InputError, match=": python -m unidic download$"), loading("--bert", "me/tiny", "a tokenizer"):
+        raise RuntimeError("The unidic dictionary itself is not found. See https://github.com")
 
 
 def test_a_hub_that_cannot_be_reached(refuse, monkeypatch):

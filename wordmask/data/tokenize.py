@@ -24,7 +24,7 @@ from wordmask.data.findings import Findings, TokenBatch
 from wordmask.data.text_counts import REPORTED, count_texts, count_words
 from wordmask.references.positions import LineReferences, continuations
 from wordmask.references.provenance import check_tokenizer, tokenizer_digest
-from wordmask.segmenters import Segmenter, words_of
+from wordmask.segmenters import Segmenter, identity_of, words_of
 from wordmask.tokenization.encoding import (
     Backend,
     Encodings,
@@ -91,7 +91,7 @@ class TextTokenizer:
             "mixed_references": self.mixed,
             "deciding_references": self.decides.tolist() if self.decides.any() else None,
             "classic_references": self.classic.tolist() if self.classic.any() != self.classic.all() else None,
-            "segmenter": self.segmenter.identity if self.segmenter else None,
+            "segmenter": identity_of(self.segmenter) if self.segmenter else None,
             "mixed_words": bool(self.segmenter and self.segmentation and self.segmentation.mixed_words),
         }
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from wordmask.references.positions import line_positions
 from wordmask.references.provenance import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
-from wordmask.segmenters import Segmenter
+from wordmask.segmenters import Segmenter, identity_of
 from wordmask.tokenization.encoding import Backend, serialized
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.batches import batches
@@ -221,7 +221,7 @@ def write_references(
         provenance = Provenance(
             tokenizer_sha256=tokenizer_digest(annotator.tokenizer),
             tokenizer=annotator.tokenizer.name_or_path,
-            segmenter=annotator.segmenter.identity,
+            segmenter=identity_of(annotator.segmenter),
             mixed_words=annotator.mixed,
             any_script=annotator.segmenter.any_script,
             decides=[*SCRIPTS],

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -26,9 +27,10 @@ from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
 from wordmask.segmenters.options import converted
-from wordmask.utils.errors import InputError, one_line
+from wordmask.segmenters.own_class import called, explained
+from wordmask.utils.errors import InputError
 
-__all__ = ["Segmenter", "available", "load_segmenter", "register", "words_of"]
+__all__ = ["Segmenter", "available", "identity_of", "load_segmenter", "register", "words_of"]
 
 
 class Segmenter(ABC):
@@ -59,16 +61,22 @@ class Segmenter(ABC):
         Segmenters with equal identities give equal words, except for rounding in a neural model. It has no paths and
         no device, so it is the same on every machine.
         """
-        return {"name": f"{type(self).__module__}:{type(self).__qualname__}"}
+        return {"name": _name_of(self)}
 
 
 def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
     """For each line its words, as `Segmenter.segment` gives them.
 
     Raises:
-        InputError: if a segmenter does not give one list of strings for each line.
+        InputError: if a segmenter does not give one list of strings for each line, or one of the user's own raises an
+            error.
     """
-    words = segmenter.segment(lines)
+    with called(
+        type(segmenter).__module__,
+        lambda: f"--segmenter: {_name_of(segmenter)} cannot segment {_failing(segmenter, lines)}",
+        "; repair its method segment",
+    ):
+        words = segmenter.segment(lines)
     if not isinstance(words, Collection) or any(isinstance(w, str) or not isinstance(w, Collection) for w in words):
         wrong = "words that are in no list"
     elif not all(issubclass(kind, str) for kind in set(map(type, chain.from_iterable(words)))):
@@ -78,9 +86,35 @@ def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
     else:
         return words
     raise InputError(
-        f"--segmenter: {type(segmenter).__module__}:{type(segmenter).__qualname__} gave {wrong}; let its method "
-        "segment return one list of strings for each line, which may be empty"
+        f"--segmenter: {_name_of(segmenter)} gave {wrong}; let its method segment return one list of strings for each "
+        "line, which may be empty"
     )
+
+
+def identity_of(segmenter: Segmenter) -> dict[str, str]:
+    """What the words depend on, see `Segmenter.identity`.
+
+    Raises:
+        InputError: if a segmenter of the user's own does not give a dictionary that JSON can hold.
+    """
+    start = f"--segmenter: the identity of {_name_of(segmenter)} cannot be used"
+    with called(type(segmenter).__module__, start, "; let it be a dictionary of strings"):
+        return dict(json.loads(json.dumps(segmenter.identity)))
+
+
+def _name_of(segmenter: Segmenter) -> str:
+    """How the command line names a class."""
+    return f"{type(segmenter).__module__}:{type(segmenter).__qualname__}"
+
+
+def _failing(segmenter: Segmenter, lines: Sequence[str]) -> str:
+    """The first line that a segmenter alone cannot segment, for a message."""
+    for line in lines:
+        try:
+            segmenter.segment([line])
+        except Exception:
+            return repr(line if len(line) <= 40 else f"{line[:40]}…")
+    return f"{len(lines)} lines at once"
 
 
 S = TypeVar("S", bound=Segmenter)
@@ -132,23 +166,23 @@ def load_segmenter(name: str, /, tokenizer: Callable[[], Any] | None = None, **o
         options: parameters of the class. An option that is `None` counts as not given.
 
     Raises:
-        InputError: if the name or an option is unknown, an option or package is missing, or the segmenter cannot use
-            an option.
+        InputError: if the name or an option is unknown, an option or package is missing, the segmenter cannot use an
+            option, or a class of the user's own raises an error.
 
     Example: `load_segmenter("sudachi", mode="C")`.
     """
     cls = _find_class(name)
     given = {option: value for option, value in options.items() if value is not None}
-    parameters = _parameters(cls)
+    advice = "; check --segmenter_options and the class"
+    with called(cls.__module__, f"--segmenter {name}: nothing says which options it takes", advice):
+        parameters = _parameters(cls)
     own = {option: p for option, p in parameters.items() if not (tokenizer and option == "tokenizer")}
     _check_options(name, own, given)
     if tokenizer and "tokenizer" in parameters:
         given["tokenizer"] = tokenizer()
     arguments = converted(parameters, given)
-    try:
+    with called(cls.__module__, f"--segmenter {name}: it cannot be made", advice):
         return cls(**arguments)
-    except (OSError, UnicodeError) as error:  # a class of the user reads a file that is not there
-        raise InputError(f"--segmenter {name}: {one_line(error)}; check the files in --segmenter_options") from error
 
 
 def _find_class(name: str) -> type[Segmenter]:
@@ -161,10 +195,9 @@ def _find_class(name: str) -> type[Segmenter]:
             "or name your own class as package.module:Class"
         )
     module_name, class_name = entry.split(":")
-    try:
+    start = f"--segmenter {name}: cannot import {module_name}"
+    with explained(module_name, start, "; is it right and on PYTHONPATH?"):
         cls = getattr(importlib.import_module(module_name), class_name, None)
-    except ImportError as error:
-        raise InputError(f"--segmenter {name}: cannot import {module_name} ({error}); is it on PYTHONPATH?") from error
     if not (isinstance(cls, type) and issubclass(cls, Segmenter)):
         raise InputError(
             f"--segmenter {name}: {module_name} has no class {class_name} derived from wordmask.segmenters.Segmenter"

@@ -88,7 +88,13 @@ class TokenizerSegmenter(Segmenter):
         projection = (getattr(tokenizer, "sudachi_kwargs", None) or {}).get("sudachi_projection")
         if tokenizer.is_fast and _is_python(tokenizer.backend_tokenizer.pre_tokenizer):
             self._words = _PreTokenizer(tokenizer)
-        elif not WordTokenizer.has_words(tokenizer) or kind == "basic":
+        elif kind == "basic" or (kind and not getattr(tokenizer, "do_word_tokenize", True)):
+            option = "word_tokenizer_type basic" if kind == "basic" else "do_word_tokenize false"
+            raise InputError(
+                f"--segmenter tokenizer: with {option}, {type(tokenizer).__name__} finds no words in text without "
+                "spaces; give --segmenter mecab or sudachi, or a tokenizer with word_tokenizer_type mecab"
+            )
+        elif not WordTokenizer.has_words(tokenizer):
             raise InputError(
                 f"--segmenter tokenizer: {type(tokenizer).__name__} finds no words itself, as BertJapaneseTokenizer "
                 "with MeCab or Sudachi does; give another segmenter, such as whitespace for words joined by _"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pickle import UnpicklingError
@@ -55,7 +57,9 @@ def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
         if not name:
             return f"{flag}: the name is empty; give a directory or the id of a repository of the hub"
         if isinstance(error, ImportError):  # of a tokenizer with an analyser inside, say
-            return f"{flag}: {name} needs a package that cannot be imported ({reason}); install it with pip"
+            return f"{flag}: {name} needs a package that cannot be imported ({reason}){_installing(reason)}"
+        if "unidic dictionary itself" in reason:  # the package is there, and its files are not
+            return f"{flag}: {name} needs the dictionary of the package unidic: python -m unidic download"
         if isinstance(error, UnpicklingError):
             return f"{flag}: the weights of {name} are a pickle that holds more than weights; give safetensors instead"
         if what != "a tokenizer" and os.path.isdir(name) and not os.path.exists(os.path.join(name, "config.json")):
@@ -65,6 +69,18 @@ def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
         return f"{flag}: {name} {_advice(error, what, reason)}"
 
     return _reported_quietly(explain)
+
+
+# How libraries name the package that they lack: "You need to install fugashi to use MecabTokenizer."
+_LACKED = re.compile(r"install (\S+) to |The (\S+) dictionary is|pip install ([^\s`]+)|requires the (\S+) library")
+
+
+def _installing(reason: str) -> str:
+    """The line that installs the package that an error names, after a colon; advice if it names none."""
+    lacked = _LACKED.search(reason)
+    if lacked is None:
+        return "; install it with pip"
+    return f": pip install {shlex.quote(str(lacked[lacked.lastindex or 0]).lower())}"
 
 
 def pushing(directory: object) -> AbstractContextManager[None]:
