@@ -50,7 +50,9 @@ def test_workers_share_the_rows_and_change_none(tokenizer, english_file, setting
     rows = stream(english_file, tokenizer, **settings)
     alone = [key(example) for example in rows.one_epoch(0)]
     assert len(alone) == len(set(alone)) > 15
-    loader = DataLoader(rows, batch_size=1, collate_fn=lambda examples: key(examples[0]), num_workers=2)
+    # Workers that are forked, which is not the default from Python 3.14 on: others have the size of a batch as it is.
+    forked = {"num_workers": 2, "multiprocessing_context": "fork"}
+    loader = DataLoader(rows, batch_size=1, collate_fn=lambda examples: key(examples[0]), **forked)
     together = [found for found, _ in zip(loader, range(2 * len(alone)), strict=False)]
     assert {found for found in together if found[1] == 0} == set(alone)
     assert {epoch for _, epoch, _ in together} >= {0, 1}, "a second pass has an epoch of its own"

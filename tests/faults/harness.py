@@ -1,30 +1,40 @@
-"""Play the table of faults: each run is hurt once, and started once more. Then it must end as if nothing had happened.
+"""Play the table of faults: each run is hurt, and started again until all has happened to it that should.
 
-python tests/faults/harness.py            # all of the table
-python tests/faults/harness.py --sample   # what `make test` plays
+Then it must end as if nothing had happened, and each event must have happened once.
+
+    python tests/faults/harness.py                    # all of the table
+    python tests/faults/harness.py packed SIGTERM     # the cases with these words
+    python tests/faults/harness.py --sample           # what `make test` plays
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
 
 from faults.cases import SAMPLE, Case, table  # noqa: E402
-from faults.events import STATUS  # noqa: E402
+from faults.events import STATUS, Event, happened  # noqa: E402
 from faults.launching import Launch, is_one_sentence, make_inputs  # noqa: E402
 from faults.mounts import why_not  # noqa: E402
 from wordmask.training.records.manifest import MANIFEST, find_damage  # noqa: E402
 
+T, R = TypeVar("T"), TypeVar("R")
+SEVERAL_EVENTS = "several"
 TIMED = ("runtime", "per_second", "flos", "data_share")
 
 
@@ -33,6 +43,10 @@ class Outcome(NamedTuple):
 
     result: str
     why: str = ""
+
+
+class Lost(Exception):
+    """A run did not end as it should, or an event cannot happen."""
 
 
 def final_state(run: str, folder: Path) -> dict[str, Any]:
@@ -53,15 +67,18 @@ def final_state(run: str, folder: Path) -> dict[str, Any]:
     return files | {"checkpoint": last.name, "optimizer": moments, "groups": optimizer["param_groups"], "log": log}
 
 
-def cut(case: Case, folder: Path) -> bool:
-    """Cut the newest of the files that a case names; whether there is one."""
-    pattern = case.damaged if case.damaged.startswith(("out/", "../")) else f"out/{case.damaged}"
-    found = [path for path in folder.glob(pattern.removeprefix("../")) if path.is_file()]
+def cut(event: Event, folder: Path) -> None:
+    """Cut the newest of the files that an event names.
+
+    Raises:
+        Lost: if there is none.
+    """
+    pattern = f"out/{event.damaged}".removeprefix("out/../")
+    found = [path for path in folder.glob(pattern) if path.is_file()]
     if not found:
-        return False
+        raise Lost(f"there is no {event.damaged} to cut")
     path = max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    os.truncate(path, int(path.stat().st_size * case.share))
-    return True
+    os.truncate(path, int(path.stat().st_size * event.share))
 
 
 def damage_after(error: int, folder: Path) -> str:
@@ -72,47 +89,87 @@ def damage_after(error: int, folder: Path) -> str:
     return ", ".join(f"{name}: {damage}" for name, damage in damages if damage)
 
 
-def hurt(case: Case, inputs: Path, folder: Path, kept: Path) -> str:
-    """Launch a run that is hurt, in a folder that is made here; return what is wrong with its answer.
+def check_answer(launch: Launch, events: list[Event], folder: Path) -> None:
+    """Check how a launch ended that was hurt.
+
+    Args:
+        launch: the launch.
+        events: what happened to it.
+        folder: of the case.
+
+    Raises:
+        Lost: if the status is another one, there is a traceback, or a checkpoint that was whole is not.
+    """
+    statuses, printed = launch.statuses, launch.printed
+    killed = [event for event in events if event.name == "SIGKILL"]
+    goes_on = len(statuses) == 1 or not killed  # one of two processes cannot go on alone, and tells it as it can
+    decisive = events if goes_on else killed
+    for event in decisive:
+        status = statuses[event.rank]
+        if status not in {STATUS[other.name] for other in decisive}:  # processes agree on one signal of several
+            raise Lost(f"status {statuses} after {event}: {printed[-600:]}")
+        if status == 2 and not is_one_sentence(printed):
+            raise Lost(f"not one sentence: {printed[-600:]}")
+        if damage := damage_after(status, folder):
+            raise Lost(damage)
+    if "Traceback" in printed and goes_on:
+        raise Lost(printed[-1200:])
+
+
+def keep(folder: Path, whole: Path) -> None:
+    """Copy a folder, for this process and others, which may do the same."""
+    copy = whole.with_name(f"{os.getpid()}")
+    shutil.copytree(folder, copy)
+    try:
+        copy.rename(whole)
+    except OSError:
+        shutil.rmtree(copy)
+
+
+def launch_until_all_happened(case: Case, inputs: Path, folder: Path, kept: Path) -> Launch:
+    """Launch a run until nothing more happens to it; return the last launch.
 
     Args:
         case, inputs, folder: of the run.
-        kept: where to keep what such a run leaves, since cases that differ in what is cut afterwards begin alike.
+        kept: where to keep what the first launch leaves: cases that differ in what is cut afterwards begin alike.
+
+    Raises:
+        Lost: if a launch does not end as it should.
     """
-    whole = kept / str(case._replace(damaged="", share=0.0))
-    if case.damaged and whole.exists():
-        shutil.copytree(whole, folder)
-        return ""
-    folder.mkdir()
-    launch = Launch(case.run, inputs, folder, case).wait()
-    statuses, printed, events = launch.statuses, launch.printed, folder / "events"
-    status = statuses[case.rank]
-    if not events.exists():
-        return f"the event did not happen: {printed[-600:]}"
-    if status != STATUS[case.event]:
-        return f"status {statuses} after {case.event}: {printed[-600:]}"
-    alone_or_tells = len(statuses) == 1 or case.event != "SIGKILL"  # else the other process cannot go on
-    if "Traceback" in printed and alone_or_tells:
-        return printed[-1200:]
-    if status == 2 and not is_one_sentence(printed):
-        return f"not one sentence: {printed[-600:]}"
-    if case.damaged:
-        shutil.copytree(folder, whole)
-    return damage_after(status, folder)
+    record, whole = folder / "events", kept / str(case.without_damage)
+    record.mkdir(parents=True)
+    for attempt in range(len(case.events) + 1):
+        before = happened(record)
+        if case.events[0].damaged and not attempt and whole.exists():
+            shutil.rmtree(folder)
+            shutil.copytree(whole, folder)
+        else:
+            pending = {number: event for number, event in enumerate(case.events) if number not in before}
+            launch = Launch(case.run, inputs, folder, pending).wait()
+            new = [case.events[number] for number in happened(record) - before]
+            if not new:
+                break
+            check_answer(launch, new, folder)
+            if case.events[0].damaged and not attempt:
+                keep(folder, whole)
+        for number in happened(record) - before:
+            if case.events[number].damaged:
+                cut(case.events[number], folder)
+    return launch
 
 
 def play(case: Case, inputs: Path, folder: Path, kept: Path, expected: dict[str, Any]) -> Outcome:
     """Play a case in a folder that is made here."""
-    if problem := hurt(case, inputs, folder, kept):
-        return Outcome("lost", problem)
-    if case.damaged and not cut(case, folder):
-        return Outcome("lost", f"there is no {case.damaged} to cut")
-    launch = Launch(case.run, inputs, folder, case).wait()
+    try:
+        launch = launch_until_all_happened(case, inputs, folder, kept)
+    except Lost as error:
+        return Outcome("lost", str(error))
     if any(launch.statuses) or "Traceback" in launch.printed:
-        is_clear = case.damaged and is_one_sentence(launch.printed)
+        is_clear = any(event.damaged for event in case.events) and is_one_sentence(launch.printed)
         return Outcome("sentence" if is_clear else "lost", f"{launch.statuses}: {launch.printed[-1200:]}")
-    if len((folder / "events").read_text().splitlines()) != 1:
-        return Outcome("lost", "the event did not happen once")
+    times = [happened(folder / "events")[number] for number in range(len(case.events))]
+    if times != [1] * len(times):
+        return Outcome("lost", f"the events happened {times} times: {launch.printed[-600:]}")
     try:
         found = final_state(case.run, folder)
     except (OSError, ValueError) as error:
@@ -123,44 +180,92 @@ def play(case: Case, inputs: Path, folder: Path, kept: Path, expected: dict[str,
 
 def possible(cases: list[Case], folder: Path) -> list[Case]:
     """The cases that this machine can play. What it cannot is printed."""
-    mounts = "read-only disk"
-    count = sum(case.event == mounts for case in cases)
-    if not count or not (reason := why_not(folder)):
+    name = "read-only disk"
+    others = [case for case in cases if all(event.name != name for event in case.events)]
+    if len(others) == len(cases) or not (reason := why_not(folder)):
         return cases
-    print(f"{mounts}: {count} cases are left out, since this machine does not let a process mount ({reason})")
-    return [case for case in cases if case.event != mounts]
+    left_out = len(cases) - len(others)
+    print(f"{name}: {left_out} cases are left out, since this machine does not let a process mount ({reason})")
+    return others
+
+
+class Player:
+    """Plays cases, in the processes of a pool that are forked from this one.
+
+    Args:
+        folder: where to work.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.inputs, self.kept = folder, folder / "inputs", folder / "kept"
+        self.inputs.mkdir()
+        self.kept.mkdir()
+        make_inputs(self.inputs)
+        self.expected: dict[str, dict[str, Any]] = {}
+
+    def learn(self, run: str) -> tuple[str, dict[str, Any]]:
+        """A run and its final state when nothing happens to it."""
+        with self._folder() as folder:
+            folder.mkdir()
+            launch = Launch(run, self.inputs, folder).wait()
+            if any(launch.statuses):
+                raise RuntimeError(f"{run} does not run: {launch.statuses}, {launch.printed[-2000:]}")
+            return run, final_state(run, folder)
+
+    def play(self, case: Case) -> tuple[Case, Outcome]:
+        with self._folder() as folder:
+            return case, play(case, self.inputs, folder, self.kept, self.expected[case.run])
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        folder = self.folder / f"case-{os.getpid()}"
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_parallel(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
+    """The results of a function in so many processes that are forked from this one, as they come."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+        for future in as_completed([pool.submit(function, item) for item in items]):
+            yield future.result()
+
+
+def show(results: Counter[tuple[str, str]]) -> str:
+    """The table: for each event the cases in which nothing else happens, those with several events, and all."""
+    lines = [f"{'event':<14} {'cases':>5} {'events':>6} {'right':>6} {'sentence':>9} {'lost':>5}"]
+    for kind in [*STATUS, SEVERAL_EVENTS, "all"]:
+        counts = [
+            sum(n for (of, what), n in results.items() if kind in (of, "all") and what == result)
+            for result in ("events", "right", "sentence", "lost")
+        ]
+        lines.append("{:<14} {:>5} {:>6} {:>6} {:>9} {:>5}".format(kind, sum(counts[1:]), *counts))
+    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> int:
     """Play the cases, print the table, and return 1 if something was lost."""
-    words = [word for word in argv if not word.startswith("--")]
-    cases = [*SAMPLE] if "--sample" in argv else [case for case in table() if all(word in str(case) for word in words)]
+    parser = argparse.ArgumentParser(description="Hurt runs, and start them until they end.")
+    parser.add_argument("words", nargs="*", help="play the cases whose names have all these words")
+    parser.add_argument("--sample", action="store_true", help="play what make test plays")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many cases at once")
+    arguments = parser.parse_args(argv)
+    cases = (
+        [*SAMPLE]
+        if arguments.sample
+        else [case for case in table() if all(word in str(case) for word in arguments.words)]
+    )
     results: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory(prefix="faults") as name:
-        inputs, of_case, kept = Path(name, "inputs"), Path(name, "case"), Path(name, "kept")
-        inputs.mkdir()
-        make_inputs(inputs)
-        expected: dict[str, Any] = {}
-        for case in possible(cases, inputs):
-            if case.run not in expected:
-                of_case.mkdir()
-                launch = Launch(case.run, inputs, of_case).wait()
-                if any(launch.statuses):
-                    raise SystemExit(f"{case.run} does not run: {launch.statuses}, {launch.printed[-2000:]}")
-                expected[case.run] = final_state(case.run, of_case)
-                shutil.rmtree(of_case)
-            outcome = play(case, inputs, of_case, kept, expected[case.run])
-            shutil.rmtree(of_case, ignore_errors=True)
-            results[case.event, outcome.result] += 1
+        player = Player(Path(name))
+        cases = possible(cases, Path(name))
+        player.expected.update(in_parallel(player.learn, {case.run for case in cases}, arguments.jobs))
+        for case, outcome in in_parallel(player.play, cases, arguments.jobs):
+            kind = case.events[0].name if len(case.events) == 1 else SEVERAL_EVENTS
+            results[kind, outcome.result] += 1
+            results[kind, "events"] += len(case.events)
             if outcome.result != "right":
                 print(f"{outcome.result}: {case}: {outcome.why}", flush=True)
-    print(f"{'event':<14} {'cases':>5} {'right':>6} {'sentence':>9} {'lost':>5}")
-    for event in [*STATUS, "all"]:
-        counts = [
-            sum(n for (of, what), n in results.items() if event in (of, "all") and what == result)
-            for result in ("right", "sentence", "lost")
-        ]
-        print(f"{event:<14} {sum(counts):>5} {counts[0]:>6} {counts[1]:>9} {counts[2]:>5}")
+    print(show(results))
     return int(any(what == "lost" for _, what in results))
 
 

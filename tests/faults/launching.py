@@ -11,7 +11,10 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
@@ -22,9 +25,10 @@ import wordmask.__main__ as command  # noqa: E402
 import wordmask.references.writer  # noqa: E402, F401
 import wordmask.training.run  # noqa: E402, F401
 from conftest import character_tokenizer, free_port, sample_lines, save_model  # noqa: E402
-from faults.cases import RUNS, Case  # noqa: E402
-from faults.events import inject  # noqa: E402
+from faults.cases import RUNS  # noqa: E402
+from faults.events import Event, inject  # noqa: E402
 
+NOTHING: Mapping[int, Event] = MappingProxyType({})
 PATIENCE = 900.0  # seconds for a run: far more than one takes, but on a very busy machine
 
 
@@ -45,14 +49,14 @@ class Launch:
         run: a name in `RUNS`.
         inputs: the folder of `make_inputs`.
         folder: where the run writes, to `out` and `cache`.
-        case: what happens to it; `None` for nothing.
+        events: what happens to it, by numbers.
 
     Attributes:
         pids: the processes.
         statuses: of those that have ended: negative after a signal.
     """
 
-    def __init__(self, run: str, inputs: Path, folder: Path, case: Case | None = None):
+    def __init__(self, run: str, inputs: Path, folder: Path, events: Mapping[int, Event] = NOTHING):
         words = shlex.split(RUNS[run].format(inputs=inputs, out=folder / "out"))
         if run.startswith("references") and (folder / "out" / "ref.txt.parts").exists():
             words.append("--resume")
@@ -66,7 +70,8 @@ class Launch:
         for rank in range(ranks):
             pid = os.fork()
             if not pid:
-                _be_a_run(words, writer, rank, port, case, folder / "events")
+                of_rank = {number: event for number, event in events.items() if event.rank == rank}
+                _be_a_run(words, writer, rank, port, partial(inject, of_rank, folder / "events"))
             self.pids.append(pid)
         os.close(writer)
 
@@ -111,7 +116,7 @@ class Launch:
         return self
 
 
-def _be_a_run(argv: list[str], printed: int, rank: int, port: str, case: Case | None, record: Path) -> None:
+def _be_a_run(argv: list[str], printed: int, rank: int, port: str, prepare: Callable[[], None]) -> None:
     """The body of a forked process: it leaves with the status that a script would have."""
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):  # until the script handles them
         signal.signal(number, lambda *_, status=status: os._exit(status))
@@ -121,8 +126,7 @@ def _be_a_run(argv: list[str], printed: int, rank: int, port: str, case: Case | 
     if port:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    if case is not None and case.rank == rank:
-        inject(case.event, case.place, case.number, record)
+    prepare()
     sys.modules["__main__"] = command  # what a worker imports that is not forked
     status: Any = 1
     try:
