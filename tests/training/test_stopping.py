@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
+from multiprocessing.context import ForkServerProcess, _default_context
 from pathlib import Path
 
 import psutil
@@ -252,6 +253,23 @@ def test_no_worker_is_left_behind(number, command, tmp_path):
         pass  # workers that live on would hold it
     if number == signal.SIGTERM:
         assert "Traceback" not in printed and len(list((tmp_path / "out").glob(f"checkpoint-*/{MANIFEST}"))) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can fork such a process")
+def test_workers_have_no_process_beside_them_that_a_signal_to_all_processes_would_end(command, monkeypatch):
+    """Python 3.14 starts them by a server, unless one says otherwise."""
+
+    class Served(ForkServerProcess):
+        @staticmethod
+        def _Popen(process):
+            raise AssertionError("a worker is not forked")
+
+    monkeypatch.setattr(_default_context, "_actual_context", get_context("forkserver"))
+    monkeypatch.setattr(get_context("forkserver"), "Process", Served)
+    workers = ("--dataloader_num_workers", "1", "--max_steps", "1")
+    assert run_mlm_wwm.main(command(*workers))["train_samples"] == LINES
+    with pytest.raises(AssertionError, match="a worker is not forked"):
+        run_mlm_wwm.main(command(*workers, "--dataloader_multiprocessing_context", "forkserver", out="served"))
 
 
 @pytest.mark.slow

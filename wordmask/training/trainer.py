@@ -58,7 +58,7 @@ from wordmask.training.pages import only_warned
 from wordmask.training.records.speed_record import SpeedRecord
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
-from wordmask.utils.workers import end_loader_workers_at_exit, prepare_loader_worker
+from wordmask.utils.workers import end_loader_workers_at_exit, loader_context, prepare_loader_worker
 
 
 class MlmTrainer(EvaluatingTrainer):
@@ -172,18 +172,18 @@ class MlmTrainer(EvaluatingTrainer):
         **batches: Any,
     ) -> DataLoader:
         """Batches of a dataset, by default on the device that trains. Nothing waits until they are there."""
-        args = self.args
-        if args.dataloader_num_workers:
+        args, workers = self.args, self.args.dataloader_num_workers
+        if workers:
             end_loader_workers_at_exit()
         loader = DataLoader(
             dataset,
             collate_fn=collator,
-            num_workers=args.dataloader_num_workers,
+            num_workers=workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers and args.dataloader_num_workers > 0,
+            persistent_workers=args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            worker_init_fn=prepare_loader_worker if args.dataloader_num_workers else None,
+            multiprocessing_context=loader_context(args.dataloader_multiprocessing_context) if workers else None,
+            worker_init_fn=prepare_loader_worker if workers else None,
             **batches,
         )
         # Each process has its own batches already, so accelerate only moves them to the device.

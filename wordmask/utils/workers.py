@@ -6,6 +6,7 @@ import atexit
 import os
 import re
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -97,6 +98,15 @@ def _call(item: Any) -> Any:
 def prepare_loader_worker(number: int) -> None:
     """Prepare a worker process of a `DataLoader`."""
     leave_to_parent(signal.SIGINT, signal.SIGTERM)
+
+
+def loader_context(chosen: str | None) -> str | None:
+    """How the workers of a `DataLoader` start: as the user chose, or forked where Linux can.
+
+    From Python 3.14 on, another process starts them by default. A scheduler's SIGTERM, which all processes get, ends
+    that process, and with it the run, before there is a checkpoint. A forked worker also starts at once.
+    """
+    return chosen or ("fork" if sys.platform == "linux" else None)
 
 
 @cache
