@@ -507,15 +507,15 @@ import sys
 import run_mlm_wwm
 
 folder, tokenizer = sys.argv[1:]
-for lines in ("few", "many"):
+for lines in ("few", "many", "few again"):
+    if lines == "few again":
+        with open(f"{folder}/many.txt", encoding="utf-8") as text:
+            held = text.readlines()
     run_mlm_wwm.main(
         ["--train_file", f"{folder}/{lines}.txt", "--train_ref_file", f"{folder}/{lines}.ref", "--model_type", "bert"]
         + ["--tokenizer_name", tokenizer, "--prepare_only", "--prepared_dir", f"{folder}/{lines}", "--use_cpu"]
     )
     print(peak())
-with open(f"{folder}/many.txt", encoding="utf-8") as text:
-    held = text.readlines()
-print(peak())
 """
 )
 
@@ -525,13 +525,14 @@ print(peak())
 def test_memory_does_not_grow_from_10_000_lines_to_100_000(chinese_model, tmp_path):
     """The peak of one process, which only ever rises: what the second text adds to that of the first.
 
+    That would show: the peak rises as the first text is prepared again while the lines of the second are held.
     All but the validation texts are one part. 14 MiB are allowed: 6 for what allocators do not give back, and 8 for
     the data report, which counts at most 100,000 examples.
     """
     tolerance = 14
     block = "".join(f"{line * 4}\n" for line in sample_lines("chinese"))
     block = "\n".join((block * 100).split("\n")[:10_000]) + "\n"
-    for name, times in (("few", 1), ("many", 10)):
+    for name, times in (("few", 1), ("many", 10), ("few again", 1)):
         (tmp_path / f"{name}.txt").write_text(block * times, encoding="utf-8")
         (tmp_path / f"{name}.ref").write_text("[]\n" * 10_000 * times, encoding="utf-8")
     result = subprocess.run(
