@@ -104,7 +104,8 @@ def loader_context(chosen: str | None) -> str | None:
     """How the workers of a `DataLoader` start: as the user chose, or forked where Linux can.
 
     From Python 3.14 on, another process starts them by default. A scheduler's SIGTERM, which all processes get, ends
-    that process, and with it the run, before there is a checkpoint. A forked worker also starts at once.
+    that process, and with it the run, before there is a checkpoint; and workers live on when the run is killed. A
+    forked worker also starts at once.
     """
     return chosen or ("fork" if sys.platform == "linux" else None)
 
