@@ -33,7 +33,7 @@ from faults.launching import Launch, is_one_sentence, make_inputs  # noqa: E402
 from faults.mounts import why_not  # noqa: E402
 from wordmask.training.records.manifest import MANIFEST, find_damage  # noqa: E402
 
-T, R = TypeVar("T"), TypeVar("R")
+R = TypeVar("R")
 SEVERAL_EVENTS = "several"
 TIMED = ("runtime", "per_second", "flos", "data_share")
 
@@ -201,7 +201,6 @@ class Player:
         self.inputs.mkdir()
         self.kept.mkdir()
         make_inputs(self.inputs)
-        self.expected: dict[str, dict[str, Any]] = {}
 
     def learn(self, run: str) -> tuple[str, dict[str, Any]]:
         """A run and its final state when nothing happens to it."""
@@ -212,9 +211,10 @@ class Player:
                 raise RuntimeError(f"{run} does not run: {launch.statuses}, {launch.printed[-2000:]}")
             return run, final_state(run, folder)
 
-    def play(self, case: Case) -> tuple[Case, Outcome]:
+    def play(self, case: Case, expected: dict[str, Any]) -> tuple[Case, Outcome]:
+        """A case and what became of it; `expected` is the final state of its run."""
         with self._folder() as folder:
-            return case, play(case, self.inputs, folder, self.kept, self.expected[case.run])
+            return case, play(case, self.inputs, folder, self.kept, expected)
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
@@ -223,10 +223,10 @@ class Player:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def in_parallel(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
+def in_parallel(function: Callable[..., R], arguments: Iterable[tuple[Any, ...]], jobs: int) -> Iterator[R]:
     """The results of a function in so many processes that are forked from this one, as they come."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
-        for future in as_completed([pool.submit(function, item) for item in items]):
+        for future in as_completed([pool.submit(function, *each) for each in arguments]):
             yield future.result()
 
 
@@ -249,17 +249,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sample", action="store_true", help="play what make test plays")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many cases at once")
     arguments = parser.parse_args(argv)
-    cases = (
-        [*SAMPLE]
-        if arguments.sample
-        else [case for case in table() if all(word in str(case) for word in arguments.words)]
-    )
+    chosen = SAMPLE if arguments.sample else table()
+    cases = [case for case in chosen if all(word in str(case) for word in arguments.words)]
     results: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory(prefix="faults") as name:
         player = Player(Path(name))
         cases = possible(cases, Path(name))
-        player.expected.update(in_parallel(player.learn, {case.run for case in cases}, arguments.jobs))
-        for case, outcome in in_parallel(player.play, cases, arguments.jobs):
+        expected = dict(in_parallel(player.learn, {(case.run,) for case in cases}, arguments.jobs))
+        calls = [(case, expected[case.run]) for case in cases]
+        for case, outcome in in_parallel(player.play, calls, arguments.jobs):
             kind = case.events[0].name if len(case.events) == 1 else SEVERAL_EVENTS
             results[kind, outcome.result] += 1
             results[kind, "events"] += len(case.events)
