@@ -346,6 +346,37 @@ def test_a_signal_in_a_callback_from_c_is_not_lost_and_prints_nothing():
     assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\nSIGTERM\n", "")
 
 
+LOSES_ITS_PARENT = """
+import multiprocessing, os, signal, sys, time
+from wordmask.utils.workers import prepare_loader_worker
+def work(reader, writer):  # as the thread that gives tensors to the parent
+    writer.close()
+    prepare_loader_worker(0)
+    print("ready", flush=True)
+    try:
+        reader.recv()
+    except EOFError:
+        sys.excepthook(*sys.exc_info())
+if __name__ == "__main__":
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("fork")
+    context.Process(target=work, args=(reader, writer)).start()
+    sys.stdin.readline()
+    writer.close()  # as the kernel does first when it kills a process
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_worker_that_loses_its_parent_prints_nothing():
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", LOSES_ITS_PARENT], cwd=ROOT, **options) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert process.communicate("\n", timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGKILL
+
+
 LEAVES = """
 import os, signal, sys, time
 from wordmask.utils.signals import deferred, handled, received

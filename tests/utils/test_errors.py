@@ -183,3 +183,32 @@ def test_ctrl_c_ends_a_script_with_one_line(capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130 and capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_sigterm_while_a_class_is_made_ends_a_script_with_one_line(capsys):
+    """Until 3.11, Python makes a RuntimeError of an exception there."""
+
+    class Made:
+        def __set_name__(self, owner, name):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    @reports_input_errors
+    def main():
+        type("Arguments", (), {"file_name": Made()})
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 143 and capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_a_mistake_without_a_signal_is_no_interruption(capsys):
+    @reports_input_errors
+    def main():
+        try:
+            raise KeyError("x")
+        except KeyError as error:
+            raise InputError("--x: it is missing; give it") from error
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and capsys.readouterr().err == "error: --x: it is missing; give it\n"

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
 from wordmask.utils.said_once import INTERRUPTED, first_to_say, leave_mark, local_rank, others_said_something
-from wordmask.utils.signals import exit_status, handled
+from wordmask.utils.signals import exit_status, handled, interruption_behind
 from wordmask.utils.terminal import clean
 
 P = ParamSpec("P")
@@ -141,12 +141,12 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
         with handled():
             try:
                 return main(*args, **kwargs)
-            except KeyboardInterrupt as error:
-                leave_mark(INTERRUPTED)
-                if local_rank() == 0:
-                    print("\ninterrupted", file=sys.stderr, flush=True)
-                raise SystemExit(exit_status(error)) from None
-            except Exception as error:
+            except (KeyboardInterrupt, Exception) as error:
+                if interruption := interruption_behind(error):
+                    leave_mark(INTERRUPTED)
+                    if local_rank() == 0:
+                        print("\ninterrupted", file=sys.stderr, flush=True)
+                    raise SystemExit(exit_status(interruption)) from None
                 mistake = find_input_error(error)
                 # If one process leaves after a mistake or a signal, the others fail as they wait for it. They have
                 # nothing to add.

@@ -49,6 +49,16 @@ def exit_status(error: KeyboardInterrupt) -> int:
     return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
+def interruption_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM that an exception is or comes from; `None` if there is none.
+
+    Until 3.11, Python makes a `RuntimeError` of one that comes while it makes a class, as in an import.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 class _Handler:
     """What the signals do in this process."""
 

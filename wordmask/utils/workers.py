@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -98,6 +99,13 @@ def _call(item: Any) -> Any:
 def prepare_loader_worker(number: int) -> None:
     """Prepare a worker process of a `DataLoader`."""
     leave_to_parent(signal.SIGINT, signal.SIGTERM)
+    sys.excepthook = partial(_unless_parent_ends, sys.excepthook)
+
+
+def _unless_parent_ends(hook: Callable[..., Any], *error: Any) -> None:
+    """Show the error of a thread, unless it has lost its parent: that also ends this process in a moment."""
+    time.sleep(1)
+    hook(*error)
 
 
 def loader_context(chosen: str | None) -> str | None:
