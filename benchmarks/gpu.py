@@ -130,13 +130,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output_dir", required=True, help="for gpu.json and gpu.md; a second call goes on there")
     parser.add_argument("--only", nargs="+", choices=[*(part.name for part in PARTS), TESTS], help="some parts")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--text", help="by default a bundled sample, again and again in other orders")
-    parser.add_argument("--tokenizer", help="a WordPiece tokenizer; by default one trained on the text")
     parser.add_argument("--minutes", type=float, default=9, help="after these, no further side begins; default 9")
-    parser.add_argument("--tiny", action="store_true", help="small models and few steps, also on a CPU")
-    options = parser.parse_args(argv)
-    if not (options.tiny or torch.cuda.is_available()):
-        parser.error("there is no NVIDIA GPU that PyTorch can use here; --tiny runs on a CPU")
+    options = parse(parser, argv)
     deadline = time.monotonic() + 60 * options.minutes
     kept = Path(options.output_dir, "tokenizer")  # a second training on the same text would give another one
     if options.tokenizer is None and kept.exists():
@@ -157,6 +152,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             results.add(TESTS, None, run_tests())
     print(markdown(results.found))
     return results.found
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, with those that all programs for a GPU have."""
+    parser.add_argument("--text", help="by default a bundled sample, again and again in other orders")
+    parser.add_argument("--tokenizer", help="a WordPiece tokenizer; by default one trained on the text")
+    parser.add_argument("--tiny", action="store_true", help="small models and few steps, also on a CPU")
+    options = parser.parse_args(argv)
+    if not (options.tiny or torch.cuda.is_available()):
+        parser.error("there is no NVIDIA GPU that PyTorch can use here; --tiny runs on a CPU")
+    return options
 
 
 def measure(part: Part, options: argparse.Namespace, results: Results, sides: Sides, deadline: float) -> None:

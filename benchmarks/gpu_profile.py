@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
 from bundled import given_or_bundled
-from gpu import PARTS, Sides, prepare
+from gpu import PARTS, Sides, parse, prepare
 from gpu_sides import run_ours_gpu
 from meter import now
 
@@ -82,13 +82,8 @@ def main(argv: Sequence[str] | None = None) -> Counter[str]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {part.name: part for part in PARTS}
     parser.add_argument("--part", choices=parts, default=PARTS[0].name)
-    parser.add_argument("--text", help="by default a bundled sample, again and again in other orders")
-    parser.add_argument("--tokenizer", help="a WordPiece tokenizer; by default one trained on the text")
     parser.add_argument("--kernels", type=int, default=0, help="show so many single kernels, too")
-    parser.add_argument("--tiny", action="store_true", help="a small model and few steps, also on a CPU")
-    options = parser.parse_args(argv)
-    if not (options.tiny or torch.cuda.is_available()):
-        parser.error("there is no NVIDIA GPU that PyTorch can use here; --tiny runs on a CPU")
+    options = parse(parser, argv)
     with given_or_bundled(options, "english") as filled, Sides() as sides:
         case = prepare(parts[options.part], filled, rate=1.0, sides=sides)
         profiler = Profiler(case.warmup)

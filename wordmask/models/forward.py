@@ -163,6 +163,11 @@ class Forward:
         return outputs, outputs["loss"] if isinstance(outputs, dict) else outputs[0]
 
 
+def computes_in_half(training: RunArguments, model: PreTrainedModel) -> bool:
+    """Whether a model computes in half precision, by autocast or since its weights have it."""
+    return training.half or model.dtype.itemsize == 2
+
+
 def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
     """The forward pass that the flags ask for.
 
@@ -178,7 +183,7 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
             model,
             arguments.model.sparse_prediction,
             arguments.training.label_smoothing_factor,
-            half=arguments.training.half or model.dtype.itemsize == 2,
+            half=computes_in_half(arguments.training, model),
             head=_chunked_head(model) if arguments.training.chunked_head else None,
             attention=attention or (_packed_attention(model) if arguments.data.pack_sequences else None),
             padding=padding_mask(model) if pads and waits else None,
@@ -236,7 +241,7 @@ def _excluded(arguments: Arguments, model: PreTrainedModel) -> str | None:
     training = arguments.training
     if training.device.type not in ("cpu", "cuda"):
         return "it needs a GPU"
-    if training.device.type == "cuda" and not (training.half or model.dtype.itemsize == 2):
+    if training.device.type == "cuda" and not computes_in_half(training, model):
         return "it needs --bf16 or --fp16"
     return "--tokens_per_pass divides batches by their lengths" if training.tokens_per_pass else None
 

@@ -44,7 +44,7 @@ from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
 from wordmask.models.compilation import compile_layers
-from wordmask.models.forward import Forward
+from wordmask.models.forward import Forward, computes_in_half
 from wordmask.models.micro_batches import divide_batch
 from wordmask.models.sparse_prediction import positions_to_predict
 from wordmask.training.display.live_output import LiveOutput
@@ -143,7 +143,7 @@ class MlmTrainer(EvaluatingTrainer):
         self.eval_sequences, self.collator, self.eval_collator = eval_sequences, collator, eval_collator
         self.rates = replace(rates, seed=args.mask_seed)
         self.metric = MaskedLMMetric()
-        half = args.half or model.dtype.itemsize == 2
+        half = computes_in_half(args, model)
         self.forward = forward or Forward.of(model, True, args.label_smoothing_factor, half)
         self.tokens, self.speed = TokenCount(), SpeedRecord()
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
