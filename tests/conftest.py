@@ -144,6 +144,19 @@ def trajectory(output: str | Path) -> list[tuple[float, float]]:
     return [(step["loss"], step["grad_norm"]) for step in training_steps(output)]
 
 
+def check_a_resume_learns_the_same(argv: list[str], folder: Path) -> None:
+    """Check that a run of four steps into `out`, stopped after two and started again, ends as one without a stop."""
+    import run_mlm_wwm
+
+    argv = [*argv, "--max_steps", "4", "--seed", "1"]
+    run_mlm_wwm.main([*argv, "--output_dir", str(folder / "whole")])
+    run_until(2, argv)
+    run_mlm_wwm.main(argv)
+    assert trajectory(folder / "out") == trajectory(folder / "whole")
+    states = [AutoModelForMaskedLM.from_pretrained(folder / name).state_dict() for name in ("out", "whole")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+
+
 def train_tokenizer(model_type: str, vocab_size: int = 600, language: str = "english"):
     """A tokenizer of the kind that goes with a model type: WordPiece, byte-level BPE, Unigram or Metaspace."""
     tokenizer = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]()

@@ -11,7 +11,14 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm_wwm
-from conftest import bpe_tokenizer, refusal, run_until, save_model, train_tokenizer, trajectory
+from conftest import (
+    bpe_tokenizer,
+    check_a_resume_learns_the_same,
+    refusal,
+    save_model,
+    train_tokenizer,
+    trajectory,
+)
 from wordmask.tokenization.added_words import pieces_of
 from wordmask.utils import quantities
 
@@ -71,13 +78,7 @@ def test_the_table_at_the_end_shows_the_loss_per_character_of_the_results(argv, 
 
 @pytest.mark.parametrize("found", [True, False])
 def test_a_resumed_run_finds_its_words_and_learns_the_same(argv, tmp_path, found):
-    argv = [*argv, *(["--add_words", "3"] if found else []), "--max_steps", "4", "--seed", "1"]
-    run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "whole")])
-    run_until(2, argv)
-    run_mlm_wwm.main(argv)
-    assert trajectory(tmp_path / "out") == trajectory(tmp_path / "whole")
-    states = [AutoModelForMaskedLM.from_pretrained(tmp_path / name).state_dict() for name in ("out", "whole")]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+    check_a_resume_learns_the_same([*argv, *(["--add_words", "3"] if found else [])], tmp_path)
 
 
 def test_a_run_on_other_text_goes_on_with_the_words_of_its_checkpoint(argv, tmp_path):

@@ -9,7 +9,13 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm_wwm
-from conftest import refusal, run_until, sample_lines, save_model, train_tokenizer, trajectory
+from conftest import (
+    check_a_resume_learns_the_same,
+    refusal,
+    sample_lines,
+    save_model,
+    train_tokenizer,
+)
 from wordmask.models.packed_attention import position_embeddings
 
 FLAGS = ["--use_cpu", "--report_to", "none", "--no_eval_on_start", "--logging_steps", "1", "--long_lines", "split"]
@@ -63,13 +69,7 @@ def test_a_run_trains_at_the_new_length_and_saves_what_loads_again(base, argv, t
 
 
 def test_a_resumed_run_finds_the_longer_table_and_learns_the_same(base, argv, tmp_path, capsys):
-    argv = [*argv, "--max_steps", "4", "--seed", "1"]
-    run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "whole")])
-    run_until(2, argv)
-    run_mlm_wwm.main(argv)
-    assert trajectory(tmp_path / "out") == trajectory(tmp_path / "whole")
-    states = [AutoModelForMaskedLM.from_pretrained(tmp_path / name).state_dict() for name in ("out", "whole")]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+    check_a_resume_learns_the_same(argv, tmp_path)
     configs = [AutoModelForMaskedLM.from_pretrained(tmp_path / name).config for name in ("out", "whole")]
     assert getattr(configs[0], "rope_parameters", 0) == getattr(configs[1], "rope_parameters", 0)
 
