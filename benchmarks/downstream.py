@@ -42,6 +42,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from bundled import given_or_bundled
 from entities import crf_score, f1, read_sentences
+from kept import Kept
 from trained import (
     Side,
     Training,
@@ -57,10 +58,11 @@ from wordmask.utils.readers import read_columns
 WIDTH = 118  # of the tables, also in a file
 CALIBRATION = 10  # steps that say how long a step takes
 EVALUATED = 300  # lines on which the loss of pretraining is measured, by masked tokens for all arms
+TOKENS = ("--masking_strategy", "token")
 CHINESE_WORDS = ("--segmenter", "jieba")
 ARMS: dict[str, tuple[str, ...] | None] = {
     "no pretraining": None,
-    "tokens": ("--masking_strategy", "token"),
+    "tokens": TOKENS,
     "whole words": ("--masking_strategy", "whole_word", *CHINESE_WORDS),
     "n-grams of words": ("--masking_strategy", "ngram", *CHINESE_WORDS),
 }
@@ -76,12 +78,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[int, list[float]]]
     task = Task.of(options)
     scores = {task.baseline: {size: [task.baseline_score(size)] for size in options.sizes}}
     print(f"{task.baseline}: {scores[task.baseline]}", flush=True)
-    with given_or_bundled(options, "chinese") as options, tempfile.TemporaryDirectory() as folder:
-        for arm, model in pretrained(options, Path(folder)):
-            scores[arm] = {}
-            for size in options.sizes:
-                scores[arm][size] = task.fine_tuned(model, size, options)
-                print(f"{arm}, {size} examples: {scores[arm][size]}", flush=True)
+    with given_or_bundled(options, "chinese") as options, tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.results or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = Kept(folder / "results.jsonl")
+        for arm, model in pretrained(options, folder, kept):
+            scores[arm] = {size: task.scores(model, size, options, kept) for size in options.sizes}
+            print(f"{arm}: {scores[arm]}", flush=True)
     show(options, task, scores)
     return scores
 
@@ -109,32 +112,49 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=5, help="of fine-tuning")
     parser.add_argument("--fewest_steps", type=int, default=150, help="of fine-tuning")
     parser.add_argument("--fine_tuning_rate", type=float, default=5e-4)
+    parser.add_argument("--results", help="a directory of all models and scores; those that it has are not made again")
     parser.add_argument("--tiny", action="store_true", help="sizes of seconds, to see that all runs")
     return parser.parse_args([*TINY.split(), *argv] if "--tiny" in argv else argv)
 
 
-def pretrained(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str]]:
+def pretrained(options: argparse.Namespace, folder: Path, kept: Kept) -> Iterator[tuple[str, str]]:
     """Each arm with the directory of its model, all from the same random weights."""
     text, lines = split_text(options.text, EVALUATED, folder)
     evaluated = write_evaluation(lines, options.tokenizer, options.length, folder / "evaluated.pt")
-    model = new_model(options.tokenizer, options.layers, options.hidden, options.length, 0, str(folder / "model"))
-    case = Training(model, text, evaluated, options.length, options.batch, 1, str(folder / "cache"), 0)
+    sizes = [Path(text).name, options.layers, options.hidden, options.length, options.batch]
+    start = kept.once(["random weights", *sizes], partial(random_model, options, folder / f"model{len(kept.found)}"))
+    case = Training(start, text, evaluated, options.length, options.batch, 1, str(folder / "cache"), 0)
     arms = {arm: ARMS[arm] for arm in options.arms}
     if options.ltp:
         arms["whole words, LTP"] = ("--masking_strategy", "whole_word", "--segmenter", "ltp", "--ltp", options.ltp)
-    steps = options.steps
-    if not steps:
-        for number in (1, CALIBRATION):  # the first one compiles
-            tried = apart(partial(train, Side(False), case, number, options.learning_rate))
-        steps = max(1, round(options.seconds / tried["seconds"] * CALIBRATION))
+    steps = options.steps or kept.once(["steps", options.seconds, *sizes], partial(affordable_steps, options, case))
     for arm, flags in arms.items():
         if flags is None:
-            yield arm, model
+            yield arm, start
             continue
-        target, side = str(folder / arm), Side(False, (*options.flags.split(), *flags))
-        found = apart(partial(train, side, case, steps, options.learning_rate, target))
-        print(f"{arm}: " + ", ".join(f"{name} {value:.6g}" for name, value in found.items()), flush=True)
-        yield arm, target
+        side, target = Side(False, (*options.flags.split(), *flags)), str(folder / f"model{len(kept.found)}")
+        depends_on = [side.flags, steps, options.learning_rate, *sizes]
+        found = kept.once(depends_on, partial(pretrain, side, case, steps, options.learning_rate, target))
+        print(f"{arm}: {found}", flush=True)
+        yield arm, found["model"]
+
+
+def random_model(options: argparse.Namespace, folder: Path) -> str:
+    """The directory of a model that has learned nothing."""
+    return new_model(options.tokenizer, options.layers, options.hidden, options.length, 0, str(folder))
+
+
+def pretrain(side: Side, case: Training, steps: int, rate: float, target: str) -> dict[str, Any]:
+    """What a training took, its loss, and the directory of its model."""
+    return {**apart(partial(train, side, case, steps, rate, target)), "model": target}
+
+
+def affordable_steps(options: argparse.Namespace, case: Training) -> int:
+    """How many steps of token masking the CPU seconds pay for."""
+    side = Side(False, (*options.flags.split(), *TOKENS))
+    for number in (1, CALIBRATION):  # the first one compiles
+        tried = apart(partial(train, side, case, number, options.learning_rate))
+    return max(1, round(options.seconds / tried["seconds"] * CALIBRATION))
 
 
 @dataclass(frozen=True)
@@ -185,39 +205,46 @@ class Task:
             random.Random(0).shuffle(examples)
         return cls(learned, held_out[: options.held_out_limit], labels, *more)
 
-    def fine_tuned(self, model: str, size: int, options: argparse.Namespace) -> list[float]:
-        """The score of a model that the plain Trainer has fine-tuned on so many examples, for each seed."""
+    def scores(self, model: str, size: int, options: argparse.Namespace, kept: Kept) -> list[float]:
+        """The score of a model after fine-tuning on so many examples, for each seed."""
+        steps = max(options.fewest_steps, round(options.epochs * size / options.batch))
+        texts = Path(options.labelled).name, Path(options.held_out).name, options.held_out_limit
+        settings = [model, *texts, size, steps, options.fine_tuning_rate]
+        return [
+            kept.once([*settings, seed], partial(self.fine_tuned, model, size, steps, seed, options))
+            for seed in range(options.seeds)
+        ]
+
+    def fine_tuned(self, model: str, size: int, steps: int, seed: int, options: argparse.Namespace) -> float:
+        """The score of a model that the plain Trainer has fine-tuned."""
         tokenizer = AutoTokenizer.from_pretrained(model)
         encode = partial(self.encode, tokenizer=tokenizer, labels=self.labels, length=options.length)
         learned, held_out = (list(map(encode, part)) for part in (self.learned[:size], self.held_out))
-        steps = max(options.fewest_steps, round(options.epochs * len(learned) / options.batch))
-        scores = []
-        for seed in range(options.seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                arguments = TrainingArguments(
-                    folder,
-                    max_steps=steps,
-                    learning_rate=options.fine_tuning_rate,
-                    warmup_steps=0.1,
-                    per_device_train_batch_size=options.batch,
-                    per_device_eval_batch_size=options.batch,
-                    train_sampling_strategy="group_by_length",
-                    seed=seed,
-                    use_cpu=True,
-                    save_strategy="no",
-                    logging_strategy="no",
-                    report_to="none",
-                    disable_tqdm=True,
-                )
-                set_seed(seed)
-                network = self.model.from_pretrained(model, num_labels=len(self.labels), dtype=torch.float32)
-                collator = self.collator(tokenizer)
-                trainer = Trainer(network, arguments, collator, train_dataset=learned, processing_class=tokenizer)
-                trainer.remove_callback(PrinterCallback)
-                trainer.train()
-                predictions = trainer.predict(held_out)  # type: ignore[arg-type]
-            scores.append(self.score(self.held_out, predictions, self.labels))
-        return scores
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                folder,
+                max_steps=steps,
+                learning_rate=options.fine_tuning_rate,
+                warmup_steps=0.1,
+                per_device_train_batch_size=options.batch,
+                per_device_eval_batch_size=options.batch,
+                train_sampling_strategy="group_by_length",
+                seed=seed,
+                use_cpu=True,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            )
+            set_seed(seed)
+            network = self.model.from_pretrained(model, num_labels=len(self.labels), dtype=torch.float32)
+            collator = self.collator(tokenizer)
+            trainer = Trainer(network, arguments, collator, train_dataset=learned, processing_class=tokenizer)
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+            arguments.train_sampling_strategy = "random"  # else predictions come in an order of lengths, too
+            predictions = trainer.predict(held_out)  # type: ignore[arg-type]
+        return self.score(self.held_out, predictions, self.labels)
 
     def baseline_score(self, size: int) -> float:
         """The baseline's score after so many examples."""

@@ -12,7 +12,6 @@ plain Trainer has trained on another text. Times are CPU seconds of one thread (
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bundled import given_or_bundled
+from kept import Kept
 from sides import Figures
 from trained import (
     Side,
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Figures]]:
     options = parse(argv)
     one_thread()
     with given_or_bundled(options, options.sample) as options, tempfile.TemporaryDirectory() as folder:
-        comparison = Comparison(options, Path(folder))
+        comparison = Comparison(options, Path(options.results or folder))
         found = {PLAIN: comparison.plain()}
         for name in options.sides:
             found[name] = comparison.reach(name, [run["loss"] for run in found[PLAIN]])
@@ -105,7 +105,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sides", nargs="*", help="by default all")
     parser.add_argument("--add_side", nargs="*", default=[], help="NAME=FLAGS of our script")
     parser.add_argument("--equal_seconds", nargs="*", default=["ours, defaults"], help="sides to train as long")
-    parser.add_argument("--results", help="a file of all trainings; those that it has are not repeated")
+    parser.add_argument("--results", help="a directory of all trainings; those that it has are not repeated")
     parser.add_argument("--tiny", action="store_true", help="sizes of seconds, to see that all runs")
     given = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(given)
@@ -125,15 +125,13 @@ class Comparison:
 
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.options, self.steps = options, options.steps or 0
+        folder.mkdir(parents=True, exist_ok=True)
         text, lines = split_text(options.text, options.evaluated, folder)
         evaluated = write_evaluation(lines, options.tokenizer, options.length, folder / "evaluated.pt")
         tokens = tokens_per_example(text, options.tokenizer, options.length)
         packed = max(1, round(options.batch * tokens / options.length))
         self.pace: dict[str, float] = {}  # CPU seconds of a step, in the last training of each side
-        self.done: dict[str, Figures] = {}
-        if options.results and Path(options.results).exists():
-            for line in Path(options.results).read_text(encoding="utf-8").splitlines():
-                self.done |= json.loads(line)
+        self.kept = Kept(folder / "trainings.jsonl")
         self.cases = []
         for seed in range(options.seeds):
             sizes = options.layers, options.hidden, options.length, seed
@@ -162,13 +160,8 @@ class Comparison:
         side, rate, options = self.options.known[name], factor * self.options.learning_rate, self.options
         sizes = options.layers, options.hidden, options.length, options.batch, options.evaluated
         texts = [Path(path).name for path in (case.train, options.tokenizer, options.before or "")]
-        training = json.dumps([side.plain, side.flags, texts, sizes, case.seed, steps, rate])
-        if training not in self.done or save_to:
-            self.done[training] = self._trained(name, case, steps, rate, save_to)
-            if options.results:
-                with open(options.results, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({training: self.done[training]}) + "\n")
-        found = self.done[training]
+        training = [side.plain, side.flags, texts, sizes, case.seed, steps, rate, bool(save_to)]
+        found: Figures = self.kept.once(training, partial(self._trained, name, case, steps, rate, save_to))
         self.pace[name] = found["seconds"] / found["steps"]
         return found
 

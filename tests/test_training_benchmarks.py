@@ -117,7 +117,7 @@ def test_time_to_loss_prints_its_tables_and_repeats_no_training_of_its_results(
         "--text",
         str(text),
         "--results",
-        str(tmp_path / "results.jsonl"),
+        str(tmp_path / "results"),
         "--sides",
         "ours, defaults",
     ]
@@ -206,6 +206,32 @@ def test_a_character_without_a_token_of_its_own_keeps_its_place(chinese_model):
         np.eye(3)[np.where(labels == -100, 2, labels)][None], labels[None], None
     )
     assert score_entities([sentence], right, ["B-PER", "I-PER", "O"]) == 1.0
+
+
+def test_each_prediction_is_scored_with_its_own_sentence(tmp_path):
+    """The sentences have different lengths, by which the Trainer would order its predictions."""
+    pytest.importorskip("pycrfsuite")
+    import downstream
+
+    blocks = ["".join(f"{one} O\n" for one in "我" * length) + "李 B-PER\n明 I-PER\n" for length in range(1, 17)]
+    learned = tmp_path / "a.conll"
+    learned.write_text("\n".join(blocks), encoding="utf-8")
+    fine_tuning = "--sizes 16 --fewest_steps 60 --fine_tuning_rate 1e-2 --batch 8"
+    given = ["--labelled", str(learned), "--held_out", str(learned), "--arms", "no pretraining"]
+    scores = downstream.main(["--tiny", *fine_tuning.split(), *given])
+    assert scores["no pretraining"][16][0] > 0.9
+
+
+def test_downstream_goes_on_where_it_ended(tmp_path, monkeypatch):
+    pytest.importorskip("pycrfsuite")
+    import downstream
+
+    learned = write_conll(tmp_path / "a.conll", 8)
+    given = ["--tiny", "--labelled", learned, "--held_out", learned, "--results", str(tmp_path / "results")]
+    first = downstream.main([*given, "--arms", "tokens"])
+    for where, name in ((downstream, "train"), (downstream.Task, "fine_tuned")):
+        monkeypatch.setattr(where, name, lambda *arguments: pytest.fail("trained again"))
+    assert downstream.main([*given, "--arms", "tokens"]) == first
 
 
 @pytest.mark.slow

@@ -1,0 +1,30 @@
+"""Results on disk, so that a second call of a benchmark goes on where the first one ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Kept:
+    """What was measured, by what it depends on, with a line in a file for each.
+
+    Args:
+        path: of the file, which need not exist yet.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.found: dict[str, Any] = dict(json.loads(line) for line in lines)
+
+    def once(self, depends_on: Sequence[Any], measure: Callable[[], Any]) -> Any:
+        """What was measured before under the same values, or what is measured now."""
+        key = json.dumps(depends_on)
+        if key not in self.found:
+            self.found[key] = measure()
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([key, self.found[key]]) + "\n")
+        return self.found[key]
