@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 def _mp_fn(index: int = 0) -> None:
     """The entry point of this script, and of launchers that start a process for each device (TPU)."""
     main()
-    from wordmask.config.launch_checks import leave
+    from wordmask.utils.launch import leave
 
     leave()
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported on use: a process that is spawned imports this module, too, and needs no script.
     import_module(COMMANDS[command]).main(arguments)
     if command in ("mlm", "wwm"):
-        from wordmask.config.launch_checks import leave
+        from wordmask.utils.launch import leave
 
         leave()
 

@@ -18,6 +18,7 @@ from conftest import refusal
 from wordmask.config import launch_checks
 from wordmask.config.arguments import parse_arguments
 from wordmask.utils.errors import InputError
+from wordmask.utils.launch import tpu_package
 
 TORCHRUN = {
     "RANK": "0",
@@ -250,8 +251,8 @@ def fake(monkeypatch):
 
 def test_packages_for_tpus_are_recognised_and_not_needed(fake):
     fake("neither")
-    assert launch_checks.tpu_package() is None
+    assert tpu_package() is None
     fake("torch_tpu")
-    assert launch_checks.tpu_package() == "torch_tpu"
+    assert tpu_package() == "torch_tpu"
     fake("torch_xla")
-    assert launch_checks.tpu_package() == "torch_xla"
+    assert tpu_package() == "torch_xla"

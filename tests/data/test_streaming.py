@@ -93,7 +93,7 @@ def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_mo
         "    shutil.rmtree(f'{folder}/resumed/checkpoint-6')\n"
         "dist.barrier()\n"
         "run_mlm_wwm.main([*argv, '--output_dir', f'{folder}/resumed'])\n"
-        "from wordmask.config.launch_checks import leave\n"
+        "from wordmask.utils.launch import leave\n"
         "leave()\n"
     )
     (tmp_path / "twice.py").write_text(script)

@@ -19,8 +19,8 @@ from conftest import refusal, sample_lines
 from wordmask import __main__ as command
 from wordmask.config.metric_table import METRICS
 from wordmask.data.data_report import SplitReport
+from wordmask.training.charts import ticks
 from wordmask.training.evaluation.probe_display import ProbeResults
-from wordmask.training.report import ticks
 
 ROOT = Path(__file__).parent.parent.parent
 SECTIONS = ["run", "data", "curves", "result", "probe", "predictions", "cost"]

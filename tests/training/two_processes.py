@@ -34,8 +34,8 @@ word_cache.tokenize = counted  # before the modules that import it
 
 import run_mlm_wwm  # noqa: E402
 from conftest import run_until, sequences_in  # noqa: E402
-from wordmask.config.launch_checks import leave  # noqa: E402
 from wordmask.training.trainer import MlmTrainer  # noqa: E402
+from wordmask.utils.launch import leave  # noqa: E402
 
 seen: list[list[tuple[int, tuple[int, ...]]]] = []
 training_step = MlmTrainer.training_step

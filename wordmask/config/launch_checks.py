@@ -10,26 +10,12 @@ from collections.abc import Mapping
 
 import torch
 from transformers.integrations import is_deepspeed_available
-from transformers.utils import is_torch_tpu_available, is_torch_xla_available
 
 from wordmask.utils.errors import InputError
+from wordmask.utils.launch import tpu_package
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets for each process
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-
-
-def tpu_package() -> str | None:
-    """The package that the Trainer uses on a TPU, `torch_xla` or `torch_tpu`; `None` without a TPU."""
-    if is_torch_xla_available():
-        return "torch_xla"
-    return "torch_tpu" if is_torch_tpu_available() else None
-
-
-def leave() -> None:
-    """Wait for the other processes, if there are any, and leave their group."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 def check_environment(use_cpu: bool, backend: str | None, environment: Mapping[str, str] = os.environ) -> None:
@@ -116,18 +102,6 @@ def check_sharding(
         raise InputError(
             f"{flag} divides a model over processes and plain python starts one; start with torchrun "
             "--nproc_per_node, or accelerate launch"
-        )
-
-
-def check_gpus(count: int, script: str) -> None:
-    """Raise an `InputError` if one process has several GPUs: the Trainer would use `DataParallel`.
-
-    That is slow, and has another loss.
-    """
-    if count > 1:
-        raise InputError(
-            f"{count} GPUs under plain python; start with torchrun --nproc_per_node {count} {script}, or choose one "
-            "GPU with CUDA_VISIBLE_DEVICES=0"
         )
 
 

@@ -80,9 +80,9 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
-    def half(self) -> bool:
-        """Whether the model computes in half precision, by autocast."""
-        return self.bf16 or self.fp16
+    def half_dtype(self) -> torch.dtype | None:
+        """The half precision in which the model computes, by autocast; `None` if it does not."""
+        return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else None
 
     @property
     def should_save(self) -> bool:

@@ -19,13 +19,13 @@ from accelerate.utils import DynamoBackend
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 
-from wordmask.config.launch_checks import tpu_package
 from wordmask.config.metric_table import METRICS, metrics_in
 from wordmask.config.number_checks import check_numbers
 from wordmask.config.parser import suggest
 from wordmask.config.schedule_checks import check_schedule
 from wordmask.config.trackers import check_trackers
 from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.launch import tpu_package
 
 if TYPE_CHECKING:
     from wordmask.config.run_arguments import RunArguments

@@ -165,7 +165,7 @@ class Forward:
 
 def computes_in_half(training: RunArguments, model: PreTrainedModel) -> bool:
     """Whether a model computes in half precision, by autocast or since its weights have it."""
-    return training.half or model.dtype.itemsize == 2
+    return training.half_dtype is not None or model.dtype.itemsize == 2
 
 
 def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
@@ -198,7 +198,7 @@ def _trying(training: RunArguments, model: PreTrainedModel) -> torch.autocast:
 
 
 def _half(training: RunArguments, enabled: bool = True) -> torch.autocast:
-    return torch.autocast(training.device.type, torch.float16 if training.fp16 else torch.bfloat16, enabled=enabled)
+    return torch.autocast(training.device.type, training.half_dtype or torch.bfloat16, enabled=enabled)
 
 
 def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttention | None:

@@ -8,12 +8,12 @@ import torch
 from transformers import PreTrainedModel
 
 from wordmask.config.arguments import Arguments, RunArguments
-from wordmask.config.launch_checks import tpu_package
 from wordmask.masking import IGNORED
 from wordmask.models.configuration import origin
 from wordmask.models.forward import Forward, Prediction, choose_forward
 from wordmask.models.probing import some_ids, unchanged
 from wordmask.utils.errors import reported
+from wordmask.utils.launch import tpu_package
 from wordmask.utils.terminal import terminal
 
 SHORT = 8  # tokens in a sequence of the trial
@@ -62,8 +62,7 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
         advice = "; give other settings" + ", such as --pad_to_max_length," * (not fixed) + " or another model"
         with reported(sentence, advice), unchanged(model):
             model.train(training.do_train)
-            half = torch.float16 if training.fp16 else torch.bfloat16
-            with torch.autocast(model.device.type, half, enabled=training.fp16 or training.bf16):
+            with torch.autocast(model.device.type, training.half_dtype, enabled=training.half_dtype is not None):
                 prediction = _predict(model, size, length if fixed else min(SHORT, length))
             if training.do_train:
                 prediction.loss.backward()

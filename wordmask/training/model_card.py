@@ -18,7 +18,7 @@ from wordmask.config.metric_table import metrics_in
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.pages import CURVE, render, write_page
 from wordmask.training.records.run_record import SETTINGS, STEP
-from wordmask.training.report import RunFiles
+from wordmask.training.run_files import RunFiles
 from wordmask.utils.terminal import clean
 
 # What Markdown, HTML and formulas obey. An underscore within a word is nothing to them.

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
-from wordmask.config.launch_checks import tpu_package
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.trainer_checks import muon_settings
 from wordmask.utils.errors import InputError
+from wordmask.utils.launch import tpu_package
 
 MOMENTUM = 0.95
 # An iteration takes X to A X + (B G + C G²) X, where G = X Xᵀ. These coefficients bring singular values near 1.

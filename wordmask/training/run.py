@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from wordmask.config.arguments import Arguments, parse_arguments
-from wordmask.config.launch_checks import check_gpus
+from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.short_form import describe
 from wordmask.data.labelled_examples import read_labelled
 from wordmask.data.token_store import Tokenization
@@ -131,7 +131,7 @@ def _check_start(arguments: Arguments, script: str) -> None:
     training = arguments.training
     if arguments.short_form and not arguments.only_evaluates:
         logger.warning("short form: %s", describe(arguments.short_form))
-    check_gpus(training.n_gpu, script)
+    check_one_gpu(training.n_gpu, script)
     if training.push_to_hub and training.process_index == 0:
         check_push(training.hub_model_id, training.hub_token)
     training.push_to_hub = training.push_to_hub and not training.dry_run

@@ -124,15 +124,14 @@ def describe_masking(arguments: Arguments) -> str:
 
 
 def _device(training: RunArguments) -> str:
-    device, processes = training.device, training.world_size
+    device, processes, half = training.device, training.world_size, training.half_dtype
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         threads = f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
         name = f"{device.type.upper()}{threads}"
-    half = "bfloat16" if training.bf16 else "float16" if training.fp16 else None
     tf32 = device.type == "cuda" and is_torch_tf32_available() and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    precision = f"{half} autocast" if half else f"float32{' (tf32)' * tf32}"
+    precision = f"{str(half).removeprefix('torch.')} autocast" if half else f"float32{' (tf32)' * tf32}"
     compiled = ", compiled" if training.torch_compile else ""
     return f"{f'{processes} processes, each on ' * (processes > 1)}{name}, {precision}{compiled}"
 

@@ -6,7 +6,7 @@ import copy
 import io
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from transformers.trainer_callback import DefaultFlowCallback, TrainerControl
 from transformers.trainer_utils import SaveStrategy
 
-from wordmask.data.collator import round_up
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences
-from wordmask.models.micro_batches import micro_batch_shapes
+from wordmask.training.padding import Lengths
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
@@ -42,43 +41,6 @@ def steps_from(trainer: MlmTrainer, step: int) -> Iterator[list[list[Draw]]]:
         batches = iter(plan)
         for _ in range(plan.steps_left(epoch)):
             yield list(itertools.islice(batches, trainer.args.gradient_accumulation_steps))
-
-
-class Lengths:
-    """How many tokens batches have, and at how many positions the model computes: padding counts there.
-
-    Args:
-        trainer: divides batches into micro-batches while it trains.
-        stages: the sequences; their draws are numbered one stage after the other.
-        trains: whether these are batches of training, and not of an evaluation.
-    """
-
-    def __init__(self, trainer: MlmTrainer, stages: Sequence[Any], trains: bool = True):
-        self.fixed, self.multiple_of = trainer.forward.fixed, getattr(trainer.collator, "multiple_of", 1)
-        self.flat = trains and trainer.forward.flat
-        self.micro_batch_tokens = trainer.forward.micro_batch_tokens if trains else None
-        self.lengths = np.concatenate([stage.lengths for stage in stages])
-        self.longest = np.concatenate([np.full(len(stage), stage.length) for stage in stages])
-
-    def of(self, batches: Sequence[Sequence[Draw]]) -> NDArray[np.int64]:
-        """(2,) The tokens and the positions of some batches. What only fills a batch up counts as padding."""
-        sums = np.zeros(2, np.int64)
-        for batch in batches:
-            indices = [draw.index for draw in batch]
-            shown = [draw.index for draw in batch if draw.rate > 0]
-            sums += int(self.lengths[shown].sum()), self.computed(indices)
-        return sums
-
-    def computed(self, indices: Any) -> int:
-        """The positions of a batch of these sequences."""
-        lengths, longest = self.lengths[indices], int(self.longest[indices[0]])
-        if self.flat and not self.fixed:
-            return round_up(int(lengths.sum()), self.multiple_of)
-        width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
-        if not self.micro_batch_tokens:
-            return len(lengths) * width
-        shapes = micro_batch_shapes(-np.sort(-lengths), self.micro_batch_tokens, self.multiple_of)
-        return sum(size * min(padded, width) for size, padded in shapes)
 
 
 def tokens_and_positions(trainer: MlmTrainer, sequences: StagedSequences, steps: range) -> tuple[NDArray[Any], bool]:

@@ -19,8 +19,9 @@ from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.token_steps import TokenBatches
 from wordmask.models.configuration import origin
-from wordmask.training.dry_run.forecast import Lengths, some_of, steps_from
+from wordmask.training.dry_run.forecast import some_of, steps_from
 from wordmask.training.memory_errors import LESS, free_memory, lacks_memory
+from wordmask.training.padding import Lengths
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import children_memory

@@ -92,12 +92,10 @@ class Results:
     Attributes:
         metrics: those of the run; the figures before training are among them as `eval_loss_before` and so on.
         others: further figures: a label and the value as people read it.
-        improved: the words that improved most.
     """
 
     metrics: Mapping[str, float]
     others: Sequence[tuple[str, str]] = ()
-    improved: Sequence[Improved] = ()
 
     @property
     def _rows(self) -> list[tuple[str, str, str]]:

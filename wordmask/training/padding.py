@@ -1,0 +1,71 @@
+"""How much of what goes through the model is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordmask.data.collator import round_up
+from wordmask.data.sampler import Draw
+from wordmask.data.sequences import StreamedSequences
+from wordmask.models.micro_batches import micro_batch_shapes
+from wordmask.training.trainer import MlmTrainer
+
+BATCHES = 100  # the first batches of training tell the share of padding
+
+
+class Lengths:
+    """How many tokens batches have, and at how many positions the model computes: padding counts there.
+
+    Args:
+        trainer: divides batches into micro-batches while it trains.
+        stages: the sequences; their draws are numbered one stage after the other.
+        trains: whether these are batches of training, and not of an evaluation.
+    """
+
+    def __init__(self, trainer: MlmTrainer, stages: Sequence[Any], trains: bool = True):
+        self.fixed, self.multiple_of = trainer.forward.fixed, getattr(trainer.collator, "multiple_of", 1)
+        self.flat = trains and trainer.forward.flat
+        self.micro_batch_tokens = trainer.forward.micro_batch_tokens if trains else None
+        self.lengths = np.concatenate([stage.lengths for stage in stages])
+        self.longest = np.concatenate([np.full(len(stage.lengths), stage.length) for stage in stages])
+
+    def of(self, batches: Sequence[Sequence[Draw]]) -> NDArray[np.int64]:
+        """(2,) The tokens and the positions of some batches. What only fills a batch up counts as padding."""
+        sums = np.zeros(2, np.int64)
+        for batch in batches:
+            indices = [draw.index for draw in batch]
+            shown = [draw.index for draw in batch if draw.rate > 0]
+            sums += int(self.lengths[shown].sum()), self.computed(indices)
+        return sums
+
+    def computed(self, indices: Any) -> int:
+        """The positions of a batch of these sequences."""
+        lengths, longest = self.lengths[indices], int(self.longest[indices[0]])
+        if self.flat and not self.fixed:
+            return round_up(int(lengths.sum()), self.multiple_of)
+        width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
+        if not self.micro_batch_tokens:
+            return len(lengths) * width
+        shapes = micro_batch_shapes(-np.sort(-lengths), self.micro_batch_tokens, self.multiple_of)
+        return sum(size * min(padded, width) for size, padded in shapes)
+
+
+def padding_share(trainer: MlmTrainer) -> float | None:
+    """The share of padding in what goes through the model in the first batches; `None` if there is no batch."""
+    sequences = trainer.train_sequences
+    if sequences is None:
+        return None
+    if isinstance(sequences, StreamedSequences):
+        read, size = len(sequences.first_lengths), trainer.args.train_batch_size
+        lengths = Lengths(trainer, [SimpleNamespace(lengths=sequences.first_lengths, length=sequences.length)])
+        batches = iter([[Draw(index, 0, 1) for index in range(read)[at : at + size]] for at in range(0, read, size)])
+    else:
+        lengths, batches = Lengths(trainer, sequences.stages), iter(trainer.plan or ())
+    tokens, positions = lengths.of(list(islice(batches, BATCHES)))
+    return 1 - int(tokens) / int(positions) if positions else None

@@ -1,0 +1,165 @@
+"""What a run has left in its output directory, as the report and the model card show it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wordmask.config.metric_table import METRICS, metrics_in
+from wordmask.data.data_report import FILE as DATA_REPORT
+from wordmask.data.data_report import SplitReport
+from wordmask.training.charts import Chart
+from wordmask.training.evaluation.before_after import most_improved
+from wordmask.training.evaluation.record import Evaluation, read_evaluations
+from wordmask.training.records import RECORD
+from wordmask.training.records.manifest import STATE, checkpoints_in
+from wordmask.training.records.speed_record import read_speed
+from wordmask.utils import quantities
+from wordmask.utils.errors import one_line
+
+logger = logging.getLogger(__name__)
+
+MOST_POINTS, COLUMNS = 200, 4  # of a curve, and evaluations whose predictions are shown
+TIME_UNITS = (("h", 3600), ("min", 60), ("s", 1))
+
+Values = Mapping[int, float]  # by step
+
+
+class RunFiles:
+    """What the files in the output directory of a run hold. Only the record is always there.
+
+    Args:
+        directory: the output directory.
+
+    Attributes:
+        record: `wordmask_run.json`.
+        results: `all_results.json`, or the results of an evaluation alone.
+        data, advice: the data report of each split, and what looks wrong in the text.
+        evaluations: those with the masks of the last one, since only they can be compared.
+        before, after: the evaluation before training, and that of the model that was saved, if there are any.
+        moments: the tokens and the time up to each log.
+        state: that of the Trainer, from the last checkpoint if training has not ended.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory, self.record = directory, read_json(directory / RECORD)
+        self.results = read_json(directory / "all_results.json") or read_json(directory / "eval_results.json")
+        data = read_json(directory / DATA_REPORT)
+        self.advice: list[str] = data.pop("advice", [])
+        self.data = {split: SplitReport(**report) for split, report in data.items()}
+        evaluations, self.moments = read_evaluations(directory, sys.maxsize), read_speed(directory)
+        self.evaluations = [one for one in evaluations if one.masks == evaluations[-1].masks]
+        self.before = next((one for one in self.evaluations if self.record.get("trains") and not one.step), None)
+        others = [one for one in self.evaluations if one is not self.before]
+        # The record keeps the words of the saved model. It is not the last one with --load_best_model_at_end.
+        self.after = next((one for one in others[::-1] if one.words), others[-1] if others else None)
+        last = map(read_json, [directory / STATE, *(path / STATE for path in checkpoints_in(directory)[-1:])])
+        self.state = max(last, key=lambda state: state.get("global_step", -1))
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The arguments that differ from their defaults. Older records do not tell."""
+        return {name: self.record["arguments"][name] for name in self.record.get("changed_arguments", ())}
+
+    @property
+    def compares(self) -> bool:
+        """Whether there are figures before training and after it."""
+        return any(name.endswith("_before") for name in self.results)
+
+    @property
+    def improved(self) -> list[Any]:
+        """The words that improved most."""
+        return (
+            most_improved(self.before.words, self.after.words) if self.compares and self.before and self.after else []
+        )
+
+    @property
+    def measures(self) -> list[dict[str, Any]]:
+        """What is drawn and listed, see `_measure`."""
+        logged = {entry["step"]: entry["loss"] for entry in self.state.get("log_history", []) if "loss" in entry}
+        intervals = [(one, other) for one, other in pairwise(self.moments) if other.seconds > one.seconds]
+        speed = {other.step: (other.tokens - one.tokens) / (other.seconds - one.seconds) for one, other in intervals}
+
+        def values(name: str, probe: str | None = None) -> Values:
+            same = [one for one in self.evaluations if probe in (None, one.probe)]
+            return {one.step: one.metrics[name] for one in same if name in one.metrics}
+
+        probe = self.evaluations[-1].probe if self.evaluations else ""
+        f1 = values("probe_f1", probe)
+        ngrams = {step: self.results["probe_tfidf_f1"] for step in f1 if "probe_tfidf_f1" in self.results}
+        ends = {f"{end} end of its interval": values(f"probe_f1_{end}", probe) for end in ("low", "high")}
+        rights = {METRICS[name].label: values(name) for name in ("accuracy", "whole_word_accuracy")}
+        metrics = {name for one in self.evaluations for name in one.metrics}
+        corpora = [metric for metric in metrics_in(f"eval_{name}" for name in sorted(metrics)) if metric.corpus]
+        found = (
+            ("loss", quantities.loss, {"training loss": logged, METRICS["loss"].label: values("loss")}),
+            ("corpora", quantities.loss, {metric.label: values(metric.name) for metric in corpora}),
+            ("accuracy", quantities.percent, rights),
+            ("speed", quantities.number, {"tokens per second": speed}),
+            ("probe", quantities.percent, {METRICS["probe_f1"].label: f1, "character n-grams": ngrams, **ends}),
+        )
+        return [measure for one in found if (measure := self._measure(*one))]
+
+    def _measure(
+        self, name: str, shown: Callable[[float], str], series: Mapping[str, Values]
+    ) -> dict[str, Any] | None:
+        """Finite values by step, the seconds of training at each step, and charts; `None` for fewer than two steps."""
+        finite = {label: [step for step in values if math.isfinite(values[step])] for label, values in series.items()}
+        kept = {
+            label: {step: series[label][step] for step in thinned(steps)} for label, steps in finite.items() if steps
+        }
+        steps = sorted({step for values in kept.values() for step in values})
+        if len(steps) < 2:
+            return None
+        places: dict[str, Values] = {"steps": {step: step for step in steps}}
+        seconds: Values = {}
+        if len(self.moments) > 1:
+            known, times = [one.step for one in self.moments], [one.seconds for one in self.moments]
+            seconds = dict(zip(steps, np.interp(steps, known, times).tolist(), strict=True))
+            unit, size = next(one for one in TIME_UNITS if seconds[steps[-1]] >= 2 * one[1] or one[1] == 1)
+            places[f"training time in {unit}"] = {step: seconds[step] / size for step in steps}
+        charts = [
+            Chart(name, over, {label: [(at[step], y) for step, y in kept[label].items()] for label in kept}, shown)
+            for over, at in places.items()
+        ]
+        return {"name": name, "shown": shown, "steps": steps, "seconds": seconds, "series": kept, "charts": charts}
+
+    @property
+    def predictions(self) -> tuple[list[Evaluation], list[dict[str, Any]]]:
+        """The evaluations that are shown; for each line its text, in parts, and what they predict for each word."""
+        last = self.after or self.before
+        shown = thinned(
+            [one for one in self.evaluations if last and one.step <= last.step and one.predictions], COLUMNS
+        )
+        lines = []
+        for versions in zip(*(one.predictions for one in shown), strict=False):
+            text, words = versions[-1]["text"], [*zip(*(version["words"] for version in versions), strict=False)]
+            parts, end = [], 0
+            for word in versions[-1]["words"]:
+                stop = word["start"] + len(word["word"])
+                parts += [(text[end : word["start"]], False), (text[word["start"] : stop], True)]
+                end = stop
+            lines.append({"parts": [*parts, (text[end:], False)], "words": words})
+        return shown, lines
+
+
+def thinned(items: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
+    """At most so many items, spread evenly, with the first and the last one."""
+    return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; nothing if there is none, or, with a warning, if it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("%s cannot be read (%s), so the report does without", path, one_line(error))
+        return {}

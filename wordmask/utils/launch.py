@@ -1,0 +1,20 @@
+"""The processes of a run: what they compute on, and how they part."""
+
+from __future__ import annotations
+
+import torch
+from transformers.utils import is_torch_tpu_available, is_torch_xla_available
+
+
+def tpu_package() -> str | None:
+    """The package that the Trainer uses on a TPU, `torch_xla` or `torch_tpu`; `None` without a TPU."""
+    if is_torch_xla_available():
+        return "torch_xla"
+    return "torch_tpu" if is_torch_tpu_available() else None
+
+
+def leave() -> None:
+    """Wait for the other processes, if there are any, and leave their group."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
