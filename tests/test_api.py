@@ -129,6 +129,8 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
     args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(wordmask.InputError, match="train_dataset: a generator"):
         wordmask.MlmTrainer(model, args, (row for row in dataset), processing_class=tokenizer)
+    with pytest.raises(wordmask.InputError, match="eval_dataset: a dict of datasets"):
+        wordmask.MlmTrainer(model, args, dataset, {"one": dataset}, processing_class=tokenizer)
     with pytest.raises(wordmask.InputError, match="data_collator: function"):
         wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, data_collator=lambda batch: batch)
 

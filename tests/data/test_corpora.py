@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from conftest import character_tokenizer
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.corpora import Corpus, corpus_names, quotas, within
-from wordmask.data.order import grouped, grouped_by_tokens, mixed, shuffled
+from wordmask.data.order import grouped, grouped_by_tokens, mixed, ranks, shuffled
 from wordmask.data.sampler import Batches, Draw, Layout, Progress, Stage
 from wordmask.data.sequences import Sequences
 from wordmask.data.sources import load_texts
@@ -111,6 +113,29 @@ def test_what_is_drawn_from_a_corpus_is_random():
         assert statistic < (size - 1) + 4.5 * np.sqrt(2 * (size - 1))
 
 
+def test_ranks_are_within_a_stretch_and_a_corpus():
+    lengths, stretch, corpora = map(np.array, ([5, 9, 7, 30, 20, 4], [0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 0]))
+    assert ranks(lengths, stretch, corpora) == pytest.approx([1 / 6, 5 / 6, 3 / 6, 3 / 4, 1 / 4, 1 / 2])
+    assert len(ranks(*[np.zeros(0, np.int64)] * 3)) == 0
+
+
+@given(st.integers(2, 12), st.lists(st.integers(1, 60), min_size=2, max_size=3), st.booleans(), st.data())
+def test_grouped_steps_keep_their_shares_and_similar_lengths(step, sizes, by_tokens, data):
+    """Whatever the lengths: no step misses its share of a corpus by more than one sequence of each corpus."""
+    bounds = [0, *itertools.accumulate(sizes)]
+    count, corpora = bounds[-1], np.repeat(np.arange(len(sizes)), sizes)
+    lengths = np.array(data.draw(st.lists(st.integers(1, 50), min_size=count, max_size=count)))
+    order = mixed(0, bounds, sizes, of_pass)
+    if by_tokens:
+        arranged = grouped_by_tokens(order, np.full(count, 3), 3 * step, 0, partial(shuffled, 3, 0), corpora=corpora)
+    else:
+        arranged = grouped(order, lengths, step, partial(shuffled, 3, 0), corpora=corpora)
+    assert sorted(arranged.tolist()) == sorted(order.tolist())
+    for at in range(0, count - step + 1, step):
+        own = np.bincount(corpora[arranged[at : at + step]], minlength=len(sizes))
+        assert np.abs(own - step * np.array(sizes) / count).max() <= len(sizes)
+
+
 # Batches
 
 BOUNDS, LENGTHS = [0, 40, 50], np.arange(50) * 7 % 11
@@ -121,7 +146,7 @@ def mixture(layout: Layout, done: Progress | None = None, group: bool = True, **
         return mixed(epoch, BOUNDS, [25, 25], of_pass)
 
     def arrange(left: np.ndarray, step: int, epoch: int) -> np.ndarray:
-        return grouped(left, LENGTHS, step, 3, epoch, steps=3) if group else left
+        return grouped(left, LENGTHS, step, partial(shuffled, 3, epoch), steps=3) if group else left
 
     stage = Stage(50, order, layout, arrange=arrange, mixed=True)
     return Batches([stage], RateSchedule.of("0.1..0.9", 3), done=done, **options)
@@ -166,7 +191,7 @@ def token_steps(layout: Layout, done: Progress | None = None) -> TokenBatches:
     lengths = LENGTHS + 1
 
     def arrange(left: np.ndarray, tokens: int, epoch: int, carried: int) -> np.ndarray:
-        return grouped_by_tokens(left, lengths, tokens, carried, 3, epoch)
+        return grouped_by_tokens(left, lengths, tokens, carried, partial(shuffled, 3, epoch))
 
     stage = replace(mixture(Layout(1)).stages[0], arrange_tokens=arrange)
     return TokenBatches(TokenCuts(stage, lengths, 60), layout, RateSchedule.of("0.1..0.9", 3), epochs=4, done=done)

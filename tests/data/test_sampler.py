@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -148,7 +149,7 @@ def of_step_sizes(rows: int, layout: tuple[int, int, int], done: Progress, **opt
     """The batches of each process, with rows of like length in the same step."""
     lengths = np.arange(rows) * 7 % 11
     order = lambda epoch: shuffled(3, epoch, rows)  # noqa: E731
-    arrange = lambda left, step, epoch: grouped(left, lengths, step, 3, epoch, steps=3)  # noqa: E731
+    arrange = lambda left, step, epoch: grouped(left, lengths, step, partial(shuffled, 3, epoch), steps=3)  # noqa: E731
     layouts = [Layout(*layout, process) for process in range(layout[2])]
     rates = RateSchedule.of("0.4:0.1")
     return [Batches([Stage(rows, order, own, arrange=arrange)], rates, done=done, **options) for own in layouts]

@@ -22,9 +22,9 @@ LINE, DRAWN = RateSchedule.of("0.3:0.1"), RateSchedule.of("0.1..0.9", SEED)
 
 def stage_of(lengths: np.ndarray, groups: bool, layout: Layout) -> Stage:
     arrange = {
-        "arrange": lambda order, step, epoch: grouped(order, lengths, step, SEED, epoch),
+        "arrange": lambda order, step, epoch: grouped(order, lengths, step, partial(shuffled, SEED, epoch)),
         "arrange_tokens": lambda order, tokens, epoch, carried: grouped_by_tokens(
-            order, lengths, tokens, carried, SEED, epoch, steps=3
+            order, lengths, tokens, carried, partial(shuffled, SEED, epoch), steps=3
         ),
     }
     return Stage(len(lengths), partial(shuffled, SEED, count=len(lengths)), layout, **(arrange if groups else {}))
@@ -179,6 +179,8 @@ def test_a_step_longer_than_the_text_goes_over_several_epochs():
     plan = Training([2, 2], 10, groups=False).plan(epochs=6)
     assert [[draw.epoch for draw in step] for step in steps([plan])] == [[0, 0, 1, 1, 2], [2, 3, 3, 4, 4], [5, 5]]
     assert plan.planned_epochs == 3, "the Trainer sees epochs that have a step"
+    [step] = steps([Training([2, 2], 10_000, groups=False).plan(epochs=2500)])
+    assert len(step) == 5000 and step[-1].epoch == 2499, "more epochs than Python nests functions"
 
 
 def test_steps_end_at_the_first_sequence_that_is_enough():
@@ -192,7 +194,9 @@ def test_steps_end_at_the_first_sequence_that_is_enough():
 def test_an_arrangement_holds_each_sequence_and_steps_of_it_have_similar_lengths(training, carried):
     lengths, tokens = training.lengths, training.tokens
     order = shuffled(SEED, 0, len(lengths))
-    arranged = grouped_by_tokens(order, lengths, tokens, min(carried, tokens - 1), SEED, 0, steps=10**6)
+    arranged = grouped_by_tokens(
+        order, lengths, tokens, min(carried, tokens - 1), partial(shuffled, SEED, 0), steps=10**6
+    )
     assert sorted(arranged.tolist()) == list(range(len(lengths)))
     ends = token_ends(lengths[arranged], tokens, min(carried, tokens - 1)).tolist()
     first = ends[:1] if carried else [0]
@@ -207,7 +211,7 @@ def test_steps_have_little_padding_also_where_one_stretch_of_sorted_sequences_en
     """Each stretch was sorted from short to long: the step at its end had the longest ones and the shortest ones."""
     drawn = np.random.default_rng(0).lognormal(3.3, 0.8, 10_000).astype(np.int64)
     training = Training(np.clip(drawn, 4, 128).tolist(), 1200, groups=True)
-    arranged = grouped_by_tokens(np.arange(10_000), training.lengths, 1200, 0, SEED, 0)
+    arranged = grouped_by_tokens(np.arange(10_000), training.lengths, 1200, 0, partial(shuffled, SEED, 0))
     ends = token_ends(training.lengths[arranged], 1200, 0)
     groups = np.split(training.lengths[arranged], ends)[:-1]
     assert len(groups) > 150 and {sum(group) >= 1200 for group in groups} == {True}

@@ -12,6 +12,8 @@ import run_mlm_wwm
 from conftest import refusal, sample_lines, train_tokenizer
 from wordmask.config.arguments import ModelArguments
 from wordmask.models.configuration import load_config, make_config
+from wordmask.models.loading import load_model
+from wordmask.utils.errors import InputError
 
 BERT = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=70"
 XLM = "emb_dim=32,n_layers=2,n_heads=2,max_position_embeddings=70"
@@ -51,6 +53,8 @@ REFUSED = {
     **dict.fromkeys(("bart", "mbart", "mvp"), ("--model_type", "encoder-decoder", "give an encoder")),
     **dict.fromkeys(("modernvbert", "ultravbert"), ("--model_type", "text_config and vision_config", "--config_name")),
 }
+
+GROWS_NOT = ("ibert", "perceiver")  # transformers cannot add to their embeddings
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,23 @@ def test_settings_follow_in_a_saved_configuration_as_in_its_type(model_type, tok
     made, remade = (make_config(given, load_config(given), entries).to_dict() for given in (by_type, by_name))
     del made["_name_or_path"], remade["_name_or_path"]
     assert made == remade
+
+
+@pytest.mark.parametrize("model_type", TRAINED)
+def test_a_type_gets_embeddings_for_the_tokens_of_a_larger_tokenizer(model_type, tokenizer, tmp_path):
+    """It does, or one sentence says that it cannot."""
+    entries = AutoTokenizer.from_pretrained(tokenizer)
+    given = ModelArguments(model_type=model_type, config_overrides=TRAINED[model_type][0])
+    load_model(given, load_config(given), entries)[0].save_pretrained(tmp_path)
+    entries.add_tokens(["wordmask"])
+    given = ModelArguments(model_name_or_path=str(tmp_path))
+    try:
+        model, _ = load_model(given, load_config(given), entries)
+    except InputError as error:
+        assert model_type in GROWS_NOT and str(error).startswith("--")
+    else:
+        assert model_type not in GROWS_NOT
+        assert len(model.get_input_embeddings().weight) == model.config.vocab_size == len(entries)
 
 
 @pytest.mark.parametrize("model_type", REFUSED)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from conftest import SPECIAL, BertTokenizer, train_tokenizer
+from wordmask.tokenization import added_words
 from wordmask.tokenization.added_words import add_words, check_words, find_words, pieces_of
 from wordmask.tokenization.encoding import encode_lines
 from wordmask.tokenization.readable import ReadableTokens
@@ -90,6 +91,13 @@ def test_the_words_that_save_most_tokens_are_found():
     texts = [["lupus lupusx 17 17 17", "a a Graft graft,"] * 5, ["graft"] + ["lupus", "xx a", "我们 我们"] * 4]
     found = [find_words(word_pieces(), texts, count) for count in (9, 2, 1)]
     assert found == [["graft", "lupusx", "lupus"], ["graft", "lupusx"], ["graft"]]
+
+
+def test_the_search_forgets_rare_words_alone_and_keeps_few(monkeypatch):
+    """`graft` comes once in each of 60 batches, between 100 words that come in no other."""
+    monkeypatch.setattr(added_words, "_MOST", 300)
+    texts = [["graft " + " ".join(f"w{batch}x{number}" for number in range(100))] for batch in range(60)]
+    assert find_words(word_pieces(), texts, 5) == ["graft"]
 
 
 def test_a_word_that_the_tokenizer_does_not_know_is_found():

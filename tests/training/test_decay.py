@@ -118,6 +118,25 @@ def test_other_weights_than_those_of_the_checkpoint_are_refused(folder, tmp_path
     assert sentence.startswith("--keep_optimizer: ") and "holds no state for this optimizer and model" in sentence
 
 
+@pytest.mark.parametrize("stable, decay", [(2, 3), (8, 8), (0.4, 0.2)])
+def test_phases_that_leave_a_gap_are_refused(stable, decay, folder, tmp_path, capsys):
+    """Else the rate would be 0 for the last steps, or never fall to 0. Of 10 steps, 1 is for the warm-up."""
+    phases = json.dumps({"num_stable_steps": stable, "num_decay_steps": decay})
+    flags = ["--max_steps", "10", "--warmup_steps", "0.1", "--lr_scheduler_kwargs", phases]
+    sentence = refusal(capsys, run_mlm_wwm.main, *from_checkpoint(folder, tmp_path, *flags))
+    assert "follow the warm-up; give one of the two" in sentence
+
+
+def test_shares_of_phases_that_add_up_are_rounded_to_fit(folder, tmp_path, rates):
+    phases = json.dumps({"num_stable_steps": 0.45, "num_decay_steps": 0.45, "decay_type": "linear"})
+    run_mlm_wwm.main(
+        from_checkpoint(
+            folder, tmp_path, "--max_steps", "11", "--warmup_steps", "0.1", "--lr_scheduler_kwargs", phases
+        )
+    )
+    assert rates == [pytest.approx(8e-4 * share) for share in (0, 0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2)]
+
+
 def test_phases_that_are_longer_than_the_training_are_refused(folder, tmp_path, capsys):
     """transformers would start in the middle of the decay."""
     long = ["--lr_scheduler_kwargs", '{"num_decay_steps": 10}']

@@ -233,3 +233,58 @@ def test_weights_that_do_not_fit_prepared_text_are_one_sentence(folder, tmp_path
     argv = [*model, "--prepared_dir", directory, "--train_weights", "0.5", "0.5", "--do_train"]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--output_dir", str(tmp_path / "out"))
     assert "2 weights for 1 of the corpora in --prepared_dir" in sentence
+
+
+def test_prepared_text_that_was_not_split_by_corpus_is_one_sentence(folder, tmp_path, capsys):
+    directory, model = str(tmp_path / "prepared"), ["--model_name_or_path", str(folder / "model"), "--use_cpu"]
+    files = ["--train_file", str(folder / "news.txt"), str(folder / "wiki.txt")]
+    weights, out = ["--train_weights", "0.5", "0.5"], ["--output_dir", str(tmp_path / "out")]
+    run_mlm_wwm.main([*model, *files, "--prepare_only", "--prepared_dir", directory])
+    run = [*model, "--prepared_dir", directory, *weights, "--do_train", "--do_eval", "--max_steps", "1", *out]
+    sentence = refusal(capsys, run_mlm_wwm.main, *run)
+    assert "the validation text in" in sentence and "is a part of the first corpus alone" in sentence
+    again = str(tmp_path / "again")
+    run_mlm_wwm.main([*model, *files, *weights, "--prepare_only", "--prepared_dir", again])
+    run[run.index(directory)] = again
+    assert {"eval_news_loss", "eval_wiki_loss"} <= {*run_mlm_wwm.main(run)}
+
+
+def test_a_limit_counts_in_each_of_many_corpora(folder, tmp_path):
+    """Eleven have no losses of their own, and are evaluated all the same."""
+    line = (folder / "news_dev.txt").read_text(encoding="utf-8")
+    files = [tmp_path / f"part{number}.txt" for number in range(11)]
+    for file in files:
+        file.write_text(line, encoding="utf-8")
+    argv = ["--model_name_or_path", str(folder / "model"), "--use_cpu", "--do_eval", "--max_eval_samples", "3"]
+    argv += ["--output_dir", str(tmp_path / "out"), "--validation_file"]
+    metrics = run_mlm_wwm.main([*argv, *map(str, files)])
+    assert metrics["eval_samples"] == 33 and "eval_part1_loss" not in metrics
+    assert "eval_part1_loss" in run_mlm_wwm.main([*argv[:-3], *argv[-1:], *map(str, files[:10]), *argv[-3:-1]])
+
+
+def test_a_corpus_may_have_a_name_that_begins_like_a_probe(folder, tmp_path):
+    shutil.copy(folder / "wiki_dev.txt", tmp_path / "probe_dev.txt")
+    argv = command(folder, tmp_path / "out", "--do_eval", "--validation_file", str(folder / "news_dev.txt"))
+    argv += [str(tmp_path / "probe_dev.txt"), "--max_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
+    argv[argv.index("--save_strategy") + 1] = "steps"
+    run_mlm_wwm.main([*argv, "--save_steps", "1", "--metric_for_best_model", "probe_dev_loss"])
+    assert read(tmp_path / "out" / "trainer_state.json")["best_metric"] > 0
+
+
+@pytest.mark.parametrize("more", ["", "--tokens_per_step 120"])
+def test_each_step_has_the_mixture_although_lengths_are_grouped(more, tmp_path, folder, seen):
+    """Short and long corpora, half of the sequences each: by length alone, steps would have one of them."""
+    lines = sample_lines("english", 200)
+    (tmp_path / "short.txt").write_text("\n".join(line[:14] for line in lines[:80]), encoding="utf-8")
+    (tmp_path / "long.txt").write_text("\n".join(line[:60] for line in lines[80:160]), encoding="utf-8")
+    argv = command(folder, tmp_path / "out", "--train_sampling_strategy", "group_by_length", *more.split())
+    place = argv.index("--train_file")
+    argv[place + 1 : place + 3] = [str(tmp_path / "short.txt"), str(tmp_path / "long.txt")]
+    run_mlm_wwm.main([*argv, "--num_train_epochs", "1"])
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    short = {
+        tuple(tokenizer(line)["input_ids"])
+        for line in (tmp_path / "short.txt").read_text(encoding="utf-8").split("\n")
+    }
+    shares = [sum(tokens in short for tokens, _ in step) / len(step) for step in seen[:-1]]
+    assert len(shares) > 15 and all(0.3 <= share <= 0.7 for share in shares), shares

@@ -184,6 +184,17 @@ def test_a_chinese_run_says_so(chinese_model, chinese_file, tmp_path):
     assert "words from whitespace" in shown["masking"][0]
 
 
+def test_a_card_on_the_hub_loads_what_is_there(out, tmp_path):
+    """The directory may have the name of another model, such as the one that was continued."""
+    copy = Path(shutil.copytree(out, tmp_path / "bert-base-uncased"))
+    record = json.loads((copy / "wordmask_run.json").read_text(encoding="utf-8"))
+    record["arguments"]["hub_model_id"] = "me/mine"
+    (copy / "wordmask_run.json").write_text(json.dumps(record), encoding="utf-8")
+    write_card(copy)
+    text = (copy / "README.md").read_text(encoding="utf-8")
+    assert 'pipeline("fill-mask", "me/mine")' in text and 'SentenceTransformer("me/mine")' in text
+
+
 def test_a_card_without_a_record_says_what_is_known(tmp_path):
     """`MlmTrainer` in a program of its own writes no record."""
     write_card(tmp_path)

@@ -31,7 +31,7 @@ class DataArguments:
     dataset_name: str | None = argument("A dataset of the hub, or what save_to_disk made.", default=None)
     dataset_config_name: str | None = argument("The configuration of the hub's dataset.", default=None)
     text_column_name: str | None = argument(
-        "By default text, or the only one; like review.body.",
+        "The column of the text, such as review.body.",
         default=None,
     )
     train_ref_file: list[str] | None = argument("Of run_chinese_ref.py, one for each --train_file.", default=None)

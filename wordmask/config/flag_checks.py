@@ -21,6 +21,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PreTrained
 from transformers.trainer_utils import IntervalStrategy
 
 from wordmask.config.attention_checks import check_attention
+from wordmask.config.metric_table import METRICS
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.parser import suggest
 from wordmask.utils.errors import InputError
@@ -102,7 +103,7 @@ def _check_words(arguments: Arguments) -> None:
 def _check_probe(arguments: Arguments) -> None:
     """Raise an `InputError` if the best model is chosen by a probe that there is not."""
     metric = (arguments.training.metric_for_best_model or "").removeprefix("eval_")
-    if metric.startswith("probe_") and not arguments.probe.probe_file:
+    if metric in METRICS and metric.startswith("probe_") and not arguments.probe.probe_file:
         raise InputError(f"--metric_for_best_model {metric} needs --probe_file, a table of labelled text; add it")
 
 

@@ -31,17 +31,17 @@ class ModelArguments:
     config_name: str | None = argument("The configuration; by default, the model's.", default=None)
     vocab_size: int | None = argument("From scratch: entries of a tokenizer, such as 30000.", default=None)
     add_words: str | None = argument("A file of words to be tokens, or how many to find.", default=None)
-    max_position_embeddings: int | None = argument("Continuing: more tokens than the model takes.", default=None)
-    keep_optimizer: bool = argument("Continuing: with a checkpoint's optimizer state.", default=False)
+    max_position_embeddings: int | None = argument("Let a loaded model take sequences of N tokens.", default=None)
+    keep_optimizer: bool = argument("Start with the checkpoint's optimizer state, too.", default=False)
     sparse_prediction: bool = argument(
         "Predict masked positions only: same loss, faster.",
         default=True,
     )
     attn_implementation: str | None = argument(
-        "sdpa, eager, varlen, flash_attention_2 or the best.",
+        "Such as sdpa or varlen; by default, the fastest.",
         default=None,
     )
-    dropout: float | None = argument("Of all layers, as 0; by default, the model's.", default=None)
+    dropout: float | None = argument("Of all layers, such as 0; by default, the model's.", default=None)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
         "Type of weights; auto: as saved.", default="float32"
     )

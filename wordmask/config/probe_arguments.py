@@ -16,7 +16,7 @@ class ProbeArguments:
     _argument_group_name = "probe"
 
     probe_file: str | None = argument(
-        "A table, text and label: does it tell labels apart?",
+        "Texts with labels: do embeddings tell them apart?",
         default=None,
     )
     probe_validation_file: str | None = argument("By default, a quarter of --probe_file.", default=None)

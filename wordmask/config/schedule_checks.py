@@ -29,6 +29,7 @@ SCHEDULES = {
 }
 WSD = "warmup_stable_decay"
 _PHASES = ("num_stable_steps", "num_decay_steps")  # of WSD, after the warm-up
+_ROUNDED = 2  # steps by which shares that add up to 1 may miss: each is rounded up
 _UNKNOWN = 10**9  # steps where the epochs decide, so that every number of them fits
 
 
@@ -42,7 +43,7 @@ def schedule_settings(args: RunArguments, steps: int) -> dict[str, Any]:
     `num_stable_steps` 0 leaves 94 for the decay.
 
     Raises:
-        InputError: if the phases are longer than the training.
+        InputError: if the phases are longer than the training, or if both are given and leave a gap.
     """
     settings: dict[str, Any] = dict(args.lr_scheduler_kwargs or {})  # type: ignore[arg-type]  # read by now
     phases = {name: settings[name] for name in _PHASES if settings.get(name) is not None}
@@ -56,6 +57,14 @@ def schedule_settings(args: RunArguments, steps: int) -> dict[str, Any]:
                 f"--lr_scheduler_kwargs: {name} {given} is not possible where {left} of {steps} steps follow the "
                 "warm-up; give fewer, or a share such as 0.1"
             )
+    if len(phases) == 2:
+        rest = left - phases["num_decay_steps"]
+        if abs(rest - phases["num_stable_steps"]) > _ROUNDED and steps != _UNKNOWN:
+            raise InputError(
+                f"--lr_scheduler_kwargs: num_stable_steps and num_decay_steps are {sum(phases.values())} steps, and "
+                f"{left} of {steps} follow the warm-up; give one of the two, and the other one takes what is left"
+            )
+        phases["num_stable_steps"] = rest
     if "num_decay_steps" not in phases:
         # transformers computes the other phase itself from `num_decay_steps`, and cannot do it the other way round.
         phases = {"num_decay_steps": left - phases["num_stable_steps"]}

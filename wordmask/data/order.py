@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,28 +22,56 @@ def shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
+def ranks(lengths: NDArray[np.int64], stretch: NDArray[np.int64], corpora: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(sequences,) Where each sequence stands among those of its own stretch and corpus, from 0, the shortest, to 1.
+
+    In order of these ranks, sequences of similar length follow each other, and each part of a stretch has the shares
+    of the corpora that the whole of it has: lengths 5 9 7 of corpus 0 and 30 20 of corpus 1 have the ranks 1/6 5/6 3/6
+    and 3/4 1/4, so their order is 5 20 7 30 9.
+
+    Args:
+        lengths, stretch, corpora: (sequences,) of each sequence.
+    """
+    by_length = np.lexsort((lengths, corpora, stretch))
+    # Sorted like that, each stretch of a corpus is one run: it begins where the stretch or the corpus changes.
+    changes = (np.diff(stretch[by_length]) != 0) | (np.diff(corpora[by_length]) != 0)
+    starts = np.append(0, np.flatnonzero(changes) + 1)
+    sizes = np.diff(np.append(starts, len(lengths)))
+    found = np.empty(len(lengths))
+    found[by_length] = (np.arange(len(lengths)) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
+    return found
+
+
 def grouped(
-    order: NDArray[np.int64], lengths: NDArray[np.int64], step: int, seed: int, epoch: int, steps: int = 50
+    order: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    step: int,
+    shuffle: Callable[[int], NDArray[np.int64]],
+    steps: int = 50,
+    corpora: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Sequences in random order, but with similar lengths in one step, so that little is padding.
 
     The shuffled sequences are sorted by length, `steps` steps at a time. Then the full steps are shuffled. Sequences
-    that make no full step come last.
+    that make no full step come last. Of several corpora, each step keeps its shares: see `ranks`.
 
     Args:
         order: (sequences,) the sequences, shuffled; or visits, see `mixed`.
         lengths: (all sequences,) the length of each sequence.
         step: the sequences of one optimizer step.
-        seed, epoch: what the order of the steps depends on.
+        shuffle: a random order of so many steps.
         steps: how many steps are sorted together.
+        corpora: (all sequences,) the number of the corpus of each sequence, if corpora are mixed.
     """
     # With steps of 2, and 2 of them sorted together, 8 sequences are in stretches 0 0 0 0 1 1 1 1. lexsort sorts by
     # the stretch first, and by the length within it.
-    stretch = np.arange(len(order)) // (step * steps)
-    order = order[np.lexsort((lengths[order % len(lengths)], stretch))]
+    stretch, sequences = np.arange(len(order)) // (step * steps), order % len(lengths)
+    own: NDArray[Any] = lengths[sequences]
+    own = own if corpora is None else ranks(own, stretch, corpora[sequences])
+    order = order[np.lexsort((own, stretch))]
     full = len(order) // step
     groups = order[: full * step].reshape(full, step)
-    return np.concatenate([groups[shuffled(seed, epoch, full)].ravel(), order[full * step :]])
+    return np.concatenate([groups[shuffle(full)].ravel(), order[full * step :]])
 
 
 def mixed(
@@ -108,9 +137,9 @@ def grouped_by_tokens(
     lengths: NDArray[np.int64],
     tokens: int,
     carried: int,
-    seed: int,
-    epoch: int,
+    shuffle: Callable[[int], NDArray[np.int64]],
     steps: int = 50,
+    corpora: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """What `grouped` does, for steps of at least so many tokens.
 
@@ -122,9 +151,10 @@ def grouped_by_tokens(
     # Stretches are sorted up and down in turn, so that a step at the border of two has similar lengths as well.
     own = lengths[order % len(lengths)]
     stretch = (np.cumsum(own) - own) // (tokens * steps)
-    sorted_by_length = np.lexsort((own * (1 - 2 * (stretch % 2)), stretch))
+    keys = own if corpora is None else ranks(own, stretch, corpora[order % len(lengths)])
+    sorted_by_length = np.lexsort((keys * (1 - 2 * (stretch % 2)), stretch))
     order, own = order[sorted_by_length], own[sorted_by_length]
     bounds = np.append(0, token_ends(own, tokens, 0))
-    chosen = shuffled(seed, epoch, len(bounds) - 1)
+    chosen = shuffle(len(bounds) - 1)
     groups = [order[bounds[group] : bounds[group + 1]] for group in chosen.tolist()]
     return np.concatenate([kept, *groups, order[bounds[-1] :]])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example
-from wordmask.data.corpora import Corpus
+from wordmask.data.corpora import MOST, Corpus
 from wordmask.data.data_report import SplitText
 from wordmask.data.division import Division, divide, joined, long_lines
 from wordmask.data.findings import SplitFindings, left_out, total
@@ -79,6 +79,11 @@ class Sequences(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.division)
+
+    @property
+    def evaluated_apart(self) -> list[str]:
+        """The names of the corpora whose losses are shown; none if there is one alone, or more than `MOST`."""
+        return [corpus.name for corpus in self.corpora] if 1 < len(self.corpora) <= MOST else []
 
     @property
     def text(self) -> SplitText:

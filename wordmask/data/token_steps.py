@@ -236,15 +236,14 @@ class TokenBatches(Batches):
 
     def _step(self, place: int, own: int) -> Iterator[tuple[int, int]]:
         """The sequences of the step that begins after `own` others of an epoch, each with its epoch."""
-        epoch = self.epochs[place]
-        order, ends = self.cuts.of(epoch.number, self._shown(epoch.number), epoch.carried)
-        start = int(ends[own - 1]) if own else 0
-        if own < epoch.steps:
-            yield from self._located(order[start : ends[own]], epoch.number)
-            return
-        yield from self._located(order[start : epoch.used], epoch.number)
-        if place + 1 < len(self.epochs):  # it goes on in the next epoch, where it is the first one to end
-            yield from self._step(place + 1, 0)
+        for epoch in self.epochs[place:]:
+            order, ends = self.cuts.of(epoch.number, self._shown(epoch.number), epoch.carried)
+            start = int(ends[own - 1]) if own else 0
+            if own < epoch.steps:
+                yield from self._located(order[start : ends[own]], epoch.number)
+                return
+            yield from self._located(order[start : epoch.used], epoch.number)
+            own = 0  # it goes on in the next epoch, where it is the first one to end
 
     def _located(self, order: NDArray[np.int64], epoch: int) -> Iterator[tuple[int, int]]:
         indices, epochs = self.cuts.stage.located(order, epoch)

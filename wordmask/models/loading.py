@@ -19,7 +19,7 @@ from wordmask.models.probing import embedded_ids
 from wordmask.tokenization.encoding import length_limit, vocabulary_size
 from wordmask.tokenization.vocabulary import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, reported
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading
 from wordmask.utils.lock import waiting
@@ -28,6 +28,7 @@ from wordmask.utils.quantities import counted
 
 logger = logging.getLogger(__name__)
 
+TOKENIZER_FLAGS = ("tokenizer_name", "model_name_or_path", "config_name")  # each can name the tokenizer
 LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a limit
 
 
@@ -51,16 +52,18 @@ def load_tokenizer(
     Raises:
         InputError: if there is no tokenizer of that name, or none can be trained.
     """
-    name = arguments.tokenizer_name or arguments.model_name_or_path
-    if arguments.vocab_size and not name:
+    flags = (
+        TOKENIZER_FLAGS[:2] if arguments.vocab_size else TOKENIZER_FLAGS
+    )  # then --config_name names the model alone
+    flag = next((flag for flag in flags if getattr(arguments, flag)), None)
+    if flag:
+        options = {"use_fast": arguments.use_fast_tokenizer, **hub_options(arguments)}
+        return load_pretrained_tokenizer(f"--{flag}", getattr(arguments, flag), **options)
+    if arguments.vocab_size:
         return AutoTokenizer.from_pretrained(checkpoint or _trained_tokenizer(arguments, config, texts))
-    name = name or arguments.config_name
-    if not name:
-        raise InputError(
-            "--tokenizer_name is missing; give a tokenizer, or --vocab_size to train one on the training text"
-        )
-    flag = "--tokenizer_name" if arguments.tokenizer_name else "--model_name_or_path"
-    return load_pretrained_tokenizer(flag, name, use_fast=arguments.use_fast_tokenizer, **hub_options(arguments))
+    raise InputError(
+        "--tokenizer_name is missing; give a tokenizer, or --vocab_size to train one on the training text"
+    )
 
 
 def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | None, texts: object) -> str:
@@ -129,9 +132,10 @@ def load_model(
         _set_length(tokenizer, model)
     size = vocabulary_size(tokenizer)
     if size > embedded_ids(model):
-        with making(*origin(arguments)):
-            # Transformers draws new embeddings around the mean of all; those of --add_words are set afterwards.
-            model.resize_token_embeddings(size, mean_resizing=arguments.add_words is None)
+        flag, name = origin(arguments)
+        more = f"{flag}: {name} has embeddings for {embedded_ids(model)} tokens, and cannot get those of {size}"
+        with reported(more, "; give the tokenizer of this model, and no --add_words"):
+            model.resize_token_embeddings(size)  # drawn around the mean of all; --add_words sets its own afterwards
     if size > (embedded := embedded_ids(model)):
         raise InputError(
             f"--tokenizer_name: its ids go up to {size - 1}, the model has embeddings for {embedded} tokens, and no "

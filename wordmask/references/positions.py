@@ -40,7 +40,7 @@ def line_positions(
         tokenizer: a tokenizer; it gives the tokens.
         segmenter: gives the words.
         lines: text, taken as it is.
-        mixed: whether words of mixed script (T恤) count, see `wordmask.tokenization.words.segmented`.
+        mixed: whether words of mixed script (T恤) count, see `wordmask.tokenization.segmented.segmented`.
         numbers: the number of each line in its file, for an error message.
         flag: the flag that names the tokenizer, for an error message.
 

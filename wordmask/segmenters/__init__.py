@@ -1,7 +1,7 @@
 """Segmenters split text into words: their interface, and a registry that finds one by name.
 
-Write your own segmenter as a subclass of `Segmenter`. On the command line, name it as `package.module:Class`, or
-register it under a short name:
+Write your own segmenter as a subclass of `Segmenter`. On the command line, name it as `package.module:Class`. In
+Python, you can also register it under a short name:
 
     @register("characters")
     class CharacterSegmenter(Segmenter):

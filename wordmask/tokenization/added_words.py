@@ -16,7 +16,7 @@ from wordmask.utils.quantities import counted
 
 LEAST = 5  # occurrences of a word that is found: of fewer, a model learns little about its token
 LONGEST = 40  # characters; what is longer is hardly a word
-_MOST = 2_000_000  # different words that are counted at once; with more, those that occurred once are forgotten
+_MOST = 2_000_000  # different words that are counted at once; with more, the rarer half is forgotten
 _BEFORE = "a "  # what stands before a word when we ask for its pieces, since most words follow a space
 # The library's rule for `single_word`: neither neighbour of a token may match \w. So a word that we find is all of the
 # characters between two others.
@@ -72,12 +72,12 @@ def find_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]
     forms = Counter[str]()
     for batch in texts:
         for text in batch:
-            forms.update(_WORD.findall(text))
+            forms.update(form for form in _WORD.findall(text) if len(form) <= LONGEST)
         if len(forms) > _MOST:
-            forms = Counter({form: number for form, number in forms.items() if number > 1})
+            forms = Counter(dict(forms.most_common(_MOST // 2)))
     words = Counter[str]()
     for form, number in forms.items():  # `Graft` is `graft` for a tokenizer that makes letters small
-        if len(form) <= LONGEST and _LETTER.search(form) and not has_no_spaces(form):
+        if _LETTER.search(form) and not has_no_spaces(form):
             words[normalized(tokenizer, form)] += number
     vocabulary = tokenizer.get_vocab()
     frequent = [

@@ -31,6 +31,7 @@ from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 Mark: TypeAlias = tuple[str, str]
 MARKS: list[Mark] = [("continues", "##"), ("bytes", "Ġ"), ("space", "▁"), ("goes on", "@@"), ("ends", "</w>")]
 WHOLE_WORDS: Mark = MARKS[0]  # without any mark, each token is a word, as in WordPiece without `##`
+WHITE_SPACE = np.frombuffer(b" \t\n\r\v\f", np.uint8)  # that a byte-level vocabulary can hold
 ALONE = "\ufffc".encode()  # replaces a token without text, such as [CLS] or [UNK]: a symbol, so a word of its own
 
 
@@ -65,7 +66,7 @@ class Surfaces:
 
         A character of several tokens counts for the one with its first byte: only that is none of 0x80 to 0xBF.
         """
-        begins = (self.text & 0xC0 != 0x80) & (self.text != ord(" "))
+        begins = (self.text & 0xC0 != 0x80) & ~np.isin(self.text, WHITE_SPACE)
         return np.add.reduceat(begins.astype(np.int64), self.starts)
 
     def continues(self, ids: IntArray, lengths: IntArray) -> BoolArray:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wordmask.config.arguments import Arguments
 from wordmask.config.data_arguments import check_number_of_weights
 from wordmask.config.flag_checks import needs_validation_text, without_evaluation
-from wordmask.data.corpora import MOST, quotas
+from wordmask.data.corpora import quotas
 from wordmask.data.data_report import DataReport, SplitText
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
@@ -107,7 +107,11 @@ def make_sequences(
             reported |= {"train": text} if text else {}
         if "validation" in texts and (training.do_eval or not sequences.train):
             stream, corpora = tokens_of(texts["validation"], tokenization), texts["validation"].corpora
-            corpora = corpora if len(corpora) <= MOST else []
+            if data.train_weights and data.is_prepared and not corpora:
+                raise InputError(
+                    f"--train_weights: the validation text in {data.prepared_dir} is a part of the first corpus "
+                    "alone; run --prepare_only with --train_weights into a new directory"
+                )
             limit = data.max_eval_samples
             sequences.validation = Sequences(stream, tokenization, max(lengths), limit=limit, corpora=corpora)
             sequences.validation_digest = hashed(texts["validation"].fingerprint, data.max_eval_samples)

@@ -139,8 +139,7 @@ def _reports(arguments: Arguments, trainer: MlmTrainer, text: str) -> Evaluation
 
 def _check_metric(metric: str | None, trainer: MlmTrainer) -> None:
     """Raise an `InputError` if the best model is chosen by the loss of a corpus that is not evaluated apart."""
-    corpora = getattr(trainer.eval_sequences, "corpora", ())
-    losses = [f"{corpus.name}_loss" for corpus in corpora if len(corpora) > 1]
+    losses = [f"{name}_loss" for name in getattr(trainer.eval_sequences, "evaluated_apart", ())]
     if metric and metric.removeprefix("eval_") not in (*METRICS, *losses):
         raise InputError(
             f"--metric_for_best_model: {metric} is the loss of no corpus here; choose from "

@@ -1,8 +1,8 @@
 """The Trainer with the loss, the batches and the evaluation of masked language modelling.
 
 Classes build on each other: checkpoints.py (whole or not there), finite.py (numbers that blow up), stopping.py (after
-a signal), timing.py, resuming.py, evaluation/evaluating.py, and `MlmTrainer` here. To log a figure of the training
-batches, such as the share of masked words:
+a signal), timing.py, optimizer_resuming.py, resuming.py, evaluation/evaluating.py, and `MlmTrainer` here. To log a
+figure of the training batches, such as the share of masked words:
 
 1. `make_trainer` in setup.py makes the collator: `word_ids=True` adds the number of each token's word to a batch.
 2. `_get_num_items_in_batch` here sees the batches of a step before the model does: take `word_ids` out, and count.
@@ -15,7 +15,7 @@ The test is tests/training/test_loss.py.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise, repeat
@@ -247,11 +247,14 @@ class MlmTrainer(EvaluatingTrainer):
         options = {"order": order, "mixed": bool(weights)}
         if strategy != "group_by_length":
             return options
-        lengths = sequences.lengths
+        lengths, bounds = sequences.lengths, getattr(sequences, "bounds", [0])
+        corpora = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)) if weights else None
         return options | {
-            "arrange": lambda indices, step, epoch: grouped(indices, lengths, step, seed, epoch),
+            "arrange": lambda indices, step, epoch: grouped(
+                indices, lengths, step, partial(shuffled, seed, epoch), corpora=corpora
+            ),
             "arrange_tokens": lambda indices, tokens, epoch, carried: grouped_by_tokens(
-                indices, lengths, tokens, carried, seed, epoch
+                indices, lengths, tokens, carried, partial(shuffled, seed, epoch), corpora=corpora
             ),
         }
 
@@ -261,15 +264,16 @@ class MlmTrainer(EvaluatingTrainer):
         if sequences is None:
             raise ValueError("eval_dataset is missing")
         layout, rates = self._layout(self.args.eval_batch_size, 1), RateSchedule.of(self.rates.final)
-        bounds, names = getattr(sequences, "bounds", [0, len(sequences)]), getattr(sequences, "corpora", [])
+        bounds, names = getattr(sequences, "bounds", [0, len(sequences)]), getattr(sequences, "evaluated_apart", [])
         parts = []
         for start, stop in pairwise(bounds):
             order = np.argsort(-sequences.lengths[start:stop], kind="stable")
             stage = Stage(stop - start, partial(_same, order), layout, offset=start)
             parts.append(Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION))
-        of_each = zip(names, parts, strict=True) if len(names) > 1 else ()
-        self._corpora = chain.from_iterable(repeat(corpus.name, len(part)) for corpus, part in of_each)
-        return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts) if names else parts[0])
+        self._corpora = chain.from_iterable(
+            repeat(name, len(part)) for name, part in zip(names, parts if names else (), strict=True)
+        )
+        return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card, since that of transformers links to the hub even for a local directory."""
@@ -336,5 +340,11 @@ def _same(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
 
 
 def _as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:
-    """Wrap any dataset for the sampler, which needs lengths."""
+    """Wrap any dataset for the sampler, which needs lengths.
+
+    Raises:
+        InputError: for a dict of datasets.
+    """
+    if isinstance(dataset, Mapping):
+        raise InputError("eval_dataset: a dict of datasets is not possible; give one, and call evaluate for others")
     return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")
