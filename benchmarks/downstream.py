@@ -42,7 +42,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from bundled import given_or_bundled
 from entities import crf_score, f1, read_sentences
-from kept import Kept
+from kept import Kept, digest
 from trained import (
     Side,
     Training,
@@ -78,11 +78,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[int, list[float]]]
     task = Task.of(options)
     scores = {task.baseline: {size: [task.baseline_score(size)] for size in options.sizes}}
     print(f"{task.baseline}: {scores[task.baseline]}", flush=True)
-    with given_or_bundled(options, "chinese") as options, tempfile.TemporaryDirectory() as temporary:
+    with given_or_bundled(options, "chinese") as filled, tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.results or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         kept = Kept(folder / "results.jsonl")
-        for arm, model in pretrained(options, folder, kept):
+        # A tokenizer that is trained here may number its tokens in another way each time, so the first one is kept.
+        tokenizer = digest(options.tokenizer) if options.tokenizer else None
+        sizes = [digest(filled.text), tokenizer, options.layers, options.hidden, options.length]
+        start = kept.once(
+            ["random weights", *sizes], partial(random_model, filled, folder / f"model{len(kept.found)}")
+        )
+        for arm, model in pretrained(filled, start, folder, kept):
             scores[arm] = {size: task.scores(model, size, options, kept) for size in options.sizes}
             print(f"{arm}: {scores[arm]}", flush=True)
     show(options, task, scores)
@@ -117,23 +123,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args([*TINY.split(), *argv] if "--tiny" in argv else argv)
 
 
-def pretrained(options: argparse.Namespace, folder: Path, kept: Kept) -> Iterator[tuple[str, str]]:
-    """Each arm with the directory of its model, all from the same random weights."""
+def pretrained(options: argparse.Namespace, start: str, folder: Path, kept: Kept) -> Iterator[tuple[str, str]]:
+    """Each arm with the directory of its model, all from the same random weights in `start`."""
     text, lines = split_text(options.text, EVALUATED, folder)
-    evaluated = write_evaluation(lines, options.tokenizer, options.length, folder / "evaluated.pt")
-    sizes = [Path(text).name, options.layers, options.hidden, options.length, options.batch]
-    start = kept.once(["random weights", *sizes], partial(random_model, options, folder / f"model{len(kept.found)}"))
+    evaluated = write_evaluation(lines, start, options.length, folder / "evaluated.pt")
+    shared = [digest(start), digest(text), options.length, options.batch]
     case = Training(start, text, evaluated, options.length, options.batch, 1, str(folder / "cache"), 0)
     arms = {arm: ARMS[arm] for arm in options.arms}
     if options.ltp:
         arms["whole words, LTP"] = ("--masking_strategy", "whole_word", "--segmenter", "ltp", "--ltp", options.ltp)
-    steps = options.steps or kept.once(["steps", options.seconds, *sizes], partial(affordable_steps, options, case))
-    for arm, flags in arms.items():
-        if flags is None:
+    flags = [digest(flag) if flag.endswith(".yaml") else flag for flag in options.flags.split()]
+    steps = options.steps or kept.once([options.seconds, flags, *shared], partial(affordable_steps, options, case))
+    for arm, masking in arms.items():
+        if masking is None:
             yield arm, start
             continue
-        side, target = Side(False, (*options.flags.split(), *flags)), str(folder / f"model{len(kept.found)}")
-        depends_on = [side.flags, steps, options.learning_rate, *sizes]
+        side, target = Side(False, (*options.flags.split(), *masking)), str(folder / f"model{len(kept.found)}")
+        depends_on = [flags, masking, steps, options.learning_rate, *shared]
         found = kept.once(depends_on, partial(pretrain, side, case, steps, options.learning_rate, target))
         print(f"{arm}: {found}", flush=True)
         yield arm, found["model"]
@@ -208,8 +214,8 @@ class Task:
     def scores(self, model: str, size: int, options: argparse.Namespace, kept: Kept) -> list[float]:
         """The score of a model after fine-tuning on so many examples, for each seed."""
         steps = max(options.fewest_steps, round(options.epochs * size / options.batch))
-        texts = Path(options.labelled).name, Path(options.held_out).name, options.held_out_limit
-        settings = [model, *texts, size, steps, options.fine_tuning_rate]
+        texts = digest(options.labelled), digest(options.held_out), options.held_out_limit
+        settings = [digest(model), *texts, options.length, options.batch, size, steps, options.fine_tuning_rate]
         return [
             kept.once([*settings, seed], partial(self.fine_tuned, model, size, steps, seed, options))
             for seed in range(options.seeds)

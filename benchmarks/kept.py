@@ -7,6 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
+
+def digest(path: str) -> str:
+    """A digest of a file, or of all files in a directory with their names: what is measured depends on the content."""
+    files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+    found = xxhash.xxh3_64()
+    for file in filter(Path.is_file, files):
+        found.update(f"{file.relative_to(path)} ".encode())
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
 
 class Kept:
     """What was measured, by what it depends on, with a line in a file for each.

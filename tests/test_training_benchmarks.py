@@ -133,7 +133,6 @@ def test_time_to_loss_prints_its_tables_and_repeats_no_training_of_its_results(
 
     monkeypatch.setattr(time_to_loss, "train", lambda *arguments: pytest.fail("trained again"))
     monkeypatch.setattr(time_to_loss.Comparison, "_warm_up", lambda self: None)
-    monkeypatch.setattr(time_to_loss, "new_model", lambda *arguments: "same")
     assert time_to_loss.main(flags) == results
 
 
@@ -220,6 +219,21 @@ def test_each_prediction_is_scored_with_its_own_sentence(tmp_path):
     given = ["--labelled", str(learned), "--held_out", str(learned), "--arms", "no pretraining"]
     scores = downstream.main(["--tiny", *fine_tuning.split(), *given])
     assert scores["no pretraining"][16][0] > 0.9
+
+
+def test_a_digest_is_of_names_and_content(tmp_path):
+    from kept import digest
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for folder, name, text in (("a", "x", "1"), ("b", "x", "1")):
+        (tmp_path / folder / name).write_text(text, encoding="utf-8")
+    assert digest(str(tmp_path / "a")) == digest(str(tmp_path / "b"))
+    before = digest(str(tmp_path / "a")), digest(str(tmp_path / "a" / "x"))
+    (tmp_path / "a" / "x").write_text("2", encoding="utf-8")
+    (tmp_path / "b" / "x").rename(tmp_path / "b" / "y")
+    found = digest(str(tmp_path / "a")), digest(str(tmp_path / "a" / "x")), digest(str(tmp_path / "b"))
+    assert len({*before, *found}) == 5
 
 
 def test_downstream_goes_on_where_it_ended(tmp_path, monkeypatch):

@@ -5,9 +5,9 @@ transformers makes most of them. Implementations that take the bounds of documen
 keep the first one that gives each document the same logits as alone.
 
 Where another implementation of attention is refused: config/flag_checks.py refuses --pack_sequences with flex
-attention before anything is loaded, since that trains on few devices only. Every other implementation is tried here. If no form
-works, forward.py refuses it. So for another implementation, drop the check there and add its mask to `FORMS` here, or
-to `FLAT_FORMS` if it takes `cu_seq_lens_q`.
+attention before anything is loaded, since that trains on few devices only. Every other implementation is tried here.
+If no form works, forward.py refuses it. So for another implementation, drop the check there and add its mask to
+`FORMS` here, or to `FLAT_FORMS` if it takes `cu_seq_lens_q`.
 """
 
 from __future__ import annotations
