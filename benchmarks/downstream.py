@@ -195,7 +195,7 @@ class Task:
         """The task of the labelled files."""
         if options.labelled.endswith(".conll"):
             learned, held_out = read_sentences(options.labelled), read_sentences(options.held_out)
-            labels = sorted({label for _, named in learned for label in named})
+            labels = sorted({label for _, named in [*learned, *held_out] for label in named})
             more: tuple[Any, ...] = (
                 AutoModelForTokenClassification,
                 encode_sentence,
@@ -204,7 +204,7 @@ class Task:
             more += (score_entities, "entity F1", "CRF over characters", crf_score)
         else:
             learned, held_out = read_texts(options.labelled), read_texts(options.held_out)
-            labels = sorted({label for _, label in learned})
+            labels = sorted({label for _, label in [*learned, *held_out]})
             more = AutoModelForSequenceClassification, encode_text, DataCollatorWithPadding
             more += (score_texts, "accuracy", "TF-IDF and logistic regression", tfidf_score)
         for examples in learned, held_out:  # neighbours come from one document

@@ -5,6 +5,7 @@ A sentence is its characters and their labels, `B-PER`, `I-PER`, …, `O`.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ Entity = tuple[str, int, int]  # type, first character, last character
 def read_sentences(path: str) -> list[Sentence]:
     """The sentences of a CoNLL file: a character and its label in each line, blank lines between sentences."""
     sentences: list[Sentence] = []
-    for block in Path(path).read_text(encoding="utf-8").split("\n\n"):
+    for block in re.split(r"\n[ \t\r]*\n", Path(path).read_text(encoding="utf-8")):
         pairs = [line.split() for line in block.splitlines() if line.strip()]
         if pairs:
             sentences.append(([first for first, *_ in pairs], [last for *_, last in pairs]))

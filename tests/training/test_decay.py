@@ -118,6 +118,12 @@ def test_other_weights_than_those_of_the_checkpoint_are_refused(folder, tmp_path
     assert sentence.startswith("--keep_optimizer: ") and "holds no state for this optimizer and model" in sentence
 
 
+def test_an_evaluation_keeps_no_optimizer(folder, tmp_path, capsys):
+    argv = ["--model_name_or_path", str(folder / "stable/checkpoint-3"), "--validation_file", str(folder / "text.txt")]
+    argv += ["--keep_optimizer", "--do_eval", "--use_cpu", "--output_dir", str(tmp_path / "out")]
+    assert refusal(capsys, run_mlm_wwm.main, *argv).startswith("--keep_optimizer has no effect in an evaluation")
+
+
 @pytest.mark.parametrize("stable, decay", [(2, 3), (8, 8), (0.4, 0.2)])
 def test_phases_that_leave_a_gap_are_refused(stable, decay, folder, tmp_path, capsys):
     """Else the rate would be 0 for the last steps, or never fall to 0. Of 10 steps, 1 is for the warm-up."""

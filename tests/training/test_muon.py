@@ -71,7 +71,7 @@ def test_no_architecture_gives_an_embedding_or_a_head_to_muon(model_type):
     embeddings = {module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     assert found and not embeddings & {*found} and model.get_output_embeddings().weight not in found
     assert all(weight.ndim == 2 and len(weight) % count == 0 for weight, count in found.items())
-    assert {*found.values()} == ({1, 3} if model_type == "modernbert" else {1})
+    assert {*found.values()} == ({1, 2, 3} if model_type == "modernbert" else {1})
 
 
 def test_frozen_weights_stay_as_they_are():
@@ -198,7 +198,7 @@ def test_what_a_run_writes_says_muon(argv, tmp_path):
     assert "| `optim` | `muon` |" in (out / "README.md").read_text(encoding="utf-8")
     assert torch.load(out / "training_args.bin", weights_only=False).optim == "muon"
     groups = torch.load(out / "checkpoint-6" / "optimizer.pt", weights_only=True)["param_groups"]
-    kinds = [(group["matrices"], group["weight_decay"], group.get("momentum")) for group in groups]
+    kinds = [(group["stacked"], group["weight_decay"], group.get("momentum")) for group in groups]
     assert kinds == [(1, 0.1, 0.9), (0, 0.1, None), (0, 0.0, None)], "neither bias nor norm decays, as in the Trainer"
 
 

@@ -78,6 +78,8 @@ def check_flags(arguments: Arguments) -> None:
     dividing = next((f"--{name}" for name in ("fsdp", "deepspeed") if getattr(arguments.training, name)), None)
     if arguments.model.keep_optimizer and dividing:
         raise InputError(f"--keep_optimizer: {dividing} divides this state over processes; drop one of them")
+    if arguments.model.keep_optimizer and arguments.only_evaluates:
+        raise InputError("--keep_optimizer has no effect in an evaluation; drop it, or add --do_train")
     if arguments.data.pack_sequences and arguments.model.attn_implementation == "flex_attention":
         raise InputError(
             "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "

@@ -24,7 +24,9 @@ MOMENTUM = 0.95
 _A, _B, _C, _ITERATIONS = 3.4445, -4.7750, 2.0315, 5
 _SIZE_OF_ADAMW = 0.2  # the root mean square of the entries of AdamW's usual updates
 _TOGETHER = 2**24  # entries of matrices of one shape that are multiplied at once: more need memory and are no faster
-_FUSED = {"Wqkv": 3}  # how many matrices, one below the other, a weight of this name holds
+# How many matrices, one below the other, a weight of this name holds: ModernBERT's queries, keys and values, and what
+# its feed-forward layers multiply.
+_STACKED = {"Wqkv": 3, "Wi": 2}
 
 
 def muon_of(model: torch.nn.Module, args: RunArguments) -> tuple[type[Muon], dict[str, Any]]:
@@ -52,14 +54,14 @@ def hidden_matrices(model: torch.nn.Module) -> dict[torch.Tensor, int]:
     """The weights of a model that Muon trains, each with the number of matrices in it, one below the other.
 
     They are those of the linear layers of its encoder. Embeddings and the head, tied or not, stay with AdamW. Queries,
-    keys and values, which ModernBERT has in one weight, are three matrices. Muon's author advises both.
+    keys and values in one weight are three matrices. Muon's author advises both.
     """
     outer: Any = model
     encoder = getattr(outer, "base_model", model)
     head = outer.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     others = {module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding) or module is head}
     return {
-        module.weight: _FUSED.get(name.rpartition(".")[2], 1)
+        module.weight: _STACKED.get(name.rpartition(".")[2], 1)
         for name, module in encoder.named_modules()
         if isinstance(module, torch.nn.Linear) and module.weight.requires_grad and module.weight not in others
     }
@@ -95,7 +97,7 @@ class Muon(torch.optim.Optimizer):
         groups = given if given and isinstance(given[0], dict) else [{"params": given}]
         super().__init__(_divided(groups, matrices, momentum), {"lr": lr, "weight_decay": weight_decay})
         # It adds its settings to these groups. It wants at least one group.
-        rest = [group for group in self.param_groups if not group["matrices"]]
+        rest = [group for group in self.param_groups if not group["stacked"]]
         self._adamw = torch.optim.AdamW(rest or [{"params": [torch.zeros(0)]}], lr=lr, **adamw)
 
     @torch.no_grad()
@@ -105,9 +107,9 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        of_muon = [group for group in self.param_groups if group["matrices"]]
+        of_muon = [group for group in self.param_groups if group["stacked"]]
         # A checkpoint that is loaded replaces the groups and the state.
-        self._adamw.param_groups = [group for group in self.param_groups if not group["matrices"]]
+        self._adamw.param_groups = [group for group in self.param_groups if not group["stacked"]]
         self._adamw.state = self.state
         self._adamw.step()
         for group in of_muon:
@@ -125,7 +127,8 @@ class Muon(torch.optim.Optimizer):
         """Update weights of one shape."""
         updates = [self._accumulated(weight, group["momentum"]) for weight in weights]
         whole = torch.stack([_whole(update) for update in updates])
-        rows, columns = whole.shape[1] // group["matrices"], whole.shape[2]
+        # ModernBERT's Wqkv of 2304 x 768 has 3 matrices of 768 rows, so 5 such weights are 15 matrices.
+        rows, columns = whole.shape[1] // group["stacked"], whole.shape[2]
         whole = orthogonal(whole.view(-1, rows, columns)).view(whole.shape)
         rate = group["lr"] * _SIZE_OF_ADAMW * math.sqrt(max(rows, columns))
         for weight, update in zip(weights, whole, strict=True):
@@ -159,12 +162,12 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 def _divided(
     groups: Iterable[dict[str, Any]], matrices: Mapping[torch.Tensor, int], momentum: float
 ) -> Iterator[dict[str, Any]]:
-    """The groups, divided by the number of matrices in a parameter, which is 0 for AdamW's."""
+    """The groups, divided by the number of matrices that are stacked in a parameter, which is 0 for AdamW's."""
     for group in groups:
         params = list(group["params"])
         for count in sorted({matrices.get(parameter, 0) for parameter in params}, reverse=True):
             own = [parameter for parameter in params if matrices.get(parameter, 0) == count]
-            yield {**group, "params": own, "matrices": count, **({"momentum": momentum} if count else {})}
+            yield {**group, "params": own, "stacked": count, **({"momentum": momentum} if count else {})}
 
 
 def _whole(update: torch.Tensor) -> torch.Tensor:
