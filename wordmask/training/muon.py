@@ -129,7 +129,7 @@ class Muon(torch.optim.Optimizer):
         whole = torch.stack([_whole(update) for update in updates])
         # ModernBERT's Wqkv of 2304 x 768 has 3 matrices of 768 rows, so 5 such weights are 15 matrices.
         rows, columns = whole.shape[1] // group["stacked"], whole.shape[2]
-        whole = orthogonal(whole.view(-1, rows, columns)).view(whole.shape)
+        whole = orthogonal(whole.view(-1, rows, columns)).reshape(whole.shape)
         rate = group["lr"] * _SIZE_OF_ADAMW * math.sqrt(max(rows, columns))
         for weight, update in zip(weights, whole, strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"])
