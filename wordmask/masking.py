@@ -226,8 +226,8 @@ def _sample(lengths: IntArray, units: int, rate: float, key: np.uint64, order: I
         begin, end = ends[length - 1], ends[length]
         wanted = min(end, int(end * rate + phase)) - chosen  # units of this length
         for rank in range(begin, begin + wanted):
-            drawn = rank + _below(end - rank, _draw(key, _ORDER, rank))
-            order[rank], order[drawn] = order[drawn], order[rank]
+            picked = rank + _below(end - rank, _draw(key, _ORDER, rank))
+            order[rank], order[picked] = order[picked], order[rank]
             order[chosen] = order[rank]  # chosen <= rank, so no unit of a longer length is overwritten
             chosen += 1
     if chosen == 0 and units and rate > 0:

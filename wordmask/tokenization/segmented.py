@@ -73,13 +73,24 @@ def segmented(
         InputError: if the words of a line do not add up to the line; it names the line.
     """
     begins = _word_starts(characters, words, numbers)
-    decided, classes = characters.decided, characters.classes
+    decided = characters.decided
     divided, any_script = bool(decided.any()), np.asarray(any_script)
     if divided or any_script.any():
         begins |= (characters.divides | any_script) & (characters.code_points == ord(ZERO_WIDTH_SPACE))
     if divided:
         _keep_clusters(characters, begins)
     word_ids = _without_white_edges(characters, begins)
+    in_whole = _counting(characters, word_ids, mixed, any_script)[word_ids]
+    if not divided:
+        return np.where(in_whole, word_ids, 0)
+    # Other words are divided where the scripts begin and end: T | シャツ.
+    begins[1:] |= (decided[1:] != decided[:-1]) & ~in_whole[1:]
+    return np.where(in_whole | decided, np.cumsum(begins, dtype=np.int32), 0)
+
+
+def _counting(characters: Characters, word_ids: NDArray[np.int32], mixed: bool, any_script: BoolArray) -> BoolArray:
+    """(words + 1,) Whether the word of this id counts, see `segmented`: 中国 does, and T恤 with `mixed`."""
+    classes, decided = characters.classes, characters.decided
     own = (classes == CHINESE) | decided
 
     def words_without(unwanted: BoolArray) -> BoolArray:
@@ -98,12 +109,7 @@ def segmented(
         counts = words_without(characters.foreign & ~decided)
     if any_script.any():
         counts |= words_without(own | characters.white_space | ~any_script)
-    in_whole = counts[word_ids]
-    if not divided:
-        return np.where(in_whole, word_ids, 0)
-    # Other words are divided where the scripts begin and end: T | シャツ.
-    begins[1:] |= (decided[1:] != decided[:-1]) & ~in_whole[1:]
-    return np.where(in_whole | decided, np.cumsum(begins, dtype=np.int32), 0)
+    return counts
 
 
 def _word_starts(characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int] | None) -> BoolArray:

@@ -89,6 +89,8 @@ class CheckpointingTrainer(Trainer):
     def save_model(self, *args: Any, **kwargs: Any) -> None:
         """Save the model; it is what the Trainer writes first of a checkpoint, with the arguments."""
         super().save_model(*args, **kwargs)
+        # Only now, since training_args.bin keeps the user's limit. With a limit, the Trainer would go on to remove
+        # older checkpoints before this one is whole.
         if self._rotates_later:
             self.args.save_total_limit = None
 
