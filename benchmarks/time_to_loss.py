@@ -32,6 +32,7 @@ from trained import (
     Training,
     apart,
     has_bfloat16,
+    loss_by_frequency,
     new_model,
     one_thread,
     split_text,
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Figures]]:
         for name in options.sides:
             found[name] = comparison.reach(name, [run["loss"] for run in found[PLAIN]])
         equal = {name: comparison.after_the_same_time(name, found) for name in options.equal_seconds}
-    show(options, found)
+    show(options, found, comparison.by_frequency)
     if equal:
         show_equal(found[PLAIN], equal)
     return found
@@ -128,6 +129,7 @@ class Comparison:
         folder.mkdir(parents=True, exist_ok=True)
         text, lines = split_text(options.text, options.evaluated, folder)
         evaluated = write_evaluation(lines, options.tokenizer, options.length, folder / "evaluated.pt")
+        self.by_frequency = loss_by_frequency(text, options.tokenizer, options.length, evaluated)
         tokens = tokens_per_example(text, options.tokenizer, options.length)
         packed = max(1, round(options.batch * tokens / options.length))
         self.pace: dict[str, float] = {}  # CPU seconds of a step, in the last training of each side
@@ -239,11 +241,14 @@ def between(above: Figures, reached: Figures, target: float) -> Figures:
     return {**reached, **taken, "loss": target}
 
 
-def show(options: argparse.Namespace, found: dict[str, list[Figures]]) -> None:
-    """Print what each side took: means over the seeds, and the ratio with its spread. `inf`: it was not reached."""
+def show(options: argparse.Namespace, found: dict[str, list[Figures]], by_frequency: float) -> None:
+    """Print what each side took: means over the seeds, and the ratio with its spread. `inf`: it was not reached.
+
+    Below stands the loss of a model that knows only how frequent each token is.
+    """
     start = f"after {Path(options.before).name}" if options.before else "from scratch"
     title = f"{options.layers} × {options.hidden}, batch {options.batch}, {start}: to the plain Trainer's loss"
-    table = Table(title=title)
+    table = Table(title=title, caption=f"the frequencies of the tokens alone: a loss of {by_frequency:.3f}")
     for column in ("", "loss", "learning rate", "CPU s", "wall s", "steps", "tokens", "times as fast"):
         table.add_column(column, justify="right" if column else "left")
     for name, runs in found.items():

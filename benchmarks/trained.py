@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -279,3 +281,14 @@ def evaluate(model: BertForMaskedLM, evaluated: str) -> float:
             total += float(torch.nn.functional.cross_entropy(model.cls(hidden[chosen]), labels, reduction="sum"))
             count += len(labels)
     return total / count
+
+
+def loss_by_frequency(text: str, tokenizer: str, length: int, evaluated: str) -> float:
+    """The loss of a model that knows only how often each token is in a text, where each counts once more."""
+    words, counts = AutoTokenizer.from_pretrained(tokenizer), Counter[int]()
+    lines = list(read_lines(text, "--text"))
+    for ids in words(lines, add_special_tokens=False, truncation=True, max_length=length)["input_ids"]:
+        counts.update(ids)
+    labels = torch.cat([labels for *_, labels in torch.load(evaluated)]).tolist()
+    total = counts.total() + len(words)
+    return -sum(math.log((counts[label] + 1) / total) for label in labels) / len(labels)

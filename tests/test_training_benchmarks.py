@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, BertForMaskedLM
 
-from conftest import sample_lines
+from conftest import character_tokenizer, sample_lines
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,6 +84,20 @@ def test_the_loss_of_the_evaluation_is_that_of_the_model_under_the_written_masks
     assert 0.05 < labelled / count < 0.25
     again = write_evaluation(lines, english_model, 32, tmp_path / "again.pt")
     assert all(torch.equal(one[0], other[0]) for one, other in zip(torch.load(path), torch.load(again), strict=True))
+
+
+def test_the_loss_by_frequency_is_that_of_counts(tmp_path):
+    from trained import loss_by_frequency
+
+    tokenizer = character_tokenizer(["ab"])
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "text.txt").write_text("a a\na b\n", encoding="utf-8")
+    a, b = tokenizer.convert_tokens_to_ids(["a", "b"])
+    torch.save([(0, 0, 0, torch.tensor([a])), (0, 0, 0, torch.tensor([b]))], tmp_path / "evaluated.pt")
+    size = len(tokenizer)
+    expected = -(math.log((3 + 1) / (4 + size)) + math.log((1 + 1) / (4 + size))) / 2
+    found = loss_by_frequency(str(tmp_path / "text.txt"), str(tmp_path), 8, str(tmp_path / "evaluated.pt"))
+    assert found == pytest.approx(expected)
 
 
 def test_both_sides_begin_with_the_same_weights_and_are_counted_alike(english_model, tmp_path):
