@@ -42,7 +42,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from bundled import given_or_bundled
 from entities import crf_score, f1, read_sentences
-from kept import Kept, digest
+from kept import Kept, by_content, digest
 from trained import (
     Side,
     Training,
@@ -132,7 +132,7 @@ def pretrained(options: argparse.Namespace, start: str, folder: Path, kept: Kept
     arms = {arm: ARMS[arm] for arm in options.arms}
     if options.ltp:
         arms["whole words, LTP"] = ("--masking_strategy", "whole_word", "--segmenter", "ltp", "--ltp", options.ltp)
-    flags = [digest(flag) if flag.endswith(".yaml") else flag for flag in options.flags.split()]
+    flags = by_content(options.flags.split())
     steps = options.steps or kept.once([options.seconds, flags, *shared], partial(affordable_steps, options, case))
     for arm, masking in arms.items():
         if masking is None:

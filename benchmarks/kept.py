@@ -20,6 +20,11 @@ def digest(path: str) -> str:
     return found.hexdigest()
 
 
+def by_content(flags: Sequence[str]) -> list[str]:
+    """Flags with the digest of each configuration in place of its path."""
+    return [digest(flag) if flag.endswith(".yaml") else flag for flag in flags]
+
+
 class Kept:
     """What was measured, by what it depends on, with a line in a file for each.
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bundled import given_or_bundled
-from kept import Kept, digest
+from kept import Kept, by_content, digest
 from sides import Figures
 from trained import (
     Side,
@@ -161,8 +161,8 @@ class Comparison:
     def _train(self, name: str, case: Training, steps: int, factor: float, save_to: str | None = None) -> Figures:
         side, rate, options = self.options.known[name], factor * self.options.learning_rate, self.options
         files = [digest(path) for path in (case.model, case.train, case.evaluated)]
-        flags = [digest(flag) if flag.endswith(".yaml") else flag for flag in side.flags]
-        training = [side.plain, flags, files, options.length, options.batch, case.seed, steps, rate, bool(save_to)]
+        shared = [by_content(side.flags), files, options.length, options.batch]
+        training = [side.plain, *shared, case.seed, steps, rate, bool(save_to)]
         found: Figures = self.kept.once(training, partial(self._trained, name, case, steps, rate, save_to))
         self.pace[name] = found["seconds"] / found["steps"]
         return found

@@ -255,3 +255,11 @@ def test_dropout_for_a_model_without_any_is_refused():
         with_dropout(
             ModelArguments(model_type="bert", dropout=0), type("None_", (PreTrainedConfig,), {"model_type": "plain"})()
         )
+
+
+@pytest.mark.parametrize("flag", loading.TOKENIZER_FLAGS)
+def test_a_tokenizer_that_cannot_be_loaded_is_refused_by_the_flag_that_names_it(flag, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=f"^--{flag}: "):
+        model = {"model_type": "bert"} if flag == "tokenizer_name" else {}
+        loading.load_tokenizer(ModelArguments(**model, **{flag: str(tmp_path / "empty")}))

@@ -52,11 +52,8 @@ def load_tokenizer(
     Raises:
         InputError: if there is no tokenizer of that name, or none can be trained.
     """
-    flags = (
-        TOKENIZER_FLAGS[:2] if arguments.vocab_size else TOKENIZER_FLAGS
-    )  # then --config_name names the model alone
-    flag = next((flag for flag in flags if getattr(arguments, flag)), None)
-    if flag:
+    flag = next((flag for flag in TOKENIZER_FLAGS if getattr(arguments, flag)), None)
+    if flag and not (flag == "config_name" and arguments.vocab_size):  # then it names the model alone
         options = {"use_fast": arguments.use_fast_tokenizer, **hub_options(arguments)}
         return load_pretrained_tokenizer(f"--{flag}", getattr(arguments, flag), **options)
     if arguments.vocab_size:

@@ -241,14 +241,15 @@ class MlmTrainer(EvaluatingTrainer):
             return shuffled(seed, number << 32 | one, size) if is_random else np.arange(size)
 
         order: Any = partial(order_of_pass, 0, size=count)
+        corpora = None
         if weights:
-            of_each = quotas(weights, count)
-            order = partial(mixed, bounds=sequences.bounds, quotas=of_each, order_of_pass=order_of_pass)
+            of_each, bounds = quotas(weights, count), sequences.bounds
+            order = partial(mixed, bounds=bounds, quotas=of_each, order_of_pass=order_of_pass)
+            corpora = np.repeat(np.arange(len(of_each)), np.diff(bounds))
         options = {"order": order, "mixed": bool(weights)}
         if strategy != "group_by_length":
             return options
-        lengths, bounds = sequences.lengths, getattr(sequences, "bounds", [0])
-        corpora = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)) if weights else None
+        lengths = sequences.lengths
         return options | {
             "arrange": lambda indices, step, epoch: grouped(
                 indices, lengths, step, partial(shuffled, seed, epoch), corpora=corpora
@@ -270,9 +271,8 @@ class MlmTrainer(EvaluatingTrainer):
             order = np.argsort(-sequences.lengths[start:stop], kind="stable")
             stage = Stage(stop - start, partial(_same, order), layout, offset=start)
             parts.append(Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION))
-        self._corpora = chain.from_iterable(
-            repeat(name, len(part)) for name, part in zip(names, parts if names else (), strict=True)
-        )
+        of_each = zip(names, parts, strict=False)  # there may be no names
+        self._corpora = chain.from_iterable(repeat(name, len(part)) for name, part in of_each)
         return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
