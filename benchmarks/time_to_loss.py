@@ -2,7 +2,7 @@
 
     python benchmarks/time_to_loss.py --tokenizer bert-base-chinese --text newspaper.txt --seconds 60
 
-The plain Trainer trains for `--steps` (or `--seconds`), with each of three learning rates; the best one counts. Then
+The plain Trainer trains for `--steps` (or `--seconds`), with each of its learning rates; the best one counts. Then
 we look for the shortest training of each side that ends with its loss: each training is a whole one, whose learning
 rate falls to 0 at its own end. Two trainings whose lengths differ by 1.4 times, one that reaches the loss and one that
 does not, give the figures, interpolated between them. `--before OTHER.txt` has all sides start from a model that the
@@ -96,7 +96,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="examples in a step")
     parser.add_argument("--seconds", type=float, default=60, help="CPU seconds of the plain Trainer")
     parser.add_argument("--steps", type=int, help="its steps, instead")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="the middle one of three")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="what the factors below multiply")
+    parser.add_argument(
+        "--plain_rates", nargs="+", type=float, default=list(RATES), help="factors that the plain Trainer tries"
+    )
     parser.add_argument(
         "--side_rates", nargs="+", type=float, default=list(RATES), help="factors that other sides try"
     )
@@ -178,7 +181,7 @@ class Comparison:
     def plain(self) -> list[Figures]:
         """The plain Trainer, for each seed, at the rate that is best for the first."""
         first, *others = self.cases
-        tried = [self._train(PLAIN, first, self.steps, factor) for factor in RATES]
+        tried = [self._train(PLAIN, first, self.steps, factor) for factor in self.options.plain_rates]
         best = min(tried, key=lambda found: found["loss"])
         self.best = best["rate"] / self.options.learning_rate
         return [best, *(self._train(PLAIN, case, self.steps, self.best) for case in others)]

@@ -105,6 +105,8 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
         untrained = DebertaTokenizer()
     try:
         trained = untrained.train_new_from_iterator(texts, vocab_size, show_progress=False)
+    except InputError:  # of the text
+        raise
     except (AttributeError, ValueError, TypeError, NotImplementedError) as error:
         raise InputError(
             f"--vocab_size: cannot train a tokenizer of {vocab_size} entries for {model_type} ({one_line(error)}); "

@@ -74,6 +74,8 @@ def make_trainer(
         trainer.reports = _reports(arguments, trainer, sequences.validation_digest)
         if training.do_train and trainer.optimizer_cls_and_kwargs is None:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
+    except InputError:
+        raise
     except (HfHubHTTPError, ConnectionError) as error:
         raise InputError(f"--push_to_hub: the hub cannot make the repository ({one_line(error)})") from None
     except (ValueError, ImportError) as error:
