@@ -6,7 +6,8 @@ The plain Trainer trains for `--steps` (or `--seconds`), with each of its learni
 we look for the shortest training of each side that ends with its loss: each training is a whole one, whose learning
 rate falls to 0 at its own end. Two trainings whose lengths differ by 1.4 times, one that reaches the loss and one that
 does not, give the figures, interpolated between them. `--before OTHER.txt` has all sides start from a model that the
-plain Trainer has trained on another text. Times are CPU seconds of one thread (trained.py says what counts).
+plain Trainer has trained on another text. Times are CPU seconds of one thread. With `--threads 2` they are
+wall-clock seconds, of a machine that does nothing else (trained.py says what counts).
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from trained import (
     Side,
     Training,
     apart,
+    compute_with,
     has_bfloat16,
     loss_by_frequency,
     new_model,
-    one_thread,
     split_text,
     tokens_per_example,
     train,
@@ -70,7 +71,7 @@ TINY = "--layers 1 --hidden 16 --length 32 --batch 4 --steps 3 --seeds 1 --evalu
 def main(argv: Sequence[str] | None = None) -> dict[str, list[Figures]]:
     """Print the tables, and return for each side what it took, one entry for each seed."""
     options = parse(argv)
-    one_thread()
+    compute_with(options.threads)
     with given_or_bundled(options, options.sample) as options, tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(options, Path(options.results or folder))
         found = {PLAIN: comparison.plain()}
@@ -94,16 +95,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=32, help="examples in a step")
-    parser.add_argument("--seconds", type=float, default=60, help="CPU seconds of the plain Trainer")
+    parser.add_argument("--seconds", type=float, default=60, help="of the plain Trainer")
     parser.add_argument("--steps", type=int, help="its steps, instead")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="what the factors below multiply")
     parser.add_argument(
-        "--plain_rates", nargs="+", type=float, default=list(RATES), help="factors that the plain Trainer tries"
+        "--plain_rates", nargs="+", type=float, default=list(RATES), help="factors that plain sides try"
     )
-    parser.add_argument(
-        "--side_rates", nargs="+", type=float, default=list(RATES), help="factors that other sides try"
-    )
+    parser.add_argument("--side_rates", nargs="+", type=float, default=list(RATES), help="factors that our sides try")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of each training")
     parser.add_argument("--evaluated", type=int, default=500, help="lines that no side trains on")
     parser.add_argument("--longest", type=float, default=LONGEST, help="times the plain steps, then a side gives up")
     parser.add_argument("--sides", nargs="*", help="by default all")
@@ -135,14 +135,15 @@ class Comparison:
         self.by_frequency = loss_by_frequency(text, options.tokenizer, options.length, evaluated)
         tokens = tokens_per_example(text, options.tokenizer, options.length)
         packed = max(1, round(options.batch * tokens / options.length))
-        self.pace: dict[str, float] = {}  # CPU seconds of a step, in the last training of each side
+        self.pace: dict[str, float] = {}  # seconds of a step, in the last training of each side
         self.kept = Kept(folder / "trainings.jsonl")
         self.cases = []
         for seed in range(options.seeds):
             sizes = options.layers, options.hidden, options.length, seed
             model = new_model(options.tokenizer, *sizes, str(folder / f"model{seed}"))
             batch = options.batch, packed
-            self.cases.append(Training(model, text, evaluated, options.length, *batch, str(folder / "cache"), seed))
+            shared = evaluated, options.length, *batch, str(folder / "cache")
+            self.cases.append(Training(model, text, *shared, seed, options.threads))
         self._warm_up()
         if not self.steps:
             tried = self._train(PLAIN, self.cases[0], CALIBRATION, 1.0)
@@ -156,8 +157,10 @@ class Comparison:
 
     def _trained_before(self, case: Training, folder: Path) -> Training:
         """The same case, from a model that was trained on another text."""
-        text, _ = split_text(self.options.before, 0, folder)
-        model = f"{case.model}-before"
+        other = folder / f"before-{digest(self.options.before)}"  # other texts and lengths make other models
+        other.mkdir(exist_ok=True)
+        text, _ = split_text(self.options.before, 0, other)
+        model = str(other / f"{Path(case.model).name}-{self.steps}")
         self._train(PLAIN, replace(case, train=text), self.steps, 1.0, model)
         return replace(case, model=model)
 
@@ -165,7 +168,7 @@ class Comparison:
         side, rate, options = self.options.known[name], factor * self.options.learning_rate, self.options
         files = [digest(path) for path in (case.model, case.train, case.evaluated)]
         shared = [by_content(side.flags), files, options.length, options.batch]
-        training = [side.plain, *shared, case.seed, steps, rate, bool(save_to)]
+        training = [side.plain, *shared, case.seed, case.threads, steps, rate, bool(save_to)]
         found: Figures = self.kept.once(training, partial(self._trained, name, case, steps, rate, save_to))
         self.pace[name] = found["seconds"] / found["steps"]
         return found
@@ -191,7 +194,8 @@ class Comparison:
         side, steps, found = self.options.known[name], self.steps, []
         factor = self.best
         if side.tries_rates:  # what is tried is kept, so the best one is not trained again
-            tried = {factor: self._train(name, self.cases[0], steps, factor) for factor in self.options.side_rates}
+            factors = self.options.plain_rates if side.plain else self.options.side_rates
+            tried = {factor: self._train(name, self.cases[0], steps, factor) for factor in factors}
             factor = min(tried, key=lambda factor: tried[factor]["loss"])
         for case, target in zip(self.cases, targets, strict=True):
             run: Callable[[int], Figures] = partial(self._train, name, case, factor=factor)
@@ -252,7 +256,7 @@ def show(options: argparse.Namespace, found: dict[str, list[Figures]], by_freque
     start = f"after {Path(options.before).name}" if options.before else "from scratch"
     title = f"{options.layers} × {options.hidden}, batch {options.batch}, {start}: to the plain Trainer's loss"
     table = Table(title=title, caption=f"the frequencies of the tokens alone: a loss of {by_frequency:.3f}")
-    for column in ("", "loss", "learning rate", "CPU s", "wall s", "steps", "tokens", "times as fast"):
+    for column in ("", "loss", "learning rate", "seconds", "wall s", "steps", "tokens", "times as fast"):
         table.add_column(column, justify="right" if column else "left")
     for name, runs in found.items():
         means = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
@@ -266,8 +270,8 @@ def show(options: argparse.Namespace, found: dict[str, list[Figures]], by_freque
 
 def show_equal(plain: list[Figures], equal: dict[str, list[Figures]]) -> None:
     """Print the losses after the same time."""
-    table = Table(title="after the same CPU seconds")
-    for column in ("", "CPU s", "steps", "loss", "difference"):
+    table = Table(title="after the same seconds")
+    for column in ("", "seconds", "steps", "loss", "difference"):
         table.add_column(column, justify="right" if column else "left")
     for name, runs in {PLAIN: plain, **equal}.items():
         less = [run["loss"] - other["loss"] for run, other in zip(runs, plain, strict=True)]

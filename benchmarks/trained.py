@@ -1,7 +1,8 @@
 """One training, by the plain Trainer of transformers or by our script: what it took, and the loss it ends with.
 
-The clock is the CPU time of the training process, with one thread, from the first step to the last: loading the model,
-tokenizing the text and evaluating do not count on either side. Run each training in a process of its own (`apart`), so
+The clock is the CPU time of the training process with one thread, or the wall-clock time with several, which also wait
+for each other. It runs from the first step to the last: loading the model, tokenizing the text and evaluating do not
+count on either side. Run each training in a process of its own (`apart`), so
 that none leaves anything to the next.
 """
 
@@ -69,10 +70,12 @@ class Training(Case):
     Attributes:
         cache: a directory for tokens, which all trainings of our script share.
         seed: of the order of the examples, and of masks and dropout.
+        threads: that compute.
     """
 
     cache: str
     seed: int
+    threads: int = 1
 
 
 class Stopwatch(TrainerCallback):
@@ -124,10 +127,10 @@ def has_bfloat16() -> bool:
     return processor.exists() and "avx512_bf16" in processor.read_text()
 
 
-def one_thread() -> None:
-    """Have this process, and what it starts, compute with one thread each."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    torch.set_num_threads(1)
+def compute_with(threads: int) -> None:
+    """Have this process, and what it starts, compute with so many threads each."""
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    torch.set_num_threads(threads)
 
 
 def apart(work: Callable[[], Any]) -> Any:
@@ -146,7 +149,7 @@ def train(side: Side, case: Training, steps: int, rate: float, save_to: str | No
         rate: the highest learning rate.
         save_to: a directory for the trained model, if it is needed.
     """
-    one_thread()
+    compute_with(case.threads)
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(case.model)
     watch = Stopwatch(tokenizer.pad_token_id)
@@ -157,7 +160,9 @@ def train(side: Side, case: Training, steps: int, rate: float, save_to: str | No
     if save_to:
         model.save_pretrained(save_to)
         tokenizer.save_pretrained(save_to)
-    return {**watch.figures(), "loss": evaluate(model, case.evaluated), "rate": rate}
+    figures = watch.figures()
+    seconds = figures["seconds" if case.threads == 1 else "wall"]
+    return {**figures, "seconds": seconds, "loss": evaluate(model, case.evaluated), "rate": rate}
 
 
 def _train_plainly(side: Side, case: Training, steps: int, rate: float, folder: str) -> None:

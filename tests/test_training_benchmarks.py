@@ -143,11 +143,32 @@ def test_time_to_loss_prints_its_tables_and_repeats_no_training_of_its_results(
     for [found] in list(results.values())[1:]:
         assert found["seconds"] > 0
     printed = capsys.readouterr().out
-    assert "times as fast" in printed and "after the same CPU seconds" in printed
+    assert "times as fast" in printed and "after the same seconds" in printed
 
     monkeypatch.setattr(time_to_loss, "train", lambda *arguments: pytest.fail("trained again"))
     monkeypatch.setattr(time_to_loss.Comparison, "_warm_up", lambda self: None)
     assert time_to_loss.main(flags) == results
+
+
+@pytest.mark.slow
+def test_all_sides_start_from_the_model_of_the_other_text_and_train_on_their_own(english_model, tmp_path):
+    """Both files have the same name, and the other text is a new one in the second call."""
+    import time_to_loss
+    from kept import digest
+
+    lines, results = sample_lines("english", 40), tmp_path / "results"
+    text, before = tmp_path / "own" / "text.txt", tmp_path / "other" / "text.txt"
+    for path in (text, before):
+        path.parent.mkdir()
+    text.write_text("\n".join(lines[:20]), encoding="utf-8")
+    flags = f"--tiny --tokenizer {english_model} --text {text} --before {before} --results {results} --sides"
+    more = ["--plain_rates", "1", "--threads", "2", "--equal_seconds"]
+    for other in (lines[20:30], lines[30:]):
+        before.write_text("\n".join(other), encoding="utf-8")
+        time_to_loss.main([*flags.split(), *more])
+    assert set((results / "text-train.txt").read_text(encoding="utf-8").split("\n")) <= {*lines[:20], ""}
+    started = [digest(str(path)) for path in results.glob("before-*/model0-3")]
+    assert len({*started, digest(str(results / "model0"))}) == 3
 
 
 def test_time_to_loss_names_a_side_that_does_not_exist(capsys):

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from conftest import SPECIAL, BertTokenizer, train_tokenizer
 from wordmask.tokenization import added_words
-from wordmask.tokenization.added_words import add_words, check_words, find_words, pieces_of
+from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words, pieces_of
 from wordmask.tokenization.encoding import encode_lines
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.word_cache import WordCache, tokenize
@@ -55,6 +55,16 @@ def test_byte_level_tokens_leave_no_lone_space():
     assert ReadableTokens(tokenizer).line([[token] for token in ids]) == [
         *[("a", False), ("graft", True), (",", False), ("a", True)]
     ]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_words_that_are_decoded_wrongly_are_known(model_type):
+    tokenizer, words = tokenizer_of(model_type), ["graft", "naïve", "Schilddrüse", "жизнь"]
+    if model_type == "bert":
+        words = ["graft", "naive", "жизнь"]  # without marks
+    tokens = add_words(tokenizer, words)
+    wrong = [word for token, word in zip(tokens, words, strict=True) if tokenizer.decode([token]).strip() != word]
+    assert decoded_wrongly(tokenizer, words) == wrong == (words[1:3] if model_type == "roberta" else [])
 
 
 def test_capital_letters_are_found_where_the_tokenizer_makes_them_small():
@@ -120,6 +130,12 @@ def test_nothing_is_found_where_no_word_is_split():
         ("我们", "--add_words: 我们 is of a script that is written without spaces"),
         ("ภาษา", "--add_words: ภาษา is of a script that is written without spaces"),
         ("new", "--add_words: new is in the vocabulary already; leave out what it has"),
+        (
+            "##graft",
+            "--add_words: ##graft begins with ##, as a piece in a vocabulary and no word in a text does; give graft",
+        ),
+        ("Ġgraft", "--add_words: Ġgraft begins with Ġ"),
+        ("##", "--add_words: ## begins with ##, as a piece in a vocabulary and no word in a text does; give a word"),
         ("\x00", "--add_words: the tokenizer's normalizer changes \x00 to nothing; leave it out"),
     ],
 )

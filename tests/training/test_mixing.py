@@ -111,6 +111,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(folder, tmp_path, seen)
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_other_weights_on_the_way_are_told_and_taken(folder, tmp_path, caplog, seen):
+    often = ["--save_strategy", "steps", "--save_steps", "2", "--max_steps"]
+    run_mlm_wwm.main(command(folder, tmp_path, *often, "2", weights="0.7 0.3"))
+    run_mlm_wwm.main(command(folder, tmp_path, *often, "4", weights="0.3 0.7"))
+    assert "--train_weights: 0.7 0.3 -> 0.3 0.7" in caplog.text and len(seen) == 4
+
+
 def test_the_losses_of_corpora_are_shown_wherever_the_total_is(folder, tmp_path, capsys):
     out = tmp_path / "out"
     argv = command(folder, out, *validation(folder), "--num_train_epochs", "2", "--eval_strategy", "epoch")

@@ -34,7 +34,7 @@ from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_json
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.progress import Update, bar
-from wordmask.utils.quantities import counted
+from wordmask.utils.quantities import counted, words
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -258,7 +258,7 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
         prepared = record.flags.get(name, defaults[name])
         if prepared != value:
             raise InputError(
-                f"--{name}: {_shown(value)} is not what {directory} was made with ({_shown(prepared)}); drop the "
+                f"--{name}: {words(value)} is not what {directory} was made with ({words(prepared)}); drop the "
                 "flag, or give another --prepared_dir"
             )
     missing = [part for part in record.parts if not parts.is_finished(part.file)]
@@ -270,10 +270,6 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
     for split, count in record.texts.items():
         logger.warning("--prepared_dir: %s of %s, tokenized before, from %s", counted(count, "text"), split, directory)
     return {split: PreparedTexts(directory, record, split) for split in record.texts}
-
-
-def _shown(value: Any) -> str:
-    return " ".join(value) if isinstance(value, list) else "none" if value is None else str(value)
 
 
 def tokens_of(texts: Texts[Source] | PreparedTexts, tokenization: Tokenization) -> StoredTokens:

@@ -22,6 +22,7 @@ _BEFORE = "a "  # what stands before a word when we ask for its pieces, since mo
 # characters between two others.
 _WORD = regex.compile(r"\w+")
 _LETTER = regex.compile(r"\p{L}")
+_MARKS = ("##", "Ġ", "▁")  # with which vocabularies write pieces
 
 
 def has_no_spaces(word: str) -> bool:
@@ -99,6 +100,11 @@ def _is_one_word(word: str) -> bool:
 def check_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> None:
     """Raise an `InputError` if a word cannot become a token, or is one."""
     for word in words:
+        if mark := next((mark for mark in _MARKS if word.startswith(mark)), None):
+            raise InputError(
+                f"--add_words: {word} begins with {mark}, as a piece in a vocabulary and no word in a text does; "
+                f"give {word[len(mark) :] or 'a word'}"
+            )
         if len(word.split()) != 1:
             raise InputError(f"--add_words: {word} has a space inside; give one word in each line")
         if has_no_spaces(word):
@@ -139,6 +145,16 @@ def add_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[
     tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=takes_space, normalized=True) for word in words])
     vocabulary = tokenizer.get_vocab()
     return {vocabulary[word]: of_word for word, of_word in zip(words, pieces, strict=True)}
+
+
+def decoded_wrongly(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[str]:
+    """The added words that the tokenizer's `decode` does not give back.
+
+    A byte-level tokenizer takes each letter of a token for a byte. The `ï` of `naïve` is taken for the byte EF. But ï
+    has the bytes C3 AF, and EF alone is no letter.
+    """
+    decoder = tokenizer.backend_tokenizer.decoder  # type: ignore[attr-defined]
+    return [word for word in words if decoder and decoder.decode([word]).strip() != word]
 
 
 def _keeps_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:

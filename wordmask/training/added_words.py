@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.data.sources import Texts
 from wordmask.references.provenance import tokenizer_digest
-from wordmask.tokenization.added_words import add_words, check_words, find_words
+from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError, reported
 from wordmask.utils.files import write_json
@@ -64,6 +64,11 @@ def add_chosen_words(
         "--add_words: %s; %.1f pieces each before: %s%s",
         *(counted(len(words), "new token"), before, ", ".join(words[:5]), ", …" * (len(words) > 5)),
     )
+    if wrong := decoded_wrongly(tokenizer, words):
+        logger.warning(
+            "--add_words: this byte-level tokenizer decodes %s wrongly, such as %s; the model is not affected",
+            *(counted(len(wrong), "word"), wrong[0]),
+        )
     return pieces
 
 

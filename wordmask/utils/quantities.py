@@ -13,6 +13,11 @@ def counted(number: int, what: str, plural: str | None = None) -> str:
     return f"{number:,} {what if number == 1 else plural or what + 's'}"
 
 
+def words(value: object) -> str:
+    """The value of a flag as the user could have written it: `0.7 0.3` for a list, `none` if it is not given."""
+    return "none" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def number(value: float, digits: int = 4) -> str:
     """A number with so many significant digits: 6.163, 0.002371, 12,300, and 5e-05 or 1.2e+09 beyond."""
     if not math.isfinite(value):

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from importlib.metadata import version
@@ -15,11 +15,12 @@ from typing import Any
 
 import wordmask
 from wordmask.config.arguments import Arguments
-from wordmask.models.identity import SCRATCH, architecture, base_model
+from wordmask.models.identity import SCRATCH, architecture, base_model, is_dropout
 from wordmask.references.provenance import tokenizer_digest
 from wordmask.training.records import RECORD
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_atomically
+from wordmask.utils.quantities import words
 
 logger = logging.getLogger(__name__)
 
@@ -106,15 +107,17 @@ class RunRecord:
             if changed_flags if digest is None else digest != getattr(identity, name) or other_size:
                 shown = f" ({old or SCRATCH} -> {new or SCRATCH})" if name == "base_model" and old != new else ""
                 differences.append(name.replace("_", " ") + shown)
-        config = self.identity.get("architecture", {})
-        changed = [
-            f"{name} {config[name]} -> {value}"
-            for name, value in identity.architecture.items()
-            if name in config and config[name] != value
-        ]
+        changed = [text for name, text in self._configured(identity) if not is_dropout(name)]
         if changed and not differences:
             differences.append(f"architecture ({', '.join(changed[:3])})")
         return differences
+
+    def _configured(self, identity: Identity) -> Iterator[tuple[str, str]]:
+        """The settings of the model's configuration that differ, with both values."""
+        config = self.identity.get("architecture", {})
+        for name, value in identity.architecture.items():
+            if name in config and config[name] != value:
+                yield name, f"{name} {config[name]} -> {value}"
 
     def changes(self, identity: Identity, given: Mapping[str, Any], processes: int) -> list[str]:
         """A line for each setting that differs: its flag, the old value and the new one."""
@@ -124,10 +127,12 @@ class RunRecord:
         same_step = old_step == new_step and not new.get("streaming")  # as 8 x 1 and 4 x 2
         same_step |= bool(old.get("tokens_per_step") and new.get("tokens_per_step"))
         changed = [
-            f"{name if name == 'processes' else f'--{name}'}: {_shown(old.get(name))} -> {_shown(new.get(name))}"
+            f"{name if name == 'processes' else f'--{name}'}: {words(old.get(name))} -> {words(new.get(name))}"
             for name in (*(() if identity.text else _TEXT), *SETTINGS, *(() if same_step else STEP))
             if old.get(name) != new.get(name)
         ]
+        if dropout := [text for name, text in self._configured(identity) if is_dropout(name)]:
+            changed.append(f"--dropout: {', '.join(dropout)}")
         text = self.identity.get("text")
         if text and identity.text and text != identity.text:
             changed.insert(0, f"training text: digest {text[:12]} -> {identity.text[:12]}")
@@ -195,7 +200,3 @@ def _changed(arguments: Arguments) -> list[str]:
 
 def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
-
-
-def _shown(value: Any) -> str:
-    return "none" if value is None else " ".join(value) if isinstance(value, list) else str(value)
