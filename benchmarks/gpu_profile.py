@@ -63,11 +63,11 @@ class Profiler(TrainerCallback):
     def kernels(self) -> Counter[str]:
         """The milliseconds of a step that each kernel takes."""
         found: Counter[str] = Counter()
+        on_gpu = torch.cuda.is_available()  # then events of the CPU, such as the start of a kernel, do not count
         for event in self.profile.key_averages():
-            on_gpu = event.device_type == DeviceType.CUDA
-            found[event.key] += (
-                (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / PROFILED
-            )
+            if on_gpu == (event.device_type == DeviceType.CUDA):
+                taken = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+                found[event.key] += taken / 1e3 / PROFILED
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -167,11 +168,31 @@ def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
 def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     import gpu
 
-    chunked = next(part for part in gpu.PARTS if part.more)
+    chunked = next(part for part in gpu.PARTS if "--chunked_head" in part.more)
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu130")
     assert gpu.PARTS[0].lacks("ours") is None
-    assert gpu.PARTS[0].lacks("ours_gpu") == "it needs PyTorch 2.10, and this is 2.9.1+cu130"
+    assert gpu.PARTS[0].lacks("ours_gpu") == "it needs PyTorch 2.11, and this is 2.9.1+cu130"
     assert "2.13" in chunked.lacks("ours_gpu")
+
+
+def test_tests_that_could_not_begin_have_not_ended(monkeypatch, tmp_path):
+    import gpu
+
+    without_pytest = tmp_path / "python"
+    without_pytest.write_text("#!/bin/sh\necho No module named pytest\nexit 1\n")
+    without_pytest.chmod(0o755)
+    monkeypatch.setattr(gpu.sys, "executable", str(without_pytest))
+    found = gpu.run_tests(math.inf)
+    assert not found["ended"] and found["counts"] == {}
+
+
+def test_what_the_time_does_not_allow_is_left_to_the_next_call(tmp_path, capsys):
+    import gpu
+
+    found = gpu.main(["--tiny", "--output_dir", str(tmp_path), "--only", "bert-512", "tests", "--minutes", "0"])
+    printed = capsys.readouterr().out
+    assert "bert-512, plain: not yet measured; call again" in printed and "tests: not yet run" in printed
+    assert not {"bert-512", "tests"} & found.keys()
 
 
 def test_without_a_gpu_one_sentence_says_what_runs_here(monkeypatch, capsys, tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from wordmask.config import attention_checks
-from wordmask.config.attention_checks import check_attention
+from wordmask.config.attention_checks import check_attention, check_flash
 from wordmask.utils.errors import InputError
 
 
@@ -28,6 +29,24 @@ def test_flash_attention_that_is_not_installed(monkeypatch, version):
     assert refused(name) == f"--attn_implementation {name} needs a GPU and {package}; give sdpa instead"
     monkeypatch.setitem(attention_checks.FLASH, name, (package, lambda: True))
     check_attention(name)
+
+
+@pytest.mark.parametrize(
+    "device, is_half, capability, words",
+    [
+        ("cpu", True, (9, 0), "needs a GPU, and this run is on a CPU; give sdpa"),
+        ("cuda", False, (9, 0), "computes in half precision only; add --bf16, or give sdpa"),
+        ("cuda", True, (7, 5), "needs a newer GPU (NVIDIA's Ampere or later); give sdpa"),
+    ],
+)
+def test_flash_attention_where_it_cannot_be(monkeypatch, device, is_half, capability, words):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with pytest.raises(InputError) as error:
+        check_flash("flash_attention_2", torch.device(device), is_half)
+    assert words in str(error.value)
+    check_flash("sdpa", torch.device(device), is_half)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    check_flash("flash_attention_2", torch.device("cuda"), True)
 
 
 def test_every_flash_attention_of_transformers_is_checked():

@@ -184,6 +184,13 @@ def test_an_old_gpu(monkeypatch):
         parse_arguments([*NEEDED[:4], "--bf16", "--tf32"])
 
 
+def test_weights_in_bfloat16_on_an_old_gpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr("wordmask.config.flag_checks.lacks_bf16", lambda args: True)
+    with pytest.raises(InputError, match="^--dtype bfloat16: this needs a newer GPU .*; give --dtype float32$"):
+        parse_arguments([*NEEDED, "--dtype", "bfloat16"])
+
+
 @pytest.mark.parametrize("major, refused", [(7, True), (8, False)])
 def test_a_card_that_only_emulates_bfloat16(monkeypatch, major, refused):
     """Only the properties of the card are made up: PyTorch calls bfloat16 supported on such cards, too."""

@@ -14,6 +14,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from wordmask.models.forward import Forward
+from wordmask.models.loss_head import LossHead, find_loss_head
 from wordmask.models.packed_attention import packed_attention
 
 pytestmark = [
@@ -87,6 +88,23 @@ def test_sparse_prediction_learns_what_the_full_head_learns(model_type, precisio
         prediction = forward(model, batch)
     assert prediction.logits.shape[1] == int(labels.ne(-100).sum()), "only labelled positions"
     assert_close(learnt(model, prediction.loss), learnt(full, expected), precision)
+
+
+@pytest.mark.skipif(not hasattr(torch.nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("model_type", MODELS)
+def test_a_head_in_chunks_learns_what_the_whole_head_learns(model_type, precision):
+    whole = model_of(model_type)
+    model = copy.deepcopy(whole)
+    ids, labels = documents()
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    head = find_loss_head(model, chunked=True)
+    assert isinstance(head, LossHead)
+    head.chunks_from = 0
+    with half(precision):
+        expected = Forward.of(whole, sparse=True)(whole, batch).loss
+        found = Forward(Forward.of(model, sparse=True).sparse, head=head)(model, batch).loss
+    assert_close(learnt(model, found), learnt(whole, expected), precision)
 
 
 @pytest.mark.parametrize("precision", BOUNDS)

@@ -30,6 +30,22 @@ TORCHRUN = [*PYTHON, "-m", "torch.distributed.run", "--nproc_per_node", "1", "--
 SIZE = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3, "max_position_embeddings": 512}
 
 
+WRAPPED = """
+from accelerate import state
+from torch.nn.parallel import DistributedDataParallel
+
+def told(self, *arguments, make=DistributedDataParallel.__init__, **options):
+    make(self, *arguments, **options)
+    print("inside DDP", flush=True)
+
+DistributedDataParallel.__init__ = told
+for kind in (state.PartialState, state.AcceleratorState):
+    kind.use_distributed = property(lambda self: self.distributed_type != state.DistributedType.NO)
+import run_mlm_wwm
+run_mlm_wwm.main()
+"""
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
     folder, tokenizer = tmp_path_factory.mktemp("models"), train_tokenizer("bert")
@@ -48,12 +64,17 @@ def flags(config: str, model: str, text: str, output: Path) -> list[str]:
 
 def launch(launcher: list[str], argv: list[str]) -> None:
     """Run the script as a user does, in a process of its own."""
-    command = [*launcher, *[free_port()] * (launcher is TORCHRUN), "run_mlm_wwm.py", *argv]
+    run_command([*launcher, *[free_port()] * (launcher is TORCHRUN), "run_mlm_wwm.py", *argv])
+
+
+def run_command(command: list[str]) -> str:
+    """What a command prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
 
 
 def assert_trained(output: Path) -> None:
@@ -71,6 +92,20 @@ def test_gpu_yaml_runs(models, text, tmp_path, model_type):
 
 def test_ddp_yaml_runs_under_nccl_with_the_losses_of_plain_python(models, text, tmp_path, monkeypatch):
     launch(TORCHRUN, flags("ddp", models["bert"], text, tmp_path / "ddp"))
+    assert_trained(tmp_path / "ddp")
+    monkeypatch.chdir(ROOT)
+    run_mlm_wwm.main(flags("ddp", models["bert"], text, tmp_path / "plain"))
+    losses = [[loss for loss, _ in trajectory(tmp_path / name)] for name in ("ddp", "plain")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_a_model_inside_ddp_learns_what_it_learns_alone(models, text, tmp_path, monkeypatch):
+    """accelerate wraps no model for one process; a small program has it do so all the same."""
+    program = tmp_path / "wrapped.py"
+    program.write_text(WRAPPED, encoding="utf-8")
+    argv = flags("ddp", models["bert"], text, tmp_path / "ddp")
+    command = [*TORCHRUN, free_port(), str(program), *argv]
+    assert "inside DDP" in run_command(command)
     assert_trained(tmp_path / "ddp")
     monkeypatch.chdir(ROOT)
     run_mlm_wwm.main(flags("ddp", models["bert"], text, tmp_path / "plain"))

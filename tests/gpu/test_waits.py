@@ -36,6 +36,12 @@ class RefuseWaits(TrainerCallback):
         ("bert", ""),
         ("bert", "--torch_compile --pad_to_max_length"),
         ("bert", "--tokens_per_pass 64 --attn_implementation eager"),
+        ("bert", "--length_schedule 30:0.5,60:0.5 --pack_sequences"),
+        ("bert", "--optim muon"),
+        pytest.param(
+            *("bert", "--chunked_head"),
+            marks=pytest.mark.skipif(not hasattr(torch.nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13"),
+        ),
     ],
 )
 def test_a_step_waits_for_nothing(tmp_path, monkeypatch, model_type, more):
@@ -53,8 +59,8 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch, model_type, more):
     try:
         run_mlm_wwm.main(
             f"--model_name_or_path {model} --train_file {text} --output_dir {tmp_path / 'out'} --max_steps 6 --bf16 "
-            "--logging_steps 6 --max_seq_length 60 --do_train --save_strategy no "
-            "--per_device_train_batch_size 4".split()
+            "--logging_steps 6 --do_train --save_strategy no --per_device_train_batch_size 4".split()
+            + ([] if "--length_schedule" in more else ["--max_seq_length", "60"])
             + more.split()
         )
     finally:

@@ -229,7 +229,7 @@ def test_a_torch_without_it_is_refused_in_one_sentence(tokenizer, text, tmp_path
     model = save_model(tmp_path / "model", tokenizer)
     argv = f"--model_name_or_path {model} --train_file {text} --output_dir {tmp_path / 'out'} --use_cpu".split()
     sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--attn_implementation", "varlen")
-    assert sentence == "--attn_implementation varlen needs torch 2.10 or newer; give sdpa instead"
+    assert sentence == "--attn_implementation varlen needs torch 2.11 or newer; give sdpa instead"
     assert not (tmp_path / "out").exists()
 
 

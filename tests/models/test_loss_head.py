@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from test_sparse_prediction import WORDS, batch, gradients, tiny
@@ -39,7 +41,7 @@ def test_loss_and_gradients_are_those_of_the_model(model_type, is_sparse, chunke
     inputs, _ = batch()
     head, logits = find_loss_head(model, chunked), []
     assert isinstance(head, LossHead) and model.training
-    monkeypatch.setattr(LossHead, "gains", lambda self, positions: True)
+    head.chunks_from = 0 if chunked else math.inf
     head.linear.register_forward_hook(lambda module, given, output: logits.append(output.shape))
     expected = Forward()(whole, inputs)
     found = Forward(find_sparse_prediction(model) if is_sparse else None, head=head)(model, inputs)
@@ -62,10 +64,12 @@ def test_evaluation_has_logits_and_the_same_loss():
     assert found.loss == Forward()(whole, inputs).loss
 
 
-def test_small_batches_are_not_divided():
-    head = LossHead(nn.Linear(4, 9), chunked=True)
-    assert head.gains(4) and not head.gains(3)
-    assert not LossHead(nn.Linear(9, 4), chunked=True).gains(9)
+@pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
+def test_small_batches_are_not_divided_and_chunks_are_tried_before_they_are_used(monkeypatch):
+    head = find_loss_head(tiny("bert"), chunked=True)
+    assert isinstance(head, LossHead) and head.chunks_from == head.linear.in_features < head.linear.out_features
+    monkeypatch.setattr("wordmask.models.loss_head.chunked_loss", lambda *given: whole_loss(*given) * 1.01)
+    assert find_loss_head(tiny("bert"), chunked=True) == "the numbers differ"
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -123,7 +127,8 @@ def test_half_precision_rounds_the_loss_no_more_than_the_layer_does(chunked):
     torch.manual_seed(0)
     linear = nn.Linear(64, 3000)
     states, labels = torch.randn(600, 64), torch.randint(0, 3000, (600,))
-    head = LossHead(linear, chunked)
+    head = LossHead(linear)
+    head.chunks_from = 0 if chunked else math.inf
     with torch.autocast("cpu", torch.bfloat16), head.at(labels):
         found = linear(states)
     expected = nn.functional.cross_entropy(linear(states), labels)

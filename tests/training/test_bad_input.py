@@ -343,6 +343,13 @@ def test_several_gpus_under_plain_python(refuse, monkeypatch):
         assert holds(refuse(script=script), "torchrun", "2")
 
 
+def test_a_preview_needs_no_gpu_so_several_are_no_mistake(monkeypatch, model, text, tmp_path, capsys):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    argv = ["--model_name_or_path", model, "--train_file", text, "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    run_mlm_wwm.main([*argv, "--preview_masking", "1"])
+    assert "[" in capsys.readouterr().out
+
+
 def test_several_gpus_in_a_program_of_ones_own(monkeypatch, tmp_path):
     """`DataParallel` must not start silently: its loss is another one."""
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))

@@ -9,11 +9,13 @@ import functools
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 from transformers.models.bert.modeling_bert import BertModel
 
 import run_mlm_wwm
 from conftest import refusal
-from wordmask.training.memory_errors import lacks_memory
+from wordmask.models.probing import why_not
+from wordmask.utils.memory import lacks_memory
 
 
 @pytest.fixture
@@ -95,3 +97,28 @@ def test_other_errors_keep_their_traceback(room, english_model, english_file, tm
     with pytest.raises(RuntimeError, match="a bug"):
         run_mlm_wwm.main([*argv.split(), "--do_train", "--use_cpu"])
     assert not lacks_memory(RuntimeError("a bug"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "Triton Error [CUDA]: out of memory",
+        "NCCL error: unhandled cuda error. Last error:\nCuda failure 2 'out of memory'",
+    ],
+)
+def test_all_messages_of_a_gpu_are_known(message):
+    assert lacks_memory(RuntimeError(message))
+
+
+def test_a_check_of_the_model_that_lacks_memory_says_nothing_about_the_model(english_model):
+    model = AutoModelForMaskedLM.from_pretrained(english_model)
+
+    def check() -> bool:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        why_not(model, check)

@@ -63,11 +63,12 @@ def text(tmp_path_factory) -> str:
 
 def waits_of_a_step(profiler: Profiler, model: str, text: str, folder: Path, *more: str) -> float:
     """As on a GPU, without micro-batches; the fused AdamW reads the number of its step on a CPU only."""
+    length = [] if "--length_schedule" in more else ["--max_seq_length", "60"]
     run_mlm_wwm.main(
         f"--model_name_or_path {model} --train_file {text} --output_dir {folder} --max_steps 6 --logging_steps 6 "
-        "--max_seq_length 60 --use_cpu --do_train --save_strategy no --per_device_train_batch_size 4 --optim sgd "
+        "--use_cpu --do_train --save_strategy no --per_device_train_batch_size 4 --optim sgd "
         "--tokens_per_pass 0".split()
-        + list(more)
+        + [*length, *more]
     )
     assert any(event.name == "aten::linear" for event in profiler.events), "nothing was profiled"
     return sum(event.name in WAITS and not inside(event) for event in profiler.events) / STEPS
@@ -84,6 +85,8 @@ def waits_of_a_step(profiler: Profiler, model: str, text: str, folder: Path, *mo
         ("bert", "--pack_sequences --pad_to_max_length --gradient_accumulation_steps 2 --no_sparse_prediction"),
         ("modernbert", "--pack_sequences --attn_implementation varlen"),
         ("modernbert", "--attn_implementation varlen --label_smoothing_factor 0.1"),
+        ("bert", "--length_schedule 30:0.5,60:0.5 --pack_sequences"),
+        ("bert", "--tokens_per_step 100"),
     ],
 )
 def test_a_step_waits_for_nothing(profiler, models, text, tmp_path, model, more):

@@ -17,13 +17,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig
 from transformers.trainer_utils import IntervalStrategy
 
-from wordmask.config.attention_checks import check_attention
+from wordmask.config.attention_checks import check_attention, check_flash
 from wordmask.config.metric_table import METRICS
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.parser import suggest
+from wordmask.config.trainer_checks import lacks_bf16
 from wordmask.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def refuse_encoder_decoder(flag: str, name: str, config: PreTrainedConfig | type
 
 def check_flags(arguments: Arguments) -> None:
     """Raise an `InputError` if flags contradict each other. An evaluation that a flag asks for is turned on."""
+    _check_precision(arguments)
     _check_words(arguments)
     _check_probe(arguments)
     _check_evaluation(arguments)
@@ -85,6 +88,15 @@ def check_flags(arguments: Arguments) -> None:
             "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "
             "only; give sdpa or eager"
         )
+
+
+def _check_precision(arguments: Arguments) -> None:
+    """Raise an `InputError` if weights or attention need a precision that this run or its device has not."""
+    model, training = arguments.model, arguments.training
+    if model.dtype == "bfloat16" and torch.accelerator.is_available() and lacks_bf16(training):
+        raise InputError("--dtype bfloat16: this needs a newer GPU (NVIDIA's Ampere or later); give --dtype float32")
+    is_half = training.half_dtype is not None or model.dtype != "float32" or bool(training.deepspeed)
+    check_flash(model.attn_implementation, training.device, is_half)
 
 
 def _check_words(arguments: Arguments) -> None:

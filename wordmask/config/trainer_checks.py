@@ -132,8 +132,7 @@ def _check_evaluation(args: RunArguments) -> None:
 def _check_precision(args: RunArguments) -> None:
     """Raise an `InputError` if the device cannot do what a flag asks for."""
     off = {"--bf16": "--no_bf16", "--bf16_full_eval": "--no_bf16_full_eval", "--tf32": "--no_tf32"}
-    no_bf16 = not (args.use_cpu or tpu_package() or is_torch_bf16_gpu_available() and not _emulates_bf16())
-    lacking = [flag for flag in ("--bf16", "--bf16_full_eval") if getattr(args, flag[2:]) and no_bf16]
+    lacking = [flag for flag in ("--bf16", "--bf16_full_eval") if getattr(args, flag[2:]) and lacks_bf16(args)]
     lacking += ["--tf32"] * bool(args.tf32 and not is_torch_tf32_available())
     if not lacking:
         return
@@ -146,9 +145,10 @@ def _check_precision(args: RunArguments) -> None:
     raise InputError(f"{flags}: {advice}")
 
 
-def _emulates_bf16() -> bool:
-    """Whether the card has no bfloat16: then PyTorch says that it has, and is slower with it than without."""
-    return torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+def lacks_bf16(args: RunArguments) -> bool:
+    """Whether the device of a run has no bfloat16. PyTorch says that old cards have it; there it is slow."""
+    emulates = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return not (args.use_cpu or tpu_package() or is_torch_bf16_gpu_available() and not emulates)
 
 
 def name_flags(sentence: str, values: Mapping[str, object]) -> str:

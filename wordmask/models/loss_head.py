@@ -8,12 +8,13 @@ two ways:
 - `whole_loss` has the logits of all positions. `torch.compile` makes few kernels of it.
 - `chunked_loss` never has all logits in memory: those of 5,000 positions over 50,000 tokens take 1 GB in single
   precision, and their gradients as much again. Each logit is computed twice for that. It needs torch 2.13. On a CPU it
-  is many times slower, so it is for GPUs.
+  is many times slower, so it is for GPUs. In half precision, the loss of each position is rounded, but not their sum.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -71,7 +72,8 @@ def chunked_loss(
         labels,
         linear_bias=None if bias is None else bias.to(dtype),
         ignore_index=IGNORED,
-        # The mean would have the type of the states: in bfloat16, a loss of 2.5 would be off by up to 0.008.
+        # A mean would have the type of the states: in bfloat16, a loss of 2.5 would be off by up to 0.008. Errors of
+        # single positions cancel out.
         reduction="none",
         options=nn.LinearCrossEntropyOptions(),
     )
@@ -86,11 +88,13 @@ class LossHead:
 
     Args:
         linear: the last layer of a model.
-        chunked: whether the loss is computed in chunks, for batches with so many labels that it gains.
+
+    Attributes:
+        chunks_from: for how many positions, and more, the loss is computed in chunks; by default never.
     """
 
-    def __init__(self, linear: nn.Linear, chunked: bool = False):
-        self.linear, self.plain, self.chunked = linear, linear.forward, chunked
+    def __init__(self, linear: nn.Linear):
+        self.linear, self.plain, self.chunks_from = linear, linear.forward, math.inf
         self.whole_loss = whole_loss
         self.labels: torch.Tensor | None = None
         linear.forward = self._forward  # type: ignore[assignment, method-assign]
@@ -98,10 +102,6 @@ class LossHead:
     def compile(self, backend: str) -> None:
         """Have the loss compiled when it is first computed, once for all numbers of positions."""
         self.whole_loss = torch.compile(whole_loss, backend=backend)
-
-    def gains(self, positions: int) -> bool:
-        """Whether chunks save memory: by PyTorch's documentation, not for fewer positions than hidden features."""
-        return positions >= self.linear.in_features < self.linear.out_features
 
     def remove(self) -> None:
         """Give the layer its own forward again."""
@@ -120,7 +120,7 @@ class LossHead:
         if self.labels is None:
             return self.plain(hidden)
         labels, hidden = self.labels.reshape(-1), hidden.reshape(-1, hidden.shape[-1])
-        if self.chunked and self.gains(len(labels)):
+        if len(labels) >= self.chunks_from:
             return chunked_loss(hidden, self.linear.weight, self.linear.bias, labels)
         for tensor in (hidden, labels):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
@@ -132,17 +132,22 @@ def find_loss_head(model: PreTrainedModel, chunked: bool = False) -> LossHead | 
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
-        chunked: see `LossHead`.
+        chunked: whether the loss is computed in chunks, where that saves memory.
     """
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
         return "its last layer is not linear"
-    head = LossHead(linear, chunked)
-    reason = why_not(model, lambda: _agrees(model, head))
-    if reason is None:
-        return head
-    head.remove()
-    return reason
+    head = LossHead(linear)
+    for chunks_from in (math.inf, 0) if chunked else (math.inf,):
+        head.chunks_from = chunks_from
+        reason = why_not(model, lambda: _agrees(model, head))
+        if reason is not None:
+            head.remove()
+            return reason
+    if chunked:
+        # PyTorch's documentation says that chunks save nothing for fewer positions or tokens than features.
+        head.chunks_from = linear.in_features if linear.in_features < linear.out_features else math.inf
+    return head
 
 
 @torch.enable_grad()

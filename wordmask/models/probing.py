@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from wordmask.utils.memory import lacks_memory
+
 
 @contextlib.contextmanager
 def unchanged(model: PreTrainedModel) -> Iterator[None]:
@@ -50,6 +52,8 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
 def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> str | None:
     """Why a check of a model fails; `None` if it succeeds. Any exception counts, since architectures fail differently.
 
+    Only too little memory says nothing about the architecture, and is raised.
+
     Args:
         model: a model in any mode, which is left as it is. The check runs without dropout, gradients and TF32.
         check: compares outputs of the model.
@@ -61,6 +65,8 @@ def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> str | None:
             model.eval()
             return None if check() else "the numbers differ"
     except Exception as error:
+        if lacks_memory(error):
+            raise
         return type(error).__name__
     finally:
         torch.backends.fp32_precision = precision  # type: ignore[attr-defined]

@@ -83,7 +83,7 @@ def _kernel(
     reach: tuple[int, int] | None,
 ) -> torch.Tensor:
     """The kernel of PyTorch; see `by_document`."""
-    from torch.nn.attention.varlen import varlen_attn  # since torch 2.10, and with windows since 2.11
+    from torch.nn.attention.varlen import varlen_attn  # with windows and a scale since torch 2.11
 
     window: dict[str, Any] = {} if reach is None else {"window_size": reach}
     return varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale, **window)  # type: ignore

@@ -131,7 +131,8 @@ def _check_start(arguments: Arguments, script: str) -> None:
     training = arguments.training
     if arguments.short_form and not arguments.only_evaluates:
         logger.warning("short form: %s", describe(arguments.short_form))
-    check_one_gpu(training.n_gpu, script)
+    if not arguments.masking.preview_masking:  # which computes nothing
+        check_one_gpu(training.n_gpu, script)
     if training.push_to_hub and training.process_index == 0:
         check_push(training.hub_model_id, training.hub_token)
     training.push_to_hub = training.push_to_hub and not training.dry_run

@@ -311,6 +311,8 @@ class MlmTrainer(EvaluatingTrainer):
             with contextlib.nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(model):
                 micro_batch["positions"] = positions_to_predict(micro_batch["labels"])
                 micro_batch["is_padded"] = not micro_batch["attention_mask"].all()
+                if inputs["labels"].is_pinned():  # a part of it is a copy, which is not
+                    micro_batch = {name: _pinned(value) for name, value in micro_batch.items()}
                 micro_batch = send_to_device(micro_batch, self.args.device, non_blocking=True)
                 losses.append(super().training_step(model, micro_batch, num_items_in_batch))
         return torch.stack(losses).sum()
@@ -332,6 +334,10 @@ class MlmTrainer(EvaluatingTrainer):
         if num_items_in_batch is not None:
             loss = loss * count * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
+
+
+def _pinned(value: Any) -> Any:
+    return value.pin_memory() if isinstance(value, torch.Tensor) else value
 
 
 def _same(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
