@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, trajectory, uneven_text
 from wordmask.models.micro_batches import cheapest_sizes, divide_batch
+from wordmask.models.sparse_prediction import positions_to_predict
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -34,13 +35,15 @@ def batch_of(lengths: list[int]) -> dict[str, torch.Tensor]:
 def test_parts_hold_every_token_once_and_no_more_than_they_may(lengths, tokens, multiple):
     batch = batch_of(lengths)
     parts = list(divide_batch(batch, tokens, multiple))
-    assert all(part.keys() == batch.keys() for part in parts)
+    assert all(part.keys() == {*batch, "positions", "is_padded"} for part in parts)
     found = torch.cat([part["input_ids"][part["attention_mask"].bool()] for part in parts])
     assert found.sort().values.tolist() == batch["input_ids"][batch["attention_mask"].bool()].tolist()
     assert sum(len(part["input_ids"]) for part in parts) == len(lengths)
     for part in parts:
         rows, width = part["input_ids"].shape
         assert torch.equal(part["labels"], -part["input_ids"])
+        assert torch.equal(part["positions"], positions_to_predict(part["labels"]))
+        assert part["is_padded"] == bool((part["attention_mask"] == 0).any())
         assert rows == 1 or rows * width <= tokens
         longest = int(part["attention_mask"].sum(1).max())
         assert width == min(max(lengths), -(-max(longest, 1) // multiple) * multiple)

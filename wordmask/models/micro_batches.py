@@ -9,14 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wordmask.models.sparse_prediction import positions_to_predict
+
 FIXED_COST = 1 / 16  # of a micro-batch of any size, as a share of the cost of the largest one
 
 
 def divide_batch(batch: dict[str, torch.Tensor], tokens: int, multiple_of: int = 1) -> Iterator[dict[str, Any]]:
     """Divide a batch into micro-batches of sequences of similar length, each cut to its longest sequence.
 
+    Each has `positions` and `is_padded`, as the collator gives them for a whole batch. If that is pinned, they are, too.
+
     Args:
-        batch: tensors (batch, length), `attention_mask` among them.
+        batch: tensors (batch, length), `attention_mask` and `labels` among them.
         tokens: the most tokens in a micro-batch, padding included. A longer sequence makes one by itself.
         multiple_of: the length of a micro-batch is a multiple of this, unless the batch is shorter.
     """
@@ -24,7 +28,11 @@ def divide_batch(batch: dict[str, torch.Tensor], tokens: int, multiple_of: int =
     order = torch.argsort(lengths, descending=True, stable=True)
     start = 0
     for size, width in micro_batch_shapes(lengths[order].cpu().numpy(), tokens, multiple_of):
-        yield {name: tensor[order[start : start + size], :width] for name, tensor in batch.items()}
+        part = {name: tensor[order[start : start + size], :width] for name, tensor in batch.items()}
+        part["positions"] = positions_to_predict(part["labels"])
+        if batch["labels"].is_pinned():
+            part = {name: tensor.pin_memory() for name, tensor in part.items()}
+        yield {**part, "is_padded": not part["attention_mask"].all()}
         start += size
 
 

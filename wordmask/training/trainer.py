@@ -46,7 +46,6 @@ from wordmask.masking import IGNORED
 from wordmask.models.compilation import compile_layers
 from wordmask.models.forward import Forward, computes_in_half
 from wordmask.models.micro_batches import divide_batch
-from wordmask.models.sparse_prediction import positions_to_predict
 from wordmask.training.display.live_output import LiveOutput
 from wordmask.training.display.speed import TokenCount
 from wordmask.training.evaluation.evaluating import EvaluatingTrainer
@@ -309,10 +308,6 @@ class MlmTrainer(EvaluatingTrainer):
         for number, micro_batch in enumerate(micro_batches, 1):
             # Processes exchange gradients once a batch, since they have different numbers of micro-batches.
             with contextlib.nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(model):
-                micro_batch["positions"] = positions_to_predict(micro_batch["labels"])
-                micro_batch["is_padded"] = not micro_batch["attention_mask"].all()
-                if inputs["labels"].is_pinned():  # a part of it is a copy, which is not
-                    micro_batch = {name: _pinned(value) for name, value in micro_batch.items()}
                 micro_batch = send_to_device(micro_batch, self.args.device, non_blocking=True)
                 losses.append(super().training_step(model, micro_batch, num_items_in_batch))
         return torch.stack(losses).sum()
@@ -334,10 +329,6 @@ class MlmTrainer(EvaluatingTrainer):
         if num_items_in_batch is not None:
             loss = loss * count * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
-
-
-def _pinned(value: Any) -> Any:
-    return value.pin_memory() if isinstance(value, torch.Tensor) else value
 
 
 def _same(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
