@@ -117,7 +117,7 @@ class Counted:
 
     def __init__(self, collator: Callable[[Any], Any]):
         self.collator = collator
-        self.multiple_of = getattr(collator, "multiple_of", 1)
+        self.pad_to_multiple_of = getattr(collator, "pad_to_multiple_of", 1)
         self.real: list[int] = []
         self.labels: list[int] = []
         self.lines = 0  # a sum, whatever the order of the lines, that a float holds exactly
@@ -241,7 +241,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
             Strategy.TOKEN,
             seed=42,
             fixed=forward.fixed,
-            multiple_of=8 if training.bf16 or training.fp16 else 1,
+            pad_to_multiple_of=8 if training.bf16 or training.fp16 else 1,
             packed=packed,
             flat=forward.flat,
             highest_rate=RATE if forward.fixed else None,

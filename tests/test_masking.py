@@ -376,22 +376,24 @@ def test_runs_stop_at_special_tokens(strategy):
 # Replacement
 
 
-def replaced(mask_prob: float, random_prob: float, random_ids: np.ndarray, rows: int = 2000):
+def replaced(mask_replace_prob: float, random_replace_prob: float, random_ids: np.ndarray, rows: int = 2000):
     """What became of the chosen tokens of many rows: their new ids, and their old ones."""
     maskable, continues = repeated([1, 2, 3, 4] * 12 + [4, 4], rows)
     ids = np.full(maskable.shape, 10_000) + np.arange(maskable.shape[1])
     chosen = choose(maskable, continues, np.full(rows, 0.5), keys_of(rows), Strategy.WHOLE_WORD)
-    masked, labels = replace(ids, chosen, keys_of(rows), Replacement(MASK, random_ids, mask_prob, random_prob))
+    masked, labels = replace(
+        ids, chosen, keys_of(rows), Replacement(MASK, random_ids, mask_replace_prob, random_replace_prob)
+    )
     return masked.ravel()[chosen], labels.ravel()[chosen]
 
 
-@pytest.mark.parametrize("mask_prob, random_prob", [(0.8, 0.1), (0.5, 0.5), (0.2, 0.3)])
-def test_replacement_has_the_stated_shares(mask_prob, random_prob):
+@pytest.mark.parametrize("mask_replace_prob, random_replace_prob", [(0.8, 0.1), (0.5, 0.5), (0.2, 0.3)])
+def test_replacement_has_the_stated_shares(mask_replace_prob, random_replace_prob):
     random_ids = np.arange(100, 150)
-    new, old = replaced(mask_prob, random_prob, random_ids)
+    new, old = replaced(mask_replace_prob, random_replace_prob, random_ids)
     counts = [(new == MASK).sum(), np.isin(new, random_ids).sum(), (new == old).sum()]
     assert sum(counts) == len(new) > 100_000
-    shares = [mask_prob, random_prob, 1 - mask_prob - random_prob]
+    shares = [mask_replace_prob, random_replace_prob, 1 - mask_replace_prob - random_replace_prob]
     if shares[2] < 1e-9:
         assert counts.pop() == 0
     assert chi_square(counts, shares[: len(counts)]) < chi_square_limit(len(counts) - 1)

@@ -89,8 +89,8 @@ class Replacement:
 
     mask_token_id: int
     random_ids: IntArray  # the tokens that may replace another one: no special ones
-    mask_prob: float = 0.8
-    random_prob: float = 0.1
+    mask_replace_prob: float = 0.8
+    random_replace_prob: float = 0.1
 
 
 @compiled
@@ -325,6 +325,8 @@ def replace(input_ids: IntArray, chosen: IntArray, keys: Keys, replacement: Repl
         The masked input ids and the labels, both (batch, length). A label is the original token where one was chosen,
         and `IGNORED` elsewhere.
     """
-    shares = np.minimum([replacement.mask_prob, replacement.mask_prob + replacement.random_prob], 1.0)
+    shares = np.minimum(
+        [replacement.mask_replace_prob, replacement.mask_replace_prob + replacement.random_replace_prob], 1.0
+    )
     how = (replacement.mask_token_id, replacement.random_ids, np.round(shares * 2**32).astype(np.uint64))
     return _replace(np.ascontiguousarray(input_ids), chosen, keys, *how)

@@ -53,7 +53,7 @@ def test_the_example_of_the_docstring_is_exact():
         "labels": [[-100, 7, 8, -100, -100]],
     }
     single = {**pair, "input_ids": [[101, 7, 8, 103, 102]], "labels": [[-100, -100, -100, 9, -100]]}
-    masks = collator(mask_prob=1.0, random_prob=0.0)
+    masks = collator(mask_replace_prob=1.0, random_replace_prob=0.0)
     found = [lists(masks([example([7 * 2, 8 * 2 + 1, 9 * 2], identity)])) for identity in range(30)]
     assert pair in found and single in found
     assert all(batch in (pair, single) for batch in found)
@@ -61,7 +61,7 @@ def test_the_example_of_the_docstring_is_exact():
 
 def test_everything_masked_is_exact_with_padding_and_attention():
     """A rate of 1 on rows of different lengths: labels are the text, special tokens and padding have none."""
-    batch = collator(mask_prob=1.0, random_prob=0.0)([example(row, rate=1.0) for row in WORDS])
+    batch = collator(mask_replace_prob=1.0, random_replace_prob=0.0)([example(row, rate=1.0) for row in WORDS])
     assert lists(batch) == {
         "input_ids": [[101, *[103] * 3, 102, 0, 0], [101, 103, 102, 0, 0, 0, 0], [101, *[103] * 5, 102]],
         "attention_mask": [[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0], [1] * 7],
@@ -84,7 +84,9 @@ def test_words_tell_the_words_of_a_batch_apart_and_join_their_tokens():
 
 
 @pytest.mark.parametrize(
-    "options, width", [({}, 7), ({"fixed": True}, LENGTH), ({"multiple_of": 8}, 8), ({"multiple_of": 7}, 7)], ids=str
+    "options, width",
+    [({}, 7), ({"fixed": True}, LENGTH), ({"pad_to_multiple_of": 8}, 8), ({"pad_to_multiple_of": 7}, 7)],
+    ids=str,
 )
 def test_batches_are_padded_to_a_length_or_to_a_multiple(options, width):
     batch = collator(**options)([example(row, rate=0.0) for row in WORDS])
@@ -98,7 +100,7 @@ def test_batches_are_padded_to_a_length_or_to_a_multiple(options, width):
 def test_padding_is_the_tokenizers_own():
     """RoBERTa pads with 1: a 0 there would be `<s>`."""
     vocabulary = Vocabulary(ADDED, MASK, VOCABULARY.maskable, VOCABULARY.random_ids, prefix=[CLS], suffix=[SEP])
-    batch = MaskingCollator(vocabulary, Strategy.TOKEN, 1, multiple_of=5)([example([7 * 2], rate=0.0)])
+    batch = MaskingCollator(vocabulary, Strategy.TOKEN, 1, pad_to_multiple_of=5)([example([7 * 2], rate=0.0)])
     assert batch["input_ids"].tolist() == [[CLS, 7, SEP, ADDED, ADDED]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
 
@@ -122,7 +124,7 @@ def test_rows_take_the_special_tokens_of_their_tokenizer():
 def test_special_tokens_and_padding_are_neither_masked_nor_drawn(strategy):
     """A token that was added as special, in the middle of a word; a text token that has the padding's id."""
     tokens = [7 * 2, 8 * 2 + 1, ADDED * 2, 9 * 2 + 1, PAD * 2, SEP * 2, 10 * 2]
-    masks = collator(strategy, mask_prob=0.0, random_prob=1.0)
+    masks = collator(strategy, mask_replace_prob=0.0, random_replace_prob=1.0)
     batch = masks([example(tokens, identity, rate=1.0) for identity in range(100)] + [example(tokens * 2, rate=1.0)])
     labels, inputs = batch["labels"][:-1], batch["input_ids"][:-1, :9]
     assert labels[:, :9].tolist() == [[-100, 7, 8, -100, 9, -100, -100, 10, -100]] * 100
@@ -133,7 +135,7 @@ def test_special_tokens_and_padding_are_neither_masked_nor_drawn(strategy):
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
-    padding=st.sampled_from([{}, {"fixed": True}, {"multiple_of": 8}]),
+    padding=st.sampled_from([{}, {"fixed": True}, {"pad_to_multiple_of": 8}]),
     seed=st.integers(0, 2**32 - 1),
     strategy=st.sampled_from(list(Strategy)),
 )
@@ -197,7 +199,7 @@ def test_a_batch_without_anything_to_mask_has_a_finite_loss(trainer, strategy, r
 
 def test_a_row_without_anything_to_mask_does_not_change_the_loss_of_others(trainer):
     """Guards the test above: a loss that is always 0 would pass it."""
-    masks, row = collator(multiple_of=8), example(WORDS[2], rate=1.0)
+    masks, row = collator(pad_to_multiple_of=8), example(WORDS[2], rate=1.0)
     with torch.no_grad():
         alone = trainer.compute_loss(trainer.model, masks([row]))
         beside = trainer.compute_loss(trainer.model, masks([row, example([ADDED * 2])]))
@@ -302,15 +304,15 @@ def test_a_flat_batch_is_exact():
 @given(
     counts=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=3), min_size=1, max_size=4),
     fixed=st.booleans(),
-    multiple_of=st.sampled_from([1, 8]),
+    pad_to_multiple_of=st.sampled_from([1, 8]),
 )
-def test_flat_batches_hold_the_tokens_and_masks_of_padded_ones(counts, fixed, multiple_of):
+def test_flat_batches_hold_the_tokens_and_masks_of_padded_ones(counts, fixed, pad_to_multiple_of):
     length = max(sum(size + 2 for size in sequence) for sequence in counts)
     examples = [
         Example([np.arange(size) * 2 + 6 for size in sequence], number, 0, 0.3, length)
         for number, sequence in enumerate(counts)
     ]
-    options = {"fixed": fixed, "multiple_of": multiple_of, "positions": True}
+    options = {"fixed": fixed, "pad_to_multiple_of": pad_to_multiple_of, "positions": True}
     padded, flat = (collator(flat=is_flat, **options)(examples) for is_flat in (False, True))
     attended = padded["attention_mask"] > 0
     real = int(attended.sum())
@@ -321,7 +323,7 @@ def test_flat_batches_hold_the_tokens_and_masks_of_padded_ones(counts, fixed, mu
     assert flat["positions"].tolist() == positions
     tokens, sizes = flat["input_ids"].shape[1], flat["cu_seq_lens_q"].diff()
     most = padded["input_ids"].numel()
-    assert tokens == (most if fixed else min(most, -(-real // multiple_of) * multiple_of))
+    assert tokens == (most if fixed else min(most, -(-real // pad_to_multiple_of) * pad_to_multiple_of))
     assert flat["cu_seq_lens_q"][0] == 0 and flat["cu_seq_lens_q"][-1] == tokens
     assert sizes.min() > 0 and sizes.max() <= flat["max_length_q"]
     starts = flat["cu_seq_lens_q"][:-1].repeat_interleave(sizes)

@@ -49,23 +49,25 @@ class Masker:
         vocabulary: see `Vocabulary`.
         strategy: what is masked as one unit; of a mix, each sequence draws its own.
         seed: the seed of all masks.
-        mask_prob, random_prob: the shares of chosen tokens that become the mask token and a random token.
-        multiple_of: the length of a batch is a multiple of this.
+        mask_replace_prob, random_replace_prob: the shares of chosen tokens that become the mask token, and a random one.
+        pad_to_multiple_of: the length of a batch is a multiple of this.
         word_ids: whether to return `word_ids`.
     """
 
     vocabulary: Vocabulary
     strategy: Strategy | Mix
     seed: int
-    mask_prob: float = 0.8
-    random_prob: float = 0.1
-    multiple_of: int = 1
+    mask_replace_prob: float = 0.8
+    random_replace_prob: float = 0.1
+    pad_to_multiple_of: int = 1
     word_ids: bool = False
 
     @cached_property
     def replacement(self) -> Replacement:
         """What replaces chosen tokens."""
-        return Replacement(self.vocabulary.mask_token_id, self.vocabulary.random_ids, self.mask_prob, self.random_prob)
+        return Replacement(
+            self.vocabulary.mask_token_id, self.vocabulary.random_ids, self.mask_replace_prob, self.random_replace_prob
+        )
 
     @cached_property
     def seeded(self) -> NDArray[np.uint64]:
@@ -131,7 +133,7 @@ class MaskingCollator(Masker):
         lengths = sizes + len(prefix) + len(suffix)
         if len(documents) > len(sequences):
             lengths = np.add.reduceat(lengths, starts_of(counts))
-        length = longest[0] if self.fixed else min(longest[0], round_up(int(lengths.max()), self.multiple_of))
+        length = longest[0] if self.fixed else min(longest[0], round_up(int(lengths.max()), self.pad_to_multiple_of))
         padding = np.full((len(sequences), length), vocabulary.pad_token_id, np.int64)
         input_ids, continues, maskable, sequence_ids = lay_out(
             np.concatenate(documents), sizes, counts, prefix, suffix, vocabulary.maskable, padding
@@ -143,7 +145,7 @@ class MaskingCollator(Masker):
         if self.positions and not (self.flat or self.packed):
             others["is_padded"] = self.fixed or not batch["attention_mask"].all()
         if self.flat:
-            tokens = None if self.fixed else round_up(int(lengths.sum()), self.multiple_of)
+            tokens = None if self.fixed else round_up(int(lengths.sum()), self.pad_to_multiple_of)
             batch, others = flatten(batch, sizes + len(prefix) + len(suffix), length, tokens)
         elif self.packed:
             batch["sequence_ids"] = sequence_ids

@@ -137,7 +137,7 @@ class WholeWordMaskCollator(Masker):
         tokenized = [TokenizedExample.of(example, self.padding, len(self.vocabulary.maskable)) for example in columns]
         sizes = np.array([len(example.ids) for example in tokenized])
         codes = np.concatenate([example.ids for example in tokenized]) << 1 | self._continues(tokenized, sizes)
-        length, vocabulary = round_up(max(1, int(sizes.max())), self.multiple_of), self.vocabulary
+        length, vocabulary = round_up(max(1, int(sizes.max())), self.pad_to_multiple_of), self.vocabulary
         padding = np.full((len(tokenized), length), vocabulary.pad_token_id, np.int64)
         no_affix = np.zeros(0, np.int64)
         input_ids, continues, maskable, sequence_ids = lay_out(

@@ -14,20 +14,20 @@ from wordmask.models.sparse_prediction import positions_to_predict
 FIXED_COST = 1 / 16  # of a micro-batch of any size, as a share of the cost of the largest one
 
 
-def divide_batch(batch: dict[str, torch.Tensor], tokens: int, multiple_of: int = 1) -> Iterator[dict[str, Any]]:
+def divide_batch(batch: dict[str, torch.Tensor], tokens: int, pad_to_multiple_of: int = 1) -> Iterator[dict[str, Any]]:
     """Divide a batch into micro-batches of sequences of similar length, each cut to its longest sequence.
 
-    Each has `positions` and `is_padded`, as the collator gives them for a whole batch. If that is pinned, they are, too.
+    Each has `positions` and `is_padded`, as a whole batch has from the collator. If that is pinned, they are, too.
 
     Args:
         batch: tensors (batch, length), `attention_mask` and `labels` among them.
         tokens: the most tokens in a micro-batch, padding included. A longer sequence makes one by itself.
-        multiple_of: the length of a micro-batch is a multiple of this, unless the batch is shorter.
+        pad_to_multiple_of: the length of a micro-batch is a multiple of this, unless the batch is shorter.
     """
     lengths = batch["attention_mask"].sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
     start = 0
-    for size, width in micro_batch_shapes(lengths[order].cpu().numpy(), tokens, multiple_of):
+    for size, width in micro_batch_shapes(lengths[order].cpu().numpy(), tokens, pad_to_multiple_of):
         part = {name: tensor[order[start : start + size], :width] for name, tensor in batch.items()}
         part["positions"] = positions_to_predict(part["labels"])
         if batch["labels"].is_pinned():
@@ -36,14 +36,16 @@ def divide_batch(batch: dict[str, torch.Tensor], tokens: int, multiple_of: int =
         start += size
 
 
-def micro_batch_shapes(lengths: NDArray[np.int64], tokens: int, multiple_of: int = 1) -> Iterator[tuple[int, int]]:
+def micro_batch_shapes(
+    lengths: NDArray[np.int64], tokens: int, pad_to_multiple_of: int = 1
+) -> Iterator[tuple[int, int]]:
     """The sequences of each micro-batch and their length with padding.
 
     Args:
         lengths: (sequences,) the tokens of each sequence of a batch, the longest first.
-        tokens, multiple_of: see `divide_batch`.
+        tokens, pad_to_multiple_of: see `divide_batch`.
     """
-    widths, start = -(-np.maximum(lengths, 1) // multiple_of) * multiple_of, 0
+    widths, start = -(-np.maximum(lengths, 1) // pad_to_multiple_of) * pad_to_multiple_of, 0
     for size in cheapest_sizes(widths, tokens, int(tokens * FIXED_COST)):
         yield size, int(widths[start])
         start += size

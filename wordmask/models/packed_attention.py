@@ -105,9 +105,11 @@ class PackedAttention:
                 document.
         """
         like = torch.empty((*sequence_ids.shape, 1), dtype=self.dtype, device=sequence_ids.device)
-        # (batch, length): for each position, the number of earlier ones of the same document. Ids 1 1 1 2 2 give
-        # 0 1 2 0 1. tril(-1) keeps the pairs (position, earlier position).
-        positions = (sequence_ids[:, :, None] == sequence_ids[:, None, :]).tril(-1).sum(-1)
+        # (batch, length): the place of each token in its document, which is its place less that of the first token
+        # there. Ids 1 1 1 2 2 have first places 0 0 0 3 3, so the places 0 1 2 3 4 become 0 1 2 0 1.
+        places = torch.arange(sequence_ids.shape[1], device=sequence_ids.device)
+        begins = torch.nn.functional.pad(sequence_ids[:, 1:] != sequence_ids[:, :-1], (1, 0))
+        positions = places - (places * begins).cummax(1).values
         return {
             "attention_mask": self.form(
                 config=self.config,

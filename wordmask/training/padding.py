@@ -29,7 +29,7 @@ class Lengths:
     """
 
     def __init__(self, trainer: MlmTrainer, stages: Sequence[Any], trains: bool = True):
-        self.fixed, self.multiple_of = trainer.forward.fixed, getattr(trainer.collator, "multiple_of", 1)
+        self.fixed, self.pad_to_multiple_of = trainer.forward.fixed, getattr(trainer.collator, "pad_to_multiple_of", 1)
         self.flat = trains and trainer.forward.flat
         self.micro_batch_tokens = trainer.forward.micro_batch_tokens if trains else None
         self.lengths = np.concatenate([stage.lengths for stage in stages])
@@ -48,11 +48,11 @@ class Lengths:
         """The positions of a batch of these sequences."""
         lengths, longest = self.lengths[indices], int(self.longest[indices[0]])
         if self.flat and not self.fixed:
-            return round_up(int(lengths.sum()), self.multiple_of)
-        width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.multiple_of))
+            return round_up(int(lengths.sum()), self.pad_to_multiple_of)
+        width = longest if self.fixed else min(longest, round_up(int(lengths.max()), self.pad_to_multiple_of))
         if not self.micro_batch_tokens:
             return len(lengths) * width
-        shapes = micro_batch_shapes(-np.sort(-lengths), self.micro_batch_tokens, self.multiple_of)
+        shapes = micro_batch_shapes(-np.sort(-lengths), self.micro_batch_tokens, self.pad_to_multiple_of)
         return sum(size * min(padded, width) for size, padded in shapes)
 
 

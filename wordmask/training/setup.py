@@ -41,7 +41,7 @@ def make_collator(arguments: Arguments, vocabulary: Vocabulary, **returned: bool
         masking.mask_replace_prob,
         masking.random_replace_prob,
         fixed=arguments.data.pad_to_max_length,
-        multiple_of=8 if training.half_dtype else 1,  # tensor cores work on tiles of 8
+        pad_to_multiple_of=8 if training.half_dtype else 1,  # tensor cores work on tiles of 8
         **returned,  # type: ignore[arg-type]
         highest_rate=masking.rates.highest if arguments.data.pad_to_max_length else None,
     )

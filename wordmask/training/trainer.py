@@ -304,7 +304,7 @@ class MlmTrainer(EvaluatingTrainer):
         if not self.forward.micro_batch_tokens:
             return super().training_step(model, inputs, num_items_in_batch)
         losses = []
-        micro_batches = list(divide_batch(inputs, self.forward.micro_batch_tokens, self.collator.multiple_of))
+        micro_batches = list(divide_batch(inputs, self.forward.micro_batch_tokens, self.collator.pad_to_multiple_of))
         for number, micro_batch in enumerate(micro_batches, 1):
             # Processes exchange gradients once a batch, since they have different numbers of micro-batches.
             with contextlib.nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(model):

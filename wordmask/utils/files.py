@@ -11,7 +11,7 @@ import os
 import tempfile
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -58,6 +58,13 @@ def write_json(path: str | Path, value: Any) -> None:
     with write_atomically(path) as file:
         json.dump(value, file, ensure_ascii=False, indent=2)
         file.write("\n")
+
+
+def write_json_lines(path: str | Path, name: str, entries: Iterable[Any]) -> None:
+    """Write `{name: entries}` as JSON with one entry to a line, so that people can read and compare entries."""
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    with write_atomically(path) as file:
+        file.write(f'{{"{name}": [\n{lines}\n]}}\n')
 
 
 @contextlib.contextmanager

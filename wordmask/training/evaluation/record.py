@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.utils.errors import one_line
-from wordmask.utils.files import write_atomically
+from wordmask.utils.files import write_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +68,9 @@ class EvaluationRecord:
         self.write()
 
     def write(self) -> None:
-        """Write the evaluations, one to a line, so that people can read the file and compare two of them."""
+        """Write the evaluations, one to a line."""
         if self.directory is not None and self.evaluations:
-            lines = ",\n".join(json.dumps(asdict(one), ensure_ascii=False) for one in self.evaluations)
-            with write_atomically(Path(self.directory) / FILE) as file:
-                file.write(f'{{"evaluations": [\n{lines}\n]}}\n')
+            write_json_lines(Path(self.directory) / FILE, "evaluations", map(asdict, self.evaluations))
 
 
 def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:

@@ -6,6 +6,7 @@ have none; of these we check what can be read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import zipfile
@@ -22,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "wordmask_manifest.json"
 STATE = "trainer_state.json"
-_BLOCK = 2**24  # bytes
 
 
 def checkpoint_step(path: Path) -> int:
@@ -72,11 +72,8 @@ def find_damage(checkpoint: Path, may_lack_manifest: bool) -> str | None:
 
 
 def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -33,7 +33,8 @@ _RESULTS = (
 _MODEL = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"),
     *("model.safetensors.index.json", "training_args.bin", "README.md", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes"),
+    *("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model"),
 )
 _WRITTEN = (
     "checkpoint-[0-9]*",

@@ -19,7 +19,7 @@ from wordmask.data.sampler import Piece, Progress
 from wordmask.training.records.manifest import MANIFEST, find_damage
 from wordmask.training.records.run_record import RunRecord
 from wordmask.utils.errors import one_line
-from wordmask.utils.files import write_atomically
+from wordmask.utils.files import write_json
 
 FILE = "wordmask_progress.json"
 
@@ -103,9 +103,7 @@ def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
         "owes_evaluation": record.owes_evaluation,
         "manifest": MANIFEST,  # without this file, the checkpoint is not complete
     }
-    with write_atomically(Path(checkpoint) / FILE) as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
+    write_json(Path(checkpoint) / FILE, values)
 
 
 def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None, examples: int) -> ProgressRecord:

@@ -19,7 +19,7 @@ from wordmask.models.identity import SCRATCH, architecture, base_model, is_dropo
 from wordmask.references.provenance import tokenizer_digest
 from wordmask.training.records import RECORD
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.files import write_atomically
+from wordmask.utils.files import write_json
 from wordmask.utils.quantities import words
 
 logger = logging.getLogger(__name__)
@@ -185,9 +185,7 @@ def write_run(script: str, arguments: Arguments, identity: Identity, described: 
         "changed_arguments": _changed(arguments),
         "arguments": {name: _plain(value) for name, value in sorted(arguments.given.items()) if name not in LEFT_OUT},
     }
-    with write_atomically(Path(training.output_dir) / RECORD) as file:
-        json.dump(record, file, ensure_ascii=False, indent=2)
-        file.write("\n")
+    write_json(Path(training.output_dir) / RECORD, record)
 
 
 def _changed(arguments: Arguments) -> list[str]:
