@@ -49,7 +49,7 @@ class Masker:
         vocabulary: see `Vocabulary`.
         strategy: what is masked as one unit; of a mix, each sequence draws its own.
         seed: the seed of all masks.
-        mask_replace_prob, random_replace_prob: the shares of chosen tokens that become the mask token, and a random one.
+        mask_replace_prob, random_replace_prob: which shares of chosen tokens become the mask token, and a random one.
         pad_to_multiple_of: the length of a batch is a multiple of this.
         word_ids: whether to return `word_ids`.
     """
