@@ -132,7 +132,7 @@ def _make(
 
 def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: int, directory: str) -> None:
     """Train a tokenizer on a text and save it. If saving fails, no directory is left."""
-    from wordmask.tokenization.vocabulary import train_tokenizer
+    from wordmask.tokenization.train_tokenizer import train_tokenizer
 
     texts = tracked_lines(TextReader(files, "--file_name", column), "training a tokenizer")
     tokenizer = train_tokenizer("bert", texts, vocab_size)

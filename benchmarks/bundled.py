@@ -28,7 +28,7 @@ def given_or_bundled(options: argparse.Namespace, sample: str) -> Iterator[argpa
     text = options.text or str(SAMPLES / f"{sample}.txt")
     with tempfile.TemporaryDirectory() as folder:
         if options.tokenizer is None:
-            from wordmask.tokenization.vocabulary import train_tokenizer  # here, since a worker needs none of it
+            from wordmask.tokenization.train_tokenizer import train_tokenizer  # here, since a worker needs none of it
 
             lines = islice(read_lines(text, "--text"), LINES)
             size = VOCABULARY if options.text else SAMPLE_VOCABULARY

@@ -44,8 +44,8 @@ from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization, tokenized
 from wordmask.masking import IGNORED, Strategy
+from wordmask.models.choose_forward import choose_forward
 from wordmask.models.configuration import load_config
-from wordmask.models.forward import choose_forward
 from wordmask.models.loading import load_model
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.trainer import MlmTrainer

@@ -143,7 +143,7 @@ def make_tokenizer(kind: str, lines: Sequence[str], vocab_size: int) -> Any:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    from wordmask.tokenization.vocabulary import train_tokenizer
+    from wordmask.tokenization.train_tokenizer import train_tokenizer
 
     characters = sorted({character for line in lines for character in line if not character.isspace()})
     if kind == "characters":  # not WordPiece, which makes [UNK] of more than 100 characters without a space

@@ -17,7 +17,7 @@ from transformers import BertTokenizer, EsmTokenizer, PreTrainedTokenizerFast
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer
 from wordmask.data.tokenize import TextTokenizer
-from wordmask.tokenization import vocabulary
+from wordmask.tokenization import train_tokenizer as training
 from wordmask.tokenization.encoding import vocabulary_size
 from wordmask.tokenization.vocabulary import Vocabulary, undeclared_roles
 from wordmask.utils.errors import InputError
@@ -141,5 +141,5 @@ def test_a_spelling_with_another_role_is_no_mistake():
 
 def test_a_trained_tokenizer_keeps_the_marks_of_letters():
     """BERT's own would take them off: Japanese が would be か, and で would be て."""
-    tokenizer = vocabulary.train_tokenizer("bert", ["Café Über です が"] * 50, 60)
+    tokenizer = training.train_tokenizer("bert", ["Café Über です が"] * 50, 60)
     assert tokenizer.tokenize("Café Über です が") == ["café", "über", "です", "が"]

@@ -89,20 +89,20 @@ class SplitReport:
         seen = None if validation is None else int(np.isin(counts.hashes, validation.hashes).sum())
         characters = _unknown_characters(tokenizer, counts.unknown_words)
         return cls(
-            text.examples,
-            counts.examples,
-            counts.words,
-            counts.tokens,
-            counts.tokens / counts.words if counts.words else None,
-            _most_split(counts.split, counts.split_tokens),
-            counts.unknown,
-            counts.unknown / max(counts.tokens, 1),
-            dict(_ordered(characters)[:LISTED]),
-            dict(_ordered(counts.unknown_words)[:LISTED]),
-            len(counts.hashes) - pc.count_distinct(pa.array(counts.hashes)).as_py(),
-            None if text.long_lines is None else text.long_lines._asdict(),
-            text.tokens,
-            seen,
+            examples=text.examples,
+            counted=counts.examples,
+            words=counts.words,
+            tokens=counts.tokens,
+            tokens_per_word=counts.tokens / counts.words if counts.words else None,
+            split_words=_most_split(counts.split, counts.split_tokens),
+            unknown_tokens=counts.unknown,
+            unknown_share=counts.unknown / max(counts.tokens, 1),
+            unknown_characters=dict(_ordered(characters)[:LISTED]),
+            unknown_words=dict(_ordered(counts.unknown_words)[:LISTED]),
+            duplicates=len(counts.hashes) - pc.count_distinct(pa.array(counts.hashes)).as_py(),
+            long_lines=None if text.long_lines is None else text.long_lines._asdict(),
+            all_tokens=text.tokens,
+            also_in_validation=seen,
         )
 
     @property

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.masking import IGNORED
+from wordmask.models.choose_forward import choose_forward
 from wordmask.models.configuration import origin
-from wordmask.models.forward import Forward, Prediction, choose_forward
+from wordmask.models.forward import Forward, Prediction
 from wordmask.models.probing import some_ids, unchanged
 from wordmask.utils.errors import reported
 from wordmask.utils.launch import tpu_package

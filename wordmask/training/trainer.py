@@ -43,8 +43,9 @@ from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
+from wordmask.models.choose_forward import computes_in_half
 from wordmask.models.compilation import compile_layers
-from wordmask.models.forward import Forward, computes_in_half
+from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.display.live_output import LiveOutput
 from wordmask.training.display.speed import TokenCount

@@ -1,0 +1,155 @@
+"""Choose how batches go through a model: what the flags ask for, and what the model is found to do."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from transformers import PreTrainedModel
+
+from wordmask.config.arguments import Arguments
+from wordmask.config.attention_checks import is_varlen_available
+from wordmask.config.model_arguments import VARLEN
+from wordmask.config.run_arguments import RunArguments
+from wordmask.models.forward import Forward
+from wordmask.models.loss_head import LossHead, find_loss_head
+from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
+from wordmask.models.padding_mask import padding_mask
+from wordmask.models.varlen_attention import AttentionDropoutError
+from wordmask.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+WITH_MASKS = ("sdpa", "eager", "flex_attention")  # implementations of attention that take no bounds of documents
+TOKENS_ON_CPU = 2048  # in a micro-batch; more are no faster there
+
+
+def computes_in_half(training: RunArguments, model: PreTrainedModel) -> bool:
+    """Whether a model computes in half precision, by autocast or since its weights have it."""
+    return training.half_dtype is not None or model.dtype.itemsize == 2
+
+
+def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
+    """The forward pass that the flags ask for.
+
+    Raises:
+        InputError: if the model cannot do it, or if flags exclude each other.
+    """
+    attention: PackedAttention | FlatAttention | None = _flat_attention(arguments, model)
+    micro_batch_tokens = _micro_batch_tokens(arguments, flat=attention is not None)
+    pads, device = attention is None and not arguments.data.pack_sequences, arguments.training.device.type
+    waits = device == "cuda" or device == "cpu" and micro_batch_tokens is None  # so that a CPU can test it
+    with _trying(arguments.training, model):
+        return Forward.of(
+            model,
+            arguments.model.sparse_prediction,
+            arguments.training.label_smoothing_factor,
+            half=computes_in_half(arguments.training, model),
+            head=_chunked_head(model) if arguments.training.chunked_head else None,
+            attention=attention or (_packed_attention(model) if arguments.data.pack_sequences else None),
+            padding=padding_mask(model) if pads and waits else None,
+            micro_batch_tokens=micro_batch_tokens,
+            fixed=arguments.data.pad_to_max_length,
+        )
+
+
+def _trying(training: RunArguments, model: PreTrainedModel) -> torch.autocast:
+    """What a model can do is tried in full precision; only flash attention has none."""
+    return _half(training, "flash" in str(model.config._attn_implementation))
+
+
+def _half(training: RunArguments, enabled: bool = True) -> torch.autocast:
+    return torch.autocast(training.device.type, training.half_dtype or torch.bfloat16, enabled=enabled)
+
+
+def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttention | None:
+    """How documents of flat batches are kept apart: if the attention that is asked for takes these, or on a GPU.
+
+    If varlen attention is asked for and these flags or this model's dropout exclude it, the model gets sdpa.
+
+    Raises:
+        InputError: if it is asked for, and this model or this device cannot do it.
+    """
+    asked, training, name = arguments.model.attn_implementation, arguments.training, type(model).__name__
+    if asked not in (None, VARLEN, *WITH_MASKS) and not training.tokens_per_pass:
+        found = _try_flat(training, model)
+        return found if isinstance(found, FlatAttention) else None
+    before = model.config._attn_implementation
+    suits = asked is None and before == "sdpa" and training.device.type == "cuda" and is_varlen_available()
+    if not (asked == VARLEN or suits):
+        return None
+    reason = _excluded(arguments, model)
+    if reason is None:
+        model.set_attn_implementation(VARLEN)
+        found = _try_flat(training, model)
+        if isinstance(found, FlatAttention):
+            return found
+        model.set_attn_implementation(before)
+        has_dropout = found == AttentionDropoutError.__name__
+        if asked == VARLEN and not has_dropout:
+            raise InputError(
+                f"--attn_implementation varlen: the attention of {name} does not take the bounds of documents on this "
+                f"device ({found}); give {before}"
+            )
+        reason = "the model has attention dropout; --dropout 0 drops it" if has_dropout else found
+    level = logging.WARNING if asked == VARLEN else logging.INFO
+    logger.log(level, "%s uses %s attention with masks instead of varlen: %s", name, before, reason)
+    return None
+
+
+def _excluded(arguments: Arguments, model: PreTrainedModel) -> str | None:
+    """Why a run cannot use varlen attention, whatever the architecture; `None` if it can."""
+    training = arguments.training
+    if training.device.type not in ("cpu", "cuda"):
+        return "it needs a GPU"
+    if training.device.type == "cuda" and not computes_in_half(training, model):
+        return "it needs --bf16 or --fp16"
+    return "--tokens_per_pass divides batches by their lengths" if training.tokens_per_pass else None
+
+
+def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention | str:
+    """What `flat_attention` finds: on a GPU in full precision, without a kernel, and then in half, with one."""
+    with _trying(training, model):
+        found = flat_attention(model)
+    if isinstance(found, str) or model.device.type != "cuda":
+        return found
+    with _half(training):
+        return flat_attention(model)
+
+
+def _chunked_head(model: PreTrainedModel) -> LossHead:
+    found = find_loss_head(model, chunked=True)
+    if isinstance(found, str):
+        raise InputError(
+            f"--chunked_head: the head of a {type(model).__name__} does not give the same loss in chunks ({found}); "
+            "drop the flag"
+        )
+    return found
+
+
+def _packed_attention(model: PreTrainedModel) -> PackedAttention:
+    attention = packed_attention(model)
+    if attention is None:
+        or_sdpa = ", or try --attn_implementation sdpa" * model._supports_sdpa
+        raise InputError(
+            f"--pack_sequences: {type(model).__name__} with {model.config._attn_implementation} attention cannot keep "
+            f"the documents of a sequence apart; drop the flag{or_sdpa}"
+        )
+    return attention
+
+
+def _micro_batch_tokens(arguments: Arguments, flat: bool) -> int | None:
+    training, asked = arguments.training, arguments.training.tokens_per_pass
+    need_whole_batches = {
+        "--pad_to_max_length": arguments.data.pad_to_max_length,
+        "--deepspeed": bool(training.deepspeed),
+        "--fsdp": bool(training.fsdp),
+    }
+    flag = next((flag for flag, is_given in need_whole_batches.items() if is_given), None)
+    if flag and asked:
+        raise InputError(
+            f"--tokens_per_pass divides batches by their lengths, and {flag} needs them whole; raise "
+            "--gradient_accumulation_steps instead"
+        )
+    default = TOKENS_ON_CPU if training.device.type == "cpu" and flag is None and not flat else None
+    return default if asked is None else asked or None

@@ -1,0 +1,41 @@
+"""Train a tokenizer on a text, of the kind that belongs to a model type."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, DebertaTokenizer, PreTrainedTokenizerBase
+
+from wordmask.utils.errors import InputError, one_line
+
+
+def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """Train the kind of tokenizer that belongs to a model type. BERT's makes each Chinese character a token.
+
+    A model type without its own kind, such as ModernBERT, gets DeBERTa's: byte-level BPE with BERT's special tokens.
+
+    Raises:
+        InputError: if none can be trained on this text.
+    """
+    try:
+        tokenizer_class: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
+        has_accents = "strip_accents" in inspect.signature(tokenizer_class.__init__).parameters
+        # BERT's takes marks off letters, which makes other letters of them: Japanese が would be か.
+        untrained: Any = tokenizer_class(strip_accents=False) if has_accents else tokenizer_class()
+    except (KeyError, ValueError, TypeError):
+        untrained = DebertaTokenizer()
+    try:
+        trained = untrained.train_new_from_iterator(texts, vocab_size, show_progress=False)
+    except InputError:  # of the text
+        raise
+    except (AttributeError, ValueError, TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"--vocab_size: cannot train a tokenizer of {vocab_size} entries for {model_type} ({one_line(error)}); "
+            "give --tokenizer_name"
+        ) from None
+    trained.name_or_path = ""
+    # Until there is a model, the length that its type takes by default. Without it, transformers saves 1e30.
+    trained.model_max_length = getattr(CONFIG_MAPPING[model_type](), "max_position_embeddings", None) or 512
+    return trained
