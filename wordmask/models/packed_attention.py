@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -155,7 +156,7 @@ def packed_attention(model: PreTrainedModel) -> PackedAttention | None:
     first = _first_position(model)
     for form in FORMS:
         attention = PackedAttention(form, model.config, first, model.dtype)
-        if why_not(model, lambda attention=attention: _agrees(model, attention.inputs)) is None:  # type: ignore[misc]
+        if why_not(model, partial(_agrees, model, attention.inputs)) is None:
             return attention
     return None
 

@@ -6,6 +6,7 @@ In each batch, transformers looks whether there is padding at all, and a GPU is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -44,7 +45,7 @@ def padding_mask(model: PreTrainedModel) -> PaddingMask | None:
     """
     for form in FORMS:
         mask = PaddingMask(form, model.config, model.dtype)
-        if why_not(model, lambda mask=mask: _agrees(model, mask)) is None:  # type: ignore[misc]
+        if why_not(model, partial(_agrees, model, mask)) is None:
             return mask
     return None
 

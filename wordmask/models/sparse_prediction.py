@@ -78,20 +78,21 @@ def find_sparse_prediction(model: PreTrainedModel) -> SparsePrediction | None:
     Args:
         model: a masked language model, in any mode, which is left as it is.
     """
-    sparse, reason = _hook(model)
-    if sparse is None:
-        logger.warning("--sparse_prediction: %s predicts at every position (%s)", type(model).__name__, reason)
-    return sparse
+    sparse = _hook(model)
+    if isinstance(sparse, SparsePrediction):
+        return sparse
+    logger.warning("--sparse_prediction: %s predicts at every position (%s)", type(model).__name__, sparse)
+    return None
 
 
-def _hook(model: PreTrainedModel) -> tuple[SparsePrediction | None, str | None]:
+def _hook(model: PreTrainedModel) -> SparsePrediction | str:
     """The hook on a model, or why the model cannot use it."""
     sparse = SparsePrediction(model)
     reason = why_not(model, lambda: _agrees(model, sparse))
     if reason is None:
-        return sparse, None
+        return sparse
     sparse.handle.remove()
-    return None, reason
+    return reason
 
 
 @contextlib.contextmanager
@@ -114,11 +115,11 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
         InputError: (a `ValueError`) if the model would have another loss.
     """
     inner = extract_model_from_parallel(model)
-    sparse, reason = _hook(inner)
-    if sparse is None:
+    sparse = _hook(inner)
+    if isinstance(sparse, str):
         raise InputError(
             f"sparse_prediction: {type(inner).__name__} does not give the same loss at labelled positions alone "
-            f"({reason}); use the model without it"
+            f"({sparse}); use the model without it"
         )
 
     def keep_labelled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
