@@ -47,10 +47,10 @@ from trained import (
     Side,
     Training,
     apart,
-    compute_with,
     new_model,
     split_text,
     train,
+    use_threads,
     write_evaluation,
 )
 from wordmask.utils.readers import read_columns
@@ -72,7 +72,7 @@ TINY = "--layers 1 --hidden 16 --length 32 --batch 4 --steps 2 --seeds 1 --sizes
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[int, list[float]]]:
     """Print the table, and return the scores of each arm by number of labelled examples, one for each seed."""
     options = parse(sys.argv[1:] if argv is None else argv)
-    compute_with(1)
+    use_threads(1)
     disable_progress_bar()
     set_verbosity_error()  # a new layer has random weights, as it should
     task = Task.of(options)

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --output_dir results --text wikitext2-train.txt
 
 The most telling part comes first. Each result is written as it comes, to gpu.json and gpu.md, and a second call goes
-on where the first one stopped: after --minutes, no further side begins. `--only modernbert-1024 tests` chooses parts.
-`--tiny` runs the same program with small models on a CPU, where its figures mean nothing.
+on where the first one stopped: after --minutes, what still runs is stopped. `--only modernbert-1024 tests` chooses
+parts. `--tiny` runs the same program with small models on a CPU, where its figures mean nothing.
 
 Each side has a process of its own and starts from the same random weights. Tokens per second are those without
 padding, after the warm-up. Utilisation is the share of what matrix products alone reach on this card (8192 × 8192 in
@@ -20,6 +20,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,8 @@ class Part:
         needed = max(self.torch, NEEDS[side], key=Version)
         if Version(torch.__version__) < Version(needed):
             return f"it needs PyTorch {needed}, and this is {torch.__version__}"
-        return "it needs an NVIDIA GPU" if self.more and not torch.cuda.is_available() else None
+        needs_gpu = "--chunked_head" in self.more
+        return "it needs an NVIDIA GPU" if needs_gpu and not torch.cuda.is_available() else None
 
     def sized(self, tiny: bool) -> Sizes:
         """How much this part trains."""
@@ -132,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output_dir", required=True, help="for gpu.json and gpu.md; a second call goes on there")
     parser.add_argument("--only", nargs="+", choices=[*(part.name for part in PARTS), TESTS], help="some parts")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--minutes", type=float, default=9, help="then what runs is stopped; default 9")
+    parser.add_argument("--minutes", type=float, default=9, help="after these, what still runs is stopped; default 9")
     options = parse(parser, argv)
     deadline = time.monotonic() + 60 * options.minutes
     kept = Path(options.output_dir, "tokenizer")  # a second training on the same text would give another one
@@ -148,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 measure(part, filled, results, sides, deadline)
     tests = results.found.get(TESTS, {"ended": False})
     if TESTS in wanted and (not tests["ended"] or tests["failed"]):
-        found = run_tests(deadline)
+        found = run_tests(deadline) if time.monotonic() < deadline else {"ended": False}
         if found["ended"] or time.monotonic() < deadline:
             results.add(TESTS, None, found)
         else:
@@ -207,7 +209,7 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
         evaluated=text.evaluated,
         length=sizes.length,
         batch=sizes.batch,
-        packed_batch=sizes.batch if part.full else packed,
+        packed_batch=sizes.batch if part.full or "--no_pack_sequences" in part.more else packed,
         warmup=sizes.warmup,
         flops=operations(AutoConfig.from_pretrained(model), text.lengths, sizes.length),
         rate=rate,
@@ -272,9 +274,11 @@ def run_tests(deadline: float) -> dict[str, Any]:
     """Run the tests that need a GPU, until the deadline, and count their outcomes."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rfEs", str(ROOT / "tests/gpu")]
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options["start_new_session"] = True  # so that what the tests have started is stopped with them
     begin = time.monotonic()
     with subprocess.Popen(command, cwd=ROOT, **options) as process:
-        timer = threading.Timer(max(0.0, min(TEST_SECONDS, deadline - time.monotonic())), process.kill)
+        seconds = max(0.0, min(TEST_SECONDS, deadline - time.monotonic()))
+        timer = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
         timer.start()
         printed = process.communicate()[0]
         timer.cancel()

@@ -13,6 +13,7 @@ wall-clock seconds, of a machine that does nothing else (trained.py says what co
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import sys
@@ -21,7 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import xxhash
 from rich.console import Console
 from rich.table import Table
 
@@ -32,13 +35,13 @@ from trained import (
     Side,
     Training,
     apart,
-    compute_with,
     has_bfloat16,
     loss_by_frequency,
     new_model,
     split_text,
     tokens_per_example,
     train,
+    use_threads,
     write_evaluation,
 )
 
@@ -71,7 +74,7 @@ TINY = "--layers 1 --hidden 16 --length 32 --batch 4 --steps 3 --seeds 1 --evalu
 def main(argv: Sequence[str] | None = None) -> dict[str, list[Figures]]:
     """Print the tables, and return for each side what it took, one entry for each seed."""
     options = parse(argv)
-    compute_with(options.threads)
+    use_threads(options.threads)
     with given_or_bundled(options, options.sample) as options, tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(options, Path(options.results or folder))
         found = {PLAIN: comparison.plain()}
@@ -103,7 +106,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--side_rates", nargs="+", type=float, default=list(RATES), help="factors that our sides try")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of each training")
+    parser.add_argument("--threads", type=int, default=1, help="with which each training computes")
     parser.add_argument("--evaluated", type=int, default=500, help="lines that no side trains on")
     parser.add_argument("--longest", type=float, default=LONGEST, help="times the plain steps, then a side gives up")
     parser.add_argument("--sides", nargs="*", help="by default all")
@@ -157,21 +160,26 @@ class Comparison:
 
     def _trained_before(self, case: Training, folder: Path) -> Training:
         """The same case, from a model that was trained on another text."""
-        other = folder / f"before-{digest(self.options.before)}"  # other texts and lengths make other models
-        other.mkdir(exist_ok=True)
-        text, _ = split_text(self.options.before, 0, other)
-        model = str(other / f"{Path(case.model).name}-{self.steps}")
-        self._train(PLAIN, replace(case, train=text), self.steps, 1.0, model)
+        text, _ = split_text(self.options.before, 0, folder / "before")
+        case_before = replace(case, train=text)
+        training = json.dumps(self._key(PLAIN, case_before, self.steps, 1.0))
+        model = str(folder / "before" / xxhash.xxh3_64_hexdigest(training.encode()))
+        self._train(PLAIN, case_before, self.steps, 1.0, model)
         return replace(case, model=model)
 
     def _train(self, name: str, case: Training, steps: int, factor: float, save_to: str | None = None) -> Figures:
-        side, rate, options = self.options.known[name], factor * self.options.learning_rate, self.options
-        files = [digest(path) for path in (case.model, case.train, case.evaluated)]
-        shared = [by_content(side.flags), files, options.length, options.batch]
-        training = [side.plain, *shared, case.seed, case.threads, steps, rate, bool(save_to)]
+        training = [*self._key(name, case, steps, factor), bool(save_to)]
+        rate = factor * self.options.learning_rate
         found: Figures = self.kept.once(training, partial(self._trained, name, case, steps, rate, save_to))
         self.pace[name] = found["seconds"] / found["steps"]
         return found
+
+    def _key(self, name: str, case: Training, steps: int, factor: float) -> list[Any]:
+        """All that a training depends on."""
+        side, options = self.options.known[name], self.options
+        files = [digest(path) for path in (case.model, case.train, case.evaluated)]
+        shared = [by_content(side.flags), files, options.length, options.batch]
+        return [side.plain, *shared, case.seed, case.threads, steps, factor * options.learning_rate]
 
     def _trained(self, name: str, case: Training, steps: int, rate: float, save_to: str | None) -> Figures:
         side = self.options.known[name]
@@ -256,7 +264,8 @@ def show(options: argparse.Namespace, found: dict[str, list[Figures]], by_freque
     start = f"after {Path(options.before).name}" if options.before else "from scratch"
     title = f"{options.layers} × {options.hidden}, batch {options.batch}, {start}: to the plain Trainer's loss"
     table = Table(title=title, caption=f"the frequencies of the tokens alone: a loss of {by_frequency:.3f}")
-    for column in ("", "loss", "learning rate", "seconds", "wall s", "steps", "tokens", "times as fast"):
+    seconds = "CPU s" if options.threads == 1 else "s"
+    for column in ("", "loss", "learning rate", seconds, "wall-clock s", "steps", "tokens", "times as fast"):
         table.add_column(column, justify="right" if column else "left")
     for name, runs in found.items():
         means = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}

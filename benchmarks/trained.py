@@ -1,9 +1,8 @@
 """One training, by the plain Trainer of transformers or by our script: what it took, and the loss it ends with.
 
-The clock is the CPU time of the training process with one thread, or the wall-clock time with several, which also wait
-for each other. It runs from the first step to the last: loading the model, tokenizing the text and evaluating do not
-count on either side. Run each training in a process of its own (`apart`), so
-that none leaves anything to the next.
+With one thread, the clock is the CPU time of the training process. With several, which wait for each other, it is
+wall-clock time. It runs from the first step to the last: loading the model, tokenizing the text and evaluating do not
+count on either side. Run each training in a process of its own (`apart`), so that none leaves anything to the next.
 """
 
 from __future__ import annotations
@@ -127,7 +126,7 @@ def has_bfloat16() -> bool:
     return processor.exists() and "avx512_bf16" in processor.read_text()
 
 
-def compute_with(threads: int) -> None:
+def use_threads(threads: int) -> None:
     """Have this process, and what it starts, compute with so many threads each."""
     os.environ |= {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     torch.set_num_threads(threads)
@@ -149,7 +148,7 @@ def train(side: Side, case: Training, steps: int, rate: float, save_to: str | No
         rate: the highest learning rate.
         save_to: a directory for the trained model, if it is needed.
     """
-    compute_with(case.threads)
+    use_threads(case.threads)
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(case.model)
     watch = Stopwatch(tokenizer.pad_token_id)
@@ -242,6 +241,7 @@ def split_text(text: str, evaluated: int, folder: Path) -> tuple[str, list[str]]
     """A file of the lines of a text to train on, in random order, and the other lines, to evaluate on."""
     lines = [line for line in read_lines(text, "--text") if not is_blank(line)]
     random.Random(0).shuffle(lines)
+    folder.mkdir(parents=True, exist_ok=True)
     trained = folder / f"{Path(text).stem}-train.txt"
     trained.write_text("".join(f"{line}\n" for line in lines[evaluated:]), encoding="utf-8")
     return str(trained), lines[:evaluated]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import sys
 from pathlib import Path
@@ -163,12 +164,16 @@ def test_all_sides_start_from_the_model_of_the_other_text_and_train_on_their_own
     text.write_text("\n".join(lines[:20]), encoding="utf-8")
     flags = f"--tiny --tokenizer {english_model} --text {text} --before {before} --results {results} --sides"
     more = ["--plain_rates", "1", "--threads", "2", "--equal_seconds"]
-    for other in (lines[20:30], lines[30:]):
+    for other, rate in ((lines[20:30], "1e-3"), (lines[30:], "1e-3"), (lines[30:], "1e-2")):
         before.write_text("\n".join(other), encoding="utf-8")
-        time_to_loss.main([*flags.split(), *more])
+        time_to_loss.main([*flags.split(), "ours, defaults", "--learning_rate", rate, *more])
     assert set((results / "text-train.txt").read_text(encoding="utf-8").split("\n")) <= {*lines[:20], ""}
-    started = [digest(str(path)) for path in results.glob("before-*/model0-3")]
-    assert len({*started, digest(str(results / "model0"))}) == 3
+    kept = [json.loads(line)[0] for line in (results / "trainings.jsonl").read_text(encoding="utf-8").splitlines()]
+    trained = [training[2] for training in map(json.loads, kept) if not training[-1]]  # model, text, evaluation
+    first, own = digest(str(results / "model0")), digest(str(results / "text-train.txt"))
+    started = [digest(str(path)) for path in (results / "before").iterdir() if path.is_dir()]
+    assert len({first, *started}) == 4, "two texts, and a second rate"
+    assert {model for model, _, _ in trained} == {*started} and {text for _, text, _ in trained} == {own}
 
 
 def test_time_to_loss_names_a_side_that_does_not_exist(capsys):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wordmask.config import attention_checks
+from wordmask.config.arguments import parse_arguments
 from wordmask.config.attention_checks import check_attention, check_flash
 from wordmask.utils.errors import InputError
 
@@ -47,6 +48,15 @@ def test_flash_attention_where_it_cannot_be(monkeypatch, device, is_half, capabi
     check_flash("sdpa", torch.device(device), is_half)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     check_flash("flash_attention_2", torch.device("cuda"), True)
+
+
+def test_the_flags_of_a_run_are_checked_unless_no_model_computes(monkeypatch, tmp_path):
+    monkeypatch.setitem(attention_checks.FLASH, "flash_attention_2", ("flash-attn", lambda: True))
+    needed = ["--model_type", "bert", "--train_file", __file__, "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    asked = [*needed, "--attn_implementation", "flash_attention_2"]
+    with pytest.raises(InputError, match="^--attn_implementation flash_attention_2 needs a GPU, and this run is on"):
+        parse_arguments(asked)
+    parse_arguments([*asked, "--preview_masking", "1"])
 
 
 def test_every_flash_attention_of_transformers_is_checked():

@@ -20,6 +20,7 @@ from wordmask.config import trainer_checks
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.metric_table import METRICS
 from wordmask.config.number_checks import RANGES
+from wordmask.config.run_arguments import RunArguments
 from wordmask.config.schedule_checks import SCHEDULES
 from wordmask.config.trackers import USUAL
 from wordmask.utils.errors import InputError
@@ -185,7 +186,8 @@ def test_an_old_gpu(monkeypatch):
 
 
 def test_weights_in_bfloat16_on_an_old_gpu(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    parse_arguments([*NEEDED, "--dtype", "bfloat16"])  # on a CPU they are no mistake
+    monkeypatch.setattr(RunArguments, "device", property(lambda self: torch.device("cuda")))
     monkeypatch.setattr("wordmask.config.flag_checks.lacks_bf16", lambda args: True)
     with pytest.raises(InputError, match="^--dtype bfloat16: this needs a newer GPU .*; give --dtype float32$"):
         parse_arguments([*NEEDED, "--dtype", "bfloat16"])

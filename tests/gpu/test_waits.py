@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 import run_mlm_wwm
 from conftest import save_model, train_tokenizer, uneven_text
+from wordmask.models import loss_head
 from wordmask.training.trainer import MlmTrainer
 
 pytestmark = [
@@ -39,13 +40,15 @@ class RefuseWaits(TrainerCallback):
         ("bert", "--length_schedule 30:0.5,60:0.5 --pack_sequences"),
         ("bert", "--optim muon"),
         pytest.param(
-            *("bert", "--chunked_head"),
+            *("bert", "--chunked_head --per_device_train_batch_size 16"),
             marks=pytest.mark.skipif(not hasattr(torch.nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13"),
         ),
     ],
 )
 def test_a_step_waits_for_nothing(tmp_path, monkeypatch, model_type, more):
-    callback, make = RefuseWaits(), MlmTrainer.__init__
+    callback, make, chunks = RefuseWaits(), MlmTrainer.__init__, []
+    chunked_loss = loss_head.chunked_loss
+    monkeypatch.setattr(loss_head, "chunked_loss", lambda *given: chunks.append(1) or chunked_loss(*given))
 
     def with_callback(self, *args, **kwargs):
         make(self, *args, **kwargs)
@@ -66,6 +69,7 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch, model_type, more):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert callback.steps == 2
+    assert bool(chunks) == ("--chunked_head" in more)
 
 
 def test_a_wait_is_an_error_there():

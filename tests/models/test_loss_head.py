@@ -11,6 +11,7 @@ from torch import nn
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer, uneven_text
+from wordmask.models import loss_head
 from wordmask.models.forward import Forward
 from wordmask.models.loss_head import LossHead, find_loss_head, whole_loss
 from wordmask.models.sparse_prediction import find_sparse_prediction
@@ -65,11 +66,32 @@ def test_evaluation_has_logits_and_the_same_loss():
 
 
 @pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
-def test_small_batches_are_not_divided_and_chunks_are_tried_before_they_are_used(monkeypatch):
-    head = find_loss_head(tiny("bert"), chunked=True)
-    assert isinstance(head, LossHead) and head.chunks_from == head.linear.in_features < head.linear.out_features
-    monkeypatch.setattr("wordmask.models.loss_head.chunked_loss", lambda *given: whole_loss(*given) * 1.01)
+def test_chunks_are_tried_and_then_used_where_they_save_memory(monkeypatch):
+    head, chunked, used = find_loss_head(tiny("bert"), chunked=True), loss_head.chunked_loss, []
+    assert isinstance(head, LossHead) and head.linear.in_features < head.linear.out_features
+    monkeypatch.setattr(loss_head, "chunked_loss", lambda *given: used.append(len(given[0])) or chunked(*given))
+    for positions in (head.linear.in_features - 1, head.linear.in_features):
+        with head.at(torch.ones(1, positions, dtype=torch.long)):
+            head.linear(torch.randn(1, positions, head.linear.in_features).double())
+    assert used == [head.linear.in_features]
+    monkeypatch.setattr(loss_head, "chunked_loss", lambda *given: whole_loss(*given) * 1.01)
     assert find_loss_head(tiny("bert"), chunked=True) == "the numbers differ"
+
+
+@pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
+@pytest.mark.parametrize("dtype, is_half", [("float32", 0), ("float32", 1), ("bfloat16", 0), ("float16", 0)])
+def test_chunks_are_found_right_in_every_precision(dtype, is_half):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bool(is_half)):
+        assert isinstance(find_loss_head(tiny("bert").to(getattr(torch, dtype)), chunked=True), LossHead)
+
+
+@pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
+def test_a_small_vocabulary_is_not_divided():
+    model = tiny("bert")
+    model.set_output_embeddings(nn.Linear(WORDS, WORDS).double())
+    model.cls.predictions.transform = nn.Linear(model.config.hidden_size, WORDS).double()
+    head = find_loss_head(model, chunked=True)
+    assert isinstance(head, LossHead) and head.chunks_from == math.inf
 
 
 @pytest.mark.parametrize("is_training", [True, False])

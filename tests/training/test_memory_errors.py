@@ -15,6 +15,7 @@ from transformers.models.bert.modeling_bert import BertModel
 import run_mlm_wwm
 from conftest import refusal
 from wordmask.models.probing import why_not
+from wordmask.utils.errors import InputError
 from wordmask.utils.memory import lacks_memory
 
 
@@ -112,6 +113,10 @@ def test_other_errors_keep_their_traceback(room, english_model, english_file, tm
 )
 def test_all_messages_of_a_gpu_are_known(message):
     assert lacks_memory(RuntimeError(message))
+
+
+def test_a_sentence_that_quotes_a_text_is_none_of_them():
+    assert not lacks_memory(InputError("--train_file: out of memory.txt does not exist; give another"))
 
 
 def test_a_check_of_the_model_that_lacks_memory_says_nothing_about_the_model(english_model):

@@ -226,7 +226,7 @@ def test_the_end_of_a_run_is_said_only_where_it_is(spy, command, tmp_path, caplo
 def test_another_dropout_is_told_and_taken(spy, command, tmp_path, caplog):
     spy.run(command(4, 1, "--dropout", "0.1"), 3)
     spy.run(command(4, 1, "--dropout", "0"))
-    assert "--dropout: attention_probs_dropout_prob 0.1 -> 0.0, hidden_dropout_prob 0.1 -> 0.0" in caplog.text
+    assert "dropout: attention_probs_dropout_prob 0.1 -> 0.0, hidden_dropout_prob 0.1 -> 0.0" in caplog.text
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["hidden_dropout_prob"] == 0 and state(tmp_path)["global_step"] == 6
 

@@ -61,9 +61,9 @@ def check_flash(asked: str | None, device: torch.device, is_half: bool) -> None:
         return
     if device.type == "cpu":
         raise InputError(f"--attn_implementation {asked} needs a GPU, and this run is on a CPU; give sdpa instead")
-    if not is_half:
-        raise InputError(f"--attn_implementation {asked} computes in half precision only; add --bf16, or give sdpa")
     if device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         raise InputError(
             f"--attn_implementation {asked} needs a newer GPU (NVIDIA's Ampere or later); give sdpa instead"
         )
+    if not is_half:
+        raise InputError(f"--attn_implementation {asked} computes in half precision only; add --bf16, or give sdpa")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig
 from transformers.trainer_utils import IntervalStrategy
 
@@ -93,7 +92,9 @@ def check_flags(arguments: Arguments) -> None:
 def _check_precision(arguments: Arguments) -> None:
     """Raise an `InputError` if weights or attention need a precision that this run or its device has not."""
     model, training = arguments.model, arguments.training
-    if model.dtype == "bfloat16" and torch.accelerator.is_available() and lacks_bf16(training):
+    if arguments.masking.preview_masking or arguments.data.prepare_only:  # no model computes
+        return
+    if model.dtype == "bfloat16" and training.device.type != "cpu" and lacks_bf16(training):
         raise InputError("--dtype bfloat16: this needs a newer GPU (NVIDIA's Ampere or later); give --dtype float32")
     is_half = training.half_dtype is not None or model.dtype != "float32" or bool(training.deepspeed)
     check_flash(model.attn_implementation, training.device, is_half)

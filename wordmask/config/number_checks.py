@@ -35,12 +35,12 @@ class Range(NamedTuple):
         return f"a number from {self.low} to {'' if self.has_high else 'below '}{self.high}"
 
 
-LARGEST = 10**12  # tokens: far above any step, and far below what 64 bits can count
+MOST_TOKENS = 10**12  # far above any step, and far below what 64 bits can count
 POSITIVE, FROM_0, FROM_1 = Range(0, has_low=False), Range(0), Range(1)
 RANGES = {
     "per_device_train_batch_size": FROM_1,
     "per_device_eval_batch_size": FROM_1,
-    "tokens_per_step": Range(1, LARGEST),
+    "tokens_per_step": Range(1, MOST_TOKENS),
     "gradient_accumulation_steps": FROM_1,
     "eval_accumulation_steps": FROM_1,
     "num_train_epochs": POSITIVE,

@@ -146,7 +146,7 @@ def _check_precision(args: RunArguments) -> None:
 
 
 def lacks_bf16(args: RunArguments) -> bool:
-    """Whether the device of a run has no bfloat16. PyTorch says that old cards have it; there it is slow."""
+    """Whether a run without --use_cpu finds no GPU with bfloat16. Old cards only emulate it, which is slow."""
     emulates = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
     return not (args.use_cpu or tpu_package() or is_torch_bf16_gpu_available() and not emulates)
 

@@ -34,7 +34,7 @@ from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_json
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.progress import Update, bar
-from wordmask.utils.quantities import counted, words
+from wordmask.utils.quantities import as_written, counted
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -258,8 +258,8 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
         prepared = record.flags.get(name, defaults[name])
         if prepared != value:
             raise InputError(
-                f"--{name}: {words(value)} is not what {directory} was made with ({words(prepared)}); drop the "
-                "flag, or give another --prepared_dir"
+                f"--{name}: {as_written(value)} is not what {directory} was made with ({as_written(prepared)}); "
+                "drop the flag, or give another --prepared_dir"
             )
     missing = [part for part in record.parts if not parts.is_finished(part.file)]
     if missing:

@@ -106,6 +106,11 @@ def _check_sizes(config: PreTrainedConfig, flag: str, settings: str, entries: in
         )
 
 
+def is_dropout(setting: str) -> bool:
+    """Whether a setting of a configuration is a dropout: it is no part of the architecture."""
+    return "dropout" in setting
+
+
 def with_dropout(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrainedConfig:
     """The configuration with the dropout that the user asks for, in attention and elsewhere; BERT has two settings.
 
@@ -117,7 +122,7 @@ def with_dropout(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrai
     names = [
         name
         for name, value in config.to_dict().items()
-        if "dropout" in name and type(value) in (float, int) and not name.startswith(OTHER_HEADS)
+        if is_dropout(name) and type(value) in (float, int) and not name.startswith(OTHER_HEADS)
     ]
     if not names:
         raise InputError(f"--dropout: a {config.model_type} model has no dropout to set; drop the flag")

@@ -42,11 +42,6 @@ def base_model(arguments: ModelArguments) -> str:
     return f"{name}, {revision}"
 
 
-def is_dropout(setting: str) -> bool:
-    """Whether a setting of a configuration is a dropout, which a training may change on its way."""
-    return "dropout" in setting
-
-
 def architecture(model: PreTrainedModel) -> dict[str, Any]:
     """The settings of a model's configuration that change the model."""
     config = model.config.to_dict()

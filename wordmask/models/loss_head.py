@@ -90,7 +90,7 @@ class LossHead:
         linear: the last layer of a model.
 
     Attributes:
-        chunks_from: for how many positions, and more, the loss is computed in chunks; by default never.
+        chunks_from: the fewest positions for which the loss is computed in chunks; by default it never is.
     """
 
     def __init__(self, linear: nn.Linear):
@@ -138,16 +138,15 @@ def find_loss_head(model: PreTrainedModel, chunked: bool = False) -> LossHead | 
     if not isinstance(linear, nn.Linear):
         return "its last layer is not linear"
     head = LossHead(linear)
-    for chunks_from in (math.inf, 0) if chunked else (math.inf,):
-        head.chunks_from = chunks_from
-        reason = why_not(model, lambda: _agrees(model, head))
-        if reason is not None:
-            head.remove()
-            return reason
-    if chunked:
-        # PyTorch's documentation says that chunks save nothing for fewer positions or tokens than features.
+    reason = why_not(model, lambda: _agrees(model, head))
+    if reason is None and chunked:
+        reason = why_not(model, lambda: _same_in_chunks(linear))
+        # PyTorch says that chunks save nothing for fewer positions, or a smaller vocabulary, than features.
         head.chunks_from = linear.in_features if linear.in_features < linear.out_features else math.inf
-    return head
+    if reason is None:
+        return head
+    head.remove()
+    return reason
 
 
 @torch.enable_grad()
@@ -165,3 +164,19 @@ def _agrees(model: PreTrainedModel, head: LossHead) -> bool:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     pairs = zip(*(torch.autograd.grad(loss, weights, allow_unused=True) for loss in (found, expected)), strict=True)
     return all(a is b if a is None or b is None else close(a, b) for a, b in pairs)
+
+
+@torch.enable_grad()
+def _same_in_chunks(linear: nn.Linear) -> bool:
+    """Whether a layer has the same loss and gradients in chunks, in single precision, whose rounding hides nothing."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(16, linear.in_features, generator=generator)
+    labels = torch.randint(linear.out_features, (16,), generator=generator)
+    labels[::4] = IGNORED
+    tensors = [hidden, linear.weight, *([] if linear.bias is None else [linear.bias])]
+    tensors = [tensor.detach().float().to(linear.weight.device).requires_grad_() for tensor in tensors]
+    bias, labels = tensors[2] if len(tensors) > 2 else None, labels.to(linear.weight.device)
+    with torch.autocast(linear.weight.device.type, enabled=False):
+        losses = [loss(tensors[0], tensors[1], bias, labels) for loss in (whole_loss, chunked_loss)]
+        whole, chunks = ([loss, *torch.autograd.grad(loss, tensors)] for loss in losses)
+    return all(close(found, expected) for found, expected in zip(chunks, whole, strict=True))

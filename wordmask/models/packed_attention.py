@@ -6,7 +6,7 @@ keep the first one that gives each document the same logits as alone.
 
 Where another implementation of attention is refused: config/flag_checks.py refuses --pack_sequences with flex
 attention before anything is loaded, since that trains on few devices only. Every other implementation is tried here.
-If no form works, forward.py refuses it. So for another implementation, drop the check there and add its mask to
+If no form works, choose_forward.py refuses it. So for another implementation, drop the check there and add its mask to
 `FORMS` here, or to `FLAT_FORMS` if it takes `cu_seq_lens_q`.
 """
 
@@ -103,7 +103,7 @@ class PackedAttention:
 
         Args:
             sequence_ids: (batch, length), the number of each token's document in its sequence; padding is one more
-                document.
+                document. The tokens of a document stand next to each other.
         """
         like = torch.empty((*sequence_ids.shape, 1), dtype=self.dtype, device=sequence_ids.device)
         # (batch, length): the place of each token in its document, which is its place less that of the first token

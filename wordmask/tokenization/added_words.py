@@ -22,7 +22,7 @@ _BEFORE = "a "  # what stands before a word when we ask for its pieces, since mo
 # characters between two others.
 _WORD = regex.compile(r"\w+")
 _LETTER = regex.compile(r"\p{L}")
-_MARKS = ("##", "Ġ", "▁")  # with which vocabularies write pieces
+_MARKS = ("##", "▁")  # that begin pieces in vocabularies; `Ġ` is a letter of Maltese, too
 
 
 def has_no_spaces(word: str) -> bool:
@@ -102,8 +102,8 @@ def check_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Non
     for word in words:
         if mark := next((mark for mark in _MARKS if word.startswith(mark)), None):
             raise InputError(
-                f"--add_words: {word} begins with {mark}, as a piece in a vocabulary and no word in a text does; "
-                f"give {word[len(mark) :] or 'a word'}"
+                f"--add_words: {word} begins with {mark}, a mark that only pieces in a vocabulary have; give "
+                f"{word.lstrip(mark) or 'a word'}"
             )
         if len(word.split()) != 1:
             raise InputError(f"--add_words: {word} has a space inside; give one word in each line")

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 # The numbers that stand below the figures before and after.
 OTHERS = {
-    "train_samples": "training examples",
-    "eval_samples": "evaluation examples",
+    "train_samples": "training samples",
+    "eval_samples": "evaluation samples",
 }
 
 

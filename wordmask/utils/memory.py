@@ -1,4 +1,4 @@
-"""The memory of this process: let it keep what is freed, know how much it has used and may use, notice its end."""
+"""The memory of this process: keep what is freed, know how much it has used and may use, notice when it is short."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+
+from wordmask.utils.errors import InputError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGEST = 2**30  # bytes of a tensor
@@ -75,11 +77,15 @@ def _rooms_of_groups(path: Path, root: Path = Path("/sys/fs/cgroup")) -> Iterato
 
 
 def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it comes from, says that memory is short."""
+    """Whether an exception, or one that it comes from, says that memory is short.
+
+    The sentence of an `InputError` does not count: it may quote a text.
+    """
     while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS):
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return True
-        if isinstance(error, Exception) and should_reduce_batch_size(error):
+        is_of_library = isinstance(error, Exception) and not isinstance(error, InputError)
+        if is_of_library and (any(sign in str(error) for sign in _SIGNS) or should_reduce_batch_size(error)):
             return True
         error = error.__cause__
     return False

@@ -13,8 +13,8 @@ def counted(number: int, what: str, plural: str | None = None) -> str:
     return f"{number:,} {what if number == 1 else plural or what + 's'}"
 
 
-def words(value: object) -> str:
-    """The value of a flag as the user could have written it: `0.7 0.3` for a list, `none` if it is not given."""
+def as_written(value: object) -> str:
+    """The value of a flag as on a command line, `0.7 0.3` for a list; `none` if it is not given."""
     return "none" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

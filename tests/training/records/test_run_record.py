@@ -206,7 +206,7 @@ def test_an_evaluation_may_be_followed_by_the_training_of_its_model_and_of_no_ot
 
 def test_a_finished_run_that_is_started_again_keeps_the_results_in_its_card(command, out):
     before = (out / "README.md").read_text(encoding="utf-8")
-    assert "mean training loss" in before and "training examples" in before
+    assert "mean training loss" in before and "training samples" in before
     run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval"))
     assert (out / "README.md").read_text(encoding="utf-8") == before
 

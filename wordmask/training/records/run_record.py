@@ -15,12 +15,13 @@ from typing import Any
 
 import wordmask
 from wordmask.config.arguments import Arguments
-from wordmask.models.identity import SCRATCH, architecture, base_model, is_dropout
+from wordmask.models.configuration import is_dropout
+from wordmask.models.identity import SCRATCH, architecture, base_model
 from wordmask.references.provenance import tokenizer_digest
 from wordmask.training.records import RECORD
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
-from wordmask.utils.quantities import words
+from wordmask.utils.quantities import as_written
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +127,14 @@ class RunRecord:
         old_step, new_step = (math.prod(flags.get(name, 1) for name in STEP) for flags in (old, new))
         same_step = old_step == new_step and not new.get("streaming")  # as 8 x 1 and 4 x 2
         same_step |= bool(old.get("tokens_per_step") and new.get("tokens_per_step"))
+        names = (*(() if identity.text else _TEXT), *SETTINGS, *(() if same_step else STEP))
         changed = [
-            f"{name if name == 'processes' else f'--{name}'}: {words(old.get(name))} -> {words(new.get(name))}"
-            for name in (*(() if identity.text else _TEXT), *SETTINGS, *(() if same_step else STEP))
+            f"{'' if name == 'processes' else '--'}{name}: {as_written(old.get(name))} -> {as_written(new.get(name))}"
+            for name in names
             if old.get(name) != new.get(name)
         ]
         if dropout := [text for name, text in self._configured(identity) if is_dropout(name)]:
-            changed.append(f"--dropout: {', '.join(dropout)}")
+            changed.append(f"dropout: {', '.join(dropout)}")
         text = self.identity.get("text")
         if text and identity.text and text != identity.text:
             changed.insert(0, f"training text: digest {text[:12]} -> {identity.text[:12]}")
