@@ -90,7 +90,7 @@ def test_before_and_after_are_those_of_the_results(out, page):
     expected = [[results[f"{metric.result}_before"], results[metric.result]] for metric in compared]
     [caption] = [caption for caption in page.tables if caption.endswith("with the same masks")]
     assert page.figures(caption) == expected
-    assert caption.startswith(f"On {results['eval_samples']} validation examples")
+    assert caption.startswith(f"On {results['eval_samples']} evaluation samples")
 
 
 def test_curves_are_those_of_the_log_and_of_the_evaluations(out, page):
