@@ -100,6 +100,8 @@ def _is_one_word(word: str) -> bool:
 def check_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> None:
     """Raise an `InputError` if a word cannot become a token, or is one."""
     for word in words:
+        if word in tokenizer.all_special_tokens:
+            raise InputError(f"--add_words: {word} is a special token of this tokenizer; leave it out")
         if mark := next((mark for mark in _MARKS if word.startswith(mark)), None):
             raise InputError(
                 f"--add_words: {word} begins with {mark}, a mark that only pieces in a vocabulary have; give "
