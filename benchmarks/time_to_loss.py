@@ -98,7 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=32, help="examples in a step")
-    parser.add_argument("--seconds", type=float, default=60, help="of the plain Trainer")
+    parser.add_argument("--seconds", type=float, default=60, help="for which the plain Trainer trains")
     parser.add_argument("--steps", type=int, help="its steps, instead")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="what the factors below multiply")
     parser.add_argument(

@@ -56,6 +56,13 @@ def documents() -> tuple[torch.Tensor, torch.Tensor]:
     return ids.cuda(), labels.cuda()
 
 
+def twins(model_type: str) -> tuple[torch.nn.Module, torch.nn.Module, dict[str, torch.Tensor]]:
+    """Two models with the same weights, and a batch of all documents for both."""
+    model = model_of(model_type)
+    ids, labels = documents()
+    return model, copy.deepcopy(model), {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
 def half(precision: str) -> contextlib.AbstractContextManager:
     return torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16")
 
@@ -77,16 +84,13 @@ def assert_close(found: tuple[float, torch.Tensor], expected: tuple[float, torch
 @pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("model_type", MODELS)
 def test_sparse_prediction_learns_what_the_full_head_learns(model_type, precision):
-    full = model_of(model_type)
-    model = copy.deepcopy(full)
-    ids, labels = documents()
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    full, model, batch = twins(model_type)
     forward = Forward.of(model, sparse=True)
     assert forward.sparse is not None
     with half(precision):
         expected = full(**batch).loss
         prediction = forward(model, batch)
-    assert prediction.logits.shape[1] == int(labels.ne(-100).sum()), "only labelled positions"
+    assert prediction.logits.shape[1] == int(batch["labels"].ne(-100).sum()), "only labelled positions"
     assert_close(learnt(model, prediction.loss), learnt(full, expected), precision)
 
 
@@ -94,10 +98,7 @@ def test_sparse_prediction_learns_what_the_full_head_learns(model_type, precisio
 @pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("model_type", MODELS)
 def test_a_head_in_chunks_learns_what_the_whole_head_learns(model_type, precision):
-    whole = model_of(model_type)
-    model = copy.deepcopy(whole)
-    ids, labels = documents()
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    whole, model, batch = twins(model_type)
     head = find_loss_head(model, chunked=True)
     assert isinstance(head, LossHead)
     head.chunks_from = 0

@@ -130,6 +130,7 @@ def test_nothing_is_found_where_no_word_is_split():
         ("我们", "--add_words: 我们 is of a script that is written without spaces"),
         ("ภาษา", "--add_words: ภาษา is of a script that is written without spaces"),
         ("new", "--add_words: new is in the vocabulary already; leave out what it has"),
+        ("\x00", "--add_words: the tokenizer's normalizer changes \x00 to nothing; leave it out"),
         ("[MASK]", "--add_words: [MASK] is a special token of this tokenizer; leave it out"),
         ("##graft", "--add_words: ##graft begins with ##, a mark that only pieces in a vocabulary have; give graft"),
         ("##", "--add_words: ## begins with ##, a mark that only pieces in a vocabulary have; give a word"),

@@ -15,8 +15,8 @@ from transformers.models.bert.modeling_bert import BertModel
 import run_mlm_wwm
 from conftest import refusal
 from wordmask.models.probing import why_not
+from wordmask.training.memory_errors import lacks_memory
 from wordmask.utils.errors import InputError
-from wordmask.utils.memory import lacks_memory
 
 
 @pytest.fixture

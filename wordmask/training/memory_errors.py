@@ -1,4 +1,4 @@
-"""Too little memory: say in one sentence which flag lowers what a run needs."""
+"""Too little memory: notice it, and say in one sentence which flag lowers what a run needs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,35 @@ import traceback
 from collections.abc import Iterator
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from wordmask.config.arguments import Arguments
 from wordmask.models.configuration import origin
 from wordmask.utils.errors import InputError
-from wordmask.utils.memory import available_memory, lacks_memory, limited_memory
+from wordmask.utils.memory import available_memory, limited_memory
 from wordmask.utils.quantities import size
 
+_SIGNS = (  # of too little memory, in messages
+    *("bad_alloc", "could not create a primitive", "could not create a memory"),  # of C++, and of oneDNN on a CPU
+    *("out of memory", "STATUS_ALLOC_FAILED"),  # of CUDA, Triton and NCCL, and of cuBLAS and cuDNN
+    "No executable batch size found",  # of --auto_find_batch_size
+)
 LESS = "give a smaller --max_seq_length or model, --optim adafactor or --activation_checkpointing"
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it comes from, says that memory is short.
+
+    The sentence of an `InputError` does not count: it may quote a text.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        is_of_library = isinstance(error, Exception) and not isinstance(error, InputError)
+        if is_of_library and (any(sign in str(error) for sign in _SIGNS) or should_reduce_batch_size(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def free_memory(device: torch.device, room: int | None = None) -> str:

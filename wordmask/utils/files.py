@@ -60,7 +60,7 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write("\n")
 
 
-def write_json_lines(path: str | Path, name: str, entries: Iterable[Any]) -> None:
+def write_json_entries(path: str | Path, name: str, entries: Iterable[Any]) -> None:
     """Write `{name: entries}` as JSON with one entry to a line, so that people can read and compare entries."""
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     with write_atomically(path) as file:

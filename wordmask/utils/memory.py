@@ -1,4 +1,4 @@
-"""The memory of this process: keep what is freed, know how much it has used and may use, notice when it is short."""
+"""The memory of this process: let it keep what is freed, and know how much it has used and may use."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import torch
-from accelerate.utils.memory import should_reduce_batch_size
-
-from wordmask.utils.errors import InputError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGEST = 2**30  # bytes of a tensor
-_SIGNS = (  # of too little memory, in messages
-    *("bad_alloc", "could not create a primitive", "could not create a memory"),  # of C++, and of oneDNN on a CPU
-    *("out of memory", "STATUS_ALLOC_FAILED"),  # of CUDA, Triton and NCCL, and of cuBLAS and cuDNN
-    "No executable batch size found",  # of --auto_find_batch_size
-)
 
 
 def keep_freed_memory() -> None:
@@ -74,21 +65,6 @@ def _rooms_of_groups(path: Path, root: Path = Path("/sys/fs/cgroup")) -> Iterato
                     counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
                     cached = counts.get("total_inactive_file", counts.get("inactive_file", 0))
                     yield most - now + int(cached)
-
-
-def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it comes from, says that memory is short.
-
-    The sentence of an `InputError` does not count: it may quote a text.
-    """
-    while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            return True
-        is_of_library = isinstance(error, Exception) and not isinstance(error, InputError)
-        if is_of_library and (any(sign in str(error) for sign in _SIGNS) or should_reduce_batch_size(error)):
-            return True
-        error = error.__cause__
-    return False
 
 
 @contextlib.contextmanager

@@ -20,11 +20,11 @@ from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequence
 from wordmask.data.token_steps import TokenBatches
 from wordmask.models.configuration import origin
 from wordmask.training.dry_run.forecast import some_of, steps_from
-from wordmask.training.memory_errors import LESS, free_memory
+from wordmask.training.memory_errors import LESS, free_memory, lacks_memory
 from wordmask.training.padding import Lengths
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
-from wordmask.utils.memory import children_memory, lacks_memory
+from wordmask.utils.memory import children_memory
 from wordmask.utils.quantities import counted
 
 # Ordinary steps that are timed, at most, and the seconds after which no other is. Each new shape of a batch takes some

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.utils.errors import one_line
-from wordmask.utils.files import write_json_lines
+from wordmask.utils.files import write_json_entries
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class EvaluationRecord:
     def write(self) -> None:
         """Write the evaluations, one to a line."""
         if self.directory is not None and self.evaluations:
-            write_json_lines(Path(self.directory) / FILE, "evaluations", map(asdict, self.evaluations))
+            write_json_entries(Path(self.directory) / FILE, "evaluations", map(asdict, self.evaluations))
 
 
 def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:

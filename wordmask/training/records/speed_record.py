@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wordmask.utils.errors import one_line
-from wordmask.utils.files import write_json_lines
+from wordmask.utils.files import write_json_entries
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class SpeedRecord:
 
     def write(self, directory: str | Path) -> None:
         """Write the moments, one to a line."""
-        write_json_lines(Path(directory) / FILE, "moments", (moment._asdict() for moment in self.moments))
+        write_json_entries(Path(directory) / FILE, "moments", (moment._asdict() for moment in self.moments))
 
 
 def read_speed(directory: str | Path) -> list[Moment]:
