@@ -124,6 +124,20 @@ def test_the_trainer_trains_and_evaluates_on_any_tokenized_dataset(english_model
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
+def test_each_call_of_train_is_a_training_of_its_own(english_model, tokenizer, dataset, tmp_path):
+    trainer = train(english_model, tokenizer, dataset, tmp_path, save_strategy="epoch")
+    steps = []
+    monitored = trainer.training_step
+    trainer.training_step = lambda *args: steps.append(1) or monitored(*args)
+    counts = []
+    for checkpoint in (None, "checkpoint-4", None, "checkpoint-8", "checkpoint-4"):
+        steps.clear()
+        trainer.train(tmp_path / checkpoint if checkpoint else None)
+        counts.append(len(steps))
+        assert trainer.state.global_step == 8
+    assert counts == [8, 4, 8, 0, 4]
+
+
 def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, dataset, tmp_path):
     model = AutoModelForMaskedLM.from_pretrained(english_model)
     args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")

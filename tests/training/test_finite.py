@@ -84,6 +84,21 @@ def test_it_is_known_before_an_evaluation(command, english_file, monkeypatch, ca
     assert refusal(capsys, run_mlm_wwm.main, *argv).startswith("the loss of step 3 is not finite")
 
 
+def test_steps_are_counted_anew_after_batches_that_did_not_fit(command, monkeypatch, capsys):
+    original, sizes = MlmTrainer.compute_loss, []
+
+    def limited(self, model, inputs, *args, **kwargs):
+        sizes.append(len(inputs["input_ids"]))
+        if self.state.global_step >= 3 and len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(MlmTrainer, "compute_loss", limited)
+    break_at(monkeypatch, 6)
+    said = refusal(capsys, run_mlm_wwm.main, *command, "--auto_find_batch_size", "--save_strategy", "no")
+    assert "the loss of step 6 is not finite" in said and {4, 3, 2} == {*sizes}
+
+
 def test_float16_with_adam_stops(command, tmp_path, capsys):
     """Until there was a check, this run ended with a model of NaN and status 0."""
     argv = [*command, "--dtype", "float16", "--learning_rate", "1e-3", "--optim", "adamw_torch", "--save_steps", "1"]

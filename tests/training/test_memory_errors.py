@@ -50,7 +50,12 @@ def refused(capsys, english_model, english_file, tmp_path):
         ("", "--per_device_train_batch_size 8: a step does not fit into "),
         ("", "; give 4 --gradient_accumulation_steps 2, which trains the same; --dry_run finds the largest that fits"),
         ("--gradient_accumulation_steps 3", "; give 4 --gradient_accumulation_steps 6, which trains the same; "),
-        ("--per_device_train_batch_size 7", "; give 3 --gradient_accumulation_steps 3, "),
+        ("--per_device_train_batch_size 7", "; give 1 --gradient_accumulation_steps 7, which trains the same; "),
+        ("--per_device_train_batch_size 9", "; give 3 --gradient_accumulation_steps 3, which trains the same; "),
+        (
+            "--per_device_train_batch_size 5 --gradient_accumulation_steps 4",
+            "; give 2 --gradient_accumulation_steps 10, which trains the same; ",
+        ),
         ("--tokens_per_pass 128", "--tokens_per_pass 128: a step does not fit into "),
         ("--tokens_per_pass 128", "; give 64, which trains the same"),
         ("--tokens_per_step 90", "--tokens_per_step 90: a step does not fit into "),

@@ -26,14 +26,10 @@ class FiniteTrainer(CheckpointingTrainer):
         super().__init__(*args, **kwargs)
         self._note_anew()
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train.
-
-        Raises:
-            InputError: when a number is not finite.
-        """
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Train. With --auto_find_batch_size, each attempt counts its steps anew."""
         self._note_anew()
-        return super().train(*args, **kwargs)
+        return super()._inner_training_loop(*args, **kwargs)
 
     def _note_anew(self) -> None:
         device = self.args.device

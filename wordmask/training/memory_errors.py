@@ -101,8 +101,17 @@ def _smaller_step(arguments: Arguments) -> str:
         return f"give --gradient_accumulation_steps {2 * training.gradient_accumulation_steps}, which trains the same"
     if batch == 1:
         return LESS
-    accumulated = -(-batch * training.gradient_accumulation_steps // (batch // 2))
+    in_step = batch * training.gradient_accumulation_steps
+    smaller = batch_sizes(batch, in_step)[1]
     return (
-        f"give {batch // 2} --gradient_accumulation_steps {accumulated}, which trains the same; --dry_run finds the "
-        "largest that fits"
+        f"give {smaller} --gradient_accumulation_steps {in_step // smaller}, which trains the same; --dry_run finds "
+        "the largest that fits"
     )
+
+
+def batch_sizes(batch: int, in_step: int) -> list[int]:
+    """A batch size and smaller ones that divide a step, so that each trains the same: 12 6 3 1 of 12, and 5 1 of 5."""
+    sizes = [batch]
+    while sizes[-1] > 1:
+        sizes.append(next(size for size in range(sizes[-1] // 2, 0, -1) if in_step % size == 0))
+    return sizes

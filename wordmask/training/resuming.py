@@ -51,6 +51,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
     _loss_done = 0.0  # the sum of the losses of the steps that are done
     _loss_at_step = 0.0  # the part of it from steps since the last log
     _random_state: str | None = None  # a checkpoint whose random state is to be restored after the first batch
+    _continued_from: str | None = None  # the checkpoint whose progress the next call of `train` begins with
     _attempts = 0
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
@@ -87,6 +88,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
                 cannot be found.
         """
         self.check_fits(checkpoint)
+        self._continued_from = checkpoint
         if self.args.auto_find_batch_size:
             self._train_batch_size = read_state(checkpoint).train_batch_size or self._train_batch_size
         sequences = self.train_sequences
@@ -156,8 +158,11 @@ class ResumableTrainer(OptimizerResumingTrainer):
             resume_from_checkpoint = last_checkpoint(str(self.args.output_dir)) or True
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
-            if not self.done.step:
+            if resume_from_checkpoint != self._continued_from:
                 self.continue_from(resume_from_checkpoint)
+        else:
+            self.done, self._loss_done, self._optimizer_done, self.owes_evaluation = Progress(), 0.0, None, False
+        self._continued_from = None
         self.speed.begin(self.done.step)
         with terminal().closing():
             return super().train(resume_from_checkpoint, *args, **kwargs)

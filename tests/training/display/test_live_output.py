@@ -225,6 +225,17 @@ def test_a_program_can_ask_for_our_lines(english_model, tmp_path, capsys):
     assert kinds == ["step 1 of 2", "step 2 of 2", "trained 2 steps", "evaluation after step 2"]
 
 
+def test_a_program_compares_evaluations_of_one_text(english_model, tmp_path, capsys):
+    trainer = python_trainer(english_model, tmp_path, log_format="plain")
+    other = [{"input_ids": [2, 40 + number, 41, 3]} for number in range(4)]
+    trainer.evaluate(), trainer.train(), trainer.evaluate()
+    trainer.evaluate(other), trainer.evaluate(metric_key_prefix="test"), trainer.evaluate()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evaluation")]
+    assert ["(" in line for line in lines] == [False, True, False, False, False]
+    figures = [line.split(": ")[1] for line in lines]
+    assert figures[3] == figures[4] == re.sub(r" \([^)]*\)", "", figures[1]) != figures[2]
+
+
 def test_tokens_per_second_count_no_padding(english_model, tmp_path):
     trainer = python_trainer(english_model, tmp_path)
     metrics = trainer.train().metrics

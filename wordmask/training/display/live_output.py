@@ -114,7 +114,7 @@ class LiveOutput(TrainerCallback):
         self.tokens, self.predicted, self.recorded = tokens, predicted, recorded
         self.loss: float | None = None
         self.evaluated: dict[str, float] = {}
-        self.evaluated_at = -1
+        self.evaluated_at: tuple[Any, ...] = ()  # the step, the prefix of the metrics and the dataset
         self.speed: Speed | None = None
         self.use: Utilisation | None = None
         self.training_bar: Bar | None = None
@@ -207,20 +207,25 @@ class LiveOutput(TrainerCallback):
             terminal().put(bar)
         self.evaluation_bar.completed += 1
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Show what an evaluation has found, unless it repeats the last one."""
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        """Show what an evaluation has found, unless it repeats the last one. Only the same text is compared."""
         if self.evaluation_bar is not None:
             self.evaluation_bar = None
             terminal().close()
+        metrics = metrics or {}
+        prefix = next((name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")), "eval")
         if self.speed is not None:
-            self.speed.pause((metrics or {}).get("eval_runtime", 0.0))
-        known = {metric.trainer_name for metric in metrics_in(metrics or {})}
-        found = {name: value for name, value in (metrics or {}).items() if name in known}
-        if state.global_step != self.evaluated_at or found != self.evaluated:
-            trains, earlier = self.training_bar is not None, self.evaluated
+            self.speed.pause(metrics.get(f"{prefix}_runtime", 0.0))
+        named = {f"eval_{name.removeprefix(f'{prefix}_')}": value for name, value in metrics.items()}
+        found = {one.trainer_name: named[one.trainer_name] for one in metrics_in(named) if one.trainer_name in named}
+        at = state.global_step, prefix, getattr(eval_dataloader, "dataset", None)
+        if at != self.evaluated_at or found != self.evaluated:
+            trains, earlier = self.training_bar is not None, self.evaluated if at[1:] == self.evaluated_at[1:] else {}
             if not earlier and self.speed is not None and self.recorded is not None:
                 earlier = self.recorded()
             terminal().show(Evaluated(state.global_step, trains, found, earlier))
-        self.evaluated, self.evaluated_at = found, state.global_step
+        self.evaluated, self.evaluated_at = found, at
         if self.training_bar is not None:
             terminal().put(self.training_bar, REFRESHES)

@@ -20,7 +20,7 @@ from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequence
 from wordmask.data.token_steps import TokenBatches
 from wordmask.models.configuration import origin
 from wordmask.training.dry_run.forecast import some_of, steps_from
-from wordmask.training.memory_errors import LESS, free_memory, lacks_memory
+from wordmask.training.memory_errors import LESS, batch_sizes, free_memory, lacks_memory
 from wordmask.training.padding import Lengths
 from wordmask.training.trainer import MlmTrainer
 from wordmask.utils.errors import InputError
@@ -94,7 +94,9 @@ class Rehearsal:
         flag, tried = ("--tokens_per_pass", tokens) if tokens else ("--per_device_train_batch_size", batch)
         if in_step := self.args.tokens_per_step:
             batch = -(-in_step // (accumulated * self.args.world_size * longest))  # of the longest sequences
-        sizes = _halves(min(tokens, batch * longest), min(longest, tokens)) if tokens else _halves(batch)
+        sizes = batch_sizes(batch, batch * accumulated)
+        if tokens:
+            sizes = _halves(min(tokens, batch * longest), min(longest, tokens))
         if in_step and not tokens:
             flag, tried, sizes = "--tokens_per_step", in_step, [batch]
 
@@ -113,7 +115,7 @@ class Rehearsal:
             return
         trainer.optimizer.state.clear()  # type: ignore[union-attr]  # leaves memory for what follows
         if fits:
-            more = f" --gradient_accumulation_steps {-(-batch * accumulated // fits)}" * (not tokens)
+            more = f" --gradient_accumulation_steps {batch * accumulated // fits}" * (not tokens)
             advice = f"{fits} fits, so give {flag} {fits}{more}, which trains the same"
         elif self.args.world_size > 1 and len(sizes) > 1:
             advice = "give less: --dry_run in one process finds out how much fits"
