@@ -21,8 +21,7 @@ from wordmask.config.arguments import parse_arguments
 from wordmask.config.own_flags import check_own_flags, training_parser
 from wordmask.config.parser import TRAINER_LISTS
 from wordmask.config.run_arguments import RunArguments
-from wordmask.config.short_form import DEFAULTS, describe, new_output_dir, split_words
-from wordmask.training.interruption import resumable
+from wordmask.config.short_form import DEFAULTS, choose_output_dir, describe, new_output_dir, split_words
 from wordmask.training.trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -211,8 +210,9 @@ def test_a_directory_has_a_name_that_the_hub_takes_where_it_names_a_repository(h
     Path("run.yaml").write_text("push_to_hub: true\n" if flags == ["--push_to_hub"] else "")
     for argv in [["run.yaml"], flags] if flags == ["--push_to_hub"] else [flags]:
         words = [*argv, "模型", "train.txt"] if argv == ["run.yaml"] else ["模型", "train.txt", *argv]
-        with resumable("run_mlm.py", words, check_own_flags(words)) as chosen:
-            assert re.fullmatch(rf"output/{name}-\d{{8}}-\d{{4}}", chosen["output_dir"])
+        chosen = choose_output_dir(check_own_flags(words))
+        assert re.fullmatch(rf"output/{name}-\d{{8}}-\d{{4}}", chosen)
+        shutil.rmtree(chosen)
 
 
 def test_no_directory_where_none_can_be(here, capsys):

@@ -162,6 +162,19 @@ def describe(defaults: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {shown(value)}" for name, value in defaults.items())
 
 
+def choose_output_dir(own: argparse.Namespace) -> str | None:
+    """Make a new output directory, in a dry run only its name; `None` if the user names one or the run needs none.
+
+    Raises:
+        InputError: if it cannot be made.
+    """
+    if own.output_dir is not None or own.preview_masking or own.prepare_only:
+        return None
+    [text, *_] = own.train_file or own.validation_file or [own.dataset_name or own.prepared_dir or "text"]
+    names_repository = own.push_to_hub and not own.hub_model_id
+    return new_output_dir(own.model_name_or_path, text, make=not own.dry_run, names_repository=names_repository)
+
+
 def new_output_dir(
     model: str,
     text: str,

@@ -1,13 +1,14 @@
-"""The orders of an epoch, random, grouped by length, or mixed by weights; `MlmTrainer._order` chooses one.
+"""The orders of an epoch, random, grouped by length, or mixed by weights; `EpochOrder` chooses one.
 
-To add an order, write a function here, and add its name to `SAMPLING` in config/added_arguments.py and to `_order`.
-After a resume with other steps, an arrangement gets only the sequences that are left, and returns exactly these. It
-depends on seed, epoch and step size alone, so that all processes agree.
+To add an order, write a function here, let `EpochOrder` choose it, and add its name to `SAMPLING` in
+config/added_arguments.py. After a resume with other steps, an arrangement gets only the sequences that are left, and
+returns exactly these. It depends on seed, epoch and step size alone, so that all processes agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -158,3 +159,50 @@ def grouped_by_tokens(
     chosen = shuffle(len(bounds) - 1)
     groups = [order[bounds[group] : bounds[group + 1]] for group in chosen.tolist()]
     return np.concatenate([kept, *groups, order[bounds[-1] :]])
+
+
+class EpochOrder:
+    """The order of sequences in an epoch, and in the steps of an epoch, by `--train_sampling_strategy`.
+
+    Args:
+        strategy: one of `SAMPLING`.
+        seed: of all random orders.
+        sequences: what is put in order.
+        quotas: how many sequences each of several corpora has in an epoch; none if they are not mixed.
+    """
+
+    def __init__(self, strategy: str, seed: int, sequences: Any, quotas: Sequence[int] = ()):
+        self.strategy, self.seed, self.sequences, self.quotas = strategy, seed, sequences, quotas
+
+    def __call__(self, epoch: int) -> NDArray[np.int64]:
+        """The sequences in the order of an epoch, or visits, see `mixed`."""
+        if self.quotas:
+            return mixed(epoch, self.sequences.bounds, self.quotas, self._order_of_pass)
+        return self._order_of_pass(0, epoch, len(self.sequences))
+
+    def _order_of_pass(self, corpus: int, number: int, size: int) -> NDArray[np.int64]:
+        if self.strategy == "sequential":
+            return np.arange(size)
+        return shuffled(self.seed, corpus << 32 | number, size)
+
+    def arrange(self, order: NDArray[np.int64], step: int, epoch: int) -> NDArray[np.int64]:
+        """The same sequences, in steps of this size."""
+        if self.strategy != "group_by_length":
+            return order
+        return grouped(order, self._lengths, step, partial(shuffled, self.seed, epoch), corpora=self._corpora)
+
+    def arrange_tokens(self, order: NDArray[np.int64], tokens: int, epoch: int, carried: int) -> NDArray[np.int64]:
+        """The same sequences, in steps of at least so many tokens."""
+        if self.strategy != "group_by_length":
+            return order
+        shuffle = partial(shuffled, self.seed, epoch)
+        return grouped_by_tokens(order, self._lengths, tokens, carried, shuffle, corpora=self._corpora)
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return self.sequences.lengths
+
+    @cached_property
+    def _corpora(self) -> NDArray[np.int64] | None:
+        """(sequences,) The number of the corpus of each sequence; `None` if they are not mixed."""
+        return np.repeat(np.arange(len(self.quotas)), np.diff(self.sequences.bounds)) if self.quotas else None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from wordmask.config.short_form import is_short_form
+from huggingface_hub import constants
+
+from wordmask.config.short_form import check_files, choose_output_dir, is_short_form
+from wordmask.utils.command_line import is_first_process, resume_command
+from wordmask.utils.hub import check_model_exists
 from wordmask.utils.library_warnings import filtered_warnings
-from wordmask.utils.terminal import asked_format, terminal
+from wordmask.utils.terminal import Command, Fact, asked_format, terminal
 
 
 def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[str, float]:
@@ -16,16 +22,39 @@ def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[s
     shown = terminal()
     shown.mode = asked_format(argv)  # type: ignore[assignment]  # the setter takes `None`
     with filtered_warnings(), shown.closing():
-        short = is_short_form(argv)  # its first line says how to resume
+        short = is_short_form(argv)
         if not (short or {"--help", "-h", "--help_all"} & {*argv}):
             shown.doing("importing torch and transformers")
         from wordmask.config.own_flags import check_own_flags  # imports transformers
         from wordmask.training.interruption import resumable
 
         own = check_own_flags(argv, **defaults)
-        with resumable(script, argv, own) as chosen:
+        _check_model(own, short)
+        # Of several processes, the first one chooses; the others learn the name when they meet.
+        chosen = choose_output_dir(own) if short and is_first_process() else None
+        if short and not (own.preview_masking or own.prepare_only or own.dry_run):
+            _show_output(script, argv, own, chosen)  # the first line, so that it is known whatever happens
+        with resumable(script, argv, own, chosen):
             if short:
                 shown.doing("importing torch and transformers")
             from wordmask.training.run import run  # imports torch
 
-            return run(script, argv, **{**defaults, **chosen})
+            return run(script, argv, **defaults, **({"output_dir": chosen} if chosen else {}))
+
+
+def _check_model(own: argparse.Namespace, short: bool) -> None:
+    """Raise an `InputError` if a word of the short form is wrong, or if there is no such model."""
+    if short:
+        check_files(own.model_name_or_path, own.train_file, own.validation_file, bool(own.config_name))
+    if own.model_name_or_path and (short or not constants.is_offline_mode()):  # offline, loading fails as fast
+        flag = None if short else "--model_name_or_path"
+        check_model_exists(own.model_name_or_path, flag, own.cache_dir, own.model_revision, own.token)
+
+
+def _show_output(script: str, argv: Sequence[str], own: argparse.Namespace, chosen: str | None) -> None:
+    """Show where the output goes, and how to resume a training."""
+    directory = str(Path(chosen or own.output_dir or "trainer_output"))
+    if own.do_eval and not own.do_train:
+        terminal().show(Fact("output", directory))
+    else:
+        terminal().show(Command(f"output: {directory}; to resume", resume_command(script, argv, chosen)))

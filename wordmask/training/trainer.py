@@ -15,7 +15,7 @@ The test is tests/training/test_loss.py.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise, repeat
@@ -36,7 +36,7 @@ from wordmask.config.run_arguments import RunArguments
 from wordmask.config.trainer_checks import MUON
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.corpora import InTurn, quotas
-from wordmask.data.order import grouped, grouped_by_tokens, mixed, shuffled
+from wordmask.data.order import EpochOrder
 from wordmask.data.sampler import EVALUATION, Batches, Layout, Progress, Stage
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.token_steps import TokenBatches, TokenCuts
@@ -228,36 +228,21 @@ class MlmTrainer(EvaluatingTrainer):
         for stage, share, first in zip(sequences.stages, sequences.shares, sequences.bounds, strict=False):
             batch_size = self._train_batch_size * longest // stage.length
             layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
-            options = self._order(stage, sequences.weights)
-            stages.append(Stage(len(stage), layout=layout, share=share, offset=first, **options))
+            of_corpora = quotas(sequences.weights, len(stage)) if sequences.weights else []
+            order = EpochOrder(str(self.args.train_sampling_strategy), self.args.mask_seed, stage, of_corpora)
+            stages.append(
+                Stage(
+                    len(stage),
+                    order,
+                    layout,
+                    share,
+                    offset=first,
+                    arrange=order.arrange,
+                    arrange_tokens=order.arrange_tokens,
+                    mixed=bool(of_corpora),
+                )
+            )
         return stages
-
-    def _order(self, sequences: Any, weights: Sequence[float] = ()) -> dict[str, Any]:
-        """Functions for a stage: the order of an epoch, and the arrangement of an order in steps of a size."""
-        strategy, seed, count = self.args.train_sampling_strategy, self.args.mask_seed, len(sequences)
-        is_random = strategy != "sequential"
-
-        def order_of_pass(number: int, one: int, size: int) -> NDArray[np.int64]:
-            return shuffled(seed, number << 32 | one, size) if is_random else np.arange(size)
-
-        order: Any = partial(order_of_pass, 0, size=count)
-        corpora = None
-        if weights:
-            of_each, bounds = quotas(weights, count), sequences.bounds
-            order = partial(mixed, bounds=bounds, quotas=of_each, order_of_pass=order_of_pass)
-            corpora = np.repeat(np.arange(len(of_each)), np.diff(bounds))
-        options = {"order": order, "mixed": bool(weights)}
-        if strategy != "group_by_length":
-            return options
-        lengths = sequences.lengths
-        return options | {
-            "arrange": lambda indices, step, epoch: grouped(
-                indices, lengths, step, partial(shuffled, seed, epoch), corpora=corpora
-            ),
-            "arrange_tokens": lambda indices, tokens, epoch, carried: grouped_by_tokens(
-                indices, lengths, tokens, carried, partial(shuffled, seed, epoch), corpora=corpora
-            ),
-        }
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """All sequences once, corpus by corpus, the longest first, with the same masks in every evaluation."""
