@@ -48,7 +48,7 @@ from wordmask.models.choose_forward import choose_forward
 from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
 

@@ -109,7 +109,7 @@ def run_until(step: int, argv: list[str]) -> None:
     Of several processes, the first one gets it.
     """
     import run_mlm_wwm
-    from wordmask.training.trainer import MlmTrainer
+    from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
     original, sent = MlmTrainer.training_step, []
 

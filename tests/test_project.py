@@ -17,6 +17,7 @@ import pytest
 import torch.distributed.run
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from transformers import Trainer
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 import run_mlm
@@ -25,7 +26,7 @@ import wordmask
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.parser import Gone
-from wordmask.training.records.output_dir import RECORD
+from wordmask.training.records.file_names import RUN
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -249,6 +250,23 @@ def test_the_map_names_each_module_and_nothing_else():
         assert sorted(modules[name] - {"__init__"}) == sorted(shown[name]), name
 
 
+def test_the_folder_of_the_trainer_lists_what_is_overridden_several_times():
+    folder = ROOT / "wordmask/training/trainer"
+    text = (folder / "__init__.py").read_text(encoding="utf-8")
+    chain = re.findall(r"^    (\w+) {3,}\S", text.split("Where several")[0], re.MULTILINE)
+    overridden: dict[str, list[str]] = {}
+    for module in chain:
+        tree = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8"))
+        for node in (node for one in tree.body if isinstance(one, ast.ClassDef) for node in one.body):
+            if isinstance(node, ast.FunctionDef) and hasattr(Trainer, node.name) and node.name != "__init__":
+                overridden.setdefault(node.name, []).append(module)
+    listed = re.findall(r"^    (\w+) +((?:\w+, )+\w+)$", text, re.MULTILINE)
+    assert len(chain) == 8
+    assert {name: modules.split(", ") for name, modules in listed} == {
+        name: modules for name, modules in overridden.items() if len(modules) > 1
+    }
+
+
 def test_each_file_that_the_design_sends_a_change_to_exists():
     design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
     answers = design.split("## Where does a change go?")[1].split("\n## ")[0]
@@ -273,7 +291,7 @@ def test_every_hook_before_a_commit_runs_a_pinned_tool():
 
 def test_templates_ask_for_the_record_of_the_run():
     for name in ("ISSUE_TEMPLATE/bug.yml", "pull_request_template.md"):
-        assert RECORD in (ROOT / ".github" / name).read_text(encoding="utf-8")
+        assert RUN in (ROOT / ".github" / name).read_text(encoding="utf-8")
     yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text(encoding="utf-8"))
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from wordmask.references.positions import make_references as make_references
     from wordmask.segmenters import Segmenter as Segmenter
     from wordmask.segmenters import load_segmenter as load_segmenter
-    from wordmask.training.trainer import MlmTrainer as MlmTrainer
+    from wordmask.training.trainer.mlm_trainer import MlmTrainer as MlmTrainer
     from wordmask.utils.errors import InputError as InputError
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "InputError": "wordmask.utils.errors",
-    "MlmTrainer": "wordmask.training.trainer",
+    "MlmTrainer": "wordmask.training.trainer.mlm_trainer",
     "RunArguments": "wordmask.config.run_arguments",
     "Segmenter": "wordmask.segmenters",
     "WholeWordMaskCollator": "wordmask.data.whole_word_collator",

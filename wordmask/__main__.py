@@ -13,7 +13,7 @@ COMMANDS = {
     "mlm": "run_mlm",
     "wwm": "run_mlm_wwm",
     "ref": "run_chinese_ref",
-    "report": "wordmask.training.report",
+    "report": "wordmask.training.report.html_report",
 }
 HELP = """usage: wordmask {mlm,wwm,ref,report} ...
 

@@ -22,7 +22,7 @@ from wordmask.config.own_flags import check_own_flags, training_parser
 from wordmask.config.parser import TRAINER_LISTS
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.short_form import DEFAULTS, choose_output_dir, describe, new_output_dir, split_words
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--use_cpu", "--max_seq_length", "16"]

@@ -15,7 +15,7 @@ from wordmask.config.arguments import RunArguments
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 
 PAD, CLS, SEP, MASK, ADDED = 0, 101, 102, 103, 104

@@ -22,7 +22,7 @@ from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, S
 from wordmask.data.sequences import StagedSequences
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 CONSTANT = RateSchedule.of("0.15:0.15")
 

@@ -31,7 +31,8 @@ from faults.cases import SAMPLE, Case, table  # noqa: E402
 from faults.events import STATUS, Event, happened  # noqa: E402
 from faults.launching import Launch, is_one_sentence, make_inputs  # noqa: E402
 from faults.mounts import why_not  # noqa: E402
-from wordmask.training.records.manifest import MANIFEST, find_damage  # noqa: E402
+from wordmask.training.records.file_names import MANIFEST  # noqa: E402
+from wordmask.training.records.manifest import find_damage  # noqa: E402
 
 R = TypeVar("R")
 SEVERAL_EVENTS = "several"

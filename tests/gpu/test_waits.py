@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 import run_mlm_wwm
 from conftest import save_model, train_tokenizer, uneven_text
 from wordmask.models import loss_head
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -106,7 +106,7 @@ def run(model: str, text: str, directory: Path, *more: str) -> list[tuple[float,
 def test_training_in_parts_is_training_on_whole_batches(model, text, tmp_path, monkeypatch, more):
     passes: list[int] = []
     monkeypatch.setattr(
-        "wordmask.training.trainer.divide_batch",
+        "wordmask.training.trainer.mlm_trainer.divide_batch",
         lambda *given: [passes.append(1) or part for part in divide_batch(*given)],
     )
     whole = run(model, text, tmp_path / "whole", *more.split(), "--tokens_per_pass", "0")

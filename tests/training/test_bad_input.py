@@ -19,7 +19,7 @@ import run_mlm_wwm
 from conftest import character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
 from wordmask.config.run_arguments import RunArguments
 from wordmask.references.provenance import Provenance, TextDigest, tokenizer_digest, write_provenance
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 
 SCRIPTS = [run_mlm, run_mlm_wwm]

@@ -12,8 +12,8 @@ import torch
 
 import run_mlm_wwm
 from conftest import refusal, save_model, train_tokenizer
-from wordmask.training.records.manifest import MANIFEST
-from wordmask.training.records.progress_record import FILE, find_problem
+from wordmask.training.records.file_names import MANIFEST, PROGRESS
+from wordmask.training.records.progress_record import find_problem
 
 SETTINGS = "--use_cpu --do_train --max_steps 6 --save_steps 2 --max_seq_length 32 --per_device_train_batch_size 4"
 
@@ -71,7 +71,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 FILES = (
     *("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json", "trainer_state.json"),
-    *("training_args.bin", FILE, MANIFEST),
+    *("training_args.bin", PROGRESS, MANIFEST),
 )
 
 
@@ -82,7 +82,7 @@ def test_each_damage_of_each_file_is_found(name, damage, out):
     DAMAGES[damage][0](out / "checkpoint-4" / name)
     problem = find_problem(out / "checkpoint-4")
     assert problem is not None and "\n" not in problem
-    if name not in (FILE, MANIFEST):
+    if name not in (PROGRESS, MANIFEST):
         assert problem.startswith(f"{name} ") and DAMAGES[damage][1] in problem
 
 
@@ -126,7 +126,7 @@ def test_a_run_killed_before_the_manifest_was_written_has_no_checkpoint_there(ou
 def make_older(checkpoint: Path) -> None:
     """Make a checkpoint one of an older version, without a manifest and without a record of progress."""
     (checkpoint / MANIFEST).unlink()
-    (checkpoint / FILE).unlink()
+    (checkpoint / PROGRESS).unlink()
 
 
 def test_a_checkpoint_of_an_older_version_is_accepted(out, finished, resume, caplog):
@@ -209,7 +209,7 @@ def test_old_checkpoints_go_only_when_the_new_one_is_whole(finished, tmp_path, e
         seen.append(sorted(one.name for one in path.parent.glob("checkpoint-*")))
         write(path)
 
-    from wordmask.training import checkpoints
+    from wordmask.training.trainer import checkpoints
 
     write = checkpoints.write_manifest
     monkeypatch.setattr(checkpoints, "write_manifest", written)

@@ -10,7 +10,7 @@ import torch
 
 import run_mlm_wwm
 from conftest import refusal, run_until, sample_lines, save_model, train_tokenizer, training_steps, trajectory
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 FLAGS = ["--use_cpu", "--report_to", "none", "--logging_steps", "1", "--max_seq_length", "32", "--dropout", "0"]
 DECAY = ["--lr_scheduler_type", "warmup_stable_decay", "--learning_rate", "8e-4"]

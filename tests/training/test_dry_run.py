@@ -18,7 +18,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines, save_model, train_tokenizer, uneven_text
 from wordmask.training.dry_run import forecast
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.memory import _rooms_of_groups, available_memory, limited_memory, peak_memory
 
 ROOT = Path(__file__).parent.parent.parent

@@ -24,7 +24,7 @@ from conftest import (
     train_tokenizer,
     trajectory,
 )
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 pytestmark = pytest.mark.slow  # processes start twice
 SEQUENCES = 37  # the last step of an epoch is not full

@@ -12,7 +12,7 @@ from transformers import Trainer
 
 import run_mlm_wwm
 from conftest import refusal
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 
 @pytest.fixture

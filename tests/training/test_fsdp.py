@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 from conftest import SMALL
 from wordmask.models.loss_head import find_loss_head
 from wordmask.models.sparse_prediction import find_sparse_prediction
-from wordmask.training.fsdp import layer_classes, tied_weights_together
+from wordmask.training.trainer.fsdp import layer_classes, tied_weights_together
 
 LAYERS = {
     "bert": ["BertLayer"],
@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(model_type, in_head, gr
 
 @pytest.mark.parametrize("model_type", LAYERS)
 def test_accelerate_alone_cannot_divide_such_models(model_type, group):
-    """A guard: when this fails, wordmask.training.fsdp may go."""
+    """A guard: when this fails, wordmask.training.trainer.fsdp may go."""
     with pytest.raises((TypeError, ValueError)):
         shard(tiny(model_type), together=False)(input_ids=torch.ones(1, 4, dtype=torch.long))
 

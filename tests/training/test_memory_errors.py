@@ -74,7 +74,7 @@ def test_a_single_sequence_that_is_too_large(room, refused, monkeypatch):
         sizes.append(len(inputs["input_ids"]))
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("wordmask.training.trainer.MlmTrainer.compute_loss", fail)
+    monkeypatch.setattr("wordmask.training.trainer.mlm_trainer.MlmTrainer.compute_loss", fail)
     assert "give a smaller --max_seq_length or model" in refused("--do_train --per_device_train_batch_size 1")
     found = refused("--do_train --per_device_train_batch_size 4 --auto_find_batch_size")
     assert "no smaller batch does" in found and sizes[0] == 1 and sizes[-1] == 1
@@ -98,7 +98,7 @@ def test_other_errors_keep_their_traceback(room, english_model, english_file, tm
     def fail(*arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("wordmask.training.trainer.MlmTrainer.compute_loss", fail)
+    monkeypatch.setattr("wordmask.training.trainer.mlm_trainer.MlmTrainer.compute_loss", fail)
     argv = f"--model_name_or_path {english_model} --train_file {english_file} --output_dir {tmp_path / 'out'}"
     with pytest.raises(RuntimeError, match="a bug"):
         run_mlm_wwm.main([*argv.split(), "--do_train", "--use_cpu"])

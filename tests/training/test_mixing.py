@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 import run_mlm_wwm
 from conftest import refusal, sample_lines, save_model, train_tokenizer, trajectory
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 NEWS, WIKI = 30, 12  # lines of each corpus
 

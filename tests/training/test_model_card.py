@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.metric_table import METRICS
-from wordmask.training.model_card import code, escaped, languages, scripts, write_card
 from wordmask.training.records.run_record import SETTINGS
+from wordmask.training.report.model_card import code, escaped, languages, scripts, write_card
 from wordmask.utils.quantities import loss
 
 NASTY = "a|b `c` <script>x</script> [d](javascript:e) *f* \x1b[31m \u202e ---\n# g: {h} & $i$ \\"

@@ -15,8 +15,8 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 import run_mlm_wwm
 import wordmask
 from conftest import SMALL, refusal, training_steps
-from wordmask.training import muon
-from wordmask.training.muon import Muon, hidden_matrices, orthogonal
+from wordmask.training.trainer import muon
+from wordmask.training.trainer.muon import Muon, hidden_matrices, orthogonal
 
 IN_BERT = [
     *(f"attention.self.{name}" for name in ("query", "key", "value")),

@@ -17,7 +17,7 @@ import run_mlm_wwm
 from conftest import refusal
 from wordmask.training.dry_run import forecast
 from wordmask.training.records.progress_record import find_problem
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.lock import locked
 
 ROOT = Path(__file__).parent.parent.parent
@@ -133,8 +133,7 @@ def _full(*_, **__):
 LIMITED = """
 import resource, sys
 import run_mlm_wwm
-from wordmask.training import checkpoints
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 method, call, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 original, calls = getattr(MlmTrainer, method), []
 def limited(self, *args, **kwargs):

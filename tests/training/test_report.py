@@ -19,8 +19,8 @@ from conftest import refusal, sample_lines
 from wordmask import __main__ as command
 from wordmask.config.metric_table import METRICS
 from wordmask.data.data_report import SplitReport
-from wordmask.training.charts import ticks
 from wordmask.training.evaluation.probe_display import ProbeResults
+from wordmask.training.report.charts import ticks
 
 ROOT = Path(__file__).parent.parent.parent
 SECTIONS = ["run", "data", "curves", "result", "probe", "predictions", "cost"]
@@ -323,7 +323,7 @@ def test_an_interrupted_or_older_run_has_a_report_of_the_files_that_are_there(co
 
 @pytest.mark.parametrize("name", ["data_report.json", "wordmask_evaluations.json", "wordmask_speed.json"])
 def test_a_damaged_file_is_left_out_with_a_sentence(name, copy, caplog, monkeypatch):
-    monkeypatch.setattr("wordmask.training.report.use", lambda mode: None)
+    monkeypatch.setattr("wordmask.training.report.html_report.use", lambda mode: None)
     (copy / name).write_text('{"half', encoding="utf-8")
     assert rebuilt(copy).tables["Versions"]
     assert f"{copy / name} cannot be read" in caplog.text
@@ -349,6 +349,6 @@ def test_an_error_in_the_report_is_a_warning(command_line, tmp_path, caplog, mon
         raise KeyError("anything")
 
     monkeypatch.setattr("wordmask.training.tasks.write_report", fail)
-    monkeypatch.setattr("wordmask.training.trainer.write_card", fail)
+    monkeypatch.setattr("wordmask.training.trainer.mlm_trainer.write_card", fail)
     assert run_mlm_wwm.main(command_line(tmp_path / "out", "--max_steps", "1"))["train_loss"] > 0
     assert "the report of" in caplog.text and "the model card was not written ('anything')" in caplog.text

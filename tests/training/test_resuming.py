@@ -15,7 +15,7 @@ from transformers.models.bert.modeling_bert import BertModel
 import run_mlm
 import run_mlm_wwm
 from conftest import refusal, sample_lines, sequences_in, training_steps
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 
 class Killed(Exception):

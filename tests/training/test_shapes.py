@@ -14,7 +14,7 @@ import torch
 
 import run_mlm_wwm
 from conftest import save_model, train_tokenizer, uneven_text
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -20,8 +20,8 @@ from transformers import Trainer
 
 import run_mlm_wwm
 from conftest import free_port, refusal
-from wordmask.training.records.manifest import MANIFEST
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.records.file_names import MANIFEST
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.lock import locked
 
 ROOT = Path(__file__).parent.parent.parent

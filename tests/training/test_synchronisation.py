@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 import run_mlm_wwm
 from conftest import save_model, train_tokenizer, uneven_text
 from varlen_kernel import kernel  # noqa: F401  # a fixture
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal"}
 STEPS = 2  # that are looked at, after the first two

@@ -34,7 +34,7 @@ word_cache.tokenize = counted  # before the modules that import it
 
 import run_mlm_wwm  # noqa: E402
 from conftest import run_until, sequences_in  # noqa: E402
-from wordmask.training.trainer import MlmTrainer  # noqa: E402
+from wordmask.training.trainer.mlm_trainer import MlmTrainer  # noqa: E402
 from wordmask.utils.launch import leave  # noqa: E402
 
 seen: list[list[tuple[int, tuple[int, ...]]]] = []

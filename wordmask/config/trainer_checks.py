@@ -39,7 +39,7 @@ JSON_FLAGS = {
     "fsdp_config": '{"fsdp_version": 2}, for example',
     "deepspeed": "a DeepSpeed configuration, such as configs/deepspeed_zero2.json",
 }
-MUON = "muon"  # ours, in training/muon.py: transformers has none
+MUON = "muon"  # ours, in training/trainer/muon.py: transformers has none
 USUAL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adamw_bnb_8bit", MUON)
 
 

@@ -20,7 +20,7 @@ from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 from wordmask.models.loading import choose_length, load_tokenizer, longest_sequence
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.added_words import add_chosen_words
+from wordmask.training.choose_words import add_chosen_words
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.lock import locked

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from wordmask.training.records import RECORD
+from wordmask.training.records.file_names import RUN, STATE
 from wordmask.utils.command_line import resume_command
 from wordmask.utils.said_once import INTERRUPTED, leave_mark
 from wordmask.utils.signals import exit_status
@@ -33,11 +33,11 @@ def resumable(script: str, argv: Sequence[str], own: argparse.Namespace, chosen:
         yield
     except KeyboardInterrupt as error:
         leave_mark(INTERRUPTED)
-        record = directory / RECORD
+        record = directory / RUN
         has_begun = record.exists() and record.stat().st_mtime >= started
         start_over = own.overwrite_output_dir and not has_begun  # the older run is still there
         trains = not (own.preview_masking or own.prepare_only or own.dry_run)
-        resumes = trains and not start_over and any(directory.glob("checkpoint-*/trainer_state.json"))
+        resumes = trains and not start_over and any(directory.glob(f"checkpoint-*/{STATE}"))
         what = "resume from the last checkpoint" if resumes else "start again"
         terminal().show(Command(f"interrupted; to {what}", resume_command(script, argv, chosen, start_over)))
         raise SystemExit(exit_status(error)) from None

@@ -52,7 +52,7 @@ def free_memory(device: torch.device, room: int | None = None) -> str:
 
 
 @contextlib.contextmanager
-def limits(arguments: Arguments) -> Iterator[None]:
+def memory_errors_reported(arguments: Arguments) -> Iterator[None]:
     """Report too little memory in one sentence; in a dry run on a CPU, before the system kills the process."""
     training, room = arguments.training, None
     limited: contextlib.AbstractContextManager[None] = contextlib.nullcontext()

@@ -14,7 +14,7 @@ from wordmask.data.collator import round_up
 from wordmask.data.sampler import Draw
 from wordmask.data.sequences import StreamedSequences
 from wordmask.models.micro_batches import micro_batch_shapes
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 BATCHES = 100  # the first batches of training tell the share of padding
 

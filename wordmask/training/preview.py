@@ -16,7 +16,7 @@ from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
 from wordmask.tokenization.readable import ReadableTokens
-from wordmask.training.pages import render
+from wordmask.training.report.pages import render
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
 from wordmask.utils.terminal import clean

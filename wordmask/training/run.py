@@ -23,15 +23,13 @@ from wordmask.models.more_positions import with_more_positions
 from wordmask.models.new_tokens import start_at_means
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.added_words import add_chosen_words
-from wordmask.training.checkpoints import written
-from wordmask.training.data_report import report_data
+from wordmask.training.choose_words import add_chosen_words
 from wordmask.training.display.header import describe_masking, describe_run, show_header
-from wordmask.training.display.messages import set_up_output
+from wordmask.training.display.log_setup import set_up_output
 from wordmask.training.dry_run.forecast import check_room
 from wordmask.training.dry_run.plan import DryRun
 from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
-from wordmask.training.memory_errors import limits
+from wordmask.training.memory_errors import memory_errors_reported
 from wordmask.training.preview import masked_examples, print_examples, write_examples
 from wordmask.training.records.output_dir import (
     check_owner,
@@ -39,11 +37,12 @@ from wordmask.training.records.output_dir import (
     evaluates_another,
     find_checkpoint,
     remove_older_run,
+    written,
 )
 from wordmask.training.records.run_record import Identity, read_run, write_run
 from wordmask.training.setup import make_collator, make_probe, make_trainer
-from wordmask.training.tasks import evaluate, publish, report, train
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.tasks import evaluate, publish, show_data_report, show_results, train
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.hub import check_push
 from wordmask.utils.terminal import Fact, terminal
 
@@ -66,7 +65,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     """
     arguments = parse_arguments(argv, **defaults)
     set_up_output(arguments.training)
-    with limits(arguments):
+    with memory_errors_reported(arguments):
         if arguments.data.prepare_only:
             return prepare_only(arguments)
         _check_start(arguments, script)
@@ -116,13 +115,13 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     )
 
     show_header(arguments, trainer, terminal())
-    report_data(sequences.report, trainer)
+    show_data_report(sequences.report, trainer)
     metrics = train(trainer, checkpoint, changed_steps) if training.do_train else {}
     if training.do_eval:
         metrics |= evaluate(trainer, combined=not evaluates_another(arguments))
     publish(trainer, writes_card)
     if trainer.is_world_process_zero():
-        report(metrics, trainer)
+        show_results(metrics, trainer)
     return metrics
 
 

@@ -20,14 +20,14 @@ from wordmask.models.embedding import Embedder, hook_hidden_states
 from wordmask.models.forward import Forward
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.training.evaluation.history import EvaluationHistory
 from wordmask.training.evaluation.predictions import SampleLines
 from wordmask.training.evaluation.probe import Probe
-from wordmask.training.evaluation.record import EvaluationRecord, read_evaluations
-from wordmask.training.evaluation.reports import EvaluationReports
 from wordmask.training.inputs import RunSequences
+from wordmask.training.records.evaluation_record import EvaluationRecord, read_evaluations
 from wordmask.training.records.output_dir import evaluates_another
 from wordmask.training.records.run_record import read_run
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
 
@@ -71,7 +71,7 @@ def make_trainer(
             arguments.masking.rates,
             forward,
         )
-        trainer.reports = _reports(arguments, trainer, sequences.validation_digest)
+        trainer.history = _history(arguments, trainer, sequences.validation_digest)
         if training.do_train and trainer.optimizer_cls_and_kwargs is None:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
     except InputError:
@@ -120,7 +120,7 @@ def make_probe(
     return Probe(examples, embedder, arguments.training.eval_batch_size)
 
 
-def _reports(arguments: Arguments, trainer: MlmTrainer, text: str) -> EvaluationReports | None:
+def _history(arguments: Arguments, trainer: MlmTrainer, text: str) -> EvaluationHistory | None:
     """What keeps and shows the evaluations of this run; `None` if it has nothing to evaluate.
 
     An evaluation of what was trained in a directory is compared with the record there, but is not added to it.
@@ -136,7 +136,7 @@ def _reports(arguments: Arguments, trainer: MlmTrainer, text: str) -> Evaluation
     readable = ReadableTokens(trainer.processing_class)
     batch_size, fixed = training.eval_batch_size, trainer.forward.fixed
     lines = SampleLines(sequences, trainer.eval_collator, trainer.rates.final, batch_size, fixed, readable)
-    return EvaluationReports(record, lines, readable, training.do_train, foreign, text)
+    return EvaluationHistory(record, lines, readable, training.do_train, foreign, text)
 
 
 def _check_metric(metric: str | None, trainer: MlmTrainer) -> None:

@@ -1,4 +1,4 @@
-"""The tasks of a run: train, evaluate, write report and model card, and print the results."""
+"""The tasks of a run: report on the data, train, evaluate, write report and model card, and show the results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 
 from wordmask.config.metric_table import METRICS
+from wordmask.data.data_report import FILE as DATA_REPORT
+from wordmask.data.data_report import DataReport
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.evaluation.before_after import ImprovedWords, Results
 from wordmask.training.evaluation.probe_display import ProbeResults
-from wordmask.training.pages import REPORT, only_warned
+from wordmask.training.padding import padding_share
+from wordmask.training.records.file_names import REPORT
 from wordmask.training.records.progress_record import read_state
-from wordmask.training.report import write_report
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.records.run_record import read_run
+from wordmask.training.report.html_report import write_report
+from wordmask.training.report.pages import only_warned
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
 from wordmask.utils.hub import pushing
@@ -35,6 +40,17 @@ OTHERS = {
 }
 
 
+def show_data_report(report: DataReport, trainer: MlmTrainer) -> None:
+    """Show the report, and write it to the output directory. An evaluation leaves the report of a training there."""
+    args = trainer.args
+    if args.do_train:
+        report = report.with_padding(padding_share(trainer))
+    report.show()
+    run = read_run(str(args.output_dir))
+    if report.splits and trainer.is_world_process_zero() and (args.do_train or run is None or not run.trains):
+        write_json(Path(str(args.output_dir), DATA_REPORT), report.to_json())
+
+
 def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str, float]:
     """Train and save, or load the result if the run is already finished.
 
@@ -47,8 +63,8 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         if trainer.is_finished() and (results := _take_over(trainer, checkpoint)):
             return results
         logger.warning("going on from %s%s", checkpoint, change)
-        if trainer.reports:
-            trainer.reports.record.write()  # those of a checkpoint that lies elsewhere
+        if trainer.history:
+            trainer.history.record.write()  # those of a checkpoint that lies elsewhere
     with deferred(), loader_workers(trainer.args.dataloader_num_workers, reads=False):
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if not trainer.state.global_step:
@@ -120,7 +136,7 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
     for metric in METRICS.values():
         if metric.trainer_name in metrics:
             metrics[metric.result] = metrics.pop(metric.trainer_name)
-    before = trainer.reports.compare() if trainer.reports else {}
+    before = trainer.history.compare() if trainer.history else {}
     metrics |= before
     if combined and not before and trainer.is_world_process_zero() and (results := _results(trainer, "all")):
         # Figures before training, of an earlier evaluation, are not those of this one.
@@ -159,7 +175,7 @@ def publish(trainer: MlmTrainer, writes_card: bool) -> None:
         trainer.create_model_card()
 
 
-def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
+def show_results(metrics: dict[str, float], trainer: MlmTrainer) -> None:
     """Show the figures before and after, the words that improved most, and where the files are."""
     terminal().close()
     if any(name.endswith("_before") for name in metrics):  # else the last evaluation has shown all figures
@@ -167,8 +183,8 @@ def report(metrics: dict[str, float], trainer: MlmTrainer) -> None:
         terminal().show(Results(metrics, others))
     if trainer.probe and "eval_probe_f1" in metrics:
         terminal().show(ProbeResults(metrics, str(trainer.probe.examples)))
-    if trainer.reports and trainer.reports.improved:
-        terminal().show(ImprovedWords(trainer.reports.improved))
+    if trainer.history and trainer.history.improved:
+        terminal().show(ImprovedWords(trainer.history.improved))
     what = "model and results" if trainer.args.do_train else "output"
     terminal().show(Fact(what, str(trainer.args.output_dir)))
     if (page := Path(str(trainer.args.output_dir), REPORT)).exists():

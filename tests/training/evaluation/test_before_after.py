@@ -17,8 +17,8 @@ import run_mlm
 import run_mlm_wwm
 from conftest import run_two_processes, sample_lines
 from wordmask.training.evaluation.before_after import Improved, ImprovedWords, Results, most_improved
-from wordmask.training.evaluation.evaluating import EvaluatingTrainer
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.evaluating import EvaluatingTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.quantities import loss
 
 FILE = "wordmask_evaluations.json"

@@ -21,7 +21,7 @@ from wordmask.data.sampler import Draw
 from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.training.padding import Lengths
 from wordmask.training.records.manifest import checkpoints_in
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import counted, size
 

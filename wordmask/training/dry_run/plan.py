@@ -21,7 +21,7 @@ from wordmask.training.dry_run.forecast import (
     tokens_and_positions,
 )
 from wordmask.training.dry_run.rehearsal import Rehearsal
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.memory import available_memory, peak_memory
 from wordmask.utils.quantities import counted, duration, number, percent, short, size
 from wordmask.utils.terminal import Fact, Message, terminal
@@ -62,7 +62,7 @@ class DryRun:
             checkpoint, change: where it would continue, and what is different since then, see `tasks.train`.
         """
         trainer, shown = self.trainer, terminal()
-        trainer.callback_handler.callbacks, trainer.reports = [], None  # these show and write
+        trainer.callback_handler.callbacks, trainer.history = [], None  # these show and write
         if self.args.do_train and not trainer.is_finished():
             trainer.stand_in = self._rehearse  # `train` sets the model up as the flags say, and then calls this
             trainer.train(resume_from_checkpoint=checkpoint)

@@ -22,7 +22,7 @@ from wordmask.models.configuration import origin
 from wordmask.training.dry_run.forecast import some_of, steps_from
 from wordmask.training.memory_errors import LESS, batch_sizes, free_memory, lacks_memory
 from wordmask.training.padding import Lengths
-from wordmask.training.trainer import MlmTrainer
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import children_memory
 from wordmask.utils.quantities import counted

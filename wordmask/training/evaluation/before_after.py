@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wordmask.config.metric_table import metrics_in
-from wordmask.training.evaluation.record import Evaluation
+from wordmask.training.records.evaluation_record import Evaluation
 from wordmask.utils.terminal import clean
 
 if TYPE_CHECKING:  # they import torch, and `wordmask report` does not

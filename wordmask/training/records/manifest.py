@@ -16,13 +16,11 @@ from typing import Any
 import xxhash
 from safetensors import SafetensorError, safe_open
 
+from wordmask.training.records.file_names import MANIFEST, STATE
 from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_json
 
 logger = logging.getLogger(__name__)
-
-MANIFEST = "wordmask_manifest.json"
-STATE = "trainer_state.json"
 
 
 def checkpoint_step(path: Path) -> int:

@@ -13,13 +13,12 @@ from typing import Any
 
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.data_report import FILE as DATA_REPORT
-from wordmask.training.evaluation.record import FILE as EVALUATIONS
-from wordmask.training.pages import CURVE, REPORT, is_ours
+from wordmask.training.records.file_names import CURVE, EVALUATIONS, REPORT, RUN, SPEED, STATE
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.progress_record import find_problem
-from wordmask.training.records.run_record import RECORD, Identity, RunRecord, read_run
-from wordmask.training.records.speed_record import FILE as SPEED
-from wordmask.utils.errors import InputError
+from wordmask.training.records.run_record import Identity, RunRecord, read_run
+from wordmask.training.report.pages import is_ours
+from wordmask.utils.errors import InputError, why_not_written
 from wordmask.utils.files import write_atomically
 from wordmask.utils.lock import locked
 
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # The files that a run writes.
 _RESULTS = (
-    *("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json"),
+    *("train_results.json", "eval_results.json", "all_results.json", STATE),
     *(EVALUATIONS, DATA_REPORT, SPEED, REPORT, CURVE),
 )
 _MODEL = (
@@ -79,6 +78,28 @@ def claimed(arguments: Arguments) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def written(path: str | Path) -> Iterator[None]:
+    """Turn a full disk into one sentence.
+
+    Args:
+        path: what is written in --output_dir.
+
+    Raises:
+        InputError: if the disk is full, or takes no more for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = why_not_written(error)
+        if reason is None:
+            raise
+        raise InputError(
+            f"--output_dir: {path} cannot be written ({reason}), and earlier checkpoints are whole; make room, and "
+            "run again to go on from the last one"
+        ) from error
+
+
 def find_checkpoint(arguments: Arguments) -> str | None:
     """Check that a run may write to its output directory, and find the checkpoint to continue from.
 
@@ -88,13 +109,13 @@ def find_checkpoint(arguments: Arguments) -> str | None:
     training = arguments.training
     directory = training.output_dir
     requested, named = training.resume_from_checkpoint, _named_checkpoint(training)
-    if named and not os.path.isfile(os.path.join(named, "trainer_state.json")):
+    if named and not os.path.isfile(os.path.join(named, STATE)):
         raise InputError(f"--resume_from_checkpoint: {named} is not a checkpoint; give a checkpoint-* directory")
     if named and (problem := find_problem(named)):
         raise InputError(f"--resume_from_checkpoint: {named} cannot be used: {problem}; give another checkpoint")
     entries = os.listdir(directory) if os.path.isdir(directory) else []
     files = sorted(name for name in entries if not _is_log(name))
-    if files and RECORD not in files:
+    if files and RUN not in files:
         like_ours = _matching(directory, _WRITTEN)
         if like_ours or not training.overwrite_output_dir:
             raise InputError(

@@ -1,7 +1,7 @@
 """The progress that a checkpoint records: the examples seen, the sizes of steps, and the sum of the losses.
 
 To keep something more, add a field to `ProgressRecord`, and read it with `values.get`: older checkpoints lack it. In
-training/resuming.py, `_write_checkpoint` makes the record, and `continue_from` takes it over. So must
+training/trainer/resuming.py, `_write_checkpoint` makes the record, and `continue_from` takes it over. So must
 `_continue_in_memory`, which reads no checkpoint.
 """
 
@@ -16,12 +16,11 @@ from pathlib import Path
 from transformers import TrainerState
 
 from wordmask.data.sampler import Piece, Progress
-from wordmask.training.records.manifest import MANIFEST, find_damage
+from wordmask.training.records.file_names import MANIFEST, PROGRESS, STATE
+from wordmask.training.records.manifest import find_damage
 from wordmask.training.records.run_record import RunRecord
 from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_json
-
-FILE = "wordmask_progress.json"
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
         "owes_evaluation": record.owes_evaluation,
         "manifest": MANIFEST,  # without this file, the checkpoint is not complete
     }
-    write_json(Path(checkpoint) / FILE, values)
+    write_json(Path(checkpoint) / PROGRESS, values)
 
 
 def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None, examples: int) -> ProgressRecord:
@@ -115,7 +114,7 @@ def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None,
         run: the record of the run, if there is one.
         examples: the examples in an epoch; 0 for a stream.
     """
-    path = Path(checkpoint, FILE)
+    path = Path(checkpoint, PROGRESS)
     if not path.exists():
         return _assumed(checkpoint, default, run, examples)
     values = json.loads(path.read_text(encoding="utf-8"))
@@ -134,7 +133,7 @@ def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None,
 
 def optimizer_in(checkpoint: str) -> str | None:
     """The class of the optimizer whose state is in a checkpoint; `None` if there is no record of it."""
-    path = Path(checkpoint, FILE)
+    path = Path(checkpoint, PROGRESS)
     kinds = json.loads(path.read_text(encoding="utf-8"))["optimizer"] if path.exists() else None
     return kinds and kinds.split(",")[0]
 
@@ -142,17 +141,17 @@ def optimizer_in(checkpoint: str) -> str | None:
 def find_problem(checkpoint: str | Path) -> str | None:
     """Why a checkpoint cannot be used, see `find_damage`; `None` if it can."""
     try:
-        values = json.loads(Path(checkpoint, FILE).read_text(encoding="utf-8"))
+        values = json.loads(Path(checkpoint, PROGRESS).read_text(encoding="utf-8"))
         return find_damage(Path(checkpoint), may_lack_manifest="manifest" not in values)
     except FileNotFoundError:  # of an older version
         return find_damage(Path(checkpoint), may_lack_manifest=True)
     except (OSError, ValueError, TypeError) as error:
-        return f"{FILE} cannot be read: {one_line(error)}"
+        return f"{PROGRESS} cannot be read: {one_line(error)}"
 
 
 def read_state(checkpoint: str) -> TrainerState:
     """The Trainer's own state in a checkpoint."""
-    return TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+    return TrainerState.load_from_json(os.path.join(checkpoint, STATE))
 
 
 def _assumed(checkpoint: str, default: StepDivision, run: RunRecord | None, examples: int) -> ProgressRecord:

@@ -18,7 +18,7 @@ from wordmask.config.arguments import Arguments
 from wordmask.models.configuration import is_dropout
 from wordmask.models.identity import SCRATCH, architecture, base_model
 from wordmask.references.provenance import tokenizer_digest
-from wordmask.training.records import RECORD
+from wordmask.training.records.file_names import RUN
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
 from wordmask.utils.quantities import as_written
@@ -147,7 +147,7 @@ def read_run(directory: str | Path) -> RunRecord | None:
     Raises:
         InputError: if it cannot be read.
     """
-    path = Path(directory) / RECORD
+    path = Path(directory) / RUN
     if not path.exists():
         return None
     try:
@@ -187,7 +187,7 @@ def write_run(script: str, arguments: Arguments, identity: Identity, described: 
         "changed_arguments": _changed(arguments),
         "arguments": {name: _plain(value) for name, value in sorted(arguments.given.items()) if name not in LEFT_OUT},
     }
-    write_json(Path(training.output_dir) / RECORD, record)
+    write_json(Path(training.output_dir) / RUN, record)
 
 
 def _changed(arguments: Arguments) -> list[str]:

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from wordmask.training.records.file_names import SPEED
 from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_json_entries
 
 logger = logging.getLogger(__name__)
-
-FILE = "wordmask_speed.json"
 
 
 class Moment(NamedTuple):
@@ -66,12 +65,12 @@ class SpeedRecord:
 
     def write(self, directory: str | Path) -> None:
         """Write the moments, one to a line."""
-        write_json_entries(Path(directory) / FILE, "moments", (moment._asdict() for moment in self.moments))
+        write_json_entries(Path(directory) / SPEED, "moments", (moment._asdict() for moment in self.moments))
 
 
 def read_speed(directory: str | Path) -> list[Moment]:
     """The moments in a run's directory; without a file, or with a broken one, there are none."""
-    path = Path(directory) / FILE
+    path = Path(directory) / SPEED
     if not path.exists():
         return []
     try:

@@ -16,12 +16,12 @@ import numpy as np
 from wordmask.config.metric_table import METRICS, metrics_in
 from wordmask.data.data_report import FILE as DATA_REPORT
 from wordmask.data.data_report import SplitReport
-from wordmask.training.charts import Chart
 from wordmask.training.evaluation.before_after import most_improved
-from wordmask.training.evaluation.record import Evaluation, read_evaluations
-from wordmask.training.records import RECORD
-from wordmask.training.records.manifest import STATE, checkpoints_in
+from wordmask.training.records.evaluation_record import Evaluation, read_evaluations
+from wordmask.training.records.file_names import RUN, STATE
+from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.speed_record import read_speed
+from wordmask.training.report.charts import Chart
 from wordmask.utils import quantities
 from wordmask.utils.errors import one_line
 
@@ -50,7 +50,7 @@ class RunFiles:
     """
 
     def __init__(self, directory: Path):
-        self.directory, self.record = directory, read_json(directory / RECORD)
+        self.directory, self.record = directory, read_json(directory / RUN)
         self.results = read_json(directory / "all_results.json") or read_json(directory / "eval_results.json")
         data = read_json(directory / DATA_REPORT)
         self.advice: list[str] = data.pop("advice", [])

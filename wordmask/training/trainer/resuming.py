@@ -13,7 +13,6 @@ import transformers
 
 from wordmask.data.sampler import Batches, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.optimizer_resuming import OptimizerResumingTrainer
 from wordmask.training.records.output_dir import last_checkpoint
 from wordmask.training.records.progress_record import (
     ProgressRecord,
@@ -24,6 +23,7 @@ from wordmask.training.records.progress_record import (
 )
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.records.speed_record import read_speed
+from wordmask.training.trainer.optimizer_resuming import OptimizerResumingTrainer
 from wordmask.utils.errors import InputError
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers

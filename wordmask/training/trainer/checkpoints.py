@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,8 @@ from transformers import Trainer
 
 from wordmask.config.run_arguments import RunArguments
 from wordmask.training.records.manifest import checkpoint_step, checkpoints_in, write_manifest
-from wordmask.utils.errors import InputError, reported, why_not_written
-
-
-@contextlib.contextmanager
-def written(path: str | Path) -> Iterator[None]:
-    """Turn a full disk into one sentence.
-
-    Args:
-        path: what is written in --output_dir.
-
-    Raises:
-        InputError: if the disk is full, or takes no more for another reason.
-    """
-    try:
-        yield
-    except Exception as error:
-        reason = why_not_written(error)
-        if reason is None:
-            raise
-        raise InputError(
-            f"--output_dir: {path} cannot be written ({reason}), and earlier checkpoints are whole; make room, and "
-            "run again to go on from the last one"
-        ) from error
+from wordmask.training.records.output_dir import written
+from wordmask.utils.errors import InputError, reported
 
 
 class CheckpointingTrainer(Trainer):

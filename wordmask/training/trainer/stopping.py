@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from wordmask.config.run_arguments import RunArguments
-from wordmask.training.finite import FiniteTrainer
+from wordmask.training.trainer.finite import FiniteTrainer
 from wordmask.utils.signals import Interrupted, received
 
 

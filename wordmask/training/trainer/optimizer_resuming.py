@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from wordmask.config.schedule_checks import schedule_settings
 from wordmask.data.sampler import Progress
 from wordmask.training.records.progress_record import optimizer_in
-from wordmask.training.timing import TimedTrainer
+from wordmask.training.trainer.timing import TimedTrainer
 from wordmask.utils.errors import InputError, reported
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from wordmask.config.metric_table import metrics_in
 from wordmask.training.evaluation.probe_display import ProbeResults
-from wordmask.training.pages import REPORT, render, write_page
-from wordmask.training.records import RECORD
-from wordmask.training.run_files import MOST_POINTS, RunFiles, read_json
+from wordmask.training.records.file_names import REPORT, RUN
+from wordmask.training.report.pages import render, write_page
+from wordmask.training.report.run_files import MOST_POINTS, RunFiles, read_json
 from wordmask.utils.errors import InputError, reported
 from wordmask.utils.terminal import clean, use
 
@@ -41,11 +41,11 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 1 or argv[0].startswith("-"):
         raise InputError("wordmask report takes one word: the output directory of a run")
     directory = Path(argv[0])
-    if not (directory / RECORD).is_file():
-        what = f"has no {RECORD}" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
+    if not (directory / RUN).is_file():
+        what = f"has no {RUN}" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
         raise InputError(f"wordmask report: {directory} {what}; give the output directory of a run")
-    if not isinstance(read_json(directory / RECORD).get("arguments"), dict):
-        raise InputError(f"wordmask report: {directory / RECORD} is not the record of a run; give another directory")
+    if not isinstance(read_json(directory / RUN).get("arguments"), dict):
+        raise InputError(f"wordmask report: {directory / RUN} is not the record of a run; give another directory")
     use(None)
     with reported(f"wordmask report: the files in {directory} make no report"):
         print(clean(str(write_report(directory))))

@@ -16,9 +16,10 @@ from markupsafe import Markup
 
 from wordmask.config.metric_table import metrics_in
 from wordmask.training.evaluation.probe_display import ProbeResults
-from wordmask.training.pages import CURVE, render, write_page
+from wordmask.training.records.file_names import CURVE
 from wordmask.training.records.run_record import SETTINGS, STEP
-from wordmask.training.run_files import RunFiles
+from wordmask.training.report.pages import render, write_page
+from wordmask.training.report.run_files import RunFiles
 from wordmask.utils.terminal import clean
 
 # What Markdown, HTML and formulas obey. An underscore within a word is nothing to them.

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wordmask.training.records.file_names import EVALUATIONS
 from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_json_entries
 
 logger = logging.getLogger(__name__)
-
-FILE = "wordmask_evaluations.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class EvaluationRecord:
     def write(self) -> None:
         """Write the evaluations, one to a line."""
         if self.directory is not None and self.evaluations:
-            write_json_entries(Path(self.directory) / FILE, "evaluations", map(asdict, self.evaluations))
+            write_json_entries(Path(self.directory) / EVALUATIONS, "evaluations", map(asdict, self.evaluations))
 
 
 def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:
@@ -80,7 +79,7 @@ def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:
         directory: where the run lies.
         last_step: evaluations of later steps are left out: a resumed run makes them again.
     """
-    path = Path(directory) / FILE
+    path = Path(directory) / EVALUATIONS
     if not path.exists():
         return []
     try:

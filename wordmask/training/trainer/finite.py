@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from wordmask.config.run_arguments import RunArguments
-from wordmask.training.checkpoints import CheckpointingTrainer
 from wordmask.training.records.manifest import checkpoints_in
+from wordmask.training.trainer.checkpoints import CheckpointingTrainer
 from wordmask.utils.errors import InputError
 
 

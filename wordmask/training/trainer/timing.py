@@ -9,7 +9,7 @@ import torch
 from wordmask.config.run_arguments import RunArguments
 from wordmask.training.display.speed import TokenCount, with_speed
 from wordmask.training.records.speed_record import SpeedRecord
-from wordmask.training.stopping import StoppableTrainer
+from wordmask.training.trainer.stopping import StoppableTrainer
 
 
 class TimedTrainer(StoppableTrainer):

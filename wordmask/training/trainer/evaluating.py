@@ -15,13 +15,13 @@ from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward, Prediction
 from wordmask.tokenization.encoding import special_ids
 from wordmask.tokenization.surfaces import Surfaces
+from wordmask.training.evaluation.history import EvaluationHistory
 from wordmask.training.evaluation.masked_words import MaskedWords, WordCounts
 from wordmask.training.evaluation.metrics import MaskedLMMetric, mask_digest
 from wordmask.training.evaluation.probe import Probe
-from wordmask.training.evaluation.record import Evaluation
-from wordmask.training.evaluation.reports import EvaluationReports
+from wordmask.training.records.evaluation_record import Evaluation
 from wordmask.training.records.run_record import RunRecord
-from wordmask.training.resuming import ResumableTrainer
+from wordmask.training.trainer.resuming import ResumableTrainer
 from wordmask.utils.arrays import IntArray
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
@@ -34,14 +34,14 @@ class EvaluatingTrainer(ResumableTrainer):
         forward: the forward pass.
         metric: sums over the evaluation in progress.
         eval_collator: makes batches with `word_ids`.
-        reports: keeps and shows evaluations; `None` if only their metrics are returned.
+        history: keeps and shows evaluations; `None` if only their metrics are returned.
         probe: measures the model on labelled text in each evaluation that is reported; `None` for no probe.
     """
 
     forward: Forward
     metric: MaskedLMMetric
     eval_collator: Any
-    reports: EvaluationReports | None = None
+    history: EvaluationHistory | None = None
     probe: Probe | None = None
     _corpora: Iterator[str] = iter(())  # the corpus of each batch to come, if there are several corpora
     _words: WordCounts | None = None  # of the evaluation in progress, if it is reported
@@ -61,11 +61,11 @@ class EvaluatingTrainer(ResumableTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """The metrics of an evaluation, as the Trainer returns them."""
-        reports = self.reports if eval_dataset is None else None
-        self._words = WordCounts() if reports is not None else None
+        history = self.history if eval_dataset is None else None
+        self._words = WordCounts() if history is not None else None
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if reports is not None:
-            reports.show_predictions()
+        if history is not None:
+            history.show_predictions()
             self._latest = self._model_step, metrics
         return metrics
 
@@ -81,8 +81,8 @@ class EvaluatingTrainer(ResumableTrainer):
     def continue_from(self, checkpoint: str, run: RunRecord | None = None) -> str:
         """Take over the progress of a checkpoint, and the evaluations before it."""
         change = super().continue_from(checkpoint, run)
-        if self.reports is not None:
-            self.reports.continue_from(checkpoint, self.done.step, bool(self.args.eval_on_start))
+        if self.history is not None:
+            self.history.continue_from(checkpoint, self.done.step, bool(self.args.eval_on_start))
         return change
 
     def evaluation_loop(
@@ -107,13 +107,13 @@ class EvaluatingTrainer(ResumableTrainer):
             sums = torch.from_numpy(self.metric.sums_as_array()).to(self.args.device)
             self.metric.replace_sums(self.accelerator.reduce(sums, "sum").cpu().numpy())
         figures = self.metric.compute()
-        if self._words is not None and self.reports is not None:
+        if self._words is not None and self.history is not None:
             words = self._words.over_all(self.accelerator)
             step, epoch = self._model_step, float(self.state.epoch or 0.0)
             digest = self.probe.examples.digest if self.probe else ""
             figures |= self.measure_probe(self._evaluated)
             evaluation = Evaluation(step, epoch, figures, self.metric.masks, probe=digest)
-            self.reports.add(evaluation, words, self._predict)
+            self.history.add(evaluation, words, self._predict)
         self._evaluated = None
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         return output._replace(metrics={**(output.metrics or {}), **metrics})

@@ -19,7 +19,6 @@ from wordmask.utils.terminal import clean
 
 logger = logging.getLogger(__name__)
 
-REPORT, CURVE = "report.html", "loss.svg"  # in an output directory
 MARK = "made by wordmask"  # tells our files from those of others
 
 
@@ -27,7 +26,7 @@ MARK = "made by wordmask"  # tells our files from those of others
 def _environment(shown: Callable[[str], str], markup: bool) -> Environment:
     """What fills templates. It keeps them, since a test suite makes hundreds of pages."""
     environment = Environment(
-        loader=PackageLoader("wordmask.training"),
+        loader=PackageLoader("wordmask.training.report"),
         autoescape=markup,
         finalize=lambda value: shown(value) if type(value) is str else value,
         trim_blocks=True,

@@ -1,8 +1,7 @@
 """The Trainer with the loss, the batches and the evaluation of masked language modelling.
 
-Classes build on each other: checkpoints.py (whole or not there), finite.py (numbers that blow up), stopping.py (after
-a signal), timing.py, optimizer_resuming.py, resuming.py, evaluation/evaluating.py, and `MlmTrainer` here. To log a
-figure of the training batches, such as the share of masked words:
+The docstring of this folder lists the classes that it builds on. To log a figure of the training batches, such as the
+share of masked words:
 
 1. `make_trainer` in setup.py makes the collator: `word_ids=True` adds the number of each token's word to a batch.
 2. `_get_num_items_in_batch` here sees the batches of a step before the model does: take `word_ids` out, and count.
@@ -49,13 +48,13 @@ from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.display.live_output import LiveOutput
 from wordmask.training.display.speed import TokenCount
-from wordmask.training.evaluation.evaluating import EvaluatingTrainer
 from wordmask.training.evaluation.metrics import MaskedLMMetric
-from wordmask.training.fsdp import tied_weights_together
-from wordmask.training.model_card import write_card
-from wordmask.training.muon import muon_of
-from wordmask.training.pages import only_warned
 from wordmask.training.records.speed_record import SpeedRecord
+from wordmask.training.report.model_card import write_card
+from wordmask.training.report.pages import only_warned
+from wordmask.training.trainer.evaluating import EvaluatingTrainer
+from wordmask.training.trainer.fsdp import tied_weights_together
+from wordmask.training.trainer.muon import muon_of
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 from wordmask.utils.workers import end_loader_workers_at_exit, loader_context, prepare_loader_worker
@@ -160,7 +159,7 @@ class MlmTrainer(EvaluatingTrainer):
     _cuts: TokenCuts | None = None
 
     def _recorded(self) -> dict[str, float]:
-        return self.reports.previous_metrics() if self.reports is not None else {}
+        return self.history.previous_metrics() if self.history is not None else {}
 
     # Batches
 

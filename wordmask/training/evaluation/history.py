@@ -16,13 +16,14 @@ from wordmask.training.evaluation.before_after import Improved, frequent_words, 
 from wordmask.training.evaluation.masked_words import MaskedWords
 from wordmask.training.evaluation.prediction_display import LinePrediction, PredictionsTitle
 from wordmask.training.evaluation.predictions import PredictedLine, SampleLines
-from wordmask.training.evaluation.record import FILE, Evaluation, EvaluationRecord, read_evaluations
+from wordmask.training.records.evaluation_record import Evaluation, EvaluationRecord, read_evaluations
+from wordmask.training.records.file_names import EVALUATIONS
 from wordmask.utils.terminal import terminal
 
 logger = logging.getLogger(__name__)
 
 
-class EvaluationReports:
+class EvaluationHistory:
     """Keeps the evaluations of a run, and shows the predictions of each.
 
     Args:
@@ -76,7 +77,7 @@ class EvaluationReports:
         if expected and self.record.before is None:
             logger.warning(
                 "%s holds no evaluation before training, so this run shows the figures after training alone",
-                directory / FILE,
+                directory / EVALUATIONS,
             )
         self._check_text()
 
