@@ -8,7 +8,7 @@ share of masked words:
 3. `log` in resuming.py adds the figure, summed over processes. In display/live_output.py, `on_log` shows it in a log
    file, and `_bar_figures` at a terminal.
 
-The test is tests/training/test_loss.py.
+The test is tests/training/trainer/test_loss.py.
 """
 
 from __future__ import annotations

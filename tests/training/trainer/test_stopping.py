@@ -24,7 +24,7 @@ from wordmask.training.records.file_names import MANIFEST
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.lock import locked
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 LINES = 24  # 6 steps of 4 in an epoch
 
 

@@ -17,7 +17,7 @@ from conftest import run_two_processes, sample_lines, save_model, train_tokenize
 
 pytestmark = pytest.mark.slow  # two processes on two cores take a minute
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 STEP = 16  # the rows of a step, however they are divided
 MODELS = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},  # its head ignores num_items_in_batch

@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser, Page
 
 import run_mlm_wwm
+from browser import CHROMIUM, Browser, Page
 from conftest import refusal, sample_lines
 from wordmask import __main__ as command
 from wordmask.config.metric_table import METRICS
@@ -22,7 +22,7 @@ from wordmask.data.data_report import SplitReport
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.report.charts import ticks
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 SECTIONS = ["run", "data", "curves", "result", "probe", "predictions", "cost"]
 NASTY = "<script>alert('x')</script> & \"quoted\" \x1b[31mred\x1b[0m \u202e a|b `c`"
 
