@@ -16,13 +16,13 @@ from transformers.training_args import OptimizerNames
 
 import run_mlm
 from conftest import refusal
-from wordmask.config import trainer_checks
+from wordmask.config import optimizer_checks, trainer_checks
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.metric_table import METRICS
 from wordmask.config.number_checks import RANGES
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.schedule_checks import SCHEDULES
-from wordmask.config.trackers import USUAL
+from wordmask.config.tracker_checks import USUAL
 from wordmask.utils.errors import InputError
 
 NEEDED = ["--model_name_or_path", "bert", "--train_file", "text.txt", "--use_cpu"]
@@ -73,7 +73,7 @@ def test_the_best_model_is_not_the_worst_one(metric, greater):
 
 
 def test_the_usual_optimizers_and_trackers_are_known():
-    assert {*trainer_checks.USUAL_OPTIMIZERS} <= {trainer_checks.MUON, *(name.value for name in OptimizerNames)}
+    assert {*optimizer_checks.USUAL_OPTIMIZERS} <= {optimizer_checks.MUON, *(name.value for name in OptimizerNames)}
     assert {*USUAL} <= {"none", *INTEGRATION_TO_CALLBACK}
 
 
@@ -233,13 +233,13 @@ def test_what_asks_for_an_evaluation_gets_the_text_for_it():
 def test_the_optimizer_is_one_that_the_device_has(monkeypatch):
     assert parse().optim == "adamw_torch_fused"
     for package in ("torch_xla", "torch_tpu"):
-        monkeypatch.setattr(trainer_checks, "tpu_package", lambda package=package: package)
+        monkeypatch.setattr(optimizer_checks, "tpu_package", lambda package=package: package)
         assert parse().optim == "adamw_torch"
         assert parse("--optim", "adafactor").optim == "adafactor"
 
 
 def test_the_fused_optimizer_is_refused_where_it_would_crash(monkeypatch):
-    monkeypatch.setattr(trainer_checks, "tpu_package", lambda: "torch_xla")
+    monkeypatch.setattr(optimizer_checks, "tpu_package", lambda: "torch_xla")
     sentence = refused("--optim", "adamw_torch_fused")
     assert "--optim adamw_torch_fused" in sentence and "adamw_torch," in sentence
 

@@ -203,6 +203,6 @@ def test_a_push_that_the_hub_takes_goes_on(hub, unread, english_file, tmp_path):
 
 @pytest.mark.parametrize("tracker", ["wandb", "comet_ml", "mlflow", "flyte", "azure_ml", "clearml"])
 def test_a_tracker_without_its_package_is_refused_before_anything_is_read(refuse, unread, tracker, monkeypatch):
-    monkeypatch.setattr("wordmask.config.trackers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("wordmask.config.tracker_checks.importlib.util.find_spec", lambda name: None)
     sentence = refuse(*PUSH[:4], "--report_to", tracker)
     assert sentence.startswith(f"--report_to {tracker} needs its package: pip install ")

@@ -1,10 +1,11 @@
-"""Check our own flags against each other, and against what is installed.
+"""Check our own flags against each other.
 
 All that is known from flags alone is checked in this folder, before the text is read:
 
 - one flag: in `__post_init__` of the dataclass that has it;
-- several of our flags, or a flag and a package: here;
-- what the Trainer's flags ask for: trainer_checks.py, schedule_checks.py, and number_checks.py for numbers;
+- several of our flags: here;
+- what the Trainer's flags ask for: trainer_checks.py, optimizer_checks.py, schedule_checks.py, tracker_checks.py, and
+  number_checks.py for numbers;
 - --attn_implementation: attention_checks.py;
 - how the processes were started, and their GPUs: launch_checks.py.
 

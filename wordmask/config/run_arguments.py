@@ -12,8 +12,9 @@ from transformers import TrainingArguments
 from wordmask.config.added_arguments import AddedArguments, UsedArguments
 from wordmask.config.launch_checks import check_environment, check_sharding
 from wordmask.config.metric_table import METRICS
+from wordmask.config.optimizer_checks import MUON, choose_optimizer
 from wordmask.config.parser import argument
-from wordmask.config.trainer_checks import MUON, check_after, check_before, choose_optimizer, name_flags
+from wordmask.config.trainer_checks import check_after, check_before, name_flags
 from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)

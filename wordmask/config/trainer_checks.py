@@ -1,4 +1,4 @@
-"""What the Trainer's flags ask for: refuse at the start what would fail later, and choose the optimizer.
+"""What the Trainer's flags ask for: refuse at the start what would fail later.
 
 flag_checks.py says where else flags are checked.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,15 +15,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import DynamoBackend
-from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 
 from wordmask.config.metric_table import METRICS, metrics_in
 from wordmask.config.number_checks import check_numbers
+from wordmask.config.optimizer_checks import check_known, check_optimizer
 from wordmask.config.parser import suggest
 from wordmask.config.schedule_checks import check_schedule
-from wordmask.config.trackers import check_trackers
-from wordmask.utils.errors import InputError, one_line
+from wordmask.config.tracker_checks import check_trackers
+from wordmask.utils.errors import InputError
 from wordmask.utils.launch import tpu_package
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ JSON_FLAGS = {
     "fsdp_config": '{"fsdp_version": 2}, for example',
     "deepspeed": "a DeepSpeed configuration, such as configs/deepspeed_zero2.json",
 }
-MUON = "muon"  # ours, in training/trainer/muon.py: transformers has none
-USUAL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adamw_bnb_8bit", MUON)
 
 
 def check_before(args: RunArguments) -> None:
@@ -55,12 +52,7 @@ def check_before(args: RunArguments) -> None:
     check_trackers([args.report_to] if isinstance(args.report_to, str) else args.report_to or [])
     if args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
         raise InputError("--use_liger_kernel needs its package: pip install liger-kernel")
-    optimizers = [MUON, *(name.value for name in OptimizerNames)]
-    if args.optim not in (None, *optimizers):
-        raise InputError(
-            f"--optim: {args.optim} is not known{suggest(str(args.optim), optimizers)}; the usual ones are "
-            f"{', '.join(USUAL_OPTIMIZERS)}"
-        )
+    check_known(args.optim)
     by_size = [name for name in ("auto_find_batch_size", "dataloader_drop_last") if getattr(args, name)]
     if args.tokens_per_step and by_size:
         raise InputError(
@@ -73,23 +65,10 @@ def check_before(args: RunArguments) -> None:
             _check_json(name, value)
 
 
-def choose_optimizer(asked: str | None, default: str) -> str:
-    """The optimizer that the user asks for, else the default, or `adamw_torch` if the device lacks the default.
-
-    Raises:
-        InputError: for the fused AdamW on XLA, which crashes at the first step. Another one, chosen silently, would
-            contradict the run's record.
-    """
-    package = tpu_package()
-    if asked == "adamw_torch_fused" and package == "torch_xla":
-        raise InputError("--optim adamw_torch_fused: XLA has no fused AdamW; give adamw_torch, or drop the flag")
-    return asked or ("adamw_torch" if package else default)
-
-
 def check_after(args: RunArguments) -> None:
     """Raise an `InputError` if the schedule, the optimizer or the compiler, by now resolved, cannot be made."""
     check_schedule(args)
-    _check_optimizer(args)
+    check_optimizer(args)
     _check_chunked_head(args)
     if args.torch_compile:
         _check_compiler(args)
@@ -169,64 +148,6 @@ def name_flags(sentence: str, values: Mapping[str, object]) -> str:
     if wrong := re.match(r"AcceleratorConfig.*argument '(\w+)'", sentence):
         return f"--accelerator_config: {wrong[1]} is not one of its settings; give {JSON_FLAGS['accelerator_config']}"
     return re.sub(r"\b[a-z]\w+\b", lambda word: f"--{word[0]}" if word[0] in values else word[0], sentence)
-
-
-def _check_optimizer(args: RunArguments) -> None:
-    """Raise an `InputError` if the optimizer's package is missing. What else it lacks is known with the model."""
-    from transformers import Trainer
-
-    settings = (args.optim_args or "").replace(" ", "").split(",") if args.optim_args is not None else []
-    if wrong := [setting for setting in settings if not re.fullmatch(r"\w+=[^=]+", setting)]:
-        raise InputError(f"--optim_args: {wrong[0]!r} does not set anything; write name=value,name=value")
-    if _plain(args.optim).startswith("schedule_free") and 0 < args.warmup_steps < 1:
-        raise InputError(
-            f"--warmup_steps {args.warmup_steps:g}: {_plain(args.optim)} warms up by itself, and knows no share of "
-            "the steps; give a whole number of them"
-        )
-    if args.optim == MUON:
-        _check_muon(args)
-        return
-    try:
-        Trainer.get_optimizer_cls_and_kwargs(args)
-    except (ImportError, ValueError) as error:
-        sentence = one_line(error)
-        if isinstance(error, ImportError) or "install" in sentence or "import" in sentence:
-            raise InputError(
-                f"--optim {_plain(args.optim)}: its package is missing ({sentence}); install it, or give another "
-                "optimizer"
-            ) from None
-
-
-def _check_muon(args: RunArguments) -> None:
-    """Raise an `InputError` if weights are divided as Muon cannot take them, or for a setting that it has not."""
-    dividing = {
-        "--deepspeed": args.deepspeed_plugin is not None,
-        "--fsdp_config with version 1": (args.fsdp_plugin_args or {}).get("fsdp_version") == 1,
-    }
-    flag = next((flag for flag, is_given in dividing.items() if is_given), None)
-    if flag:
-        raise InputError(
-            f"--optim muon multiplies whole matrices, and {flag} leaves parts of them; give --fsdp, which keeps their "
-            "shapes, or another --optim"
-        )
-    muon_settings(args)
-
-
-def muon_settings(args: RunArguments) -> dict[str, float]:
-    """The settings of Muon in --optim_args; an `InputError` for one that it has not."""
-    given = dict(setting.split("=") for setting in (args.optim_args or "").replace(" ", "").split(",") if setting)
-    settings = {}
-    for name, value in given.items():
-        try:
-            settings[name] = float(value)
-        except ValueError:
-            settings[name] = math.nan
-        if name != "momentum" or not 0 <= settings[name] < 1:
-            raise InputError(
-                f"--optim_args: {name}={value} is no setting of --optim muon; give momentum=0.95, for example, from 0 "
-                "to below 1, and use --adam_beta1, --adam_beta2 and --adam_epsilon for the other weights"
-            )
-    return settings
 
 
 def _check_chunked_head(args: RunArguments) -> None:

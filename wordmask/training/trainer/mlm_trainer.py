@@ -30,9 +30,9 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
 from wordmask.config.launch_checks import check_one_gpu
+from wordmask.config.optimizer_checks import MUON
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.config.run_arguments import RunArguments
-from wordmask.config.trainer_checks import MUON
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.corpora import InTurn, quotas
 from wordmask.data.order import EpochOrder

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
+from wordmask.config.optimizer_checks import muon_settings
 from wordmask.config.run_arguments import RunArguments
-from wordmask.config.trainer_checks import muon_settings
 from wordmask.utils.errors import InputError
 from wordmask.utils.launch import tpu_package
 

@@ -1,0 +1,103 @@
+"""`--optim` and `--optim_args`: which optimizers there are, and what each takes."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from transformers.training_args import OptimizerNames
+
+from wordmask.config.parser import suggest
+from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.launch import tpu_package
+
+if TYPE_CHECKING:
+    from wordmask.config.run_arguments import RunArguments
+
+MUON = "muon"  # ours, in training/trainer/muon.py: transformers has none
+USUAL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adamw_bnb_8bit", MUON)
+
+
+def check_known(optimizer: str | None) -> None:
+    """Raise an `InputError` for an optimizer that there is not; `None` asks for the default."""
+    optimizers = [MUON, *(name.value for name in OptimizerNames)]
+    if optimizer not in (None, *optimizers):
+        raise InputError(
+            f"--optim: {optimizer} is not known{suggest(str(optimizer), optimizers)}; the usual ones are "
+            f"{', '.join(USUAL_OPTIMIZERS)}"
+        )
+
+
+def choose_optimizer(asked: str | None, default: str) -> str:
+    """The optimizer that the user asks for, else the default, or `adamw_torch` if the device lacks the default.
+
+    Raises:
+        InputError: for the fused AdamW on XLA, which crashes at the first step. Another one, chosen silently, would
+            contradict the run's record.
+    """
+    package = tpu_package()
+    if asked == "adamw_torch_fused" and package == "torch_xla":
+        raise InputError("--optim adamw_torch_fused: XLA has no fused AdamW; give adamw_torch, or drop the flag")
+    return asked or ("adamw_torch" if package else default)
+
+
+def check_optimizer(args: RunArguments) -> None:
+    """Raise an `InputError` for a wrong setting or a missing package. What else it lacks is known with the model."""
+    from transformers import Trainer
+
+    settings = (args.optim_args or "").replace(" ", "").split(",") if args.optim_args is not None else []
+    if wrong := [setting for setting in settings if not re.fullmatch(r"\w+=[^=]+", setting)]:
+        raise InputError(f"--optim_args: {wrong[0]!r} does not set anything; write name=value,name=value")
+    names = [setting.split("=")[0] for setting in settings]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--optim_args: {twice[0]} is given twice; give it once")
+    if args.optim == MUON:
+        _check_muon(args)
+        return
+    optimizer = OptimizerNames(args.optim).value
+    if optimizer.startswith("schedule_free") and 0 < args.warmup_steps < 1:
+        raise InputError(
+            f"--warmup_steps {args.warmup_steps:g}: {optimizer} warms up by itself, and knows no share of the steps; "
+            "give a whole number of them"
+        )
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        sentence = one_line(error)
+        if isinstance(error, ImportError) or "install" in sentence or "import" in sentence:
+            raise InputError(
+                f"--optim {optimizer}: its package is missing ({sentence}); install it, or give another optimizer"
+            ) from None
+
+
+def _check_muon(args: RunArguments) -> None:
+    """Raise an `InputError` if weights are divided as Muon cannot take them, or for a setting that it has not."""
+    dividing = {
+        "--deepspeed": args.deepspeed_plugin is not None,
+        "--fsdp_config with version 1": (args.fsdp_plugin_args or {}).get("fsdp_version") == 1,
+    }
+    flag = next((flag for flag, is_given in dividing.items() if is_given), None)
+    if flag:
+        raise InputError(
+            f"--optim muon multiplies whole matrices, and {flag} leaves parts of them; give --fsdp, which keeps their "
+            "shapes, or another --optim"
+        )
+    muon_settings(args)
+
+
+def muon_settings(args: RunArguments) -> dict[str, float]:
+    """The settings of Muon in --optim_args; an `InputError` for one that it has not."""
+    given = dict(setting.split("=") for setting in (args.optim_args or "").replace(" ", "").split(",") if setting)
+    settings = {}
+    for name, value in given.items():
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            settings[name] = math.nan
+        if name != "momentum" or not 0 <= settings[name] < 1:
+            raise InputError(
+                f"--optim_args: {name}={value} is no setting of --optim muon; give momentum=0.95, for example, from 0 "
+                "to below 1, and use --adam_beta1, --adam_beta2 and --adam_epsilon for the other weights"
+            )
+    return settings
