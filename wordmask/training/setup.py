@@ -26,7 +26,7 @@ from wordmask.training.evaluation.probe import Probe
 from wordmask.training.inputs import RunSequences
 from wordmask.training.records.evaluation_record import EvaluationRecord, read_evaluations
 from wordmask.training.records.output_dir import evaluates_another
-from wordmask.training.records.run_record import read_run
+from wordmask.training.records.run_record import evaluates_a_training
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
@@ -128,8 +128,7 @@ def _history(arguments: Arguments, trainer: MlmTrainer, text: str) -> Evaluation
     training, sequences = arguments.training, trainer.eval_sequences
     if sequences is None:
         return None
-    run = read_run(training.output_dir)
-    foreign = run is not None and run.trains and not training.do_train
+    foreign = evaluates_a_training(training)
     shown = foreign and not evaluates_another(arguments)
     evaluations = read_evaluations(training.output_dir, sys.maxsize) if shown else []
     record = EvaluationRecord(training.output_dir if training.process_index == 0 else None, evaluations)

@@ -20,12 +20,12 @@ from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.padding import padding_share
 from wordmask.training.records.file_names import REPORT
 from wordmask.training.records.progress_record import read_state
-from wordmask.training.records.run_record import read_run
+from wordmask.training.records.run_record import evaluates_a_training
 from wordmask.training.report.html_report import write_report
 from wordmask.training.report.pages import only_warned
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
-from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.files import write_json
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import damage_is_warned, write_json
 from wordmask.utils.hub import pushing
 from wordmask.utils.signals import deferred
 from wordmask.utils.terminal import Fact, terminal
@@ -46,8 +46,7 @@ def show_data_report(report: DataReport, trainer: MlmTrainer) -> None:
     if args.do_train:
         report = report.with_padding(padding_share(trainer))
     report.show()
-    run = read_run(str(args.output_dir))
-    if report.splits and trainer.is_world_process_zero() and (args.do_train or run is None or not run.trains):
+    if report.splits and trainer.is_world_process_zero() and not evaluates_a_training(args):
         write_json(Path(str(args.output_dir), DATA_REPORT), report.to_json())
 
 
@@ -149,14 +148,12 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
 def _results(trainer: MlmTrainer, split: str) -> dict[str, float]:
     """Earlier results of `train`, `eval` or `all`; none without a file. One that cannot be read is removed."""
     path = Path(str(trainer.args.output_dir), f"{split}_results.json")
-    try:
+    if not path.exists():
+        return {}
+    with damage_is_warned(path, "earlier results are lost"):
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError) as error:
-        logger.warning("%s cannot be read (%s), so earlier results are lost", path, one_line(error))
-        path.unlink(missing_ok=True)
-        return {}
+    path.unlink(missing_ok=True)
+    return {}
 
 
 def publish(trainer: MlmTrainer, writes_card: bool) -> None:

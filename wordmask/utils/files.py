@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import json
+import logging
 import lzma
 import os
 import tempfile
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
+
+from wordmask.utils.errors import one_line
+
+logger = logging.getLogger(__name__)
 
 COMPRESSED = (".gz", ".xz", ".zst")
 DECOMPRESSION_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)
@@ -65,6 +70,15 @@ def write_json_entries(path: str | Path, name: str, entries: Iterable[Any]) -> N
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     with write_atomically(path) as file:
         file.write(f'{{"{name}": [\n{lines}\n]}}\n')
+
+
+@contextlib.contextmanager
+def damage_is_warned(path: str | Path, consequence: str) -> Iterator[None]:
+    """Warn, and go on after the block, if what it reads from a JSON file is not what was written there."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read (%s), so %s", path, one_line(error), consequence)
 
 
 @contextlib.contextmanager

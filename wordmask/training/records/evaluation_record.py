@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wordmask.training.records.file_names import EVALUATIONS
-from wordmask.utils.errors import one_line
-from wordmask.utils.files import write_json_entries
-
-logger = logging.getLogger(__name__)
+from wordmask.utils.files import damage_is_warned, write_json_entries
 
 
 @dataclass(frozen=True)
@@ -82,13 +78,11 @@ def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:
     path = Path(directory) / EVALUATIONS
     if not path.exists():
         return []
-    try:
+    with damage_is_warned(path, "earlier evaluations are not shown"):
         entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
         evaluations = [_evaluation(**entry) for entry in entries]
         return sorted((one for one in evaluations if one.step <= last_step), key=lambda one: one.step)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s cannot be read (%s), so earlier evaluations are not shown", path, one_line(error))
-        return []
+    return []
 
 
 def _evaluation(metrics: dict[str, float], words: dict[str, list[int]], **others: Any) -> Evaluation:

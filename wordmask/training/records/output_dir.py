@@ -16,7 +16,7 @@ from wordmask.data.data_report import FILE as DATA_REPORT
 from wordmask.training.records.file_names import CURVE, EVALUATIONS, REPORT, RUN, SPEED, STATE
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.progress_record import find_problem
-from wordmask.training.records.run_record import Identity, RunRecord, read_run
+from wordmask.training.records.run_record import Identity, RunRecord, evaluates_a_training, read_run
 from wordmask.training.report.pages import is_ours
 from wordmask.utils.errors import InputError, why_not_written
 from wordmask.utils.files import write_atomically
@@ -221,10 +221,8 @@ def _check_same(run: RunRecord, place: str, arguments: Arguments, identity: Iden
 
 def evaluates_another(arguments: Arguments) -> bool:
     """Whether a run evaluates another model in a directory than the one that was trained there."""
-    directory = arguments.training.output_dir
-    run = read_run(directory)
-    trained = run is not None and run.trains and not arguments.training.do_train
-    return trained and not _lies_in(arguments.model.model_name_or_path, directory)
+    training = arguments.training
+    return evaluates_a_training(training) and not _lies_in(arguments.model.model_name_or_path, training.output_dir)
 
 
 def _lies_in(name: str | None, directory: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import wordmask
-from wordmask.config.arguments import Arguments
+from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.models.configuration import is_dropout
 from wordmask.models.identity import SCRATCH, architecture, base_model
 from wordmask.references.provenance import tokenizer_digest
@@ -162,6 +162,12 @@ def read_run(directory: str | Path) -> RunRecord | None:
         ) from None
 
 
+def evaluates_a_training(training: RunArguments) -> bool:
+    """Whether a run evaluates in the directory of a training, whose record, history and report stay."""
+    run = read_run(training.output_dir)
+    return run is not None and run.trains and not training.do_train
+
+
 def write_run(script: str, arguments: Arguments, identity: Identity, described: Mapping[str, str]) -> None:
     """Write the record of a run, which is also an argument file that repeats it.
 
@@ -172,8 +178,7 @@ def write_run(script: str, arguments: Arguments, identity: Identity, described: 
         described: what the run trains, on what and how, for people.
     """
     training = arguments.training
-    earlier = read_run(training.output_dir)
-    if earlier and earlier.trains and not training.do_train:
+    if evaluates_a_training(training):
         return
     packages = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "evaluate")
     record = {

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from wordmask.training.records.file_names import SPEED
-from wordmask.utils.errors import one_line
-from wordmask.utils.files import write_json_entries
-
-logger = logging.getLogger(__name__)
+from wordmask.utils.files import damage_is_warned, write_json_entries
 
 
 class Moment(NamedTuple):
@@ -73,9 +69,7 @@ def read_speed(directory: str | Path) -> list[Moment]:
     path = Path(directory) / SPEED
     if not path.exists():
         return []
-    try:
+    with damage_is_warned(path, "the time of earlier steps is not known"):
         moments = json.loads(path.read_text(encoding="utf-8"))["moments"]
         return [Moment(int(one["step"]), *(one[name] + 0 for name in Moment._fields[1:])) for one in moments]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s cannot be read (%s), so the time of earlier steps is not known", path, one_line(error))
-        return []
+    return []

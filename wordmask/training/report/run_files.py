@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +22,7 @@ from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.speed_record import read_speed
 from wordmask.training.report.charts import Chart
 from wordmask.utils import quantities
-from wordmask.utils.errors import one_line
-
-logger = logging.getLogger(__name__)
+from wordmask.utils.files import damage_is_warned
 
 MOST_POINTS, COLUMNS = 200, 4  # of a curve, and evaluations whose predictions are shown
 TIME_UNITS = (("h", 3600), ("min", 60), ("s", 1))
@@ -158,8 +155,6 @@ def thinned(items: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; nothing if there is none, or, with a warning, if it is damaged."""
-    try:
+    with damage_is_warned(path, "the report does without"):
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except (OSError, ValueError, TypeError) as error:
-        logger.warning("%s cannot be read (%s), so the report does without", path, one_line(error))
-        return {}
+    return {}
