@@ -78,6 +78,12 @@ def check_flags(arguments: Arguments) -> None:
     _check_streaming(arguments)
     _check_prepared(arguments)
     _check_token_steps(arguments)
+    whole = needs_whole_batches(arguments)
+    if whole and arguments.training.tokens_per_pass:
+        raise InputError(
+            f"--tokens_per_pass divides batches by their lengths, and {whole} needs them whole; raise "
+            "--gradient_accumulation_steps instead"
+        )
     dividing = next((f"--{name}" for name in ("fsdp", "deepspeed") if getattr(arguments.training, name)), None)
     if arguments.model.keep_optimizer and dividing:
         raise InputError(f"--keep_optimizer: {dividing} divides this state over processes; drop one of them")
@@ -180,6 +186,16 @@ def _check_token_steps(arguments: Arguments) -> None:
             raise InputError(f"--tokens_per_step: {flag} {reason}; drop one of them")
     if arguments.training.tokens_per_step and "per_device_train_batch_size" in arguments.named:
         logger.warning("--per_device_train_batch_size has no effect with --tokens_per_step")
+
+
+def needs_whole_batches(arguments: Arguments) -> str | None:
+    """The flag that forbids to divide batches into micro-batches; `None` without one."""
+    needing = {
+        "--pad_to_max_length": arguments.data.pad_to_max_length,
+        "--deepspeed": bool(arguments.training.deepspeed),
+        "--fsdp": bool(arguments.training.fsdp),
+    }
+    return next((flag for flag, is_given in needing.items() if is_given), None)
 
 
 def _check_prepared(arguments: Arguments) -> None:

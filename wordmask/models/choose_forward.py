@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from wordmask.config.arguments import Arguments
 from wordmask.config.attention_checks import is_varlen_available
+from wordmask.config.flag_checks import needs_whole_batches
 from wordmask.config.model_arguments import VARLEN
 from wordmask.config.run_arguments import RunArguments
 from wordmask.models.forward import Forward
@@ -139,17 +140,8 @@ def _packed_attention(model: PreTrainedModel) -> PackedAttention:
 
 
 def _micro_batch_tokens(arguments: Arguments, flat: bool) -> int | None:
-    training, asked = arguments.training, arguments.training.tokens_per_pass
-    need_whole_batches = {
-        "--pad_to_max_length": arguments.data.pad_to_max_length,
-        "--deepspeed": bool(training.deepspeed),
-        "--fsdp": bool(training.fsdp),
-    }
-    flag = next((flag for flag, is_given in need_whole_batches.items() if is_given), None)
-    if flag and asked:
-        raise InputError(
-            f"--tokens_per_pass divides batches by their lengths, and {flag} needs them whole; raise "
-            "--gradient_accumulation_steps instead"
-        )
-    default = TOKENS_ON_CPU if training.device.type == "cpu" and flag is None and not flat else None
-    return default if asked is None else asked or None
+    asked = arguments.training.tokens_per_pass
+    if asked is not None:
+        return asked or None
+    whole = flat or needs_whole_batches(arguments) is not None
+    return TOKENS_ON_CPU if arguments.training.device.type == "cpu" and not whole else None

@@ -44,16 +44,23 @@ class RunSequences:
 
 
 def load_run_texts(arguments: Arguments) -> dict[str, Any]:
-    """Load the texts that this run needs. Without --do_train and --do_eval, it does what it has data for."""
+    """Load the texts that this run may need, by split."""
     terminal().doing("reading the text")
     training, data, model = arguments.training, arguments.data, arguments.model
-    texts: dict[str, Any]
     if data.is_prepared:
-        texts = load_prepared(data, arguments.segmentation)
-    else:
-        must_evaluate = training.do_eval if arguments.evaluation_flag or not arguments.no_task_given else False
-        with training.main_process_first(desc="reading the text"):
-            texts = load_texts(data, model.cache_dir, model.token, must_evaluate, arguments.no_task_given)
+        return load_prepared(data, arguments.segmentation)
+    must_evaluate = training.do_eval if arguments.evaluation_flag or not arguments.no_task_given else False
+    with training.main_process_first(desc="reading the text"):
+        return load_texts(data, model.cache_dir, model.token, must_evaluate, arguments.no_task_given)
+
+
+def decide_tasks(arguments: Arguments, texts: dict[str, Any]) -> None:
+    """Without --do_train and --do_eval, a run does what it has texts for.
+
+    Raises:
+        InputError: if it lacks a text for what it is asked to do.
+    """
+    training, data = arguments.training, arguments.data
     if arguments.no_task_given:
         training.do_train = "train" in texts
         training.do_eval = "validation" in texts
@@ -72,7 +79,6 @@ def load_run_texts(arguments: Arguments) -> dict[str, Any]:
         training.eval_on_start = training.do_train and training.do_eval
     if data.streaming and training.do_train and training.max_steps <= 0 and not arguments.masking.preview_masking:
         raise InputError("--streaming needs --max_steps, since a stream has no known length; add it")
-    return texts
 
 
 def sequence_lengths(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -175,6 +181,7 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
         )
     work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
     texts = load_run_texts(arguments)
+    decide_tasks(arguments, texts)
     terminal().doing("tokenizing the text")
     tokenizer = load_tokenizer(arguments.model)
     add_chosen_words(arguments.model, tokenizer, texts)

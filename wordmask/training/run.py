@@ -28,7 +28,14 @@ from wordmask.training.display.header import describe_masking, describe_run, sho
 from wordmask.training.display.log_setup import set_up_output
 from wordmask.training.dry_run.forecast import check_room
 from wordmask.training.dry_run.plan import DryRun
-from wordmask.training.inputs import RunSequences, load_run_texts, make_sequences, prepare_only, sequence_lengths
+from wordmask.training.inputs import (
+    RunSequences,
+    decide_tasks,
+    load_run_texts,
+    make_sequences,
+    prepare_only,
+    sequence_lengths,
+)
 from wordmask.training.memory_errors import memory_errors_reported
 from wordmask.training.preview import masked_examples, print_examples, write_examples
 from wordmask.training.records.output_dir import (
@@ -81,6 +88,7 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
 
     config = load_config(arguments.model)  # refuses a wrong name before the text is read
     texts = load_run_texts(arguments)
+    decide_tasks(arguments, texts)
     checkpoint = checkpoint if training.do_train else None  # an evaluation is of the model that was asked for
     terminal().doing("loading the tokenizer and the model")
     with training.main_process_first(desc="loading the tokenizer"):

@@ -92,7 +92,9 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
     fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}"
     logger.warning(
         "%s holds the end of this run%s%s; give --overwrite_output_dir to train it again",
-        *(checkpoint, fewer * (done > asked), "; its results stay" if results else ""),
+        checkpoint,
+        fewer * (done > asked),
+        "; its results stay" if results else "",
     )
     if results:
         trainer.state = read_state(checkpoint)

@@ -215,7 +215,8 @@ def _check_same(run: RunRecord, place: str, arguments: Arguments, identity: Iden
     if evaluates:
         logger.warning(
             "--do_eval evaluates %s as it is; --model_name_or_path %s evaluates what was trained from it",
-            *(model or "a model from scratch", directory),
+            model or "a model from scratch",
+            directory,
         )
 
 

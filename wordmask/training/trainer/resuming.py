@@ -183,7 +183,9 @@ class ResumableTrainer(OptimizerResumingTrainer):
             step, old_batch_size = self.state.global_step, self._train_batch_size
             logger.warning(
                 "--auto_find_batch_size: batches of %d run out of memory after step %d, trying %d",
-                *(old_batch_size, step, batch_size),
+                old_batch_size,
+                step,
+                batch_size,
             )
             if step > self.done.step:
                 self._continue_in_memory(old_batch_size)
