@@ -11,7 +11,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from transformers import AutoModelForMaskedLM, BatchEncoding, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForMaskedLM, BatchEncoding, RobertaTokenizer, Trainer, TrainingArguments, set_seed
 
 import wordmask
 from conftest import character_tokenizer, sample_lines, train_tokenizer
@@ -152,6 +152,33 @@ def test_the_texts_of_a_pair_stay_apart(model_type):
     del offsets["text_pair"]
     with pytest.raises(wordmask.InputError, match="text_pair"):
         collator([offsets])
+
+
+@pytest.mark.parametrize("texts", [("", "the harbour walls"), (" " * 40, "old boats"), ("old boats", " "), ("", "")])
+def test_a_text_of_a_pair_may_be_blank(bert, texts):
+    encoding = bert(*texts, return_offsets_mapping=True)
+    by_ids = {"input_ids": encoding["input_ids"]}
+    by_offsets = {**by_ids, "offset_mapping": encoding["offset_mapping"], "text": texts[0], "text_pair": texts[1]}
+    own, expected = continues(wordmask.WholeWordMaskCollator(bert), [by_offsets, by_ids])
+    assert own == expected
+
+
+def test_an_example_without_tokens_has_no_words(bert):
+    empty = {"input_ids": [], "offset_mapping": [], "text": ""}
+    [example] = encode(bert, ["old boats"], "offset_mapping", "text")
+    batch = wordmask.WholeWordMaskCollator(bert, mlm_probability=0.5)([empty, example])
+    assert (batch["labels"][0] == -100).all() and not batch["attention_mask"][0].any()
+
+
+def test_the_space_that_a_tokenizer_puts_before_a_text_belongs_to_its_first_word():
+    """As a token of its own it has the offsets (0, 0), like a special token."""
+    tokenizer = RobertaTokenizer(add_prefix_space=True).train_new_from_iterator(sample_lines("english", 200), 600)
+    line = "中 walk"
+    examples = encode(tokenizer, [line], "offset_mapping", "text")
+    assert tokenizer.convert_ids_to_tokens(examples[0]["input_ids"])[1] == "Ġ"
+    assert examples[0]["offset_mapping"][1] == (0, 0)
+    collator = wordmask.WholeWordMaskCollator(tokenizer)
+    assert continues(collator, examples) == on_the_command_line(tokenizer, [line])
 
 
 def test_token_type_ids_come_through_where_every_example_has_them(bert):
@@ -359,6 +386,7 @@ def test_words_are_masked_whole_at_the_rate_that_was_asked_for(lengths, strategy
         ({"mask_replace_prob": -1}, "mask_replace_prob: -1"),
         ({"mask_replace_prob": 0.9, "random_replace_prob": 0.2}, "add up to more than 1"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of: 0"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 does not fit"),
     ],
 )
 def test_wrong_parameters_are_refused_by_the_names_they_have_here(bert, options, sentence):
@@ -384,6 +412,11 @@ def test_wrong_parameters_are_refused_by_the_names_they_have_here(bert, options,
 def test_examples_that_cannot_be_read_get_a_sentence(bert, example, sentence):
     with pytest.raises(wordmask.InputError, match=sentence):
         wordmask.WholeWordMaskCollator(bert)([example])
+
+
+def test_a_batch_of_no_examples_is_refused(bert):
+    with pytest.raises(wordmask.InputError, match="examples is empty"):
+        wordmask.WholeWordMaskCollator(bert)([])
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused():

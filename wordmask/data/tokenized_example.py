@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.words import Characters
 from wordmask.utils.errors import InputError
+from wordmask.utils.files import is_blank
 
 NO_WORD = -1  # the word id of a special token; transformers has `None`
 PER_TOKEN = ("attention_mask", "special_tokens_mask", "token_type_ids", "word_ids", "offset_mapping")  # columns
@@ -60,6 +62,8 @@ class TokenizedExample:
         texts = [example[name] for name in ("text", "text_pair") if isinstance(example.get(name), str)]
         names = [name for name in PER_TOKEN if example.get(name) is not None]
         columns = {name: _array(name, example[name]) for name in names if texts or name != "offset_mapping"}
+        if "offset_mapping" in columns and not len(ids):
+            columns["offset_mapping"] = columns["offset_mapping"].reshape(0, 2)
         for name, column in columns.items():
             if len(column) != len(ids):
                 raise InputError(f"{name} has {len(column)} entries for {len(ids)} input_ids; give one for each token")
@@ -110,18 +114,23 @@ def continues_by_word_ids(examples: Sequence[TokenizedExample]) -> NDArray[np.bo
     return np.delete(continues, ends)
 
 
-def continues_by_offsets(examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
+def continues_by_offsets(examples: Sequence[TokenizedExample], maskable: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(tokens,) Whether a token continues a word, by the rule for text.
 
     Special tokens have the offsets `(0, 0)`. They stand around the texts of a pair:
 
         offsets     (0, 0)  (0, 4)  (4, 7)  (0, 0)  (0, 3)  (0, 0)
         begins      0       1       0       0       1       0
+
+    Args:
+        examples: with `offset_mapping`.
+        maskable: (ids,) whether a token is not special. Such a token can have the offsets `(0, 0)`, too: the space
+            that a byte-level tokenizer puts before a text.
     """
     texts: list[str] = []
     begins = []  # for each example, whether a token is the first token of a text
     for example in examples:
-        inside = np.any(example.columns["offset_mapping"] > 0, axis=1)
+        inside = np.any(example.columns["offset_mapping"] > 0, axis=1) | maskable[example.ids]
         begins.append(np.diff(inside.astype(int), prepend=0) > 0)
         count = np.count_nonzero(begins[-1])
         if count > len(example.texts):
@@ -129,12 +138,14 @@ def continues_by_offsets(examples: Sequence[TokenizedExample]) -> NDArray[np.boo
                 f"offset_mapping has {count} texts with special tokens between them, and the example has "
                 f"{len(example.texts)}; give the other text as text_pair"
             )
-        texts += example.texts[:count]
+        # A blank text may have no token.
+        texts += example.texts if count == len(example.texts) else [*filterfalse(is_blank, example.texts)][:count]
     offsets = np.concatenate([example.columns["offset_mapping"] for example in examples])
-    inside = np.any(offsets > 0, axis=1)
+    ids = np.concatenate([example.ids for example in examples])
+    inside = np.any(offsets > 0, axis=1) | maskable[ids]
     # (tokens in texts,) The number of each token's text: begins 1 0 1 0 0 give 0 0 1 1 1.
     text = np.cumsum(np.concatenate(begins))[inside] - 1
-    ids, offsets = np.concatenate([example.ids for example in examples])[inside], offsets[inside]
+    ids, offsets = ids[inside], offsets[inside]
     characters = Characters(texts)
     is_after_end = offsets[:, 1] > characters.line_lengths[text]
     if is_after_end.any():

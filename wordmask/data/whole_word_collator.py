@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -97,6 +98,8 @@ class WholeWordMaskCollator(Masker):
                     "the training; give one rate, or the schedule as the rates of an MlmTrainer"
                 )
             vocabulary = Vocabulary.of(tokenizer)
+        if not -(2**63) <= seed < 2**64:
+            raise InputError(f"seed: {seed} does not fit into 64 bits; give a smaller one")
         replacement = mask_replace_prob, random_replace_prob
         super().__init__(vocabulary, chosen, seed, *replacement, pad_to_multiple_of or 1, return_word_ids)
         self.tokenizer, self.mlm_probability = tokenizer, mlm_probability
@@ -133,6 +136,8 @@ class WholeWordMaskCollator(Masker):
         """
         if return_tensors != "pt":
             raise InputError(f"return_tensors: {return_tensors} is not possible; give pt, for tensors of PyTorch")
+        if not len(examples):
+            raise InputError("examples is empty; give at least one example")
         columns = [example if isinstance(example, Mapping) else {"input_ids": example} for example in examples]
         tokenized = [TokenizedExample.of(example, self.padding, len(self.vocabulary.maskable)) for example in columns]
         sizes = np.array([len(example.ids) for example in tokenized])
@@ -172,7 +177,7 @@ class WholeWordMaskCollator(Masker):
         continues, words_from = np.zeros(sizes.sum(), bool), np.array([example.words_from for example in examples])
         sources: list[tuple[str, Callable[[list[TokenizedExample]], NDArray[np.bool_]]]] = [
             ("word_ids", continues_by_word_ids),
-            ("offset_mapping", continues_by_offsets),
+            ("offset_mapping", partial(continues_by_offsets, maskable=self.vocabulary.maskable)),
             ("input_ids", self._continues_by_ids),
         ]
         for column, find in sources:
