@@ -13,7 +13,8 @@ import run_mlm_wwm
 from conftest import refusal, sample_lines, save_model, train_tokenizer, training_steps
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import shuffled
-from wordmask.data.sampler import Batches, Layout, Stage
+from wordmask.data.plan import Layout, Stage
+from wordmask.data.sampler import StagedBatches
 
 
 def batches(rows=(40, 10), sizes=(4, 1), shares=(0.75, 0.25), accumulation=1, processes=1, process=0, **options):
@@ -23,7 +24,7 @@ def batches(rows=(40, 10), sizes=(4, 1), shares=(0.75, 0.25), accumulation=1, pr
         layout = Layout(size, accumulation, processes, process)
         order = lambda epoch, count=count, number=number: shuffled(number, epoch, count)  # noqa: E731
         stages.append(Stage(count, order, layout, share, sum(rows[:number])))
-    return Batches(stages, RateSchedule.of("0.3:0.1"), **options)
+    return StagedBatches(stages, RateSchedule.of("0.3:0.1"), **options)
 
 
 def whole_training(epochs: int, **options) -> list[list]:

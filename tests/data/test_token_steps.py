@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import grouped, grouped_by_tokens, shuffled, token_ends
-from wordmask.data.sampler import Batches, Draw, Layout, Progress, Stage
+from wordmask.data.plan import Draw, Layout, Progress, Stage
+from wordmask.data.sampler import Batches
 from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.utils.errors import InputError
 

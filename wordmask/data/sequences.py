@@ -25,7 +25,7 @@ from wordmask.data.corpora import MOST, Corpus
 from wordmask.data.data_report import SplitText
 from wordmask.data.division import Division, divide, joined, long_lines
 from wordmask.data.findings import SplitFindings, left_out, total
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.data.sources import Stream, Texts
 from wordmask.data.text_counts import REPORTED
 from wordmask.data.token_store import StoredTokens, Tokenization

@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 
-from wordmask.data.sampler import Batches, Progress
+from wordmask.data.plan import Plan, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
 from wordmask.training.optimizer_resuming import OptimizerResumingTrainer
 from wordmask.training.records.output_dir import last_checkpoint
@@ -46,7 +46,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
     """
 
     train_sequences: StagedSequences | StreamedSequences | None
-    plan: Batches | None = None
+    plan: Plan | None = None
     stand_in: Callable[[int, Any, str | None], None] | None = None
     _loss_done = 0.0  # the sum of the losses of the steps that are done
     _loss_at_step = 0.0  # the part of it from steps since the last log
@@ -55,7 +55,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
     _attempts = 0
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
-    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
+    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Plan:
         """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
         raise NotImplementedError
 

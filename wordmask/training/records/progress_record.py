@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import TrainerState
 
-from wordmask.data.sampler import Piece, Progress
+from wordmask.data.plan import Piece, Progress
 from wordmask.training.records.manifest import MANIFEST, find_damage
 from wordmask.training.records.run_record import RunRecord
 from wordmask.utils.errors import one_line
