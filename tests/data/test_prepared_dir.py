@@ -22,8 +22,9 @@ from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_mode
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
 from wordmask.data.data_report import FILE as REPORT
-from wordmask.data.file_source import SplitFiles, count_texts, rebatched
+from wordmask.data.file_source import SplitFiles, count_texts
 from wordmask.utils import parts
+from wordmask.utils.batches import rebatched
 from wordmask.utils.errors import InputError
 from wordmask.utils.lock import locked
 

@@ -419,7 +419,7 @@ def test_batches_are_bounded_by_characters(monkeypatch):
 
 
 def test_long_texts_of_a_span_come_in_smaller_tables(write, monkeypatch):
-    monkeypatch.setattr("wordmask.data.file_source.CHARACTERS", 10)
+    monkeypatch.setattr("wordmask.utils.batches.CHARACTERS", 10)
     path = write("a.txt", "".join(f"{'x' * 6}{number}\n" for number in range(9)))
     texts = load_texts(DataArguments(train_file=[path]), None, None, False)["train"]
     assert [len(table) for tables in texts.tables([range(1, 4), range(4, 9)]) for table in tables] == [2, 1, 2, 2, 1]
