@@ -31,18 +31,30 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a step is divided: batch size of a process, accumulated batches, processes, number of this process."""
+class StepSize:
+    """What makes the size of an optimizer step.
+
+    Attributes:
+        batch_size: sequences in a batch of one process.
+        accumulation: batches of a process in a step.
+        processes: processes that train together.
+    """
 
     batch_size: int
     accumulation: int = 1
     processes: int = 1
-    process: int = 0
 
     @property
     def step_size(self) -> int:
-        """The number of sequences in an optimizer step."""
+        """The number of sequences in a step: batches of 4, 3 of them in a step, and 2 processes make 24."""
         return self.batch_size * self.accumulation * self.processes
+
+
+@dataclass(frozen=True)
+class Layout(StepSize):
+    """How a step is divided, and which part of it is for the process with this number."""
+
+    process: int = 0
 
 
 class Piece(NamedTuple):
