@@ -54,11 +54,6 @@ def read_user_words(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
-def words_in_lines(content: bytes) -> list[str]:
-    """The words of a file that has one word in each line."""
-    return [word for line in content.decode("utf-8-sig").splitlines() if (word := line.strip())]
-
-
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content."""
     with open(path, "rb") as file:

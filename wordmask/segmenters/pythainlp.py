@@ -10,12 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from wordmask.segmenters.libraries import (
-    LineSegmenter,
-    import_package,
-    read_user_words,
-    words_in_lines,
-)
+from wordmask.segmenters.libraries import LineSegmenter, import_package, read_user_words
 from wordmask.segmenters.options import check_choice
 from wordmask.utils.errors import InputError
 
@@ -53,11 +48,12 @@ class PyThaiNLPSegmenter(LineSegmenter):
         if user_dict is not None:
             if engine != "newmm":
                 raise InputError(f"--user_dict is for engine=newmm of pythainlp, not for {engine}; drop one of them")
-            content = read_user_words(user_dict)
-            self._identity["user_dict"] = hashlib.sha256(content).hexdigest()
+            from wordmask.utils.readers import read_words  # here, since it imports numpy, which takes time
+
+            self._identity["user_dict"] = hashlib.sha256(read_user_words(user_dict)).hexdigest()
             known = importlib.import_module("pythainlp.corpus").thai_words()
             trie = importlib.import_module("pythainlp.util").dict_trie
-            self._options["custom_dict"] = trie({*known, *words_in_lines(content)})
+            self._options["custom_dict"] = trie({*known, *read_words(os.fspath(user_dict), "--user_dict")})
 
     def cut(self, text: str) -> list[str]:
         return self._tokenize(text, **self._options)
