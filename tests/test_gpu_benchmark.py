@@ -168,7 +168,8 @@ def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
 def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     import gpu
 
-    chunked = next(part for part in gpu.PARTS if "--chunked_head" in part.more)
+    chunked = next(part for part in gpu.PARTS if part.chunked)
+    assert chunked.more == ("--chunked_head",) and gpu.PARTS[0].more == ()
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu130")
     assert gpu.PARTS[0].lacks("ours") is None
     assert gpu.PARTS[0].lacks("ours_gpu") == "it needs PyTorch 2.11, and this is 2.9.1+cu130"
