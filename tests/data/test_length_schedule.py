@@ -10,7 +10,7 @@ import pytest
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines, save_model, train_tokenizer, training_steps
+from conftest import refusal, sample_lines, sample_tokenizer, save_model, training_steps
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import shuffled
 from wordmask.data.plan import Layout, Stage
@@ -88,7 +88,7 @@ def test_a_step_has_the_same_rows_however_it_is_divided(accumulation, processes)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    return save_model(tmp_path_factory.mktemp("model"), train_tokenizer("bert"))
+    return save_model(tmp_path_factory.mktemp("model"), sample_tokenizer("bert"))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_lines_by_themselves_have_no_length_to_schedule(model, text, tmp_path, c
 
 
 def test_roberta_places_fewer_tokens_than_it_has_positions(text, tmp_path, capsys):
-    model = save_model(tmp_path / "roberta", train_tokenizer("bert"), "roberta")
+    model = save_model(tmp_path / "roberta", sample_tokenizer("bert"), "roberta")
     argv = f"--model_name_or_path {model} --train_file {text} --output_dir {tmp_path / 'out'} --use_cpu".split()
     sentence = refusal(capsys, run_mlm.main, *argv, "--length_schedule", "16:0.5,70:0.5")
     assert "70 tokens are more than the 69" in sentence
