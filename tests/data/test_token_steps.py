@@ -228,6 +228,14 @@ def test_batches_of_a_step_have_about_as_many_tokens():
         assert abs(sum(lengths[draw.index] for draw in batch) - 250) < 40 + 40 / 4, number
 
 
+def test_a_step_belongs_to_the_epoch_in_which_it_begins():
+    """Two epochs of three sequences of 4 tokens, in steps of 6: the second step has a sequence of each epoch."""
+    plan = Training([4, 4, 4], 6, groups=False).plan(epochs=2)
+    assert [(epoch.steps, epoch.carried) for epoch in plan.epochs] == [(1, 0), (2, 4)]
+    assert plan.trainer_epochs == [(0, range(0, 2)), (1, range(2, 3))]
+    assert [len(step) for step in batches(plan)] == [2, 2, 2]
+
+
 def test_a_step_shorter_than_a_sequence_is_refused():
     with pytest.raises(
         InputError, match="--tokens_per_step: 11 is less than the longest sequence, of 12 tokens; give 12"

@@ -153,7 +153,11 @@ class TokenBatches(Plan):
         self.base = done.step - self.skipped
 
     def _plan(self, steps: int | None, epochs: float) -> None:
-        """Find the steps of each epoch, up to the end of the training."""
+        """Find the steps that end in each epoch, up to the end of the training.
+
+        With three sequences of 4 tokens, steps of 6 tokens and two epochs, steps end after 2, 4 and 6 sequences: one
+        in the first epoch, and two in the second one, of which the first has 4 tokens from the epoch before.
+        """
         count, carried, ended = self.cuts.stage.sequence_count, self.carried, self.base
         self.epochs: list[_Epoch] = []
         last = math.inf if steps else max(math.ceil(epochs) - 1, self.first_epoch)
@@ -171,18 +175,22 @@ class TokenBatches(Plan):
         return self.shown if number == self.first_epoch else ()
 
     def _lay_out(self) -> None:
-        """Find the steps of each epoch as the Trainer counts them: the epoch of the text, and the first step of it."""
+        """Find the steps that begin in each epoch, which are the epochs of the Trainer.
+
+        In the example of `_plan`, steps 0 and 1 begin in the first epoch, and step 2 in the second one: the Trainer's
+        epochs are (0, 0-1) and (1, 2). An epoch in which no step begins is none for the Trainer.
+        """
         self.epoch, begun = self.first_epoch, self.base + self.skipped
-        self.rounds: list[tuple[int, range]] = []
+        self.trainer_epochs: list[tuple[int, range]] = []  # a place in `epochs`, and the steps that begin there
         for place, epoch in enumerate(self.epochs):
             stop = min(epoch.begun, self.planned_steps)
             if epoch.number >= self.first_epoch and stop > begun:
-                self.rounds.append((place, range(begun, stop)))
+                self.trainer_epochs.append((place, range(begun, stop)))
                 begun = stop
 
     @property
     def planned_epochs(self) -> int:
-        return self.first_epoch + len(self.rounds)
+        return self.first_epoch + len(self.trainer_epochs)
 
     @property
     def begins_within_epoch(self) -> bool:
@@ -191,7 +199,7 @@ class TokenBatches(Plan):
 
     def steps_left(self, epoch: int) -> int:
         number = epoch - self.first_epoch
-        return len(self.rounds[number][1]) if 0 <= number < len(self.rounds) else 0
+        return len(self.trainer_epochs[number][1]) if 0 <= number < len(self.trainer_epochs) else 0
 
     def after(self, step: int) -> Self:
         later = super().after(step)
@@ -214,9 +222,9 @@ class TokenBatches(Plan):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         number = self.epoch - self.first_epoch
-        if not 0 <= number < len(self.rounds):
+        if not 0 <= number < len(self.trainer_epochs):
             return
-        place, steps = self.rounds[number]
+        place, steps = self.trainer_epochs[number]
         of_epoch = self.epochs[place]
         for step in steps:
             indices, epochs = zip(*self._step(place, step - of_epoch.ended), strict=True)
