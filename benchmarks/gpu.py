@@ -40,7 +40,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from bundled import given_or_bundled
 from gpu_results import Results, markdown
-from gpu_sides import NEEDS, SIDES, GpuTraining
+from gpu_sides import CHUNKED_NEEDS, NEEDS, SIDES, GpuTraining
 from gpu_text import operations, write_model, write_text
 from meter import matrix_rate
 from sides import Process
@@ -73,8 +73,8 @@ class Part:
         length: of the longest sequence, in tokens.
         full: whether documents have this length; if not, they are the lines of the text.
         sides: what is measured.
-        more: flags of our script with configs/gpu.yaml, in addition.
-        torch: the version of PyTorch that this part needs, if it is later than that of a side.
+        packs: whether our script with configs/gpu.yaml packs documents.
+        chunked: whether it computes the loss in chunks.
     """
 
     name: str
@@ -82,16 +82,20 @@ class Part:
     length: int
     full: bool = True
     sides: tuple[str, ...] = tuple(SIDES)
-    more: tuple[str, ...] = ()
-    torch: str = "2.9"
+    packs: bool = True
+    chunked: bool = False
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """Flags of our script with configs/gpu.yaml, in addition."""
+        return ("--no_pack_sequences",) * (not self.packs) + ("--chunked_head",) * self.chunked
 
     def lacks(self, side: str) -> str | None:
         """Why a side cannot be measured here, as a sentence; `None` if it can."""
-        needed = max(self.torch, NEEDS[side], key=Version)
+        needed = CHUNKED_NEEDS if self.chunked else NEEDS[side]
         if Version(torch.__version__) < Version(needed):
             return f"it needs PyTorch {needed}, and this is {torch.__version__}"
-        needs_gpu = "--chunked_head" in self.more
-        return "it needs an NVIDIA GPU" if needs_gpu and not torch.cuda.is_available() else None
+        return "it needs an NVIDIA GPU" if self.chunked and not torch.cuda.is_available() else None
 
     def sized(self, tiny: bool) -> Sizes:
         """How much this part trains."""
@@ -121,8 +125,8 @@ PARTS = [
     Part("modernbert-8192", "modernbert", 8192),
     Part("modernbert-512", "modernbert", 512),
     Part("bert-128", "bert", 128),
-    Part("bert-512-lines-padded", "bert", 512, False, sides=("ours_gpu",), more=("--no_pack_sequences",)),
-    Part("modernbert-1024-chunked", "modernbert", 1024, sides=("ours_gpu",), more=("--chunked_head",), torch="2.13"),
+    Part("bert-512-lines-padded", "bert", 512, False, sides=("ours_gpu",), packs=False),
+    Part("modernbert-1024-chunked", "modernbert", 1024, sides=("ours_gpu",), chunked=True),
 ]
 TESTS = "tests"
 
@@ -209,7 +213,7 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
         evaluated=text.evaluated,
         length=sizes.length,
         batch=sizes.batch,
-        packed_batch=sizes.batch if part.full or "--no_pack_sequences" in part.more else packed,
+        packed_batch=sizes.batch if part.full or not part.packs else packed,
         warmup=sizes.warmup,
         flops=operations(AutoConfig.from_pretrained(model), text.lengths, sizes.length),
         rate=rate,

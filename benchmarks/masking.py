@@ -25,7 +25,7 @@ from peers import ClassicWholeWordCollator
 from sides import Figures, forget_peak, peak_megabytes
 from wordmask.config.data_arguments import DataArguments
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences
 from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.masking import Strategy

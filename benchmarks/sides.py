@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import statistics
 import traceback
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from wordmask.utils.memory import peak_memory, process_size
 
 Figures = dict[str, float]
 
@@ -125,7 +126,7 @@ def forget_peak() -> float:
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # the C library of most Linux systems has it
         trim(0)
     restart_peak()
-    return _memory("VmRSS")
+    return process_size("VmRSS") / 2**20
 
 
 def restart_peak() -> None:
@@ -135,8 +136,4 @@ def restart_peak() -> None:
 
 def peak_megabytes() -> float:
     """The peak memory of this process, since it was forgotten."""
-    return _memory("VmHWM")
-
-
-def _memory(name: str) -> float:
-    return int(re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
+    return peak_memory() / 2**20

@@ -39,7 +39,7 @@ from meter import matrix_rate, now
 from sides import forget_peak, peak_megabytes, run_in_turn
 from wordmask.config.arguments import parse_arguments
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.sampler import EVALUATION, Draw
+from wordmask.data.plan import EVALUATION, Draw
 from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization, tokenized

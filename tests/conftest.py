@@ -157,7 +157,7 @@ def check_a_resume_learns_the_same(argv: list[str], folder: Path) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 
 
-def train_tokenizer(model_type: str, vocab_size: int = 600, language: str = "english"):
+def sample_tokenizer(model_type: str, vocab_size: int = 600, language: str = "english"):
     """A tokenizer of the kind that goes with a model type: WordPiece, byte-level BPE, Unigram or Metaspace."""
     tokenizer = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]()
     return tokenizer.train_new_from_iterator(sample_lines(language), vocab_size)
@@ -261,7 +261,7 @@ def frozen_imports():
 @pytest.fixture(scope="session")
 def english_model(tmp_path_factory) -> str:
     """A tiny BERT with an English WordPiece tokenizer."""
-    return save_model(tmp_path_factory.mktemp("english"), train_tokenizer("bert"))
+    return save_model(tmp_path_factory.mktemp("english"), sample_tokenizer("bert"))
 
 
 @pytest.fixture(scope="session")

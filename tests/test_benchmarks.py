@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 
-from conftest import SAMPLES, character_tokenizer, sample_lines, train_tokenizer
+from conftest import SAMPLES, character_tokenizer, sample_lines, sample_tokenizer
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ("masking", "prepare", "chinese_ref", "neural", "train")
@@ -52,7 +52,7 @@ def program(monkeypatch):
 def test_masking_prints_every_side(tmp_path, capsys):
     import masking
 
-    train_tokenizer("bert").save_pretrained(tmp_path)
+    sample_tokenizer("bert").save_pretrained(tmp_path)
     results = masking.main(
         ["--tokenizer", str(tmp_path), "--text", str(SAMPLES / "english.txt"), "--repeats", "1", "--shapes", "32x4"]
     )

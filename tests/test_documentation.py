@@ -19,7 +19,7 @@ import torch
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
-from conftest import character_tokenizer, free_port, sample_lines, save_model, train_tokenizer
+from conftest import character_tokenizer, free_port, sample_lines, sample_tokenizer, save_model
 from test_project import NO_HARDWARE, any_hardware, parse_launcher  # noqa: F401
 from wordmask import cluster
 from wordmask.__main__ import main as wordmask_command
@@ -181,10 +181,10 @@ def tree(tmp_path, monkeypatch) -> Path:
     for name in ("corpus.txt.zst", "corpus/one.txt.zst", "corpus/two.txt.zst"):
         with pa.output_stream(str(tmp_path / name), compression="zstd") as file:
             file.write(text.encode())
-    save_model(tmp_path / "roberta-base", train_tokenizer("roberta"), "roberta")
-    save_model(tmp_path / "bert-base-uncased", train_tokenizer("bert"))
+    save_model(tmp_path / "roberta-base", sample_tokenizer("roberta"), "roberta")
+    save_model(tmp_path / "bert-base-uncased", sample_tokenizer("bert"))
     save_model(tmp_path / "bert-base-chinese", character_tokenizer(lines))
-    save_model(tmp_path / "xlm-roberta-base", train_tokenizer("roberta"), "roberta")
+    save_model(tmp_path / "xlm-roberta-base", sample_tokenizer("roberta"), "roberta")
     for language, lines in {"thai": THAI, "japanese": JAPANESE, "khmer": KHMER}.items():
         (tmp_path / f"{language}.txt").write_text("\n".join(lines * 10) + "\n", encoding="utf-8")
     (tmp_path / "khmer_words.txt").write_text("ខ្ញុំ\nចូលចិត្ត\nបាយ\n", encoding="utf-8")

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig, Trainer, TrainingArguments
 
-from conftest import sample_lines, train_tokenizer
+from conftest import sample_lines, sample_tokenizer
 from wordmask.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +90,7 @@ def test_kernels_that_a_gpu_runs_have_their_kind(kernel, kind):
 def test_full_documents_hold_all_words_in_the_length(monkeypatch):
     from gpu_text import full_documents, word_sizes
 
-    lines, tokenizer = sample_lines("english", 50), train_tokenizer("bert")
+    lines, tokenizer = sample_lines("english", 50), sample_tokenizer("bert")
     sizes = word_sizes(lines, tokenizer)
     documents = list(islice(full_documents(lines, sizes, 40), 60))
     lengths = [len(ids) for ids in tokenizer(documents)["input_ids"]]
@@ -120,7 +120,7 @@ def test_operations_are_those_of_the_weights_and_of_attention():
 def test_the_meter_counts_real_tokens_after_the_warm_up(tmp_path):
     from meter import Meter
 
-    tokenizer = train_tokenizer("bert")
+    tokenizer = sample_tokenizer("bert")
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     config = BertConfig(vocab_size=len(tokenizer), **size)
     ids = torch.full((4, 10), 7)
@@ -168,7 +168,8 @@ def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
 def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     import gpu
 
-    chunked = next(part for part in gpu.PARTS if "--chunked_head" in part.more)
+    chunked = next(part for part in gpu.PARTS if part.chunked)
+    assert chunked.more == ("--chunked_head",) and gpu.PARTS[0].more == ()
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu130")
     assert gpu.PARTS[0].lacks("ours") is None
     assert gpu.PARTS[0].lacks("ours_gpu") == "it needs PyTorch 2.11, and this is 2.9.1+cu130"

@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
-from conftest import sample_lines, save_model, train_tokenizer
+from conftest import sample_lines, sample_tokenizer, save_model
 
 STEPS = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu", "--report_to", "none"]
 
@@ -113,7 +113,7 @@ def test_words_are_found_for_every_kind_of_fast_tokenizer(tmp_path, two_splits, 
         "albert": {"embedding_size": 16, "num_hidden_groups": 1},
         "electra": {"embedding_size": 16},
     }.get(model_type, {})
-    model = save_model(tmp_path / "model", train_tokenizer(model_type), model_type, **settings)
+    model = save_model(tmp_path / "model", sample_tokenizer(model_type), model_type, **settings)
     argv = ["--model_name_or_path", model, *two_splits, "--output_dir", str(tmp_path / "out"), *STEPS]
     metrics = run_mlm_wwm.main([*argv, "--mlm_probability", "0.4"])
     assert 4 < metrics["eval_loss"] < 9

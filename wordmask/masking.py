@@ -15,9 +15,9 @@ We choose *units*: tokens, words, or n-grams of words, never longer than `MAX_UN
 sorted by length, in random order within a length. The unit of rank r is chosen where
 floor((r + 1)p + u) > floor(rp + u), with one uniform number u for each sequence (systematic sampling). So every unit,
 and every word, is chosen with probability exactly p, whatever its length, except in sequences of fewer than 1/p units:
-if none is chosen there, one is, each with the same chance. Because the order is by length, the
-number of chosen tokens stays within one unit of the budget np. BERT's rule skips a unit that overshoots the budget: it
-masks words of 1 to 4 tokens on 20-token lines at 35, 19, 13 and 0 %.
+if none is chosen there, one is, each with the same chance. Because the order is by length, the number of chosen tokens
+stays within one unit of the budget np. BERT's rule skips a unit that overshoots the budget: it masks words of 1 to 4
+tokens on 20-token lines at 35, 19, 13 and 0 %.
 
 Of the units of one length, only the chosen ones are drawn, by the first steps of a Fisher-Yates shuffle.
 """

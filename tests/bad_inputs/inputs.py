@@ -15,7 +15,7 @@ import torch
 import zstandard
 from transformers import PreTrainedTokenizerFast, Wav2Vec2CTCTokenizer
 
-from conftest import character_tokenizer, save_model, train_tokenizer
+from conftest import character_tokenizer, sample_tokenizer, save_model
 
 LINES = ("我喜欢你", "今天天气很好", "他们在图书馆看书", "T恤很好看")
 TEXT = "\n".join(LINES) + "\n"
@@ -206,14 +206,14 @@ def _make_models(folder: Path) -> None:
     vocabulary = state["model"]["vocab"]
     vocabulary["##z"] += 5  # ids that no token has
     changed("model_gap", "tokenizer.json", json.dumps(state).encode())
-    backend = train_tokenizer("bert").backend_tokenizer
+    backend = sample_tokenizer("bert").backend_tokenizer
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]").save_pretrained(folder / "without_mask")
     (folder / "without_marks").mkdir()
     (folder / "without_marks" / "vocab.json").write_text('{"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "<mask>": 4}')
     Wav2Vec2CTCTokenizer(str(folder / "without_marks" / "vocab.json"), mask_token="<mask>").save_pretrained(
         folder / "without_marks"
     )
-    train_tokenizer("roberta", 300).save_pretrained(folder / "byte_tokenizer")
+    sample_tokenizer("roberta", 300).save_pretrained(folder / "byte_tokenizer")
 
 
 def _make_ltp(folder: Path) -> None:

@@ -17,7 +17,8 @@ from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.corpora import Corpus, corpus_names, quotas, within
 from wordmask.data.order import grouped, grouped_by_tokens, mixed, ranks, shuffled
-from wordmask.data.sampler import Batches, Draw, Layout, Progress, Stage
+from wordmask.data.plan import Draw, Layout, Progress, Stage
+from wordmask.data.sampler import Batches
 from wordmask.data.sequences import Sequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_steps import TokenBatches, TokenCuts

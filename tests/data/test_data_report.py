@@ -11,7 +11,7 @@ from transformers import BertTokenizer
 
 import run_mlm
 import run_mlm_wwm
-from conftest import character_tokenizer, sample_lines, save_model, train_tokenizer
+from conftest import character_tokenizer, sample_lines, sample_tokenizer, save_model
 from wordmask.data import text_counts
 from wordmask.data.findings import Findings
 from wordmask.data.text_counts import spread
@@ -145,7 +145,7 @@ def test_words_are_those_of_a_segmenter(write, prepared):
 
 
 def test_a_byte_level_tokenizer_knows_all_and_splits_chinese_characters(tmp_path, write, prepared):
-    model = save_model(tmp_path / "bytes", train_tokenizer("roberta", 300), "roberta")
+    model = save_model(tmp_path / "bytes", sample_tokenizer("roberta", 300), "roberta")
     report, said = prepared(model, write("text", ["中国 中国 ☃"]), "--segmenter", "whitespace")
     figures = report["train"]
     assert (figures["unknown_tokens"], figures["unknown_characters"], figures["words"]) == (0, {}, 3)
@@ -261,7 +261,7 @@ def test_long_words_and_characters_of_any_plane_are_counted_as_they_are(write, p
 
 
 def test_terminal_escapes_in_the_text_are_shown_as_text(tmp_path, write, prepared):
-    model = save_model(tmp_path / "bytes", train_tokenizer("roberta", 300), "roberta")
+    model = save_model(tmp_path / "bytes", sample_tokenizer("roberta", 300), "roberta")
     report, said = prepared(model, write("text", ["zebra\x1b zebra\x1b zebra\x1b"]), "--log_format", "plain")
     assert report["train"]["split_words"][0]["word"] == "zebra\x1b"
     assert r"zebra\x1b" in said and "\x1b" not in said

@@ -182,7 +182,7 @@ def test_positions_that_are_left_out_are_reported_in_every_run(classic, said, tm
 
 
 def test_positions_that_are_left_out_are_counted_over_batches_and_parts(classic, said, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("wordmask.data.file_source.rebatched.__defaults__", (4,))
+    monkeypatch.setattr("wordmask.utils.batches.rebatched.__defaults__", (4,))
     (sentence,) = said(run_mlm_wwm, *classic, "--validation_split_percentage", "0")
     assert "--train_ref_file: 3 of 6 positions" in sentence and "for line 4 of the text" in sentence
     prepared, caplog_before = ["--prepared_dir", str(tmp_path / "prepared")], len(caplog.messages)

@@ -10,10 +10,11 @@ import pytest
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines, save_model, train_tokenizer, training_steps
+from conftest import refusal, sample_lines, sample_tokenizer, save_model, training_steps
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import shuffled
-from wordmask.data.sampler import Batches, Layout, Stage
+from wordmask.data.plan import Layout, Stage
+from wordmask.data.sampler import StagedBatches
 
 
 def batches(rows=(40, 10), sizes=(4, 1), shares=(0.75, 0.25), accumulation=1, processes=1, process=0, **options):
@@ -23,7 +24,7 @@ def batches(rows=(40, 10), sizes=(4, 1), shares=(0.75, 0.25), accumulation=1, pr
         layout = Layout(size, accumulation, processes, process)
         order = lambda epoch, count=count, number=number: shuffled(number, epoch, count)  # noqa: E731
         stages.append(Stage(count, order, layout, share, sum(rows[:number])))
-    return Batches(stages, RateSchedule.of("0.3:0.1"), **options)
+    return StagedBatches(stages, RateSchedule.of("0.3:0.1"), **options)
 
 
 def whole_training(epochs: int, **options) -> list[list]:
@@ -87,7 +88,7 @@ def test_a_step_has_the_same_rows_however_it_is_divided(accumulation, processes)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    return save_model(tmp_path_factory.mktemp("model"), train_tokenizer("bert"))
+    return save_model(tmp_path_factory.mktemp("model"), sample_tokenizer("bert"))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_lines_by_themselves_have_no_length_to_schedule(model, text, tmp_path, c
 
 
 def test_roberta_places_fewer_tokens_than_it_has_positions(text, tmp_path, capsys):
-    model = save_model(tmp_path / "roberta", train_tokenizer("bert"), "roberta")
+    model = save_model(tmp_path / "roberta", sample_tokenizer("bert"), "roberta")
     argv = f"--model_name_or_path {model} --train_file {text} --output_dir {tmp_path / 'out'} --use_cpu".split()
     sentence = refusal(capsys, run_mlm.main, *argv, "--length_schedule", "16:0.5,70:0.5")
     assert "70 tokens are more than the 69" in sentence

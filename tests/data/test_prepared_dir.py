@@ -18,12 +18,13 @@ import zstandard
 
 import run_mlm
 import run_mlm_wwm
-from conftest import PEAK, character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
+from conftest import PEAK, character_tokenizer, refusal, sample_lines, sample_tokenizer, save_model
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
 from wordmask.data.data_report import FILE as REPORT
-from wordmask.data.file_source import SplitFiles, count_texts, rebatched
+from wordmask.data.file_source import SplitFiles, count_texts
 from wordmask.utils import parts
+from wordmask.utils.batches import rebatched
 from wordmask.utils.errors import InputError
 from wordmask.utils.lock import locked
 
@@ -433,7 +434,7 @@ def test_parts_of_another_text_or_tokenizer_are_found(english, english_file, tmp
     prepare(run_mlm_wwm, english, tmp_path / "d")
     argv = ["--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--part_lines", "7", "--use_cpu"]
     lines = sample_lines("english", 40)
-    other = save_model(tmp_path / "other", train_tokenizer("bert", 500))
+    other = save_model(tmp_path / "other", sample_tokenizer("bert", 500))
     assert "another tokenizer" in refusal(capsys, run_mlm_wwm.main, *argv, *english, "--tokenizer_name", other)
     Path(english_file).write_text("\n".join([*lines[:20], "another line", *lines[21:]]), encoding="utf-8")
     for shard in ([], ["--num_shards", "2", "--shard_index", "1"]):

@@ -29,6 +29,7 @@ from wordmask.data.token_store import Tokenization, tokenized
 from wordmask.references.provenance import TextDigest
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
+from wordmask.utils.readers import read_words
 
 COMPRESS = {
     "": lambda content: content,
@@ -419,7 +420,7 @@ def test_batches_are_bounded_by_characters(monkeypatch):
 
 
 def test_long_texts_of_a_span_come_in_smaller_tables(write, monkeypatch):
-    monkeypatch.setattr("wordmask.data.file_source.CHARACTERS", 10)
+    monkeypatch.setattr("wordmask.utils.batches.CHARACTERS", 10)
     path = write("a.txt", "".join(f"{'x' * 6}{number}\n" for number in range(9)))
     texts = load_texts(DataArguments(train_file=[path]), None, None, False)["train"]
     assert [len(table) for tables in texts.tables([range(1, 4), range(4, 9)]) for table in tables] == [2, 1, 2, 2, 1]
@@ -535,3 +536,17 @@ def test_a_list_behind_many_texts_is_not_taken_without_being_asked(write):
     with pytest.raises(InputError, match="line 1101 .*list.*--text_column_name text"):
         texts_of(path)
     assert texts_of(path, text_column_name="text")[-2:] == ["b", "c"]
+
+
+# Words
+
+
+def test_a_file_of_words_is_read_as_text_is(tmp_path):
+    content = "\ufeffgraft\r\n\n new\u2028wave\t\ngraft\nword".encode()
+    (tmp_path / "words.txt").write_bytes(content)
+    (tmp_path / "words.txt.gz").write_bytes(gzip.compress(content))
+    for name in ("words.txt", "words.txt.gz"):
+        assert read_words(tmp_path / name, "--add_words") == ["graft", "new\u2028wave", "word"]
+    (tmp_path / "words.txt").write_bytes(b"graft\n\xff\n")
+    with pytest.raises(InputError, match="--add_words: .*words.txt, line 2: byte 0xff at column 1 is not UTF-8"):
+        read_words(tmp_path / "words.txt", "--add_words")

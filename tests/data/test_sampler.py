@@ -18,7 +18,8 @@ from wordmask.config.arguments import RunArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.order import grouped, shuffled
-from wordmask.data.sampler import EVALUATION, Batches, Draw, Layout, Progress, Stage
+from wordmask.data.plan import EVALUATION, Draw, Layout, Progress, Stage
+from wordmask.data.sampler import Batches
 from wordmask.data.sequences import StagedSequences
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary

@@ -22,7 +22,7 @@ from conftest import refusal, sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import Phase, RateSchedule
 from wordmask.data.collator import MaskingCollator
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StreamedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization, tokenized

@@ -13,7 +13,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 import run_mlm_wwm
-from conftest import free_port, sample_lines, train_tokenizer, training_steps, trajectory
+from conftest import free_port, sample_lines, sample_tokenizer, training_steps, trajectory
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.sequences import StreamedSequences
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer("bert")
+    return sample_tokenizer("bert")
 
 
 def stream(paths: str | list[str], tokenizer, processes: int = 1, process: int = 0, **settings) -> StreamedSequences:

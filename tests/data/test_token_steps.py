@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import grouped, grouped_by_tokens, shuffled, token_ends
-from wordmask.data.sampler import Batches, Draw, Layout, Progress, Stage
+from wordmask.data.plan import Draw, Layout, Progress, Stage
+from wordmask.data.sampler import Batches
 from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.utils.errors import InputError
 
@@ -225,6 +226,14 @@ def test_batches_of_a_step_have_about_as_many_tokens():
     plans = [training.plan(Layout(1, 2, 2, process)) for process in range(2)]
     for number, batch in enumerate([batch for plan in plans for batch in batches(plan)[:-2]]):
         assert abs(sum(lengths[draw.index] for draw in batch) - 250) < 40 + 40 / 4, number
+
+
+def test_a_step_belongs_to_the_epoch_in_which_it_begins():
+    """Two epochs of three sequences of 4 tokens, in steps of 6: the second step has a sequence of each epoch."""
+    plan = Training([4, 4, 4], 6, groups=False).plan(epochs=2)
+    assert [(epoch.steps, epoch.carried) for epoch in plan.epochs] == [(1, 0), (2, 4)]
+    assert plan.trainer_epochs == [(0, range(0, 2)), (1, range(2, 3))]
+    assert [len(step) for step in batches(plan)] == [2, 2, 2]
 
 
 def test_a_step_shorter_than_a_sequence_is_refused():

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM, BatchEncoding, RobertaTokenizer, Trainer, TrainingArguments, set_seed
 
 import wordmask
-from conftest import character_tokenizer, sample_lines, train_tokenizer
+from conftest import character_tokenizer, sample_lines, sample_tokenizer
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ SEGMENTED = ["我 喜欢 研究 生命 的 起源 。", "面团 需要 足够 �
 
 @pytest.fixture(scope="module")
 def bert():
-    return train_tokenizer("bert")
+    return sample_tokenizer("bert")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_example_of_the_docstring_is_exact():
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta"])
 @pytest.mark.parametrize("names", [(), ("offset_mapping", "text")], ids=["ids", "offsets"])
 def test_words_are_those_of_the_command_line(model_type, names):
-    tokenizer = train_tokenizer(model_type)
+    tokenizer = sample_tokenizer(model_type)
     lines = [*sample_lines("english", 30), "don't  walk, x_y 3.14 (a)!"]
     collator = wordmask.WholeWordMaskCollator(tokenizer)
     assert continues(collator, encode(tokenizer, lines, *names)) == on_the_command_line(tokenizer, lines)
@@ -139,7 +139,7 @@ class _Given(wordmask.Segmenter):
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 def test_the_texts_of_a_pair_stay_apart(model_type):
     """By their special tokens; RoBERTa has two between them, and no token_type_ids."""
-    tokenizer = train_tokenizer(model_type)
+    tokenizer = sample_tokenizer(model_type)
     text, pair = "the harbour walls", "walls stood, and boats"
     encoding = tokenizer(text, pair, return_offsets_mapping=True)
     example = {"input_ids": encoding["input_ids"], "word_ids": encoding.word_ids()}
@@ -420,7 +420,7 @@ def test_a_batch_of_no_examples_is_refused(bert):
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused():
-    tokenizer = train_tokenizer("gpt2")
+    tokenizer = sample_tokenizer("gpt2")
     with pytest.raises(wordmask.InputError, match="no mask token"):
         wordmask.WholeWordMaskCollator(tokenizer)
 

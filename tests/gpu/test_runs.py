@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 import run_mlm_wwm
-from conftest import free_port, save_model, train_tokenizer, trajectory, uneven_text
+from conftest import free_port, sample_tokenizer, save_model, trajectory, uneven_text
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,7 +48,7 @@ run_mlm_wwm.main()
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
-    folder, tokenizer = tmp_path_factory.mktemp("models"), train_tokenizer("bert")
+    folder, tokenizer = tmp_path_factory.mktemp("models"), sample_tokenizer("bert")
     return {name: save_model(folder / name, tokenizer, name, **SIZE) for name in ("bert", "modernbert")}
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm_wwm
-from conftest import save_model, train_tokenizer, uneven_text
+from conftest import sample_tokenizer, save_model, uneven_text
 from wordmask.config.attention_checks import is_varlen_available
 from wordmask.models.forward import Forward
 from wordmask.models.packed_attention import FlatAttention, flat_attention
@@ -118,7 +118,7 @@ def test_a_run_uses_the_kernel_where_it_can(tmp_path, monkeypatch, model_type, m
 
     monkeypatch.setattr(Forward, "__call__", recorded)
     settings = {"hidden_size": 64, "num_attention_heads": 2} if model_type == "modernbert" else {}
-    model = save_model(tmp_path / "model", train_tokenizer("bert"), model_type, **settings)
+    model = save_model(tmp_path / "model", sample_tokenizer("bert"), model_type, **settings)
     metrics = run_mlm_wwm.main(
         f"--model_name_or_path {model} --train_file {uneven_text(tmp_path, 60)} --output_dir {tmp_path / 'out'} "
         f"--max_steps 3 --max_seq_length 60 --save_strategy no --validation_split_percentage 0 {more}".split()

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 import run_mlm_wwm
-from conftest import save_model, train_tokenizer, uneven_text
+from conftest import sample_tokenizer, save_model, uneven_text
 from wordmask.models import loss_head
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
@@ -56,7 +56,7 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch, model_type, more):
 
     monkeypatch.setattr(MlmTrainer, "__init__", with_callback)
     model = save_model(
-        tmp_path / "model", train_tokenizer("bert"), model_type, **(MODERNBERT if model_type == "modernbert" else {})
+        tmp_path / "model", sample_tokenizer("bert"), model_type, **(MODERNBERT if model_type == "modernbert" else {})
     )
     text = uneven_text(tmp_path, 90)
     try:

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from training.test_fsdp import group, shard  # noqa: F401  # a fixture
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from conftest import sample_lines, train_tokenizer
+from conftest import sample_lines, sample_tokenizer
 from models.test_types import QUICK, TRAINED
-from training.test_fsdp import group, shard  # noqa: F401  # a fixture
 from wordmask.config.arguments import ModelArguments
 from wordmask.models.configuration import load_config, make_config
 from wordmask.models.embedding import Embedder, hook_hidden_states
@@ -72,7 +72,7 @@ NEAR = ("convbert", "fnet", "funnel", "nystromformer", "reformer", "yoso")
 )
 def test_each_type_has_embeddings_or_is_refused(model_type):
     overrides, *flags = TRAINED[model_type]
-    tokenizer, length = train_tokenizer("bert", 200), 64 if flags else 20
+    tokenizer, length = sample_tokenizer("bert", 200), 64 if flags else 20
     arguments = ModelArguments(model_type=model_type, config_overrides=overrides)
     model = AutoModelForMaskedLM.from_config(make_config(arguments, load_config(arguments), tokenizer)).eval()
     hidden_states = hook_hidden_states(model, length if flags else 8)

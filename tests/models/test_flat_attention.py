@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 import run_mlm_wwm
-from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, training_steps, uneven_text
 from varlen_kernel import kernel  # noqa: F401  # a fixture
 from wordmask.data.collator import flatten
 from wordmask.models import varlen_attention
@@ -122,7 +122,7 @@ def test_an_empty_document_changes_nothing():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer("bert")
+    return sample_tokenizer("bert")
 
 
 @pytest.fixture(scope="module")

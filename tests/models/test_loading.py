@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import run_mlm_wwm
-from conftest import SMALL, refusal, sample_lines, save_model, train_tokenizer
+from conftest import SMALL, refusal, sample_lines, sample_tokenizer, save_model
 from wordmask.config.data_arguments import DataArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.data.sources import load_texts
@@ -67,7 +67,7 @@ def rewrite(directory: str, **settings) -> None:
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert"])
 def test_a_checkpoint_without_a_head_is_told_of_once_and_in_the_card(train, tmp_path, model_type):
     settings = {"hidden_size": 32} if model_type == "modernbert" else {}
-    source = save_model(tmp_path / "whole", train_tokenizer("bert"), model_type, **settings)
+    source = save_model(tmp_path / "whole", sample_tokenizer("bert"), model_type, **settings)
     card = tmp_path / "out" / "README.md"
     assert train("--model_name_or_path", source) == []
     assert "head" not in card.read_text()
@@ -85,13 +85,13 @@ def test_weights_that_are_tied_or_left_over_are_no_reason_for_a_word(train, engl
     assert not any("decoder" in name for name in weights)
     weights["bert.pooler.dense.weight"] = torch.zeros(16, 16)
     weights["cls.seq_relationship.weight"] = torch.zeros(2, 16)
-    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
+    directory = save_model(tmp_path / "model", sample_tokenizer("bert"))
     save_file(weights, Path(directory, "model.safetensors"), {"format": "pt"})
     assert train("--model_name_or_path", directory) == []
 
 
 def test_weights_of_the_encoder_that_are_missing_are_counted(train, tmp_path):
-    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
+    directory = save_model(tmp_path / "model", sample_tokenizer("bert"))
     rewrite(directory, num_hidden_layers=2)
     logged = train("--model_name_or_path", directory)
     assert len(logged) == 1 and "lacks 16 weights of its encoder" in logged[0]
@@ -99,7 +99,7 @@ def test_weights_of_the_encoder_that_are_missing_are_counted(train, tmp_path):
 
 
 def test_weights_of_another_architecture_are_refused(english_model, english_file, tmp_path, capsys):
-    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
+    directory = save_model(tmp_path / "model", sample_tokenizer("bert"))
     save_file({"other.weight": torch.zeros(2, 2)}, Path(directory, "model.safetensors"), {"format": "pt"})
     sentence = refuse(capsys, english_file, tmp_path, "--model_name_or_path", directory)
     assert sentence.startswith(f"--model_name_or_path: {directory} holds no weight of a BertForMaskedLM")
@@ -107,8 +107,8 @@ def test_weights_of_another_architecture_are_refused(english_model, english_file
 
 @pytest.mark.parametrize("by_name", [True, False])
 def test_weights_of_another_size_than_the_configuration_says_are_refused(by_name, english_file, tmp_path, capsys):
-    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
-    other = save_model(tmp_path / "other", train_tokenizer("bert"), hidden_size=32)
+    directory = save_model(tmp_path / "model", sample_tokenizer("bert"))
+    other = save_model(tmp_path / "other", sample_tokenizer("bert"), hidden_size=32)
     argv = ["--model_name_or_path", directory]
     if by_name:
         argv += ["--config_name", other]
@@ -177,15 +177,15 @@ def test_repeated_entries_of_a_vocabulary_lose_no_id(tmp_path, size, bits, train
 
 
 def test_a_checkpoint_with_more_rows_than_the_tokenizer_keeps_them(train, tmp_path):
-    tokenizer = train_tokenizer("bert", 200)
-    directory = save_model(tmp_path / "model", train_tokenizer("bert", 256))
+    tokenizer = sample_tokenizer("bert", 200)
+    directory = save_model(tmp_path / "model", sample_tokenizer("bert", 256))
     tokenizer.save_pretrained(directory)
     train("--model_name_or_path", directory)
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.vocab_size == 256
 
 
 def test_tokens_that_were_added_get_rows(train, tmp_path):
-    tokenizer = train_tokenizer("bert", 200)
+    tokenizer = sample_tokenizer("bert", 200)
     directory = save_model(tmp_path / "model", tokenizer)
     tokenizer.add_tokens(["graft", "lupus"])
     tokenizer.save_pretrained(directory)
@@ -216,7 +216,7 @@ def test_of_two_runs_that_train_a_tokenizer_one_waits_for_the_other(english_file
 
 
 def test_dropout_by_flag_reaches_every_layer_and_is_saved(train, tmp_path):
-    source = save_model(tmp_path / "model", train_tokenizer("bert"))
+    source = save_model(tmp_path / "model", sample_tokenizer("bert"))
     assert train("--model_name_or_path", source, "--dropout", "0") == []
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0, 0)

@@ -10,7 +10,7 @@ from test_sparse_prediction import WORDS, batch, gradients, tiny
 from torch import nn
 
 import run_mlm_wwm
-from conftest import refusal, save_model, train_tokenizer, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, uneven_text
 from wordmask.models import loss_head
 from wordmask.models.forward import Forward
 from wordmask.models.loss_head import LossHead, find_loss_head, whole_loss
@@ -167,7 +167,7 @@ def test_a_head_with_something_after_its_last_layer_is_found_out():
 
 
 def test_it_is_refused_where_it_does_not_gain(tmp_path, capsys):
-    model = save_model(tmp_path / "model", train_tokenizer("bert"))
+    model = save_model(tmp_path / "model", sample_tokenizer("bert"))
     argv = f"--model_name_or_path {model} --train_file {uneven_text(tmp_path, 9)} --use_cpu --chunked_head".split()
     sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--output_dir", str(tmp_path / "out"))
     assert sentence == "--chunked_head is for a GPU, since it is many times slower on a CPU; drop the flag"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_mlm_wwm
-from conftest import refusal, save_model, train_tokenizer, trajectory, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, trajectory, uneven_text
 from wordmask.models.micro_batches import cheapest_sizes, divide_batch
 from wordmask.models.sparse_prediction import positions_to_predict
 
@@ -74,7 +74,7 @@ def test_rows_of_like_length_come_together():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    return save_model(tmp_path_factory.mktemp("model"), train_tokenizer("bert"), **NO_DROPOUT)
+    return save_model(tmp_path_factory.mktemp("model"), sample_tokenizer("bert"), **NO_DROPOUT)
 
 
 @pytest.fixture(scope="module")

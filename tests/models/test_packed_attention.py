@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_sparse_prediction import gradients, tiny
 
 import run_mlm_wwm
-from conftest import refusal, save_model, train_tokenizer, training_steps, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, training_steps, uneven_text
 from wordmask.data.packing import pack
 from wordmask.models.packed_attention import PackedAttention, packed_attention
 from wordmask.models.sparse_prediction import find_sparse_prediction
@@ -148,7 +148,7 @@ def test_a_wrong_position_or_a_leak_is_noticed(monkeypatch, dtype):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer("bert")
+    return sample_tokenizer("bert")
 
 
 @pytest.fixture(scope="module")

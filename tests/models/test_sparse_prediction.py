@@ -14,7 +14,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm_wwm
-from conftest import SMALL, sample_lines, save_model, train_tokenizer, trajectory
+from conftest import SMALL, sample_lines, sample_tokenizer, save_model, trajectory
 from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction
 
 ARCHITECTURES = {
@@ -197,7 +197,7 @@ def command(request, tmp_path_factory) -> list[str]:
         "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
         "modernbert": {"embedding_dropout": 0.0, "mlp_dropout": 0.0, "attention_dropout": 0.0},
     }
-    model = save_model(folder / "model", train_tokenizer("bert"), request.param, **dropout[request.param])
+    model = save_model(folder / "model", sample_tokenizer("bert"), request.param, **dropout[request.param])
     text = folder / "text.txt"
     text.write_text("\n".join(sample_lines("english", 24)), encoding="utf-8")
     return [

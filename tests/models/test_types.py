@@ -9,7 +9,7 @@ import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM, AutoTokenizer, BartConfig
 
 import run_mlm_wwm
-from conftest import refusal, sample_lines, train_tokenizer
+from conftest import refusal, sample_lines, sample_tokenizer
 from wordmask.config.arguments import ModelArguments
 from wordmask.models.configuration import load_config, make_config
 from wordmask.models.loading import load_model
@@ -60,7 +60,7 @@ GROWS_NOT = ("ibert", "perceiver")  # transformers cannot add to their embedding
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> str:
     directory = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer("bert", 200).save_pretrained(directory)
+    sample_tokenizer("bert", 200).save_pretrained(directory)
     return str(directory)
 
 

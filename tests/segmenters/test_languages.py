@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.libraries import LostTextError, restore
+from wordmask.segmenters.libraries import LineSegmenter, LostTextError, restore
 from wordmask.utils.errors import InputError
 
 
@@ -39,6 +39,26 @@ def test_words_are_found_in_a_line_from_which_a_library_left_something_out():
 def test_words_that_do_not_add_up_are_noticed(found):
     with pytest.raises(LostTextError, match="do not add up"):
         restore("中国人", "中国人", found)
+
+
+class Halves(LineSegmenter):
+    """Stands for a library: it finds words of two characters, and refuses long texts and surrogates."""
+
+    longest = 5
+
+    def __init__(self):
+        self._identity = {"name": "halves"}
+
+    def cut(self, text: str) -> list[str]:
+        assert len(text) <= 5
+        text.encode()
+        return [text[start : start + 2].strip() for start in range(0, len(text), 2)]
+
+
+def test_a_library_gets_what_it_can_read_and_a_line_keeps_its_own_characters():
+    found = Halves().segment(["中国人民。银\ud800", "", "中\x00\t"])
+    assert found == [["中国", "人民", "。", "银\ud800"], [], ["中\x00"]]
+    assert Halves().identity == {"name": "halves"}
 
 
 # Sudachi

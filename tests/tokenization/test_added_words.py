@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from conftest import SPECIAL, BertTokenizer, train_tokenizer
+from conftest import SPECIAL, BertTokenizer, sample_tokenizer
 from wordmask.tokenization import added_words
 from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words, pieces_of
 from wordmask.tokenization.encoding import encode_lines
@@ -28,7 +28,7 @@ def word_pieces() -> BertTokenizer:
 
 
 def tokenizer_of(model_type: str) -> Any:
-    return word_pieces() if model_type == "bert" else train_tokenizer(model_type, 300)
+    return word_pieces() if model_type == "bert" else sample_tokenizer(model_type, 300)
 
 
 TYPES = ["bert", "roberta", "xlm-roberta"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokenizer
 
-from conftest import character_tokenizer, sample_lines, train_tokenizer
+from conftest import character_tokenizer, sample_lines, sample_tokenizer
 from wordmask.references.provenance import tokenizer_digest
 from wordmask.tokenization.encoding import Backend, Encodings, encode_lines, special_affixes
 from wordmask.tokenization.recipes import Components, divider_of
@@ -421,7 +421,7 @@ def test_it_does_not_apply_where_a_token_may_reach_over_a_chinese_character(make
     "model_type", ["roberta", "gpt2", "xlm-roberta", "camembert", "albert", "deberta-v2", "t5", "mbart", "big_bird"]
 )
 def test_it_applies_to_every_model_whose_words_begin_at_spaces(model_type):
-    tokenizer = train_tokenizer(model_type)
+    tokenizer = sample_tokenizer(model_type)
     assert_equal_to_whole_lines(tokenizer, ["He walked the dog, didn't he?", "  a  b ", "研究 <mask>a b"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import BertTokenizer
 
-from conftest import character_tokenizer, train_tokenizer
+from conftest import character_tokenizer, sample_tokenizer
 from wordmask.tokenization.readable import BLANK, ReadableTokens
 
 SENTENCE = "the unseen lake, he said twice. it's deep."
@@ -32,7 +32,7 @@ def line(readable: ReadableTokens, words: list[list[int]]) -> str:
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "albert"])
 def test_a_line_reads_as_it_was_written(kind):
-    tokenizer = train_tokenizer(kind, 400)
+    tokenizer = sample_tokenizer(kind, 400)
     readable, words = ReadableTokens(tokenizer), words_of(tokenizer, SENTENCE)
     assert any(len(word) > 1 for word in words), "no word is split, so nothing is put together"
     assert line(readable, words) == SENTENCE
@@ -67,11 +67,11 @@ def test_two_beginnings_of_words_are_told_apart_from_one_word():
 
 def test_an_id_beyond_the_vocabulary_is_blank():
     """Embeddings are padded to a multiple of 64, and a model may predict such an id."""
-    assert ReadableTokens(train_tokenizer("bert", 300)).word([1_000_000]) == BLANK
+    assert ReadableTokens(sample_tokenizer("bert", 300)).word([1_000_000]) == BLANK
 
 
 def test_a_token_that_is_a_part_of_a_character_shows_its_bytes():
-    tokenizer = train_tokenizer("roberta", 300)  # knows no Chinese, so 插 is three bytes
+    tokenizer = sample_tokenizer("roberta", 300)  # knows no Chinese, so 插 is three bytes
     readable = ReadableTokens(tokenizer)
     ids = tokenizer("a 插", add_special_tokens=False)["input_ids"]
     shown = [readable.token(index) for index in ids]

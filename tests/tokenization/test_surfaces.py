@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from conftest import sample_lines, train_tokenizer
+from conftest import sample_lines, sample_tokenizer
 from wordmask.tokenization.added_words import add_words
 from wordmask.tokenization.encoding import special_ids
 from wordmask.tokenization.surfaces import Surfaces
@@ -41,7 +41,7 @@ def differences(tokenizer, lines: list[str]) -> list[tuple[list[str], bool]]:
 @pytest.mark.parametrize("language", ["english", "chinese"])
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "deberta", "xlm-roberta", "albert", "deberta-v2"])
 def test_words_of_ids_are_those_of_the_text(model_type, language):
-    tokenizer = train_tokenizer(model_type, 800 if language == "english" else 3000, language)
+    tokenizer = sample_tokenizer(model_type, 800 if language == "english" else 3000, language)
     lines = sample_lines(language, 60) + AWKWARD
     # What an unknown letter stands for, ids do not say.
     assert [pair for pair in differences(tokenizer, lines) if tokenizer.unk_token not in pair[0]] == []
@@ -49,7 +49,7 @@ def test_words_of_ids_are_those_of_the_text(model_type, language):
 
 def test_a_byte_level_tokenizer_loses_nothing_even_inside_characters():
     """A vocabulary of bytes alone, where a Chinese character is three tokens."""
-    tokenizer = train_tokenizer("roberta", 270)
+    tokenizer = sample_tokenizer("roberta", 270)
     assert differences(tokenizer, AWKWARD) == []
     ids = tokenizer("生", add_special_tokens=False)["input_ids"]
     assert len(ids) == 3
@@ -108,7 +108,7 @@ def test_bytes_of_a_unigram_vocabulary_are_characters():
 @pytest.mark.parametrize("model_type, words", [("bert", 2), ("xlm-roberta", 2), ("roberta", 1)])
 def test_an_added_token_begins_a_word_where_white_space_cannot_be_seen(model_type, words):
     """In byte-level tokenizers it can: `the` + `graft` is one word, `the graft` is two."""
-    tokenizer = train_tokenizer(model_type)
+    tokenizer = sample_tokenizer(model_type)
     tokenizer.add_tokens(["graft"])
     for text, expected in (("the graft", 2), ("thegraft", words)):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -119,7 +119,7 @@ def test_an_added_token_begins_a_word_where_white_space_cannot_be_seen(model_typ
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta"])
 def test_the_characters_of_all_tokens_are_those_of_the_text(model_type):
     """Also where a character has several tokens, and for an added word."""
-    tokenizer = train_tokenizer(model_type, 400)
+    tokenizer = sample_tokenizer(model_type, 400)
     add_words(tokenizer, ["graft"])
     text = "The graft of grafts, walked away" + "\t中é \n x" * (model_type == "roberta")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

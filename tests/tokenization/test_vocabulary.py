@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertTokenizer, EsmTokenizer, PreTrainedTokenizerFast
 
 import run_mlm_wwm
-from conftest import refusal, save_model, train_tokenizer
+from conftest import refusal, sample_tokenizer, save_model
 from wordmask.data.tokenize import TextTokenizer
 from wordmask.tokenization import train_tokenizer as training
 from wordmask.tokenization.encoding import vocabulary_size
@@ -89,7 +89,7 @@ def test_an_id_beyond_the_vocabulary_is_refused_before_it_is_stored(monkeypatch)
 @pytest.fixture
 def bare(tmp_path) -> str:
     """A model whose tokenizer says of no token what role it has."""
-    directory = save_model(tmp_path / "model", train_tokenizer("bert"))
+    directory = save_model(tmp_path / "model", sample_tokenizer("bert"))
     shutil.move(Path(directory, "tokenizer.json"), tmp_path / "tokenizer.json")
     PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json")).save_pretrained(directory)
     return directory
@@ -129,7 +129,7 @@ def test_special_tokens_that_are_not_declared_are_told_of_and_neither_masked_nor
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "albert", "xlm-roberta", "deberta", "mpnet", "electra"])
 def test_tokenizers_of_the_library_declare_all_roles(model_type):
-    assert undeclared_roles(train_tokenizer(model_type, 300)) == {}
+    assert undeclared_roles(sample_tokenizer(model_type, 300)) == {}
 
 
 def test_a_spelling_with_another_role_is_no_mistake():

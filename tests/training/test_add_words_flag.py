@@ -15,8 +15,8 @@ from conftest import (
     bpe_tokenizer,
     check_a_resume_learns_the_same,
     refusal,
+    sample_tokenizer,
     save_model,
-    train_tokenizer,
     trajectory,
 )
 from wordmask.tokenization.added_words import pieces_of
@@ -29,7 +29,7 @@ FLAGS = ["--use_cpu", "--report_to", "none", "--max_seq_length", "32", "--no_eva
 @pytest.fixture(scope="module", params=["bert", "roberta"])
 def base(request, tmp_path_factory) -> str:
     """A model whose tokenizer splits all of the words."""
-    return save_model(tmp_path_factory.mktemp(request.param), train_tokenizer(request.param, 300), request.param)
+    return save_model(tmp_path_factory.mktemp(request.param), sample_tokenizer(request.param, 300), request.param)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, EsmTokenizer, PreTrainedTokenizerFast, T
 
 import run_mlm
 import run_mlm_wwm
-from conftest import character_tokenizer, refusal, sample_lines, save_model, train_tokenizer
+from conftest import character_tokenizer, refusal, sample_lines, sample_tokenizer, save_model
 from wordmask.config.run_arguments import RunArguments
 from wordmask.references.provenance import Provenance, TextDigest, tokenizer_digest, write_provenance
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -237,7 +237,7 @@ def test_references_without_their_text(refuse, text, tmp_path):
 
 
 def test_a_tokenizer_without_a_mask_token(refuse, tmp_path):
-    backend = train_tokenizer("bert").backend_tokenizer
+    backend = sample_tokenizer("bert").backend_tokenizer
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]").save_pretrained(tmp_path / "tokenizer")
     for script in SCRIPTS:
         sentence = refuse(tokenizer_name=str(tmp_path / "tokenizer"), script=script)

@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 import run_mlm
 import run_mlm_wwm
-from conftest import sample_lines, save_model, train_tokenizer, training_steps
+from conftest import sample_lines, sample_tokenizer, save_model, training_steps
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -48,7 +48,7 @@ def test_a_chinese_modernbert_trains_its_vocabulary_and_falls_to_its_last_rate(t
 
 def test_a_modernbert_decays_from_a_stable_checkpoint_to_a_thousandth(tmp_path):
     """With the phase at a constant rate before it, as the comment in the config says."""
-    tokenizer = train_tokenizer("bert", 300)
+    tokenizer = sample_tokenizer("bert", 300)
     small = {"hidden_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 8192}
     model = save_model(tmp_path / "modernbert", tokenizer, "modernbert", **small)
     text = write(tmp_path / "domain.txt", sample_lines("english", 60))

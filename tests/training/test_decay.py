@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import run_mlm_wwm
-from conftest import refusal, run_until, sample_lines, save_model, train_tokenizer, training_steps, trajectory
+from conftest import refusal, run_until, sample_lines, sample_tokenizer, save_model, training_steps, trajectory
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 FLAGS = ["--use_cpu", "--report_to", "none", "--logging_steps", "1", "--max_seq_length", "32", "--dropout", "0"]
@@ -21,7 +21,7 @@ REST = ["--lr_scheduler_kwargs", '{"num_stable_steps": 0, "decay_type": "1-sqrt"
 def folder(tmp_path_factory):
     """A model, a text, and a run with a constant rate that leaves checkpoint-3 and checkpoint-4."""
     folder = tmp_path_factory.mktemp("stable")
-    save_model(folder / "model", train_tokenizer("bert", 300))
+    save_model(folder / "model", sample_tokenizer("bert", 300))
     (folder / "text.txt").write_text("\n".join(sample_lines("english", 48)), encoding="utf-8")
     argv = ["--model_name_or_path", str(folder / "model"), "--train_file", str(folder / "text.txt"), *FLAGS]
     stable = ["--lr_scheduler_type", "constant", "--learning_rate", "8e-4", "--max_steps", "4", "--save_steps", "3"]

@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, refusal, sample_lines, save_model, train_tokenizer, uneven_text
+from conftest import free_port, refusal, sample_lines, sample_tokenizer, save_model, uneven_text
 from wordmask.training.dry_run import forecast
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.memory import _rooms_of_groups, available_memory, limited_memory, peak_memory
@@ -202,7 +202,7 @@ def test_one_thing_at_a_time(flags, capsys, other):
 def wide_model(tmp_path_factory) -> str:
     """A model that takes about 13 MB for each sequence of 64 tokens."""
     path = tmp_path_factory.mktemp("wide")
-    return save_model(path, train_tokenizer("bert"), intermediate_size=16384)
+    return save_model(path, sample_tokenizer("bert"), intermediate_size=16384)
 
 
 @pytest.fixture
@@ -338,7 +338,7 @@ def test_a_step_that_is_not_finite(flags, english_model, capsys, tmp_path):
     broken = AutoModelForMaskedLM.from_pretrained(english_model)
     torch.nn.init.constant_(broken.bert.embeddings.word_embeddings.weight, float("nan"))
     path = tmp_path / "broken"
-    save_model(path, train_tokenizer("bert"))
+    save_model(path, sample_tokenizer("bert"))
     broken.save_pretrained(path)
     said = refusal(capsys, run_mlm_wwm.main, *flags, "--model_name_or_path", str(path), "--dry_run")
     assert said == f"--model_name_or_path: {path} has a loss or a gradient of nan at once; give another model"

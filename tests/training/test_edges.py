@@ -14,7 +14,7 @@ import pytest
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, refusal, save_model, train_tokenizer, uneven_text
+from conftest import free_port, refusal, sample_tokenizer, save_model, uneven_text
 
 ROOT = Path(__file__).parent.parent.parent
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -22,7 +22,7 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    return save_model(tmp_path_factory.mktemp("model"), train_tokenizer("bert"), **NO_DROPOUT)
+    return save_model(tmp_path_factory.mktemp("model"), sample_tokenizer("bert"), **NO_DROPOUT)
 
 
 @pytest.fixture(scope="module")

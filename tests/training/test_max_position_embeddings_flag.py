@@ -13,8 +13,8 @@ from conftest import (
     check_a_resume_learns_the_same,
     refusal,
     sample_lines,
+    sample_tokenizer,
     save_model,
-    train_tokenizer,
 )
 from wordmask.models.packed_attention import position_embeddings
 
@@ -26,7 +26,7 @@ MODERN = {"hidden_size": 32, "num_hidden_layers": 2, "layer_types": ["full_atten
 @pytest.fixture(scope="module", params=["bert", "roberta", "modernbert"])
 def base(request, tmp_path_factory) -> str:
     """A model for sequences of 60 tokens."""
-    tokenizer = train_tokenizer("roberta" if request.param == "roberta" else "bert", 300)
+    tokenizer = sample_tokenizer("roberta" if request.param == "roberta" else "bert", 300)
     tokenizer.model_max_length = 60
     first = tokenizer.pad_token_id + 1 if request.param == "roberta" else 0
     settings = MODERN if request.param == "modernbert" else {}

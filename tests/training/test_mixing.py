@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import run_mlm_wwm
-from conftest import refusal, sample_lines, save_model, train_tokenizer, trajectory
+from conftest import refusal, sample_lines, sample_tokenizer, save_model, trajectory
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 NEWS, WIKI = 30, 12  # lines of each corpus
@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     (path / "news_dev.txt").write_text("\n".join(lines[30:45]), encoding="utf-8")
     (path / "wiki_dev.txt").write_text("\n".join(lines[80:88]), encoding="utf-8")
     settings = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    save_model(path / "model", train_tokenizer("bert"), "bert", **settings)
+    save_model(path / "model", sample_tokenizer("bert"), "bert", **settings)
     return path
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import run_mlm_wwm
-from conftest import save_model, train_tokenizer, uneven_text
+from conftest import sample_tokenizer, save_model, uneven_text
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
-    folder, tokenizer = tmp_path_factory.mktemp("models"), train_tokenizer("bert")
+    folder, tokenizer = tmp_path_factory.mktemp("models"), sample_tokenizer("bert")
     settings = {"bert": {}, "modernbert": {"hidden_size": 32}}
     return {name: save_model(folder / name, tokenizer, name, **more) for name, more in settings.items()}
 

@@ -9,14 +9,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from wordmask.data.file_source import rebatched
-from wordmask.utils.batches import BATCH
+from wordmask.utils.batches import BATCH, divided, rebatched
 from wordmask.utils.readers.columns import REFERENCES
-
-
-def divided(numbers: range, size: int) -> list[range]:
-    """Ranges of `size` numbers, the last one shorter."""
-    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from wordmask.data.corpora import Corpus
 from wordmask.references.provenance import TextDigest, check_text, read_provenance, sidecar
 from wordmask.references.reader import pair_tables, pairs_blank_lines
-from wordmask.utils.batches import BATCH, CHARACTERS, batches
+from wordmask.utils.batches import batches, rebatched
 from wordmask.utils.cache import found_once, hashed, stamps
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
@@ -140,24 +140,6 @@ def _tables_of_reader(reader: TextReader, digest: TextDigest) -> Iterator[pa.Tab
             yield table if all(visible) else table.filter(pa.array(visible))
 
 
-def rebatched(tables: Iterable[pa.Table], size: int = BATCH) -> Iterator[pa.Table]:
-    """The same texts in tables of `size`. The last table may be shorter, and so may tables that reach `CHARACTERS`
-    bytes."""
-    held: list[pa.Table] = []
-    count = weight = 0
-    for table in tables:
-        begin = 0
-        for row, length in enumerate(pc.binary_length(table["text"]).to_pylist(), 1):
-            count, weight = count + 1, weight + (length or 0)
-            if count == size or weight >= CHARACTERS:
-                yield pa.concat_tables([*held, table.slice(begin, row - begin)])
-                held, begin, count, weight = [], row, 0, 0
-        if begin < len(table):
-            held.append(table.slice(begin))
-    if held:
-        yield pa.concat_tables(held)
-
-
 class ContentDigest:
     """A running digest of texts and their references. It is the same however they are divided into tables."""
 
@@ -177,6 +159,40 @@ class ContentDigest:
         """The digest of the texts so far."""
         parts = (self._lengths, self._texts, self._references)
         return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
+
+
+class _Texts:
+    """Texts by their numbers, from tables that are read once and in order.
+
+    Args:
+        tables: the tables.
+        too_few: makes the error for texts that the tables do not have.
+    """
+
+    def __init__(self, tables: Iterator[pa.Table], too_few: Callable[[], Exception]):
+        self._tables, self._too_few = tables, too_few
+        self._table = pa.table({})  # the one that was read last
+        self._begin = self._end = 0  # the number of its first text, and of the first text after it
+
+    def read(self, numbers: range) -> Iterator[pa.Table]:
+        """The texts with these numbers, all larger than those that were read before.
+
+        From tables of 4 texts, the numbers 3 to 8 are the last text of the first table, all of the second one, and the
+        first text of the third one.
+        """
+        begin = numbers.start
+        while begin < numbers.stop:
+            while self._end <= begin:
+                self._next_table()
+            end = min(self._end, numbers.stop)
+            yield self._table.slice(begin - self._begin, end - begin)
+            begin = end
+
+    def _next_table(self) -> None:
+        table = next(self._tables, None)
+        if table is None:
+            raise self._too_few()
+        self._table, self._begin, self._end = table, self._end, self._end + len(table)
 
 
 @dataclass(frozen=True)
@@ -235,31 +251,9 @@ class FileSource:
             InputError: if a file has changed since its texts were counted.
         """
         self._check_files()
-        tables = self.files.tables()
-        rest: list[pa.Table] = []  # what is left of a table that was cut
-
-        def read(count: int) -> Iterator[pa.Table]:
-            """The next texts."""
-            while count:
-                table = rest.pop() if rest else next(tables, None)
-                if table is None:
-                    raise self._changed()
-                if len(table) > count:
-                    rest.append(table.slice(count))
-                    table = table.slice(0, count)
-                count -= len(table)
-                yield table
-
-        position = 0
-
-        def of_span(span: range) -> Iterator[pa.Table]:
-            nonlocal position
-            for numbers in self._numbers(span):
-                deque(read(numbers.start - position), maxlen=0)
-                yield from read(len(numbers))
-                position = numbers.stop
-
-        yield from (rebatched(of_span(span)) for span in spans)
+        texts = _Texts(self.files.tables(), self._changed)
+        for span in spans:
+            yield rebatched(chain.from_iterable(map(texts.read, self._numbers(span))))
         self._check_files()
 
     def _check_files(self) -> None:

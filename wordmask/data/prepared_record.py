@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wordmask.data.dataset_source import divided
 from wordmask.data.sources import SPLITS
 from wordmask.data.tokenize import VERSION
+from wordmask.utils.batches import divided
 from wordmask.utils.errors import InputError, one_line
 
 RECORD = "wordmask_prepared.json"

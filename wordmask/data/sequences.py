@@ -25,7 +25,7 @@ from wordmask.data.corpora import MOST, Corpus
 from wordmask.data.data_report import SplitText
 from wordmask.data.division import Division, divide, joined, long_lines
 from wordmask.data.findings import SplitFindings, left_out, total
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.data.sources import Stream, Texts
 from wordmask.data.text_counts import REPORTED
 from wordmask.data.token_store import StoredTokens, Tokenization
@@ -197,6 +197,8 @@ class StreamedSequences(torch.utils.data.IterableDataset):
             tokens, findings = self.tokenizer(table)
             self._warn_once(left_out(findings, self.flags[1], ", and so will be those in other texts"))
             values, division = tokens.values.to_numpy(), self._divide(tokens)
+            # Sequence 5 of batch 2 of file 1 is ((1 << 20 | 2) << 24) + 5. A batch ends after 4 million characters and
+            # one text, so it has fewer than 2**24 sequences, unless that text has more tokens.
             identities = place << 24 | np.arange(len(division))
             rates = self.rates.at(np.zeros(len(division)), epoch, identities)
             of_each = zip(division.documents(range(len(division))), identities.tolist(), rates.tolist(), strict=True)
@@ -216,7 +218,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         lengths = np.concatenate([np.zeros(0, np.int64), *(batch.tokens.value_lengths() for batch in batches)])
         divisions = (self._divide(batch.tokens) for batch in batches)
         self.first_lengths = np.concatenate(
-            [self.first_lengths[:0], *(division.lengths(self.special_count) for division in divisions)]
+            [np.zeros(0, np.int64), *(division.lengths(self.special_count) for division in divisions)]
         )
         lines = long_lines(lengths, self.length - self.special_count, self.arguments)
         found = SplitFindings(total(batch.findings for batch in batches), *self.flags)
@@ -244,6 +246,10 @@ class StreamedSequences(torch.utils.data.IterableDataset):
 
     def _own_batches(self, epoch: int) -> Iterator[tuple[int, pa.Table]]:
         """This worker's batches of texts in an epoch, each with its place in the stream.
+
+        Batch 2 of file 1 has the place 1 << 20 | 2, and no other batch has it: 2**20 batches of a file are a thousand
+        million texts. Places stay below 2**39 for half a million files, so that an index of 64 bits has 24 more bits
+        for the sequence. Beyond these bounds, two sequences may have the same random numbers, and nothing else.
 
         Shares rotate from epoch to epoch. So every worker gets texts, even if there are more workers than batches.
         """

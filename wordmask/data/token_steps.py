@@ -7,17 +7,16 @@ batches only divide it.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import token_ends
-from wordmask.data.sampler import Batches, Draw, Layout, Piece, Progress, Stage
+from wordmask.data.plan import Draw, Layout, Piece, Plan, Progress, Stage, examples_in
 from wordmask.utils.errors import InputError
 
 
@@ -112,7 +111,7 @@ class _Epoch(NamedTuple):
         return self.ended + self.steps + bool(self.tokens_left)
 
 
-class TokenBatches(Batches):
+class TokenBatches(Plan):
     """The batches of one process, in steps of at least so many tokens.
 
     For the Trainer, an epoch is the steps that begin in an epoch of the text. An epoch in which none begins, since
@@ -121,7 +120,7 @@ class TokenBatches(Batches):
     Args:
         cuts: the sequences, and the tokens of a step.
         layout: how a step is divided. Its batch size does not count.
-        rates, steps, epochs, done: see `Batches`.
+        rates, steps, epochs, done: see `wordmask.data.sampler.Batches`.
     """
 
     def __init__(
@@ -141,9 +140,9 @@ class TokenBatches(Batches):
         self._lay_out()
 
     def _begin(self, done: Progress) -> None:
-        """Find where to continue; see `Batches`. `carried` are the tokens from before the first epoch."""
+        """Find where to continue, see `Plan`; `carried` are the tokens from before the first epoch."""
         count, pieces, tokens = self.cuts.stage.sequence_count, done.pieces, self.cuts.tokens
-        self.first_epoch, self.shown, self.carried, self.skipped, self.constant = done.epoch, pieces, 0, 0, False
+        self.first_epoch, self.shown, self.carried, self.skipped = done.epoch, pieces, 0, 0
         last = pieces[-1] if pieces else Piece(tokens, 0, 0)
         if last.carried is not None and last.size == tokens:
             ends = self.cuts.of(done.epoch, pieces[:-1], last.carried).ends
@@ -154,7 +153,11 @@ class TokenBatches(Batches):
         self.base = done.step - self.skipped
 
     def _plan(self, steps: int | None, epochs: float) -> None:
-        """Find the steps of each epoch, up to the end of the training."""
+        """Find the steps that end in each epoch, up to the end of the training.
+
+        With three sequences of 4 tokens, steps of 6 tokens and two epochs, steps end after 2, 4 and 6 sequences: one
+        in the first epoch, and two in the second one, of which the first has 4 tokens from the epoch before.
+        """
         count, carried, ended = self.cuts.stage.sequence_count, self.carried, self.base
         self.epochs: list[_Epoch] = []
         last = math.inf if steps else max(math.ceil(epochs) - 1, self.first_epoch)
@@ -162,7 +165,7 @@ class TokenBatches(Batches):
         while number <= last and (not steps or ended < steps) and count:
             shown = self._shown(number)
             used = count if number < last else math.ceil(round((epochs - number) * count, 6))
-            used = max(min(used, count) - sum(piece.examples for piece in shown), 0)
+            used = max(min(used, count) - examples_in(shown), 0)
             own, left = self.cuts.counts(number, shown, carried, used)
             self.epochs.append(_Epoch(number, carried, used, ended, own, left))
             number, carried, ended = number + 1, left, ended + own
@@ -172,39 +175,38 @@ class TokenBatches(Batches):
         return self.shown if number == self.first_epoch else ()
 
     def _lay_out(self) -> None:
-        """Find the steps of each epoch as the Trainer counts them: the epoch of the text, and the first step of it."""
+        """Find the steps that begin in each epoch, which are the epochs of the Trainer.
+
+        In the example of `_plan`, steps 0 and 1 begin in the first epoch, and step 2 in the second one: the Trainer's
+        epochs are (0, 0-1) and (1, 2). An epoch in which no step begins is none for the Trainer.
+        """
         self.epoch, begun = self.first_epoch, self.base + self.skipped
-        self.rounds: list[tuple[int, range]] = []
+        self.trainer_epochs: list[tuple[int, range]] = []  # a place in `epochs`, and the steps that begin there
         for place, epoch in enumerate(self.epochs):
             stop = min(epoch.begun, self.planned_steps)
             if epoch.number >= self.first_epoch and stop > begun:
-                self.rounds.append((place, range(begun, stop)))
+                self.trainer_epochs.append((place, range(begun, stop)))
                 begun = stop
 
     @property
     def planned_epochs(self) -> int:
-        """The number of epochs of the whole training, as the Trainer counts them."""
-        return self.first_epoch + len(self.rounds)
+        return self.first_epoch + len(self.trainer_epochs)
 
     @property
     def begins_within_epoch(self) -> bool:
-        """See `Batches`. The first step that ends in an epoch may belong to the epoch before."""
+        """See `Plan`. The first step that ends in an epoch may belong to the epoch before."""
         return bool(self.shown) or self.skipped > bool(self.carried)
 
     def steps_left(self, epoch: int) -> int:
-        """The number of steps of an epoch that are not done yet."""
         number = epoch - self.first_epoch
-        return len(self.rounds[number][1]) if 0 <= number < len(self.rounds) else 0
+        return len(self.trainer_epochs[number][1]) if 0 <= number < len(self.trainer_epochs) else 0
 
-    def after(self, step: int) -> TokenBatches:
-        """The same plan, from a later step on."""
-        later = copy.copy(self)
-        later._begin(self.progress(step))
+    def after(self, step: int) -> Self:
+        later = super().after(step)
         later._lay_out()
         return later
 
     def progress(self, step: int) -> Progress:
-        """How far the training has come after `step` steps; not for steps before this run."""
         if step <= self.base:
             return Progress(step, self.first_epoch, self.shown, False)
         epoch = next((epoch for epoch in self.epochs if step <= epoch.ended + epoch.steps), self.epochs[-1])
@@ -215,18 +217,14 @@ class TokenBatches(Batches):
         return Progress(step, epoch.number, pieces, False)
 
     def epochs_at(self, step: int) -> float:
-        """The number of epochs that are done after `step` steps of the whole training, as a fraction."""
         done = self.progress(step)
         return done.epoch + done.examples / max(1, self.cuts.stage.sequence_count)
 
-    def __len__(self) -> int:
-        return self.steps_left(self.epoch) * self.layout.accumulation
-
     def __iter__(self) -> Iterator[list[Draw]]:
         number = self.epoch - self.first_epoch
-        if not 0 <= number < len(self.rounds):
+        if not 0 <= number < len(self.trainer_epochs):
             return
-        place, steps = self.rounds[number]
+        place, steps = self.trainer_epochs[number]
         of_epoch = self.epochs[place]
         for step in steps:
             indices, epochs = zip(*self._step(place, step - of_epoch.ended), strict=True)

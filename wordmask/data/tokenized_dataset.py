@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.utils.errors import InputError
 
 

@@ -157,9 +157,9 @@ def continuations(
 
     Raises:
         InputError: if a position is out of range, a special token, the first token of its line, or not above the one
-            before it. In a file with
-            provenance also if white space is before the token, or if it joins text that is neither Chinese nor decided
-            by the file, although the file has no words of mixed script. The error names the line and the position.
+            before it. In a file with provenance also if white space is before the token, or if it joins text that is
+            neither Chinese nor decided by the file, although the file has no words of mixed script. The error names
+            the line and the position.
     """
     counts = np.fromiter(map(len, references.positions), np.int64, len(references.positions))
     largest = 2**63 - 1  # JSON has no bounds for integers, arrays have

@@ -8,6 +8,8 @@ Python, you can also register it under a short name:
         def segment(self, lines):
             return [list(line) for line in lines]
 
+If a library finds the words, `wordmask.segmenters.libraries.LineSegmenter` gives it lines that it can read.
+
 Override `identity` if the words depend on a model, an option or the version of a library: the cache keeps tokens by
 it. Set `any_script = True` if your words also count in scripts that are written with spaces.
 

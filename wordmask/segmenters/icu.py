@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from itertools import pairwise
 
-from wordmask.segmenters.libraries import LineSegmenter, import_package, replace_surrogates, restore
+from wordmask.segmenters.libraries import LineSegmenter, import_package
 from wordmask.segmenters.options import FLAG
 from wordmask.utils.errors import InputError
 
@@ -30,10 +30,9 @@ class ICUSegmenter(LineSegmenter):
         self._iterator = icu.BreakIterator.createWordInstance(chosen)
         self._identity = {"name": "icu", "PyICU": version("PyICU"), "ICU": icu.ICU_VERSION, "locale": chosen.getName()}
 
-    def words(self, line: str) -> list[str]:
-        copy = replace_surrogates(line)
-        self._iterator.setText(copy)
+    def cut(self, text: str) -> list[str]:
+        self._iterator.setText(text)
         # ICU counts units of UTF-16, which have two bytes: 𠮷 counts twice.
-        units = copy.encode("utf-16-le")
+        units = text.encode("utf-16-le")
         borders = pairwise([0, *self._iterator])
-        return restore(line, copy, [units[2 * start : 2 * end].decode("utf-16-le") for start, end in borders])
+        return [units[2 * start : 2 * end].decode("utf-16-le") for start, end in borders]

@@ -10,29 +10,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 from wordmask.segmenters import Segmenter
+from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError, reported
-
-
-class LineSegmenter(Segmenter):
-    """A segmenter whose library reads one line at a time.
-
-    The constructor sets `_identity`.
-    """
-
-    _identity: dict[str, str]
-
-    @abstractmethod
-    def words(self, line: str) -> list[str]:
-        """The words of a line, see `Segmenter.segment`."""
-
-    def segment(self, lines: Sequence[str]) -> list[list[str]]:
-        return [self.words(line) for line in lines]
-
-    @property
-    def identity(self) -> dict[str, str]:
-        return dict(self._identity)
 
 
 class LostTextError(ValueError):
@@ -70,11 +52,6 @@ def read_user_words(path: str | os.PathLike[str]) -> bytes:
         content = Path(path).read_bytes()
         content.decode("utf-8")
     return content
-
-
-def words_in_lines(content: bytes) -> list[str]:
-    """The words of a file that has one word in each line."""
-    return [word for line in content.decode("utf-8-sig").splitlines() if (word := line.strip())]
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -115,3 +92,38 @@ def restore(line: str, copy: str, words: Sequence[str]) -> list[str]:
             raise LostTextError(f"the words {words} do not add up to the line {line!r}")
         found.append(line)
     return found
+
+
+class LineSegmenter(Segmenter):
+    """A segmenter whose library divides one text at a time.
+
+    A subclass has the method `cut`, and its constructor sets `_identity`. The library gets texts that it can read; the
+    words that it finds there become words of the line.
+
+    Attributes:
+        longest: the most characters of a text for the library. Longer lines are divided, see `split_long`. If `None`,
+            none are.
+    """
+
+    longest: ClassVar[int | None] = None
+    _identity: dict[str, str]
+
+    @abstractmethod
+    def cut(self, text: str) -> list[str]:
+        """The words of a text, in order. They may leave out white space and the start of the text, see `restore`."""
+
+    def readable(self, line: str) -> str:
+        """A copy of equal length that the library can read."""
+        return replace_surrogates(line)
+
+    def segment(self, lines: Sequence[str]) -> list[list[str]]:
+        return [self._words(line) for line in lines]
+
+    def _words(self, line: str) -> list[str]:
+        copy = self.readable(line)
+        texts = split_long(copy, self.longest) if self.longest else [copy]
+        return restore(line, copy, [word for text in texts for word in self.cut(text)])
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return dict(self._identity)

@@ -6,14 +6,11 @@ import os
 import shlex
 from importlib.metadata import version
 
-from wordmask.segmenters.libraries import LineSegmenter, file_digest, import_package, replace_surrogates, restore
-from wordmask.segmenters.long_lines import split_long
+from wordmask.segmenters.libraries import LineSegmenter, file_digest, import_package
 from wordmask.segmenters.options import FLAG
 from wordmask.utils.errors import InputError, reported
 
 DICTIONARIES = {"unidic-lite": "unidic_lite", "unidic": "unidic", "ipadic": "ipadic"}  # package and module
-# On longer lines MeCab takes quadratic time for unknown words; one of a million characters ended the process.
-LONGEST = 2000
 
 
 class MecabSegmenter(LineSegmenter):
@@ -29,6 +26,9 @@ class MecabSegmenter(LineSegmenter):
     Raises:
         InputError: if a package is missing, or a dictionary cannot be used.
     """
+
+    # On longer lines MeCab takes quadratic time for unknown words; one of a million characters ended the process.
+    longest = 2000
 
     def __init__(self, dictionary: str = "unidic-lite", user_dict: str | os.PathLike[str] | None = None) -> None:
         fugashi = import_package("fugashi", segmenter="mecab", distribution="fugashi")
@@ -54,8 +54,9 @@ class MecabSegmenter(LineSegmenter):
         if charsets := {found["charset"].lower() for found in self._tagger.dictionary_info} - {"utf8", "utf-8"}:
             raise InputError(f"{source}: it is in {min(charsets)}; give a dictionary in UTF-8")
 
-    def words(self, line: str) -> list[str]:
-        copy = replace_surrogates(line).replace("\0", "\ufffd")  # a text ends for MeCab at a NUL
+    def readable(self, line: str) -> str:
+        return super().readable(line).replace("\0", "\ufffd")  # a text ends for MeCab at a NUL
+
+    def cut(self, text: str) -> list[str]:
         # It leaves out spaces, and gives the words with one space between them.
-        words = [word for piece in split_long(copy, LONGEST) for word in self._tagger.parse(piece).split(" ")]
-        return restore(line, copy, words)
+        return self._tagger.parse(text).split(" ")

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from wordmask.segmenters.libraries import LineSegmenter, file_digest, import_package, read_user_words
-from wordmask.segmenters.long_lines import split_long
 from wordmask.segmenters.options import FLAG
 from wordmask.utils.errors import InputError, reported
 
 DOWNLOADED = "spacy_ontonotes"
 # The files of a model. Models of older versions are pickles, which may run code.
 FILES = ("features.msgpack", "weights.npz")
-LONGEST = 2000  # characters: it takes quadratic time to look for words of its dictionary
 
 
 class PkusegSegmenter(LineSegmenter):
@@ -31,6 +29,8 @@ class PkusegSegmenter(LineSegmenter):
         InputError: if spacy-pkuseg is missing, or the model or `user_dict` cannot be read.
     """
 
+    longest = 2000  # it takes quadratic time to look for words of its dictionary
+
     def __init__(self, model: str = DOWNLOADED, user_dict: str | os.PathLike[str] | None = None) -> None:
         pkuseg: Any = import_package("spacy_pkuseg", segmenter="pkuseg", distribution="spacy-pkuseg")
         source = f"{FLAG}: model={model}"
@@ -44,8 +44,8 @@ class PkusegSegmenter(LineSegmenter):
         advice = "; download the model where there is a network, and give its directory" if missing else ""
         with reported(f"{source}: cannot {'download' if missing else 'read'} it", advice):
             words = "default" if user_dict is None else os.path.abspath(user_dict)
-            self._cut = pkuseg.pkuseg(model if missing else str(directory), words).cut
+            self._model = pkuseg.pkuseg(model if missing else str(directory), words)
             self._identity |= {name: file_digest(directory / name) for name in FILES}
 
-    def words(self, line: str) -> list[str]:
-        return [word for piece in split_long(line, LONGEST) for word in self._cut(piece)]
+    def cut(self, text: str) -> list[str]:
+        return self._model.cut(text)

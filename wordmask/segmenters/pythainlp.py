@@ -10,21 +10,12 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from wordmask.segmenters.libraries import (
-    LineSegmenter,
-    import_package,
-    read_user_words,
-    replace_surrogates,
-    restore,
-    words_in_lines,
-)
-from wordmask.segmenters.long_lines import split_long
+from wordmask.segmenters.libraries import LineSegmenter, import_package, read_user_words
 from wordmask.segmenters.options import check_choice
 from wordmask.utils.errors import InputError
 
 # The engines that change no character and download nothing, and the package that each needs besides.
 ENGINES = {"newmm": None, "nlpo3": "nlpo3", "deepcut": "onnxruntime"}
-LONGEST = 2000
 
 
 class PyThaiNLPSegmenter(LineSegmenter):
@@ -41,6 +32,8 @@ class PyThaiNLPSegmenter(LineSegmenter):
         InputError: if a package is missing, `engine` is unknown, or `user_dict` cannot be used.
     """
 
+    longest = 2000
+
     def __init__(self, engine: str = "newmm", user_dict: str | os.PathLike[str] | None = None) -> None:
         check_choice("engine", engine, [*ENGINES])
         self._identity = {"name": "pythainlp", "engine": engine}
@@ -51,20 +44,19 @@ class PyThaiNLPSegmenter(LineSegmenter):
         with _read_only():
             thai: Any = import_package("pythainlp.tokenize", "pythainlp", "pythainlp")
         self._identity["pythainlp"] = version("pythainlp")
-        self._cut, self._options = thai.word_tokenize, {"engine": engine}
+        self._tokenize, self._options = thai.word_tokenize, {"engine": engine}
         if user_dict is not None:
             if engine != "newmm":
                 raise InputError(f"--user_dict is for engine=newmm of pythainlp, not for {engine}; drop one of them")
-            content = read_user_words(user_dict)
-            self._identity["user_dict"] = hashlib.sha256(content).hexdigest()
+            from wordmask.utils.readers import read_words  # here, since it imports numpy, which takes time
+
+            self._identity["user_dict"] = hashlib.sha256(read_user_words(user_dict)).hexdigest()
             known = importlib.import_module("pythainlp.corpus").thai_words()
             trie = importlib.import_module("pythainlp.util").dict_trie
-            self._options["custom_dict"] = trie({*known, *words_in_lines(content)})
+            self._options["custom_dict"] = trie({*known, *read_words(os.fspath(user_dict), "--user_dict")})
 
-    def words(self, line: str) -> list[str]:
-        copy = replace_surrogates(line)
-        pieces = split_long(copy, LONGEST)
-        return restore(line, copy, [word for piece in pieces for word in self._cut(piece, **self._options)])
+    def cut(self, text: str) -> list[str]:
+        return self._tokenize(text, **self._options)
 
 
 @contextmanager

@@ -6,15 +6,12 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-from wordmask.segmenters.libraries import LineSegmenter, file_digest, import_package, replace_surrogates, restore
-from wordmask.segmenters.long_lines import split_long
+from wordmask.segmenters.libraries import LineSegmenter, file_digest, import_package
 from wordmask.segmenters.options import FLAG, check_choice
 from wordmask.utils.errors import InputError, reported
 
 MODES = ("A", "B", "C")
 DICTIONARIES = ("small", "core", "full")
-# Sudachi refuses more than 65,535 bytes after its normalization (NFKC), which makes up to 33 bytes of a character (ﷺ).
-LONGEST = 65_535 // 33
 
 
 class SudachiSegmenter(LineSegmenter):
@@ -32,6 +29,10 @@ class SudachiSegmenter(LineSegmenter):
     Raises:
         InputError: if a package is missing, a dictionary cannot be read, or `mode` is unknown.
     """
+
+    # Sudachi refuses more than 65,535 bytes after its normalization (NFKC), which makes up to 33 bytes of a character
+    # (ﷺ).
+    longest = 65_535 // 33
 
     def __init__(
         self, mode: str = "C", dictionary: str = "small", user_dict: str | os.PathLike[str] | None = None
@@ -57,8 +58,6 @@ class SudachiSegmenter(LineSegmenter):
         with reported(f"{source}: Sudachi cannot use it"):
             self._tokenizer = sudachi.Dictionary(config=config).tokenizer(getattr(sudachi.SplitMode, mode))
 
-    def words(self, line: str) -> list[str]:
-        copy = replace_surrogates(line)
+    def cut(self, text: str) -> list[str]:
         # A character that its normalization makes into several words (㍿) is the first of them, and the others are "".
-        words = [word.surface() for piece in split_long(copy, LONGEST) for word in self._tokenizer.tokenize(piece)]
-        return restore(line, copy, words)
+        return [word.surface() for word in self._tokenizer.tokenize(text)]

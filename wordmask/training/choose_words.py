@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -14,11 +13,12 @@ from wordmask.data.sources import Texts
 from wordmask.references.provenance import tokenizer_digest
 from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words
 from wordmask.utils.cache import cache_directory, hashed
-from wordmask.utils.errors import InputError, reported
+from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json
 from wordmask.utils.lock import waiting
 from wordmask.utils.progress import tracked
 from wordmask.utils.quantities import counted
+from wordmask.utils.readers import read_words
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,9 @@ def add_chosen_words(
             "words from --segmenter instead of references"
         )
     if arguments.words_to_find is None:
-        words = _read(arguments.add_words)
+        words = read_words(arguments.add_words, "--add_words")
+        if not words:
+            raise InputError(f"--add_words: {arguments.add_words} has no word; give one in each line")
         check_words(tokenizer, words)
     else:
         words = _of_checkpoint(tokenizer, checkpoint) if checkpoint else _found(arguments, tokenizer, texts)
@@ -70,16 +72,6 @@ def add_chosen_words(
             *(counted(len(wrong), "word"), wrong[0]),
         )
     return pieces
-
-
-def _read(path: str) -> list[str]:
-    """The words of a file, one in each line, each of them once."""
-    with reported(f"--add_words {path}: cannot read it", "; give a text file in UTF-8"):
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    words = [*dict.fromkeys(word for line in lines if (word := line.strip()))]
-    if not words:
-        raise InputError(f"--add_words: {path} has no word; give one in each line")
-    return words
 
 
 def _of_checkpoint(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> list[str]:

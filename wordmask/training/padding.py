@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.data.collator import round_up
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.data.sequences import StreamedSequences
 from wordmask.models.micro_batches import micro_batch_shapes
 from wordmask.training.trainer.mlm_trainer import MlmTrainer

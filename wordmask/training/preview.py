@@ -12,7 +12,7 @@ from rich.text import Text
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED
 from wordmask.tokenization.readable import ReadableTokens

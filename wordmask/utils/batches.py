@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 BATCH = 1000  # texts
 CHARACTERS = 2**22  # a batch ends after so many; at most one long text comes on top
 
@@ -26,3 +29,29 @@ def batches(items: Iterable[Any], size: int = BATCH, *, weight: Callable[[Any], 
             batch, total = [], 0
     if batch:
         yield batch
+
+
+def rebatched(tables: Iterable[pa.Table], size: int = BATCH) -> Iterator[pa.Table]:
+    """The same texts, in the column `text`, in tables of `size`.
+
+    The last table may be shorter, and so may tables that reach `CHARACTERS` bytes. Tables of 3, 3 and 1 texts are
+    tables of 2, 2, 2 and 1: the second one has the last text of the first table, and the first text of the second.
+    """
+    held: list[pa.Table] = []
+    count = weight = 0
+    for table in tables:
+        begin = 0
+        for row, length in enumerate(pc.binary_length(table["text"]).to_pylist(), 1):
+            count, weight = count + 1, weight + (length or 0)
+            if count == size or weight >= CHARACTERS:
+                yield pa.concat_tables([*held, table.slice(begin, row - begin)])
+                held, begin, count, weight = [], row, 0, 0
+        if begin < len(table):
+            held.append(table.slice(begin))
+    if held:
+        yield pa.concat_tables(held)
+
+
+def divided(numbers: range, size: int) -> list[range]:
+    """Ranges of `size` numbers, the last one shorter: 0 to 4 in ranges of 2 are 0-1, 2-3 and 4."""
+    return [numbers[first : first + size] for first in range(0, len(numbers), size)]

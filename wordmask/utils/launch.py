@@ -1,4 +1,4 @@
-"""The processes of a run: what they compute on, and how they part."""
+"""Whether a run is on a TPU, and how a process leaves the group of its run."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def keep_freed_memory() -> None:
 
 def peak_memory() -> int:
     """The most memory that this process has had, in bytes."""
-    if peak := _status("VmHWM"):  # not `ru_maxrss`, which begins with the peak of the parent process
+    if peak := process_size("VmHWM"):  # not `ru_maxrss`, which begins with the peak of the parent process
         return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -43,7 +43,7 @@ def available_memory() -> int:
     """The bytes that this process may still take: of the machine, of its control groups, and of its own limits."""
     process = psutil.Process().memory_info()
     rooms = [psutil.virtual_memory().available, *_rooms_of_groups(Path("/proc/self/cgroup"))]
-    for limit, used in ((resource.RLIMIT_AS, process.vms), (resource.RLIMIT_DATA, _status("VmData"))):
+    for limit, used in ((resource.RLIMIT_AS, process.vms), (resource.RLIMIT_DATA, process_size("VmData"))):
         if (most := resource.getrlimit(limit)[0]) != resource.RLIM_INFINITY:
             rooms.append(most - used)
     return max(0, min(rooms))
@@ -71,7 +71,7 @@ def _rooms_of_groups(path: Path, root: Path = Path("/sys/fs/cgroup")) -> Iterato
 def limited_memory(room: int) -> Iterator[None]:
     """Let allocations of more than `room` further bytes fail: without it, the system would kill the process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if used := _status("VmData"):  # only Linux tells, and keeps to such a limit
+    if used := process_size("VmData"):  # only Linux tells, and keeps to such a limit
         limit = used + room if soft == resource.RLIM_INFINITY else min(used + room, soft)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     try:
@@ -80,8 +80,8 @@ def limited_memory(room: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _status(name: str) -> int:
-    """A size of this process, in bytes; 0 where the system does not tell."""
+def process_size(name: str) -> int:
+    """A size of this process, such as `VmRSS`, in bytes; 0 where the system does not tell, as only Linux does."""
     path = Path(f"/proc/{os.getpid()}/status")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

@@ -20,7 +20,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import run_mlm
 import run_mlm_wwm
 import wordmask
-from conftest import sample_lines, save_model, train_tokenizer
+from conftest import sample_lines, sample_tokenizer, save_model
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.prediction_display import LinePrediction, PredictionsTitle, excerpt
 from wordmask.training.evaluation.predictions import BEST, Guess, MaskedWord, PredictedLine, best_words, told_apart
@@ -95,7 +95,7 @@ def test_fewer_lines_than_five_are_all_there_are(argv, tmp_path):
 @pytest.mark.parametrize("more", [[], ["--pad_to_max_length"], ["--no_sparse_prediction"]], ids=["", "fixed", "full"])
 def test_they_are_the_best_combinations_of_what_the_model_itself_gives(kind, more, argv, tmp_path):
     """Against the model by hand: its three most probable tokens at each position, every combination of them."""
-    model = save_model(tmp_path / kind, train_tokenizer(kind, 400), kind, initializer_range=0.5)
+    model = save_model(tmp_path / kind, sample_tokenizer(kind, 400), kind, initializer_range=0.5)
     lines = sample_lines("english", 6)
     run_mlm_wwm.main(
         argv(lines, "--do_eval", "--mask_replace_prob", "1", "--random_replace_prob", "0", *more, model=model)
@@ -153,7 +153,7 @@ def test_the_best_words_are_those_of_all_combinations(shares):
 
 
 def test_where_tokens_are_masked_the_rest_of_the_word_is_given(argv, tmp_path):
-    model = save_model(tmp_path / "small", train_tokenizer("bert", 120))  # most words have several tokens
+    model = save_model(tmp_path / "small", sample_tokenizer("bert", 120))  # most words have several tokens
     run_mlm.main(argv(["unbelievable"], "--do_eval", "--line_by_line", model=model))
     (line,) = predictions(tmp_path / "out")
     (word,) = line["words"]
@@ -275,7 +275,7 @@ def test_of_many_masked_words_some_are_shown_and_the_rest_is_counted():
 
 
 def test_different_guesses_look_different():
-    tokenizer = train_tokenizer("roberta")
+    tokenizer = sample_tokenizer("roberta")
     tokens = ["a", "Ġa", "Ã", "å", "Ġof"]
     ids = tokenizer.convert_tokens_to_ids(tokens)
     assert tokenizer.unk_token_id not in ids

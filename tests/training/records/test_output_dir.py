@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
-from conftest import sample_lines, save_model, train_tokenizer
+from conftest import sample_lines, sample_tokenizer, save_model
 
 SCRATCH = [
     *["--model_type", "bert", "--vocab_size", "400", "--config_overrides"],
@@ -112,7 +112,7 @@ def test_the_accuracies_are_those_of_a_model_that_is_always_right(tmp_path, mode
 
 @pytest.fixture
 def model_of_one_word(tmp_path) -> tuple[str, str]:
-    tokenizer = train_tokenizer("bert")
+    tokenizer = sample_tokenizer("bert")
     directory = save_model(tmp_path / "model", tokenizer)
     model = AutoModelForMaskedLM.from_pretrained(directory)
     with torch.no_grad():
@@ -262,7 +262,7 @@ def test_an_evaluation_leaves_the_arguments_that_the_model_was_trained_with(copy
 
 @pytest.mark.parametrize("asked, expected", [([], "float32"), (["--dtype", "auto"], "float16")])
 def test_a_checkpoint_in_half_precision_trains_in_float32(text, tmp_path, asked, expected):
-    model = save_model(tmp_path / "half", train_tokenizer("bert"), dtype=torch.float16)
+    model = save_model(tmp_path / "half", sample_tokenizer("bert"), dtype=torch.float16)
     assert weights(model)["bert.embeddings.word_embeddings.weight"].dtype is torch.float16
     argv = ["--model_name_or_path", model, "--train_file", text, "--use_cpu", "--max_steps", "1", "--do_train"]
     run_mlm.main([*argv, "--output_dir", str(tmp_path / "out"), *asked])

@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines, save_model, train_tokenizer
+from conftest import refusal, sample_lines, sample_tokenizer, save_model
 
 RECORD, EVALUATIONS = "wordmask_run.json", "wordmask_evaluations.json"
 
@@ -22,14 +22,14 @@ def folder(tmp_path_factory) -> Path:
     """A text and three models: two of one size, and one whose tokenizer is another."""
     folder = tmp_path_factory.mktemp("folder")
     (folder / "text.txt").write_text("\n".join(sample_lines("english", 24)), encoding="utf-8")
-    tokenizer = train_tokenizer("bert")
+    tokenizer = sample_tokenizer("bert")
     save_model(folder / "one", tokenizer)
     model = AutoModelForMaskedLM.from_pretrained(folder / "one")
     with torch.no_grad():
         model.cls.predictions.bias += 1.0
     shutil.copytree(folder / "one", folder / "other")
     model.save_pretrained(folder / "other")
-    save_model(folder / "roberta", train_tokenizer("roberta"), "roberta")
+    save_model(folder / "roberta", sample_tokenizer("roberta"), "roberta")
     return folder
 
 
@@ -83,7 +83,7 @@ def test_a_copy_of_the_model_goes_on(command, folder, out, caplog):
 
 
 def test_another_tokenizer_is_refused(command, folder, out, capsys):
-    train_tokenizer("bert", 500).save_pretrained(folder / "tokens")
+    sample_tokenizer("bert", 500).save_pretrained(folder / "tokens")
     more = ["--tokenizer_name", str(folder / "tokens")]
     sentence = refusal(capsys, run_mlm_wwm.main, *command("one", out, "--do_train", *more))
     assert f"{out} belongs to a run with another tokenizer; " in sentence

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import run_mlm_wwm
-from conftest import refusal, save_model, train_tokenizer
+from conftest import refusal, sample_tokenizer, save_model
 from wordmask.training.records.file_names import MANIFEST, PROGRESS
 from wordmask.training.records.progress_record import find_problem
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_without_weights_or_state_is_none(out):
 
 def test_a_checkpoint_of_another_size_is_refused(out, english_model, finished, tmp_path, capsys):
     """Without the record of its run, only its weights tell."""
-    other = save_model(tmp_path / "other", train_tokenizer("bert"), hidden_size=32)
+    other = save_model(tmp_path / "other", sample_tokenizer("bert"), hidden_size=32)
     shutil.copytree(out / "checkpoint-4", tmp_path / "alone" / "checkpoint-4")
     argv = _argv(other, finished / "text.txt", tmp_path / "new")
     resume_from = str(tmp_path / "alone" / "checkpoint-4")

@@ -19,9 +19,9 @@ from conftest import (
     run_two_processes,
     run_until,
     sample_lines,
+    sample_tokenizer,
     save_model,
     sequences_in,
-    train_tokenizer,
     trajectory,
 )
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -96,7 +96,7 @@ class Travelled:
         ]
         self.text.write_text("\n".join(lines), encoding="utf-8")
         save_model(
-            folder / "model", train_tokenizer("bert"), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+            folder / "model", sample_tokenizer("bert"), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
         )
         for starts in itertools.count():
             coming = [(journey, number) for journey in JOURNEYS if (number := self._next(journey)) is not None]

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import run_mlm_wwm
-from conftest import save_model, train_tokenizer, training_steps, uneven_text
+from conftest import sample_tokenizer, save_model, training_steps, uneven_text
 
 LAYOUTS = ((1, 16), (4, 4), (16, 1))  # accumulation, batch size
 STEPS = 3
@@ -22,7 +22,7 @@ NO_DROPOUT = {
 @pytest.fixture(scope="module", params=list(NO_DROPOUT))
 def model(request, tmp_path_factory) -> str:
     directory = tmp_path_factory.mktemp("model")
-    return save_model(directory, train_tokenizer("bert"), request.param, **NO_DROPOUT[request.param])
+    return save_model(directory, sample_tokenizer("bert"), request.param, **NO_DROPOUT[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_evaluation_does_not_depend_on_its_batch_size(evaluations, name):
 
 @pytest.fixture
 def bert(tmp_path) -> str:
-    return save_model(tmp_path / "bert", train_tokenizer("bert"), "bert", **NO_DROPOUT["bert"])
+    return save_model(tmp_path / "bert", sample_tokenizer("bert"), "bert", **NO_DROPOUT["bert"])
 
 
 def test_the_trainer_alone_would_fail_these_tests(bert, text, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import run_mlm_wwm
-from conftest import run_two_processes, sample_lines, save_model, train_tokenizer, trajectory, uneven_text
+from conftest import run_two_processes, sample_lines, sample_tokenizer, save_model, trajectory, uneven_text
 
 pytestmark = pytest.mark.slow  # two processes on two cores take a minute
 
@@ -51,7 +51,7 @@ class Folder:
         uneven_text(path, 37)
         self.other = path / "other.txt"
         self.other.write_text("\n".join(sample_lines("english", 60)[48:]), encoding="utf-8")
-        tokenizer = train_tokenizer("bert")
+        tokenizer = sample_tokenizer("bert")
         for name, settings in MODELS.items():
             save_model(path / name, tokenizer, name, **settings)
 

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 import run_mlm_wwm
-from conftest import save_model, train_tokenizer, uneven_text
+from conftest import sample_tokenizer, save_model, uneven_text
 from varlen_kernel import kernel  # noqa: F401  # a fixture
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
@@ -51,7 +51,7 @@ def profiler(monkeypatch) -> Profiler:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
-    folder, tokenizer = tmp_path_factory.mktemp("models"), train_tokenizer("bert")
+    folder, tokenizer = tmp_path_factory.mktemp("models"), sample_tokenizer("bert")
     settings = {"bert": {}, "modernbert": {"hidden_size": 32, "local_attention": 8, "num_hidden_layers": 3}}
     return {name: save_model(folder / name, tokenizer, name, **more) for name, more in settings.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import run_mlm_wwm
-from conftest import refusal, save_model, train_tokenizer, training_steps, trajectory, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, training_steps, trajectory, uneven_text
 
 TOKENS, LINES, EPOCHS = 150, 37, 3
 FLAGS = "--use_cpu --do_train --max_seq_length 48 --logging_steps 1 --save_strategy no"
@@ -20,7 +20,7 @@ def folder(tmp_path_factory) -> Path:
     """Uneven lines, and two models: one with dropout, and one without, whose runs can be compared."""
     folder = tmp_path_factory.mktemp("tokens")
     uneven_text(folder, LINES)
-    tokenizer = train_tokenizer("bert")
+    tokenizer = sample_tokenizer("bert")
     save_model(folder / "dropout", tokenizer)
     save_model(folder / "plain", tokenizer, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return folder

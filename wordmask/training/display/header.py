@@ -137,13 +137,13 @@ def _device(training: RunArguments) -> str:
 
 
 def _steps(trainer: MlmTrainer) -> str:
-    planned, done, division = trainer.planned_steps(), trainer.done.step, trainer.division
+    planned, done, settings = trainer.planned_steps(), trainer.done.step, trainer.step_settings
     plan, sequences = trainer.plan, trainer.train_sequences
     if trainer.is_finished():
         return f"{done:,}, all of them done" if done == planned else f"none; {done:,} are done, {planned:,} asked for"
     left = f", {done:,} of them done" if done else ""
     if plan is None or not isinstance(sequences, StagedSequences):
-        return f"{planned:,}{left}, each of {counted(division.step, 'sequence')}"
+        return f"{planned:,}{left}, each of {counted(settings.step_size, 'sequence')}"
     epochs = trainer.args.num_train_epochs if trainer.args.max_steps < 0 else planned / max(plan.steps_in_epoch, 1)
     shown = f"{epochs:,.2f}".rstrip("0").rstrip(".") if epochs >= 0.01 else "less than 0.01"
     in_epochs = f"{planned:,} in {shown} epoch{'s' * (shown != '1')}{left}"

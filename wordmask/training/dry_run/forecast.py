@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers.trainer_callback import DefaultFlowCallback, TrainerControl
 from transformers.trainer_utils import SaveStrategy
 
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.training.padding import Lengths
 from wordmask.training.records.manifest import checkpoints_in

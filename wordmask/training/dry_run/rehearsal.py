@@ -15,7 +15,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from wordmask.config.arguments import Arguments
-from wordmask.data.sampler import Draw
+from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.token_steps import TokenBatches
 from wordmask.models.configuration import origin

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.data.sampler import EVALUATION, Draw
+from wordmask.data.plan import EVALUATION, Draw
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Prediction
 from wordmask.tokenization.readable import ReadableTokens

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import TrainerState
 
-from wordmask.data.sampler import Piece, Progress
+from wordmask.data.plan import Piece, Progress, StepSize
 from wordmask.training.records.file_names import MANIFEST, PROGRESS, STATE
 from wordmask.training.records.manifest import find_damage
 from wordmask.training.records.run_record import RunRecord
@@ -24,36 +24,25 @@ from wordmask.utils.files import write_json
 
 
 @dataclass(frozen=True)
-class StepDivision:
-    """How a step is divided.
+class StepSettings(StepSize):
+    """The settings of a run that decide what is in a step.
 
     Attributes:
-        batch_size: examples in a batch of one process.
-        accumulation: batches in a step.
-        processes: processes that train together.
         workers: the value of --dataloader_num_workers.
         tokens: the value of --tokens_per_step, which counts instead of examples; 0 without.
     """
 
-    batch_size: int
-    accumulation: int
-    processes: int
-    workers: int
+    workers: int = 0
     tokens: int = 0
 
     @property
-    def step(self) -> int:
-        """Examples in a step."""
-        return self.batch_size * self.accumulation * self.processes
-
-    @property
-    def size(self) -> tuple[int, str]:
+    def content(self) -> tuple[int, str]:
         """How much is in a step, and what is counted."""
-        return (self.tokens, "tokens") if self.tokens else (self.step, "examples")
+        return (self.tokens, "tokens") if self.tokens else (self.step_size, "examples")
 
-    def instead_of(self, old: StepDivision) -> str:
+    def instead_of(self, old: StepSettings) -> str:
         """What is in a step, and what was in one, for a sentence."""
-        (count, unit), (old_count, old_unit) = self.size, old.size
+        (count, unit), (old_count, old_unit) = self.content, old.content
         return f"{count} {unit} in a step instead of {old_count}{f' {old_unit}' * (unit != old_unit)}"
 
     def __str__(self) -> str:
@@ -69,7 +58,7 @@ class ProgressRecord:
 
     Attributes:
         progress: the steps done and the examples seen.
-        division: how its last steps were divided.
+        settings: those of its last steps.
         sizes: the examples in a step of each stage.
         loss: the sum of the losses of all steps.
         optimizer: the classes of the optimizer and of the schedule, whose states are in the checkpoint.
@@ -77,7 +66,7 @@ class ProgressRecord:
     """
 
     progress: Progress
-    division: StepDivision
+    settings: StepSettings
     sizes: Sequence[int]
     loss: float
     optimizer: str | None = None
@@ -95,7 +84,7 @@ def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
             for piece in progress.pieces
         ],
         "constant": progress.constant,
-        "division": asdict(record.division),
+        "division": asdict(record.settings),
         "step_sizes": list(record.sizes),
         "loss": record.loss,
         "optimizer": record.optimizer,
@@ -105,12 +94,12 @@ def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
     write_json(Path(checkpoint) / PROGRESS, values)
 
 
-def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None, examples: int) -> ProgressRecord:
+def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None, examples: int) -> ProgressRecord:
     """Read the record of a checkpoint. Older checkpoints have none; all their steps were as the run's flags say.
 
     Args:
         checkpoint: the directory.
-        default: the division of a step, for older checkpoints without such flags.
+        default: the settings of this run, for older checkpoints without such flags.
         run: the record of the run, if there is one.
         examples: the examples in an epoch; 0 for a stream.
     """
@@ -123,7 +112,7 @@ def read_progress(checkpoint: str, default: StepDivision, run: RunRecord | None,
     )
     return ProgressRecord(
         Progress(values["step"], values["epoch"], pieces, values["constant"]),
-        StepDivision(**values["division"]),
+        StepSettings(**values["division"]),
         values["step_sizes"],
         values["loss"],
         values["optimizer"],
@@ -154,9 +143,9 @@ def read_state(checkpoint: str) -> TrainerState:
     return TrainerState.load_from_json(os.path.join(checkpoint, STATE))
 
 
-def _assumed(checkpoint: str, default: StepDivision, run: RunRecord | None, examples: int) -> ProgressRecord:
+def _assumed(checkpoint: str, default: StepSettings, run: RunRecord | None, examples: int) -> ProgressRecord:
     state, given = read_state(checkpoint), run.arguments if run else {}
-    division = StepDivision(
+    settings = StepSettings(
         state.train_batch_size or default.batch_size,
         given.get("gradient_accumulation_steps", default.accumulation),
         run.processes if run else default.processes,
@@ -164,10 +153,10 @@ def _assumed(checkpoint: str, default: StepDivision, run: RunRecord | None, exam
     )
     progress = Progress(state.global_step)
     if examples and state.global_step:
-        epoch, steps = divmod(state.global_step - 1, -(-examples // division.step))
-        piece = Piece(division.step, steps + 1, min((steps + 1) * division.step, examples))
+        epoch, steps = divmod(state.global_step - 1, -(-examples // settings.step_size))
+        piece = Piece(settings.step_size, steps + 1, min((steps + 1) * settings.step_size, examples))
         progress = Progress(state.global_step, epoch, (piece,))
-    return ProgressRecord(progress, division, [division.step], _logged_loss(state))
+    return ProgressRecord(progress, settings, [settings.step_size], _logged_loss(state))
 
 
 def _logged_loss(state: TrainerState) -> float:

@@ -36,7 +36,8 @@ from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.corpora import InTurn, quotas
 from wordmask.data.order import EpochOrder
-from wordmask.data.sampler import EVALUATION, Batches, Layout, Progress, Stage
+from wordmask.data.plan import EVALUATION, Layout, Plan, Progress, Stage
+from wordmask.data.sampler import Batches, StagedBatches
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.data.tokenized_dataset import TokenizedDataset
@@ -207,7 +208,7 @@ class MlmTrainer(EvaluatingTrainer):
         self.plan = self.batches(sequences)
         return self._loader(sequences, self.collator, on_device, batch_sampler=self.plan)
 
-    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
+    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Plan:
         """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
         args, stages = self.args, self._stages(sequences)
         length: dict[str, Any] = {
@@ -219,7 +220,8 @@ class MlmTrainer(EvaluatingTrainer):
             if self._cuts is None:
                 self._cuts = TokenCuts(stages[0], sequences.stages[0].lengths, args.tokens_per_step)
             return TokenBatches(self._cuts, stages[0].layout, self.rates, **length)
-        return Batches(stages, self.rates, fill=self.forward.fixed, drop_last=args.dataloader_drop_last, **length)
+        kind = StagedBatches if len(stages) > 1 else Batches
+        return kind(stages, self.rates, fill=self.forward.fixed, drop_last=args.dataloader_drop_last, **length)
 
     def _stages(self, sequences: StagedSequences) -> list[Stage]:
         """The stages. Batches of shorter sequences hold more of them, so all have a similar number of tokens."""

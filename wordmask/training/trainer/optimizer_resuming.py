@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from wordmask.config.schedule_checks import schedule_settings
-from wordmask.data.sampler import Progress
+from wordmask.data.plan import Progress
 from wordmask.training.records.progress_record import optimizer_in
 from wordmask.training.trainer.timing import TimedTrainer
 from wordmask.utils.errors import InputError, reported

@@ -11,12 +11,12 @@ from typing import Any
 
 import transformers
 
-from wordmask.data.sampler import Batches, Progress
+from wordmask.data.plan import Plan, Progress
 from wordmask.data.sequences import StagedSequences, StreamedSequences
 from wordmask.training.records.output_dir import last_checkpoint
 from wordmask.training.records.progress_record import (
     ProgressRecord,
-    StepDivision,
+    StepSettings,
     read_progress,
     read_state,
     write_progress,
@@ -46,7 +46,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
     """
 
     train_sequences: StagedSequences | StreamedSequences | None
-    plan: Batches | None = None
+    plan: Plan | None = None
     stand_in: Callable[[int, Any, str | None], None] | None = None
     _loss_done = 0.0  # the sum of the losses of the steps that are done
     _loss_at_step = 0.0  # the part of it from steps since the last log
@@ -55,21 +55,21 @@ class ResumableTrainer(OptimizerResumingTrainer):
     _attempts = 0
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
-    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Batches:
+    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Plan:
         """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
         raise NotImplementedError
 
     @property
-    def division(self) -> StepDivision:
-        """How a step is divided."""
+    def step_settings(self) -> StepSettings:
+        """The settings that decide what is in a step."""
         args = self.args
         workers = args.dataloader_num_workers
         tokens = args.tokens_per_step or 0
-        return StepDivision(self._train_batch_size, args.gradient_accumulation_steps, args.world_size, workers, tokens)
+        return StepSettings(self._train_batch_size, args.gradient_accumulation_steps, args.world_size, workers, tokens)
 
     @property
     def _sizes(self) -> list[int]:
-        return [stage.layout.step_size for stage in self.plan.stages] if self.plan else [self.division.step]
+        return [stage.layout.step_size for stage in self.plan.stages] if self.plan else [self.step_settings.step_size]
 
     # Where to continue
 
@@ -93,34 +93,34 @@ class ResumableTrainer(OptimizerResumingTrainer):
             self._train_batch_size = read_state(checkpoint).train_batch_size or self._train_batch_size
         sequences = self.train_sequences
         examples = len(sequences.stages[-1]) if isinstance(sequences, StagedSequences) else 0
-        record = read_progress(checkpoint, self.division, run, examples)
+        record = read_progress(checkpoint, self.step_settings, run, examples)
         self.speed.moments = read_speed(Path(checkpoint).parent)
         self.done, self._loss_done, self._optimizer_done = record.progress, record.loss, record.optimizer
         self.owes_evaluation = record.owes_evaluation and self.eval_dataset is not None
         if not isinstance(sequences, StagedSequences):
-            self._check_stream(record.division, checkpoint)
+            self._check_stream(record.settings, checkpoint)
             return ""
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip is for streams; without a stream, nothing is read again")
         self.plan = self.batches(sequences)
         if len(self._sizes) > 1 and self._sizes[-len(record.sizes) :] != list(record.sizes):
             raise InputError(
-                f"--length_schedule: {checkpoint} was trained with {record.division}, and a schedule continues only "
+                f"--length_schedule: {checkpoint} was trained with {record.settings}, and a schedule continues only "
                 "in steps of the same size; give these again, or --overwrite_output_dir to start over"
             )
         return self._change(record)
 
-    def _check_stream(self, old: StepDivision, checkpoint: str) -> None:
+    def _check_stream(self, old: StepSettings, checkpoint: str) -> None:
         """Raise an `InputError` if a stream is divided in another way, so that its place cannot be found."""
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip: the stream is read from its beginning again")
             return
 
-        def sizes(division: StepDivision) -> tuple[int, ...]:
-            workers = max(division.workers, 1)
-            return division.step, division.processes, workers, division.batch_size if workers > 1 else 0
+        def sizes(settings: StepSettings) -> tuple[int, ...]:
+            workers = max(settings.workers, 1)
+            return settings.step_size, settings.processes, workers, settings.batch_size if workers > 1 else 0
 
-        if sizes(old) != sizes(self.division):
+        if sizes(old) != sizes(self.step_settings):
             raise InputError(
                 f"--streaming: {checkpoint} was trained with {old}, and a stream continues only with the same; give "
                 "these again, or --ignore_data_skip to read the stream from its beginning"
@@ -128,14 +128,14 @@ class ResumableTrainer(OptimizerResumingTrainer):
 
     def _change(self, record: ProgressRecord) -> str:
         """What another step size changes, as the end of a sentence."""
-        plan, division, old = self.plan, self.division, record.division
+        plan, new, old = self.plan, self.step_settings, record.settings
         batch_size = f", with batches of {self._train_batch_size}, as --auto_find_batch_size found them"
         batch_size = batch_size if self.args.auto_find_batch_size else ""
-        if plan is None or division.size == old.size:
+        if plan is None or new.content == old.content:
             return batch_size
         left = plan.stages[-1].sequence_count - sum(piece.examples for piece in plan.shown)
         return (
-            f"{batch_size}, with {division.instead_of(old)}: {left} examples of epoch {plan.first_epoch + 1} are "
+            f"{batch_size}, with {new.instead_of(old)}: {left} examples of epoch {plan.first_epoch + 1} are "
             f"left, and the run ends with step {plan.planned_steps}"
         )
 
@@ -289,7 +289,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
         progress = self.plan.progress(step) if self.plan else Progress(step)
         if self.args.should_save:
             owes = self.owes_evaluation
-            record = ProgressRecord(progress, self.division, self._sizes, loss, self._optimizer_kind, owes)
+            record = ProgressRecord(progress, self.step_settings, self._sizes, loss, self._optimizer_kind, owes)
             write_progress(path, record)
         super()._write_checkpoint(path, model, trial)
 

@@ -197,6 +197,11 @@ def read_lines(path: str | Path, flag: str) -> Iterator[str]:
     return iter(TextReader([path], flag))
 
 
+def read_words(path: str | Path, flag: str) -> list[str]:
+    """The words of a file that has one in each line, each of them once. White space around a word does not count."""
+    return [*dict.fromkeys(word for line in read_lines(path, flag) if (word := line.strip()))]
+
+
 def _text(value: Any, file: OpenFile) -> str:
     """A value as a text.
 
