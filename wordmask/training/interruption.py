@@ -12,8 +12,9 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from wordmask.config.short_form import check_files, is_short_form, new_output_dir
-from wordmask.utils.command_line import is_first_process, resume_command
+from wordmask.utils.command_line import resume_command
 from wordmask.utils.hub import check_model_exists
+from wordmask.utils.processes import is_first_process
 from wordmask.utils.said_once import INTERRUPTED, leave_mark
 from wordmask.utils.signals import exit_status
 from wordmask.utils.terminal import Command, Fact, terminal
