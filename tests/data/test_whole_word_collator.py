@@ -191,6 +191,17 @@ def test_padding_is_made_anew_and_changes_no_mask(side, multiple, already, bert)
             assert (batch[name][row, rest] == padding).all(), name
 
 
+def test_a_collator_leaves_its_tokenizer_as_it_was(bert):
+    tokenizer = pickle.loads(pickle.dumps(bert))
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(4)
+    backend.enable_padding(length=6)
+    before = backend.truncation, backend.padding
+    collator = wordmask.WholeWordMaskCollator(tokenizer)
+    collator([{"input_ids": [2, 9, 3]}])
+    assert (backend.truncation, backend.padding) == before and None not in before
+
+
 def test_only_text_is_masked(bert):
     """Neither special tokens nor what `special_tokens_mask` keeps, nor what no attention goes to."""
     ids = bert("the old boats of the harbour")["input_ids"]

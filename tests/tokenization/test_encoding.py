@@ -9,6 +9,7 @@ import tempfile
 import unicodedata
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import cache
 
@@ -503,6 +504,35 @@ def test_the_cache_can_be_turned_off_and_changes_no_tokens(kind, monkeypatch):
 )
 def test_a_tokenizer_without_the_cache_is_told_why(make, why):
     assert why in str(divider_of(Components(make())))
+
+
+# What the user has set
+
+
+def with_limits() -> BertTokenizer:
+    tokenizer = piece_tokenizer(do_lower_case=True)
+    tokenizer.backend_tokenizer.enable_truncation(4, stride=1, direction="left")
+    tokenizer.backend_tokenizer.enable_padding(length=6, pad_to_multiple_of=2, direction="left")
+    return tokenizer
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_truncation_and_padding_stay_as_the_user_has_set_them(cache, monkeypatch):
+    monkeypatch.setenv("WORDMASK_WORD_CACHE", cache)
+    tokenizer, expected = with_limits(), tokenize(piece_tokenizer(do_lower_case=True), ["walked 研究生命的起源"])
+    backend = tokenizer.backend_tokenizer
+    before = backend.truncation, backend.padding, backend.encode("研究生命的起源").ids
+    assert special_affixes(tokenizer) == ([2], [3])
+    assert_equal(tokenize(tokenizer, ["walked 研究生命的起源"]), expected)
+    assert (backend.truncation, backend.padding, backend.encode("研究生命的起源").ids) == before
+
+
+def test_threads_turn_truncation_on_only_when_none_encodes():
+    tokenizer, texts = with_limits(), Characters(["研究生命的起源" * 20] * 20)
+    expected = encode_lines(piece_tokenizer(do_lower_case=True), texts).ids.tolist()
+    with ThreadPoolExecutor(4) as threads:
+        found = [*threads.map(lambda _: encode_lines(tokenizer, texts).ids.tolist(), range(40))]
+    assert all(ids == expected for ids in found)
 
 
 # What it remembers

@@ -168,7 +168,9 @@ def _unknown_characters(tokenizer: Any, words: Counter[str]) -> Counter[str]:
 
     def is_unknown(text: str) -> bool:
         if tokenizer.is_fast:
-            return unknown in untruncated(tokenizer.backend_tokenizer).encode(text, add_special_tokens=False).ids
+            backend = tokenizer.backend_tokenizer
+            with untruncated(backend):
+                return unknown in backend.encode(text, add_special_tokens=False).ids
         return unknown in tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
 
     inside = "" if is_unknown("a") else "a"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -47,7 +50,8 @@ def length_limit(tokenizer) -> int | None:
 def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
     """The ids of the special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
     if tokenizer.is_fast:
-        encoding = untruncated(tokenizer.backend_tokenizer).encode("a")
+        with untruncated(tokenizer.backend_tokenizer):
+            encoding = tokenizer.backend_tokenizer.encode("a")
         ids, special = encoding.ids, encoding.special_tokens_mask
     else:
         encoding = tokenizer("a", return_special_tokens_mask=True)
@@ -189,16 +193,34 @@ def python_state(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def untruncated(backend: Any) -> Any:
-    """The backend of a tokenizer, after truncation and padding have been turned off."""
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
+_one_thread = threading.RLock()
+
+
+@contextmanager
+def untruncated(backend: Any) -> Iterator[None]:
+    """Turn truncation and padding of a tokenizer's backend off, and afterwards on again as the user has set them.
+
+    This takes a microsecond. A copy of a tokenizer with a large vocabulary would take half a second. Only one thread
+    at a time encodes, or it would turn truncation on again while another one encodes; each uses all cores anyway.
+    """
+    with _one_thread:
+        truncation, padding = backend.truncation, backend.padding
+        backend.no_truncation()
+        backend.no_padding()
+        try:
+            yield
+        finally:
+            if truncation:
+                backend.enable_truncation(**truncation)
+            if padding:
+                backend.enable_padding(**padding)
 
 
 def encode_lines(tokenizer, characters: Characters) -> Encodings:
     """Encode lines as they are, without special tokens."""
-    encodings = untruncated(tokenizer.backend_tokenizer).encode_batch(characters.lines, add_special_tokens=False)
+    backend = tokenizer.backend_tokenizer
+    with untruncated(backend):
+        encodings = backend.encode_batch(characters.lines, add_special_tokens=False)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
     count = int(lengths.sum())
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, count)

@@ -191,7 +191,8 @@ class ChineseApart(WordCache):
         super().__init__()
 
         def ids(code_points: list[int]) -> list[int]:
-            return untruncated(backend).encode("".join(map(chr, code_points)), add_special_tokens=False).ids
+            with untruncated(backend):
+                return backend.encode("".join(map(chr, code_points)), add_special_tokens=False).ids
 
         self.chinese_ids = CodePointTable(ids, np.int32)
 
