@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count, repeat
 from string import ascii_letters
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import Encodings, encode_lines, untruncated
+from wordmask.tokenization.per_tokenizer import PerTokenizer
 from wordmask.tokenization.recipes import Components, Divider, divider_of
 from wordmask.tokenization.words import CHINESE, LETTER, SYMBOL, Characters, CodePointTable, character_class
 from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
@@ -44,11 +44,13 @@ def tokenize(tokenizer, lines: Sequence[str], flag: str = "--tokenizer_name") ->
         InputError: if the tokenizer gives no offsets, and we cannot find them.
     """
     if not tokenizer.is_fast:
-        from wordmask.tokenization.aligned import Aligner  # here, since workers with a `Backend` need no transformers
+        from wordmask.tokenization.aligned import (
+            aligner_of,  # here, since workers with a `Backend` need no transformers
+        )
 
-        return Aligner.of(tokenizer)(tokenizer, lines, flag)
+        return aligner_of(tokenizer)(tokenizer, lines, flag)
     characters = Characters(lines)
-    cache = None if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false") else WordCache.of(tokenizer)
+    cache = None if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false") else word_cache_of(tokenizer)
     return cache(tokenizer, characters) if cache else encode_lines(tokenizer, characters)
 
 
@@ -69,7 +71,6 @@ _TOGETHER = 100  # pre-tokens in one text, if we can encode them together: three
 class WordCache(ABC):
     """The tokens of each pre-token that one tokenizer has met. A subclass knows the dividers."""
 
-    _known: WeakKeyDictionary[Any, tuple[dict[int, str], WordCache | None]] = WeakKeyDictionary()
     _most = 200_000  # characters that we keep, and one more for each pre-token
 
     def __init__(self) -> None:
@@ -86,20 +87,6 @@ class WordCache(ABC):
         self.memory = _Tokens(*(np.zeros(0, np.int32) for _ in _Tokens._fields))
         self.edges = np.zeros(1, np.int64)
         self.size = 0  # see `_most`
-
-    @classmethod
-    def of(cls, tokenizer) -> WordCache | None:
-        """The cache of a tokenizer, with what it keeps already; `None` if we know no divider for this tokenizer.
-
-        Added tokens change the tokens of a text, so they make a new cache. The size of the vocabulary would not show
-        them all: a token of the vocabulary can be added, too.
-        """
-        added = {token_id: repr(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
-        added_then, cache = cls._known.get(tokenizer, (None, None))
-        if added_then != added:
-            cache = _cache_for(tokenizer)
-            cls._known[tokenizer] = added, cache
-        return cache
 
     def __call__(self, tokenizer, characters: Characters) -> Encodings:
         tokens = None if _SEPARATOR in characters.text else self._encode(tokenizer, characters)
@@ -302,3 +289,7 @@ def _cache_for(tokenizer) -> WordCache | None:
     # next visible character. That must not be one of another pre-token.
     trims_prefix = components.trims and components.pre_tokenizer[-1]["add_prefix_space"]
     return SpacesBefore(components.normalize, filler, never, 1 if trims_prefix else _TOGETHER)
+
+
+# The cache of a tokenizer, with what it keeps already; `None` if we know no divider for this tokenizer.
+word_cache_of = PerTokenizer(_cache_for)
