@@ -17,8 +17,8 @@ import wordmask
 from conftest import character_tokenizer, sample_lines, train_tokenizer
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.masking import Strategy
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.tokenization.word_cache import tokenize
 
 CHINESE = ["我喜欢研究生命的起源。", "面团需要足够的时间慢慢发酵。", "T恤好。"]
 SEGMENTED = ["我 喜欢 研究 生命 的 起源 。", "面团 需要 足够 的 时间 慢慢 发酵 。", "T恤 好 。"]

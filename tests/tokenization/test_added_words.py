@@ -15,7 +15,8 @@ from wordmask.tokenization import added_words
 from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words, pieces_of
 from wordmask.tokenization.encoding import encode_lines
 from wordmask.tokenization.readable import ReadableTokens
-from wordmask.tokenization.word_cache import tokenize, word_cache_of
+from wordmask.tokenization.tokenize import tokenize
+from wordmask.tokenization.word_cache import word_cache_of
 from wordmask.tokenization.words import Characters
 from wordmask.utils.errors import InputError
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from wordmask.data.findings import SplitFindings, left_out, without_words
 from wordmask.data.text_counts import TextCounts
-from wordmask.tokenization.encoding import untruncated
+from wordmask.tokenization.backend import untruncated
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.quantities import counted, number, percent
 from wordmask.utils.terminal import clean, terminal

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from wordmask.data.dataset_source import divided
 from wordmask.data.sources import SPLITS
-from wordmask.data.tokenize import VERSION
+from wordmask.data.text_tokenizer import VERSION
 from wordmask.utils.errors import InputError, one_line
 
 RECORD = "wordmask_prepared.json"

@@ -30,7 +30,7 @@ from wordmask.data.sources import Stream, Texts
 from wordmask.data.text_counts import REPORTED
 from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.data.tokenized_dataset import TokenizedDataset
-from wordmask.tokenization.encoding import special_affixes
+from wordmask.tokenization.special_tokens import special_affixes
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from transformers.hf_argparser import string_to_bool
 
 from wordmask.config.flag_checks import refuse_encoder_decoder
 from wordmask.config.model_arguments import ModelArguments
-from wordmask.tokenization.encoding import vocabulary_size
+from wordmask.tokenization.special_tokens import vocabulary_size
 from wordmask.utils.errors import InputError, one_line, reported
 from wordmask.utils.hub import loading
 

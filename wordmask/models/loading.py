@@ -16,7 +16,7 @@ from wordmask.data.sources import Texts
 from wordmask.models.configuration import hub_options, make_config, making, origin, with_dropout
 from wordmask.models.packed_attention import position_limits
 from wordmask.models.probing import embedded_ids
-from wordmask.tokenization.encoding import length_limit, vocabulary_size
+from wordmask.tokenization.special_tokens import length_limit, vocabulary_size
 from wordmask.tokenization.train_tokenizer import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError, reported

@@ -14,7 +14,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from wordmask.models.loading import no_report
 from wordmask.models.packed_attention import first_position
 from wordmask.models.probing import close, some_ids, unchanged, why_not
-from wordmask.tokenization.encoding import length_limit
+from wordmask.tokenization.special_tokens import length_limit
 from wordmask.utils.errors import InputError, reported
 
 logger = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wordmask.references.positions import line_positions
-from wordmask.references.provenance import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
+from wordmask.references.provenance import Provenance, TextDigest, sidecar, write_provenance
 from wordmask.segmenters import Segmenter, identity_of
-from wordmask.tokenization.encoding import Backend, serialized
+from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers

@@ -4,13 +4,10 @@ We split a text at dividers, characters that its tokenizer never looks beyond. r
 know dividers, and why. What stands between two dividers is called a pre-token here. A text has few distinct
 pre-tokens, so we look them up: of `the cat the` the second `the` is not encoded again. Tests check that the result
 equals encoding whole texts.
-
-The environment variable WORDMASK_WORD_CACHE=off turns the cache off. Tokens and words stay the same, but it is slower.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -22,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.tokenization.encoding import Encodings, encode_lines, untruncated
+from wordmask.tokenization.backend import untruncated
+from wordmask.tokenization.encoding import Encodings, encode_lines
 from wordmask.tokenization.per_tokenizer import PerTokenizer
 from wordmask.tokenization.recipes import Components, Divider, divider_of
 from wordmask.tokenization.words import CHINESE, LETTER, SYMBOL, Characters, CodePointTable, character_class
@@ -30,28 +28,6 @@ from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 
 # Chinese characters that BERT splits off as single tokens, but the library `tokenizers` does not.
 _NOT_SPLIT = range(0x2B820, 0x2B920)
-
-
-def tokenize(tokenizer, lines: Sequence[str], flag: str = "--tokenizer_name") -> Encodings:
-    """Tokenize whole lines, without special tokens, and find the word of each token.
-
-    Args:
-        tokenizer: a tokenizer of transformers, or the `Backend` of a fast one.
-        lines: the lines.
-        flag: the flag that names the tokenizer.
-
-    Raises:
-        InputError: if the tokenizer gives no offsets, and we cannot find them.
-    """
-    if not tokenizer.is_fast:
-        from wordmask.tokenization.aligned import (
-            aligner_of,  # here, since workers with a `Backend` need no transformers
-        )
-
-        return aligner_of(tokenizer)(tokenizer, lines, flag)
-    characters = Characters(lines)
-    cache = None if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false") else word_cache_of(tokenizer)
-    return cache(tokenizer, characters) if cache else encode_lines(tokenizer, characters)
 
 
 class _Tokens(NamedTuple):
@@ -62,7 +38,6 @@ class _Tokens(NamedTuple):
     last: NDArray[Any]
 
 
-SWITCH = "WORDMASK_WORD_CACHE"
 _SEPARATOR = "\0"  # stands between pre-tokens while we split; a text that contains it is encoded whole
 _LINE_START = "\n"  # marks a pre-token at the start of a line, where the tokenizer treats that differently
 _TOGETHER = 100  # pre-tokens in one text, if we can encode them together: three times as fast as one by one

@@ -21,10 +21,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokenizer
 
 from conftest import character_tokenizer, sample_lines, train_tokenizer
-from wordmask.references.provenance import tokenizer_digest
-from wordmask.tokenization.encoding import Backend, Encodings, encode_lines, special_affixes
+from wordmask.tokenization.backend import Backend, tokenizer_digest
+from wordmask.tokenization.encoding import Encodings, encode_lines
 from wordmask.tokenization.recipes import Components, divider_of
-from wordmask.tokenization.word_cache import WordCache, tokenize, word_cache_of
+from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.tokenization.tokenize import tokenize
+from wordmask.tokenization.word_cache import WordCache, word_cache_of
 from wordmask.tokenization.words import CHINESE_BLOCKS, Characters
 
 COMMON = "的一是了我不人在他有这来研究生命起源喜欢你中国〇"
@@ -157,7 +159,7 @@ def test_words_do_not_depend_on_the_way_they_were_encoded(texts):
     tokenizer = like_bert_base_chinese("uncased")
     fast = tokenize(tokenizer, texts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wordmask.tokenization.word_cache.word_cache_of", lambda tokenizer: None)
+        patch.setattr("wordmask.tokenization.tokenize.word_cache_of", lambda tokenizer: None)
         assert_equal(fast, tokenize(tokenizer, texts))
 
 
