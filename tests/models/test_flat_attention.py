@@ -96,7 +96,7 @@ def test_a_wrong_window_or_position_is_noticed(monkeypatch):
         patch.setattr(varlen_attention, "by_document", narrow)
         assert flat_attention(with_varlen("modernbert", **WINDOWS)) == "the numbers differ"
         assert isinstance(flat_attention(with_varlen("bert")), FlatAttention)
-    monkeypatch.setattr("wordmask.models.packed_attention.first_position", lambda *table: 0)
+    monkeypatch.setattr("wordmask.models.positions.first_position", lambda *table: 0)
     assert isinstance(flat_attention(with_varlen("roberta")), str)
 
 

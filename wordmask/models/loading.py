@@ -14,7 +14,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from wordmask.config.model_arguments import VARLEN, ModelArguments
 from wordmask.data.sources import Texts
 from wordmask.models.configuration import hub_options, make_config, making, origin, with_dropout
-from wordmask.models.packed_attention import position_limits
+from wordmask.models.positions import position_limits
 from wordmask.models.probing import embedded_ids
 from wordmask.tokenization.special_tokens import length_limit, vocabulary_size
 from wordmask.tokenization.train_tokenizer import train_tokenizer

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from wordmask.models.loading import no_report
-from wordmask.models.packed_attention import first_position
+from wordmask.models.positions import first_position
 from wordmask.models.probing import close, some_ids, unchanged, why_not
 from wordmask.tokenization.special_tokens import length_limit
 from wordmask.utils.errors import InputError, reported
