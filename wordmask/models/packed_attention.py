@@ -121,13 +121,13 @@ def packed_attention(model: PreTrainedModel) -> PackedAttention | None:
     return None
 
 
-def flat_attention(model: PreTrainedModel) -> FlatAttention | str:
+def flat_attention(model: PreTrainedModel) -> FlatAttention | Exception:
     """The same for flat batches, in evaluation and in training; or why it cannot, see `why_not`.
 
     Args:
         model: a masked language model whose implementation of attention takes bounds, which is left as it is.
     """
-    reasons = []
+    reason: Exception | None = None
     for mask in FLAT_FORMS:
         attention = FlatAttention(mask, first_position_of(model))
 
@@ -139,10 +139,11 @@ def flat_attention(model: PreTrainedModel) -> FlatAttention | str:
             model(input_ids=ids, **_flat_inputs(attention, torch.ones_like(ids)))
             return agrees
 
-        reasons.append(why_not(model, check))
-        if reasons[-1] is None:
+        reason = why_not(model, check)
+        if reason is None:
             return attention
-    return str(reasons[-1])
+    assert reason is not None, "there is a form at least"
+    return reason
 
 
 def _flat_inputs(attention: FlatAttention, sequence_ids: torch.Tensor) -> dict[str, Any]:
