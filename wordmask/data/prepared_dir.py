@@ -21,9 +21,9 @@ import pyarrow as pa
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.corpora import Corpus
-from wordmask.data.data_report import FILE, DataReport, SplitText
+from wordmask.data.data_report import FILE, DataReport
 from wordmask.data.file_source import ContentDigest
-from wordmask.data.findings import SplitFindings, findings_in, total
+from wordmask.data.findings import SplitFindings, SplitText, findings_in, total
 from wordmask.data.prepared_record import ADVICE, RECORD, Part, PreparedRecord, checked
 from wordmask.data.sources import Source, Texts
 from wordmask.data.text_tokenizer import TextTokenizer, tokens_of_split

@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.config.rate_schedule import RateSchedule
+from wordmask.data.advice import left_out
 from wordmask.data.collator import Example
 from wordmask.data.corpora import MOST, Corpus
-from wordmask.data.data_report import SplitText
 from wordmask.data.division import Division, divide, joined, long_lines
-from wordmask.data.findings import SplitFindings, left_out, total
+from wordmask.data.findings import SplitFindings, SplitText, total
 from wordmask.data.sampler import Draw
 from wordmask.data.sources import Stream, Texts
 from wordmask.data.text_counts import REPORTED
