@@ -55,7 +55,7 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
     if not source:
         return None
     flag = "--config_name" if arguments.config_name else "--model_name_or_path"
-    with loading(flag, source, "a configuration"):
+    with loading(flag, source, "a configuration", is_model=True):
         config = AutoConfig.from_pretrained(source, **hub_options(arguments))
     refuse_encoder_decoder(flag, source, config)
     return config

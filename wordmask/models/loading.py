@@ -106,7 +106,7 @@ def load_model(
     if arguments.model_name_or_path:
         config = config and with_dropout(arguments, config)
         with (
-            loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"),
+            loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model", is_model=True),
             no_report(),
         ):
             model, info = AutoModelForMaskedLM.from_pretrained(
