@@ -20,7 +20,7 @@ from pathlib import Path
 from wordmask.config.parser import Parser, argument, build, check_vocab_size
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.provenance import Provenance, sidecar
-from wordmask.references.writer import Annotator, Output, check_output, write_references
+from wordmask.references.writer import Annotator, Output, check_new_tokenizer, check_output, write_references
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.lock import locked
@@ -116,7 +116,7 @@ def _make(
         path = Path(arguments.bert)
         with locked(path.parent / f".{path.name}.wordmask", f"--bert: {path}"):
             if not (path.exists() and _continues(arguments)):
-                check_output(arguments.bert, arguments.overwrite, flag="--bert")
+                check_new_tokenizer(arguments.bert, arguments.overwrite)
                 _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
     track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
@@ -161,7 +161,7 @@ def _check(arguments: ReferenceArguments, output: Output, files: Sequence[str]) 
             "start again"
         )
     if arguments.vocab_size and not _continues(arguments):
-        check_output(arguments.bert, arguments.overwrite, flag="--bert")
+        check_new_tokenizer(arguments.bert, arguments.overwrite)
     if arguments.vocab_size and arguments.num_shards > 1 and not os.path.exists(arguments.bert):
         raise InputError(
             f"--vocab_size: {arguments.bert} does not exist, and each of {arguments.num_shards} shards would train "

@@ -29,9 +29,9 @@ from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences
 from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.masking import Strategy
-from wordmask.tokenization.encoding import special_affixes
+from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.tokenization.word_cache import tokenize
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
 

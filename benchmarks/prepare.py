@@ -34,7 +34,7 @@ from rich.table import Table
 from bundled import given_or_bundled
 from sides import Figures, forget_peak, peak_megabytes, run_in_turn, use_one_core
 from wordmask.data.text_counts import spread
-from wordmask.tokenization.encoding import special_ids
+from wordmask.tokenization.special_tokens import special_ids
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
 

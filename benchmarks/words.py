@@ -191,7 +191,7 @@ def bits(tokenizer: Any, text: str, references: str | None, **segmentation: Any)
     from wordmask.config.data_arguments import DataArguments
     from wordmask.config.segmenter_arguments import SegmentationArguments
     from wordmask.data.sources import load_texts
-    from wordmask.data.tokenize import TextTokenizer
+    from wordmask.data.text_tokenizer import TextTokenizer
 
     data = DataArguments(train_file=[text], train_ref_file=[references] if references else None)
     texts = load_texts(data, str(Path(text).parent), None, False)["train"]

@@ -85,8 +85,8 @@ def test_tests_mirror_the_folders(layer):
         ("wordmask.segmenters", ["torch", "transformers", "jieba", "ltp"]),
         ("run_mlm", ["transformers", "datasets", "torch"]),
         ("wordmask.masking", ["transformers", "datasets"]),
-        ("wordmask.data.tokenize", ["datasets", "torch", "transformers.trainer"]),
-        ("wordmask.tokenization.word_cache", ["transformers", "datasets", "torch"]),
+        ("wordmask.data.text_tokenizer", ["datasets", "torch", "transformers.trainer"]),
+        ("wordmask.tokenization.tokenize", ["transformers", "datasets", "torch"]),
     ],
 )
 def test_import_brings_no_more_than_it_needs(module, unwanted):

@@ -2,7 +2,7 @@
 
 This module knows nothing about words or text. It sees one bit for each token, `continues`: whether the token continues
 the word of the token before it. What a word is, tokenization/words.py decides. To mask other units than words, such as
-syllables, change the rule there, and raise `VERSION` in data/tokenize.py. To join words to longer units, add a
+syllables, change the rule there, and raise `VERSION` in data/text_tokenizer.py. To join words to longer units, add a
 `Strategy` here.
 
 All are pure, compiled functions of arrays. Their time grows in proportion to batch × length.

@@ -26,8 +26,8 @@ from wordmask.data.token_store import Tokenization
 from wordmask.references.positions import LineReferences, continuations, line_positions
 from wordmask.references.reader import parse_references
 from wordmask.segmenters import Segmenter
-from wordmask.tokenization.encoding import special_affixes
-from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.utils.errors import InputError
 
 LINES = ["我喜欢你", "T恤很好看", "他们 在图书馆"]

@@ -17,7 +17,8 @@ import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.findings import Findings, total, without_words
+from wordmask.data.advice import without_words
+from wordmask.data.findings import Findings, total
 from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization

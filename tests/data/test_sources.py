@@ -25,8 +25,8 @@ from wordmask.data.collator import MaskingCollator
 from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StreamedSequences
 from wordmask.data.sources import load_texts
+from wordmask.data.text_tokenizer import TextTokenizer
 from wordmask.data.token_store import Tokenization, tokenized
-from wordmask.data.tokenize import TextTokenizer
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError

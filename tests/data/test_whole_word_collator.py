@@ -17,8 +17,8 @@ import wordmask
 from conftest import character_tokenizer, sample_lines, sample_tokenizer
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.masking import Strategy
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.tokenization.word_cache import tokenize
 
 CHINESE = ["我喜欢研究生命的起源。", "面团需要足够的时间慢慢发酵。", "T恤好。"]
 SEGMENTED = ["我 喜欢 研究 生命 的 起源 。", "面团 需要 足够 的 时间 慢慢 发酵 。", "T恤 好 。"]
@@ -216,6 +216,17 @@ def test_padding_is_made_anew_and_changes_no_mask(side, multiple, already, bert)
             rest = torch.ones(batch[name].shape[1], dtype=torch.bool)
             rest[own] = False
             assert (batch[name][row, rest] == padding).all(), name
+
+
+def test_a_collator_leaves_its_tokenizer_as_it_was(bert):
+    tokenizer = pickle.loads(pickle.dumps(bert))
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(4)
+    backend.enable_padding(length=6)
+    before = backend.truncation, backend.padding
+    collator = wordmask.WholeWordMaskCollator(tokenizer)
+    collator([{"input_ids": [2, 9, 3]}])
+    assert (backend.truncation, backend.padding) == before and None not in before
 
 
 def test_only_text_is_masked(bert):

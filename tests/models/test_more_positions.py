@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, BertTokenizer, Pr
 
 from conftest import SMALL, SPECIAL
 from wordmask.models.more_positions import with_more_positions
-from wordmask.models.packed_attention import position_embeddings, position_limits
+from wordmask.models.positions import position_embeddings, position_limits
 from wordmask.models.probing import some_ids
 from wordmask.utils.errors import InputError
 

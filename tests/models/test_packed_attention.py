@@ -135,7 +135,7 @@ def test_a_wrong_position_or_a_leak_is_noticed(monkeypatch, dtype):
     models = {name: tiny(name).to(dtype) for name in ("roberta", "bert")}
     assert all(map(packed_attention, models.values()))
     with monkeypatch.context() as patch:
-        patch.setattr("wordmask.models.packed_attention.first_position", lambda *table: 0)
+        patch.setattr("wordmask.models.positions.first_position", lambda *table: 0)
         assert packed_attention(models["roberta"]) is None
     with monkeypatch.context() as patch:
         mask_function = "wordmask.models.packed_attention.packed_sequence_mask_function"

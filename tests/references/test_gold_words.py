@@ -21,7 +21,7 @@ from conftest import character_tokenizer, refusal, save_model
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.sources import load_texts
-from wordmask.data.tokenize import TextTokenizer
+from wordmask.data.text_tokenizer import TextTokenizer
 from wordmask.references.positions import line_positions
 from wordmask.references.provenance import sidecar
 from wordmask.segmenters import Segmenter

@@ -10,7 +10,7 @@ from conftest import character_tokenizer
 from wordmask.references.positions import LineReferences, continuations, line_positions
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.segmented import segmented
-from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.tokenize import tokenize
 
 CHINESE, OTHERS = "研究生命起源", "Tk9。 "
 TOKENIZER = character_tokenizer([CHINESE, "tk9。"])

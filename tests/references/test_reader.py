@@ -20,10 +20,11 @@ from wordmask.config.arguments import DataArguments
 from wordmask.data.sources import load_texts
 from wordmask.references import writer
 from wordmask.references.positions import LineReferences, continuations
-from wordmask.references.provenance import Provenance, check_tokenizer, read_provenance, sidecar, tokenizer_digest
+from wordmask.references.provenance import Provenance, check_tokenizer, read_provenance, sidecar
 from wordmask.references.writer import check_output
 from wordmask.segmenters import Segmenter
-from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.backend import tokenizer_digest
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.utils.errors import InputError
 from wordmask.utils.parts import Work
 

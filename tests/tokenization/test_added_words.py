@@ -15,7 +15,8 @@ from wordmask.tokenization import added_words
 from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words, pieces_of
 from wordmask.tokenization.encoding import encode_lines
 from wordmask.tokenization.readable import ReadableTokens
-from wordmask.tokenization.word_cache import WordCache, tokenize
+from wordmask.tokenization.tokenize import tokenize
+from wordmask.tokenization.word_cache import word_cache_of
 from wordmask.tokenization.words import Characters
 from wordmask.utils.errors import InputError
 
@@ -169,7 +170,7 @@ parts = st.sampled_from(
 @given(texts=st.lists(st.lists(parts, max_size=12).map("".join), max_size=4))
 def test_the_word_cache_gives_the_tokens_of_whole_lines(model_type, texts):
     tokenizer = with_words(model_type)
-    known = WordCache.of(tokenizer)
+    known = word_cache_of(tokenizer)
     assert known is not None, "nothing would be compared"
     found, expected = known(tokenizer, Characters(texts)), encode_lines(tokenizer, Characters(texts))
     for name in ("lengths", "ids", "first", "last", "continues"):

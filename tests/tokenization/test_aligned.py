@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from conftest import SPECIAL, bpe_tokenizer, japanese_tokenizer
-from wordmask.references.provenance import tokenizer_digest
 from wordmask.segmenters.tokenizer import TokenizerSegmenter
+from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.encoding import Encodings
-from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.utils.errors import InputError
 
 JAPANESE = [

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from wordmask.references.positions import LineReferences, continuations, line_positions
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.segmented import segmented
-from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.utils.errors import InputError
 
 OTHER = r"\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Thai}\p{scx=Lao}\p{scx=Khmer}\p{scx=Myanmar}\p{scx=Tibetan}"

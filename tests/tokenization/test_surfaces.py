@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from conftest import sample_lines, sample_tokenizer
 from wordmask.tokenization.added_words import add_words
-from wordmask.tokenization.encoding import special_ids
+from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.surfaces import Surfaces
-from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.tokenize import tokenize
 
 AWKWARD = [
     "don't walk!  e-mail: a.b@c.com, 3.14%; foo_bar (x)",

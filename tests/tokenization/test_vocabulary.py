@@ -16,9 +16,9 @@ from transformers import BertTokenizer, EsmTokenizer, PreTrainedTokenizerFast
 
 import run_mlm_wwm
 from conftest import refusal, sample_tokenizer, save_model
-from wordmask.data.tokenize import TextTokenizer
+from wordmask.data.text_tokenizer import TextTokenizer
 from wordmask.tokenization import train_tokenizer as training
-from wordmask.tokenization.encoding import vocabulary_size
+from wordmask.tokenization.special_tokens import vocabulary_size
 from wordmask.tokenization.vocabulary import Vocabulary, undeclared_roles
 from wordmask.utils.errors import InputError
 

@@ -23,10 +23,10 @@ from conftest import character_tokenizer
 from wordmask.masking import word_starts
 from wordmask.references.positions import line_positions
 from wordmask.segmenters import Segmenter
-from wordmask.tokenization.encoding import special_affixes
 from wordmask.tokenization.segmented import segmented
+from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.tokenization.word_cache import tokenize
 from wordmask.tokenization.words import (
     EXTEND,
     FLAG,

@@ -18,7 +18,8 @@ import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, refusal, sample_lines, sample_tokenizer, save_model
 from wordmask.config.run_arguments import RunArguments
-from wordmask.references.provenance import Provenance, TextDigest, tokenizer_digest, write_provenance
+from wordmask.references.provenance import Provenance, TextDigest, write_provenance
+from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 

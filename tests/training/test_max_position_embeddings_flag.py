@@ -16,7 +16,7 @@ from conftest import (
     sample_tokenizer,
     save_model,
 )
-from wordmask.models.packed_attention import position_embeddings
+from wordmask.models.positions import position_embeddings
 
 FLAGS = ["--use_cpu", "--report_to", "none", "--no_eval_on_start", "--logging_steps", "1", "--long_lines", "split"]
 FLAGS += ["--per_device_train_batch_size", "2", "--preprocessing_num_workers", "1"]

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from wordmask.tokenization import word_cache
+from wordmask.tokenization import tokenize as module
 
 calls = []
-tokenize = word_cache.tokenize
+tokenize = module.tokenize
 
 
 def counted(*args, **kwargs):
@@ -30,7 +30,7 @@ def counted(*args, **kwargs):
     return tokenize(*args, **kwargs)
 
 
-word_cache.tokenize = counted  # before the modules that import it
+module.tokenize = counted  # before the modules that import it
 
 import run_mlm_wwm  # noqa: E402
 from conftest import run_until, sequences_in  # noqa: E402

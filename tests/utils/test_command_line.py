@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from wordmask.utils import command_line
-from wordmask.utils.command_line import RANKS, is_first_process, resume_command
+from wordmask.utils.command_line import resume_command
+from wordmask.utils.processes import RANKS
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +50,3 @@ def test_a_run_is_resumed_as_it_was_started(monkeypatch, started, argv, expected
 def test_nothing_starts_over_and_no_secret_is_shown(given, kept):
     shown = resume_command("run_mlm.py", given.split(), None)
     assert shlex.split(shown)[2:] == kept.split() and "hf_x" not in shown
-
-
-@pytest.mark.parametrize("name", RANKS)
-def test_one_process_of_a_launch_is_the_first(monkeypatch, name):
-    assert is_first_process()
-    for rank in ("0", "1"):
-        monkeypatch.setenv(name, rank)
-        assert is_first_process() == (rank == "0")

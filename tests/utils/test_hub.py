@@ -144,13 +144,16 @@ def test_what_the_hub_refuses_names_the_flag_that_mends_it(refuse, hub, flag, na
     ],
 )
 def test_a_package_that_a_tokenizer_lacks_comes_with_the_line_that_installs_it(message, advice):
-    with pytest.raises(InputError) as caught, loading("--tokenizer_name", "me/tiny", "a tokenizer"):
+    with pytest.raises(InputError) as caught, loading("--tokenizer_name", "me/tiny", "a tokenizer", is_model=False):
         raise ImportError(message)
     assert str(caught.value).endswith(f"){advice}")
 
 
 def test_a_dictionary_that_is_not_downloaded_comes_with_the_line_that_does_it():
-    with pytest.raises(InputError, match=": python -m unidic download$"), loading("--bert", "me/tiny", "a tokenizer"):
+    with (
+        pytest.raises(InputError, match=": python -m unidic download$"),
+        loading("--bert", "me/tiny", "a tokenizer", is_model=False),
+    ):
         raise RuntimeError("The unidic dictionary itself is not found. See https://github.com")
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from wordmask.utils import terminal as module
+from wordmask.utils.processes import RANKS
 from wordmask.utils.terminal import Command, Message, Terminal, asked_format, clean, terminal, use
 
 
@@ -47,7 +48,7 @@ def fresh(monkeypatch):
     monkeypatch.setattr(module, "_terminal", None)
     logger = logging.getLogger("wordmask")
     monkeypatch.setattr(logger, "handlers", [])
-    for name in ("RANK", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+    for name in (*RANKS, "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     yield
@@ -130,8 +131,9 @@ def test_a_program_that_ends_without_closing_leaves_no_live_line(end):
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
 
 
-def test_only_the_first_process_of_a_launch_shows_anything(capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+@pytest.mark.parametrize("name", RANKS)
+def test_only_the_first_process_of_a_launch_shows_anything(capsys, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
     terminal().doing("reading text")
     terminal().show(Loss(6.5))
     assert capsys.readouterr() == ("", "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wordmask.config.parser import argument, check_vocab_size
-from wordmask.tokenization.encoding import NO_LIMIT
+from wordmask.tokenization.special_tokens import NO_LIMIT
 from wordmask.utils.errors import InputError
 
 VARLEN = "varlen"  # our attention by the bounds of documents, see models/varlen_attention.py

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +15,10 @@ from rich.box import ROUNDED
 from rich.table import Table
 from rich.text import Text
 
-from wordmask.data.findings import SplitFindings, left_out, without_words
+from wordmask.data.advice import advice_on
+from wordmask.data.findings import LongLines, SplitText
 from wordmask.data.text_counts import TextCounts
-from wordmask.tokenization.encoding import untruncated
+from wordmask.tokenization.backend import untruncated
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.quantities import counted, number, percent
 from wordmask.utils.terminal import clean, terminal
@@ -27,26 +27,6 @@ logger = logging.getLogger(__name__)
 
 FILE = "data_report.json"
 LISTED, SHOWN = 100, 5  # words and characters in the file, and in the table
-UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on something looks wrong
-MANY_COPIES = 1000
-
-
-class LongLines(NamedTuple):
-    """The lines that are longer than the room, in tokens, of a sequence; the tokens lost, and what is done to them."""
-
-    lines: int
-    room: int
-    lost: int
-    action: str
-
-
-class SplitText(NamedTuple):
-    """The text of a split: what was found, its examples (`None`: a stream), and its long lines, if known."""
-
-    found: SplitFindings
-    examples: int | None
-    long_lines: LongLines | None = None
-    tokens: int = 0  # all tokens of all examples, if known
 
 
 @dataclass(frozen=True)
@@ -168,7 +148,9 @@ def _unknown_characters(tokenizer: Any, words: Counter[str]) -> Counter[str]:
 
     def is_unknown(text: str) -> bool:
         if tokenizer.is_fast:
-            return unknown in untruncated(tokenizer.backend_tokenizer).encode(text, add_special_tokens=False).ids
+            backend = tokenizer.backend_tokenizer
+            with untruncated(backend):
+                return unknown in backend.encode(text, add_special_tokens=False).ids
         return unknown in tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
 
     inside = "" if is_unknown("a") else "a"
@@ -207,18 +189,7 @@ class DataReport:
             for split, text in texts.items()
             if counts[split].examples
         }
-        found = [text.found for text in texts.values()]
-        advice = [sentence for one in found for sentence in left_out(one.findings, one.reference_flag)]
-        if masks_words:
-            advice += [sentence for one in found for sentence in without_words(one.findings, one.flag)][:1]
-        unknown = [advice for split, report in reports.items() for advice in _unknown(report, texts[split].found.flag)]
-        cut = [advice for text in texts.values() for advice in _cut(text)]
-        advice += unknown[:1] + cut[:1]
-        if "train" in reports:
-            advice += _copies(reports["train"], texts["train"].found.flag, counts["train"], validation)
-        if "validation" in reports:
-            advice += _few(reports["validation"], texts["validation"].found.flag, rate)
-        return cls(reports, advice)
+        return cls(reports, advice_on(texts, reports, masks_words, rate))
 
     def show(self) -> None:
         """Show the figures, if there are any, and the advice."""
@@ -260,62 +231,3 @@ class DataReport:
         for label, values in rows.items():
             table.add_row(label, *(Text(clean(values.get(split, "")), overflow="fold") for split in self.splits))
         return table
-
-
-def _unknown(report: SplitReport, flag: str) -> list[str]:
-    """Advice if many tokens are unknown."""
-    if report.unknown_share < UNKNOWN:
-        return []
-    characters = report.unknown_characters
-    which = f", most often for {' '.join([*characters][:SHOWN])}" if characters else ""
-    said = f"{flag}: {percent(report.unknown_share)} of the tokens are [UNK]{which}, and the model cannot learn them"
-    chinese = sum(count for one, count in characters.items() if is_chinese(one))
-    capitals = sum(count for one, count in characters.items() if one != one.lower())
-    if 2 * chinese > sum(characters.values()):
-        return [f"{said}: the tokenizer is not for Chinese; start from a Chinese model, such as bert-base-chinese"]
-    if 2 * capitals > sum(characters.values()):
-        return [f'{said}: its vocabulary has no capitals; set "do_lower_case": true in tokenizer_config.json']
-    return [f"{said}; start from a model whose --tokenizer_name knows these characters, or take them out of the text"]
-
-
-def _cut(text: SplitText) -> list[str]:
-    """Advice if at least half of the examples are cut."""
-    lines = text.long_lines
-    examples = text.examples or text.found.findings.counts.examples
-    if lines is None or not lines.lost or lines.lines < CUT * examples:
-        return []
-    return [
-        f"{text.found.flag}: {lines.lines / examples:.0%} of the examples are cut at {lines.room} tokens, so "
-        f"{lines.lost / text.tokens:.0%} of the tokens are lost; add --long_lines split to keep them"
-    ]
-
-
-def _copies(report: SplitReport, flag: str, train: TextCounts, validation: TextCounts | None) -> list[str]:
-    """Advice if training text is repeated, or is also in the validation text."""
-    sentences = []
-    if report.duplicates >= min(MANY_COPIES, max(COPIES * report.counted, 10)):
-        sentences.append(
-            f"{flag}: {report.duplicates:,} of {report.counted:,} examples repeat another one, so the model learns "
-            "these by heart; remove them, for example with awk '!seen[$0]++' old.txt > new.txt"
-        )
-    known = int(np.isin(validation.hashes, train.hashes).sum()) if validation else 0
-    if validation and known >= SEEN * validation.examples > 0:
-        sentences.append(
-            f"{flag}: {known:,} of {counted(validation.examples, 'validation example')} "
-            f"{'is' if known == 1 else 'are'} also in the training text, so the figures look "
-            "better than they are; remove them from one of the two"
-        )
-    return sentences
-
-
-def _few(report: SplitReport, flag: str, rate: float) -> list[str]:
-    """Advice if the validation text is too short to tell two models apart."""
-    masked = max(round(report.tokens * rate), 1)
-    if masked >= (4000 if report.counted < 50 else 400) or report.counted != report.examples:
-        return []
-    points = 100 * 1.96 * math.sqrt(0.25 / masked)  # of an accuracy of one half, in 95 of 100 cases
-    return [
-        f"{flag}: the validation text has only {counted(report.counted, 'example')} with about "
-        f"{counted(masked, 'masked token')}, so accuracy is known to ±{points:.0f} points; give a longer "
-        "--validation_file, or a larger --validation_split_percentage"
-    ]

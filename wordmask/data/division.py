@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.config.arguments import DataArguments
-from wordmask.data.data_report import LongLines
+from wordmask.data.findings import LongLines
 from wordmask.data.packing import Packs, pack
 from wordmask.utils.arrays import starts_of
 

@@ -1,8 +1,8 @@
-"""What a run says about its text: counted while the text is tokenized, and kept with the tokens.
+"""What a run finds in its text: counted while the text is tokenized, and kept with the tokens.
 
 A warning that is only logged would be lost when the next run takes its tokens from the cache, and several processes
-would log it several times. So each batch of tokens is stored with counts. Each run adds up the counts and logs one
-sentence about the sum.
+would log it several times. So each batch of tokens is stored with counts. Each run adds up the counts, and advice.py
+makes one sentence of the sum.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ import pyarrow as pa
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import SCRIPTS, Characters
 from wordmask.utils.arrays import BoolArray
-from wordmask.utils.quantities import counted
 
 PHRASES = {"Thai", "Lao", "Khmer", "Myanmar"}  # what stands between two spaces is a phrase, if not words are separated
 WORD_LENGTH = 8  # their words have 4 to 6 characters on average, with marks, and their phrases 20 or more
-SUBSTANTIAL = 0.1  # a text with this share of its characters in a language counts as of this language
 _KEY = b"wordmask.findings"  # in the metadata of each batch of a file of tokens
 
 
@@ -115,85 +113,27 @@ def total(findings: Iterable[Findings]) -> Findings:
     )
 
 
-def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
-    """The sentence about positions that we leave out, if any; `others` says what happens to other texts."""
-    if not findings.left_out:
-        return []
-    join, are = ("joins", "is") if findings.left_out == 1 else ("join", "are")
-    return [
-        f"{flag}: {findings.left_out:,} of {counted(findings.positions, 'position')} {join} what does not stand "
-        f"together and {are} left out of the masks{others}; "
-        f"the first is {findings.example}; run_chinese_ref.py makes exact references"
-    ]
-
-
-class Language(NamedTuple):
-    """A language that is written without spaces.
-
-    Attributes:
-        scripts: its scripts, see `SCRIPTS`.
-        masked: what is masked if only the rule for text makes words of it.
-        segmenter: what `--segmenter` can find words.
-    """
-
-    scripts: Sequence[str]
-    masked: str
-    segmenter: str
-
-
-_PHRASES = "all that stands between two spaces is masked as one word"
-LANGUAGES = {
-    "Chinese": Language(["Han"], "single characters are masked", "jieba (or ltp)"),
-    "Japanese": Language(
-        ["Han", "Hiragana", "Katakana"], "single kanji and whole rows of kana are masked", "sudachi (or mecab)"
-    ),
-    "Thai": Language(["Thai"], _PHRASES, "pythainlp (or icu)"),
-    "Lao": Language(["Lao"], _PHRASES, "icu"),
-    "Khmer": Language(["Khmer"], _PHRASES, "icu"),
-    "Burmese": Language(["Myanmar"], _PHRASES, "icu"),
-    "Tibetan": Language(["Tibetan"], "single syllables are masked", "package.module:Class, a class of your own"),
-}
-SEVERAL = "icu"  # finds words in several languages
-KANA = 0.1  # a text with this share of kana among kana and Chinese characters counts as Japanese, not as Chinese
-
-
-def languages_without_words(findings: Findings) -> dict[str, int]:
-    """The number of characters of each language without words that is a substantial part of a text, largest first."""
-    found = findings.unsegmented
-    kana = found["Hiragana"] + found["Katakana"]
-    other = "Chinese" if kana >= max(KANA * (kana + found["Han"]), 1) else "Japanese"
-    counts = {name: sum(found[script] for script in language.scripts) for name, language in LANGUAGES.items()}
-    substantial = {
-        name: count
-        for name, count in counts.items()
-        if name != other and count >= max(SUBSTANTIAL * findings.characters, 1)
-    }
-    return dict(sorted(substantial.items(), key=lambda item: -item[1]))
-
-
-def without_words(findings: Findings, flag: str) -> list[str]:
-    """The sentence about text that is written without spaces and has no words, if this is much of the text."""
-    found = languages_without_words(findings)
-    if not found:
-        return []
-    shares = [
-        f"{count / findings.characters:.0%} of the characters are {name} ({count:,})" for name, count in found.items()
-    ]
-    masked = dict.fromkeys(LANGUAGES[name].masked for name in found)
-    segmenter = LANGUAGES[next(iter(found))].segmenter if len(found) == 1 else SEVERAL
-    remedy = f"give --segmenter {segmenter}"
-    if flag == "--prepared_dir":
-        remedy = f"prepare the text again with --segmenter {segmenter} or --train_ref_file"
-    elif flag.endswith("_file"):
-        remedy += f", or {flag.removesuffix('_file')}_ref_file with references that run_chinese_ref.py makes"
-    return [
-        f"{flag}: {', '.join(shares)} and nothing says which of them form words, so {', and '.join(masked)}; {remedy}"
-    ]
-
-
 class SplitFindings(NamedTuple):
     """The findings of a split, with the flags that name its text and its references."""
 
     findings: Findings = Findings()
     flag: str = ""
     reference_flag: str = ""
+
+
+class LongLines(NamedTuple):
+    """The lines that are longer than the room, in tokens, of a sequence; the tokens lost, and what is done to them."""
+
+    lines: int
+    room: int
+    lost: int
+    action: str
+
+
+class SplitText(NamedTuple):
+    """The text of a split: what was found, its examples (`None`: a stream), and its long lines, if known."""
+
+    found: SplitFindings
+    examples: int | None
+    long_lines: LongLines | None = None
+    tokens: int = 0  # all tokens of all examples, if known

@@ -21,14 +21,14 @@ import pyarrow as pa
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.corpora import Corpus
-from wordmask.data.data_report import FILE, DataReport, SplitText
+from wordmask.data.data_report import FILE, DataReport
 from wordmask.data.file_source import ContentDigest
-from wordmask.data.findings import SplitFindings, findings_in, total
+from wordmask.data.findings import SplitFindings, SplitText, findings_in, total
 from wordmask.data.prepared_record import ADVICE, RECORD, Part, PreparedRecord, checked
 from wordmask.data.sources import Source, Texts
+from wordmask.data.text_tokenizer import TextTokenizer, tokens_of_split
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
-from wordmask.data.tokenize import TextTokenizer, tokens_of_split
-from wordmask.references.provenance import tokenizer_digest
+from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line, output_of_workers
 from wordmask.utils.files import write_json

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wordmask.data.sources import SPLITS
-from wordmask.data.tokenize import VERSION
+from wordmask.data.text_tokenizer import VERSION
 from wordmask.utils.batches import divided
 from wordmask.utils.errors import InputError, one_line
 

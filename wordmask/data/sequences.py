@@ -20,17 +20,17 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.config.rate_schedule import RateSchedule
+from wordmask.data.advice import left_out
 from wordmask.data.collator import Example
 from wordmask.data.corpora import MOST, Corpus
-from wordmask.data.data_report import SplitText
 from wordmask.data.division import Division, divide, joined, long_lines
-from wordmask.data.findings import SplitFindings, left_out, total
+from wordmask.data.findings import SplitFindings, SplitText, total
 from wordmask.data.plan import Draw
 from wordmask.data.sources import Stream, Texts
 from wordmask.data.text_counts import REPORTED
 from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.data.tokenized_dataset import TokenizedDataset
-from wordmask.tokenization.encoding import special_affixes
+from wordmask.tokenization.special_tokens import special_affixes
 
 logger = logging.getLogger(__name__)
 

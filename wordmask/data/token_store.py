@@ -20,7 +20,7 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import SplitFindings, TokenBatch, findings_in
 from wordmask.data.sources import Source, Texts
 from wordmask.data.text_counts import COUNTS
-from wordmask.data.tokenize import TextTokenizer
+from wordmask.data.text_tokenizer import TextTokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import output_of_workers
 from wordmask.utils.files import write_atomically

@@ -16,6 +16,7 @@ from wordmask.models.forward import Forward
 from wordmask.models.loss_head import LossHead, find_loss_head
 from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
 from wordmask.models.padding_mask import padding_mask
+from wordmask.models.probing import named
 from wordmask.models.varlen_attention import AttentionDropoutError
 from wordmask.utils.errors import InputError
 
@@ -66,34 +67,42 @@ def _half(training: RunArguments, enabled: bool = True) -> torch.autocast:
 def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttention | None:
     """How documents of flat batches are kept apart: if the attention that is asked for takes these, or on a GPU.
 
-    If varlen attention is asked for and these flags or this model's dropout exclude it, the model gets sdpa.
+    Raises:
+        InputError: if varlen attention is asked for, and this model or this device cannot do it.
+    """
+    asked, training = arguments.model.attn_implementation, arguments.training
+    has_varlen = training.device.type == "cuda" and is_varlen_available()
+    if asked == VARLEN or asked is None and has_varlen and model.config._attn_implementation == "sdpa":
+        return _varlen_attention(arguments, model, is_asked=asked == VARLEN)
+    if asked in (None, *WITH_MASKS) or training.tokens_per_pass:
+        return None
+    found = _try_flat(training, model)
+    return found if isinstance(found, FlatAttention) else None
+
+
+def _varlen_attention(arguments: Arguments, model: PreTrainedModel, is_asked: bool) -> FlatAttention | None:
+    """Give a model varlen attention; `None`, with a message, if it keeps its own, since flags or dropout exclude it.
 
     Raises:
         InputError: if it is asked for, and this model or this device cannot do it.
     """
-    asked, training, name = arguments.model.attn_implementation, arguments.training, type(model).__name__
-    if asked not in (None, VARLEN, *WITH_MASKS) and not training.tokens_per_pass:
-        found = _try_flat(training, model)
-        return found if isinstance(found, FlatAttention) else None
-    before = model.config._attn_implementation
-    suits = asked is None and before == "sdpa" and training.device.type == "cuda" and is_varlen_available()
-    if not (asked == VARLEN or suits):
-        return None
-    reason = _excluded(arguments, model)
+    name, before, reason = type(model).__name__, model.config._attn_implementation, _excluded(arguments, model)
     if reason is None:
         model.set_attn_implementation(VARLEN)
-        found = _try_flat(training, model)
+        found = _try_flat(arguments.training, model)
         if isinstance(found, FlatAttention):
             return found
         model.set_attn_implementation(before)
-        has_dropout = found == AttentionDropoutError.__name__
-        if asked == VARLEN and not has_dropout:
+        if isinstance(found, AttentionDropoutError):
+            reason = "the model has attention dropout; --dropout 0 drops it"
+        elif is_asked:
             raise InputError(
                 f"--attn_implementation varlen: the attention of {name} does not take the bounds of documents on this "
-                f"device ({found}); give {before}"
+                f"device ({named(found)}); give {before}"
             )
-        reason = "the model has attention dropout; --dropout 0 drops it" if has_dropout else found
-    level = logging.WARNING if asked == VARLEN else logging.INFO
+        else:
+            reason = named(found)
+    level = logging.WARNING if is_asked else logging.INFO
     logger.log(level, "%s uses %s attention with masks instead of varlen: %s", name, before, reason)
     return None
 
@@ -108,11 +117,11 @@ def _excluded(arguments: Arguments, model: PreTrainedModel) -> str | None:
     return "--tokens_per_pass divides batches by their lengths" if training.tokens_per_pass else None
 
 
-def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention | str:
+def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention | Exception:
     """What `flat_attention` finds: on a GPU in full precision, without a kernel, and then in half, with one."""
     with _trying(training, model):
         found = flat_attention(model)
-    if isinstance(found, str) or model.device.type != "cuda":
+    if isinstance(found, Exception) or model.device.type != "cuda":
         return found
     with _half(training):
         return flat_attention(model)

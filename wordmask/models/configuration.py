@@ -14,7 +14,7 @@ from transformers.hf_argparser import string_to_bool
 
 from wordmask.config.flag_checks import refuse_encoder_decoder
 from wordmask.config.model_arguments import ModelArguments
-from wordmask.tokenization.encoding import vocabulary_size
+from wordmask.tokenization.special_tokens import vocabulary_size
 from wordmask.utils.errors import InputError, one_line, reported
 from wordmask.utils.hub import loading
 
@@ -55,7 +55,7 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
     if not source:
         return None
     flag = "--config_name" if arguments.config_name else "--model_name_or_path"
-    with loading(flag, source, "a configuration"):
+    with loading(flag, source, "a configuration", is_model=True):
         config = AutoConfig.from_pretrained(source, **hub_options(arguments))
     refuse_encoder_decoder(flag, source, config)
     return config

@@ -14,9 +14,9 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from wordmask.config.model_arguments import VARLEN, ModelArguments
 from wordmask.data.sources import Texts
 from wordmask.models.configuration import hub_options, make_config, making, origin, with_dropout
-from wordmask.models.packed_attention import position_limits
+from wordmask.models.positions import position_limits
 from wordmask.models.probing import embedded_ids
-from wordmask.tokenization.encoding import length_limit, vocabulary_size
+from wordmask.tokenization.special_tokens import length_limit, vocabulary_size
 from wordmask.tokenization.train_tokenizer import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError, reported
@@ -106,7 +106,7 @@ def load_model(
     if arguments.model_name_or_path:
         config = config and with_dropout(arguments, config)
         with (
-            loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model"),
+            loading("--model_name_or_path", arguments.model_name_or_path, "a masked language model", is_model=True),
             no_report(),
         ):
             model, info = AutoModelForMaskedLM.from_pretrained(

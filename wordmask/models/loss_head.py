@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wordmask.masking import IGNORED
-from wordmask.models.probing import close, some_ids, why_not
+from wordmask.models.probing import close, named, some_ids, why_not
 
 ALIGNED = 8  # the fast matrix kernels of GPUs read 16 bytes at a time, which are 8 numbers in half precision
 
@@ -146,7 +146,7 @@ def find_loss_head(model: PreTrainedModel, chunked: bool = False) -> LossHead | 
     if reason is None:
         return head
     head.remove()
-    return reason
+    return named(reason)
 
 
 @torch.enable_grad()

@@ -12,9 +12,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from wordmask.models.loading import no_report
-from wordmask.models.packed_attention import first_position
-from wordmask.models.probing import close, some_ids, unchanged, why_not
-from wordmask.tokenization.encoding import length_limit
+from wordmask.models.positions import first_position
+from wordmask.models.probing import NumbersDiffer, close, some_ids, unchanged, why_not
+from wordmask.tokenization.special_tokens import length_limit
 from wordmask.utils.errors import InputError, reported
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,8 @@ def _lengthened(model: PreTrainedModel, tables: dict[str, _Table], more: int) ->
             attn_implementation=model.config._attn_implementation,
         )
     short = min((table.positions for table in tables.values()), default=0)
-    if tables and why_not(model, lambda: _same_logits(model, longer, min(short, 64))) == "the numbers differ":
+    reason = why_not(model, lambda: _same_logits(model, longer, min(short, 64))) if tables else None
+    if isinstance(reason, NumbersDiffer):
         raise InputError(
             f"{FLAG}: with more positions, a {type(model).__name__} gives other logits for short text; drop the flag"
         )

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import (
     create_bidirectional_mask,
@@ -26,49 +25,10 @@ from transformers.masking_utils import (
     packed_sequence_mask_function,
 )
 
+from wordmask.models.positions import beyond_window, first_position_of, position_limits
 from wordmask.models.probing import close, some_ids, why_not
 
 Mask = Any  # the value of attention_mask: a tensor, a block mask, or one of these for each kind of layer
-
-
-def position_embeddings(model: PreTrainedModel) -> list[nn.Embedding]:
-    """The absolute position embeddings of a model."""
-    return [
-        module
-        for name, module in model.base_model.named_modules()
-        if isinstance(module, nn.Embedding) and name.split(".")[-1] in ("position_embeddings", "embed_positions")
-    ]
-
-
-def first_position(padding: int | None, entries: int, positions: int) -> int:
-    """The first position of a text in a table.
-
-    RoBERTa and similar models count from padding_idx + 1. Nyströmformer, YOSO and MRA have two entries more than
-    positions, and count from 2.
-
-    Args:
-        padding: the table's padding_idx, if it has one.
-        entries: of the table.
-        positions: the model's `max_position_embeddings`.
-    """
-    return max(entries - positions, 0) if padding is None else padding + 1
-
-
-def _first_positions(model: PreTrainedModel) -> list[tuple[nn.Embedding, int]]:
-    """The position embeddings of a model, each with the first position of a text."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    tables = [(table, table.num_embeddings) for table in position_embeddings(model)]
-    return [(table, first_position(table.padding_idx, size, positions or size)) for table, size in tables]
-
-
-def position_limits(model: PreTrainedModel) -> list[int]:
-    """The most tokens that each of a model's position embeddings has positions for."""
-    return [table.num_embeddings - first for table, first in _first_positions(model)]
-
-
-def beyond_window(model: PreTrainedModel) -> int:
-    """A number of tokens that layers with sliding attention do not see as a whole."""
-    return 2 * (getattr(model.config, "sliding_window", None) or 4) + 3
 
 
 def _by_layer(**inputs: Any) -> Mask:
@@ -153,7 +113,7 @@ def packed_attention(model: PreTrainedModel) -> PackedAttention | None:
     Args:
         model: a masked language model, in any mode, which is left as it is.
     """
-    first = _first_position(model)
+    first = first_position_of(model)
     for form in FORMS:
         attention = PackedAttention(form, model.config, first, model.dtype)
         if why_not(model, partial(_agrees, model, attention.inputs)) is None:
@@ -161,15 +121,15 @@ def packed_attention(model: PreTrainedModel) -> PackedAttention | None:
     return None
 
 
-def flat_attention(model: PreTrainedModel) -> FlatAttention | str:
+def flat_attention(model: PreTrainedModel) -> FlatAttention | Exception:
     """The same for flat batches, in evaluation and in training; or why it cannot, see `why_not`.
 
     Args:
         model: a masked language model whose implementation of attention takes bounds, which is left as it is.
     """
-    reasons = []
+    reason: Exception | None = None
     for mask in FLAT_FORMS:
-        attention = FlatAttention(mask, _first_position(model))
+        attention = FlatAttention(mask, first_position_of(model))
 
         def check(attention: FlatAttention = attention) -> bool:
             """With dropout, only whether it trains, since the numbers are random."""
@@ -179,10 +139,11 @@ def flat_attention(model: PreTrainedModel) -> FlatAttention | str:
             model(input_ids=ids, **_flat_inputs(attention, torch.ones_like(ids)))
             return agrees
 
-        reasons.append(why_not(model, check))
-        if reasons[-1] is None:
+        reason = why_not(model, check)
+        if reason is None:
             return attention
-    return str(reasons[-1])
+    assert reason is not None, "there is a form at least"
+    return reason
 
 
 def _flat_inputs(attention: FlatAttention, sequence_ids: torch.Tensor) -> dict[str, Any]:
@@ -192,10 +153,6 @@ def _flat_inputs(attention: FlatAttention, sequence_ids: torch.Tensor) -> dict[s
     bounds = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).int()
     lengths = {f"max_length_{side}": int(sizes.max()) for side in "qk"}
     return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, **lengths, **attention.inputs(positions)}
-
-
-def _first_position(model: PreTrainedModel) -> int:
-    return max((first for _, first in _first_positions(model)), default=0)
 
 
 def _agrees(model: PreTrainedModel, inputs: Callable[[torch.Tensor], dict[str, Any]]) -> bool:

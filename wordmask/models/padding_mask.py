@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from wordmask.models.packed_attention import FORMS, Form, Mask, beyond_window, position_limits
+from wordmask.models.packed_attention import FORMS, Form, Mask
+from wordmask.models.positions import beyond_window, position_limits
 from wordmask.models.probing import close, some_ids, why_not
 
 

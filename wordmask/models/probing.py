@@ -46,11 +46,21 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
         model.zero_grad(set_to_none=True)
 
 
+class NumbersDiffer(Exception):  # noqa: N818 - it is given as a reason, not raised
+    """A check found that outputs of a model differ."""
+
+
+def named(reason: Exception) -> str:
+    """A reason of `why_not`, for a message."""
+    return "the numbers differ" if isinstance(reason, NumbersDiffer) else type(reason).__name__
+
+
 @torch.no_grad()
-def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> str | None:
+def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> Exception | None:
     """Why a check of a model fails; `None` if it succeeds. Any exception counts, since architectures fail differently.
 
-    Only too little memory says nothing about the architecture, and is raised.
+    It is `NumbersDiffer` if the check says so, and else what the check has raised. Only too little memory says nothing
+    about the architecture, and is raised.
 
     Args:
         model: a model in any mode, which is left as it is. The check runs without dropout, gradients and TF32.
@@ -61,11 +71,11 @@ def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> str | None:
     try:
         with unchanged(model):
             model.eval()
-            return None if check() else "the numbers differ"
+            return None if check() else NumbersDiffer()
     except Exception as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
-        return type(error).__name__
+        return error.with_traceback(None)  # whose frames would keep tensors in memory
     finally:
         torch.backends.fp32_precision = precision  # type: ignore[attr-defined]
 

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wordmask.masking import IGNORED
-from wordmask.models.probing import close, some_ids, why_not
+from wordmask.models.probing import close, named, some_ids, why_not
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _hook(model: PreTrainedModel) -> SparsePrediction | str:
     if reason is None:
         return sparse
     sparse.handle.remove()
-    return reason
+    return named(reason)
 
 
 @contextlib.contextmanager

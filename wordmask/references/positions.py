@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.segmenters import Segmenter, load_segmenter, words_of
-from wordmask.tokenization.encoding import Encodings, special_affixes
+from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.segmented import segmented
-from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.words import CHINESE, Characters
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, naming_parameters

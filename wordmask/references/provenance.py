@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from wordmask.tokenization.encoding import python_state, serialized
+from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, write_json
@@ -25,7 +25,7 @@ class Provenance:
     Attributes:
         lines: the number of lines of the text, with blank lines.
         text_sha256: the digest of the lines. Line ends, compression and file format do not change it.
-        tokenizer_sha256: see `tokenizer_digest`.
+        tokenizer_sha256: see `tokenizer_digest` of tokenization/backend.py.
         tokenizer, segmenter: names and versions, for messages.
         mixed_words: whether words of mixed script count.
         any_script: whether words without a character of `SCRIPTS` count.
@@ -82,16 +82,6 @@ def read_provenance(path: str | Path, flag: str) -> Provenance | None:
 def write_provenance(path: str | Path, provenance: Provenance) -> None:
     """Write the provenance of a reference file next to it."""
     write_json(sidecar(path), asdict(provenance))
-
-
-def tokenizer_digest(tokenizer) -> str:
-    """A digest of everything that decides where the tokens of a tokenizer begin and end."""
-    if tokenizer.is_fast:
-        state = serialized(tokenizer.backend_tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
-    else:
-        state = python_state(tokenizer)
-    decisive = {name: state.get(name) for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 class TextDigest:

@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wordmask.references.positions import line_positions
-from wordmask.references.provenance import Provenance, TextDigest, sidecar, tokenizer_digest, write_provenance
+from wordmask.references.provenance import Provenance, TextDigest, sidecar, write_provenance
 from wordmask.segmenters import Segmenter, identity_of
-from wordmask.tokenization.encoding import Backend, serialized
+from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, output_of_workers
@@ -175,21 +175,29 @@ class Output:
         os.replace(complete, final)
 
 
-def check_output(path: str, overwrite: bool, flag: str = "--save_path") -> None:
-    """Raise an `InputError` if an output exists that we must not replace."""
-    beside = sidecar(path)
-    if not overwrite and flag == "--save_path" and beside.exists():
-        raise InputError(f"{flag}: {beside} exists; give another name, or --overwrite to replace it")
+def check_output(path: str, overwrite: bool) -> None:
+    """Raise an `InputError` if an output of references exists that we must not replace."""
+    existing = [file for file in (str(sidecar(path)), path) if Path(file).exists()]
+    if existing and not overwrite:
+        raise InputError(f"--save_path: {existing[0]} exists; give another name, or --overwrite to replace it")
     if not Path(path).exists():
         return
-    if not overwrite:
-        raise InputError(f"{flag}: {path} exists; give another name, or --overwrite to replace it")
-    if (path.endswith("/") or flag == "--bert") and not Path(path).is_dir():
-        raise InputError(f"{flag}: {path} is a file, not a directory; give another name")
-    if flag == "--save_path" and Path(path).is_dir():
+    if path.endswith("/") and not Path(path).is_dir():
+        raise InputError(f"--save_path: {path} is a file, not a directory; give another name")
+    if Path(path).is_dir():
         others = [name for name in os.listdir(path) if not fnmatch(name, "part-*-of-*.parquet")]
         if others or not path.endswith("/"):
-            raise InputError(f"{flag}: {path} is a directory with other files; give another name")
+            raise InputError(f"--save_path: {path} is a directory with other files; give another name")
+
+
+def check_new_tokenizer(directory: str, overwrite: bool) -> None:
+    """Raise an `InputError` if something exists in the place of a new tokenizer that we must not replace."""
+    if not Path(directory).exists():
+        return
+    if not overwrite:
+        raise InputError(f"--bert: {directory} exists; give another name, or --overwrite to replace it")
+    if not Path(directory).is_dir():
+        raise InputError(f"--bert: {directory} is a file, not a directory; give another name")
 
 
 def write_references(

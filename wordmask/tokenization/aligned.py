@@ -19,13 +19,13 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from wordmask.segmenters.libraries import replace_surrogates
 from wordmask.segmenters.tokenizer import Word, WordTokenizer
 from wordmask.tokenization.encoding import Encodings
+from wordmask.tokenization.per_tokenizer import PerTokenizer
 from wordmask.tokenization.surfaces import ALONE, WHOLE_WORDS, mark_of, reader_of
 from wordmask.tokenization.words import Characters
 from wordmask.utils.alignment import Span, align
@@ -64,8 +64,6 @@ class Aligner:
         tokenizer: a tokenizer without offsets.
     """
 
-    _known: WeakKeyDictionary[Any, tuple[dict[int, str], Aligner]] = WeakKeyDictionary()
-
     def __init__(self, tokenizer: Any):
         self._words = WordTokenizer(tokenizer) if WordTokenizer.has_words(tokenizer) else None
         self._at_spaces = _splits_at_spaces(tokenizer)
@@ -73,16 +71,6 @@ class Aligner:
         self._read = reader_of(self._mark or WHOLE_WORDS)
         self._units: dict[tuple[bool, str, str], _Unit] = {}
         self._size = 0  # see _MOST
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> Aligner:
-        """The aligner of a tokenizer, with what it keeps. Added tokens change the tokens of a text."""
-        added = {token_id: repr(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
-        added_then, aligner = cls._known.get(tokenizer, (None, None))
-        if aligner is None or added_then != added:
-            aligner = cls(tokenizer)
-            cls._known[tokenizer] = added, aligner
-        return aligner
 
     def __call__(self, tokenizer: Any, lines: Sequence[str], flag: str) -> Encodings:
         """Encode lines as they are, without special tokens.
@@ -179,6 +167,9 @@ class Aligner:
             return [surface if surface is None else surface.decode() for surface in surfaces]
         except UnicodeDecodeError:
             return [surface if surface is None else surface.decode("latin-1") for surface in surfaces]
+
+
+aligner_of = PerTokenizer(Aligner)  # the aligner of a tokenizer, with what it keeps already
 
 
 def _encodings(texts: list[str], units: Sequence[_Unit], unit_starts: list[int], lengths: list[int]) -> Encodings:

@@ -2,58 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.segmenters.tokenizer import word_identity
+from wordmask.tokenization.backend import untruncated
 from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import BoolArray, IntArray, starts_of
-
-NO_LIMIT = 10**6  # tokens: for no limit, transformers saves a very large number
-
-
-def special_ids(tokenizer) -> IntArray:
-    """The ids of special tokens, also of those added as special, but not of `[UNK]`, which stands for text."""
-    added = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special]
-    names = ("bos", "eos", "sep", "pad", "cls", "mask")
-    roles = {getattr(tokenizer, f"{name}_token_id") for name in names} - {None}
-    unknown = {tokenizer.unk_token_id} - roles
-    return np.array(sorted({*tokenizer.all_special_ids, *added, *roles} - unknown), np.int64)
-
-
-def vocabulary_size(tokenizer) -> int:
-    """The largest id of a tokenizer plus one: the size that an embedding of its tokens needs.
-
-    `len(tokenizer)` counts entries. These are fewer if a `vocab.txt` repeats an entry or leaves out ids: the entries
-    a, b, a have the ids 1 and 2, so two entries need an embedding of size three.
-    """
-    ids = {*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-    return max(ids) + 1
-
-
-def length_limit(tokenizer) -> int | None:
-    """The longest sequence that a tokenizer allows, in tokens; `None` without a limit."""
-    return tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
-
-
-def special_affixes(tokenizer) -> tuple[list[int], list[int]]:
-    """The ids of the special tokens that a tokenizer puts before and after a text, such as `[CLS]` and `[SEP]`."""
-    if tokenizer.is_fast:
-        encoding = untruncated(tokenizer.backend_tokenizer).encode("a")
-        ids, special = encoding.ids, encoding.special_tokens_mask
-    else:
-        encoding = tokenizer("a", return_special_tokens_mask=True)
-        ids, special = encoding["input_ids"], encoding["special_tokens_mask"]
-    text = [position for position, is_special in enumerate(special) if not is_special]
-    return (ids[: text[0]], ids[text[-1] + 1 :]) if text else (ids[:1], ids[1:])
 
 
 @dataclass
@@ -145,60 +103,11 @@ def set_apart(continues: BoolArray, special: BoolArray) -> BoolArray:
     return continues
 
 
-class Backend:
-    """The backend of a fast tokenizer, for `tokenize` in a worker process.
-
-    A worker that gets this needs no import of transformers, which takes seconds.
-
-    Args:
-        tokenizer: a fast tokenizer that can be serialized, see `serialized`.
-    """
-
-    is_fast = True
-
-    def __init__(self, tokenizer):
-        self.backend_tokenizer = tokenizer.backend_tokenizer
-        self.added_tokens_decoder = tokenizer.backend_tokenizer.get_added_tokens_decoder()
-
-
-def serialized(component: Any) -> dict[str, Any] | None:
-    """The backend of a tokenizer, or a component of it, as JSON; `None` if a part is written in Python (RoFormer)."""
-    try:
-        return json.loads(component.__getstate__())
-    except Exception as error:  # the library has no exception type of its own
-        if "serialized" not in str(error):
-            raise
-        return None
-
-
-def python_state(tokenizer: Any) -> dict[str, Any]:
-    """What decides about the tokens of a tokenizer that runs in Python."""
-    parameters = inspect.signature(type(tokenizer).__init__).parameters.values()
-    options = {
-        one.name: str(tokenizer.init_kwargs.get(one.name, one.default))
-        for one in parameters
-        if one.kind is one.POSITIONAL_OR_KEYWORD and one.name != "self" and not one.name.endswith("_file")
-    }
-    pieces = [getattr(part, "sp_model", None) for part in (tokenizer, getattr(tokenizer, "subword_tokenizer", None))]
-    models = [hashlib.sha256(model.serialized_model_proto()).hexdigest() for model in pieces if model]
-    return {
-        "model": [tokenizer.get_vocab(), [*getattr(tokenizer, "bpe_ranks", ())], models],
-        "added_tokens": [repr(token) for token in tokenizer.added_tokens_decoder.values()],
-        "normalizer": options,
-        "pre_tokenizer": word_identity(tokenizer),
-    }
-
-
-def untruncated(backend: Any) -> Any:
-    """The backend of a tokenizer, after truncation and padding have been turned off."""
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
 def encode_lines(tokenizer, characters: Characters) -> Encodings:
     """Encode lines as they are, without special tokens."""
-    encodings = untruncated(tokenizer.backend_tokenizer).encode_batch(characters.lines, add_special_tokens=False)
+    backend = tokenizer.backend_tokenizer
+    with untruncated(backend):
+        encodings = backend.encode_batch(characters.lines, add_special_tokens=False)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
     count = int(lengths.sum())
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, count)

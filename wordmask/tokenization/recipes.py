@@ -14,7 +14,7 @@ from enum import Enum
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
-from wordmask.tokenization.encoding import serialized
+from wordmask.tokenization.backend import serialized
 from wordmask.tokenization.words import is_chinese
 
 

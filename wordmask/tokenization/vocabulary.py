@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.tokenization.encoding import special_affixes, special_ids, vocabulary_size
+from wordmask.tokenization.special_tokens import special_affixes, special_ids, vocabulary_size
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -4,13 +4,10 @@ We split a text at dividers, characters that its tokenizer never looks beyond. r
 know dividers, and why. What stands between two dividers is called a pre-token here. A text has few distinct
 pre-tokens, so we look them up: of `the cat the` the second `the` is not encoded again. Tests check that the result
 equals encoding whole texts.
-
-The environment variable WORDMASK_WORD_CACHE=off turns the cache off. Tokens and words stay the same, but it is slower.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -18,38 +15,19 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count, repeat
 from string import ascii_letters
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.tokenization.encoding import Encodings, encode_lines, untruncated
+from wordmask.tokenization.backend import untruncated
+from wordmask.tokenization.encoding import Encodings, encode_lines
+from wordmask.tokenization.per_tokenizer import PerTokenizer
 from wordmask.tokenization.recipes import Components, Divider, divider_of
 from wordmask.tokenization.words import CHINESE, LETTER, SYMBOL, Characters, CodePointTable, character_class
 from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
 
 # Chinese characters that BERT splits off as single tokens, but the library `tokenizers` does not.
 _NOT_SPLIT = range(0x2B820, 0x2B920)
-
-
-def tokenize(tokenizer, lines: Sequence[str], flag: str = "--tokenizer_name") -> Encodings:
-    """Tokenize whole lines, without special tokens, and find the word of each token.
-
-    Args:
-        tokenizer: a tokenizer of transformers, or the `Backend` of a fast one.
-        lines: the lines.
-        flag: the flag that names the tokenizer.
-
-    Raises:
-        InputError: if the tokenizer gives no offsets, and we cannot find them.
-    """
-    if not tokenizer.is_fast:
-        from wordmask.tokenization.aligned import Aligner  # here, since workers with a `Backend` need no transformers
-
-        return Aligner.of(tokenizer)(tokenizer, lines, flag)
-    characters = Characters(lines)
-    cache = None if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false") else WordCache.of(tokenizer)
-    return cache(tokenizer, characters) if cache else encode_lines(tokenizer, characters)
 
 
 class _Tokens(NamedTuple):
@@ -60,7 +38,6 @@ class _Tokens(NamedTuple):
     last: NDArray[Any]
 
 
-SWITCH = "WORDMASK_WORD_CACHE"
 _SEPARATOR = "\0"  # stands between pre-tokens while we split; a text that contains it is encoded whole
 _LINE_START = "\n"  # marks a pre-token at the start of a line, where the tokenizer treats that differently
 _TOGETHER = 100  # pre-tokens in one text, if we can encode them together: three times as fast as one by one
@@ -69,7 +46,6 @@ _TOGETHER = 100  # pre-tokens in one text, if we can encode them together: three
 class WordCache(ABC):
     """The tokens of each pre-token that one tokenizer has met. A subclass knows the dividers."""
 
-    _known: WeakKeyDictionary[Any, tuple[dict[int, str], WordCache | None]] = WeakKeyDictionary()
     _most = 200_000  # characters that we keep, and one more for each pre-token
 
     def __init__(self) -> None:
@@ -86,20 +62,6 @@ class WordCache(ABC):
         self.memory = _Tokens(*(np.zeros(0, np.int32) for _ in _Tokens._fields))
         self.edges = np.zeros(1, np.int64)
         self.size = 0  # see `_most`
-
-    @classmethod
-    def of(cls, tokenizer) -> WordCache | None:
-        """The cache of a tokenizer, with what it keeps already; `None` if we know no divider for this tokenizer.
-
-        Added tokens change the tokens of a text, so they make a new cache. The size of the vocabulary would not show
-        them all: a token of the vocabulary can be added, too.
-        """
-        added = {token_id: repr(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
-        added_then, cache = cls._known.get(tokenizer, (None, None))
-        if added_then != added:
-            cache = _cache_for(tokenizer)
-            cls._known[tokenizer] = added, cache
-        return cache
 
     def __call__(self, tokenizer, characters: Characters) -> Encodings:
         tokens = None if _SEPARATOR in characters.text else self._encode(tokenizer, characters)
@@ -191,7 +153,8 @@ class ChineseApart(WordCache):
         super().__init__()
 
         def ids(code_points: list[int]) -> list[int]:
-            return untruncated(backend).encode("".join(map(chr, code_points)), add_special_tokens=False).ids
+            with untruncated(backend):
+                return backend.encode("".join(map(chr, code_points)), add_special_tokens=False).ids
 
         self.chinese_ids = CodePointTable(ids, np.int32)
 
@@ -301,3 +264,7 @@ def _cache_for(tokenizer) -> WordCache | None:
     # next visible character. That must not be one of another pre-token.
     trims_prefix = components.trims and components.pre_tokenizer[-1]["add_prefix_space"]
     return SpacesBefore(components.normalize, filler, never, 1 if trims_prefix else _TOGETHER)
+
+
+# The cache of a tokenizer, with what it keeps already; `None` if we know no divider for this tokenizer.
+word_cache_of = PerTokenizer(_cache_for)

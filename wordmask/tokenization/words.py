@@ -7,8 +7,8 @@ We never match strings.
 encoding.py turns word ids into one bit for each token: whether the token *continues* the word of the token before it.
 It does if its first character has the same word id as the last character of the token before it. Everything after
 that, masking included, sees only this bit. So to mask syllables instead of words, give the characters of a syllable
-one id here, and raise `VERSION` in data/tokenize.py. (The positions in a Chinese reference file say the same as the
-bit: they are the tokens that would carry `##`.)
+one id here, and raise `VERSION` in data/text_tokenizer.py. (The positions in a Chinese reference file say the same as
+the bit: they are the tokens that would carry `##`.)
 
 The rule for text: white space and the zero-width space U+200B separate words. Each Chinese character, punctuation
 mark and symbol is a word of its own. Other letters and digits that touch are one word. So `walked,` is two words,

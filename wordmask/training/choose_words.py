@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.data.sources import Texts
-from wordmask.references.provenance import tokenizer_digest
 from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words
+from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.utils.cache import cache_directory, hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json

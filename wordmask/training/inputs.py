@@ -13,7 +13,8 @@ from wordmask.config.arguments import Arguments
 from wordmask.config.data_arguments import check_number_of_weights
 from wordmask.config.flag_checks import needs_validation_text, without_evaluation
 from wordmask.data.corpora import quotas
-from wordmask.data.data_report import DataReport, SplitText
+from wordmask.data.data_report import DataReport
+from wordmask.data.findings import SplitText
 from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
 from wordmask.data.sources import load_texts

@@ -20,7 +20,7 @@ from wordmask.data.token_store import Tokenization
 from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model, load_tokenizer
 from wordmask.models.more_positions import with_more_positions
-from wordmask.models.new_tokens import start_at_means
+from wordmask.models.token_embeddings import start_at_means
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.choose_words import add_chosen_words

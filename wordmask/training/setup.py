@@ -16,8 +16,8 @@ from wordmask.data.collator import MaskingCollator
 from wordmask.data.labelled_examples import LabelledExamples
 from wordmask.data.sequences import StagedSequences
 from wordmask.models.configuration import origin
-from wordmask.models.embedding import Embedder, hook_hidden_states
 from wordmask.models.forward import Forward
+from wordmask.models.text_embedding import Embedder, hook_hidden_states
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.evaluation.history import EvaluationHistory

@@ -9,13 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wordmask.utils.processes import is_of_torchrun
+
 SECRETS = ("token", "hub_token", "push_to_hub_token", "use_auth_token")
-RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-
-
-def is_first_process() -> bool:
-    """Whether this is the first process of its launch, on all machines, or the only one."""
-    return all(os.environ.get(name, "0") in ("", "0") for name in RANKS)
 
 
 def resume_command(script: str, argv: Sequence[str], output_dir: str | None, start_over: bool = False) -> str:
@@ -35,7 +31,7 @@ def _started_by(script: str, argv: Sequence[str]) -> list[str]:
     """The words before the arguments in the command that started this process, or its launcher."""
     parent, end = Path(f"/proc/{os.getppid()}/cmdline"), len(argv)
     launcher = parent.read_bytes().decode(errors="replace").split("\0")[:-1] if parent.exists() else []
-    for command in ([launcher] if "RANK" in os.environ else []) + [sys.orig_argv]:
+    for command in ([launcher] if is_of_torchrun() else []) + [sys.orig_argv]:
         if end < len(command) and command[len(command) - end :] == list(argv):
             start = command[: len(command) - end]
             name = Path(start[1]).name if len(start) > 1 else ""

@@ -13,7 +13,8 @@ from collections.abc import Callable, Container, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
-from wordmask.utils.said_once import INTERRUPTED, first_to_say, leave_mark, local_rank, others_said_something
+from wordmask.utils.processes import local_rank
+from wordmask.utils.said_once import INTERRUPTED, first_to_say, leave_mark, others_said_something
 from wordmask.utils.signals import exit_status, handled, interruption_behind
 from wordmask.utils.terminal import clean
 

@@ -50,8 +50,15 @@ def _reported_quietly(explain: Callable[[Exception, str], str]) -> Iterator[None
         yield
 
 
-def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
-    """Turn any error while something is loaded into one sentence that names the flag."""
+def loading(flag: str, name: str, what: str, is_model: bool) -> AbstractContextManager[None]:
+    """Turn any error while something is loaded into one sentence that names the flag.
+
+    Args:
+        flag: the flag that names it.
+        name: a directory or a hub id.
+        what: what is loaded, for the sentence.
+        is_model: whether it is a model or its configuration, which need a config.json.
+    """
 
     def explain(error: Exception, reason: str) -> str:
         if not name:
@@ -62,7 +69,7 @@ def loading(flag: str, name: str, what: str) -> AbstractContextManager[None]:
             return f"{flag}: {name} needs the dictionary of the package unidic: python -m unidic download"
         if isinstance(error, UnpicklingError):
             return f"{flag}: the weights of {name} are a pickle that holds more than weights; give safetensors instead"
-        if what != "a tokenizer" and os.path.isdir(name) and not os.path.exists(os.path.join(name, "config.json")):
+        if is_model and os.path.isdir(name) and not os.path.exists(os.path.join(name, "config.json")):
             return f"{flag}: {name} holds no model (no config.json); give the directory of a model"
         if os.path.isdir(name):
             return f"{flag}: {name} is a directory without {what} ({reason}); check its files"
@@ -201,5 +208,5 @@ def load_pretrained_tokenizer(flag: str, name: str, **options: Any) -> PreTraine
     """
     from transformers import AutoTokenizer  # imports torch, and a check of names needs none
 
-    with loading(flag, name, "a tokenizer"):
+    with loading(flag, name, "a tokenizer", is_model=False):
         return AutoTokenizer.from_pretrained(name, **options)

@@ -13,20 +13,16 @@ import tempfile
 import time
 from pathlib import Path
 
+from wordmask.utils.processes import is_of_torchrun, local_rank
+
 PATIENCE = 3.0  # seconds that other processes wait for the first one. If all meet a mistake, it is said without a rank
 INTERRUPTED = "interrupted"
 FORGOTTEN = 300.0  # seconds; an older file belongs to an earlier launch, whose process ids may come again
 
 
-def local_rank() -> int:
-    """Which process of a launch this is on its machine; 0 without a launcher."""
-    rank = os.environ.get("LOCAL_RANK", "0")
-    return int(rank) if "RANK" in os.environ and rank.isdecimal() else 0
-
-
 def first_to_say(sentence: str) -> bool:
     """Whether no other process of this launch, on this machine, has said this sentence. Then this process says it."""
-    if "RANK" not in os.environ:
+    if not is_of_torchrun():
         return True
     mark = _mark(sentence)
     for old_mark in mark.parent.glob("wordmask-said-*"):
@@ -50,7 +46,7 @@ def first_to_say(sentence: str) -> bool:
 
 def leave_mark(sentence: str) -> None:
     """Let the other processes of this launch know that this one has said why it ends."""
-    if "RANK" in os.environ:
+    if is_of_torchrun():
         with contextlib.suppress(OSError):
             _mark(sentence).touch()
 
@@ -58,7 +54,7 @@ def leave_mark(sentence: str) -> None:
 def others_said_something() -> bool:
     """Whether a process of this launch, on this machine, has said anything."""
     marks = _marks_of_launch()
-    return "RANK" in os.environ and any(marks.parent.glob(f"{marks.name}*"))
+    return is_of_torchrun() and any(marks.parent.glob(f"{marks.name}*"))
 
 
 def _mark(sentence: str) -> Path:

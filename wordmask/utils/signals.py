@@ -23,7 +23,7 @@ from functools import cache, partial
 from types import FrameType
 from typing import Any
 
-from wordmask.utils.said_once import local_rank
+from wordmask.utils.processes import local_rank
 from wordmask.utils.terminal import terminal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -25,6 +25,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from wordmask.utils.processes import is_first_process
 from wordmask.utils.quantities import duration
 
 Mode = Literal["rich", "plain"]
@@ -147,7 +148,7 @@ class Terminal:
     """
 
     def __init__(self, mode: Mode | None = None):
-        self.hidden = int(os.environ.get("RANK", "0") or 0) != 0
+        self.hidden = not is_first_process()
         self._mode = mode
         self._live: Live | None = None
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)

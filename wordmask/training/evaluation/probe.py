@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from wordmask.data.labelled_examples import LabelledExamples
-from wordmask.models.embedding import Batch, Embedder
+from wordmask.models.text_embedding import Batch, Embedder
 from wordmask.training.evaluation.probe_display import FIGURES, PARTS
 
 RESAMPLES = 2000  # of the held-out examples, for the interval of macro-F1

@@ -17,7 +17,7 @@ import wordmask
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.models.configuration import is_dropout
 from wordmask.models.identity import SCRATCH, architecture, base_model
-from wordmask.references.provenance import tokenizer_digest
+from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.training.records.file_names import RUN
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json

@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward, Prediction
-from wordmask.tokenization.encoding import special_ids
+from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.training.evaluation.history import EvaluationHistory
 from wordmask.training.evaluation.masked_words import MaskedWords, WordCounts

@@ -9,6 +9,7 @@ import tempfile
 import unicodedata
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import cache
 
@@ -20,10 +21,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokenizer
 
 from conftest import character_tokenizer, sample_lines, sample_tokenizer
-from wordmask.references.provenance import tokenizer_digest
-from wordmask.tokenization.encoding import Backend, Encodings, encode_lines, special_affixes
+from wordmask.tokenization.backend import Backend, tokenizer_digest
+from wordmask.tokenization.encoding import Encodings, encode_lines
 from wordmask.tokenization.recipes import Components, divider_of
-from wordmask.tokenization.word_cache import WordCache, tokenize
+from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.tokenization.tokenize import tokenize
+from wordmask.tokenization.word_cache import WordCache, word_cache_of
 from wordmask.tokenization.words import CHINESE_BLOCKS, Characters
 
 COMMON = "的一是了我不人在他有这来研究生命起源喜欢你中国〇"
@@ -80,7 +83,7 @@ def assert_equal(found: Encodings, expected: Encodings) -> None:
 
 
 def assert_equal_to_whole_lines(tokenizer, texts: list[str]) -> None:
-    known = WordCache.of(tokenizer)
+    known = word_cache_of(tokenizer)
     assert known is not None, "the fast path does not apply, so nothing would be compared"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wordmask.tokenization.word_cache._LONG", 1000)  # divide texts with few spaces, too
@@ -156,7 +159,7 @@ def test_words_do_not_depend_on_the_way_they_were_encoded(texts):
     tokenizer = like_bert_base_chinese("uncased")
     fast = tokenize(tokenizer, texts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WordCache, "of", lambda tokenizer: None)
+        patch.setattr("wordmask.tokenization.tokenize.word_cache_of", lambda tokenizer: None)
         assert_equal(fast, tokenize(tokenizer, texts))
 
 
@@ -177,7 +180,7 @@ def test_added_tokens_next_to_chinese_are_found_as_in_whole_lines(added, special
     """Tokens that are not special are looked for in normalised text, in which Chinese has spaces around it."""
     tokenizer = piece_tokenizer(do_lower_case=True)
     tokenizer.add_tokens([AddedToken(added, special=special, normalized=not special)])
-    if WordCache.of(tokenizer) is None:
+    if word_cache_of(tokenizer) is None:
         return  # not to use the fast path is right, too
     texts = [
         f"研{added}究",
@@ -391,8 +394,8 @@ def with_token(content: str, **options) -> BertTokenizer:
 
 def test_it_applies_to_chinese_bert_cased_and_uncased():
     for kind in KINDS:
-        assert WordCache.of(like_bert_base_chinese(kind)) is not None
-    assert WordCache.of(character_tokenizer(["研究"])) is not None
+        assert word_cache_of(like_bert_base_chinese(kind)) is not None
+    assert word_cache_of(character_tokenizer(["研究"])) is not None
 
 
 @pytest.mark.parametrize(
@@ -413,7 +416,7 @@ def test_it_applies_to_chinese_bert_cased_and_uncased():
 )
 def test_it_does_not_apply_where_a_token_may_reach_over_a_chinese_character(make):
     tokenizer = make()
-    assert WordCache.of(tokenizer) is None
+    assert word_cache_of(tokenizer) is None
     assert len(tokenize(tokenizer, ["研究 ab研", "x 研x\ny究"]).ids)
 
 
@@ -448,7 +451,7 @@ def test_it_applies_to_every_model_whose_words_begin_at_spaces(model_type):
 )
 def test_it_does_not_apply_where_nothing_is_proved_of_a_part(make):
     tokenizer = make()
-    assert WordCache.of(tokenizer) is None
+    assert word_cache_of(tokenizer) is None
     assert len(tokenize(tokenizer, ["a foo bar x  b"]).ids)
 
 
@@ -505,18 +508,47 @@ def test_a_tokenizer_without_the_cache_is_told_why(make, why):
     assert why in str(divider_of(Components(make())))
 
 
+# What the user has set
+
+
+def with_limits() -> BertTokenizer:
+    tokenizer = piece_tokenizer(do_lower_case=True)
+    tokenizer.backend_tokenizer.enable_truncation(4, stride=1, direction="left")
+    tokenizer.backend_tokenizer.enable_padding(length=6, pad_to_multiple_of=2, direction="left")
+    return tokenizer
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_truncation_and_padding_stay_as_the_user_has_set_them(cache, monkeypatch):
+    monkeypatch.setenv("WORDMASK_WORD_CACHE", cache)
+    tokenizer, expected = with_limits(), tokenize(piece_tokenizer(do_lower_case=True), ["walked 研究生命的起源"])
+    backend = tokenizer.backend_tokenizer
+    before = backend.truncation, backend.padding, backend.encode("研究生命的起源").ids
+    assert special_affixes(tokenizer) == ([2], [3])
+    assert_equal(tokenize(tokenizer, ["walked 研究生命的起源"]), expected)
+    assert (backend.truncation, backend.padding, backend.encode("研究生命的起源").ids) == before
+
+
+def test_threads_turn_truncation_on_only_when_none_encodes():
+    tokenizer, texts = with_limits(), Characters(["研究生命的起源" * 20] * 20)
+    expected = encode_lines(piece_tokenizer(do_lower_case=True), texts).ids.tolist()
+    with ThreadPoolExecutor(4) as threads:
+        found = [*threads.map(lambda _: encode_lines(tokenizer, texts).ids.tolist(), range(40))]
+    assert all(ids == expected for ids in found)
+
+
 # What it remembers
 
 
 def test_words_of_other_scripts_are_remembered_one_by_one():
     tokenizer = piece_tokenizer(do_lower_case=True)
     tokenize(tokenizer, ["abc x walked", "walked研x"])
-    assert sorted(WordCache.of(tokenizer).numbers) == ["abc", "walked", "x"]
+    assert sorted(word_cache_of(tokenizer).numbers) == ["abc", "walked", "x"]
 
 
 @pytest.mark.parametrize("kind", SPACED)
 def test_a_word_behind_a_space_is_encoded_once(kind, monkeypatch):
-    tokenizer, known = spaced(kind), WordCache.of(spaced(kind))
+    tokenizer, known = spaced(kind), word_cache_of(spaced(kind))
     text = "He tells the dog, the other dog"
     before = tokenize(tokenizer, [text, "the dog"])
     assert {"\nHe", "\nthe", "tells", "the", "dog,", "other", "dog"} <= {*known.numbers}
@@ -526,7 +558,7 @@ def test_a_word_behind_a_space_is_encoded_once(kind, monkeypatch):
 
 
 def test_text_without_spaces_is_encoded_whole_and_not_remembered():
-    tokenizer, known = spaced("xlm-roberta"), WordCache.of(spaced("xlm-roberta"))
+    tokenizer, known = spaced("xlm-roberta"), word_cache_of(spaced("xlm-roberta"))
     known._forget()
     tokenize(tokenizer, ["研究生命的起源，" * 5, "我喜欢研究生命的起源。" * 3])
     assert not known.numbers
@@ -540,6 +572,37 @@ def test_tokens_added_later_are_noticed(content):
     expected = encode_lines(tokenizer, Characters(["c研究 abc"]))
     assert expected.ids.tolist() != before, "the added token changes nothing, so nothing would be noticed"
     assert tokenize(tokenizer, ["c研究 abc"]).ids.tolist() == expected.ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "make, part, new",
+    [
+        (lambda: piece_tokenizer(do_lower_case=True), "normalizer", normalizers.BertNormalizer(lowercase=False)),
+        (lambda: spaced_tokenizer(METASPACE()), "normalizer", normalizers.Sequence([normalizers.Lowercase()])),
+        (lambda: spaced_tokenizer(METASPACE()), "pre_tokenizer", pre_tokenizers.Whitespace()),
+        (lambda: spaced_tokenizer(BYTES()), "pre_tokenizer", pre_tokenizers.WhitespaceSplit()),
+    ],
+    ids=["bert", "a sequence", "metaspace", "bytes"],
+)
+def test_another_normalizer_or_pre_tokenizer_is_noticed(make, part, new):
+    tokenizer, texts = make(), ["Ab walked A.", "He Walked"]
+    before = tokenize(tokenizer, texts).ids.tolist()
+    setattr(tokenizer.backend_tokenizer, part, new)
+    expected = encode_lines(tokenizer, Characters(texts))
+    assert expected.ids.tolist() != before, "the new part changes nothing, so nothing would be noticed"
+    assert_equal(tokenize(tokenizer, texts), expected)
+
+
+def test_an_option_of_the_normalizer_that_changes_in_place_is_noticed():
+    tokenizer, texts = piece_tokenizer(do_lower_case=True), ["Walked"]
+    before = tokenize(tokenizer, texts).ids.tolist()
+    tokenizer.backend_tokenizer.normalizer.lowercase = False
+    assert tokenize(tokenizer, texts).ids.tolist() == encode_lines(tokenizer, Characters(texts)).ids.tolist() != before
+
+
+def test_a_tokenizer_that_has_not_changed_keeps_its_cache():
+    for kind in SPACED:
+        assert word_cache_of(spaced(kind)) is word_cache_of(spaced(kind)) is not None, kind
 
 
 def test_an_added_chinese_word_that_the_vocabulary_has_is_noticed():
@@ -577,7 +640,7 @@ def test_a_copy_of_a_tokenizer_has_a_memory_of_its_own():
 def test_what_is_remembered_is_bounded_however_many_texts_pass(make, text, monkeypatch):
     monkeypatch.setattr(WordCache, "_most", 50)
     tokenizer = make()
-    known = WordCache.of(tokenizer)
+    known = word_cache_of(tokenizer)
     known._forget()
     sizes = []
     for batch in range(40):
@@ -592,7 +655,7 @@ def test_words_without_chinese_do_not_fill_the_memory_by_their_length(monkeypatc
     """A word of a million letters is one token, [UNK]; 200,000 of those would be 200 GB."""
     monkeypatch.setattr(WordCache, "_most", 100)
     tokenizer = like_bert_base_chinese("uncased")
-    known = WordCache.of(tokenizer)
+    known = word_cache_of(tokenizer)
     known._forget()
     for number in range(90):
         tokenize(tokenizer, [f"{number:03}" + "x" * 10_000])
@@ -603,7 +666,7 @@ def test_words_without_chinese_do_not_fill_the_memory_by_their_length(monkeypatc
 def test_tokenizers_are_not_kept_alive():
     tokenizer = character_tokenizer(["研究ab"])
     tokenize(tokenizer, ["研a"])
-    assert tokenizer in WordCache._known, "it was not remembered, so it could not be kept alive"
+    assert tokenizer in word_cache_of, "it was not remembered, so it could not be kept alive"
     gone = weakref.ref(tokenizer)
     del tokenizer
     gc.collect()

@@ -7,7 +7,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from conftest import SMALL
-from wordmask.models.new_tokens import start_at_means
+from wordmask.models.token_embeddings import start_at_means
 from wordmask.utils.errors import InputError
 
 OWN = {

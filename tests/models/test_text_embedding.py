@@ -14,8 +14,8 @@ from conftest import sample_lines, sample_tokenizer
 from models.test_types import QUICK, TRAINED
 from wordmask.config.arguments import ModelArguments
 from wordmask.models.configuration import load_config, make_config
-from wordmask.models.embedding import Embedder, hook_hidden_states
 from wordmask.models.forward import Forward
+from wordmask.models.text_embedding import Embedder, hook_hidden_states
 
 TEXTS = ["", *sample_lines("english", 6)]
 ALONE = SimpleNamespace(num_processes=1, process_index=0, reduce=lambda share, how: share)  # an accelerator

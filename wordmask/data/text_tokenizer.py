@@ -23,19 +23,13 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import Findings, TokenBatch
 from wordmask.data.text_counts import REPORTED, count_texts, count_words
 from wordmask.references.positions import LineReferences, continuations
-from wordmask.references.provenance import check_tokenizer, tokenizer_digest
+from wordmask.references.provenance import check_tokenizer
 from wordmask.segmenters import Segmenter, identity_of, words_of
-from wordmask.tokenization.encoding import (
-    Backend,
-    Encodings,
-    serialized,
-    set_apart,
-    special_affixes,
-    special_ids,
-    vocabulary_size,
-)
+from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
+from wordmask.tokenization.encoding import Encodings, set_apart
 from wordmask.tokenization.segmented import segmented
-from wordmask.tokenization.word_cache import tokenize
+from wordmask.tokenization.special_tokens import special_affixes, special_ids, vocabulary_size
+from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError, one_line
 

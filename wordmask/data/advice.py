@@ -1,0 +1,184 @@
+"""What a run tells the user about its text: a sentence for each thing that looks wrong, with what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from wordmask.data.findings import Findings, SplitText
+from wordmask.data.text_counts import TextCounts
+from wordmask.tokenization.words import is_chinese
+from wordmask.utils.quantities import counted, percent
+
+if TYPE_CHECKING:
+    from wordmask.data.data_report import SplitReport
+
+SUBSTANTIAL = 0.1  # a text with this share of its characters in a language counts as of this language
+UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on something looks wrong
+MANY_COPIES = 1000
+SHOWN = 5  # characters in a sentence
+
+
+def advice_on(
+    texts: Mapping[str, SplitText], reports: Mapping[str, SplitReport], masks_words: bool, rate: float
+) -> list[str]:
+    """A sentence for each thing that looks wrong in the texts of a run.
+
+    Args:
+        texts: the text of each split.
+        reports: the figures of the splits whose text was counted.
+        masks_words: whether words are masked.
+        rate: the share of tokens that is masked.
+    """
+    found = {split: text.found for split, text in texts.items()}
+    advice = [sentence for one in found.values() for sentence in left_out(one.findings, one.reference_flag)]
+    if masks_words:
+        advice += [sentence for one in found.values() for sentence in without_words(one.findings, one.flag)][:1]
+    unknown = [_unknown_tokens(report, found[split].flag) for split, report in reports.items()]
+    cut = [_cut_lines(text) for text in texts.values()]
+    advice += [*chain.from_iterable(unknown)][:1] + [*chain.from_iterable(cut)][:1]
+    if "train" in reports:
+        validation = found["validation"].findings.counts if "validation" in found else None
+        advice += _copies(reports["train"], found["train"].flag, found["train"].findings.counts, validation)
+    if "validation" in reports:
+        advice += _few_masked(reports["validation"], found["validation"].flag, rate)
+    return advice
+
+
+def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
+    """The sentence about positions that we leave out, if any; `others` says what happens to other texts."""
+    if not findings.left_out:
+        return []
+    join, are = ("joins", "is") if findings.left_out == 1 else ("join", "are")
+    return [
+        f"{flag}: {findings.left_out:,} of {counted(findings.positions, 'position')} {join} what does not stand "
+        f"together and {are} left out of the masks{others}; "
+        f"the first is {findings.example}; run_chinese_ref.py makes exact references"
+    ]
+
+
+class Language(NamedTuple):
+    """A language that is written without spaces.
+
+    Attributes:
+        scripts: its scripts, see `SCRIPTS`.
+        masked: what is masked if only the rule for text makes words of it.
+        segmenter: what `--segmenter` can find words.
+    """
+
+    scripts: Sequence[str]
+    masked: str
+    segmenter: str
+
+
+_PHRASES = "all that stands between two spaces is masked as one word"
+LANGUAGES = {
+    "Chinese": Language(["Han"], "single characters are masked", "jieba (or ltp)"),
+    "Japanese": Language(
+        ["Han", "Hiragana", "Katakana"], "single kanji and whole rows of kana are masked", "sudachi (or mecab)"
+    ),
+    "Thai": Language(["Thai"], _PHRASES, "pythainlp (or icu)"),
+    "Lao": Language(["Lao"], _PHRASES, "icu"),
+    "Khmer": Language(["Khmer"], _PHRASES, "icu"),
+    "Burmese": Language(["Myanmar"], _PHRASES, "icu"),
+    "Tibetan": Language(["Tibetan"], "single syllables are masked", "package.module:Class, a class of your own"),
+}
+SEVERAL = "icu"  # finds words in several languages
+KANA = 0.1  # a text with this share of kana among kana and Chinese characters counts as Japanese, not as Chinese
+
+
+def languages_without_words(findings: Findings) -> dict[str, int]:
+    """The number of characters of each language without words that is a substantial part of a text, largest first."""
+    found = findings.unsegmented
+    kana = found["Hiragana"] + found["Katakana"]
+    other = "Chinese" if kana >= max(KANA * (kana + found["Han"]), 1) else "Japanese"
+    counts = {name: sum(found[script] for script in language.scripts) for name, language in LANGUAGES.items()}
+    substantial = {
+        name: count
+        for name, count in counts.items()
+        if name != other and count >= max(SUBSTANTIAL * findings.characters, 1)
+    }
+    return dict(sorted(substantial.items(), key=lambda item: -item[1]))
+
+
+def without_words(findings: Findings, flag: str) -> list[str]:
+    """The sentence about text that is written without spaces and has no words, if this is much of the text."""
+    found = languages_without_words(findings)
+    if not found:
+        return []
+    shares = [
+        f"{count / findings.characters:.0%} of the characters are {name} ({count:,})" for name, count in found.items()
+    ]
+    masked = dict.fromkeys(LANGUAGES[name].masked for name in found)
+    segmenter = LANGUAGES[next(iter(found))].segmenter if len(found) == 1 else SEVERAL
+    remedy = f"give --segmenter {segmenter}"
+    if flag == "--prepared_dir":
+        remedy = f"prepare the text again with --segmenter {segmenter} or --train_ref_file"
+    elif flag.endswith("_file"):
+        remedy += f", or {flag.removesuffix('_file')}_ref_file with references that run_chinese_ref.py makes"
+    return [
+        f"{flag}: {', '.join(shares)} and nothing says which of them form words, so {', and '.join(masked)}; {remedy}"
+    ]
+
+
+def _unknown_tokens(report: SplitReport, flag: str) -> list[str]:
+    """Advice if many tokens are unknown."""
+    if report.unknown_share < UNKNOWN:
+        return []
+    characters = report.unknown_characters
+    which = f", most often for {' '.join([*characters][:SHOWN])}" if characters else ""
+    said = f"{flag}: {percent(report.unknown_share)} of the tokens are [UNK]{which}, and the model cannot learn them"
+    chinese = sum(count for one, count in characters.items() if is_chinese(one))
+    capitals = sum(count for one, count in characters.items() if one != one.lower())
+    if 2 * chinese > sum(characters.values()):
+        return [f"{said}: the tokenizer is not for Chinese; start from a Chinese model, such as bert-base-chinese"]
+    if 2 * capitals > sum(characters.values()):
+        return [f'{said}: its vocabulary has no capitals; set "do_lower_case": true in tokenizer_config.json']
+    return [f"{said}; start from a model whose --tokenizer_name knows these characters, or take them out of the text"]
+
+
+def _cut_lines(text: SplitText) -> list[str]:
+    """Advice if at least half of the examples are cut."""
+    lines = text.long_lines
+    examples = text.examples or text.found.findings.counts.examples
+    if lines is None or not lines.lost or lines.lines < CUT * examples:
+        return []
+    return [
+        f"{text.found.flag}: {lines.lines / examples:.0%} of the examples are cut at {lines.room} tokens, so "
+        f"{lines.lost / text.tokens:.0%} of the tokens are lost; add --long_lines split to keep them"
+    ]
+
+
+def _copies(report: SplitReport, flag: str, train: TextCounts, validation: TextCounts | None) -> list[str]:
+    """Advice if training text is repeated, or is also in the validation text."""
+    sentences = []
+    if report.duplicates >= min(MANY_COPIES, max(COPIES * report.counted, 10)):
+        sentences.append(
+            f"{flag}: {report.duplicates:,} of {report.counted:,} examples repeat another one, so the model learns "
+            "these by heart; remove them, for example with awk '!seen[$0]++' old.txt > new.txt"
+        )
+    known = int(np.isin(validation.hashes, train.hashes).sum()) if validation else 0
+    if validation and known >= SEEN * validation.examples > 0:
+        sentences.append(
+            f"{flag}: {known:,} of {counted(validation.examples, 'validation example')} "
+            f"{'is' if known == 1 else 'are'} also in the training text, so the figures look "
+            "better than they are; remove them from one of the two"
+        )
+    return sentences
+
+
+def _few_masked(report: SplitReport, flag: str, rate: float) -> list[str]:
+    """Advice if the validation text is too short to tell two models apart."""
+    masked = max(round(report.tokens * rate), 1)
+    if masked >= (4000 if report.counted < 50 else 400) or report.counted != report.examples:
+        return []
+    points = 100 * 1.96 * math.sqrt(0.25 / masked)  # of an accuracy of one half, in 95 of 100 cases
+    return [
+        f"{flag}: the validation text has only {counted(report.counted, 'example')} with about "
+        f"{counted(masked, 'masked token')}, so accuracy is known to ±{points:.0f} points; give a longer "
+        "--validation_file, or a larger --validation_split_percentage"
+    ]

@@ -1,0 +1,55 @@
+"""The positions that a model has: how many, and which one is the first of a text."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+# Tables of positions are found in two ways. Here they are found by name: each run asks for them, and a name needs no
+# second model. To make them longer, more_positions.py has to find everything that grows with them, whatever its name:
+# sinusoids, numbers of positions, relative positions. So it compares the sizes with those of a model with one more.
+
+
+def position_embeddings(model: PreTrainedModel) -> list[nn.Embedding]:
+    """The absolute position embeddings of a model."""
+    return [
+        module
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, nn.Embedding) and name.split(".")[-1] in ("position_embeddings", "embed_positions")
+    ]
+
+
+def first_position(padding: int | None, entries: int, positions: int) -> int:
+    """The first position of a text in a table.
+
+    RoBERTa and similar models count from padding_idx + 1. Nyströmformer, YOSO and MRA have two entries more than
+    positions, and count from 2.
+
+    Args:
+        padding: the table's padding_idx, if it has one.
+        entries: of the table.
+        positions: the model's `max_position_embeddings`.
+    """
+    return max(entries - positions, 0) if padding is None else padding + 1
+
+
+def _first_positions(model: PreTrainedModel) -> list[tuple[nn.Embedding, int]]:
+    """The position embeddings of a model, each with the first position of a text."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    tables = [(table, table.num_embeddings) for table in position_embeddings(model)]
+    return [(table, first_position(table.padding_idx, size, positions or size)) for table, size in tables]
+
+
+def position_limits(model: PreTrainedModel) -> list[int]:
+    """The most tokens that each of a model's position embeddings has positions for."""
+    return [table.num_embeddings - first for table, first in _first_positions(model)]
+
+
+def beyond_window(model: PreTrainedModel) -> int:
+    """A number of tokens that layers with sliding attention do not see as a whole."""
+    return 2 * (getattr(model.config, "sliding_window", None) or 4) + 3
+
+
+def first_position_of(model: PreTrainedModel) -> int:
+    """The first position of a text in a model; 0 without position embeddings."""
+    return max((first for _, first in _first_positions(model)), default=0)

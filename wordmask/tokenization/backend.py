@@ -1,0 +1,90 @@
+"""What decides the tokens of a tokenizer: its backend in the library `tokenizers`, or what stands in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from wordmask.segmenters.tokenizer import word_identity
+
+
+class Backend:
+    """The backend of a fast tokenizer, for `tokenize` in a worker process.
+
+    A worker that gets this needs no import of transformers, which takes seconds.
+
+    Args:
+        tokenizer: a fast tokenizer that can be serialized, see `serialized`.
+    """
+
+    is_fast = True
+
+    def __init__(self, tokenizer):
+        self.backend_tokenizer = tokenizer.backend_tokenizer
+        self.added_tokens_decoder = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+
+
+def serialized(component: Any) -> dict[str, Any] | None:
+    """The backend of a tokenizer, or a component of it, as JSON; `None` if a part is written in Python (RoFormer)."""
+    try:
+        return json.loads(component.__getstate__())
+    except Exception as error:  # the library has no exception type of its own
+        if "serialized" not in str(error):
+            raise
+        return None
+
+
+def python_state(tokenizer: Any) -> dict[str, Any]:
+    """What decides about the tokens of a tokenizer that runs in Python."""
+    parameters = inspect.signature(type(tokenizer).__init__).parameters.values()
+    options = {
+        one.name: str(tokenizer.init_kwargs.get(one.name, one.default))
+        for one in parameters
+        if one.kind is one.POSITIONAL_OR_KEYWORD and one.name != "self" and not one.name.endswith("_file")
+    }
+    pieces = [getattr(part, "sp_model", None) for part in (tokenizer, getattr(tokenizer, "subword_tokenizer", None))]
+    models = [hashlib.sha256(model.serialized_model_proto()).hexdigest() for model in pieces if model]
+    return {
+        "model": [tokenizer.get_vocab(), [*getattr(tokenizer, "bpe_ranks", ())], models],
+        "added_tokens": [repr(token) for token in tokenizer.added_tokens_decoder.values()],
+        "normalizer": options,
+        "pre_tokenizer": word_identity(tokenizer),
+    }
+
+
+_one_thread = threading.RLock()
+
+
+@contextmanager
+def untruncated(backend: Any) -> Iterator[None]:
+    """Turn truncation and padding of a tokenizer's backend off, and afterwards on again as the user has set them.
+
+    This takes a microsecond. A copy of a tokenizer with a large vocabulary would take half a second. Only one thread
+    at a time encodes, or it would turn truncation on again while another one encodes; each uses all cores anyway.
+    """
+    with _one_thread:
+        truncation, padding = backend.truncation, backend.padding
+        backend.no_truncation()
+        backend.no_padding()
+        try:
+            yield
+        finally:
+            if truncation:
+                backend.enable_truncation(**truncation)
+            if padding:
+                backend.enable_padding(**padding)
+
+
+def tokenizer_digest(tokenizer) -> str:
+    """A digest of everything that decides where the tokens of a tokenizer begin and end."""
+    if tokenizer.is_fast:
+        state = serialized(tokenizer.backend_tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}
+    else:
+        state = python_state(tokenizer)
+    decisive = {name: state.get(name) for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
