@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from training.test_fsdp import group, shard  # noqa: F401  # a fixture
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from conftest import sample_lines, sample_tokenizer
 from models.test_types import QUICK, TRAINED
+from training.trainer.test_fsdp import group, shard  # noqa: F401  # a fixture
 from wordmask.config.arguments import ModelArguments
 from wordmask.models.configuration import load_config, make_config
 from wordmask.models.forward import Forward

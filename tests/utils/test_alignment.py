@@ -61,6 +61,10 @@ def is_visible(character: str) -> bool:
     return unicodedata.category(character)[0] not in "CMZ"
 
 
+def test_what_nothing_is_left_of_stays_behind_the_white_space_before_it():
+    assert align("B \u200bÉ", ["B", " ", "\u200b", "E"]) == [(0, 1), (3, 3), (3, 3), (3, 4)]
+
+
 @given(MIXED, st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]), st.booleans(), st.booleans(), st.data())
 def test_every_normalization_is_undone(text, form, lower, accents, data):
     """Cut a normalized text anywhere: the spans are in order, in the text, and cover all that was kept."""

@@ -107,7 +107,9 @@ def align(text: str, pieces: Sequence[str | None]) -> list[Span] | None:
         spans: list[Span] = []  # in the folded text
         for group, (start, end) in zip(groups, pairwise(borders), strict=True):
             spans += _in_group(group, start, comes_from[start:end])
-        return [_in_text(span, piece, comes_from, len(text)) for span, piece in zip(spans, pieces, strict=True)]
+        in_text = [_in_text(span, piece, comes_from, len(text)) for span, piece in zip(spans, pieces, strict=True)]
+        # A piece of which nothing is left may look back behind white space. It joins that, so that spans are in order.
+        return [*accumulate(in_text, lambda before, span: (max(before[0], span[0]), max(before[1], span[1])))]
     return None
 
 
