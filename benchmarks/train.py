@@ -235,7 +235,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
         rows, training = setting.rows("train", packed), setting.arguments.training
         if packed:  # so many rows that a step has as many tokens
             training.per_device_train_batch_size = max(1, round(len(rows) / options.steps))
-        forward = choose_forward(setting.arguments, setting.model)
+        forward = choose_forward(setting.arguments, setting.model, options.length)
         collator = MaskingCollator(
             Vocabulary.of(setting.tokenizer),
             Strategy.TOKEN,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_packed_attention import NO_DROPOUT
 from test_sparse_prediction import gradients, tiny
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import CONFIG_MAPPING, AttentionInterface, AttentionMaskInterface, AutoModelForMaskedLM
 from transformers.masking_utils import sdpa_mask
 
 import run_mlm_wwm
@@ -99,6 +99,18 @@ def test_a_wrong_window_or_position_is_noticed(monkeypatch):
         assert isinstance(flat_attention(with_varlen("bert")), FlatAttention)
     monkeypatch.setattr("wordmask.models.positions.first_position", lambda *table: 0)
     assert isinstance(flat_attention(with_varlen("roberta")), NumbersDiffer)
+
+
+def test_a_model_that_counts_mask_tokens_is_found_out():
+    """ESM scales embeddings by the share of mask tokens in a sequence, and a flat batch is one sequence."""
+    settings = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    settings |= {"intermediate_size": 32, "max_position_embeddings": 70, "pad_token_id": 0, "mask_token_id": 4}
+    settings |= {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+    for drops, expected in ((False, FlatAttention), (True, NumbersDiffer)):
+        torch.manual_seed(0)
+        model = AutoModelForMaskedLM.from_config(CONFIG_MAPPING["esm"](**settings, token_dropout=drops)).double()
+        model.set_attn_implementation("varlen")
+        assert isinstance(flat_attention(model.eval()), expected)
 
 
 @pytest.mark.parametrize("model_type", ["deberta-v2", "fnet", "mpnet"])

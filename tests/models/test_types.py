@@ -100,6 +100,44 @@ def test_a_type_is_trained_and_saved(model_type, tokenizer, text, tmp_path):
     assert all(model.get_parameter(key) is model.get_parameter(source) for key, source in tied.items())
 
 
+# A batch of several sequences with padding, as on a GPU; and a BigBird whose blocks are shorter than its sequences.
+SPARSE_BLOCKS = f"{BERT.replace('=70', '=130')},block_size=4,num_random_blocks=1"
+WHOLE = ["--tokens_per_pass", "0", "--per_device_train_batch_size", "6", "--per_device_eval_batch_size", "6"]
+
+
+@pytest.mark.parametrize(
+    "model_type", [name if name in ("fnet",) else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
+)
+def test_a_type_trains_on_whole_batches_with_padding(model_type, tokenizer, text, tmp_path):
+    overrides, *flags = TRAINED[model_type]
+    argv = [*command(model_type, tokenizer, text, tmp_path / "out", *flags), *WHOLE, "--save_strategy", "no"]
+    argv += ["--do_eval", "--validation_file", text, "--train_sampling_strategy", "random"]
+    metrics = run_mlm_wwm.main([*argv, "--config_overrides", overrides])
+    assert 3 < metrics["train_loss"] < 30 and 3 < metrics["eval_loss"] < 30
+
+
+@pytest.mark.parametrize("flags", [WHOLE, ["--pad_to_max_length", "--max_seq_length", "64"]])
+def test_sparse_attention_gets_the_masks_that_it_takes(flags, tokenizer, text, tmp_path):
+    argv = [*command("big_bird", tokenizer, text, tmp_path / "out", *flags), "--config_overrides", SPARSE_BLOCKS]
+    argv += ["--do_eval", "--validation_file", text, "--save_strategy", "no", "--train_sampling_strategy", "random"]
+    metrics = run_mlm_wwm.main(argv)
+    assert 3 < metrics["train_loss"] < 30 and 3 < metrics["eval_loss"] < 30
+
+
+def test_sparse_attention_is_packed_where_all_sequences_are_short(tokenizer, text, tmp_path, capsys):
+    argv = [*command("big_bird", tokenizer, text, tmp_path / "out"), "--config_overrides", SPARSE_BLOCKS]
+    argv += ["--pack_sequences", "--save_strategy", "no", "--overwrite_output_dir"]
+    assert 3 < run_mlm_wwm.main([*argv, "--max_seq_length", "28"])["train_loss"] < 30
+    assert "cannot keep the documents of a sequence apart; drop the flag" in refusal(capsys, run_mlm_wwm.main, *argv)
+
+
+@pytest.mark.parametrize("model_type", ["albert", "mpnet"])
+def test_a_type_that_cannot_compute_activations_again_says_so(model_type, tokenizer, text, tmp_path, capsys):
+    argv = [*command(model_type, tokenizer, text, tmp_path / "out"), "--config_overrides", TRAINED[model_type][0]]
+    said = refusal(capsys, run_mlm_wwm.main, *argv, "--activation_checkpointing")
+    assert said.startswith("--activation_checkpointing: a ") and "drop the flag" in said
+
+
 @pytest.mark.parametrize("model_type", TRAINED)
 def test_settings_follow_in_a_saved_configuration_as_in_its_type(model_type, tokenizer, tmp_path):
     """A saved configuration holds what followed from its old settings: layer types, windows by layer, head sizes."""

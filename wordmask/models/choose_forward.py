@@ -31,8 +31,12 @@ def computes_in_half(training: RunArguments, model: PreTrainedModel) -> bool:
     return training.half_dtype is not None or model.dtype.itemsize == 2
 
 
-def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
+def choose_forward(arguments: Arguments, model: PreTrainedModel, longest: int) -> Forward:
     """The forward pass that the flags ask for.
+
+    Args:
+        arguments, model: of the run.
+        longest: the tokens of the longest sequence.
 
     Raises:
         InputError: if the model cannot do it, or if flags exclude each other.
@@ -48,8 +52,8 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel) -> Forward:
             arguments.training.label_smoothing_factor,
             half=computes_in_half(arguments.training, model),
             head=_chunked_head(model) if arguments.training.chunked_head else None,
-            attention=attention or (_packed_attention(model) if arguments.data.pack_sequences else None),
-            padding=padding_mask(model) if pads and waits else None,
+            attention=attention or (_packed_attention(model, longest) if arguments.data.pack_sequences else None),
+            padding=padding_mask(model, longest) if pads and waits else None,
             micro_batch_tokens=micro_batch_tokens,
             fixed=arguments.data.pad_to_max_length,
         )
@@ -137,10 +141,11 @@ def _chunked_head(model: PreTrainedModel) -> LossHead:
     return found
 
 
-def _packed_attention(model: PreTrainedModel) -> PackedAttention:
-    attention = packed_attention(model)
+def _packed_attention(model: PreTrainedModel, longest: int) -> PackedAttention:
+    attention = packed_attention(model, longest)
     if attention is None:
-        or_sdpa = ", or try --attn_implementation sdpa" * model._supports_sdpa
+        has_other = model._supports_sdpa and model.config._attn_implementation != "sdpa"
+        or_sdpa = ", or try --attn_implementation sdpa" * has_other
         raise InputError(
             f"--pack_sequences: {type(model).__name__} with {model.config._attn_implementation} attention cannot keep "
             f"the documents of a sequence apart; drop the flag{or_sdpa}"

@@ -113,10 +113,10 @@ class Forward:
         """
         inputs = dict(batch)
         labels, positions = inputs.pop("labels"), inputs.pop("positions", None)
+        is_padded = inputs.pop("is_padded", None)
         if not self.takes_attention_mask:
             inputs.pop("attention_mask", None)
-        is_padded = inputs.pop("is_padded", None)
-        if is_padded is not None and self.padding is not None:
+        elif is_padded is not None and self.padding is not None:
             inputs["attention_mask"] = self.padding.of(inputs["attention_mask"]) if is_padded else None
         places = inputs.pop("sequence_ids", inputs.get("position_ids"))
         if places is not None and self.attention is not None:

@@ -107,16 +107,17 @@ class FlatAttention:
         return {"attention_mask": self.mask, "position_ids": position_ids + self.first_position}
 
 
-def packed_attention(model: PreTrainedModel) -> PackedAttention | None:
+def packed_attention(model: PreTrainedModel, longest: int | None = None) -> PackedAttention | None:
     """How this model keeps documents apart, so that each has the same logits as alone; `None` if it cannot.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
+        longest: the tokens of the longest sequence; `None` if it may have any length.
     """
     first = first_position_of(model)
     for form in FORMS:
         attention = PackedAttention(form, model.config, first, model.dtype)
-        if why_not(model, partial(_agrees, model, attention.inputs)) is None:
+        if why_not(model, partial(_agrees, model, attention.inputs, longest)) is None:
             return attention
     return None
 
@@ -155,16 +156,20 @@ def _flat_inputs(attention: FlatAttention, sequence_ids: torch.Tensor) -> dict[s
     return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, **lengths, **attention.inputs(positions)}
 
 
-def _agrees(model: PreTrainedModel, inputs: Callable[[torch.Tensor], dict[str, Any]]) -> bool:
+def _agrees(
+    model: PreTrainedModel, inputs: Callable[[torch.Tensor], dict[str, Any]], longest: int | None = None
+) -> bool:
     """Whether two documents, packed with padding, get the same logits as each alone.
 
-    The longer one is longer than the window of layers with sliding attention, if the model has so many positions.
+    The longer one is longer than the window of layers with sliding attention, if sequences can be so long.
 
     Args:
         model: the model.
         inputs: what it gets, beside ids, for a sequence of documents with these numbers.
+        longest: see `packed_attention`.
     """
-    sizes = [min([beyond_window(model), *(limit - 7 for limit in position_limits(model))]), 5, 2]
+    limits = [limit - 7 for limit in position_limits(model)] + ([] if longest is None else [max(longest - 7, 3)])
+    sizes = [min([beyond_window(model), *limits]), 5, 2]
     ids = some_ids(model, 1, sum(sizes))
     sequence_ids = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
     packed = model(input_ids=ids, **inputs(sequence_ids)).logits

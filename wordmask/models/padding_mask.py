@@ -38,22 +38,23 @@ class PaddingMask:
         return self.form(**inputs, allow_is_bidirectional_skip=False)
 
 
-def padding_mask(model: PreTrainedModel) -> PaddingMask | None:
+def padding_mask(model: PreTrainedModel, longest: int | None = None) -> PaddingMask | None:
     """The mask with which this model has the logits that `attention_mask` gives; `None` if it takes none.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
+        longest: the tokens of the longest sequence; `None` if it may have any length.
     """
     for form in FORMS:
         mask = PaddingMask(form, model.config, model.dtype)
-        if why_not(model, partial(_agrees, model, mask)) is None:
+        if why_not(model, partial(_agrees, model, mask, longest)) is None:
             return mask
     return None
 
 
-def _agrees(model: PreTrainedModel, mask: PaddingMask) -> bool:
+def _agrees(model: PreTrainedModel, mask: PaddingMask, longest: int | None) -> bool:
     """Whether a batch with padding and one without have the same logits as with their `attention_mask`."""
-    ids = some_ids(model, 2, min(beyond_window(model), *position_limits(model), 10_000))
+    ids = some_ids(model, 2, min(beyond_window(model, longest), *position_limits(model), 10_000))
     attended = torch.ones_like(ids)
     whole = model(input_ids=ids, attention_mask=attended).logits
     attended[1, ids.shape[1] // 2 :] = 0

@@ -45,9 +45,13 @@ def position_limits(model: PreTrainedModel) -> list[int]:
     return [table.num_embeddings - first for table, first in _first_positions(model)]
 
 
-def beyond_window(model: PreTrainedModel) -> int:
-    """A number of tokens that layers with sliding attention do not see as a whole."""
-    return 2 * (getattr(model.config, "sliding_window", None) or 4) + 3
+def beyond_window(model: PreTrainedModel, longest: int | None = None) -> int:
+    """A number of tokens that layers with sliding or sparse attention do not see as a whole; at most `longest`."""
+    config = model.config
+    tokens = 2 * (getattr(config, "sliding_window", None) or 4) + 3
+    if getattr(config, "attention_type", None) == "block_sparse":  # BigBird: shorter sequences get full attention
+        tokens = max(tokens, (5 + 2 * config.num_random_blocks) * config.block_size + 1)
+    return tokens if longest is None else min(tokens, longest)
 
 
 def first_position_of(model: PreTrainedModel) -> int:

@@ -94,11 +94,19 @@ def close(actual: torch.Tensor, expected: torch.Tensor, scale: torch.Tensor | No
 
 
 def some_ids(model: PreTrainedModel, *shape: int) -> torch.Tensor:
-    """Ids of many different tokens, without the first ten (or the first half), which special tokens often have."""
-    end = min(embedded_ids(model), 1000)
+    """Ids of many different tokens, without the first ten (or the first half), which special tokens often have.
+
+    The second one is the mask token, if the configuration says which that is: ESM scales embeddings by its share.
+    """
+    embedded = embedded_ids(model)
+    end = min(embedded, 1000)
     start = min(10, end // 2)  # a vocabulary of BERT's special tokens and the letters of DNA has nine entries
     numbers = torch.arange(math.prod(shape), device=model.device)
-    return (numbers * 7 % (end - start) + start).reshape(shape)
+    ids = numbers * 7 % (end - start) + start
+    mask = getattr(model.config, "mask_token_id", None)
+    if mask is not None and mask < embedded:
+        ids[1:2] = mask
+    return ids.reshape(shape)
 
 
 def embedded_ids(model: PreTrainedModel) -> int:

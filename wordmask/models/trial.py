@@ -13,7 +13,7 @@ from wordmask.models.choose_forward import choose_forward
 from wordmask.models.configuration import origin
 from wordmask.models.forward import Forward, Prediction
 from wordmask.models.probing import some_ids, unchanged
-from wordmask.utils.errors import reported
+from wordmask.utils.errors import InputError, reported
 from wordmask.utils.launch import tpu_package
 from wordmask.utils.terminal import terminal
 
@@ -38,7 +38,7 @@ def place_and_try(arguments: Arguments, model: PreTrainedModel, size: int, lengt
     try_model(arguments, model, size, length)
     if on_tpu and not divided:
         module.to(training.device)
-    return choose_forward(arguments, model)
+    return choose_forward(arguments, model, length)
 
 
 def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: int) -> None:
@@ -50,7 +50,7 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
         arguments: those of the run. Without training, no gradient is computed.
         model: the model, on the device that trains it.
         size: the number of ids of the tokenizer, see `vocabulary_size`.
-        length: the length of all sequences with --pad_to_max_length, which some architectures need.
+        length: of the longest sequence, and of all with --pad_to_max_length, which some architectures need.
 
     Raises:
         InputError: if one of these fails, since the architecture needs other inputs or its settings do not fit.
@@ -58,6 +58,11 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
     training = arguments.training
     flag, value = origin(arguments.model)
     fixed, name = arguments.data.pad_to_max_length, type(model).__name__
+    if training.activation_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(
+            f"--activation_checkpointing: a {name} cannot compute its activations again; drop the flag, and give a "
+            "smaller --tokens_per_pass to need less memory"
+        )
     if not (training.fsdp or training.deepspeed):
         sentence = f"{flag}: {value} makes a {name} that text alone does not train; two short sequences gave an error"
         advice = "; give other settings" + ", such as --pad_to_max_length," * (not fixed) + " or another model"
