@@ -44,7 +44,9 @@ def texts_of(*paths, flag: str = "train", **arguments) -> list[str]:
     settings = DataArguments(**{f"{flag}_file": [str(path) for path in paths]}, **arguments)
     texts = load_texts(settings, None, None, False)[flag]
     if settings.streaming:
-        tables = (table for shard in range(texts.source.num_shards) for table in texts.source.tables(shard, 1000))
+        tables = (
+            table for shard in range(len(texts.source.shard_sizes)) for table in texts.source.tables(shard, 1000)
+        )
     else:
         tables = texts.batches()
     return [text for table in tables for text in table["text"].to_pylist()]

@@ -63,7 +63,9 @@ def texts_of(evaluate: bool = False, split: str = "train", **arguments) -> list[
     settings = DataArguments(**arguments)
     texts = load_texts(settings, None, None, evaluate)[split]
     if settings.streaming:
-        tables = (table for shard in range(texts.source.num_shards) for table in texts.source.tables(shard, 1000))
+        tables = (
+            table for shard in range(len(texts.source.shard_sizes)) for table in texts.source.tables(shard, 1000)
+        )
         return [text for table in tables for text in table["text"].to_pylist()]
     return pa.concat_tables(texts.batches())["text"].to_pylist()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -10,13 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import run_mlm_wwm
 from conftest import free_port, sample_lines, sample_tokenizer, training_steps, trajectory
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.sequences import StreamedSequences
+from wordmask.data.file_source import FileStream
+from wordmask.data.sequences import StreamedSequences, even_shares
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 
@@ -75,6 +79,46 @@ def test_processes_share_the_rows_and_change_none(tokenizer, tmp_path, settings,
         for process in range(3)
     ]
     assert all(parts) and sorted(sum(parts, [])) == sorted(alone)
+
+
+@pytest.mark.parametrize("sizes", [(8, 120), (40, 40, 3, 45), (129,)])
+@pytest.mark.parametrize("workers", [2, 3])
+def test_no_worker_is_far_ahead_of_others(tokenizer, tmp_path, sizes, workers, monkeypatch):
+    """Files of unequal size: in as many sequences as an epoch has, each comes once, but for some batches."""
+    monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 4)
+    lines, paths = [f"{number} {line}" for number, line in enumerate(sample_lines("english", 129))], []
+    for number, size in enumerate(sizes):
+        paths.append(str(tmp_path / f"{number}.txt"))
+        (tmp_path / f"{number}.txt").write_text("\n".join(lines[:size]), encoding="utf-8")
+        lines = lines[size:]
+    settings = {"line_by_line": True}
+    count = len(list(stream(paths, tokenizer, **settings).one_epoch(0)))
+    readers = [iter(stream(paths, tokenizer, workers, process, **settings)) for process in range(workers)]
+    shown = [next(reader).identity for _ in range(count // workers) for reader in readers]
+    assert len(shown) - len({*shown}) <= 4 * workers
+
+
+def test_a_worker_reads_only_its_own_files_where_shares_are_even(tokenizer, tmp_path, monkeypatch):
+    lines, paths = sample_lines("english", 12), [str(tmp_path / f"{number}.txt") for number in range(4)]
+    for path in paths:
+        Path(path).write_text("\n".join(lines), encoding="utf-8")
+    rows, read = stream(paths, tokenizer, 2, 1), []
+    tables = FileStream.tables
+    monkeypatch.setattr(
+        FileStream, "tables", lambda self, shard, size: read.append(shard) or tables(self, shard, size)
+    )
+    assert len(list(rows.one_epoch(0))) > 2 and len(list(rows.one_epoch(1))) > 2
+    assert read == [1, 3, 0, 2]
+
+
+@given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 9))
+def test_even_shares_hold_each_shard_once(sizes, workers):
+    shares = even_shares(sizes, workers)
+    if shares is not None:
+        assert len(shares) == workers and sorted(itertools.chain(*shares)) == [*range(len(sizes))]
+        loads = [sum(sizes[shard] for shard in share) for share in shares]
+        assert 0 < max(loads) <= 1.1 * min(loads)
+    assert even_shares([7] * workers, workers) is not None
 
 
 @pytest.mark.slow

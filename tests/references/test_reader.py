@@ -420,7 +420,12 @@ def test_a_file_that_changes_is_counted_again(write):
 def streamed(texts: list[str], references: list[str]):
     arguments = DataArguments(train_file=texts, train_ref_file=references, streaming=True)
     rows = load_texts(arguments, None, None, False)["train"].source
-    return [row for shard in range(rows.num_shards) for table in rows.tables(shard, 1000) for row in table.to_pylist()]
+    return [
+        row
+        for shard in range(len(rows.shard_sizes))
+        for table in rows.tables(shard, 1000)
+        for row in table.to_pylist()
+    ]
 
 
 @pytest.mark.parametrize("provenance", [True, False])

@@ -46,14 +46,15 @@ class DatasetStream:
     is_stream = True
 
     @property
-    def num_shards(self) -> int:
-        return 1 if self.limited else self.dataset.num_shards
+    def shard_sizes(self) -> list[int]:
+        return [1] * (1 if self.limited else self.dataset.num_shards)
 
     def take(self, limit: int) -> DatasetStream:
         return DatasetStream(self.dataset.take(limit), limited=True)
 
     def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
-        dataset = self.dataset.shard(self.num_shards, shard) if self.num_shards > 1 else self.dataset
+        shards = len(self.shard_sizes)
+        dataset = self.dataset.shard(shards, shard) if shards > 1 else self.dataset
         names = ("text", REFERENCES)
         return rebatched(
             pa.table({name: batch[name] for name in names if name in batch}) for batch in dataset.iter(batch_size=size)

@@ -305,8 +305,8 @@ class FileStream:
     is_stream = True
 
     @property
-    def num_shards(self) -> int:
-        return len(self.files.paths) if self.limit is None else 1
+    def shard_sizes(self) -> list[int]:
+        return [1] if self.limit is not None else list(map(os.path.getsize, self.files.paths))
 
     def take(self, limit: int) -> FileStream:
         """The first `limit` texts."""

@@ -149,8 +149,8 @@ class StreamedSequences(torch.utils.data.IterableDataset):
 
     Sequences and masks do not depend on the number of processes and workers. Texts are tokenized, divided and packed a
     thousand at a time, and each worker takes its share of these batches. A mask depends on the epoch and on the place
-    of the sequence: its file, its batch, and its number in the batch. If there are at least as many files as workers
-    in all processes, each worker reads only its own files.
+    of the sequence: its file, its batch, and its number in the batch. If the files can be dealt to the workers of all
+    processes in even shares, each worker reads only its own files.
 
     Args:
         texts: the texts.
@@ -173,7 +173,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         self.arguments, self.tokenizer = tokenization.arguments, tokenization.of(texts)
         limit = self.arguments.max_train_samples
         self.source = texts.source.take(limit) if limit else texts.source
-        self.shards = self.source.num_shards
+        self.shard_sizes = self.source.shard_sizes
         self.flags = texts.flag, texts.reference_flag
         self.warned = multiprocessing.Value("b", False)  # whether a worker of this machine has warned
         self.special_count, self.length, self.rates = count_special_tokens(tokenization.tokenizer), length, rates
@@ -254,10 +254,31 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         Shares rotate from epoch to epoch. So every worker gets texts, even if there are more workers than batches.
         """
         workers, worker = self._workers()
-        share, by_shard = (worker + epoch) % workers, self.shards >= workers
-        for shard in range(self.shards):
-            if by_shard and shard % workers != share:
-                continue
+        share, shards = (worker + epoch) % workers, even_shares(self.shard_sizes, workers)
+        number = 0  # of the batch in all files
+        for shard in range(len(self.shard_sizes)) if shards is None else shards[share]:
             for batch, table in enumerate(self.source.tables(shard, STREAM_BATCH)):
-                if by_shard or batch % workers == share:
+                if shards is not None or number % workers == share:
                     yield shard << 20 | batch, table
+                number += 1
+
+
+def even_shares(sizes: Sequence[int], workers: int) -> list[list[int]] | None:
+    """Deal shards to workers, the largest first, each to the worker that has least.
+
+    With uneven shares, a worker would begin the next epoch, and read what another one has not come to yet.
+
+        >>> even_shares([5, 3, 3, 1], 2)
+        [[0, 3], [1, 2]]
+
+    Returns:
+        The shards of each worker, in order; `None` if one has over a tenth more than another.
+    """
+    shares: list[list[int]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for shard in sorted(range(len(sizes)), key=lambda shard: -sizes[shard]):
+        worker = loads.index(min(loads))
+        shares[worker].append(shard)
+        loads[worker] += sizes[shard]
+    is_even = min(loads) > 0 and max(loads) <= 1.1 * min(loads)
+    return [sorted(share) for share in shares] if is_even else None

@@ -90,14 +90,14 @@ class Stream(Protocol):
 
     Attributes:
         is_stream: `True`.
-        num_shards: the number of shards, which different processes can read.
+        shard_sizes: how large each shard is, in any unit. Different processes can read different shards.
     """
 
     @property
     def is_stream(self) -> bool: ...
 
     @property
-    def num_shards(self) -> int: ...
+    def shard_sizes(self) -> Sequence[int]: ...
 
     def take(self, limit: int) -> Stream:
         """The first `limit` texts, as one shard."""
