@@ -244,6 +244,7 @@ def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[s
             pad_to_multiple_of=8 if training.bf16 or training.fp16 else 1,
             packed=packed,
             flat=forward.flat,
+            positions=forward.micro_batch_tokens is None,
             highest_rate=RATE if forward.fixed else None,
         )
         counted = Counted(collator)

@@ -69,6 +69,11 @@ METRICS = {
 }
 
 
+# Of a probe: the names of its figures and their labels, and what follows a name in the ends of its 95 % interval.
+PROBE_FIGURES = (("accuracy", "accuracy"), ("f1", "macro-F1"))
+INTERVAL = ("", "_low", "_high")
+
+
 def metrics_in(names: Iterable[str]) -> list[Metric]:
     """The metrics that results may have: those of the table, and the losses of corpora, such as `eval_news_loss`.
 

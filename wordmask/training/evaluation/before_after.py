@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wordmask.config.metric_table import metrics_in
+from wordmask.config.metric_table import INTERVAL, metrics_in
 from wordmask.training.records.evaluation_record import Evaluation
 from wordmask.utils.terminal import clean
 
@@ -33,7 +33,7 @@ def metrics_before(before: Evaluation, after: Evaluation) -> dict[str, float]:
     if before.probe != after.probe:
         both = {name for name in both if not name.startswith("probe_")}
     known = metrics_in(f"eval_{name}" for name in both)
-    names = [(metric.name + end, metric.result + end) for metric in known for end in ("", "_low", "_high")]
+    names = [(metric.name + end, metric.result + end) for metric in known for end in INTERVAL]
     return {f"{result}_before": before.metrics[name] for name, result in names if name in both}
 
 

@@ -16,12 +16,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
+from wordmask.config.metric_table import INTERVAL, PROBE_FIGURES
 from wordmask.data.labelled_examples import LabelledExamples
 from wordmask.models.text_embedding import Batch, Embedder
-from wordmask.training.evaluation.probe_display import FIGURES, PARTS
 
 RESAMPLES = 2000  # of the held-out examples, for the interval of macro-F1
-NAMES = [f"probe_{name}{part}" for name, _ in FIGURES for part in PARTS]
+NAMES = [f"probe_{name}{part}" for name, _ in PROBE_FIGURES for part in INTERVAL]
 
 
 class Probe:

@@ -10,6 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from wordmask.config.metric_table import INTERVAL, PROBE_FIGURES
+
 TITLE = "probe: logistic regression on embeddings of the frozen model, not fine-tuning"
 # The lines of the table: the name of each, and what surrounds the name of a figure in the metrics of a run.
 COMPARED = (
@@ -18,8 +20,6 @@ COMPARED = (
     ("model before training", "eval_probe_", "_before"),
     ("model", "eval_probe_", ""),
 )
-PARTS = ("", "_low", "_high")
-FIGURES = (("accuracy", "accuracy"), ("f1", "macro-F1"))
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class ProbeResults:
         rows = []
         for label, begin, end in COMPARED:
             if f"{begin}f1{end}" in self.metrics:
-                values = [[self.metrics[f"{begin}{name}{part}{end}"] for part in PARTS] for name, _ in FIGURES]
+                values = [
+                    [self.metrics[f"{begin}{name}{part}{end}"] for part in INTERVAL] for name, _ in PROBE_FIGURES
+                ]
                 after = " after training" * (trained and begin == "eval_probe_" and not end)
                 figures = [f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})" for value, low, high in values]
                 rows.append((label + after, figures))
@@ -49,14 +51,14 @@ class ProbeResults:
     def line(self) -> str:
         """`probe: logistic regression ...: most frequent label: accuracy 46.4% (42.1 to 50.8), macro-F1 ...`"""
         rows = [
-            f"{label}: {', '.join(f'{name} {value}' for (_, name), value in zip(FIGURES, figures, strict=True))}"
+            f"{label}: {', '.join(f'{name} {value}' for (_, name), value in zip(PROBE_FIGURES, figures, strict=True))}"
             for label, figures in self.rows()
         ]
         return f"{TITLE} ({self.examples}; 95% intervals); {'; '.join(rows)}"
 
     def __rich__(self) -> Group:
         table = Table(box=ROUNDED, header_style="")
-        for name in ("", *(name for _, name in FIGURES)):
+        for name in ("", *(name for _, name in PROBE_FIGURES)):
             table.add_column(name, justify="right" if name else "left")
         for label, figures in self.rows():
             table.add_row(label, *figures, style="bold" if label.startswith("model") and "before" not in label else "")
