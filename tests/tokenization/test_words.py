@@ -422,7 +422,8 @@ def continues_by_the_rule(line: str, offsets: list[tuple[int, int]]) -> list[boo
     last, continues = -1, []
     for start, end in offsets:
         inside = [place for place in visible if start <= place < end]
-        inside = inside or [next((place for place in visible if place >= start), len(line))]
+        end_of_line = visible[-1] if visible and start < end else len(line)
+        inside = inside or [next((place for place in visible if place >= start), end_of_line)]
         continues.append(last == numbers[inside[0]])
         last = numbers[inside[-1]]
     return continues
@@ -439,6 +440,15 @@ def test_the_words_of_any_text_are_those_of_its_characters_whatever_the_tokenize
     tokenizer = kind(name)
     offsets = tokenizer(line, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     assert tokenize(tokenizer, [line]).continues.tolist() == continues_by_the_rule(line, offsets)
+
+
+def test_white_space_at_the_end_of_a_line_belongs_to_the_word_before_it():
+    tokenizer = kind("bytes, GPT-2")
+    assert tokenizer.tokenize("ab. ")[-2:] == [".", "Ġ"]
+    tokens = tokenize(tokenizer, ["ab. ", "b", " ", "研 \u3000"])
+    first, second, blank, last = np.split(tokens.continues, np.cumsum(tokens.lengths)[:-1])
+    assert first.tolist()[-2:] == [False, True] and second.tolist() == [False] and not blank[0]
+    assert last[1:].all()
 
 
 @pytest.mark.parametrize("name", ["bytes, GPT-2", "digits split"])

@@ -36,7 +36,7 @@ from wordmask.utils.errors import InputError, one_line
 if TYPE_CHECKING:
     from wordmask.data.sources import Texts
 
-VERSION = 6  # of the rule for words and of the form on disk; tokens of another version are made again or refused
+VERSION = 7  # of the rule for words and of the form on disk; tokens of another version are made again or refused
 
 
 class TextTokenizer:

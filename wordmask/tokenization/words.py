@@ -258,12 +258,19 @@ class Characters:
 
         Returns:
             (spans,) The index of the first visible character, and (spans,) of the last one. If a span has no visible
-            character, both are the next visible character after it.
+            character, both are the next visible character after it, or the last one of the line if none comes.
         """
         places = np.flatnonzero(self.visible)
         # How many visible characters come before each index: for `a bc`, [0, 1, 1, 2, 3, 4].
         visible_before = np.append([0], np.cumsum(self.visible, dtype=np.int32))
         first, last = visible_before[starts], visible_before[ends] - 1
+        # White space at the end of a line stands before the line end. In `a ⏎` it gets the place of `a`, since it has
+        # no word after it. A line of white space alone keeps its end.
+        is_end = np.zeros(len(self.visible), bool)
+        is_end[self.line_starts + self.line_lengths] = True
+        at_end = is_end[places]
+        has_text = np.append(False, ~at_end[:-1])  # whether a character of the same line stands before a line end
+        first = first - (at_end & has_text)[first] * (starts < ends)
         return places[first], places[np.maximum(first, last)]
 
 
