@@ -422,7 +422,7 @@ def continues_by_the_rule(line: str, offsets: list[tuple[int, int]]) -> list[boo
     last, continues = -1, []
     for start, end in offsets:
         inside = [place for place in visible if start <= place < end]
-        end_of_line = visible[-1] if visible and start < end else len(line)
+        end_of_line = visible[-1] if visible else len(line)
         inside = inside or [next((place for place in visible if place >= start), end_of_line)]
         continues.append(last == numbers[inside[0]])
         last = numbers[inside[-1]]

@@ -178,7 +178,8 @@ class Characters:
     def word_ids(self) -> NDArray[np.int32]:
         """(characters,) The id of each character's word by the rule for text; ids count from 1.
 
-        `he walked.` has the ids 1 1 2 3 3 3 3 3 3 4: the space is the word 2.
+        `he walked.` has the ids 1 1 2 3 3 3 3 3 3 4: the space is the word 2. The end of the line has the id of its
+        last visible character, so that a token of the white space before it, which has no word after it, goes there.
         """
         classes, marks = self.classes, self.marks
         # A mark takes the class of the character that it belongs to: the letters `e ◌́ t` are LETTER LETTER LETTER, so
@@ -193,7 +194,14 @@ class Characters:
         indicators = np.flatnonzero(classes == FLAG)
         begins[indicators] = (indicators - _group_starts(indicators)) % 2 == 0
         self.begin_leading(begins)
-        return np.cumsum(begins, dtype=np.int32) + 1
+        word_ids = np.cumsum(begins, dtype=np.int32) + 1
+        # In `a ⏎b⏎` the lines start at 0 and 3, end at 2 and 4, and their last visible characters are 0 and 3.
+        visible = np.flatnonzero(classes != SPACE)
+        before_end = np.searchsorted(visible, ends := self.line_starts + self.line_lengths) - 1
+        last = visible[np.maximum(before_end, 0)] if len(visible) else np.zeros_like(ends)
+        has_text = (before_end >= 0) & (last >= self.line_starts)
+        word_ids[ends[has_text]] = word_ids[last[has_text]]
+        return word_ids
 
     def begin_leading(self, begins: BoolArray) -> None:
         """Let marks behind white space begin the word that they belong to.
@@ -258,19 +266,12 @@ class Characters:
 
         Returns:
             (spans,) The index of the first visible character, and (spans,) of the last one. If a span has no visible
-            character, both are the next visible character after it, or the last one of the line if none comes.
+            character, both are the next visible character after it.
         """
         places = np.flatnonzero(self.visible)
         # How many visible characters come before each index: for `a bc`, [0, 1, 1, 2, 3, 4].
         visible_before = np.append([0], np.cumsum(self.visible, dtype=np.int32))
         first, last = visible_before[starts], visible_before[ends] - 1
-        # White space at the end of a line stands before the line end. In `a ⏎` it gets the place of `a`, since it has
-        # no word after it. A line of white space alone keeps its end.
-        is_end = np.zeros(len(self.visible), bool)
-        is_end[self.line_starts + self.line_lengths] = True
-        at_end = is_end[places]
-        has_text = np.append(False, ~at_end[:-1])  # whether a character of the same line stands before a line end
-        first = first - (at_end & has_text)[first] * (starts < ends)
         return places[first], places[np.maximum(first, last)]
 
 
