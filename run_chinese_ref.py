@@ -92,7 +92,12 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     use(None)  # shows log messages, with what a terminal would obey as text
     files = find_text_files(arguments.file_name, "--file_name")
     with locked(output.lock, f"--save_path: {arguments.save_path}", work.shard):
-        return _make(arguments, segmentation, work, output, files)
+        try:
+            return _make(arguments, segmentation, work, output, files)
+        except KeyboardInterrupt:
+            if output.parts.exists():
+                print("\nto go on with what is done, run the same command with --resume", end="", file=sys.stderr)
+            raise
 
 
 def _make(

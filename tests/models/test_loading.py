@@ -79,6 +79,20 @@ def test_a_checkpoint_without_a_head_is_told_of_once_and_in_the_card(train, tmp_
     assert NEW_HEAD in card.read_text()
 
 
+def test_a_tokenizer_that_is_not_the_models_is_told_of(train, tmp_path):
+    tokenizer = sample_tokenizer("bert")
+    source = save_model(tmp_path / "model", tokenizer)
+    tokenizer.add_tokens(["graft"])
+    tokenizer.save_pretrained(tmp_path / "more")
+    sample_tokenizer("roberta").save_pretrained(tmp_path / "other")
+    argv = ["--model_name_or_path", source, "--tokenizer_name"]
+    assert train(*argv, source) == []
+    [sentence] = train(*argv, str(tmp_path / "more"))
+    assert sentence.startswith("--model_name_or_path: ") and "those of 1 more are drawn around their mean" in sentence
+    sentences = train(*argv, str(tmp_path / "other"))
+    assert any("have another id there, or none, so its embeddings mean other tokens" in one for one in sentences)
+
+
 def test_weights_that_are_tied_or_left_over_are_no_reason_for_a_word(train, english_model, tmp_path):
     """Many checkpoints store the tied decoder and its bias once, and carry a pooler and a second head."""
     weights = load_file(Path(english_model, "model.safetensors"))

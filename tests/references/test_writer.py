@@ -392,6 +392,7 @@ def test_a_second_run_is_refused_and_a_signal_ends_the_first_with_its_finished_p
         os.killpg(process.pid, number)
         printed = process.communicate(timeout=60)[1]
     assert process.returncode == status and "Traceback" not in printed and printed.endswith("interrupted\n"), printed
+    assert "to go on with what is done, run the same command with --resume" in printed
     until = time.monotonic() + 5  # multiprocessing's own helper ends a moment later
     while (left := in_group(process.pid)) and time.monotonic() < until:
         time.sleep(0.02)

@@ -78,6 +78,7 @@ def check_flags(arguments: Arguments) -> None:
     _check_streaming(arguments)
     _check_prepared(arguments)
     _check_token_steps(arguments)
+    _say_what_has_no_effect(arguments)
     whole = needs_whole_batches(arguments)
     if whole and arguments.training.tokens_per_pass:
         raise InputError(
@@ -115,8 +116,8 @@ def _check_words(arguments: Arguments) -> None:
     sources = references + ["--segmenter"] * bool(arguments.segmentation.segmenter)
     if sources and not arguments.masking.needs_words:
         raise InputError(
-            f"{sources[0]} marks whole words and --masking_strategy token masks tokens; use run_mlm_wwm.py, or "
-            "--masking_strategy whole_word"
+            f"{sources[0]} marks whole words and --masking_strategy token masks tokens; give --masking_strategy "
+            f"whole_word, or drop {sources[0]}"
         )
     if references and arguments.segmentation.segmenter:
         raise InputError(f"{references[0]} and --segmenter both define the words; drop one of them")
@@ -171,6 +172,20 @@ def _check_streaming(arguments: Arguments) -> None:
         )
     if arguments.data.streaming and arguments.masking.rates.needs_length:
         raise InputError("--mlm_probability: a schedule needs the length of training in advance; drop --streaming")
+
+
+def _say_what_has_no_effect(arguments: Arguments) -> None:
+    """Warn of numbers of steps that another flag turns off."""
+    for what in ("eval", "save"):
+        strategy = getattr(arguments.training, f"{what}_strategy")
+        if f"{what}_steps" in arguments.named and strategy != IntervalStrategy.STEPS:
+            logger.warning(
+                "--%s_steps has no effect with --%s_strategy %s; add --%s_strategy steps",
+                what,
+                what,
+                getattr(strategy, "value", strategy),
+                what,
+            )
 
 
 def _check_token_steps(arguments: Arguments) -> None:

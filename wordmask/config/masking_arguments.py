@@ -86,7 +86,7 @@ def parse_strategy(text: str, flag: str = "--masking_strategy") -> Strategy | Mi
     Raises:
         InputError: naming the flag.
     """
-    parts = [part.partition(":") for part in str(text).split(",")]
+    parts = [part.partition(":") for part in str(text).replace(" ", "").split(",")]
     names = [name for name, _, _ in parts]
     for name in names:
         if name not in [*Strategy]:

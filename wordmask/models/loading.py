@@ -29,6 +29,7 @@ from wordmask.utils.quantities import counted
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FLAGS = ("tokenizer_name", "model_name_or_path", "config_name")  # each can name the tokenizer
+OTHERS = 0.1  # the share of tokens with other ids from which on a tokenizer is another one: some fill unused places
 LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a limit
 
 
@@ -55,12 +56,35 @@ def load_tokenizer(
     flag = next((flag for flag in TOKENIZER_FLAGS if getattr(arguments, flag)), None)
     if flag and not (flag == "config_name" and arguments.vocab_size):  # then it names the model alone
         options = {"use_fast": arguments.use_fast_tokenizer, **hub_options(arguments)}
-        return load_pretrained_tokenizer(f"--{flag}", getattr(arguments, flag), **options)
+        tokenizer = load_pretrained_tokenizer(f"--{flag}", getattr(arguments, flag), **options)
+        if flag == "tokenizer_name" and arguments.model_name_or_path:
+            _compare_with_own(tokenizer, arguments.model_name_or_path, options)
+        return tokenizer
     if arguments.vocab_size:
         return AutoTokenizer.from_pretrained(checkpoint or _trained_tokenizer(arguments, config, texts))
     raise InputError(
         "--tokenizer_name is missing; give a tokenizer, or --vocab_size to train one on the training text"
     )
+
+
+def _compare_with_own(tokenizer: PreTrainedTokenizerBase, model: str, options: Mapping[str, Any]) -> None:
+    """Warn if a tokenizer gives other ids to the tokens of a model's own tokenizer, so that its embeddings mislead."""
+    try:
+        found = AutoTokenizer.from_pretrained(model, **options)
+    except Exception:  # whatever it is: the model may have none
+        return
+    # For a model without a tokenizer, transformers may make one of special tokens alone.
+    own = {token: number for token, number in found.get_vocab().items() if token not in found.all_special_tokens}
+    ids = tokenizer.get_vocab()
+    moved = sum(ids.get(token) != number for token, number in own.items())
+    if moved > OTHERS * len(own):
+        logger.warning(
+            "--tokenizer_name: %d of the %d tokens of %s have another id there, or none, so its embeddings mean other "
+            "tokens; drop the flag, unless you want to train them anew",
+            moved,
+            len(own),
+            model,
+        )
 
 
 def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | None, texts: object) -> str:
@@ -132,7 +156,10 @@ def load_model(
         flag, name = origin(arguments)
         more = f"{flag}: {name} has embeddings for {embedded_ids(model)} tokens, and cannot get those of {size}"
         with reported(more, "; give the tokenizer of this model, and no --add_words"):
-            model.resize_token_embeddings(size)  # drawn around the mean of all; --add_words sets its own afterwards
+            if not arguments.add_words:  # which sets its own afterwards, and says so
+                more = "%s: %s has embeddings for %d tokens; those of %d more are drawn around their mean"
+                logger.warning(more, flag, name, embedded_ids(model), size - embedded_ids(model))
+            model.resize_token_embeddings(size)
     if size > (embedded := embedded_ids(model)):
         raise InputError(
             f"--tokenizer_name: its ids go up to {size - 1}, the model has embeddings for {embedded} tokens, and no "

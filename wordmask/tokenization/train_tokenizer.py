@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, DebertaTokenizer, PreTrainedTokenizerBase
 
 from wordmask.utils.errors import InputError, one_line
+
+logger = logging.getLogger(__name__)
 
 
 def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -36,6 +39,8 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
             "give --tokenizer_name"
         ) from None
     trained.name_or_path = ""
+    if len(trained) != vocab_size:
+        logger.warning("--vocab_size %d: on this text, the tokenizer has %d entries", vocab_size, len(trained))
     # Until there is a model, the length that its type takes by default. Without it, transformers saves 1e30.
     trained.model_max_length = getattr(CONFIG_MAPPING[model_type](), "max_position_embeddings", None) or 512
     return trained

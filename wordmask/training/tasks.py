@@ -72,6 +72,9 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         )
     if isinstance(trainer.train_sequences, StagedSequences):
         metrics["train_samples"] = trainer.train_sequences.stages[-1].document_count
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    if best and best != trainer.state.global_step:
+        terminal().show(Fact("saved model", f"that of step {best:,}, which was the best one"))
     terminal().doing("saving the model")
     _save_model(trainer)
     if trainer.is_world_process_zero():

@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import math
+import os
+import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -27,6 +30,7 @@ import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.data.labelled_examples import read_labelled
+from wordmask.models.text_embedding import Embedder
 from wordmask.training.evaluation.probe import scores
 from wordmask.training.evaluation.probe_display import ProbeResults
 
@@ -164,7 +168,7 @@ def test_a_label_that_only_the_prediction_has_counts_as_in_scikit_learn():
     assert found["f1_low"] <= found["f1"] <= found["f1_high"]
 
 
-def test_the_best_checkpoint_is_chosen_by_the_probe(command, folder, tmp_path):
+def test_the_best_checkpoint_is_chosen_by_the_probe(command, folder, tmp_path, capsys):
     """Here the lowest macro-F1 counts as the best. Which step has it differs between machines."""
     out = tmp_path / "out"
     flags = "--eval_strategy steps --eval_steps 1 --save_steps 1 --metric_for_best_model probe_f1".split()
@@ -176,6 +180,31 @@ def test_the_best_checkpoint_is_chosen_by_the_probe(command, folder, tmp_path):
     state = results(out, "trainer_state.json")
     assert (state["best_global_step"], state["best_metric"]) == (best, by_step[best]["probe_f1"])
     assert metrics["eval_probe_f1"] == by_step[best]["probe_f1"] and metrics["eval_loss"] == by_step[best]["loss"]
+    shown, card = capsys.readouterr().err, (out / "README.md").read_text(encoding="utf-8")
+    is_last = best == 4
+    assert (f"saved model: that of step {best}, which was the best one" in shown) != is_last
+    assert (f"| this model | that of step {best}, which was the best one |" in card) != is_last
+    assert is_last or re.search(rf"evaluation after step {best}: [^()]*$", shown, re.MULTILINE), (
+        "not compared with later"
+    )
+
+
+def test_a_signal_leaves_a_probe(command, tmp_path, monkeypatch):
+    """In the evaluation after step 2, at the second batch of the labelled texts. The one before training has ten."""
+    out, batches, original = tmp_path / "out", [], Embedder._batch
+
+    def batch(self, *args):
+        batches.append(1)
+        if len(batches) == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(Embedder, "_batch", batch)
+    flags = "--eval_strategy steps --eval_steps 2 --per_device_eval_batch_size 8"
+    with pytest.raises(SystemExit) as ended:
+        run_mlm_wwm.main(command(out, *flags.split()))
+    assert ended.value.code == 143 and (out / "checkpoint-2").exists() and len(batches) == 12
+    assert [one["step"] for one in results(out, "wordmask_evaluations.json")["evaluations"]] == [0]
 
 
 @pytest.mark.slow

@@ -220,12 +220,15 @@ class LiveOutput(TrainerCallback):
             self.speed.pause(metrics.get(f"{prefix}_runtime", 0.0))
         named = {f"eval_{name.removeprefix(f'{prefix}_')}": value for name, value in metrics.items()}
         found = {one.trainer_name: named[one.trainer_name] for one in metrics_in(named) if one.trainer_name in named}
-        at = state.global_step, prefix, getattr(eval_dataloader, "dataset", None)
+        trains = self.training_bar is not None
+        step = (state.best_global_step if args.load_best_model_at_end and not trains else None) or state.global_step
+        at = step, prefix, getattr(eval_dataloader, "dataset", None)
         if at != self.evaluated_at or found != self.evaluated:
-            trains, earlier = self.training_bar is not None, self.evaluated if at[1:] == self.evaluated_at[1:] else {}
-            if not earlier and self.speed is not None and self.recorded is not None:
+            follows = at[1:] == self.evaluated_at[1:] and step >= self.evaluated_at[0]
+            earlier = self.evaluated if follows else {}
+            if not self.evaluated and self.speed is not None and self.recorded is not None:
                 earlier = self.recorded()
-            terminal().show(Evaluated(state.global_step, trains, found, earlier))
+            terminal().show(Evaluated(step, trains, found, earlier))
         self.evaluated, self.evaluated_at = found, at
         if self.training_bar is not None:
             terminal().put(self.training_bar, REFRESHES)

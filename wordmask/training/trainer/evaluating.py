@@ -121,7 +121,12 @@ class EvaluatingTrainer(ResumableTrainer):
     def measure_probe(self, model: Any) -> dict[str, float]:
         """The figures of the probe for a model as it runs; none without a probe."""
         self._evaluated = model
-        return self.probe.measure(self._predict, self.accelerator) if self.probe else {}
+
+        def predict(inputs: dict[str, torch.Tensor]) -> Prediction:
+            self.leave_evaluation()
+            return self._predict(inputs)
+
+        return self.probe.measure(predict, self.accelerator) if self.probe else {}
 
     def prediction_step(
         self,

@@ -62,12 +62,7 @@ class _Watch(TrainerCallback):
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look for a request."""
-        trainer = self.trainer
-        if trainer.is_in_train and (number := trainer.stop_request.agreed()):
-            if state.global_step == trainer._initial_global_step:
-                raise Interrupted(number)  # no step is done that would be lost
-            trainer._stopped_by = number
-            raise EvaluationStopped
+        self.trainer.leave_evaluation()
 
 
 class StoppableTrainer(FiniteTrainer):
@@ -96,6 +91,19 @@ class StoppableTrainer(FiniteTrainer):
         """
         self._stopped_by, self._step_called, self._saved_step = 0, -1, -1
         return super().train(*args, **kwargs)
+
+    def leave_evaluation(self) -> None:
+        """Leave an evaluation within training if the processes are asked to stop. All processes must call this.
+
+        Raises:
+            EvaluationStopped: then.
+            Interrupted: instead, if no step is done that would be lost.
+        """
+        if self.is_in_train and (number := self.stop_request.agreed()):
+            if self.state.global_step == self._initial_global_step:
+                raise Interrupted(number)
+            self._stopped_by = number
+            raise EvaluationStopped
 
     def _run_epoch(self, **settings: Any) -> None:  # type: ignore[override]  # the Trainer names them all
         """Run the rest of an epoch, after the evaluation that was owed at its beginning."""

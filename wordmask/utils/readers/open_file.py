@@ -67,7 +67,7 @@ class OpenFile:
                 except UnicodeDecodeError as error:
                     return InputError(
                         f"{self.flag}: {self.path}, line {number}: byte 0x{line[error.start]:02x} at column "
-                        f"{error.start + 1} is not UTF-8; convert the file, for example with iconv -t UTF-8"
+                        f"{error.start + 1} is not UTF-8; convert the file, for example with iconv -f GBK -t UTF-8"
                     )
         return InputError(f"{self.flag}: {self.path} changed while it was read; run again when it is complete")
 
