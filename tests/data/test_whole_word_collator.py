@@ -163,6 +163,14 @@ def test_a_text_of_a_pair_may_be_blank(bert, texts):
     assert own == expected
 
 
+def test_blank_texts_may_have_tokens():
+    tokenizer = sample_tokenizer("roberta")
+    encoding = tokenizer("\n", "  ", return_offsets_mapping=True, truncation=True, max_length=5)
+    example = {name: encoding[name] for name in ("input_ids", "offset_mapping")} | {"text": "\n", "text_pair": "  "}
+    batch = wordmask.WholeWordMaskCollator(tokenizer)([example])
+    assert batch["input_ids"].shape == (1, len(encoding["input_ids"]))
+
+
 def test_an_example_without_tokens_has_no_words(bert):
     empty = {"input_ids": [], "offset_mapping": [], "text": ""}
     [example] = encode(bert, ["old boats"], "offset_mapping", "text")

@@ -138,8 +138,8 @@ def continues_by_offsets(examples: Sequence[TokenizedExample], maskable: NDArray
                 f"offset_mapping has {count} texts with special tokens between them, and the example has "
                 f"{len(example.texts)}; give the other text as text_pair"
             )
-        # A blank text may have no token.
-        texts += example.texts if count == len(example.texts) else [*filterfalse(is_blank, example.texts)][:count]
+        visible = [*filterfalse(is_blank, example.texts)]  # a blank text may have no token
+        texts += visible if len(visible) == count else example.texts[:count]
     offsets = np.concatenate([example.columns["offset_mapping"] for example in examples])
     ids = np.concatenate([example.ids for example in examples])
     inside = np.any(offsets > 0, axis=1) | maskable[ids]

@@ -168,8 +168,8 @@ def _agrees(
         inputs: what it gets, beside ids, for a sequence of documents with these numbers.
         longest: see `packed_attention`.
     """
-    limits = [limit - 7 for limit in position_limits(model)] + ([] if longest is None else [max(longest - 7, 3)])
-    sizes = [min([beyond_window(model), *limits]), 5, 2]
+    limits = [limit - 7 for limit in position_limits(model)]
+    sizes = [min([beyond_window(model, longest and max(longest - 7, 3)), *limits]), 5, 2]
     ids = some_ids(model, 1, sum(sizes))
     sequence_ids = torch.arange(3, device=ids.device).repeat_interleave(torch.tensor(sizes, device=ids.device))[None]
     packed = model(input_ids=ids, **inputs(sequence_ids)).logits

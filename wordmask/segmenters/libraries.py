@@ -110,7 +110,7 @@ class LineSegmenter(Segmenter):
 
     @abstractmethod
     def cut(self, text: str) -> list[str]:
-        """The words of a text, in order. They may leave out white space and the start of the text, see `restore`."""
+        """The words of a text, in order. They may leave out white space, and the start of the line, see `restore`."""
 
     def readable(self, line: str) -> str:
         """A copy of equal length that the library can read."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from wordmask.config.short_form import check_files, choose_output_dir, is_short_form
+from wordmask.training.interruption import resumable
 from wordmask.utils.command_line import resume_command
 from wordmask.utils.hub import check_model_exists
 from wordmask.utils.library_warnings import filtered_warnings
@@ -27,7 +28,6 @@ def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[s
         if not (short or {"--help", "-h", "--help_all"} & {*argv}):
             shown.doing("importing torch and transformers")
         from wordmask.config.own_flags import check_own_flags  # imports transformers
-        from wordmask.training.interruption import resumable
 
         own = check_own_flags(argv, **defaults)
         _check_model(own, short)

@@ -155,8 +155,9 @@ def _results(trainer: MlmTrainer, split: str) -> dict[str, float]:
     path = Path(str(trainer.args.output_dir), f"{split}_results.json")
     if not path.exists():
         return {}
+    content = path.read_bytes()
     with damage_is_warned(path, "earlier results are lost"):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(content))
     path.unlink(missing_ok=True)
     return {}
 

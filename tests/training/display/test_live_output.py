@@ -230,8 +230,9 @@ def test_a_program_compares_evaluations_of_one_text(english_model, tmp_path, cap
     other = [{"input_ids": [2, 40 + number, 41, 3]} for number in range(4)]
     trainer.evaluate(), trainer.train(), trainer.evaluate()
     trainer.evaluate(other), trainer.evaluate(metric_key_prefix="test"), trainer.evaluate()
+    trainer.evaluate(other), trainer.evaluate(other), trainer.train(), trainer.evaluate(other)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evaluation")]
-    assert ["(" in line for line in lines] == [False, True, False, False, False]
+    assert ["(" in line for line in lines] == [*[False, True, False, False, False], False, True]
     figures = [line.split(": ")[1] for line in lines]
     assert figures[3] == figures[4] == re.sub(r" \([^)]*\)", "", figures[1]) != figures[2]
 

@@ -114,7 +114,8 @@ class LiveOutput(TrainerCallback):
         self.tokens, self.predicted, self.recorded = tokens, predicted, recorded
         self.loss: float | None = None
         self.evaluated: dict[str, float] = {}
-        self.evaluated_at: tuple[Any, ...] = ()  # the step, the prefix of the metrics and the dataset
+        self.evaluated_at = -1, "eval"  # the step, and the prefix of the metrics
+        self.evaluated_text: Any = None
         self.speed: Speed | None = None
         self.use: Utilisation | None = None
         self.training_bar: Bar | None = None
@@ -222,13 +223,14 @@ class LiveOutput(TrainerCallback):
         found = {one.trainer_name: named[one.trainer_name] for one in metrics_in(named) if one.trainer_name in named}
         trains = self.training_bar is not None
         step = (state.best_global_step if args.load_best_model_at_end and not trains else None) or state.global_step
-        at = step, prefix, getattr(eval_dataloader, "dataset", None)
-        if at != self.evaluated_at or found != self.evaluated:
-            follows = at[1:] == self.evaluated_at[1:] and step >= self.evaluated_at[0]
-            earlier = self.evaluated if follows else {}
+        dataset = getattr(eval_dataloader, "dataset", None)
+        text = getattr(dataset, "dataset", dataset)  # each evaluation of a program's dataset wraps it anew
+        is_same = text is self.evaluated_text and prefix == self.evaluated_at[1]
+        if not is_same or (step, prefix) != self.evaluated_at or found != self.evaluated:
+            earlier = self.evaluated if is_same and step >= self.evaluated_at[0] else {}
             if not self.evaluated and self.speed is not None and self.recorded is not None:
                 earlier = self.recorded()
             terminal().show(Evaluated(step, trains, found, earlier))
-        self.evaluated, self.evaluated_at = found, at
+        self.evaluated, self.evaluated_at, self.evaluated_text = found, (step, prefix), text
         if self.training_bar is not None:
             terminal().put(self.training_bar, REFRESHES)

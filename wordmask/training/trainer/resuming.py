@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 
-from wordmask.data.plan import Plan, Progress
+from wordmask.data.plan import Plan, Progress, examples_in
 from wordmask.data.sequences import StagedSequences, StreamedSequences
 from wordmask.training.records.output_dir import last_checkpoint
 from wordmask.training.records.progress_record import (
@@ -133,7 +133,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
         batch_size = batch_size if self.args.auto_find_batch_size else ""
         if plan is None or new.content == old.content:
             return batch_size
-        left = plan.stages[-1].sequence_count - sum(piece.examples for piece in plan.shown)
+        left = plan.stages[-1].sequence_count - examples_in(plan.shown)
         return (
             f"{batch_size}, with {new.instead_of(old)}: {left} examples of epoch {plan.first_epoch + 1} are "
             f"left, and the run ends with step {plan.planned_steps}"
@@ -153,7 +153,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
         self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Train, as the Trainer does; `True` resumes from the last checkpoint in the output directory."""
-        self._attempts, self._continued_in_memory, self.tokens.total = 0, False, 0
+        self._attempts, self._continued_in_memory, self.tokens.total, self._random_state = 0, False, 0, None
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(str(self.args.output_dir)) or True
         if isinstance(resume_from_checkpoint, str | os.PathLike):
