@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser, Page
 
 import run_mlm
 import run_mlm_wwm
+from browser import CHROMIUM, Browser, Page
 from conftest import refusal
 from wordmask.training.preview import MaskedExample, Piece, write_examples
 
