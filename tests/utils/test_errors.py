@@ -161,9 +161,9 @@ def test_under_torchrun_a_mistake_of_all_is_said_once():
 
 @pytest.mark.slow
 def test_under_torchrun_a_line_that_one_process_reads_is_said_with_its_rank(tmp_path, english_model):
-    """Of a stream of two files, the second process takes the second one."""
+    """Of a stream of two files, the second process takes the smaller one."""
     first, path = tmp_path / "first.txt", tmp_path / "text.txt"
-    first.write_bytes(b"a line\n" * 2000)
+    first.write_bytes(b"a line\n" * 2200)
     path.write_bytes(b"a line\n" * 1500 + b"caf\xe9\n" + b"a line\n" * 600)
     argv = ["--model_name_or_path", english_model, "--train_file", str(first), str(path), "--streaming"]
     argv += ["--max_steps", "30"]
