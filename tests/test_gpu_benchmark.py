@@ -187,6 +187,7 @@ def test_tests_that_could_not_begin_have_not_ended(monkeypatch, tmp_path):
     assert not found["ended"] and found["counts"] == {}
 
 
+@pytest.mark.slow
 def test_what_the_time_does_not_allow_is_left_to_the_next_call(tmp_path, capsys):
     import gpu
 
