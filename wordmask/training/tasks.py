@@ -19,7 +19,7 @@ from wordmask.training.evaluation.before_after import ImprovedWords, Results
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.padding import padding_share
 from wordmask.training.records.file_names import REPORT
-from wordmask.training.records.progress_record import read_state
+from wordmask.training.records.progress_record import read_state, saved_step
 from wordmask.training.records.run_record import evaluates_a_training
 from wordmask.training.report.html_report import write_report
 from wordmask.training.report.pages import only_warned
@@ -72,9 +72,9 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
         )
     if isinstance(trainer.train_sequences, StagedSequences):
         metrics["train_samples"] = trainer.train_sequences.stages[-1].document_count
-    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    if best and best != trainer.state.global_step:
-        terminal().show(Fact("saved model", f"that of step {best:,}, which was the best one"))
+    step = saved_step(trainer.args, trainer.state)
+    if step != trainer.state.global_step:
+        terminal().show(Fact("saved model", f"that of step {step:,}, which was the best one"))
     terminal().doing("saving the model")
     _save_model(trainer)
     if trainer.is_world_process_zero():

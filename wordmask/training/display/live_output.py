@@ -18,6 +18,7 @@ from transformers.trainer_utils import has_length
 from wordmask.config.metric_table import metrics_in
 from wordmask.training.display.speed import Speed, TokenCount
 from wordmask.training.display.utilisation import Utilisation
+from wordmask.training.records.progress_record import saved_step
 from wordmask.utils.progress import Bar
 from wordmask.utils.quantities import changed, counted, duration, loss, number, percent
 from wordmask.utils.terminal import labelled, terminal
@@ -222,7 +223,7 @@ class LiveOutput(TrainerCallback):
         named = {f"eval_{name.removeprefix(f'{prefix}_')}": value for name, value in metrics.items()}
         found = {one.trainer_name: named[one.trainer_name] for one in metrics_in(named) if one.trainer_name in named}
         trains = self.training_bar is not None
-        step = (state.best_global_step if args.load_best_model_at_end and not trains else None) or state.global_step
+        step = state.global_step if trains else saved_step(args, state)
         dataset = getattr(eval_dataloader, "dataset", None)
         text = getattr(dataset, "dataset", dataset)  # each evaluation of a program's dataset wraps it anew
         is_same = text is self.evaluated_text and prefix == self.evaluated_at[1]

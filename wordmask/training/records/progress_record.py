@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers import TrainerState
 
+from wordmask.config.run_arguments import RunArguments
 from wordmask.data.plan import Piece, Progress, StepSize
 from wordmask.training.records.file_names import MANIFEST, PROGRESS, STATE
 from wordmask.training.records.manifest import find_damage
@@ -141,6 +142,11 @@ def find_problem(checkpoint: str | Path) -> str | None:
 def read_state(checkpoint: str) -> TrainerState:
     """The Trainer's own state in a checkpoint."""
     return TrainerState.load_from_json(os.path.join(checkpoint, STATE))
+
+
+def saved_step(args: RunArguments, state: TrainerState) -> int:
+    """The step of the model after training: the last one, or that of the best checkpoint if it was loaded."""
+    return (state.best_global_step if args.load_best_model_at_end else None) or state.global_step
 
 
 def _assumed(checkpoint: str, default: StepSettings, run: RunRecord | None, examples: int) -> ProgressRecord:

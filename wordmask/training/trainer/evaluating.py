@@ -20,6 +20,7 @@ from wordmask.training.evaluation.masked_words import MaskedWords, WordCounts
 from wordmask.training.evaluation.metrics import MaskedLMMetric, mask_digest
 from wordmask.training.evaluation.probe import Probe
 from wordmask.training.records.evaluation_record import Evaluation
+from wordmask.training.records.progress_record import saved_step
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.trainer.resuming import ResumableTrainer
 from wordmask.utils.arrays import IntArray
@@ -192,5 +193,4 @@ class EvaluatingTrainer(ResumableTrainer):
     @property
     def _model_step(self) -> int:
         """The step of the model: the last one, or that of the best checkpoint, if that was loaded at the end."""
-        best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
-        return int(best or self.state.global_step)
+        return self.state.global_step if self.is_in_train else saved_step(self.args, self.state)
