@@ -40,8 +40,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from bundled import given_or_bundled
 from gpu_results import Results, markdown
-from gpu_sides import CHUNKED_NEEDS, NEEDS, SIDES, GpuTraining
+from gpu_sides import NEEDS, SIDES, GpuTraining
 from gpu_text import operations, write_model, write_text
+from gpu_trials import TRIALS
 from meter import matrix_rate
 from sides import Process
 from wordmask.utils.errors import InputError, reports_input_errors
@@ -65,37 +66,40 @@ TINY = {
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement, of all sides.
+    """One measurement, of all sides or, with trials, of ours_gpu alone.
 
     Attributes:
-        name: its key in gpu.json.
         model_type: the base model of this type.
         length: of the longest sequence, in tokens.
         full: whether documents have this length; if not, they are the lines of the text.
-        sides: what is measured.
-        packs: whether our script with configs/gpu.yaml packs documents.
-        chunked: whether it computes the loss in chunks.
+        trials: names of what ours_gpu tries, all at once.
     """
 
-    name: str
     model_type: str
     length: int
     full: bool = True
-    sides: tuple[str, ...] = tuple(SIDES)
-    packs: bool = True
-    chunked: bool = False
+    trials: tuple[str, ...] = ()
 
     @property
-    def more(self) -> tuple[str, ...]:
-        """Flags of our script with configs/gpu.yaml, in addition."""
-        return ("--no_pack_sequences",) * (not self.packs) + ("--chunked_head",) * self.chunked
+    def name(self) -> str:
+        """Its key in gpu.json, such as bert-512-lines-padded."""
+        return "-".join([self.model_type, str(self.length), *["lines"] * (not self.full), *self.trials])
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """What is measured."""
+        return ("ours_gpu",) if self.trials else tuple(SIDES)
+
+    @property
+    def packs(self) -> bool:
+        """Whether our script with configs/gpu.yaml packs documents."""
+        return all(TRIALS[name].packs for name in self.trials)
 
     def lacks(self, side: str) -> str | None:
         """Why a side cannot be measured here, as a sentence; `None` if it can."""
-        needed = CHUNKED_NEEDS if self.chunked else NEEDS[side]
-        if Version(torch.__version__) < Version(needed):
-            return f"it needs PyTorch {needed}, and this is {torch.__version__}"
-        return "it needs an NVIDIA GPU" if self.chunked and not torch.cuda.is_available() else None
+        if Version(torch.__version__) < Version(NEEDS[side]):
+            return f"it needs PyTorch {NEEDS[side]}, and this is {torch.__version__}"
+        return next(filter(None, (TRIALS[name].lacks() for name in self.trials)), None)
 
     def sized(self, tiny: bool) -> Sizes:
         """How much this part trains."""
@@ -119,14 +123,15 @@ class Sizes:
 
 # The most telling first.
 PARTS = [
-    Part("modernbert-1024", "modernbert", 1024),
-    Part("bert-512", "bert", 512),
-    Part("bert-512-lines", "bert", 512, full=False),
-    Part("modernbert-8192", "modernbert", 8192),
-    Part("modernbert-512", "modernbert", 512),
-    Part("bert-128", "bert", 128),
-    Part("bert-512-lines-padded", "bert", 512, False, sides=("ours_gpu",), packs=False),
-    Part("modernbert-1024-chunked", "modernbert", 1024, sides=("ours_gpu",), chunked=True),
+    Part("modernbert", 1024),
+    Part("bert", 512),
+    Part("bert", 512, full=False),
+    Part("modernbert", 8192),
+    Part("modernbert", 512),
+    Part("bert", 128),
+    Part("bert", 512, full=False, trials=("padded",)),
+    *(Part("modernbert", 1024, trials=(name,)) for name in TRIALS if name != "padded"),
+    Part("modernbert", 1024, trials=("budget", "residual", "flash4")),
 ]
 TESTS = "tests"
 
@@ -217,7 +222,7 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
         warmup=sizes.warmup,
         flops=operations(AutoConfig.from_pretrained(model), text.lengths, sizes.length),
         rate=rate,
-        more=part.more,
+        trials=part.trials,
         on_cpu=not torch.cuda.is_available(),
     )
 

@@ -6,9 +6,11 @@ the same code, which is neither's own.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from gpu_trials import TRIALS
 from meter import Meter
 from sides import Case
 from wordmask.training.start import start
@@ -55,14 +58,14 @@ class GpuTraining(Case):
         warmup: the steps that are not timed.
         flops: the operations that one real token takes.
         rate: the operations per second of matrix products alone.
-        more: flags of our script with configs/gpu.yaml, in addition.
+        trials: what our script with configs/gpu.yaml tries.
         on_cpu: whether this is a trial on a CPU, where graphs are captured and counted, and run as they are.
     """
 
     warmup: int
     flops: float
     rate: float
-    more: tuple[str, ...]
+    trials: tuple[str, ...]
     on_cpu: bool
 
     def measured(self, train: Callable[[str, PreTrainedTokenizerBase], None]) -> dict[str, float]:
@@ -111,11 +114,21 @@ def run_ours(case: GpuTraining) -> dict[str, float]:
 
 
 def run_ours_gpu(case: GpuTraining) -> dict[str, float]:
-    """Our script with configs/gpu.yaml."""
+    """Our script with configs/gpu.yaml, and what it tries."""
+    trials = [TRIALS[name] for name in case.trials]
+    passes = math.prod(trial.passes for trial in trials)
     config = str(ROOT / "configs/gpu.yaml")
     on_cpu = ["--no_tf32", "--torch_compile_backend", "eager"] * case.on_cpu
-    flags = [config, *on_cpu, *case.more]
-    return case.measured(lambda folder, tokenizer: _script(case, folder, case.packed_batch, *flags))
+    divided = ["--gradient_accumulation_steps", str(passes)] * (passes > 1)
+    flags = [config, *on_cpu, *divided, *(flag for trial in trials for flag in trial.flags)]
+
+    def train(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        with ExitStack() as changes:
+            for trial in trials:
+                changes.enter_context(trial.change())
+            _script(case, folder, case.packed_batch // passes, *flags)
+
+    return case.measured(train)
 
 
 def _script(case: GpuTraining, folder: str, batch: int, *more: str) -> None:
@@ -172,7 +185,6 @@ def evaluate(case: GpuTraining, trained: torch.nn.Module, tokenizer: PreTrainedT
 
 # The PyTorch that each side needs: varlen attention has had windows and a scale since 2.11.
 NEEDS = {"plain": "2.9", "ours": "2.9", "ours_gpu": "2.11"}
-CHUNKED_NEEDS = "2.13"  # of any side, with a loss in chunks
 SIDES: dict[str, Callable[[GpuTraining], dict[str, float]]] = {
     "plain": run_plain,
     "ours": run_ours,

@@ -68,6 +68,15 @@ def test_a_profile_of_a_step_has_the_products_of_matrices(capsys):
     assert "bert-512" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_smaller_budget_keeps_less_in_a_layer_of_both_models():
+    import activation_memory
+
+    found = activation_memory.main(["--budgets", "1", "0.8"])
+    assert list(found[1.0]) == ["bert", "modernbert"]
+    assert all(0.5 * all_kept < found[0.8][name] < 0.9 * all_kept for name, all_kept in found[1.0].items())
+
+
 @pytest.mark.parametrize(
     "kernel, kind",
     [
@@ -168,12 +177,32 @@ def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
 def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     import gpu
 
-    chunked = next(part for part in gpu.PARTS if part.chunked)
-    assert chunked.more == ("--chunked_head",) and gpu.PARTS[0].more == ()
+    chunked = next(part for part in gpu.PARTS if part.trials == ("chunked",))
+    assert chunked.name == "modernbert-1024-chunked" and gpu.PARTS[0].name == "modernbert-1024"
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu130")
     assert gpu.PARTS[0].lacks("ours") is None
     assert gpu.PARTS[0].lacks("ours_gpu") == "it needs PyTorch 2.11, and this is 2.9.1+cu130"
-    assert "2.13" in chunked.lacks("ours_gpu")
+    assert "2.11" in chunked.lacks("ours_gpu")
+    monkeypatch.setattr(torch, "__version__", "2.12.0")
+    assert chunked.lacks("ours_gpu") == "it needs PyTorch 2.13, and this is 2.12.0"
+    monkeypatch.setattr(torch, "__version__", "2.13.0")
+    both = gpu.Part("bert", 512, trials=("residual", "flash4"))
+    assert both.name == "bert-512-residual-flash4" and both.sides == ("ours_gpu",)
+    assert both.lacks("ours_gpu") == "it needs an NVIDIA GPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert both.lacks("ours_gpu") == "it needs the module flash_attn.cute"
+
+
+def test_a_trial_changes_its_own_side_alone():
+    from gpu_trials import TRIALS
+
+    norm, states = torch.nn.LayerNorm(4), torch.ones(2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        with TRIALS["residual"].change():
+            assert norm(states).dtype == torch.bfloat16
+        assert norm(states).dtype == torch.float32
+    with TRIALS["residual"].change():
+        assert norm(states).dtype == torch.float32
 
 
 def test_tests_that_could_not_begin_have_not_ended(monkeypatch, tmp_path):

@@ -41,6 +41,9 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
     chunked_head: bool = argument(
         "On a GPU, compute the loss in chunks, without the logits of a batch in memory (torch 2.13).", default=False
     )
+    activation_memory_budget: float = argument(
+        "With --torch_compile, the share of activations that is kept; others are computed again.", default=1.0
+    )
 
     def __post_init__(self) -> None:
         check_environment(self.use_cpu, self.ddp_backend)

@@ -70,6 +70,7 @@ def check_after(args: RunArguments) -> None:
     check_schedule(args)
     check_optimizer(args)
     _check_chunked_head(args)
+    _check_memory_budget(args)
     if args.torch_compile:
         _check_compiler(args)
 
@@ -160,6 +161,22 @@ def _check_chunked_head(args: RunArguments) -> None:
     reason = next((reason for reason, holds in reasons.items() if args.chunked_head and holds), None)
     if reason is not None:
         raise InputError(f"--chunked_head {reason}; drop the flag")
+
+
+def _check_memory_budget(args: RunArguments) -> None:
+    """Raise an `InputError` if --activation_memory_budget is no share, or if nothing reads it."""
+    budget = args.activation_memory_budget
+    if not 0 <= budget <= 1:
+        raise InputError(f"--activation_memory_budget: {budget:g} is not between 0 and 1; give a share such as 0.8")
+    if budget < 1 and not args.torch_compile:
+        raise InputError(
+            f"--activation_memory_budget {budget:g} is for compiled models; give --torch_compile too, or "
+            "--activation_checkpointing instead"
+        )
+    if budget < 1 and (backend := str(args.torch_compile_backend)) != "inductor":
+        raise InputError(
+            f"--activation_memory_budget {budget:g} has no effect on --torch_compile_backend {backend}; give inductor"
+        )
 
 
 def _check_compiler(args: RunArguments) -> None:

@@ -3,6 +3,9 @@
 The layers of an encoder are alike, so one graph serves most of them: the first step comes several times sooner than
 with the whole model in one graph, and later steps are as fast (docs/gpu.md). A layer is compiled in place: the names
 of its weights stay, and so do hooks, wrappers for several processes and checkpoints. The loss is one more graph.
+
+What a graph keeps for the backward pass can be limited: `--activation_memory_budget 0.8` computes cheap results again,
+such as those of an activation function; 0.5, some products of matrices, too. Losses and gradients stay the same.
 """
 
 from __future__ import annotations
@@ -26,14 +29,19 @@ def repeated_layers(model: PreTrainedModel) -> list[nn.Module]:
     return max(alike, key=lambda layers: sum(p.numel() for layer in layers for p in layer.parameters()), default=[])
 
 
-def compile_layers(model: PreTrainedModel, head: LossHead | None, backend: str | None, mode: str | None) -> bool:
+def compile_layers(
+    model: PreTrainedModel, head: LossHead | None, backend: str | None, mode: str | None, memory_budget: float = 1.0
+) -> bool:
     """Have each layer compiled when it is first called, and return whether the model has such layers.
 
     Args:
         model: the model, changed in place.
         head: computes its loss, which is compiled, too.
         backend, mode: those of `torch.compile`.
+        memory_budget: the share of the activations that a graph keeps for its backward pass; 1 keeps all that take time
+            to compute again. It holds for all graphs that this process compiles from now on.
     """
+    torch._functorch.config.activation_memory_budget = memory_budget
     layers = repeated_layers(model)
     if layers:
         # Past this number, PyTorch gives up on a function and no longer compiles it.

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from wordmask.config.arguments import Arguments
+from wordmask.config.run_arguments import RunArguments
 from wordmask.models.configuration import origin
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import available_memory, limited_memory
@@ -21,7 +22,6 @@ _SIGNS = (  # of too little memory, in messages
     *("out of memory", "STATUS_ALLOC_FAILED"),  # of CUDA, Triton and NCCL, and of cuBLAS and cuDNN
     "No executable batch size found",  # of --auto_find_batch_size
 )
-LESS = "give a smaller --max_seq_length or model, --optim adafactor or --activation_checkpointing"
 
 
 def lacks_memory(error: BaseException | None) -> bool:
@@ -94,19 +94,26 @@ def _smaller_step(arguments: Arguments) -> str:
     training = arguments.training
     tokens, batch = training.tokens_per_pass, training.per_device_train_batch_size
     if training.auto_find_batch_size:
-        return f"no smaller batch does, so {LESS}"
+        return f"no smaller batch does, so {need_less(training)}"
     if tokens and tokens > 1:
         return f"give {tokens // 2}, which trains the same"
     if training.tokens_per_step:
         return f"give --gradient_accumulation_steps {2 * training.gradient_accumulation_steps}, which trains the same"
     if batch == 1:
-        return LESS
+        return need_less(training)
     in_step = batch * training.gradient_accumulation_steps
     smaller = batch_sizes(batch, in_step)[1]
     return (
         f"give {smaller} --gradient_accumulation_steps {in_step // smaller}, which trains the same; --dry_run finds "
         "the largest that fits"
     )
+
+
+def need_less(training: RunArguments) -> str:
+    """What lowers the memory of a step where a smaller batch does not help."""
+    is_whole = training.torch_compile and training.activation_memory_budget == 1
+    again = "--activation_memory_budget 0.5" if is_whole else "--activation_checkpointing"
+    return f"give a smaller --max_seq_length or model, --optim adafactor or {again}"
 
 
 def batch_sizes(batch: int, in_step: int) -> list[int]:

@@ -20,7 +20,7 @@ from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequence
 from wordmask.data.token_steps import TokenBatches
 from wordmask.models.configuration import origin
 from wordmask.training.dry_run.forecast import some_of, steps_from
-from wordmask.training.memory_errors import LESS, batch_sizes, free_memory, lacks_memory
+from wordmask.training.memory_errors import batch_sizes, free_memory, lacks_memory, need_less
 from wordmask.training.padding import Lengths
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
@@ -122,7 +122,7 @@ class Rehearsal:
         elif in_step and not tokens:
             advice = f"give --gradient_accumulation_steps {2 * accumulated}, which trains the same"
         else:
-            advice = f"nor do single sequences, so {LESS}"
+            advice = f"nor do single sequences, so {need_less(self.args)}"
         raise InputError(f"{flag} {tried}: the largest step does not fit into {free}; {advice}")
 
     @property

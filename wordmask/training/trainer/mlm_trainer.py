@@ -151,7 +151,11 @@ class MlmTrainer(EvaluatingTrainer):
             self.remove_callback(PrinterCallback)
             self.add_callback(LiveOutput(self.tokens, rates.final if self.forward.sparse else 1.0, self._recorded))
         if args.torch_compile and compile_layers(
-            model, self.forward.head, args.torch_compile_backend, args.torch_compile_mode
+            model,
+            self.forward.head,
+            args.torch_compile_backend,
+            args.torch_compile_mode,
+            args.activation_memory_budget,
         ):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # it would compile the whole model again
         if args.device.type == "cpu":

@@ -1,0 +1,85 @@
+"""What may gain on a GPU, tried by gpu.py before it becomes a default or a part of wordmask.
+
+A trial changes ours_gpu alone: by flags, or for the process of its side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from unittest.mock import patch
+
+import torch
+from packaging.version import Version
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A change.
+
+    Attributes:
+        flags: of our script, in addition to configs/gpu.yaml.
+        passes: into which a step is divided.
+        change: what holds while the side trains.
+        packs: whether documents are packed.
+        since: the oldest PyTorch that has it.
+        module: what must be installed.
+        only_gpu: whether a CPU cannot run it.
+    """
+
+    flags: tuple[str, ...] = ()
+    passes: int = 1
+    change: Callable[[], AbstractContextManager[None]] = nullcontext
+    packs: bool = True
+    since: str = "2.11"
+    module: str = ""
+    only_gpu: bool = False
+
+    def lacks(self) -> str | None:
+        """Why it cannot be tried here, as a sentence; `None` if it can."""
+        if Version(torch.__version__) < Version(self.since):
+            return f"it needs PyTorch {self.since}, and this is {torch.__version__}"
+        if self.only_gpu and not torch.cuda.is_available():
+            return "it needs an NVIDIA GPU"
+        if self.module and find_spec(self.module.partition(".")[0]) is None:
+            return f"it needs the module {self.module}"
+        return None
+
+
+@contextmanager
+def _flash_attention_4() -> Iterator[None]:
+    """`varlen_attn` calls the kernels of FlashAttention 4 in place of those of FlashAttention 2."""
+    from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
+
+    activate_flash_attention_impl("FA4")
+    try:
+        yield
+    finally:
+        restore_flash_attention_impl()
+
+
+@contextmanager
+def _half_residual() -> Iterator[None]:
+    """Norms give half precision under autocast, and so the sums that go from layer to layer have it, too."""
+    forward = nn.LayerNorm.forward
+
+    def in_half(norm: nn.LayerNorm, states: torch.Tensor) -> torch.Tensor:
+        device = states.device.type
+        normed = forward(norm, states)
+        return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
+
+    with patch.object(nn.LayerNorm, "forward", in_half):
+        yield
+
+
+TRIALS = {
+    "padded": Trial(("--no_pack_sequences",), packs=False),
+    "chunked": Trial(("--chunked_head",), since="2.13", only_gpu=True),
+    "budget": Trial(("--activation_memory_budget", "0.8"), only_gpu=True),
+    "passes": Trial(passes=2),
+    "residual": Trial(change=_half_residual),
+    "flash4": Trial(change=_flash_attention_4, module="flash_attn.cute", only_gpu=True),
+}
