@@ -38,8 +38,8 @@ def compile_layers(
         model: the model, changed in place.
         head: computes its loss, which is compiled, too.
         backend, mode: those of `torch.compile`.
-        memory_budget: the share of the activations that a graph keeps for its backward pass; 1 keeps all that take time
-            to compute again. It holds for all graphs that this process compiles from now on.
+        memory_budget: the share of the activations that a graph keeps for its backward pass; 1 keeps all that take
+            time to compute again. It holds for all graphs that this process compiles from now on.
     """
     torch._functorch.config.activation_memory_budget = memory_budget
     layers = repeated_layers(model)
