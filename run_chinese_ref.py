@@ -19,7 +19,7 @@ from pathlib import Path
 
 from wordmask.config.parser import Parser, argument, build, check_vocab_size
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.provenance import Provenance, sidecar
+from wordmask.references.provenance import Provenance, read_provenance, sidecar
 from wordmask.references.writer import Annotator, Output, check_new_tokenizer, check_output, write_references
 from wordmask.utils.errors import InputError, reports_input_errors
 from wordmask.utils.files import make_directory_atomically
@@ -111,6 +111,10 @@ def _make(
     # Imported here, because each worker imports this script when it starts and does not need the hub.
     from wordmask.utils.hub import load_pretrained_tokenizer
 
+    goes_on = arguments.resume and not (arguments.overwrite or output.parts.exists())
+    if goes_on and (made := read_provenance(arguments.save_path, "--save_path")):
+        print(clean(f"{arguments.save_path} is complete; --overwrite makes it again"))
+        return made
     _check(arguments, output, files)
     column = choose_column(files, "--file_name", arguments.text_column_name)
     check_column_name([column], arguments.text_column_name, files[0])

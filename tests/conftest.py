@@ -36,8 +36,10 @@ try:  # a machine that only runs tests/gpu may lack it
 except ImportError:
     pass
 else:  # how fast a machine is decides no test
-    settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("any_machine")
+    any_speed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("search", any_speed)  # other examples in each run
+    settings.register_profile("same", any_speed, derandomize=True)  # a commit passes or fails, whoever tests it
+    settings.load_profile("same")
 
 torch.set_num_threads(1)
 

@@ -156,6 +156,7 @@ def test_existing_output_is_kept_without_overwrite(text, tokenizer, tmp_path, ca
     "change, words",
     [
         ({"--file_name": None}, ["--file_name"]),
+        ({"--file_name": None, "--file_nam": "x"}, ["--file_nam is not a flag", "did you mean --file_name?"]),
         ({"--bert": None}, ["--bert"]),
         ({"--save_path": None}, ["--save_path"]),
         ({"--file_name": "missing.txt"}, ["--file_name", "missing.txt", "does not exist"]),
@@ -163,7 +164,7 @@ def test_existing_output_is_kept_without_overwrite(text, tokenizer, tmp_path, ca
         ({"--segmenter": "ltp"}, ["--ltp", "missing"]),
         ({"--segmenter": "nobody"}, ["--segmenter", "nobody", "jieba"]),
         ({"--user_dict": "missing.dict"}, ["--user_dict", "missing.dict"]),
-        ({"--sgmenter": "jieba"}, ["--sgmenter", "did you mean segmenter"]),
+        ({"--sgmenter": "jieba"}, ["--sgmenter", "did you mean --segmenter"]),
     ],
 )
 def test_mistakes_get_a_sentence_that_names_the_flag(change, words, text, tokenizer, tmp_path, capsys):

@@ -232,8 +232,8 @@ def test_a_json_file_that_is_not_json_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "argv, words",
     [
-        (["--learning_rat", "1"], ["--learning_rat", "did you mean learning_rate?"]),
-        (["--learning_rat=1"], ["--learning_rat", "did you mean learning_rate?"]),
+        (["--learning_rat", "1"], ["--learning_rat", "did you mean --learning_rate?"]),
+        (["--learning_rat=1"], ["--learning_rat", "did you mean --learning_rate?"]),
         (["--max_seq", "8"], ["--max_seq", "did you mean"]),  # an abbreviation could change its meaning any day
         (["--max_steps", "many"], ["--max_steps", "many"]),
         (["--learning_rate"], ["--learning_rate"]),

@@ -449,9 +449,12 @@ def test_a_stopped_run_of_any_kind_is_resumed_to_the_same_bytes(kind, files, who
     save = target(tmp_path, kind)
     stop_in_the_middle(files, save, pairs, capsys)
     assert not Path(save).exists()
-    make(files, save, "--resume")
+    made = make(files, save, "--resume")
     assert contents(save) == whole[kind]
     assert pairs.seen() == [line for line in LINES[PART * STOPPED :] if line.strip()]
+    capsys.readouterr()
+    assert make(files, save, "--resume") == made and contents(save) == whole[kind]
+    assert capsys.readouterr().out == f"{save} is complete; --overwrite makes it again\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -269,8 +269,11 @@ def test_any_text_has_spans_in_order_within_it(made, kind, lines):
     if kind in ("sudachi", "phobert") or (kind == "mecab" and "\x00" not in "".join(lines)):
         # A half-width ﾞ is a letter, but the tokenizer makes a combining mark of it.
         normal = [unicodedata.normalize("NFKC", one) for one in characters.text]
+        # U+FFFD may go to a neighbour, where the tokenizer has changed the order of marks: we forget both there.
         seen = [
-            place for place, text in enumerate(normal) if any(unicodedata.category(one)[0] in "LNPS" for one in text)
+            place
+            for place, text in enumerate(normal)
+            if any(unicodedata.category(one)[0] in "LNPS" and one != "\ufffd" for one in text)
         ]
         assert covered.issuperset(seen)
 

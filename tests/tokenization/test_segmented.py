@@ -187,6 +187,7 @@ WORDS = st.lists(st.text(st.sampled_from(CHARACTERS), min_size=1, max_size=5), m
 @settings(max_examples=150, deadline=None)
 @given(WORDS, st.sampled_from(["characters", "bytes"]), st.booleans(), st.booleans())
 @example(["ក", "្", "ខ"], "bytes", False, False)
+@example(["ក្ຳ", "ក"], "characters", False, False)  # a vowel behind the linker
 def test_no_grapheme_cluster_is_divided_and_each_word_is_whole_on_any_text(words, kind, mixed, any_script):
     """Also where the segmenter divides a cluster; and a border between two clusters in such scripts stays."""
     line = "".join(words)

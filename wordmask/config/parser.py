@@ -68,7 +68,6 @@ _SENTENCES = (
     (r"invalid \w+ value: '(.*)'$", r"\1 is not a value of this flag; give another"),
     ("Truthy value expected: got (.*) but expected one of .*$", r"\1 is neither true nor false; give one of them"),
     (r"invalid choice: '(.*)' \(choose from (.*)\)$", r"\1 is not known; choose from \2"),
-    ("the following arguments are required: (.*)$", r"\1: the value is missing; give one"),
 )
 
 EPILOG = "A YAML or JSON file of flags may come first. The command line wins over it."
@@ -104,6 +103,10 @@ class Parser(HfArgumentParser):
         super().__init__(concerns, allow_abbrev=False, formatter_class=HelpFormatter, **options)  # type: ignore[arg-type]
         self.old_flags, self.quiet, self.takes_words = old_flags or {}, quiet, takes_words
         self.given: set[str] = set()
+        # Their absence is said after unknown flags, which may be misspelled ones.
+        self.needed = [action for action in self._actions if action.required]
+        for action in self.needed:
+            action.required = False
         self._negative_number_matcher = _NEGATIVE  # argparse takes -1e-4 for a flag
         for action in self._actions:
             if _is_switch(action) and action.nargs is None:  # a switch whose default is None
@@ -134,10 +137,13 @@ class Parser(HfArgumentParser):
         if unknown:
             word, _, path = unknown[0].partition(" in ")
             name = flag_name(word)
+            nearest = suggest(name, self.flags, "" if path else "--")
             if not word.startswith("-"):
-                raise InputError(f"{word} belongs to no flag of this script{suggest(name, self.flags)}")
+                raise InputError(f"{word} belongs to no flag of this script{nearest}")
             where = f"{path}: {name}" if path else word.partition("=")[0]
-            raise InputError(f"{where} is not a flag of this script{suggest(name, self.flags)}")
+            raise InputError(f"{where} is not a flag of this script{nearest}")
+        if lacking := [f"--{action.dest}" for action in self.needed if getattr(namespace, action.dest) is None]:
+            raise InputError(f"{', '.join(lacking)}: the value is missing; give one")
         return namespace
 
     def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -310,10 +316,10 @@ def flag_name(word: str) -> str:
     return word.partition(" in ")[0].partition("=")[0].lstrip("-")
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The most similar known name, as the end of a sentence."""
+def suggest(name: str, known: Iterable[str], dashes: str = "") -> str:
+    """The most similar known name, with dashes where it is a flag of the command line, as the end of a sentence."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"; did you mean {dashes}{nearest[0]}?" if nearest else ""
 
 
 def _read_mapping(path: str) -> dict[str, object]:

@@ -26,7 +26,10 @@ class ReadableTokens:
         self._shows_spaces = shows_spaces(tokenizer)
 
     def word(self, ids: Sequence[int]) -> str:
-        """The text of a word: `un ##seen` is `unseen`, and the Chinese characters 面 包 are 面包."""
+        """The text of a word: `un ##seen` is `unseen`, and the Chinese characters 面 包 are 面包.
+
+        Of a part of a character it is the bytes: a half of 插 is `\\xe6\\x8f`.
+        """
         parts = self._raw(ids).split()
         text = ""
         for part in parts:
@@ -34,8 +37,8 @@ class ReadableTokens:
         return text or BLANK
 
     def token(self, index: int) -> str:
-        """The text of a token. Of a part of a character it is the bytes: a half of 插 is `\\xe6\\x8f`."""
-        return self._bytes([index]).decode("utf-8", "backslashreplace").strip() or BLANK
+        """The text of a token, also of a part of a character."""
+        return self._raw([index]).strip() or BLANK
 
     def line(self, words: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
         """The text of each word of a line, and whether a space stands before it.
@@ -60,14 +63,11 @@ class ReadableTokens:
 
     def _raw(self, ids: Sequence[int]) -> str:
         """The text of tokens, with the white space that their surfaces show."""
-        return self._bytes(ids).decode("utf-8", "replace")
-
-    def _bytes(self, ids: Sequence[int]) -> bytes:
         surfaces = self._surfaces
         # An embedding may have more ids than the tokenizer.
         known = [index for index in ids if index < len(surfaces.sizes)]
         pieces = [surfaces.text[surfaces.starts[index] :][: surfaces.sizes[index]].tobytes() for index in known]
-        return b"".join(pieces)
+        return b"".join(pieces).decode("utf-8", "backslashreplace")
 
 
 def _apart(before: str, after: str) -> bool:

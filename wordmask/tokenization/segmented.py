@@ -30,15 +30,14 @@ from wordmask.tokenization.words import (
 from wordmask.utils.arrays import BoolArray, starts_of
 from wordmask.utils.errors import InputError
 
-_LINKER, _CONSONANT = 1, 2
+_LINKER, _CONSONANT, _LETTER = 1, 2, 3
 
 
 def _conjunct_role(code_point: int) -> int:
-    """Whether a character is a linker or a consonant. A linker between two consonants stacks them: Khmer ្ in ខ្ញុំ."""
-    character = chr(code_point)
-    if regex.match(r"\p{InCB=Linker}", character):
-        return _LINKER
-    return _CONSONANT if regex.match(r"\p{InCB=Consonant}", character) else 0
+    """Whether a character is a linker, a consonant or another letter. A linker between two consonants stacks them:
+    Khmer ្ in ខ្ញុំ."""
+    roles = {r"\p{InCB=Linker}": _LINKER, r"\p{InCB=Consonant}": _CONSONANT, r"\p{L}": _LETTER}
+    return next((role for pattern, role in roles.items() if regex.match(pattern, chr(code_point))), 0)
 
 
 _CONJUNCT_ROLES = CodePointTable(lambda code_points: [*map(_conjunct_role, code_points)])
@@ -135,7 +134,10 @@ def _keep_clusters(characters: Characters, begins: BoolArray) -> None:
     kept[marks.places] = False
     characters.begin_leading(kept)
     roles = _CONJUNCT_ROLES[characters.code_points]
-    stacked = marks.behind[roles[marks.places] == _LINKER]
+    # A linker stacks the consonant behind its marks, unless a letter among these, such as Thai ำ, comes after it.
+    mark_roles = roles[marks.places]
+    behind, mark_roles = marks.behind[mark_roles > 0], mark_roles[mark_roles > 0]
+    stacked = behind[(mark_roles == _LINKER) & (np.diff(behind, append=-1) != 0)]
     kept[stacked[roles[stacked] == _CONSONANT]] = False
     begins[:] = np.where(characters.divides, kept, begins)
 

@@ -211,9 +211,7 @@ def best_words(tokens: IntArray, probabilities: NDArray[np.float64]) -> list[tup
 
 
 def told_apart(words: Sequence[list[int]], readable: ReadableTokens) -> list[str]:
-    """The text of each word; the names of its tokens, if it has no text or that of another word before it.
-
-    Bytes that are only a part of a character all look like `�`, and `the` and `Ġthe` both like `the`.
+    """The text of each word; the names of its tokens, if a word before it has this text: `the` and `Ġthe`.
 
     Args:
         words: the tokens of each word.
@@ -223,6 +221,6 @@ def told_apart(words: Sequence[list[int]], readable: ReadableTokens) -> list[str
     shown = []
     for number, (word, text) in enumerate(zip(words, texts, strict=True)):
         before = zip(words[:number], texts, strict=False)
-        unclear = "\ufffd" in text or any(text == other and word != tokens for tokens, other in before)
-        shown.append(readable.names(word) if unclear else text)
+        is_double = any(text == other and word != tokens for tokens, other in before)
+        shown.append(readable.names(word) if is_double else text)
     return shown
