@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainingArguments
 
 import wordmask
 from conftest import sample_lines
@@ -129,13 +129,15 @@ def test_each_call_of_train_is_a_training_of_its_own(english_model, tokenizer, d
     steps = []
     monitored = trainer.training_step
     trainer.training_step = lambda *args: steps.append(1) or monitored(*args)
-    counts = []
+    counts, shares = [], []
     for checkpoint in (None, "checkpoint-4", None, "checkpoint-8", "checkpoint-4"):
         steps.clear()
         trainer.train(tmp_path / checkpoint if checkpoint else None)
         counts.append(len(steps))
+        shares.append(trainer.state.log_history[-1]["train_data_share"])
         assert trainer.state.global_step == 8
     assert counts == [8, 4, 8, 0, 4]
+    assert all(0 <= share <= 1 for share in shares)
 
 
 def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, dataset, tmp_path):
@@ -147,6 +149,29 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
         wordmask.MlmTrainer(model, args, dataset, {"one": dataset}, processing_class=tokenizer)
     with pytest.raises(wordmask.InputError, match="data_collator: function"):
         wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, data_collator=lambda batch: batch)
+    with pytest.raises(wordmask.InputError, match="args: TrainingArguments .* give a wordmask.RunArguments"):
+        plain = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+        wordmask.MlmTrainer(model, plain, dataset, processing_class=tokenizer)
+    with pytest.raises(wordmask.InputError, match="compute_metrics: "):
+        wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, compute_metrics=len)
+
+
+def test_an_example_keeps_a_masking_rate_of_its_own(english_model, tokenizer, dataset, tmp_path):
+    rates = [0.0 if number < 10 else 0.9 for number in range(len(dataset))]
+    rated = dataset.add_column("mlm_probability", rates)
+    trainer = train(
+        english_model, tokenizer, rated, tmp_path, save_strategy="no", train_sampling_strategy="sequential"
+    )
+    batches = [batch["labels"].ne(-100).sum(1).tolist() for batch in trainer.get_train_dataloader()]
+    counts = [count for batch in batches[:4] for count in batch]
+    assert counts[:10] == [0] * 10 and min(counts[10:]) > 3
+
+
+def test_predict_gives_the_figures_of_an_evaluation(english_model, tokenizer, dataset, tmp_path):
+    trainer = train(english_model, tokenizer, dataset, tmp_path, save_strategy="no")
+    predicted, evaluated = trainer.predict(dataset).metrics, trainer.evaluate()
+    assert predicted["test_loss"] == evaluated["eval_loss"]
+    assert predicted["test_whole_word_accuracy"] == evaluated["eval_whole_word_accuracy"]
 
 
 def test_references_name_parameters_where_they_are_refused(tokenizer):

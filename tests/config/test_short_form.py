@@ -21,7 +21,14 @@ from wordmask.config.arguments import parse_arguments
 from wordmask.config.own_flags import check_own_flags, training_parser
 from wordmask.config.parser import TRAINER_LISTS
 from wordmask.config.run_arguments import RunArguments
-from wordmask.config.short_form import DEFAULTS, choose_output_dir, describe, new_output_dir, split_words
+from wordmask.config.short_form import (
+    DEFAULTS,
+    asked_format,
+    choose_output_dir,
+    describe,
+    new_output_dir,
+    split_words,
+)
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -367,3 +374,25 @@ def test_an_evaluation_neither_says_how_to_resume_nor_lists_defaults_of_training
     printed = capsys.readouterr().err + caplog.text
     assert "eval_loss" in metrics and "train_loss" not in metrics
     assert "to resume" not in printed and "short form" not in printed and f"output: {made()[0]}" in printed
+
+
+@pytest.mark.parametrize(
+    "argv, file, mode",
+    [
+        (["--log_format", "plain", "--output_dir", "x"], "", "plain"),
+        (["--log_format=rich"], "", "rich"),
+        (["--log-format", "plain"], "", "plain"),
+        (["text.txt", "--seed", "1"], "log_format: plain\n", None),  # a text, which is not read
+        (["--log_format", "fancy"], "", None),
+        (["FILE", "--seed", "1"], "seed: 2\nlog_format: plain\n", "plain"),
+        (["FILE"], '{"seed": 2, "log_format": "rich"}', "rich"),
+        (["FILE", "--log_format", "rich"], "log_format: plain\n", "rich"),
+        (["missing.yaml"], "", None),
+        ([], "", None),
+    ],
+)
+def test_the_format_is_known_before_anything_is_parsed(argv, file, mode, tmp_path):
+    paths = {"FILE": tmp_path / "arguments.yaml", "text.txt": tmp_path / "text.txt"}
+    for path in paths.values():
+        path.write_text(file, encoding="utf-8")
+    assert asked_format([str(paths.get(word, word)) for word in argv]) == mode

@@ -38,7 +38,9 @@ def test_preview_marks_every_chosen_token(english_model, english_file, tmp_path,
         ["--model_name_or_path", english_model, "--train_file", english_file, "--output_dir", str(tmp_path / "out")]
         + ["--use_cpu", "--preview_masking", "20", "--mlm_probability", "0.3"]
     )
-    for line in capsys.readouterr().out.splitlines()[1:]:
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 20
+    for line in lines:
         head, _, text = line.partition(": ")
         chosen = int(head.split()[1])
         marks = re.findall(r"\[(?!CLS|SEP)[^\[\]]+\]|\{[^{}]+>[^{}]+\}|<[^<>]+>", text)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from wordmask.utils import terminal as module
 from wordmask.utils.processes import RANKS
-from wordmask.utils.terminal import Command, Message, Terminal, asked_format, clean, terminal, use
+from wordmask.utils.terminal import Command, Message, Terminal, clean, terminal, use
 
 
 class Screen(io.StringIO):
@@ -160,25 +160,6 @@ def test_a_forked_process_does_not_touch_the_live_line(monkeypatch):
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(read, 100) == b"False plain True"
-
-
-@pytest.mark.parametrize(
-    "argv, file, mode",
-    [
-        (["--log_format", "plain", "--output_dir", "x"], "", "plain"),
-        (["--log_format=rich"], "", "rich"),
-        (["--log_format", "fancy"], "", None),
-        (["FILE", "--seed", "1"], "seed: 2\nlog_format: plain\n", "plain"),
-        (["FILE"], '{"seed": 2, "log_format": "rich"}', "rich"),
-        (["FILE", "--log_format", "rich"], "log_format: plain\n", "rich"),
-        (["missing.yaml"], "", None),
-        ([], "", None),
-    ],
-)
-def test_the_format_is_known_before_anything_is_parsed(argv, file, mode, tmp_path):
-    path = tmp_path / "arguments.yaml"
-    path.write_text(file, encoding="utf-8")
-    assert asked_format([str(path) if word == "FILE" else word for word in argv]) == mode
 
 
 def test_what_a_terminal_obeys_is_shown_as_text():

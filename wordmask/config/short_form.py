@@ -6,6 +6,7 @@ docs/adapt.md has the same table of defaults.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import unicodedata
@@ -23,6 +24,11 @@ from wordmask.utils.readers.paths import find_text_files
 WORDS = ("model_name_or_path", "train_file", "validation_file")  # the flags that the words stand for, in order
 USAGE = "MODEL train.txt [dev.txt]"
 FILE_SUFFIXES = (".yaml", ".yml", ".json")  # of argument files
+
+# `--log_format plain` on a command line, or `log_format: plain` in an argument file.
+_LOG_FORMAT = re.compile(
+    r"""(?:--log[_-]format(?:\s+|=)|(?:^|[{,])\s*["']?log_format["']?\s*:\s*["']?)(rich|plain)\b""", re.MULTILINE
+)
 
 Value = float | int | str | bool
 
@@ -60,6 +66,17 @@ def split_words(argv: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
 def is_short_form(argv: Sequence[str]) -> bool:
     """Whether a command line names its model by a word."""
     return bool(split_words(argv)[1])
+
+
+def asked_format(argv: Sequence[str]) -> str | None:
+    """The value of --log_format on a command line or in its argument file, before anything is parsed."""
+    path, _, flags = split_words(argv)
+    texts = [" ".join(flags)]
+    if path:
+        with contextlib.suppress(OSError, ValueError):
+            texts.append(Path(path).read_text(encoding="utf-8"))
+    found = next(filter(None, map(_LOG_FORMAT.search, texts)), None)
+    return found[1] if found else None
 
 
 def words_as_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:

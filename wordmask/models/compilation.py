@@ -41,7 +41,8 @@ def compile_layers(
         memory_budget: the share of the activations that a graph keeps for its backward pass; 1 keeps all that take
             time to compute again. It holds for all graphs that this process compiles from now on.
     """
-    torch._functorch.config.activation_memory_budget = memory_budget
+    if memory_budget < 1:  # else that of the user's program stays
+        torch._functorch.config.activation_memory_budget = memory_budget
     layers = repeated_layers(model)
     if layers:
         # Past this number, PyTorch gives up on a function and no longer compiles it.

@@ -108,5 +108,6 @@ def _found(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts:
             "file with words"
         )
     if len(words) < count:
-        logger.warning("--add_words %d: only %s frequent and split", count, f"{len(words)} words are")
+        found = counted(len(words), "word is", "words are")
+        logger.warning("--add_words %d: only %s frequent and split", count, found)
     return words

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from wordmask.config.short_form import check_files, choose_output_dir, is_short_form
+from wordmask.config.short_form import asked_format, check_files, choose_output_dir, is_short_form
 from wordmask.training.interruption import resumable
 from wordmask.utils.command_line import resume_command
 from wordmask.utils.hub import check_model_exists
 from wordmask.utils.library_warnings import filtered_warnings
 from wordmask.utils.processes import is_first_process
-from wordmask.utils.terminal import Command, Fact, asked_format, terminal
+from wordmask.utils.terminal import Command, Fact, terminal
 
 
 def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[str, float]:

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 from rich.console import Console, RenderableType
@@ -31,10 +30,6 @@ from wordmask.utils.quantities import duration
 Mode = Literal["rich", "plain"]
 MODES: tuple[Mode, ...] = ("rich", "plain")
 LABELS = 10  # columns of the labels before facts
-# `--log_format plain` on a command line, or `log_format: plain` in an argument file.
-_LOG_FORMAT = re.compile(
-    r"""(?:--log_format(?:\s+|=)|(?:^|[{,])\s*["']?log_format["']?\s*:\s*["']?)(rich|plain)\b""", re.MULTILINE
-)
 
 # Control characters, surrogates, separators of lines, and marks that change the direction of all that follows.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -257,16 +252,6 @@ def use(mode: Mode | None, packages: Sequence[str] = ("wordmask",)) -> Terminal:
     shown = terminal()
     shown.mode = mode  # type: ignore[assignment]
     return shown
-
-
-def asked_format(argv: Sequence[str]) -> Mode | None:
-    """The value of --log_format on a command line or in its argument file, before anything is parsed."""
-    file = Path(argv[0]) if argv and not argv[0].startswith("-") else None
-    texts = [" ".join(argv)]
-    with contextlib.suppress(OSError, ValueError):
-        texts += [file.read_text(encoding="utf-8")] if file and file.is_file() else []
-    found = next(filter(None, map(_LOG_FORMAT.search, texts)), None)
-    return found[1] if found else None  # type: ignore[return-value]
 
 
 def _forget() -> None:

@@ -19,6 +19,10 @@ class TokenCount:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with a new training."""
         self.total: torch.Tensor | int = 0
         self.waited = 0.0
 

@@ -109,7 +109,7 @@ class MaskedLMMetric(evaluate.Metric):
         if not tokens:
             return {}
         mean = loss / tokens
-        metrics = {"loss": mean, "perplexity": math.exp(mean) if mean < 700 else math.inf}
+        metrics = {"loss": mean, "perplexity": math.inf if mean >= 700 else math.exp(mean)}
         if characters:
             metrics["loss_per_character"] = loss / characters
         if words:

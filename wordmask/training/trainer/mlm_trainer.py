@@ -96,8 +96,8 @@ class MlmTrainer(EvaluatingTrainer):
         options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
 
     Raises:
-        InputError: (a `ValueError`) for a dataset without a length, a collator that does not mask words, or several
-            GPUs in one process.
+        InputError: (a `ValueError`) for a dataset without a length, a collator that does not mask words, other
+            arguments than `RunArguments`, `compute_metrics`, or several GPUs in one process.
     """
 
     def __init__(
@@ -113,6 +113,10 @@ class MlmTrainer(EvaluatingTrainer):
         forward: Forward | None = None,
         **options: Any,
     ):
+        if not isinstance(args, RunArguments):
+            raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
+        if options.get("compute_metrics"):
+            raise InputError("compute_metrics: MlmTrainer stores no predictions, so it is not called; drop it")
         check_one_gpu(args.n_gpu, "your_program.py")
         if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
             train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
@@ -264,6 +268,10 @@ class MlmTrainer(EvaluatingTrainer):
         of_each = zip(names, parts, strict=False)  # there may be no names
         self._corpora = chain.from_iterable(repeat(name, len(part)) for name, part in of_each)
         return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """The same, for `predict`, which returns metrics and stores no predictions."""
+        return self.get_eval_dataloader(test_dataset)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card, since that of transformers links to the hub even for a local directory."""

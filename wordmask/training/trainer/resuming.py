@@ -153,7 +153,8 @@ class ResumableTrainer(OptimizerResumingTrainer):
         self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Train, as the Trainer does; `True` resumes from the last checkpoint in the output directory."""
-        self._attempts, self._continued_in_memory, self.tokens.total, self._random_state = 0, False, 0, None
+        self._attempts, self._continued_in_memory, self._random_state = 0, False, None
+        self.tokens.reset()
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(str(self.args.output_dir)) or True
         if isinstance(resume_from_checkpoint, str | os.PathLike):
