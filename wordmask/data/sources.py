@@ -32,6 +32,7 @@ from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.hub import quiet_hub
+from wordmask.utils.progress import tracked
 from wordmask.utils.quantities import counted
 from wordmask.utils.readers import check_column_name, choose_column, summary
 from wordmask.utils.readers.columns import (
@@ -162,6 +163,11 @@ class Texts(Generic[AnySource]):
     def batches(self: Texts[Source]) -> Iterator[pa.Table]:
         """All texts in order. Not for streams."""
         return chain.from_iterable(self.tables([range(len(self.source))]))
+
+    def lines(self: Texts[Source], doing: str) -> Iterator[list[str]]:
+        """The same without references, as lists of strings, with a bar that says what is being done."""
+        for table in tracked(self.batches(), doing, "texts", len(self.source)):
+            yield [text or "" for text in table["text"].to_pylist()]
 
 
 def _described(path: str) -> str:

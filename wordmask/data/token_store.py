@@ -6,7 +6,7 @@ import bisect
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,10 +21,9 @@ from wordmask.data.findings import SplitFindings, TokenBatch, findings_in
 from wordmask.data.sources import Source, Texts
 from wordmask.data.text_counts import COUNTS
 from wordmask.data.text_tokenizer import TextTokenizer
-from wordmask.utils.cache import cache_directory, hashed
+from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import output_of_workers
 from wordmask.utils.files import write_atomically
-from wordmask.utils.lock import waiting
 from wordmask.utils.progress import tracked
 from wordmask.utils.workers import parallel_map
 
@@ -116,10 +115,8 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
     key = hashed(texts.fingerprint, tokenizer.identity(), COUNTS)  # tokens without counts are made again
     path = cache_directory(tokenization.cache_dir) / f"tokens-{key}.arrow"
     with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with waiting(f"{path}.lock"):  # if several runs start together, one of them tokenizes
-            if arguments.overwrite_cache or not _is_whole(path):
-                _write(path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
+        write = partial(_write, path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
+        made_once(path, write, lambda path: _is_whole(path) and not arguments.overwrite_cache)
     findings = SplitFindings(findings_in(path), texts.flag, texts.reference_flag)
     return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, findings)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,12 +19,10 @@ from wordmask.models.positions import position_limits
 from wordmask.models.probing import embedded_ids
 from wordmask.tokenization.special_tokens import length_limit, vocabulary_size
 from wordmask.tokenization.train_tokenizer import train_tokenizer
-from wordmask.utils.cache import cache_directory, hashed
+from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import InputError, reported
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading
-from wordmask.utils.lock import waiting
-from wordmask.utils.progress import tracked
 from wordmask.utils.quantities import counted
 
 logger = logging.getLogger(__name__)
@@ -97,14 +96,14 @@ def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | Non
     model_type = arguments.model_type or config.model_type  # type: ignore[union-attr]
     key = hashed(model_type, arguments.vocab_size, texts.fingerprint)
     directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with waiting(f"{directory}.lock"):  # if several runs start together, one of them trains
-        if not directory.exists():
-            tables = tracked(texts.batches(), "training a tokenizer", "texts", len(texts.source))
-            lines = (text or "" for table in tables for text in table["text"].to_pylist())
-            tokenizer = train_tokenizer(model_type, lines, int(arguments.vocab_size or 0))
-            with make_directory_atomically(directory) as whole:
-                tokenizer.save_pretrained(whole)
+
+    def train() -> None:
+        lines = chain.from_iterable(texts.lines("training a tokenizer"))
+        tokenizer = train_tokenizer(model_type, lines, int(arguments.vocab_size or 0))
+        with make_directory_atomically(directory) as whole:
+            tokenizer.save_pretrained(whole)
+
+    made_once(directory, train)
     return str(directory)
 
 

@@ -12,11 +12,9 @@ from wordmask.config.model_arguments import ModelArguments
 from wordmask.data.sources import Texts
 from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words
 from wordmask.tokenization.backend import tokenizer_digest
-from wordmask.utils.cache import cache_directory, hashed
+from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_json
-from wordmask.utils.lock import waiting
-from wordmask.utils.progress import tracked
 from wordmask.utils.quantities import counted
 from wordmask.utils.readers import read_words
 
@@ -95,12 +93,7 @@ def _found(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts:
         )
     key = hashed("added words", tokenizer_digest(tokenizer), text.fingerprint, count)
     path = cache_directory(arguments.cache_dir) / f"words-{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with waiting(f"{path}.lock"):
-        if not path.exists():
-            tables = tracked(text.batches(), "looking for words", "texts", len(text.source))
-            batches = ([line or "" for line in table["text"].to_pylist()] for table in tables)
-            write_json(path, find_words(tokenizer, batches, count))
+    made_once(path, lambda: write_json(path, find_words(tokenizer, text.lines("looking for words"), count)))
     words = list(json.loads(path.read_text(encoding="utf-8")))
     if not words:
         raise InputError(

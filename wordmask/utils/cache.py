@@ -15,6 +15,7 @@ import datasets
 
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
+from wordmask.utils.lock import waiting
 from wordmask.utils.progress import tracked
 
 
@@ -45,6 +46,14 @@ def stamps(files: Sequence[str]) -> list[tuple[str, int, int, int]]:
     """The path, the size and two times of each file: of its content, which a user can set, and of any change."""
     status = [(os.path.abspath(file), os.stat(file)) for file in files]
     return [(path, of_file.st_size, of_file.st_mtime_ns, of_file.st_ctime_ns) for path, of_file in status]
+
+
+def made_once(path: Path, make: Callable[[], object], is_made: Callable[[Path], bool] = Path.exists) -> None:
+    """Make a file or directory of the cache, unless it is there. Of several runs that start together, one makes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with waiting(f"{path}.lock"):
+        if not is_made(path):
+            make()
 
 
 def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], Any], again: bool = False) -> Any:

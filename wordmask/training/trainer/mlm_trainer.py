@@ -113,11 +113,7 @@ class MlmTrainer(EvaluatingTrainer):
         forward: Forward | None = None,
         **options: Any,
     ):
-        if not isinstance(args, RunArguments):
-            raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
-        if options.get("compute_metrics"):
-            raise InputError("compute_metrics: MlmTrainer stores no predictions, so it is not called; drop it")
-        check_one_gpu(args.n_gpu, "your_program.py")
+        _check(args, options)
         if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
             train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
         eval_sequences = _as_sequences(eval_dataset)
@@ -333,6 +329,15 @@ class MlmTrainer(EvaluatingTrainer):
 def _same(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
     """The order of every epoch."""
     return order
+
+
+def _check(args: Any, options: Mapping[str, Any]) -> None:
+    """Raise an `InputError` for parameters of a `Trainer` that this one cannot use."""
+    if not isinstance(args, RunArguments):
+        raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
+    if options.get("compute_metrics"):
+        raise InputError("compute_metrics: MlmTrainer stores no predictions, so it is not called; drop it")
+    check_one_gpu(args.n_gpu, "your_program.py")
 
 
 def _as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:
