@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from conftest import character_tokenizer
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.corpora import Corpus, corpus_names, quotas, within
-from wordmask.data.order import grouped, grouped_by_tokens, mixed, ranks, shuffled
+from wordmask.data.order import EpochOrder, grouped, grouped_by_tokens, mixed, ranks, shuffled
 from wordmask.data.plan import Draw, Layout, Progress, Stage
 from wordmask.data.sampler import Batches
 from wordmask.data.sequences import Sequences
@@ -139,18 +139,12 @@ def test_grouped_steps_keep_their_shares_and_similar_lengths(step, sizes, by_tok
 
 # Batches
 
-BOUNDS, LENGTHS = [0, 40, 50], np.arange(50) * 7 % 11
+LENGTHS = np.arange(50) * 7 % 11 + 1
+ORDER = EpochOrder("group_by_length", 3, SimpleNamespace(bounds=[0, 40, 50], lengths=LENGTHS), [25, 25])
 
 
-def mixture(layout: Layout, done: Progress | None = None, group: bool = True, **options) -> Batches:
-    def order(epoch: int) -> np.ndarray:
-        return mixed(epoch, BOUNDS, [25, 25], of_pass)
-
-    def arrange(left: np.ndarray, step: int, epoch: int) -> np.ndarray:
-        return grouped(left, LENGTHS, step, partial(shuffled, 3, epoch), steps=3) if group else left
-
-    stage = Stage(50, order, layout, arrange=arrange, mixed=True)
-    return Batches([stage], RateSchedule.of("0.1..0.9", 3), done=done, **options)
+def mixture(layout: Layout, done: Progress | None = None, **options) -> Batches:
+    return Batches([Stage(50, ORDER, layout)], RateSchedule.of("0.1..0.9", 3), done=done, **options)
 
 
 def run(layout: tuple[int, int, int], epochs: int = 4, done: Progress | None = None) -> list[list[Draw]]:
@@ -189,13 +183,8 @@ def test_a_mixture_that_goes_on_in_other_steps_shows_the_rest_of_its_epoch():
 
 def token_steps(layout: Layout, done: Progress | None = None) -> TokenBatches:
     """The batches of a process in steps of at least 60 tokens."""
-    lengths = LENGTHS + 1
-
-    def arrange(left: np.ndarray, tokens: int, epoch: int, carried: int) -> np.ndarray:
-        return grouped_by_tokens(left, lengths, tokens, carried, partial(shuffled, 3, epoch))
-
-    stage = replace(mixture(Layout(1)).stages[0], arrange_tokens=arrange)
-    return TokenBatches(TokenCuts(stage, lengths, 60), layout, RateSchedule.of("0.1..0.9", 3), epochs=4, done=done)
+    cuts = TokenCuts(Stage(50, ORDER, Layout(1)), LENGTHS, 60)
+    return TokenBatches(cuts, layout, RateSchedule.of("0.1..0.9", 3), epochs=4, done=done)
 
 
 def run_by_tokens(accumulation: int, processes: int, done: Progress | None = None) -> list[list[Draw]]:
@@ -216,7 +205,7 @@ def test_steps_of_tokens_are_cut_from_the_running_sequence_of_a_mixture():
     assert run_by_tokens(2, 2) == whole and len(whole) > 10
     visits = sorted(draw[:2] for step in whole for draw in step)
     assert visits == sorted(draw[:2] for step in run((8, 1, 1)) for draw in step), "those of other steps"
-    assert all(60 <= sum(LENGTHS[draw.index] + 1 for draw in step) < 71 for step in whole[:-1])
+    assert all(60 <= sum(LENGTHS[draw.index] for draw in step) < 71 for step in whole[:-1])
     for at in (1, 5, 9):
         assert run_by_tokens(1, 1, token_steps(Layout(1)).progress(at)) == whole[at:]
 

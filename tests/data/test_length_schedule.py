@@ -12,7 +12,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import refusal, sample_lines, sample_tokenizer, save_model, training_steps
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.order import shuffled
+from wordmask.data.order import EpochOrder
 from wordmask.data.plan import Layout, Stage
 from wordmask.data.sampler import StagedBatches
 
@@ -22,7 +22,7 @@ def batches(rows=(40, 10), sizes=(4, 1), shares=(0.75, 0.25), accumulation=1, pr
     stages = []
     for number, (count, size, share) in enumerate(zip(rows, sizes, shares, strict=True)):
         layout = Layout(size, accumulation, processes, process)
-        order = lambda epoch, count=count, number=number: shuffled(number, epoch, count)  # noqa: E731
+        order = EpochOrder("random", number, range(count))
         stages.append(Stage(count, order, layout, share, sum(rows[:number])))
     return StagedBatches(stages, RateSchedule.of("0.3:0.1"), **options)
 

@@ -17,7 +17,7 @@ from conftest import character_tokenizer, save_model
 from wordmask.config.arguments import RunArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
-from wordmask.data.order import grouped, shuffled
+from wordmask.data.order import EpochOrder, FixedOrder, grouped, shuffled
 from wordmask.data.plan import EVALUATION, Draw, Layout, Progress, Stage
 from wordmask.data.sampler import Batches
 from wordmask.data.sequences import StagedSequences
@@ -29,7 +29,7 @@ CONSTANT = RateSchedule.of("0.15:0.15")
 
 
 def epoch_batches(rows: int, layout: Layout, rates: RateSchedule = CONSTANT, seed: int = 3, **options) -> Batches:
-    return Batches([Stage(rows, lambda epoch: shuffled(seed, epoch, rows), layout)], rates, **options)
+    return Batches([Stage(rows, EpochOrder("random", seed, range(rows)), layout)], rates, **options)
 
 
 def of_all_processes(rows: int, batch_size: int, accumulation: int, processes: int, **options) -> list[list[list]]:
@@ -135,7 +135,7 @@ def test_an_epoch_is_the_same_each_time_and_another_one_is_new():
 
 
 def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
-    stage = Stage(10, lambda epoch: np.arange(10), Layout(4))
+    stage = Stage(10, FixedOrder(np.arange(10)), Layout(4))
     batches = Batches([stage], RateSchedule.of("0.2:0.2"), epoch=EVALUATION)
     first = list(batches)
     batches.set_epoch(2)
@@ -146,14 +146,20 @@ def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
 # Other steps in the middle of a training
 
 
+class InShortStretches(EpochOrder):
+    """Rows of like length in the same step, with 3 steps sorted together: an epoch has several such stretches."""
+
+    def in_steps(self, order: np.ndarray, size: int, epoch: int) -> np.ndarray:
+        lengths = np.arange(len(self.sequences)) * 7 % 11
+        return grouped(order, lengths, size, partial(shuffled, self.seed, epoch), steps=3)
+
+
 def of_step_sizes(rows: int, layout: tuple[int, int, int], done: Progress, **options) -> list[Batches]:
     """The batches of each process, with rows of like length in the same step."""
-    lengths = np.arange(rows) * 7 % 11
-    order = lambda epoch: shuffled(3, epoch, rows)  # noqa: E731
-    arrange = lambda left, step, epoch: grouped(left, lengths, step, partial(shuffled, 3, epoch), steps=3)  # noqa: E731
+    order = InShortStretches("random", 3, range(rows))
     layouts = [Layout(*layout, process) for process in range(layout[2])]
     rates = RateSchedule.of("0.4:0.1")
-    return [Batches([Stage(rows, order, own, arrange=arrange)], rates, done=done, **options) for own in layouts]
+    return [Batches([Stage(rows, order, own)], rates, done=done, **options) for own in layouts]
 
 
 def go_on(processes: list[Batches], until: int) -> list[tuple[int, list[Draw]]]:

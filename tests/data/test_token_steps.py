@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.order import grouped, grouped_by_tokens, shuffled, token_ends
+from wordmask.data.order import EpochOrder, grouped, grouped_by_tokens, shuffled, token_ends
 from wordmask.data.plan import Draw, Layout, Progress, Stage
 from wordmask.data.sampler import Batches
 from wordmask.data.token_steps import TokenBatches, TokenCuts
@@ -21,14 +21,19 @@ WHOLE = Layout(1)
 LINE, DRAWN = RateSchedule.of("0.3:0.1"), RateSchedule.of("0.1..0.9", SEED)
 
 
+class InShortStretches(EpochOrder):
+    """Similar lengths in the same step, with 3 steps sorted together: an epoch has several such stretches."""
+
+    def in_steps(self, order: np.ndarray, size: int, epoch: int) -> np.ndarray:
+        return grouped(order, self.sequences, size, partial(shuffled, self.seed, epoch), steps=3)
+
+    def in_token_steps(self, order: np.ndarray, tokens: int, epoch: int, carried: int) -> np.ndarray:
+        return grouped_by_tokens(order, self.sequences, tokens, carried, partial(shuffled, self.seed, epoch), steps=3)
+
+
 def stage_of(lengths: np.ndarray, groups: bool, layout: Layout) -> Stage:
-    arrange = {
-        "arrange": lambda order, step, epoch: grouped(order, lengths, step, partial(shuffled, SEED, epoch)),
-        "arrange_tokens": lambda order, tokens, epoch, carried: grouped_by_tokens(
-            order, lengths, tokens, carried, partial(shuffled, SEED, epoch), steps=3
-        ),
-    }
-    return Stage(len(lengths), partial(shuffled, SEED, count=len(lengths)), layout, **(arrange if groups else {}))
+    order = (InShortStretches if groups else EpochOrder)("random", SEED, lengths)
+    return Stage(len(lengths), order, layout)
 
 
 class Training:

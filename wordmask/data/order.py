@@ -7,6 +7,7 @@ returns exactly these. It depends on seed, epoch and step size alone, so that al
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
@@ -108,11 +109,6 @@ def mixed(
     return np.concatenate(visits)[np.argsort(places, kind="stable")]
 
 
-def as_is(order: NDArray[np.int64], *steps: int) -> NDArray[np.int64]:
-    """An order that does not depend on the size of steps."""
-    return order
-
-
 @compiled
 def token_ends(lengths: NDArray[np.int64], tokens: int, carried: int) -> NDArray[np.int64]:
     """(steps,) Where steps end that have at least so many tokens, each at the first sequence with which it has them.
@@ -161,7 +157,43 @@ def grouped_by_tokens(
     return np.concatenate([kept, *groups, order[bounds[-1] :]])
 
 
-class EpochOrder:
+class Order(ABC):
+    """The order of sequences in an epoch, and in the steps of an epoch; by default, the size of steps does not matter.
+
+    Attributes:
+        is_mixed: whether all methods give visits instead of sequences, see `mixed`.
+    """
+
+    is_mixed = False
+
+    @abstractmethod
+    def of_epoch(self, epoch: int) -> NDArray[np.int64]:
+        """(sequences,) The sequences in the order of an epoch. The epochs of a stage count from 0."""
+
+    def in_steps(self, order: NDArray[np.int64], size: int, epoch: int) -> NDArray[np.int64]:
+        """(sequences,) The sequences of an epoch, or those that are left of it, in steps of this size."""
+        return order
+
+    def in_token_steps(self, order: NDArray[np.int64], tokens: int, epoch: int, carried: int) -> NDArray[np.int64]:
+        """(sequences,) The same in steps of at least so many tokens; the first one has `carried` of them already."""
+        return order
+
+
+class FixedOrder(Order):
+    """The same order in every epoch.
+
+    Args:
+        order: (sequences,) the sequences in this order.
+    """
+
+    def __init__(self, order: NDArray[np.int64]):
+        self.order = order
+
+    def of_epoch(self, epoch: int) -> NDArray[np.int64]:
+        return self.order
+
+
+class EpochOrder(Order):
     """The order of sequences in an epoch, and in the steps of an epoch, by `--train_sampling_strategy`.
 
     Args:
@@ -173,9 +205,9 @@ class EpochOrder:
 
     def __init__(self, strategy: str, seed: int, sequences: Any, quotas: Sequence[int] = ()):
         self.strategy, self.seed, self.sequences, self.quotas = strategy, seed, sequences, quotas
+        self.is_mixed = bool(quotas)
 
-    def __call__(self, epoch: int) -> NDArray[np.int64]:
-        """The sequences in the order of an epoch, or visits, see `mixed`."""
+    def of_epoch(self, epoch: int) -> NDArray[np.int64]:
         if self.quotas:
             return mixed(epoch, self.sequences.bounds, self.quotas, self._order_of_pass)
         return self._order_of_pass(0, epoch, len(self.sequences))
@@ -185,14 +217,12 @@ class EpochOrder:
             return np.arange(size)
         return shuffled(self.seed, corpus << 32 | number, size)
 
-    def arrange(self, order: NDArray[np.int64], step: int, epoch: int) -> NDArray[np.int64]:
-        """The same sequences, in steps of this size."""
+    def in_steps(self, order: NDArray[np.int64], size: int, epoch: int) -> NDArray[np.int64]:
         if self.strategy != "group_by_length":
             return order
-        return grouped(order, self._lengths, step, partial(shuffled, self.seed, epoch), corpora=self._corpora)
+        return grouped(order, self._lengths, size, partial(shuffled, self.seed, epoch), corpora=self._corpora)
 
-    def arrange_tokens(self, order: NDArray[np.int64], tokens: int, epoch: int, carried: int) -> NDArray[np.int64]:
-        """The same sequences, in steps of at least so many tokens."""
+    def in_token_steps(self, order: NDArray[np.int64], tokens: int, epoch: int, carried: int) -> NDArray[np.int64]:
         if self.strategy != "group_by_length":
             return order
         shuffle = partial(shuffled, self.seed, epoch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.order import as_is
+from wordmask.data.order import Order
 
 EVALUATION = 2**32 - 1  # the epoch of evaluation: its masks are the same every time
 
@@ -103,23 +103,17 @@ class Stage:
 
     Attributes:
         sequence_count: the number of its sequences.
-        order: gives the order of the sequences in an epoch. The epochs of a stage count from 0.
+        order: of its sequences in an epoch, and in steps.
         layout: how a step is divided.
         share: the share of the run's steps.
         offset: the index of the stage's first sequence in the dataset.
-        arrange: puts sequences, in the order of the epoch, into steps of a size: (sequences, size, epoch).
-        arrange_tokens: the same for steps of so many tokens: (sequences, tokens, epoch, carried).
-        mixed: whether all of these give visits instead of sequences, see `wordmask.data.order.mixed`.
     """
 
     sequence_count: int
-    order: Callable[[int], NDArray[np.int64]]
+    order: Order
     layout: Layout
     share: float = 1.0
     offset: int = 0
-    arrange: Callable[[NDArray[np.int64], int, int], NDArray[np.int64]] = as_is
-    arrange_tokens: Callable[[NDArray[np.int64], int, int, int], NDArray[np.int64]] = as_is
-    mixed: bool = False
 
     def steps(self, drop_last: bool = False, shown: int = 0) -> int:
         """The number of steps in the rest of an epoch, after the sequences `shown`. The last step may be smaller."""
@@ -137,7 +131,7 @@ class Stage:
 
     def located(self, order: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(sequences,) The indices in the dataset of what an order of an epoch has, and the epochs for their masks."""
-        if self.mixed:
+        if self.order.is_mixed:
             epochs, indices = np.divmod(order, self.sequence_count)
             return indices + self.offset, epochs
         return order + self.offset, np.broadcast_to(np.int64(epoch), order.shape)
@@ -148,12 +142,12 @@ class Stage:
         With sequences 0 to 9 in this order, and 4 of them shown in steps of 2, steps of 3 are 4 5 6, 7 8 9. Without a
         next piece, they are the steps of this stage.
         """
-        order = self.order(epoch)
+        order = self.order.of_epoch(epoch)
         for piece in (*shown, next_piece or Piece(self.layout.step_size, 0, 0)):
             if piece.carried is None:
-                order = self.arrange(order, piece.size, epoch)[piece.examples :]
+                order = self.order.in_steps(order, piece.size, epoch)[piece.examples :]
             else:
-                order = self.arrange_tokens(order, piece.size, epoch, piece.carried)[piece.examples :]
+                order = self.order.in_token_steps(order, piece.size, epoch, piece.carried)[piece.examples :]
         return order
 
 

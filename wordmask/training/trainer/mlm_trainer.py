@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import chain, pairwise, repeat
 from typing import Any
 
@@ -24,7 +23,6 @@ import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DynamoBackend, send_to_device
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
@@ -35,7 +33,7 @@ from wordmask.config.rate_schedule import RateSchedule
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.corpora import InTurn, quotas
-from wordmask.data.order import EpochOrder
+from wordmask.data.order import EpochOrder, FixedOrder
 from wordmask.data.plan import EVALUATION, Layout, Plan, Progress, Stage
 from wordmask.data.sampler import Batches, StagedBatches
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
@@ -235,18 +233,7 @@ class MlmTrainer(EvaluatingTrainer):
             layout = self._layout(batch_size, self.args.gradient_accumulation_steps)
             of_corpora = quotas(sequences.weights, len(stage)) if sequences.weights else []
             order = EpochOrder(str(self.args.train_sampling_strategy), self.args.mask_seed, stage, of_corpora)
-            stages.append(
-                Stage(
-                    len(stage),
-                    order,
-                    layout,
-                    share,
-                    offset=first,
-                    arrange=order.arrange,
-                    arrange_tokens=order.arrange_tokens,
-                    mixed=bool(of_corpora),
-                )
-            )
+            stages.append(Stage(len(stage), order, layout, share, first))
         return stages
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -259,7 +246,7 @@ class MlmTrainer(EvaluatingTrainer):
         parts = []
         for start, stop in pairwise(bounds):
             order = np.argsort(-sequences.lengths[start:stop], kind="stable")
-            stage = Stage(stop - start, partial(_same, order), layout, offset=start)
+            stage = Stage(stop - start, FixedOrder(order), layout, offset=start)
             parts.append(Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION))
         of_each = zip(names, parts, strict=False)  # there may be no names
         self._corpora = chain.from_iterable(repeat(name, len(part)) for name, part in of_each)
@@ -324,11 +311,6 @@ class MlmTrainer(EvaluatingTrainer):
         if num_items_in_batch is not None:
             loss = loss * count * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
-
-
-def _same(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-    """The order of every epoch."""
-    return order
 
 
 def _check(args: Any, options: Mapping[str, Any]) -> None:
