@@ -25,8 +25,9 @@ import run_mlm_wwm
 import wordmask
 from conftest import free_port, refusal
 from wordmask.training.display.live_output import Evaluated, LiveOutput
-from wordmask.training.display.speed import Speed, TokenCount
+from wordmask.training.display.speed import Speed
 from wordmask.training.display.utilisation import Utilisation, flops_per_token, peak_rate
+from wordmask.training.records.speed_record import TokenCount
 from wordmask.utils import terminal as terminal_module
 from wordmask.utils.progress import Bar
 

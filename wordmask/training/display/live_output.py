@@ -16,9 +16,10 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from wordmask.config.metric_table import metrics_in
-from wordmask.training.display.speed import Speed, TokenCount
+from wordmask.training.display.speed import Speed
 from wordmask.training.display.utilisation import Utilisation
 from wordmask.training.records.progress_record import saved_step
+from wordmask.training.records.speed_record import TokenCount
 from wordmask.utils.progress import Bar
 from wordmask.utils.quantities import changed, counted, duration, loss, number, percent
 from wordmask.utils.terminal import labelled, terminal
