@@ -19,7 +19,8 @@ from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
-from wordmask.models.loading import choose_length, load_tokenizer, longest_sequence
+from wordmask.models.loading import load_tokenizer
+from wordmask.models.positions import choose_length, longest_sequence
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.choose_words import add_chosen_words
 from wordmask.utils.cache import hashed
