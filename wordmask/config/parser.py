@@ -47,12 +47,6 @@ def is_true(value: str | None) -> bool:
     return value is None or string_to_bool(value)
 
 
-def check_vocab_size(value: int | None) -> None:
-    """Raise an `InputError` if `--vocab_size` is too small to train a tokenizer."""
-    if value is not None and value < 10:
-        raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands, for example 30000")
-
-
 # The flags of transformers that take several values, for a parser without them.
 TRAINER_LISTS = ("include_for_metrics", "label_names", "debug")
 TRUTH_VALUES = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")  # as `string_to_bool` has them
