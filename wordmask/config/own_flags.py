@@ -11,11 +11,11 @@ from wordmask.config.data_arguments import DataArguments
 from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
-from wordmask.config.parser import Parser, build, flag_name, suggest
+from wordmask.config.parser import Parser, build, flag_name
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import USAGE, is_short_form
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 
 # In the order of --help. `RunArguments` has the first ones, too.
 OWN: tuple[type, ...] = (

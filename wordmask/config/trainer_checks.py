@@ -20,10 +20,9 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_availa
 from wordmask.config.metric_table import METRICS, metrics_in
 from wordmask.config.number_checks import check_numbers
 from wordmask.config.optimizer_checks import check_known, check_optimizer
-from wordmask.config.parser import suggest
 from wordmask.config.schedule_checks import check_schedule
 from wordmask.config.tracker_checks import check_trackers
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 from wordmask.utils.launch import tpu_package
 
 if TYPE_CHECKING:
