@@ -18,7 +18,7 @@ from transformers.trainer_callback import DefaultFlowCallback, TrainerControl
 from transformers.trainer_utils import SaveStrategy
 
 from wordmask.data.plan import Draw
-from wordmask.data.sequences import Sequences, StagedSequences
+from wordmask.data.sequences import StagedSequences
 from wordmask.training.padding import Lengths
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -172,11 +172,3 @@ def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -
             f"there, and {size(free)} are free; give {fewer}--save_strategy no, or another directory"
         )
     return kept, needed, free
-
-
-def some_of(sequences: Sequences, indices: NDArray[np.int64]) -> Sequences:
-    """Some sequences of an evaluation, which are not packed."""
-    part = copy.copy(sequences)
-    part.corpora, part.bounds = [], [0, len(indices)]
-    part.division = type(sequences.division)(sequences.division.starts[indices], sequences.division.stops[indices])
-    return part
