@@ -47,6 +47,7 @@ LAYERS = [
 TRAINING = [
     "start",
     "run",
+    "prepare_only",
     "setup",
     "inputs",
     "choose_words",
