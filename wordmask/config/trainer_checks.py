@@ -77,13 +77,13 @@ def check_after(args: RunArguments) -> None:
 def _check_evaluation(args: RunArguments) -> None:
     """Raise an `InputError` if flags need evaluations that there are not, or a metric that they do not give."""
     metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
-    known = {one.name: one for one in metrics_in([f"eval_{metric}"])}  # setup.py knows which corpora there are
-    if metric not in known:
+    found = metrics_in([metric], "name")  # setup.py knows which corpora there are
+    if not found:
         raise InputError(
             f"--metric_for_best_model: {metric} is not known{suggest(metric, METRICS)}; choose from "
             f"{', '.join(METRICS)}"
         )
-    if args.prediction_loss_only and known[metric].needs_predictions:
+    if args.prediction_loss_only and found[0].needs_predictions:
         raise InputError(
             f"--metric_for_best_model {metric} is not computed with --prediction_loss_only; drop one of them"
         )
