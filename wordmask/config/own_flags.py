@@ -1,4 +1,4 @@
-"""Show --help and check the flags that this project defines, without importing torch, which takes seconds."""
+"""Parse the flags that this project defines, and show --help, without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def training_parser(concerns: Sequence[type], quiet: bool = False) -> Parser:
     return parser
 
 
-def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespace:
-    """Show --help, or refuse a mistake in this suite's own flags, before large imports.
+def parse_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespace:
+    """Parse this suite's own flags before large imports: show --help, or refuse a mistake in them.
 
     `parse_arguments` checks the other flags.
 

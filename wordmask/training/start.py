@@ -28,9 +28,9 @@ def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[s
         if not (short or {"--help", "-h", "--help_all"} & {*argv}):
             shown.doing("importing torch and transformers")
         from wordmask.config.added_arguments import UsedArguments  # imports transformers
-        from wordmask.config.own_flags import check_own_flags
+        from wordmask.config.own_flags import parse_own_flags
 
-        own = check_own_flags(argv, **defaults)
+        own = parse_own_flags(argv, **defaults)
         _check_model(own, short)
         # Of several processes, the first one chooses; the others learn the name when they meet.
         chosen = choose_output_dir(own) if short and is_first_process() else None
