@@ -45,15 +45,15 @@ def steps_from(trainer: MlmTrainer, step: int) -> Iterator[list[list[Draw]]]:
 
 def tokens_and_positions(trainer: MlmTrainer, sequences: StagedSequences, steps: range) -> tuple[NDArray[Any], bool]:
     """(2,) The tokens and the positions of these steps over all processes, and whether each step was counted."""
-    lengths, sums, counted = Lengths(trainer, sequences.stages), np.zeros(2, np.int64), 0
+    lengths, sums, count = Lengths(trainer, sequences.stages), np.zeros(2, np.int64), 0
     most = max(EXACT // trainer.args.gradient_accumulation_steps, STRETCHES)
     exact = len(steps) <= most
-    size = len(steps) if exact else most // STRETCHES
-    for start in np.linspace(steps.start, steps.stop - size, 1 if exact else STRETCHES).astype(int).tolist():
-        for batches in itertools.islice(steps_from(trainer, start), size):
-            sums, counted = sums + lengths.of(batches), counted + 1
+    stretch = len(steps) if exact else most // STRETCHES
+    for start in np.linspace(steps.start, steps.stop - stretch, 1 if exact else STRETCHES).astype(int).tolist():
+        for batches in itertools.islice(steps_from(trainer, start), stretch):
+            sums, count = sums + lengths.of(batches), count + 1
     over_all = trainer.accelerator.reduce(torch.tensor(sums, device=trainer.args.device), "sum").cpu().numpy()
-    return over_all * (len(steps) / max(counted, 1)), exact
+    return over_all * (len(steps) / max(count, 1)), exact
 
 
 class Stops(NamedTuple):
