@@ -249,13 +249,6 @@ def test_tokens_per_second_count_no_padding(english_model, tmp_path):
 # The parts
 
 
-def test_padding_does_not_count_as_tokens():
-    tokens = TokenCount()
-    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
-    tokens.add([{"input_ids": torch.zeros(2, 3), "attention_mask": mask}, {"input_ids": torch.zeros(1, 3)}])
-    assert tokens.read() == 4 + 3
-
-
 def test_a_speed_leaves_out_the_first_step_and_evaluations(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("wordmask.training.display.speed.time.monotonic", lambda: now[0])
