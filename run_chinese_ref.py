@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from wordmask.config.parser import Parser, argument, build, check_vocab_size
+from wordmask.config.number_checks import check_vocab_size
+from wordmask.config.parser import Parser, argument, build
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.provenance import Provenance, read_provenance, sidecar
 from wordmask.references.writer import Annotator, Output, check_new_tokenizer, check_output, write_references

@@ -43,30 +43,63 @@ LAYERS = [
     "masking",
     "utils",
 ]
+# The same for the modules and folders of training/.
+TRAINING = [
+    "start",
+    "run",
+    "prepare_only",
+    "setup",
+    "inputs",
+    "choose_words",
+    "tasks",
+    "dry_run",
+    "header",
+    "padding",
+    "memory_errors",
+    "interruption",
+    "preview",
+    "trainer",
+    "display",
+    "report",
+    "evaluation",
+    "records",
+]
+ORDERS = {"wordmask": LAYERS, "wordmask/training": TRAINING}
 
 
-def imports(path: Path) -> set[str]:
-    """The names at the top of this package that a file imports."""
+def imports(path: Path, folder: str) -> set[str]:
+    """The modules and folders of a folder that a file imports."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names = [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found |= {name.split(".")[1] for name in names if name.startswith("wordmask.")}
+        paths = [name.replace(".", "/") for name in names]
+        found |= {one.removeprefix(f"{folder}/").split("/")[0] for one in paths if one.startswith(f"{folder}/")}
     return found
 
 
-def test_every_name_at_the_top_of_the_package_has_a_layer():
-    modules = (path for path in (ROOT / "wordmask").iterdir() if path.suffix == ".py" or any(path.glob("*.py")))
-    assert {path.stem for path in modules} - {"__init__", "__main__"} == {*LAYERS}
+@pytest.mark.parametrize("folder", ORDERS)
+def test_every_module_and_folder_has_a_place_in_the_order(folder):
+    modules = (path for path in (ROOT / folder).iterdir() if path.suffix == ".py" or any(path.glob("*.py")))
+    assert {path.stem for path in modules} - {"__init__", "__main__"} == {*ORDERS[folder]}
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_no_layer_imports_an_upper_one(layer):
-    below = {*LAYERS[LAYERS.index(layer) :]}
-    files = [*(ROOT / "wordmask" / layer).rglob("*.py"), *(ROOT / "wordmask").glob(f"{layer}.py")]
+@pytest.mark.parametrize("folder, name", [(folder, name) for folder, names in ORDERS.items() for name in names])
+def test_none_imports_a_name_above_it(folder, name):
+    above = {*ORDERS[folder][: ORDERS[folder].index(name)]}
+    files = [*(ROOT / folder / name).rglob("*.py"), *(ROOT / folder).glob(f"{name}.py")]
     assert files
     for file in files:
-        assert imports(file) <= below, file
+        assert imports(file, folder).isdisjoint(above), file
+
+
+def test_imports_of_names_above_are_noticed(tmp_path):
+    """Guards the test above: an import counts in each of its forms, also inside a function."""
+    source = "import wordmask.training.run\nfrom wordmask.training import setup\nfrom wordmask import data\n"
+    source += "def f():\n    from wordmask.training.trainer.muon import Muon\n"
+    (path := tmp_path / "a.py").write_text(source)
+    assert imports(path, "wordmask/training") == {"run", "setup", "trainer"}
+    assert imports(path, "wordmask") == {"training", "data"}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -18,7 +18,7 @@ from conftest import refusal
 from wordmask import __main__ as command
 from wordmask import cluster
 from wordmask.config.added_arguments import UsedArguments
-from wordmask.config.own_flags import OWN, check_own_flags
+from wordmask.config.own_flags import OWN, parse_own_flags
 from wordmask.config.run_arguments import RunArguments
 from wordmask.utils.errors import InputError
 
@@ -146,12 +146,12 @@ def test_a_misspelled_name_in_a_file_is_said_to_be_there(tmp_path, capsys):
 
 def test_nothing_is_said_twice(caplog):
     """Flags are looked at twice, and old ones translated twice."""
-    check_own_flags(["--model_type", "bert", "--train_data_file", "x", "--evaluation_strategy", "epoch"])
+    parse_own_flags(["--model_type", "bert", "--train_data_file", "x", "--evaluation_strategy", "epoch"])
     assert caplog.records == []
     with pytest.raises(InputError, match="--n_gpu is gone"):
-        check_own_flags(["--n_gpu", "2"])
+        parse_own_flags(["--n_gpu", "2"])
 
 
 def test_flags_of_the_trainer_are_left_alone():
     argv = "--model_type bert --train_file a b --learning_rate 1e-4 --no_tf32 --fsdp full_shard --report_to none x"
-    check_own_flags([*argv.split(), "--lr_scheduler_kwargs", '{"a": 1}'])
+    parse_own_flags([*argv.split(), "--lr_scheduler_kwargs", '{"a": 1}'])

@@ -18,7 +18,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import refusal
 from wordmask.config.arguments import parse_arguments
-from wordmask.config.own_flags import check_own_flags, training_parser
+from wordmask.config.own_flags import parse_own_flags, training_parser
 from wordmask.config.parser import TRAINER_LISTS
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.short_form import (
@@ -217,7 +217,7 @@ def test_a_directory_has_a_name_that_the_hub_takes_where_it_names_a_repository(h
     Path("run.yaml").write_text("push_to_hub: true\n" if flags == ["--push_to_hub"] else "")
     for argv in [["run.yaml"], flags] if flags == ["--push_to_hub"] else [flags]:
         words = [*argv, "模型", "train.txt"] if argv == ["run.yaml"] else ["模型", "train.txt", *argv]
-        chosen = choose_output_dir(check_own_flags(words))
+        chosen = choose_output_dir(parse_own_flags(words))
         assert re.fullmatch(rf"output/{name}-\d{{8}}-\d{{4}}", chosen)
         shutil.rmtree(chosen)
 
@@ -331,7 +331,7 @@ def test_a_run_that_has_not_begun_to_overwrite_is_started_again_with_that_flag(h
 def test_a_flag_of_several_values_takes_words(here, name):
     values = {"report_to": ["none", "none"], "include_for_metrics": ["inputs", "loss"]}.get(name, ["a", "b"])
     argv = ["bert", "--train_file", "train.txt", "dev.txt", "--learning_rate", "-1", f"--{name}", *values]
-    assert check_own_flags(argv).train_file == ["train.txt", "dev.txt"]
+    assert parse_own_flags(argv).train_file == ["train.txt", "dev.txt"]
 
 
 def test_all_flags_of_several_values_are_known_before_torch_is_imported():

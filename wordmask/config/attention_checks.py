@@ -8,8 +8,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from transformers.utils.import_utils import is_kernels_available, is_torch_greater_or_equal
 
 from wordmask.config.model_arguments import VARLEN
-from wordmask.config.parser import suggest
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 
 # Whether each package of flash attention is there, with a GPU that it knows.
 FLASH = {

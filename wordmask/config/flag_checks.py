@@ -24,9 +24,8 @@ from transformers.trainer_utils import IntervalStrategy
 from wordmask.config.attention_checks import check_attention, check_flash
 from wordmask.config.metric_table import METRICS
 from wordmask.config.model_arguments import ModelArguments
-from wordmask.config.parser import suggest
 from wordmask.config.trainer_checks import lacks_bf16
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 
 if TYPE_CHECKING:
     from wordmask.config.arguments import Arguments

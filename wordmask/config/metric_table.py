@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from wordmask.utils.quantities import loss, number, percent
 
@@ -74,13 +74,15 @@ PROBE_FIGURES = (("accuracy", "accuracy"), ("f1", "macro-F1"))
 INTERVAL = ("", "_low", "_high")
 
 
-def metrics_in(names: Iterable[str]) -> list[Metric]:
-    """The metrics that results may have: those of the table, and the losses of corpora, such as `eval_news_loss`.
+def metrics_in(names: Iterable[str], kind: Literal["name", "result", "trainer_name"]) -> list[Metric]:
+    """The metrics of these names: those of the table, in its order, and the losses of corpora, such as `news_loss`.
 
     Args:
-        names: the names in the results.
+        names: also those of other figures.
+        kind: which of its names a metric has here.
     """
-    corpora = [found[1] for name in names if (found := re.fullmatch(r"eval_(\w+)_loss", name))]
+    given, prefix = [*names], "" if kind == "name" else "eval_"
+    corpora = [found[1] for name in given if (found := re.fullmatch(rf"{prefix}(\w+)_loss", name))]
     losses = [
         Metric(
             f"{one}_loss",
@@ -93,4 +95,4 @@ def metrics_in(names: Iterable[str]) -> list[Metric]:
         )
         for one in corpora
     ]
-    return [*METRICS.values(), *losses]
+    return [*(metric for metric in METRICS.values() if getattr(metric, kind) in given), *losses]

@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from wordmask.config.parser import argument, check_vocab_size
+from wordmask.config.number_checks import check_vocab_size
+from wordmask.config.parser import argument
 from wordmask.tokenization.special_tokens import NO_LIMIT
 from wordmask.utils.errors import InputError
 

@@ -1,4 +1,7 @@
-"""What numbers the Trainer's flags may have: one table. transformers takes most others, and trains with them."""
+"""What numbers the Trainer's flags may have: one table. transformers takes most others, and trains with them.
+
+And what `--vocab_size` may be, which two scripts have.
+"""
 
 from __future__ import annotations
 
@@ -84,3 +87,9 @@ def check_numbers(args: Any) -> None:
             f"--max_steps: {args.max_steps} is not possible; give 1 or more, drop it to train for --num_train_epochs, "
             "or use --do_eval to evaluate only"
         )
+
+
+def check_vocab_size(value: int | None) -> None:
+    """Raise an `InputError` if `--vocab_size` is too small to train a tokenizer."""
+    if value is not None and value < 10:
+        raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands, for example 30000")

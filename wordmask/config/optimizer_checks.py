@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from transformers.training_args import OptimizerNames
 
-from wordmask.config.parser import suggest
-from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.errors import InputError, one_line, suggest
 from wordmask.utils.launch import tpu_package
 
 if TYPE_CHECKING:

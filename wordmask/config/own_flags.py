@@ -1,4 +1,4 @@
-"""Show --help and check the flags that this project defines, without importing torch, which takes seconds."""
+"""Parse the flags that this project defines, and show --help, without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from wordmask.config.data_arguments import DataArguments
 from wordmask.config.legacy_flags import OLD_FLAGS
 from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
-from wordmask.config.parser import Parser, build, flag_name, suggest
+from wordmask.config.parser import Parser, build, flag_name
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import USAGE, is_short_form
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 
 # In the order of --help. `RunArguments` has the first ones, too.
 OWN: tuple[type, ...] = (
@@ -44,8 +44,8 @@ def training_parser(concerns: Sequence[type], quiet: bool = False) -> Parser:
     return parser
 
 
-def check_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespace:
-    """Show --help, or refuse a mistake in this suite's own flags, before large imports.
+def parse_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespace:
+    """Parse this suite's own flags before large imports: show --help, or refuse a mistake in them.
 
     `parse_arguments` checks the other flags.
 

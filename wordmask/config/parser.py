@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import logging
 import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -18,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from wordmask.config.short_form import USAGE, split_words, words_as_flags
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 
 T = TypeVar("T")
 
@@ -45,12 +44,6 @@ OldFlag = str | tuple[str, Callable[[str | None], list[str]]] | Gone
 def is_true(value: str | None) -> bool:
     """Whether a switch with this value, or without a value, is on."""
     return value is None or string_to_bool(value)
-
-
-def check_vocab_size(value: int | None) -> None:
-    """Raise an `InputError` if `--vocab_size` is too small to train a tokenizer."""
-    if value is not None and value < 10:
-        raise InputError(f"--vocab_size: {value} leaves no room for words; give some thousands, for example 30000")
 
 
 # The flags of transformers that take several values, for a parser without them.
@@ -314,12 +307,6 @@ def _is_switch(action: argparse.Action | None) -> bool:
 def flag_name(word: str) -> str:
     """The name in a word of `Parser.parse_known`: `seed` in `--seed`, `--seed=1` and `--seed in run.yaml`."""
     return word.partition(" in ")[0].partition("=")[0].lstrip("-")
-
-
-def suggest(name: str, known: Iterable[str], dashes: str = "") -> str:
-    """The most similar known name, with dashes where it is a flag of the command line, as the end of a sentence."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {dashes}{nearest[0]}?" if nearest else ""
 
 
 def _read_mapping(path: str) -> dict[str, object]:

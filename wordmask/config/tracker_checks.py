@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
-from wordmask.config.parser import suggest
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 
 # For each tracker, the modules of which one must be installed, and the package to install; kubeflow needs none.
 NEEDED = {

@@ -20,10 +20,9 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_availa
 from wordmask.config.metric_table import METRICS, metrics_in
 from wordmask.config.number_checks import check_numbers
 from wordmask.config.optimizer_checks import check_known, check_optimizer
-from wordmask.config.parser import suggest
 from wordmask.config.schedule_checks import check_schedule
 from wordmask.config.tracker_checks import check_trackers
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 from wordmask.utils.launch import tpu_package
 
 if TYPE_CHECKING:
@@ -78,13 +77,13 @@ def check_after(args: RunArguments) -> None:
 def _check_evaluation(args: RunArguments) -> None:
     """Raise an `InputError` if flags need evaluations that there are not, or a metric that they do not give."""
     metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
-    known = {one.name: one for one in metrics_in([f"eval_{metric}"])}  # setup.py knows which corpora there are
-    if metric not in known:
+    found = metrics_in([metric], "name")  # setup.py knows which corpora there are
+    if not found:
         raise InputError(
             f"--metric_for_best_model: {metric} is not known{suggest(metric, METRICS)}; choose from "
             f"{', '.join(METRICS)}"
         )
-    if args.prediction_loss_only and known[metric].needs_predictions:
+    if args.prediction_loss_only and found[0].needs_predictions:
         raise InputError(
             f"--metric_for_best_model {metric} is not computed with --prediction_loss_only; drop one of them"
         )

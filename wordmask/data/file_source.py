@@ -161,7 +161,7 @@ class ContentDigest:
         return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
 
 
-class _Texts:
+class _TextsInOrder:
     """Texts by their numbers, from tables that are read once and in order.
 
     Args:
@@ -251,7 +251,7 @@ class FileSource:
             InputError: if a file has changed since its texts were counted.
         """
         self._check_files()
-        texts = _Texts(self.files.tables(), self._changed)
+        texts = _TextsInOrder(self.files.tables(), self._changed)
         for span in spans:
             yield rebatched(chain.from_iterable(map(texts.read, self._numbers(span))))
         self._check_files()

@@ -102,6 +102,13 @@ class Sequences(torch.utils.data.Dataset):
         """(sequences,) The number of tokens of each sequence, with special tokens."""
         return self.division.lengths(self.special_count)
 
+    def subset(self, indices: NDArray[np.int64]) -> Sequences:
+        """Some of these sequences, without their corpora. They must not be packed."""
+        part = copy.copy(self)
+        part.corpora, part.bounds = [], [0, len(indices)]
+        part.division = Division(self.division.starts[indices], self.division.stops[indices])
+        return part
+
     def __getitem__(self, draw: Draw) -> Example:
         return self.__getitems__([draw])[0]
 

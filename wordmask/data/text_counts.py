@@ -93,7 +93,7 @@ class TextCounts:
         return cls(examples, tokens, words, unknown, **counters, hashes=hashes)
 
 
-def count_texts(texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, unknown: int) -> TextCounts:
+def counts_of_texts(texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, unknown: int) -> TextCounts:
     """The counts that need no words.
 
     Args:

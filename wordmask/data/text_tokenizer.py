@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import Findings, TokenBatch
-from wordmask.data.text_counts import REPORTED, count_texts, count_words
+from wordmask.data.text_counts import REPORTED, count_words, counts_of_texts
 from wordmask.references.positions import LineReferences, continuations
 from wordmask.references.provenance import check_tokenizer
 from wordmask.segmenters import Segmenter, identity_of, words_of
@@ -125,7 +125,7 @@ class TextTokenizer:
         if REPORTED in batch.column_names and (reported := batch[REPORTED].to_numpy()).any():
             counted: Any = slice(None) if reported.all() else np.flatnonzero(np.repeat(reported, lengths))  # tokens
             texts = [*compress(lines, reported)]
-            counts = count_texts(texts, ids[counted], lengths[reported], self.unknown_id)
+            counts = counts_of_texts(texts, ids[counted], lengths[reported], self.unknown_id)
             if tokens is not None:
                 counts = replace(counts, **count_words(tokens, counted, continues, special, self.unknown_id))
             findings = replace(findings, counts=counts)

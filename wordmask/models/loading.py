@@ -17,7 +17,7 @@ from wordmask.data.sources import Texts
 from wordmask.models.configuration import hub_options, make_config, making, origin, with_dropout
 from wordmask.models.positions import position_limits
 from wordmask.models.probing import embedded_ids
-from wordmask.tokenization.special_tokens import length_limit, vocabulary_size
+from wordmask.tokenization.special_tokens import vocabulary_size
 from wordmask.tokenization.train_tokenizer import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import InputError, reported
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_FLAGS = ("tokenizer_name", "model_name_or_path", "config_name")  # each can name the tokenizer
 OTHERS = 0.1  # the share of tokens with other ids from which on a tokenizer is another one: some fill unused places
-LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a limit
 
 
 def load_tokenizer(
@@ -226,40 +225,8 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
     return len(lost) < len(absent)
 
 
-def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The longest sequence that a model has positions for, in tokens, special ones included; `None` without a limit.
-
-    RoBERTa's 514 positions are for 512 tokens. Relative and rotary positions set no limit.
-    """
-    return min([*filter(None, [length_limit(tokenizer)]), *position_limits(model)], default=None)
-
-
 def _set_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Save the model's longest sequence with the tokenizer of a model from scratch; a trained one has no limit."""
     limit = min(position_limits(model), default=getattr(model.config, "max_position_embeddings", None))
     if limit and limit > 0:
         tokenizer.model_max_length = limit
-
-
-def choose_length(asked: int | None, limit: int | None, specials: int, flag: str) -> int:
-    """The longest sequence, in tokens.
-
-    Args:
-        asked: the value of the flag; `None` without one.
-        limit: the limit of the model; `None` without one.
-        specials: the number of special tokens around a text.
-        flag: the flag, for error messages.
-
-    Raises:
-        InputError: if the value is above the limit, or leaves no room for text.
-    """
-    if asked is None:
-        return min(limit or LONGEST, LONGEST)
-    if limit is not None and asked > limit:
-        raise InputError(
-            f"{flag}: {asked} tokens are more than the {limit} that this model and its tokenizer can take; "
-            f"give {limit} or less"
-        )
-    if asked <= specials:
-        raise InputError(f"{flag}: {asked} tokens leave no room for text next to {specials} special tokens; give more")
-    return asked

@@ -1,9 +1,15 @@
-"""The positions that a model has: how many, and which one is the first of a text."""
+"""The positions that a model has: how many, which one is the first of a text, and how long a sequence may be."""
 
 from __future__ import annotations
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from wordmask.tokenization.special_tokens import length_limit
+from wordmask.utils.errors import InputError
+
+LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a limit
 
 # Tables of positions are found in two ways. Here they are found by name: each run asks for them, and a name needs no
 # second model. To make them longer, more_positions.py has to find everything that grows with them, whatever its name:
@@ -57,3 +63,35 @@ def beyond_window(model: PreTrainedModel, longest: int | None = None) -> int:
 def first_position_of(model: PreTrainedModel) -> int:
     """The first position of a text in a model; 0 without position embeddings."""
     return max((first for _, first in _first_positions(model)), default=0)
+
+
+def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The longest sequence that a model has positions for, in tokens, special ones included; `None` without a limit.
+
+    RoBERTa's 514 positions are for 512 tokens. Relative and rotary positions set no limit.
+    """
+    return min([*filter(None, [length_limit(tokenizer)]), *position_limits(model)], default=None)
+
+
+def choose_length(asked: int | None, limit: int | None, specials: int, flag: str) -> int:
+    """The longest sequence, in tokens.
+
+    Args:
+        asked: the value of the flag; `None` without one.
+        limit: the limit of the model; `None` without one.
+        specials: the number of special tokens around a text.
+        flag: the flag, for error messages.
+
+    Raises:
+        InputError: if the value is above the limit, or leaves no room for text.
+    """
+    if asked is None:
+        return min(limit or LONGEST, LONGEST)
+    if limit is not None and asked > limit:
+        raise InputError(
+            f"{flag}: {asked} tokens are more than the {limit} that this model and its tokenizer can take; "
+            f"give {limit} or less"
+        )
+    if asked <= specials:
+        raise InputError(f"{flag}: {asked} tokens leave no room for text next to {specials} special tokens; give more")
+    return asked

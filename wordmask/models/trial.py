@@ -72,7 +72,7 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
                 prediction = _predict(model, size, length if fixed else min(SHORT, length))
             if training.do_train:
                 prediction.loss.backward()
-                _say_what_is_used(training, model)
+                _set_unused_parameters(training, model)
             if (predicted := prediction.logits.shape[-1]) < size:
                 raise ValueError(f"predictions of {predicted} tokens, and the tokenizer has {size}")
     sentence = f"{flag}: the configuration of {value} cannot be saved and loaded again"
@@ -81,7 +81,7 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
         type(model.config).from_pretrained(directory)
 
 
-def _say_what_is_used(training: RunArguments, model: PreTrainedModel) -> None:
+def _set_unused_parameters(training: RunArguments, model: PreTrainedModel) -> None:
     """Tell DDP that every weight has a gradient, so that it need not look for others in each step, and warn of it.
 
     With LayerDrop (Flaubert), steps differ.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,19 +14,15 @@ from wordmask.config.flag_checks import needs_validation_text, without_evaluatio
 from wordmask.data.corpora import quotas
 from wordmask.data.data_report import DataReport
 from wordmask.data.findings import SplitText
-from wordmask.data.prepared_dir import load_prepared, prepare, tokens_of
+from wordmask.data.prepared_dir import load_prepared, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
-from wordmask.models.loading import choose_length, load_tokenizer, longest_sequence
-from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.training.choose_words import add_chosen_words
+from wordmask.models.positions import choose_length, longest_sequence
 from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError
-from wordmask.utils.lock import locked
-from wordmask.utils.parts import Work
 from wordmask.utils.quantities import counted
-from wordmask.utils.terminal import clean, terminal
+from wordmask.utils.terminal import terminal
 
 
 @dataclass
@@ -170,29 +165,3 @@ def _check_shares(sequences: Sequences, weights: list[float]) -> None:
                 f"--train_weights: an epoch has {counted(len(sequences), 'sequence')}, and the share of {corpus.name} "
                 "is not one of them; give it a larger weight, or leave it out"
             )
-
-
-def prepare_only(arguments: Arguments) -> dict[str, float]:
-    """Tokenize the splits that this run needs into --prepared_dir, without a model or an --output_dir."""
-    training, data = arguments.training, arguments.data
-    if training.world_size > 1:
-        raise InputError(
-            f"--prepare_only: {training.world_size} processes of a launcher cannot divide this work; start with plain "
-            "python, and divide it with --preprocessing_num_workers, or with --num_shards and --shard_index"
-        )
-    work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
-    texts = load_run_texts(arguments)
-    decide_tasks(arguments, texts)
-    terminal().doing("tokenizing the text")
-    tokenizer = load_tokenizer(arguments.model)
-    add_chosen_words(arguments.model, tokenizer, texts)
-    Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
-    needed = {"train": training.do_train, "validation": training.do_eval}
-    tokenization = Tokenization(tokenizer, data, arguments.needed_segmentation, arguments.model.cache_dir)
-    needed_texts = {split: text for split, text in texts.items() if needed[split]}
-    directory = Path(str(data.prepared_dir))
-    with locked(directory / ".wordmask", f"--prepared_dir: {directory}", work.shard):
-        result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates.final)
-    terminal().close()
-    print(clean(result))
-    return {}

@@ -17,18 +17,21 @@ from wordmask.utils.terminal import Command, terminal
 
 
 @contextlib.contextmanager
-def resumable(script: str, argv: Sequence[str], own: argparse.Namespace, chosen: str | None) -> Iterator[None]:
+def resumable(
+    script: str, argv: Sequence[str], own: argparse.Namespace, chosen: str | None, directory: Path
+) -> Iterator[None]:
     """After a signal, say how to go on. A chosen directory is removed if the run writes nothing into it.
 
     Args:
         script, argv: the command line.
         own: the values of this suite's flags.
-        chosen: the output directory that the short form has chosen.
+        chosen: the output directory that the short form has chosen; `None` if it has not.
+        directory: the output directory, whoever has chosen it.
 
     Raises:
         SystemExit: after Ctrl-C or SIGTERM, with status 130 or 143.
     """
-    directory, started = Path(chosen or own.output_dir or "trainer_output"), time.time()
+    started = time.time()
     try:
         yield
     except KeyboardInterrupt as error:

@@ -24,19 +24,13 @@ from wordmask.models.token_embeddings import start_at_means
 from wordmask.models.trial import place_and_try
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.choose_words import add_chosen_words
-from wordmask.training.display.header import describe_masking, describe_run, show_header
 from wordmask.training.display.log_setup import set_up_output
 from wordmask.training.dry_run.forecast import check_room
 from wordmask.training.dry_run.plan import DryRun
-from wordmask.training.inputs import (
-    RunSequences,
-    decide_tasks,
-    load_run_texts,
-    make_sequences,
-    prepare_only,
-    sequence_lengths,
-)
+from wordmask.training.header import describe_masking, describe_run, show_header
+from wordmask.training.inputs import RunSequences, decide_tasks, load_run_texts, make_sequences, sequence_lengths
 from wordmask.training.memory_errors import memory_errors_reported
+from wordmask.training.prepare_only import prepare_only
 from wordmask.training.preview import masked_examples, print_examples, write_examples
 from wordmask.training.records.output_dir import (
     check_owner,

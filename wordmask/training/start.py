@@ -27,15 +27,17 @@ def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[s
         short = is_short_form(argv)
         if not (short or {"--help", "-h", "--help_all"} & {*argv}):
             shown.doing("importing torch and transformers")
-        from wordmask.config.own_flags import check_own_flags  # imports transformers
+        from wordmask.config.added_arguments import UsedArguments  # imports transformers
+        from wordmask.config.own_flags import parse_own_flags
 
-        own = check_own_flags(argv, **defaults)
+        own = parse_own_flags(argv, **defaults)
         _check_model(own, short)
         # Of several processes, the first one chooses; the others learn the name when they meet.
         chosen = choose_output_dir(own) if short and is_first_process() else None
+        directory = Path(chosen or own.output_dir or UsedArguments.output_dir)
         if short and not (own.preview_masking or own.prepare_only or own.dry_run):
-            _show_output(script, argv, own, chosen)  # the first line, so that it is known whatever happens
-        with resumable(script, argv, own, chosen):
+            _show_output(script, argv, own, chosen, directory)  # the first line, so that it is known whatever happens
+        with resumable(script, argv, own, chosen, directory):
             if short:
                 shown.doing("importing torch and transformers")
             from wordmask.training.run import run  # imports torch
@@ -52,10 +54,11 @@ def _check_model(own: argparse.Namespace, short: bool) -> None:
         check_model_exists(own.model_name_or_path, flag, own.cache_dir, own.model_revision, own.token)
 
 
-def _show_output(script: str, argv: Sequence[str], own: argparse.Namespace, chosen: str | None) -> None:
+def _show_output(
+    script: str, argv: Sequence[str], own: argparse.Namespace, chosen: str | None, directory: Path
+) -> None:
     """Show where the output goes, and how to resume a training."""
-    directory = str(Path(chosen or own.output_dir or "trainer_output"))
     if own.do_eval and not own.do_train:
-        terminal().show(Fact("output", directory))
+        terminal().show(Fact("output", str(directory)))
     else:
         terminal().show(Command(f"output: {directory}; to resume", resume_command(script, argv, chosen)))

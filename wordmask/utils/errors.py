@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import functools
 import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
@@ -38,6 +39,12 @@ class InputError(ValueError):
 def one_line(error: BaseException) -> str:
     """The message of an error on one line; its type if there is no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def suggest(name: str, known: Iterable[str], dashes: str = "") -> str:
+    """The most similar known name, with dashes where it is a flag of the command line, as the end of a sentence."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {dashes}{nearest[0]}?" if nearest else ""
 
 
 @contextlib.contextmanager

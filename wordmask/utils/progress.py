@@ -102,13 +102,13 @@ def tracked_lines(lines: TextReader, description: str, every: int = 1000) -> Ite
         description: what is being done.
         every: lines between two updates.
     """
-    number, size = 0, lines.size
+    count, total = 0, lines.size
     with bar(description) as update:
-        for number, line in enumerate(lines, 1):
-            if number % every == 0:
-                update(number, lines.position, size)
+        for count, line in enumerate(lines, 1):
+            if count % every == 0:
+                update(count, lines.position, total)
             yield line
-        update(number, size, size)
+        update(count, total, total)
 
 
 def tracked(

@@ -16,9 +16,10 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from wordmask.config.metric_table import metrics_in
-from wordmask.training.display.speed import Speed, TokenCount
+from wordmask.training.display.speed import Speed
 from wordmask.training.display.utilisation import Utilisation
 from wordmask.training.records.progress_record import saved_step
+from wordmask.training.records.speed_record import TokenCount
 from wordmask.utils.progress import Bar
 from wordmask.utils.quantities import changed, counted, duration, loss, number, percent
 from wordmask.utils.terminal import labelled, terminal
@@ -61,11 +62,11 @@ class Evaluated:
     def _figures(self) -> list[tuple[str, str, bool | None]]:
         """Each metric, how it has changed, and whether that is for the better."""
         figures = []
-        for metric in metrics_in(self.metrics):
-            value = self.metrics.get(metric.trainer_name)
-            if value is None or not metric.short_label:
+        for metric in metrics_in(self.metrics, "trainer_name"):
+            if not metric.short_label:
                 continue
-            old, shown = self.earlier.get(metric.trainer_name), metric.shown(value)
+            value, old = self.metrics[metric.trainer_name], self.earlier.get(metric.trainer_name)
+            shown = metric.shown(value)
             difference = "" if old is None else changed(shown, metric.shown(old))
             better = None if old is None or difference == "same" else (value > old) == metric.more_is_better
             figures.append((f"{metric.short_label} {shown}", difference, better))
@@ -221,7 +222,7 @@ class LiveOutput(TrainerCallback):
         if self.speed is not None:
             self.speed.pause(metrics.get(f"{prefix}_runtime", 0.0))
         named = {f"eval_{name.removeprefix(f'{prefix}_')}": value for name, value in metrics.items()}
-        found = {one.trainer_name: named[one.trainer_name] for one in metrics_in(named) if one.trainer_name in named}
+        found = {one.trainer_name: named[one.trainer_name] for one in metrics_in(named, "trainer_name")}
         trains = self.training_bar is not None
         step = state.global_step if trains else saved_step(args, state)
         dataset = getattr(eval_dataloader, "dataset", None)

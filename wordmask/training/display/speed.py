@@ -4,37 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-
-class TokenCount:
-    """The tokens that this process has trained on, without padding, and how long it has waited for batches.
-
-    Attributes:
-        total: the tokens.
-        waited: the seconds in which batches were made, or in which workers were waited for.
-    """
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin with a new training."""
-        self.total: torch.Tensor | int = 0
-        self.waited = 0.0
-
-    def add(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
-        """Add the tokens of batches. Does not wait for their device."""
-        for batch in batches:
-            mask = batch.get("attention_mask")
-            self.total = self.total + (batch["input_ids"].numel() if mask is None else mask.sum())
-
-    def read(self) -> int:
-        """The number; waits for the device."""
-        return int(self.total)
+from wordmask.training.records.speed_record import TokenCount
 
 
 class Mark(NamedTuple):
@@ -121,16 +95,3 @@ class Speed:
         last = self.marks[-1]
         mean = last.tokens / (last.step - self.before)
         return Mark(self.step, round(last.tokens + (self.step - last.step) * mean), self.ended)
-
-
-def with_speed(metrics: dict[str, Any], tokens: int, waited: float) -> dict[str, Any]:
-    """Add to the metrics of a training its tokens in a second, unless the Trainer has counted them.
-
-    And `train_data_share`, the share of the time in which this process waited for batches.
-    """
-    seconds = metrics.get("train_runtime")
-    if seconds:
-        metrics["train_data_share"] = round(waited / seconds, 4)
-    if seconds and "train_tokens_per_second" not in metrics:
-        metrics["train_tokens_per_second"] = round(tokens / seconds, 3)
-    return metrics

@@ -18,7 +18,7 @@ from transformers.trainer_callback import DefaultFlowCallback, TrainerControl
 from transformers.trainer_utils import SaveStrategy
 
 from wordmask.data.plan import Draw
-from wordmask.data.sequences import Sequences, StagedSequences
+from wordmask.data.sequences import StagedSequences
 from wordmask.training.padding import Lengths
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -45,15 +45,15 @@ def steps_from(trainer: MlmTrainer, step: int) -> Iterator[list[list[Draw]]]:
 
 def tokens_and_positions(trainer: MlmTrainer, sequences: StagedSequences, steps: range) -> tuple[NDArray[Any], bool]:
     """(2,) The tokens and the positions of these steps over all processes, and whether each step was counted."""
-    lengths, sums, counted = Lengths(trainer, sequences.stages), np.zeros(2, np.int64), 0
+    lengths, sums, count = Lengths(trainer, sequences.stages), np.zeros(2, np.int64), 0
     most = max(EXACT // trainer.args.gradient_accumulation_steps, STRETCHES)
     exact = len(steps) <= most
-    size = len(steps) if exact else most // STRETCHES
-    for start in np.linspace(steps.start, steps.stop - size, 1 if exact else STRETCHES).astype(int).tolist():
-        for batches in itertools.islice(steps_from(trainer, start), size):
-            sums, counted = sums + lengths.of(batches), counted + 1
+    stretch = len(steps) if exact else most // STRETCHES
+    for start in np.linspace(steps.start, steps.stop - stretch, 1 if exact else STRETCHES).astype(int).tolist():
+        for batches in itertools.islice(steps_from(trainer, start), stretch):
+            sums, count = sums + lengths.of(batches), count + 1
     over_all = trainer.accelerator.reduce(torch.tensor(sums, device=trainer.args.device), "sum").cpu().numpy()
-    return over_all * (len(steps) / max(counted, 1)), exact
+    return over_all * (len(steps) / max(count, 1)), exact
 
 
 class Stops(NamedTuple):
@@ -172,11 +172,3 @@ def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -
             f"there, and {size(free)} are free; give {fewer}--save_strategy no, or another directory"
         )
     return kept, needed, free
-
-
-def some_of(sequences: Sequences, indices: NDArray[np.int64]) -> Sequences:
-    """Some sequences of an evaluation, which are not packed."""
-    part = copy.copy(sequences)
-    part.corpora, part.bounds = [], [0, len(indices)]
-    part.division = type(sequences.division)(sequences.division.starts[indices], sequences.division.stops[indices])
-    return part

@@ -11,7 +11,6 @@ import torch
 
 from wordmask.config.arguments import Arguments
 from wordmask.data.sequences import StagedSequences
-from wordmask.training.display.header import show_header
 from wordmask.training.dry_run.forecast import (
     PAGES,
     checkpoint_size,
@@ -21,6 +20,7 @@ from wordmask.training.dry_run.forecast import (
     tokens_and_positions,
 )
 from wordmask.training.dry_run.rehearsal import Rehearsal
+from wordmask.training.header import show_header
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.memory import available_memory, peak_memory
 from wordmask.utils.quantities import counted, duration, number, percent, short, size

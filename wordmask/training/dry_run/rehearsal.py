@@ -19,7 +19,7 @@ from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.token_steps import TokenBatches
 from wordmask.models.configuration import origin
-from wordmask.training.dry_run.forecast import some_of, steps_from
+from wordmask.training.dry_run.forecast import steps_from
 from wordmask.training.memory_errors import batch_sizes, free_memory, lacks_memory, need_less
 from wordmask.training.padding import Lengths
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -217,7 +217,7 @@ class Rehearsal:
 
         def attempt(number: int) -> None:
             args.per_device_eval_batch_size = number
-            trainer.evaluate(some_of(sequences, order[: args.eval_batch_size * args.world_size]))
+            trainer.evaluate(sequences.subset(order[: args.eval_batch_size * args.world_size]))
 
         fits = self._first_that_fits(attempt, sizes)
         if fits != sizes[0]:
@@ -229,7 +229,7 @@ class Rehearsal:
         batches = [order[start : start + step] for start in range(0, len(order), step)]
         chosen = np.unique(np.linspace(0, len(batches) - 1, BATCHES).astype(int))
         some = [batches[number] for number in chosen.tolist()]
-        metrics = trainer.evaluate(some_of(sequences, np.concatenate(some)))
+        metrics = trainer.evaluate(sequences.subset(np.concatenate(some)))
         lengths = Lengths(trainer, [sequences], trains=False)
         computed, timed = (sum(map(lengths.computed, part)) for part in (batches, some))
         return metrics["eval_runtime"] * computed / timed

@@ -32,8 +32,7 @@ def metrics_before(before: Evaluation, after: Evaluation) -> dict[str, float]:
     both = before.metrics.keys() & after.metrics.keys()
     if before.probe != after.probe:
         both = {name for name in both if not name.startswith("probe_")}
-    known = metrics_in(f"eval_{name}" for name in both)
-    names = [(metric.name + end, metric.result + end) for metric in known for end in INTERVAL]
+    names = [(one.name + end, one.result + end) for one in metrics_in(both, "name") for end in INTERVAL]
     return {f"{result}_before": before.metrics[name] for name, result in names if name in both}
 
 
@@ -101,10 +100,9 @@ class Results:
     def _rows(self) -> list[tuple[str, str, str]]:
         """For each figure: what it is, before, and after."""
         rows = []
-        for metric in metrics_in(self.metrics):
-            if metric.result in self.metrics:
-                before, after = self.metrics.get(f"{metric.result}_before"), metric.shown(self.metrics[metric.result])
-                rows.append((metric.label, "" if before is None else metric.shown(before), after))
+        for metric in metrics_in(self.metrics, "result"):
+            before, after = self.metrics.get(f"{metric.result}_before"), metric.shown(self.metrics[metric.result])
+            rows.append((metric.label, "" if before is None else metric.shown(before), after))
         return rows
 
     def line(self) -> str:

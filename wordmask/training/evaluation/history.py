@@ -114,8 +114,7 @@ class EvaluationHistory:
         if latest is None or not earlier or (earlier[-1].masks, earlier[-1].probe) != (latest.masks, latest.probe):
             return {}
         metrics = earlier[-1].metrics
-        known = metrics_in(f"eval_{name}" for name in metrics)
-        return {metric.trainer_name: metrics[metric.name] for metric in known if metric.name in metrics}
+        return {metric.trainer_name: metrics[metric.name] for metric in metrics_in(metrics, "name")}
 
     def show_predictions(self) -> None:
         """Show the predictions of the latest evaluation."""

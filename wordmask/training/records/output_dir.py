@@ -13,11 +13,10 @@ from typing import Any
 
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.data_report import FILE as DATA_REPORT
-from wordmask.training.records.file_names import CURVE, EVALUATIONS, REPORT, RUN, SPEED, STATE
+from wordmask.training.records.file_names import CURVE, EVALUATIONS, REPORT, RUN, SPEED, STATE, is_ours
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.progress_record import find_problem
 from wordmask.training.records.run_record import Identity, RunRecord, evaluates_a_training, read_run
-from wordmask.training.report.pages import is_ours
 from wordmask.utils.errors import InputError, why_not_written
 from wordmask.utils.files import write_atomically
 from wordmask.utils.lock import locked

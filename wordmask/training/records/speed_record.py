@@ -1,14 +1,45 @@
-"""The file `wordmask_speed.json`: the tokens and the time that a training has taken, at each log."""
+"""What a training has taken: the count of its tokens, and `wordmask_speed.json` with tokens and time at each log."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from wordmask.training.records.file_names import SPEED
 from wordmask.utils.files import damage_is_warned, write_json_entries
+
+if TYPE_CHECKING:  # `wordmask report` reads the file without torch
+    import torch
+
+
+class TokenCount:
+    """The tokens that this process has trained on, without padding, and how long it has waited for batches.
+
+    Attributes:
+        total: the tokens.
+        waited: the seconds in which batches were made, or in which workers were waited for.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with a new training."""
+        self.total: torch.Tensor | int = 0
+        self.waited = 0.0
+
+    def add(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Add the tokens of batches. Does not wait for their device."""
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            self.total = self.total + (batch["input_ids"].numel() if mask is None else mask.sum())
+
+    def read(self) -> int:
+        """The number; waits for the device."""
+        return int(self.total)
 
 
 class Moment(NamedTuple):

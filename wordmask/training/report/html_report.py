@@ -23,9 +23,8 @@ def write_report(directory: str | Path) -> Path:
     """Write the report of a run into its output directory, and return its path."""
     run, path = RunFiles(Path(directory)), Path(directory, REPORT)
     probe = ProbeResults(run.results, "").rows()
-    write_page(
-        path, render("report.html.jinja", run=run, probe=probe, known=metrics_in(run.results), most_points=MOST_POINTS)
-    )
+    compared = metrics_in(run.results, "result")
+    write_page(path, render("report.html.jinja", run=run, probe=probe, compared=compared, most_points=MOST_POINTS))
     return path
 
 

@@ -64,7 +64,7 @@ def write_card(directory: str | Path) -> None:
         curve=curve and CURVE,
         code=code,
         literal=lambda text: Markup(json.dumps(clean(text), ensure_ascii=False)),
-        known=metrics_in(run.results),
+        compared=metrics_in(run.results, "result"),
     )
     write_page(directory / "README.md", card)
 

@@ -12,14 +12,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from wordmask import __version__
+from wordmask.training.records.file_names import MARK, is_ours
 from wordmask.utils import quantities
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_atomically
 from wordmask.utils.terminal import clean
 
 logger = logging.getLogger(__name__)
-
-MARK = "made by wordmask"  # tells our files from those of others
 
 
 @cache
@@ -47,11 +46,6 @@ def render(template: str, shown: Callable[[str], str] = clean, **values: Any) ->
         values: what the template reads.
     """
     return _environment(shown, not template.endswith(".md.jinja")).get_template(template).render(**values)
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file says that we made it."""
-    return MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def write_page(path: Path, text: str) -> None:

@@ -95,7 +95,7 @@ class RunFiles:
         ends = {f"{end} end of its interval": values(f"probe_f1_{end}", probe) for end in ("low", "high")}
         rights = {METRICS[name].label: values(name) for name in ("accuracy", "whole_word_accuracy")}
         metrics = {name for one in self.evaluations for name in one.metrics}
-        corpora = [metric for metric in metrics_in(f"eval_{name}" for name in sorted(metrics)) if metric.corpus]
+        corpora = [metric for metric in metrics_in(sorted(metrics), "name") if metric.corpus]
         found = (
             ("loss", quantities.loss, {"training loss": logged, METRICS["loss"].label: values("loss")}),
             ("corpora", quantities.loss, {metric.label: values(metric.name) for metric in corpora}),

@@ -46,9 +46,8 @@ from wordmask.models.compilation import compile_layers
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.display.live_output import LiveOutput
-from wordmask.training.display.speed import TokenCount
 from wordmask.training.evaluation.metrics import MaskedLMMetric
-from wordmask.training.records.speed_record import SpeedRecord
+from wordmask.training.records.speed_record import SpeedRecord, TokenCount
 from wordmask.training.report.model_card import write_card
 from wordmask.training.report.pages import only_warned
 from wordmask.training.trainer.evaluating import EvaluatingTrainer

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from wordmask.config.run_arguments import RunArguments
-from wordmask.training.display.speed import TokenCount, with_speed
-from wordmask.training.records.speed_record import SpeedRecord
+from wordmask.training.records.speed_record import SpeedRecord, TokenCount
 from wordmask.training.trainer.stopping import StoppableTrainer
 
 
@@ -29,12 +28,12 @@ class TimedTrainer(StoppableTrainer):
         if "eval_runtime" in logs:
             self.speed.evaluated(logs["eval_runtime"])
         if "loss" in logs or "train_loss" in logs:
-            tokens = self._add_speed()
+            tokens = self._record_speed()
             if "train_loss" in logs:
-                with_speed(logs, tokens, self.tokens.waited)
+                add_speed(logs, tokens, self.tokens.waited)
         super().log(logs, start_time)
 
-    def _add_speed(self) -> int:
+    def _record_speed(self) -> int:
         """Record the tokens and the time up to this step. On several processes, all must call this.
 
         Returns:
@@ -46,7 +45,7 @@ class TimedTrainer(StoppableTrainer):
         return total
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._add_speed()
+        self._record_speed()
         self._write_speed()
         super()._save_checkpoint(*args, **kwargs)
 
@@ -58,3 +57,15 @@ class TimedTrainer(StoppableTrainer):
     def _write_speed(self) -> None:
         if self.args.should_save:
             self.speed.write(str(self.args.output_dir))
+
+
+def add_speed(metrics: dict[str, float], tokens: int, waited: float) -> None:
+    """Add to the metrics of a training its tokens in a second, unless the Trainer has counted them.
+
+    And `train_data_share`, the share of the time in which this process waited for batches.
+    """
+    seconds = metrics.get("train_runtime")
+    if seconds:
+        metrics["train_data_share"] = round(waited / seconds, 4)
+    if seconds and "train_tokens_per_second" not in metrics:
+        metrics["train_tokens_per_second"] = round(tokens / seconds, 3)
