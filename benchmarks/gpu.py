@@ -83,7 +83,8 @@ class Part:
     @property
     def name(self) -> str:
         """Its key in gpu.json, such as bert-512-lines-padded."""
-        return "-".join([self.model_type, str(self.length), *["lines"] * (not self.full), *self.trials])
+        lines = [] if self.full else ["lines"]
+        return "-".join([self.model_type, str(self.length), *lines, *self.trials])
 
     @property
     def sides(self) -> tuple[str, ...]:

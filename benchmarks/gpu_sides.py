@@ -118,8 +118,8 @@ def run_ours_gpu(case: GpuTraining) -> dict[str, float]:
     trials = [TRIALS[name] for name in case.trials]
     passes = math.prod(trial.passes for trial in trials)
     config = str(ROOT / "configs/gpu.yaml")
-    on_cpu = ["--no_tf32", "--torch_compile_backend", "eager"] * case.on_cpu
-    divided = ["--gradient_accumulation_steps", str(passes)] * (passes > 1)
+    on_cpu = ["--no_tf32", "--torch_compile_backend", "eager"] if case.on_cpu else []
+    divided = ["--gradient_accumulation_steps", str(passes)] if passes > 1 else []
     flags = [config, *on_cpu, *divided, *(flag for trial in trials for flag in trial.flags)]
 
     def train(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:

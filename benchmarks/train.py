@@ -228,7 +228,9 @@ class Setting:
 def run_ours(sampling: str, packed: bool, options: argparse.Namespace) -> dict[str, float]:
     """Our Trainer, as the script sets it up."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--train_sampling_strategy", sampling, *["--pack_sequences"] * packed]
+        flags = ["--train_sampling_strategy", sampling]
+        if packed:
+            flags.append("--pack_sequences")
         if packed and "--torch_compile" in options.device_flags:  # so that nothing is compiled again
             flags.append("--pad_to_max_length")
         setting = Setting(options, folder, *flags)

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -356,9 +357,37 @@ def foreign_private_names(text: str, folder: str) -> list[str]:
             names = [alias.name for alias in node.names] if (node.module or "").split(".")[1] != folder else []
             foreign |= {alias.asname or alias.name for alias in node.names if alias.name in names}
             faults += [name for name in names if name.startswith("_")]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in foreign:
-            faults += [f"{node.value.id}.{node.attr}"] * node.attr.startswith("_")
+    private = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr.startswith("_")]
+    owners = [(node.value.id, node.attr) for node in private if isinstance(node.value, ast.Name)]
+    return faults + [f"{owner}.{name}" for owner, name in owners if owner in foreign]
+
+
+# Code of what nobody repeats: truth values, and texts of more than a character. `"-" * width` is a repetition.
+NO_REPETITION = re.compile(r"""not |bool\(|([\w.]+\.)?(is|should)_\w+(\(|$)|f['"]|['"][^'"\\]{2}|\['--""")
+
+
+def is_truth_or_text(node: ast.AST | None, flags: Collection[str]) -> bool:
+    """Whether an expression is a text, or a truth value, or holds one as a number; `flags` name truth values."""
+    if isinstance(node, ast.BinOp | ast.BoolOp):
+        parts = node.values if isinstance(node, ast.BoolOp) else [node.left, node.right]
+        return any(is_truth_or_text(part, flags) for part in parts)
+    text = ast.unparse(node) if node else ""
+    return isinstance(node, ast.Compare) or bool(NO_REPETITION.match(text)) or text.split(".")[-1] in flags
+
+
+def truth_values_as_numbers(text: str) -> list[str]:
+    """Products and slices with a truth value, such as `" of all" * (done < all)`; `if` and `else` are clearer."""
+    nodes = [*ast.walk(ast.parse(text))]
+    flags = {*re.findall(r"(\w+)(?:: |\(self\) -> )bool\b", text)}
+    conditions = (node for node in nodes if isinstance(node, ast.Assign) and is_truth_or_text(node.value, ()))
+    flags |= {ast.unparse(node.targets[0]) for node in conditions if isinstance(node.value, ast.Compare | ast.BoolOp)}
+    faults = []
+    for node in nodes:
+        parts: list[ast.AST | None] = [node.lower, node.upper] if isinstance(node, ast.Slice) else []
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            parts = [node.left, node.right]
+        if any(is_truth_or_text(part, flags) for part in parts):
+            faults.append(ast.unparse(node))
     return faults
 
 
@@ -366,6 +395,21 @@ def foreign_private_names(text: str, folder: str) -> list[str]:
 def test_every_module_can_be_read_at_once_and_uses_public_names_of_other_folders(name):
     text = MODULES[name].read_text(encoding="utf-8")
     assert too_large(text) + foreign_private_names(text, Path(name).parts[0].removesuffix(".py")) == []
+
+
+def test_no_truth_value_is_used_as_a_number():
+    files = [*ROOT.glob("run_*.py"), *ROOT.glob("benchmarks/*.py"), *MODULES.values()]
+    faults = {file: truth_values_as_numbers(file.read_text(encoding="utf-8")) for file in files}
+    assert {str(file.relative_to(ROOT)): found for file, found in faults.items() if found} == {}
+
+
+def test_truth_values_in_products_and_slices_are_noticed():
+    """Guards the test above: each fault is found, and what is allowed is not."""
+    faults = ["' of all' * more", "[0] * (done < 3)", "['--old'] * flag", "end * (not last)", "2 * bool(done)"]
+    faults += ["[step] * control.should_save", "f'{done} of ' * several", "[0] * old", ":not done", ":1 + bool(done)"]
+    allowed = ["'-' * width", "[0] * (width - 1)", "[text] * count", "2 * (size or 4)", "words[sizes > 1]", ":3"]
+    code = [f"words[{one}]" if one.startswith(":") else one for one in allowed + faults]
+    assert truth_values_as_numbers("\n".join(["old = 1 < 2", "several: bool", *code])) == faults
 
 
 def test_what_is_too_large_or_private_is_noticed():

@@ -32,8 +32,11 @@ HELP = """usage: wordmask {mlm,wwm,ref,report} ...
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first argument (`sys.argv[1]` if `None`) names with the others."""
     command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if command in ("--help", "-h", "--version"):
-        print(f"wordmask {__version__}" if command == "--version" else HELP, end="\n" * (command == "--version"))
+    if command == "--version":
+        print(f"wordmask {__version__}")
+        return
+    if command in ("--help", "-h"):
+        print(HELP, end="")
         return
     if command not in COMMANDS:
         raise InputError(f"wordmask {command}: no such command; give mlm, wwm, ref or report, or --help")

@@ -105,7 +105,7 @@ def run_shard(command: Sequence[str], data: Any, rank: int, world_size: int) -> 
 def finish(command: Sequence[str], data: Any = None, rank: int = 0, world_size: int = 1) -> None:
     """The last task: the script without a shard. It finds all parts done, and completes the output."""
     makes_references = Path(command[0]).name == "run_chinese_ref.py" or [*command[:3]] == ["-m", "wordmask", "ref"]
-    resume = ["--resume"] * makes_references  # training scripts resume by themselves
+    resume = ["--resume"] if makes_references else []  # training scripts resume by themselves
     status = subprocess.run([sys.executable, *command, *resume], check=False).returncode
     if status:
         raise InputError(f"the run that completes the output failed with status {status}")

@@ -112,7 +112,7 @@ def _check_words(arguments: Arguments) -> None:
     references = [
         f"--{name}_ref_file" for name in ("train", "validation") if getattr(arguments.data, f"{name}_ref_file")
     ]
-    sources = references + ["--segmenter"] * bool(arguments.segmentation.segmenter)
+    sources = [*references, "--segmenter"] if arguments.segmentation.segmenter else references
     if sources and not arguments.masking.needs_words:
         raise InputError(
             f"{sources[0]} marks whole words and --masking_strategy token masks tokens; give --masking_strategy "

@@ -204,9 +204,9 @@ class Parser(HfArgumentParser):
 
         If an old flag and the new one are both given, the new one counts.
         """
-        result, position, new_flags = list[str](), 0, _names(arguments)
-        while position < len(arguments):
-            argument, position = arguments[position], position + 1
+        result, left, new_flags = list[str](), [*arguments], _names(arguments)
+        while left:
+            argument = left.pop(0)
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
             switch = name.removeprefix("no_")
@@ -214,12 +214,13 @@ class Parser(HfArgumentParser):
                 result.append(argument)
             elif switch != name and _is_switch(self.flags.get(switch)):
                 result += [f"--{switch}", "false"]
-            elif name in self.old_flags or switch in self.old_flags:
-                is_off, name = name not in self.old_flags, name if name in self.old_flags else switch
-                follows = position < len(arguments) and not arguments[position].startswith("--")
-                given = "false" if is_off else value if equals else arguments[position] if follows else None
-                position += follows and not equals and not is_off
+            elif name in self.old_flags:
+                given = value if equals else None
+                if not equals and left and not left[0].startswith("--"):
+                    given = left.pop(0)
                 result += self._translate(name, given, new_flags)
+            elif switch in self.old_flags:
+                result += self._translate(switch, "false", new_flags)
             else:
                 result.append(argument)
         return result

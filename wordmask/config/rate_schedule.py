@@ -35,7 +35,8 @@ class Phase(NamedTuple):
     def __str__(self) -> str:
         if self.first == self.last:
             return percent(self.first)
-        return f"{percent(self.first)} to {percent(self.last)}{' (drawn for each sequence)' * self.draws}"
+        rates = f"{percent(self.first)} to {percent(self.last)}"
+        return f"{rates} (drawn for each sequence)" if self.draws else rates
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ class RateSchedule:
         times = [f" for {100 * phase.share:.3g}% of the training" for phase in self.phases[:-1]] + [""]
         parts = [f"{phase}{time}" for phase, time in zip(self.phases, times, strict=True)]
         parts[0] = parts[0].replace(str(self.phases[0]), f"{self.phases[0]} of the tokens")
-        varies = self.needs_length or self.draws
-        return ", then ".join(parts) + f", in evaluations {percent(self.final)}" * varies
+        if self.needs_length or self.draws:
+            parts[-1] += f", in evaluations {percent(self.final)}"
+        return ", then ".join(parts)
 
 
 def _phases(text: str, share: float) -> list[Phase]:

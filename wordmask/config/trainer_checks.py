@@ -112,14 +112,17 @@ def _check_precision(args: RunArguments) -> None:
     """Raise an `InputError` if the device cannot do what a flag asks for."""
     off = {"--bf16": "--no_bf16", "--bf16_full_eval": "--no_bf16_full_eval", "--tf32": "--no_tf32"}
     lacking = [flag for flag in ("--bf16", "--bf16_full_eval") if getattr(args, flag[2:]) and lacks_bf16(args)]
-    lacking += ["--tf32"] * bool(args.tf32 and not is_torch_tf32_available())
+    if args.tf32 and not is_torch_tf32_available():
+        lacking.append("--tf32")
     if not lacking:
         return
     flags = ", ".join(lacking)
     if torch.accelerator.is_available():
         advice = f"this needs a newer GPU (NVIDIA's Ampere or later); give {' '.join(off[flag] for flag in lacking)}"
     else:
-        on_cpu = ["--use_cpu"] * (not args.use_cpu) + ["--no_tf32"] * ("--tf32" in lacking)
+        on_cpu = [] if args.use_cpu else ["--use_cpu"]
+        if "--tf32" in lacking:
+            on_cpu.append("--no_tf32")
         advice = f"there is no GPU here; to train on the CPU, give {' '.join(on_cpu)}"
     raise InputError(f"{flags}: {advice}")
 

@@ -105,10 +105,11 @@ class SplitReport:
             words = (f"{one['word']} {one['tokens']:g} x {one['count']:,}" for one in self.split_words[:SHOWN])
             yield "split most (tokens x times)", ", ".join(words)
         characters = ", ".join(f"{one} {count:,}" for one, count in [*self.unknown_characters.items()][:SHOWN])
-        yield "[UNK]", _share(self.unknown_tokens, self.tokens) + f": {characters}" * bool(characters)
+        unknown = _share(self.unknown_tokens, self.tokens)
+        yield "[UNK]", f"{unknown}: {characters}" if characters else unknown
         if self.long_lines:
             lines, room, lost, action = LongLines(**self.long_lines)
-            loss = f", and {_share(lost, self.all_tokens)} of the tokens lost" * bool(lost)
+            loss = f", and {_share(lost, self.all_tokens)} of the tokens lost" if lost else ""
             yield f"{action} at {room} tokens", _share(lines, self.examples or self.counted) + loss
         yield "duplicates", _share(self.duplicates, self.counted)
         if self.also_in_validation is not None:

@@ -73,8 +73,11 @@ class PreparedRecord:
         if self.texts.keys() != earlier.texts.keys():
             return ["choice of splits"]
         names = {name for made in self.made_with.values() for name in made}
-        different = ["--part_lines"] * (self.part_lines != earlier.part_lines)
-        different += ["text"] * (self._content != earlier._content)
+        different = []
+        if self.part_lines != earlier.part_lines:
+            different.append("--part_lines")
+        if self._content != earlier._content:
+            different.append("text")
         return different + [
             "--line_by_line" if name == "separator" else name
             for name in sorted(names)

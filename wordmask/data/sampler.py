@@ -69,7 +69,7 @@ class Batches(Plan):
         size, pieces = self.layout.step_size, done.pieces
         last = pieces[-1] if pieces else Piece(size, 0, 0)
         same_size = last.carried is None and last.size == size and last.examples == size * last.steps
-        self.first_epoch, self.skipped = done.epoch, last.steps * same_size
+        self.first_epoch, self.skipped = done.epoch, last.steps if same_size else 0
         self.shown = pieces[:-1] if same_size else pieces
         if self.skipped >= self._first_steps and done.step:  # that epoch is complete
             self.first_epoch, self.skipped, self.shown = done.epoch + 1, 0, ()
@@ -146,8 +146,9 @@ class Batches(Plan):
             begin, end = self.share_bounds[number : number + 2]
             share = begin + share * (end - begin)
         else:  # by steps, because an epoch with smaller steps takes a larger share of the training
-            later_epochs = epoch - self.first_epoch
-            steps = self.base + bool(later_epochs) * (self._first_steps + (later_epochs - 1) * self.steps_in_epoch)
+            steps, later_epochs = self.base, epoch - self.first_epoch
+            if later_epochs:
+                steps += self._first_steps + (later_epochs - 1) * self.steps_in_epoch
             share = np.minimum((steps + np.arange(used) / stage.layout.step_size) / self.planned_steps, 1.0)
         order = stage.remaining(epoch, shown)[:used]
         indices, epochs = stage.located(order, EVALUATION if self.epoch == EVALUATION else epoch)

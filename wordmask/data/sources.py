@@ -209,7 +209,7 @@ def _split(texts: Texts[Source], percentage: int, by_corpus: bool) -> dict[str, 
     for corpus in texts.corpora if by_corpus else [Corpus("", len(texts.source))]:
         part = max(1, round(corpus.texts * percentage / 100))
         if part >= corpus.texts:
-            of_corpus = f" of {corpus.name}" * by_corpus
+            of_corpus = f" of {corpus.name}" if by_corpus else ""
             raise InputError(
                 f"{texts.flag}: {counted(corpus.texts, 'text')}{of_corpus} is too few to set {percentage} % apart for "
                 "evaluation; give --validation_file, or --validation_split_percentage 0"

@@ -81,8 +81,8 @@ class TokenCuts:
         if key not in self._counts:
             order, ends = self.of(epoch, shown, carried)
             steps = int(np.searchsorted(ends, used, "right"))
-            start = int(ends[steps - 1]) if steps else 0
-            self._counts[key] = steps, int(self.tokens_of(order[start:used]).sum()) + carried * (not steps)
+            start, before = (int(ends[steps - 1]), 0) if steps else (0, carried)
+            self._counts[key] = steps, before + int(self.tokens_of(order[start:used]).sum())
         return self._counts[key]
 
 

@@ -145,7 +145,7 @@ def _packed_attention(model: PreTrainedModel, longest: int) -> PackedAttention:
     attention = packed_attention(model, longest)
     if attention is None:
         has_other = model._supports_sdpa and model.config._attn_implementation != "sdpa"
-        or_sdpa = ", or try --attn_implementation sdpa" * has_other
+        or_sdpa = ", or try --attn_implementation sdpa" if has_other else ""
         raise InputError(
             f"--pack_sequences: {type(model).__name__} with {model.config._attn_implementation} attention cannot keep "
             f"the documents of a sequence apart; drop the flag{or_sdpa}"

@@ -152,11 +152,11 @@ def load_model(
     size = vocabulary_size(tokenizer)
     if size > embedded_ids(model):
         flag, name = origin(arguments)
-        more = f"{flag}: {name} has embeddings for {embedded_ids(model)} tokens, and cannot get those of {size}"
-        with reported(more, "; give the tokenizer of this model, and no --add_words"):
+        sentence = f"{flag}: {name} has embeddings for {embedded_ids(model)} tokens, and cannot get those of {size}"
+        with reported(sentence, "; give the tokenizer of this model, and no --add_words"):
             if not arguments.add_words:  # which sets its own afterwards, and says so
-                more = "%s: %s has embeddings for %d tokens; those of %d more are drawn around their mean"
-                logger.warning(more, flag, name, embedded_ids(model), size - embedded_ids(model))
+                drawn = "%s: %s has embeddings for %d tokens; those of %d more are drawn around their mean"
+                logger.warning(drawn, flag, name, embedded_ids(model), size - embedded_ids(model))
             model.resize_token_embeddings(size)
     if size > (embedded := embedded_ids(model)):
         raise InputError(
@@ -214,7 +214,7 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
     if lost:
         logger.warning(
             "--model_name_or_path: %s lacks %s of its encoder: %s%s; what it lacks is new",
-            *(name, counted(len(lost), "weight"), ", ".join(lost[:3]), ", …" * (len(lost) > 3)),
+            *(name, counted(len(lost), "weight"), ", ".join(lost[:3]), ", …" if len(lost) > 3 else ""),
         )
     if len(lost) < len(absent):
         logger.warning(

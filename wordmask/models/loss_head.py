@@ -52,7 +52,7 @@ def whole_loss(
         bias: (vocabulary,).
         labels: (positions,).
     """
-    rows, missing = len(weight), -len(weight) % ALIGNED * hidden.is_cuda
+    rows, missing = len(weight), -len(weight) % ALIGNED if hidden.is_cuda else 0
     if missing:
         weight = nn.functional.pad(weight, (0, 0, 0, missing))
         bias = None if bias is None else nn.functional.pad(bias, (0, missing))

@@ -159,7 +159,8 @@ def _raise_base(config: PreTrainedConfig, factor: float) -> str:
         size = int(size * parameters.get("partial_rotary_factor", 1.0))
         old = parameters["rope_theta"]
         parameters["rope_theta"] = old * factor ** (size / (size - 2))
-        said.append(f"{parameters['rope_theta']:,.0f} instead of {old:,.0f}" + f" in layers of {kind}" * bool(kind))
+        in_layers = f" in layers of {kind}" if kind else ""
+        said.append(f"{parameters['rope_theta']:,.0f} instead of {old:,.0f}{in_layers}")
     return f"the base of RoPE is {', '.join(said)}, so the loss is higher at first, and {_CAUTION}"
 
 

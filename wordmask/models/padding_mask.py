@@ -15,6 +15,8 @@ from wordmask.models.packed_attention import FORMS, Form, Mask
 from wordmask.models.positions import beyond_window, position_limits
 from wordmask.models.probing import close, some_ids, why_not
 
+LONGEST_TRIAL = 10_000  # the most tokens of a trial, for a model with a wide window
+
 
 @dataclass(frozen=True)
 class PaddingMask:
@@ -54,7 +56,7 @@ def padding_mask(model: PreTrainedModel, longest: int | None = None) -> PaddingM
 
 def _agrees(model: PreTrainedModel, mask: PaddingMask, longest: int | None) -> bool:
     """Whether a batch with padding and one without have the same logits as with their `attention_mask`."""
-    ids = some_ids(model, 2, min(beyond_window(model, longest), *position_limits(model), 10_000))
+    ids = some_ids(model, 2, min(beyond_window(model, longest), *position_limits(model), LONGEST_TRIAL))
     attended = torch.ones_like(ids)
     whole = model(input_ids=ids, attention_mask=attended).logits
     attended[1, ids.shape[1] // 2 :] = 0

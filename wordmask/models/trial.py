@@ -65,7 +65,8 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
         )
     if not (training.fsdp or training.deepspeed):
         sentence = f"{flag}: {value} makes a {name} that text alone does not train; two short sequences gave an error"
-        advice = "; give other settings" + ", such as --pad_to_max_length," * (not fixed) + " or another model"
+        such_as = "" if fixed else ", such as --pad_to_max_length,"
+        advice = f"; give other settings{such_as} or another model"
         with reported(sentence, advice), unchanged(model):
             model.train(training.do_train)
             with torch.autocast(model.device.type, training.half_dtype, enabled=training.half_dtype is not None):

@@ -47,8 +47,10 @@ class Provenance:
         """Where the words come from: `jieba (hmm true, jieba 0.42.1) with mixed words`. A digest is shortened."""
         short = {name: re.sub("(?<=^[0-9a-f]{12})[0-9a-f]{52}$", "", value) for name, value in self.segmenter.items()}
         details = ", ".join(f"{name} {value}" for name, value in short.items() if name != "name")
-        of_segmenter = self.segmenter.get("name", "an unknown segmenter") + f" ({details})" * bool(details)
-        return of_segmenter + " with mixed words" * self.mixed_words
+        words = self.segmenter.get("name", "an unknown segmenter")
+        if details:
+            words += f" ({details})"
+        return f"{words} with mixed words" if self.mixed_words else words
 
 
 def sidecar(path: str | Path) -> Path:

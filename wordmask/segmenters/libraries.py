@@ -86,7 +86,9 @@ def restore(line: str, copy: str, words: Sequence[str]) -> list[str]:
         if start < 0 or (end > 0 and gap.strip()):
             raise LostTextError(f"the words {words} do not add up to the line {line!r}")
         end = start + len(word)
-        found += [*[gap] * bool(gap.strip()), line[start:end]]
+        if gap.strip():
+            found.append(gap)
+        found.append(line[start:end])
     if copy[end:].strip():
         if found:
             raise LostTextError(f"the words {words} do not add up to the line {line!r}")

@@ -110,8 +110,10 @@ def reader_of(mark: Mark) -> Callable[[str], bytes]:
         return _read_metaspace
     if says == "continues":
         return lambda token: (token.removeprefix(text) if text and token.startswith(text) else f" {token}").encode()
-    # White space follows a token that has the mark `</w>`, or that lacks the mark `@@`.
-    return lambda token: (token.removesuffix(text) + " " * (token.endswith(text) == (says == "ends"))).encode()
+    if says == "ends":  # white space follows a token that has the mark `</w>`
+        return lambda token: (f"{token.removesuffix(text)} " if token.endswith(text) else token).encode()
+    # White space follows a token that lacks the mark `@@`.
+    return lambda token: (token.removesuffix(text) if token.endswith(text) else f"{token} ").encode()
 
 
 def _read_metaspace(token: str) -> bytes:

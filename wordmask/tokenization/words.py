@@ -83,7 +83,9 @@ def script_of(code_point: int) -> int:
     """The number of a character's script in `SCRIPTS`, counted from 1; 0 for all others, and for marks."""
     character = chr(code_point)
     match = None if _EXTENDS.match(character) else _IN_SCRIPT.match(character)
-    return match.lastindex if match else _HAN * is_chinese(character)
+    if match:
+        return match.lastindex
+    return _HAN if is_chinese(character) else 0
 
 
 class CodePointTable:

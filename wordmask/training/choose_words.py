@@ -62,7 +62,7 @@ def add_chosen_words(
     before = sum(map(len, pieces.values())) / len(pieces)
     logger.warning(
         "--add_words: %s; %.1f pieces each before: %s%s",
-        *(counted(len(words), "new token"), before, ", ".join(words[:5]), ", …" * (len(words) > 5)),
+        *(counted(len(words), "new token"), before, ", ".join(words[:5]), ", …" if len(words) > 5 else ""),
     )
     if wrong := decoded_wrongly(tokenizer, words):
         logger.warning(

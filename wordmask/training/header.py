@@ -118,8 +118,10 @@ def describe_masking(arguments: Arguments) -> str:
         references = data.train_ref_file or data.validation_ref_file
         source = "a reference file" if references else arguments.segmentation.segmenter or "the text"
         words = f" (words from {source})"
-    shares = masking.shares
-    parts = [f"{_UNITS[one]}{f' in {percent(share)} of the sequences' * (share < 1)}" for one, share in shares.items()]
+    parts = [
+        f"{_UNITS[one]} in {percent(share)} of the sequences" if share < 1 else _UNITS[one]
+        for one, share in masking.shares.items()
+    ]
     return f"{', '.join(parts)}{words}, {masking.rates}: {replaced}"
 
 
@@ -131,9 +133,10 @@ def _device(training: RunArguments) -> str:
         threads = f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
         name = f"{device.type.upper()}{threads}"
     tf32 = device.type == "cuda" and is_torch_tf32_available() and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    precision = f"{str(half).removeprefix('torch.')} autocast" if half else f"float32{' (tf32)' * tf32}"
+    precision = f"{str(half).removeprefix('torch.')} autocast" if half else "float32 (tf32)" if tf32 else "float32"
     compiled = ", compiled" if training.torch_compile else ""
-    return f"{f'{processes} processes, each on ' * (processes > 1)}{name}, {precision}{compiled}"
+    each_on = f"{processes} processes, each on " if processes > 1 else ""
+    return f"{each_on}{name}, {precision}{compiled}"
 
 
 def _steps(trainer: MlmTrainer) -> str:
@@ -146,7 +149,7 @@ def _steps(trainer: MlmTrainer) -> str:
         return f"{planned:,}{left}, each of {counted(settings.step_size, 'sequence')}"
     epochs = trainer.args.num_train_epochs if trainer.args.max_steps < 0 else planned / max(plan.steps_in_epoch, 1)
     shown = f"{epochs:,.2f}".rstrip("0").rstrip(".") if epochs >= 0.01 else "less than 0.01"
-    in_epochs = f"{planned:,} in {shown} epoch{'s' * (shown != '1')}{left}"
+    in_epochs = f"{planned:,} in {shown} {'epoch' if shown == '1' else 'epochs'}{left}"
     if trainer.args.tokens_per_step:
         return f"{in_epochs}, each of {trainer.args.tokens_per_step:,} tokens or a few more"
     stage, last = plan.stages[-1], sequences.stages[-1]

@@ -92,11 +92,11 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
     """
     [results] = broadcast_object_list([_results(trainer, "train")])  # so that all processes decide the same
     done, asked = trainer.done.step, trainer.planned_steps()
-    fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}"
+    fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}" if done > asked else ""
     logger.warning(
         "%s holds the end of this run%s%s; give --overwrite_output_dir to train it again",
         checkpoint,
-        fewer * (done > asked),
+        fewer,
         "; its results stay" if results else "",
     )
     if results:

@@ -144,7 +144,9 @@ def _leftmost(text: str, known: Sequence[str | None]) -> list[int] | None:
             start = text.find(surface, position + after_unknown)
         if start < position + after_unknown or (start > position and not after_unknown):
             return None
-        borders += [start] * after_unknown + [start + len(surface)]
+        if after_unknown:
+            borders.append(start)
+        borders.append(start + len(surface))
     if known and known[-1] is None:
         if borders[-1] == len(text):
             return None  # an unknown piece covers something

@@ -52,7 +52,8 @@ def _to_resume(argv: Sequence[str], start_over: bool) -> list[str]:
                 words.pop(0)
         elif is_flag and name in SECRETS and (equals or words and not words[0].startswith("--")):
             resumed += [word.partition("=")[0], "TOKEN"]
-            del words[: not equals]
+            if not equals:
+                words.pop(0)
         else:
             resumed.append(word)
     return resumed

@@ -221,8 +221,9 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         package = record.name.partition(".")[0]
+        sender = "" if package == "wordmask" else f"{package}: "
         try:
-            terminal().show(Message(f"{package}: " * (package != "wordmask") + record.getMessage()))
+            terminal().show(Message(sender + record.getMessage()))
         except Exception:
             self.handleError(record)
 

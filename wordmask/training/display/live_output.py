@@ -74,7 +74,7 @@ class Evaluated:
 
     def line(self) -> str:
         """`evaluation after step 20: loss 6.163 (-0.210), …`"""
-        when = f" after step {self.step:,}" if self.step else " before training" * self.trains
+        when = f" after step {self.step:,}" if self.step else " before training" if self.trains else ""
         figures = [f"{value} ({difference})" if difference else value for value, difference, _ in self._figures()]
         return f"evaluation{when}: {', '.join(figures) or 'no token is masked'}"
 
@@ -154,7 +154,7 @@ class LiveOutput(TrainerCallback):
             self._end_bar()
             steps = self.speed.done if self.speed else state.global_step
             figures = [f"{counted(steps, 'step')} in {duration(logs['train_runtime'])}"]
-            of_all = f" of all {counted(state.global_step, 'step')}" * (steps != state.global_step)
+            of_all = "" if steps == state.global_step else f" of all {counted(state.global_step, 'step')}"
             figures.append(f"mean loss{of_all} {loss(logs['train_loss'])}")
             if rate := logs.get("train_tokens_per_second"):
                 figures.append(f"{number(rate, 3)} tokens/s")

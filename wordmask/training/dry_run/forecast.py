@@ -70,19 +70,23 @@ def stops_of(trainer: MlmTrainer, steps: range) -> Stops:
     control, state = TrainerControl(), copy.copy(trainer.state)
     counts = (plan.steps_left(epoch) for epoch in range(plan.first_epoch, plan.planned_epochs)) if plan else ()
     ends = {steps.stop, *itertools.accumulate(counts, initial=steps.start)}
-    evaluated, saved, logs = [0] * (bool(args.eval_on_start) and not steps.start), set(), 0
+    evaluated, saved, logs = list[int](), set[int](), 0
+    if args.eval_on_start and not steps.start:
+        evaluated.append(0)
     for step in range(steps.start + 1, steps.stop + 1):
         state.global_step, state.epoch = step, plan.epochs_at(step) if plan and step in ends else 0.0
         for happens in (flow.on_step_end, flow.on_epoch_end) if step in ends else (flow.on_step_end,):
             control.should_evaluate = control.should_save = control.should_log = False
             happens(args, state, control)
-            evaluated += [step] * control.should_evaluate
+            if control.should_evaluate:
+                evaluated.append(step)
             logs += control.should_log
             is_best = args.save_strategy == SaveStrategy.BEST and control.should_evaluate  # it may be
             if control.should_save or is_best:
                 saved.add(step)
-    at_end = args.do_eval and (steps.stop not in evaluated or args.load_best_model_at_end)
-    return Stops(len(evaluated) + bool(at_end), logs, len(saved))
+    if args.do_eval and (steps.stop not in evaluated or args.load_best_model_at_end):
+        evaluated.append(steps.stop)  # at the end
+    return Stops(len(evaluated), logs, len(saved))
 
 
 class _Counter(io.RawIOBase):
@@ -166,7 +170,9 @@ def room_on_disk(trainer: MlmTrainer, checkpoint: int, model: int, saved: int) -
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if 0 < free < needed:  # some file systems cannot tell, and say 0
-        fewer = "--save_total_limit 1, " * (kept > 1) + "--save_only_model, " * (kept > 0)
+        fewer = "--save_only_model, " if kept > 0 else ""
+        if kept > 1:
+            fewer = f"--save_total_limit 1, {fewer}"
         raise InputError(
             f"--output_dir: {counted(kept, 'checkpoint')} of {size(checkpoint)} and the model need {size(needed)} "
             f"there, and {size(free)} are free; give {fewer}--save_strategy no, or another directory"

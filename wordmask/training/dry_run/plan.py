@@ -136,15 +136,16 @@ class DryRun:
         """Tell the room on the disk that the run needs, or raise an `InputError` if there is less."""
         checkpoint = checkpoint_size(self.trainer, model, logs)
         kept, needed, free = room_on_disk(self.trainer, checkpoint, model, saved)
-        checkpoints = f"{counted(kept, 'checkpoint')} of {size(checkpoint)}"
-        text = f"{f'{checkpoints} and ' * (kept > 0)}{size(model)} for the model"
-        text += f"; at most {size(needed)} more than now, and {size(free)} are free"
+        text = f"{size(model)} for the model; at most {size(needed)} more than now, and {size(free)} are free"
+        if kept > 0:
+            text = f"{counted(kept, 'checkpoint')} of {size(checkpoint)} and {text}"
         self._tell("disk", text, final_bytes=kept * checkpoint + model + PAGES, checkpoint_bytes=checkpoint)
 
     def _tell_memory(self) -> None:
         device, peak = self.args.device, peak_memory()
-        loading = f", {size(self.rehearsal.workers_memory)} in those that load batches"
-        workers = loading * (self.args.dataloader_num_workers > 0)
+        workers = ""
+        if self.args.dataloader_num_workers > 0:
+            workers = f", {size(self.rehearsal.workers_memory)} in those that load batches"
         text = f"about {size(peak)} in this process{workers}, and {size(available_memory())} more are free"
         if device.type == "cuda":
             peak, whole = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory

@@ -82,7 +82,7 @@ class Rehearsal:
                 f"{counted(self.taken, 'step')}; give a smaller one, or --warmup_steps"
             )
         flag, name = origin(self.arguments.model)
-        or_half = "drop --fp16, or " * self.args.fp16
+        or_half = "drop --fp16, or " if self.args.fp16 else ""
         raise InputError(f"{flag}: {name} has a loss or a gradient of {value} at once; {or_half}give another model")
 
     # Memory
@@ -115,7 +115,7 @@ class Rehearsal:
             return
         trainer.optimizer.state.clear()  # type: ignore[union-attr]  # leaves memory for what follows
         if fits:
-            more = f" --gradient_accumulation_steps {batch * accumulated // fits}" * (not tokens)
+            more = "" if tokens else f" --gradient_accumulation_steps {batch * accumulated // fits}"
             advice = f"{fits} fits, so give {flag} {fits}{more}, which trains the same"
         elif self.args.world_size > 1 and len(sizes) > 1:
             advice = "give less: --dry_run in one process finds out how much fits"

@@ -74,7 +74,7 @@ class MaskedLMMetric(evaluate.Metric):
             corpus: the corpus of the batch, whose loss is computed apart, too; empty for none. On several processes,
                 batches of all corpora come in the same order.
         """
-        for name in ("", corpus)[: 1 + bool(corpus)]:
+        for name in ["", corpus] if corpus else [""]:
             for what, value in (("loss", loss), ("tokens", tokens)):
                 key = f"{name} {what}".strip()
                 self.sums[key] = self.sums.get(key, 0.0) + value

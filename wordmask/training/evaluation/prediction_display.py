@@ -107,7 +107,9 @@ class _Fitted:
     def _guesses(self, words: Sequence[MaskedWord], signs: Signs) -> Text:
         """`✗ shore: river 12% · side 8%   ✓ lake: lake 60%   +2`: two words are left out."""
         hidden = len(self.predicted.words) - len(words)
-        texts = [_word(word, signs) for word in words] + [Text(f"+{hidden}", "dim")] * (hidden > 0)
+        texts = [_word(word, signs) for word in words]
+        if hidden > 0:
+            texts.append(Text(f"+{hidden}", "dim"))
         return Text(" " * GAP).join(texts)
 
 

@@ -43,7 +43,7 @@ class ProbeResults:
                 values = [
                     [self.metrics[f"{begin}{name}{part}{end}"] for part in INTERVAL] for name, _ in PROBE_FIGURES
                 ]
-                after = " after training" * (trained and begin == "eval_probe_" and not end)
+                after = " after training" if trained and begin == "eval_probe_" and not end else ""
                 figures = [f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})" for value, low, high in values]
                 rows.append((label + after, figures))
         return rows

@@ -44,12 +44,14 @@ class StepSettings(StepSize):
     def instead_of(self, old: StepSettings) -> str:
         """What is in a step, and what was in one, for a sentence."""
         (count, unit), (old_count, old_unit) = self.content, old.content
-        return f"{count} {unit} in a step instead of {old_count}{f' {old_unit}' * (unit != old_unit)}"
+        former = f"{old_count}" if unit == old_unit else f"{old_count} {old_unit}"
+        return f"{count} {unit} in a step instead of {former}"
 
     def __str__(self) -> str:
+        plural = "es" if self.processes > 1 else ""
         return (
             f"--per_device_train_batch_size {self.batch_size}, --gradient_accumulation_steps {self.accumulation} and "
-            f"--dataloader_num_workers {self.workers} on {self.processes} process{'es' * (self.processes > 1)}"
+            f"--dataloader_num_workers {self.workers} on {self.processes} process{plural}"
         )
 
 

@@ -105,7 +105,8 @@ class RunRecord:
             # What a training text decides is taken from the checkpoint, so its size is told by the flag alone.
             sizes = {"vocab_size"} | ({"add_words"} if str(given.get("add_words")).isdecimal() else set())
             other_size = any(given.get(flag) is not None for flag in sizes.intersection(changed_flags))
-            if changed_flags if digest is None else digest != getattr(identity, name) or other_size:
+            differs = bool(changed_flags) if digest is None else (digest != getattr(identity, name) or other_size)
+            if differs:
                 shown = f" ({old or SCRATCH} -> {new or SCRATCH})" if name == "base_model" and old != new else ""
                 differences.append(name.replace("_", " ") + shown)
         changed = [text for name, text in self._configured(identity) if not is_dropout(name)]

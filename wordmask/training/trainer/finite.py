@@ -83,9 +83,13 @@ class FiniteTrainer(CheckpointingTrainer):
         of_all = self.accelerator.gather(torch.stack([value.long() for value in noted]).unsqueeze(0))
         loss, norm, loss_steps, norm_steps, *weight = of_all.amin(0).tolist()
         first, now = self._initial_global_step + 1, self.state.global_step
-        broken = [(first + loss_steps, "the loss of step {} is")] * (not loss)
-        broken += [(first + norm_steps, "the gradient norm of step {} is")] * (not norm)
-        broken += [(now, "weights after step {} are")] * (weight == [0])
+        broken = []
+        if not loss:
+            broken.append((first + loss_steps, "the loss of step {} is"))
+        if not norm:
+            broken.append((first + norm_steps, "the gradient norm of step {} is"))
+        if weight == [0]:
+            broken.append((now, "weights after step {} are"))
         if not broken:
             return
         step, what = min(broken, key=itemgetter(0))
@@ -93,7 +97,7 @@ class FiniteTrainer(CheckpointingTrainer):
         kept = checkpoints_in(str(self.args.output_dir))
         last = f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         half = any(weight.dtype == torch.float16 for weight in model.parameters())
-        advice = "--dtype float32, or " * half + "a lower --learning_rate"
+        advice = "--dtype float32, or a lower --learning_rate" if half else "a lower --learning_rate"
         raise InputError(
             f"{what.format(step)} not finite (NaN or infinite), so the run stops and saves nothing more; {last}; give "
             f"{advice}, or --allow_nan to train on"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wordmask.utils.errors import InputError
+from wordmask.utils.quantities import counted
 from wordmask.utils.readers.columns import REFERENCES, Column, Keys, TableColumns, choose, flattened, listed
 from wordmask.utils.readers.delimited import DelimitedFile
 from wordmask.utils.readers.json_file import JsonFile
@@ -247,8 +248,8 @@ def _positions(reference: Any, file: OpenFile) -> list[int]:
 
 def summary(texts: int | None, blank: int, files: int, column: Column | None) -> str:
     """What was read, in one line: `12 texts from column text of 4 files (3 blank ones skipped)`."""
-    what = "a stream of texts" if texts is None else f"{texts:,} text{'s' * (texts != 1)}"
-    source = f"{files} file{'s' * (files != 1)}"
+    what = "a stream of texts" if texts is None else counted(texts, "text")
+    source = f"{files} {'file' if files == 1 else 'files'}"
     from_column = f"column {column} of " if column else ""
-    skipped = f" ({blank:,} blank one{'s' * (blank != 1)} skipped)" if blank else ""
+    skipped = f" ({counted(blank, 'blank one')} skipped)" if blank else ""
     return f"{what} from {from_column}{source}{skipped}"

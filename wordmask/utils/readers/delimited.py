@@ -79,8 +79,9 @@ class DelimitedFile:
                         if self.comma
                         else "rename the file to .csv if its fields are quoted"
                     )
+                    fields = "field" if len(row) == 1 else "fields"
                     raise self.file.mistake(
-                        f"has {len(row)} field{'s' * (len(row) != 1)} where the header has {width}; {advice}",
+                        f"has {len(row)} {fields} where the header has {width}; {advice}",
                         self.file.line_of_parser() - "".join(row).count("\n"),  # the first line of the row
                     )
                 elif width == 1:

@@ -49,7 +49,7 @@ class JsonFile:
             if count % SAMPLE == 0:
                 named = (seen for keys, seen in kinds.items() if ".".join(keys) == name)
                 known = any(seen - {Kind.NUMBERS, Kind.NOTHING} for seen in named)
-                if known if name is not None else not self.is_document:
+                if known or name is None and not self.is_document:
                     break
         return summarized(kinds)
 
