@@ -31,10 +31,10 @@ from meter import now
 
 PROFILED = 3  # steps, the last ones
 KINDS = {  # of kernels, by their names; the first that matches
+    "compiled by torch.compile": "triton_",  # whose names tell the operations in it
     "attention": "flash|fmha|varlen|attention",
     "optimizer": "multi_tensor|adam",
     "matrix products": r"gemm|nvjet|cutlass|xmma|splitk|addmm|::mm\b|::bmm|onednn|mkldnn",
-    "compiled by torch.compile": "triton_",
     "copies": "memcpy|memset|copy",
 }
 

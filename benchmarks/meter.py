@@ -117,6 +117,8 @@ class Meter(TrainerCallback):
             self.times[state.global_step] = now()
         if state.global_step == self.warmup:
             self.compiled = compilations()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()  # that of checks and compilation does not count
         if state.global_step == self.last:
             self.compiled = compilations() - self.compiled
             on_gpu = torch.cuda.is_available()

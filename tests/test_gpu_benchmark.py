@@ -12,16 +12,20 @@ from collections import Counter
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig, Trainer, TrainingArguments
 
+import varlen_kernel
 from conftest import sample_lines, sample_tokenizer
+from wordmask.models import varlen_attention
 from wordmask.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
+SIDES = ("left", "right")  # of a window
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +88,7 @@ def test_a_smaller_budget_keeps_less_in_a_layer_of_both_models():
         ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_TNN", "matrix products"),
         ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", "matrix products"),
         ("void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_bf16_256x128_64x3_tn_align2>", "matrix products"),
+        ("triton_poi_fused__scaled_dot_product_flash_attention_addmm_1", "compiled by torch.compile"),
         ("triton_per_fused__to_copy__unsafe_view_add_native_layer_norm_4", "compiled by torch.compile"),
         ("void at::native::multi_tensor_apply_kernel<at::native::FusedOptimizerTensorListMetadata>", "optimizer"),
         ("Memcpy HtoD (Pinned -> Device)", "copies"),
@@ -191,6 +196,40 @@ def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     assert both.lacks("ours_gpu") == "it needs an NVIDIA GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert both.lacks("ours_gpu") == "it needs the module flash_attn.cute"
+
+
+def test_the_operations_around_flash_attention_4_give_the_gradients_of_each_document(monkeypatch):
+    """With other kernels, whose functions return as many values as those of the package."""
+    import flash_attention_4
+
+    def window(settings: dict) -> list[int]:
+        return [-1 if settings[f"window_size_{side}"] is None else settings[f"window_size_{side}"] for side in SIDES]
+
+    def forward(query, key, value, return_lse, **settings):
+        bounds, longest, scale = (settings[name] for name in ("cu_seqlens_q", "max_seqlen_q", "softmax_scale"))
+        found = varlen_kernel.on_cpu(
+            query, key, value, bounds, bounds, longest, longest, False, scale, window(settings)
+        )
+        return found[0], found[1].float(), None, None, None
+
+    def backward(query, key, value, output, gradient, sums, **settings):
+        scale, bounds = settings["softmax_scale"], settings["cu_seqlens_q"]
+        given = (gradient, query, key, value, output, sums, bounds, scale, window(settings))
+        return (*varlen_kernel.backward_on_cpu(*given), None)
+
+    kernels = SimpleNamespace(_flash_attn_fwd=forward, _flash_attn_bwd=backward)
+    monkeypatch.setattr(flash_attention_4, "_kernels", lambda: kernels)
+    bounds = torch.tensor([0, 5, 5, 12], dtype=torch.int32)
+    for reach in (None, (2, 2)):
+        states = [torch.randn(12, 2, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+        results = []
+        for attend in (flash_attention_4.attention, torch.compile(flash_attention_4.attention, backend="aot_eager")):
+            results.append([attend(*states, bounds, 7, None, reach)])
+        results.append([varlen_attention.by_document(*states, bounds, 7, None, reach)])
+        for result in results:
+            result += torch.autograd.grad(result[0].square().sum(), states)
+        torch.testing.assert_close(results[0], results[2])
+        torch.testing.assert_close(results[1], results[2])
 
 
 def test_a_trial_changes_its_own_side_alone():

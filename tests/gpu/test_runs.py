@@ -70,9 +70,8 @@ def launch(launcher: list[str], argv: list[str]) -> None:
 def run_command(command: list[str]) -> str:
     """What a command prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=180, **options)
     assert done.returncode == 0, done.stdout[-5000:]
     return done.stdout
 

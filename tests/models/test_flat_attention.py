@@ -14,10 +14,12 @@ from transformers import CONFIG_MAPPING, AttentionInterface, AttentionMaskInterf
 from transformers.masking_utils import sdpa_mask
 
 import run_mlm_wwm
+import varlen_kernel
 from conftest import refusal, sample_tokenizer, save_model, training_steps, uneven_text
 from varlen_kernel import kernel  # noqa: F401  # a fixture
 from wordmask.data.collator import flatten
 from wordmask.models import varlen_attention
+from wordmask.models.compilation import compile_layers
 from wordmask.models.forward import Forward
 from wordmask.models.packed_attention import FlatAttention, flat_attention
 from wordmask.models.probing import NumbersDiffer
@@ -252,6 +254,25 @@ def test_a_torch_without_it_is_refused_in_one_sentence(tokenizer, text, tmp_path
 @pytest.mark.usefixtures("kernel")
 def test_the_operation_of_pytorch_gets_what_our_loop_gets():
     assert_as_alone(with_varlen("modernbert", **WINDOWS), *flat_batch((30, 4, 21, 9)))
+
+
+@pytest.mark.usefixtures("kernel")
+def test_attention_is_not_computed_again(monkeypatch):
+    """Where less is kept for the backward pass. The budget of the process is given back."""
+    calls = []
+    monkeypatch.setattr(varlen_kernel, "by_document", lambda *given: calls.append(given) or by_document(*given))
+    monkeypatch.setattr(torch._functorch.config, "activation_memory_budget", 1.0)
+    torch._dynamo.reset()
+    model = with_varlen("modernbert", **WINDOWS).float().train()
+    batch, _ = flat_batch((300, 40, 210, 90))
+    attention = flat_attention(model)
+    compile_layers(model, None, "aot_eager_decomp_partition", None, 0.8)
+    calls.clear()
+    loss = Forward(attention=attention)(model, batch).loss
+    forward = len(calls)
+    loss.backward()
+    assert len(calls) == forward == WINDOWS["num_hidden_layers"]
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from wordmask.utils.errors import InputError
 logger = logging.getLogger(__name__)
 
 WITH_MASKS = ("sdpa", "eager", "flex_attention")  # implementations of attention that take no bounds of documents
+AMPERE = 8  # the compute capability of the oldest cards with such kernels
 TOKENS_ON_CPU = 2048  # in a micro-batch; more are no faster there
 
 
@@ -118,6 +119,8 @@ def _excluded(arguments: Arguments, model: PreTrainedModel) -> str | None:
         return "it needs a GPU"
     if training.device.type == "cuda" and not computes_in_half(training, model):
         return "it needs --bf16 or --fp16"
+    if training.device.type == "cuda" and torch.cuda.get_device_capability(training.device)[0] < AMPERE:
+        return "it needs a newer card (Ampere or later)"
     return "--tokens_per_pass divides batches by their lengths" if training.tokens_per_pass else None
 
 

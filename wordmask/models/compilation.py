@@ -10,12 +10,15 @@ such as those of an activation function; 0.5, some products of matrices, too. Lo
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import nn
+from torch._functorch import partitioners
 from transformers import PreTrainedModel
 
+from wordmask.config.attention_checks import is_varlen_available
 from wordmask.models.loss_head import LossHead
 
 LEAST = 2  # layers, to gain by one graph for all
@@ -27,6 +30,27 @@ def repeated_layers(model: PreTrainedModel) -> list[nn.Module]:
     lists = [list(module) for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
     alike = [layers for layers in lists if len(layers) >= LEAST and len(set(map(type, layers))) == 1]
     return max(alike, key=lambda layers: sum(p.numel() for layer in layers for p in layer.parameters()), default=[])
+
+
+@functools.cache
+def _save_attention() -> None:
+    """Let no graph compute varlen attention again: PyTorch does not know that this operation of its own takes time.
+
+    A work-around, as https://github.com/pytorch/pytorch/pull/129533 for other attention. It can go when
+    `test_attention_is_not_computed_again` passes without it.
+    """
+    if not is_varlen_available():
+        return
+    import torch.nn.attention.varlen  # defines the operation
+
+    listed = partitioners.get_default_op_list
+
+    def with_attention() -> partitioners.OpTypes:
+        operations = listed()
+        operations.compute_intensive_ops.add(torch.ops.torch_attn._varlen_attn)
+        return operations
+
+    partitioners.get_default_op_list = with_attention
 
 
 def compile_layers(
@@ -43,6 +67,7 @@ def compile_layers(
     """
     if memory_budget < 1:  # else that of the user's program stays
         torch._functorch.config.activation_memory_budget = memory_budget
+        _save_attention()
     layers = repeated_layers(model)
     if layers:
         # Past this number, PyTorch gives up on a function and no longer compiles it.

@@ -133,11 +133,12 @@ def flat_attention(model: PreTrainedModel) -> FlatAttention | Exception:
         attention = FlatAttention(mask, first_position_of(model))
 
         def check(attention: FlatAttention = attention) -> bool:
-            """With dropout, only whether it trains, since the numbers are random."""
+            """With dropout, only whether it trains, since the numbers are random. A kernel may lack gradients."""
             agrees = _agrees(model, lambda sequence_ids: _flat_inputs(attention, sequence_ids))
             model.train()
             ids = some_ids(model, 1, 4)
-            model(input_ids=ids, **_flat_inputs(attention, torch.ones_like(ids)))
+            with torch.enable_grad():
+                model(input_ids=ids, **_flat_inputs(attention, torch.ones_like(ids))).logits.float().sum().backward()
             return agrees
 
         reason = why_not(model, check)
