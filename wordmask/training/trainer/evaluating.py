@@ -31,23 +31,30 @@ from wordmask.utils.workers import loader_workers
 class EvaluatingTrainer(ResumableTrainer):
     """A `Trainer` with the evaluation of masked language modelling.
 
+    Args:
+        history: keeps and shows evaluations; `None` if only their metrics are returned.
+        probe: measures the model on labelled text in each evaluation that is reported; `None` for no probe.
+        others: those of the Trainer.
+
     Attributes:
         forward: the forward pass.
         metric: sums over the evaluation in progress.
         eval_collator: makes batches with `word_ids`.
-        history: keeps and shows evaluations; `None` if only their metrics are returned.
-        probe: measures the model on labelled text in each evaluation that is reported; `None` for no probe.
     """
 
     forward: Forward
     metric: MaskedLMMetric
     eval_collator: Any
-    history: EvaluationHistory | None = None
-    probe: Probe | None = None
     _corpora: Iterator[str] = iter(())  # the corpus of each batch to come, if there are several corpora
     _words: WordCounts | None = None  # of the evaluation in progress, if it is reported
     _evaluated: Any = None  # the model as the evaluation in progress runs it
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
+
+    def __init__(
+        self, *args: Any, history: EvaluationHistory | None = None, probe: Probe | None = None, **options: Any
+    ):
+        super().__init__(*args, **options)
+        self.history, self.probe = history, probe
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         """Evaluate in training. The first of these is before training, so a resumed training does without."""

@@ -91,7 +91,8 @@ class MlmTrainer(EvaluatingTrainer):
         rates: the masking rate over the training, such as 0.15 or `"0.30:0.15"`, see `--mlm_probability`; `None` for
             that of `data_collator`.
         forward: the forward pass; `None` for one with sparse prediction, if the model can.
-        options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
+        options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`, and of the classes that this
+            one builds on.
 
     Raises:
         InputError: (a `ValueError`) for a dataset without a length, a collator that does not mask words, or several
