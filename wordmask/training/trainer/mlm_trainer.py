@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain, pairwise, repeat
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,6 @@ from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.display.live_output import LiveOutput
 from wordmask.training.display.speed import TokenCount
-from wordmask.training.evaluation.metrics import MaskedLMMetric
 from wordmask.training.records.speed_record import SpeedRecord
 from wordmask.training.report.model_card import write_card
 from wordmask.training.report.pages import only_warned
@@ -141,7 +140,6 @@ class MlmTrainer(EvaluatingTrainer):
         self.train_sequences: StagedSequences | StreamedSequences | None = train_dataset
         self.eval_sequences, self.collator, self.eval_collator = eval_sequences, collator, eval_collator
         self.rates = replace(rates, seed=args.mask_seed)
-        self.metric = MaskedLMMetric()
         half = computes_in_half(args, model)
         self.forward = forward or Forward.of(model, True, args.label_smoothing_factor, half)
         self.tokens, self.speed = TokenCount(), SpeedRecord()
@@ -249,9 +247,7 @@ class MlmTrainer(EvaluatingTrainer):
             order = np.argsort(-sequences.lengths[start:stop], kind="stable")
             stage = Stage(stop - start, FixedOrder(order), layout, offset=start)
             parts.append(Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION))
-        of_each = zip(names, parts, strict=False)  # there may be no names
-        self._corpora = chain.from_iterable(repeat(name, len(part)) for name, part in of_each)
-        return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts))
+        return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts, names))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card, since that of transformers links to the hub even for a local directory."""
