@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -37,6 +39,14 @@ def test_corpora_are_those_of_the_loader_that_is_read(trainer):
     for _ in range(2):
         assert losses(trainer.evaluation_loop(loader, "Evaluation").metrics) == expected
     assert len({*expected}) == 3
+
+
+def test_only_an_evaluation_of_the_trainers_own_text_is_kept(trainer):
+    trainer.history = history = Mock()
+    trainer.evaluate()
+    trainer.evaluate(trainer.eval_sequences.dataset)
+    trainer.evaluation_loop(trainer.get_eval_dataloader(), "Prediction")
+    assert (history.add.call_count, history.show_predictions.call_count) == (1, 1)
 
 
 def test_an_evaluation_that_fails_leaves_nothing_to_the_next_one(trainer, monkeypatch):

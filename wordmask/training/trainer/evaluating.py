@@ -63,7 +63,7 @@ class EvaluatingTrainer(ResumableTrainer):
 
     forward: Forward
     eval_collator: Any
-    _reported = False  # whether `history` gets the evaluation that `evaluate` makes
+    _reported = False  # whether `history` gets the evaluation that comes, or is in progress
     _running: _Running  # while there is one
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
 
@@ -89,6 +89,7 @@ class EvaluatingTrainer(ResumableTrainer):
         history = self.history if eval_dataset is None else None
         self._reported = history is not None
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._reported = False
         if history is not None:
             history.show_predictions()
             self._latest = self._model_step, metrics
