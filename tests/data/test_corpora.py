@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conftest import character_tokenizer
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.corpora import Corpus, corpus_names, quotas, within
+from wordmask.data.corpora import Corpus, InTurn, corpus_names, quotas, within
 from wordmask.data.order import EpochOrder, grouped, grouped_by_tokens, mixed, ranks, shuffled
 from wordmask.data.plan import Draw, Layout, Progress, Stage
 from wordmask.data.sampler import Batches
@@ -138,6 +138,14 @@ def test_grouped_steps_keep_their_shares_and_similar_lengths(step, sizes, by_tok
 
 
 # Batches
+
+
+def test_batches_in_turn_know_their_corpora():
+    parts = [["first", "second"], ["third"]]
+    assert list(InTurn(parts)) == ["first", "second", "third"]
+    assert list(InTurn(parts, ["news", "wiki"]).corpora()) == ["news", "news", "wiki"]
+    assert list(InTurn(parts).corpora()) == [""] * 3
+
 
 LENGTHS = np.arange(50) * 7 % 11 + 1
 ORDER = EpochOrder("group_by_length", 3, SimpleNamespace(bounds=[0, 40, 50], lengths=LENGTHS), [25, 25])

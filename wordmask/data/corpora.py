@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,13 +74,23 @@ def quotas(weights: Sequence[float], count: int) -> list[int]:
 
 
 class InTurn:
-    """The batches of one corpus after those of another."""
+    """The batches of one corpus after those of another.
 
-    def __init__(self, parts: Sequence[Any]):
-        self.parts = parts
+    Args:
+        parts: the batches of each corpus.
+        names: the names of the corpora; none if nobody asks for them.
+    """
+
+    def __init__(self, parts: Sequence[Any], names: Sequence[str] = ()):
+        self.parts, self.names = parts, names
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
     def __iter__(self) -> Iterator[Any]:
         return chain.from_iterable(self.parts)
+
+    def corpora(self) -> Iterator[str]:
+        """The name of the corpus of each batch; without names, an empty one."""
+        names = self.names or [""] * len(self.parts)
+        return chain.from_iterable(repeat(name, len(part)) for name, part in zip(names, self.parts, strict=True))

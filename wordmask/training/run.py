@@ -103,8 +103,7 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))
     probe = make_probe(arguments, labelled, model, tokenizer, max(lengths), forward)
     sequences = make_sequences(texts, tokenization, arguments, lengths)
-    trainer = make_trainer(arguments, model, tokenizer, vocabulary, sequences, forward)
-    trainer.probe = probe
+    trainer = make_trainer(arguments, model, tokenizer, vocabulary, sequences, forward, probe)
     changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     for line in changed_settings:
         logger.warning("this run was started with other settings: %s", line)

@@ -54,11 +54,14 @@ def make_trainer(
     vocabulary: Vocabulary,
     sequences: RunSequences,
     forward: Forward,
+    probe: Probe | None,
 ) -> MlmTrainer:
     """Make the Trainer, and check that it can do what its arguments ask for."""
     training, data = arguments.training, arguments.data
     # On a CPU, where batches are divided, the positions of a micro-batch are found without waiting.
     whole, packed = forward.micro_batch_tokens is None, data.pack_sequences
+    eval_collator = make_collator(arguments, vocabulary, positions=whole, word_ids=True)
+    history = _history(arguments, sequences, tokenizer, eval_collator, forward.fixed)
     try:
         trainer = MlmTrainer(
             model,
@@ -67,11 +70,13 @@ def make_trainer(
             sequences.validation,
             tokenizer,
             make_collator(arguments, vocabulary, packed=packed, flat=forward.flat, positions=whole),
-            make_collator(arguments, vocabulary, positions=whole, word_ids=True),
+            eval_collator,
             arguments.masking.rates,
             forward,
+            history=history,
+            probe=probe,
+            kept_optimizer=arguments.model.model_name_or_path if arguments.model.keep_optimizer else None,
         )
-        trainer.history = _history(arguments, trainer, sequences.validation_digest)
         if training.do_train and trainer.optimizer_cls_and_kwargs is None:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
     except InputError:
@@ -80,7 +85,6 @@ def make_trainer(
         raise InputError(f"--push_to_hub: the hub cannot make the repository ({one_line(error)})") from None
     except (ValueError, ImportError) as error:
         raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
-    trainer.kept_optimizer = arguments.model.model_name_or_path if arguments.model.keep_optimizer else None
     if training.do_train:
         _check_metric(training.metric_for_best_model, trainer)
         _check_stages(trainer, data)
@@ -120,22 +124,32 @@ def make_probe(
     return Probe(examples, embedder, arguments.training.eval_batch_size)
 
 
-def _history(arguments: Arguments, trainer: MlmTrainer, text: str) -> EvaluationHistory | None:
+def _history(
+    arguments: Arguments,
+    sequences: RunSequences,
+    tokenizer: PreTrainedTokenizerBase,
+    collator: MaskingCollator,
+    fixed: bool,
+) -> EvaluationHistory | None:
     """What keeps and shows the evaluations of this run; `None` if it has nothing to evaluate.
 
     An evaluation of what was trained in a directory is compared with the record there, but is not added to it.
+
+    Args:
+        arguments, sequences, tokenizer: of the run.
+        collator: of its evaluations.
+        fixed: whether every batch has the same size.
     """
-    training, sequences = arguments.training, trainer.eval_sequences
-    if sequences is None:
+    training, text = arguments.training, sequences.validation
+    if text is None:
         return None
     foreign = evaluates_a_training(training)
     shown = foreign and not evaluates_another(arguments)
     evaluations = read_evaluations(training.output_dir, sys.maxsize) if shown else []
     record = EvaluationRecord(training.output_dir if training.process_index == 0 else None, evaluations)
-    readable = ReadableTokens(trainer.processing_class)
-    batch_size, fixed = training.eval_batch_size, trainer.forward.fixed
-    lines = SampleLines(sequences, trainer.eval_collator, trainer.rates.final, batch_size, fixed, readable)
-    return EvaluationHistory(record, lines, readable, training.do_train, foreign, text)
+    readable = ReadableTokens(tokenizer)
+    lines = SampleLines(text, collator, arguments.masking.rates.final, training.eval_batch_size, fixed, readable)
+    return EvaluationHistory(record, lines, readable, training.do_train, foreign, sequences.validation_digest)
 
 
 def _check_metric(metric: str | None, trainer: MlmTrainer) -> None:

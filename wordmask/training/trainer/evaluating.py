@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
+from wordmask.data.corpora import InTurn
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward, Prediction
 from wordmask.tokenization.special_tokens import special_ids
@@ -28,26 +31,47 @@ from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
 
 
+@dataclass
+class _Running:
+    """An evaluation in progress.
+
+    Attributes:
+        corpora: the corpus of each batch to come; an empty name where corpora are not told apart.
+        words: counts masked words; `None` if the evaluation is not reported.
+        metric: sums over its batches.
+        model: the model as it is run, from the first batch on.
+    """
+
+    corpora: Iterator[str]
+    words: WordCounts | None
+    metric: MaskedLMMetric = field(default_factory=MaskedLMMetric)
+    model: Any = None
+
+
 class EvaluatingTrainer(ResumableTrainer):
     """A `Trainer` with the evaluation of masked language modelling.
 
-    Attributes:
-        forward: the forward pass.
-        metric: sums over the evaluation in progress.
-        eval_collator: makes batches with `word_ids`.
+    Args:
         history: keeps and shows evaluations; `None` if only their metrics are returned.
         probe: measures the model on labelled text in each evaluation that is reported; `None` for no probe.
+        others: those of the Trainer.
+
+    Attributes:
+        forward: the forward pass.
+        eval_collator: makes batches with `word_ids`.
     """
 
     forward: Forward
-    metric: MaskedLMMetric
     eval_collator: Any
-    history: EvaluationHistory | None = None
-    probe: Probe | None = None
-    _corpora: Iterator[str] = iter(())  # the corpus of each batch to come, if there are several corpora
-    _words: WordCounts | None = None  # of the evaluation in progress, if it is reported
-    _evaluated: Any = None  # the model as the evaluation in progress runs it
+    _reported = False  # whether `history` gets the evaluation that comes, or is in progress
+    _running: _Running  # while there is one
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
+
+    def __init__(
+        self, *args: Any, history: EvaluationHistory | None = None, probe: Probe | None = None, **options: Any
+    ):
+        super().__init__(*args, **options)
+        self.history, self.probe = history, probe
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         """Evaluate in training. The first of these is before training, so a resumed training does without."""
@@ -63,8 +87,9 @@ class EvaluatingTrainer(ResumableTrainer):
     ) -> dict[str, float]:
         """The metrics of an evaluation, as the Trainer returns them."""
         history = self.history if eval_dataset is None else None
-        self._words = WordCounts() if history is not None else None
+        self._reported = history is not None
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._reported = False
         if history is not None:
             history.show_predictions()
             self._latest = self._model_step, metrics
@@ -98,34 +123,38 @@ class EvaluatingTrainer(ResumableTrainer):
 
         It changes no random number: a training is the same with any number of evaluations.
         """
-        self.metric.compute()
-        # A loader draws from the generator of the CPU, and models in it nothing.
-        with torch.random.fork_rng(devices=[]), loader_workers(self.args.dataloader_num_workers):
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
+        sampler = dataloader.batch_sampler
+        corpora = sampler.corpora() if isinstance(sampler, InTurn) else repeat("")
+        running = self._running = _Running(corpora, WordCounts() if self._reported else None)
+        try:
+            # A loader draws from the generator of the CPU, and models in it nothing.
+            with torch.random.fork_rng(devices=[]), loader_workers(self.args.dataloader_num_workers):
+                output = super().evaluation_loop(
+                    dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+                )
+        finally:
+            del self._running
+        metric = running.metric
         if self.args.world_size > 1:
-            sums = torch.from_numpy(self.metric.sums_as_array()).to(self.args.device)
-            self.metric.replace_sums(self.accelerator.reduce(sums, "sum").cpu().numpy())
-        figures = self.metric.compute()
-        if self._words is not None and self.history is not None:
-            words = self._words.over_all(self.accelerator)
+            sums = torch.from_numpy(metric.sums_as_array()).to(self.args.device)
+            metric.replace_sums(self.accelerator.reduce(sums, "sum").cpu().numpy())
+        figures = metric.compute()
+        if running.words is not None and self.history is not None:
+            words = running.words.over_all(self.accelerator)
             step, epoch = self._model_step, float(self.state.epoch or 0.0)
             digest = self.probe.examples.digest if self.probe else ""
-            figures |= self.measure_probe(self._evaluated)
-            evaluation = Evaluation(step, epoch, figures, self.metric.masks, probe=digest)
-            self.history.add(evaluation, words, self._predict)
-        self._evaluated = None
+            figures |= self.measure_probe(running.model)
+            evaluation = Evaluation(step, epoch, figures, metric.masks, probe=digest)
+            self.history.add(evaluation, words, partial(self._predict, running.model))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         return output._replace(metrics={**(output.metrics or {}), **metrics})
 
     def measure_probe(self, model: Any) -> dict[str, float]:
         """The figures of the probe for a model as it runs; none without a probe."""
-        self._evaluated = model
 
         def predict(inputs: dict[str, torch.Tensor]) -> Prediction:
             self.leave_evaluation()
-            return self._predict(inputs)
+            return self._predict(model, inputs)
 
         return self.probe.measure(predict, self.accelerator) if self.probe else {}
 
@@ -136,10 +165,11 @@ class EvaluatingTrainer(ResumableTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, None, None]:
-        """Add a batch to the metric; nothing else of it is kept."""
-        self._evaluated = model
+        """Add a batch to the sums of the evaluation; nothing else of it is kept."""
+        running = self._running
+        running.model = model
         words = inputs.pop("word_ids")
-        prediction = self._predict(inputs)
+        prediction = self._predict(model, inputs)
         # On the CPU, since a TPU would compile the shapes of each number of labels.
         labels, words = inputs["labels"].cpu().view(-1), words.cpu().view(-1)
         masked = labels != IGNORED
@@ -152,13 +182,13 @@ class EvaluatingTrainer(ResumableTrainer):
             best = torch.full_like(labels, IGNORED - 1)  # equal to no label
             best[positions] = prediction.logits.argmax(-1).cpu().view(-1)
             found = {"predictions": best[masked], "references": labels[masked], "words": words[masked]}
-            if self._words is not None:
+            if running.words is not None:
                 attended = inputs["attention_mask"].cpu().view(-1) > 0
-                self._count_words(seen, words, labels, best, attended)
+                running.words.add(self._masked_words(seen, words, labels, best, attended))
         masks = mask_digest(labels[masked].numpy(), seen[masked].numpy())
-        loss, corpus = float(prediction.loss) * count, next(self._corpora, "")
-        self.metric.add_batch(loss=loss, tokens=count, masks=masks, corpus=corpus, **found)
-        self.metric.add_characters(int(self._characters.take(labels[masked].numpy(), mode="clip").sum()))
+        loss, corpus = float(prediction.loss) * count, next(running.corpora)
+        running.metric.add_batch(loss=loss, tokens=count, masks=masks, corpus=corpus, **found)
+        running.metric.add_characters(int(self._characters.take(labels[masked].numpy(), mode="clip").sum()))
         return None, None, None
 
     @cached_property
@@ -170,25 +200,25 @@ class EvaluatingTrainer(ResumableTrainer):
         textless = [*special_ids(tokenizer), *([] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id])]
         return Surfaces(tokenizer, np.array(textless, np.int64)).characters
 
-    def _predict(self, inputs: dict[str, torch.Tensor]) -> Prediction:
-        """Send a batch through the model that is evaluated."""
+    def _predict(self, model: Any, inputs: dict[str, torch.Tensor]) -> Prediction:
+        """Send a batch through a model that is evaluated."""
         with torch.no_grad(), self.compute_loss_context_manager():
-            return self.forward(self._evaluated, self._prepare_inputs(inputs))
+            return self.forward(model, self._prepare_inputs(inputs))
 
-    def _count_words(
+    def _masked_words(
         self,
         seen: torch.Tensor,
         words: torch.Tensor,
         labels: torch.Tensor,
         best: torch.Tensor,
         attended: torch.Tensor,
-    ) -> None:
-        """Count the masked words of a batch. All tensors are (positions,), on the CPU."""
+    ) -> MaskedWords:
+        """The masked words of a batch. All tensors are (positions,), on the CPU."""
         tokens = torch.where(labels == IGNORED, seen, labels).numpy()
         inside = self.eval_collator.vocabulary.maskable[tokens] & attended.numpy()
         masked, right = (labels != IGNORED).numpy(), (best == labels).numpy()
         columns = (column[inside] for column in (tokens, words.numpy(), masked, right))
-        self._words.add(MaskedWords.of_batch(*columns))  # type: ignore[union-attr]
+        return MaskedWords.of_batch(*columns)
 
     @property
     def _model_step(self) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain, pairwise, repeat
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,6 @@ from wordmask.models.compilation import compile_layers
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.display.live_output import LiveOutput
-from wordmask.training.evaluation.metrics import MaskedLMMetric
 from wordmask.training.records.speed_record import SpeedRecord, TokenCount
 from wordmask.training.report.model_card import write_card
 from wordmask.training.report.pages import only_warned
@@ -90,7 +89,8 @@ class MlmTrainer(EvaluatingTrainer):
         rates: the masking rate over the training, such as 0.15 or `"0.30:0.15"`, see `--mlm_probability`; `None` for
             that of `data_collator`.
         forward: the forward pass; `None` for one with sparse prediction, if the model can.
-        options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`.
+        options: other parameters of the `Trainer`, such as `callbacks` and `optimizers`, and of the classes that this
+            one builds on.
 
     Raises:
         InputError: (a `ValueError`) for a dataset without a length, a collator that does not mask words, other
@@ -139,7 +139,6 @@ class MlmTrainer(EvaluatingTrainer):
         self.train_sequences: StagedSequences | StreamedSequences | None = train_dataset
         self.eval_sequences, self.collator, self.eval_collator = eval_sequences, collator, eval_collator
         self.rates = replace(rates, seed=args.mask_seed)
-        self.metric = MaskedLMMetric()
         half = computes_in_half(args, model)
         self.forward = forward or Forward.of(model, True, args.label_smoothing_factor, half)
         self.tokens, self.speed = TokenCount(), SpeedRecord()
@@ -247,9 +246,7 @@ class MlmTrainer(EvaluatingTrainer):
             order = np.argsort(-sequences.lengths[start:stop], kind="stable")
             stage = Stage(stop - start, FixedOrder(order), layout, offset=start)
             parts.append(Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION))
-        of_each = zip(names, parts, strict=False)  # there may be no names
-        self._corpora = chain.from_iterable(repeat(name, len(part)) for name, part in of_each)
-        return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts))
+        return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts, names))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """The same, for `predict`, which returns metrics and stores no predictions."""

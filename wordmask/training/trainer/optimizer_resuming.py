@@ -24,14 +24,20 @@ _SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 class OptimizerResumingTrainer(TimedTrainer):
     """A `Trainer` that keeps today's learning rate, weight decay and the like when it loads an older state.
 
+    Args:
+        kept_optimizer: the checkpoint of another run whose optimizer's state a new training starts with, if any.
+        others: those of the Trainer.
+
     Attributes:
         done: the progress before this call of `train`.
-        kept_optimizer: the checkpoint of another run whose optimizer's state a new training starts with, if any.
     """
 
     done: Progress = Progress()
-    kept_optimizer: str | None = None
     _optimizer_done: str | None = None  # the kind of the optimizer whose state the checkpoint holds
+
+    def __init__(self, *args: Any, kept_optimizer: str | None = None, **options: Any):
+        super().__init__(*args, **options)
+        self.kept_optimizer = kept_optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule, with the settings that follow from the number of steps."""

@@ -1,0 +1,64 @@
+"""Each evaluation stands by itself, whatever was loaded, evaluated or left in the middle before it."""
+
+from __future__ import annotations
+
+from unittest.mock import Mock
+
+import pytest
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import wordmask
+from conftest import sample_lines
+from wordmask.data.tokenized_dataset import TokenizedDataset
+
+NAMES = ["eval_loss", "eval_news_loss", "eval_wiki_loss"]
+
+
+class TwoCorpora(TokenizedDataset):
+    bounds, evaluated_apart = [0, 5, 8], ["news", "wiki"]
+
+
+@pytest.fixture
+def trainer(english_model, tmp_path) -> wordmask.MlmTrainer:
+    tokenizer = AutoTokenizer.from_pretrained(english_model)
+    rows = TwoCorpora([tokenizer(line) for line in sample_lines("english", 8)], "eval_dataset")
+    arguments = wordmask.RunArguments(
+        output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, report_to="none", per_device_eval_batch_size=2
+    )
+    model = AutoModelForMaskedLM.from_pretrained(english_model)
+    return wordmask.MlmTrainer(model, arguments, eval_dataset=rows, processing_class=tokenizer)
+
+
+def losses(metrics: dict[str, float]) -> list[float]:
+    return [metrics[name] for name in NAMES]
+
+
+def test_corpora_are_those_of_the_loader_that_is_read(trainer):
+    expected, loader = losses(trainer.evaluate()), trainer.get_eval_dataloader()
+    next(iter(trainer.get_eval_dataloader()))
+    for _ in range(2):
+        assert losses(trainer.evaluation_loop(loader, "Evaluation").metrics) == expected
+    assert len({*expected}) == 3
+
+
+def test_only_an_evaluation_of_the_trainers_own_text_is_kept(trainer):
+    trainer.history = history = Mock()
+    trainer.evaluate()
+    trainer.evaluate(trainer.eval_sequences.dataset)
+    trainer.evaluation_loop(trainer.get_eval_dataloader(), "Prediction")
+    assert (history.add.call_count, history.show_predictions.call_count) == (1, 1)
+
+
+def test_an_evaluation_that_fails_leaves_nothing_to_the_next_one(trainer, monkeypatch):
+    expected, prepare, batches = losses(trainer.evaluate()), trainer._prepare_inputs, []
+
+    def fails(inputs):
+        batches.append(inputs)
+        if len(batches) == 3:
+            raise MemoryError
+        return prepare(inputs)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(trainer, "_prepare_inputs", fails)
+        trainer.evaluate()
+    assert losses(trainer.evaluate()) == expected
