@@ -154,6 +154,31 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
         wordmask.MlmTrainer(model, plain, dataset, processing_class=tokenizer)
     with pytest.raises(wordmask.InputError, match="compute_metrics: "):
         wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, compute_metrics=len)
+    with pytest.raises(wordmask.InputError, match="processing_class is missing"):
+        wordmask.MlmTrainer(model, args, dataset)
+    with pytest.raises(wordmask.InputError, match="train_dataset is missing"):
+        wordmask.MlmTrainer(model, args, processing_class=tokenizer).train()
+    with (
+        pytest.raises(wordmask.InputError, match="sparse_prediction: Linear"),
+        wordmask.sparse_prediction(torch.nn.Linear(2, 2)),
+    ):
+        pass
+    with pytest.raises(wordmask.InputError, match="tokenizer: a str is no tokenizer"):
+        wordmask.WholeWordMaskCollator("bert-base-uncased")
+
+
+def test_word_ids_are_those_of_words_alone(tokenizer, dataset):
+    collator = wordmask.WholeWordMaskCollator(tokenizer, return_word_ids=True)
+    batch = collator([dataset[number] for number in range(4)])
+    special = torch.isin(batch["input_ids"], torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id]))
+    special |= batch["attention_mask"] == 0
+    assert torch.equal(batch["word_ids"] == -1, special)
+
+
+@pytest.mark.parametrize("rate", [2.0, -1, float("nan"), "x"])
+def test_a_rate_of_an_example_is_a_share(tokenizer, dataset, rate):
+    with pytest.raises(wordmask.InputError, match=f"mlm_probability: {rate} of an example is not between 0 and 1"):
+        wordmask.WholeWordMaskCollator(tokenizer)([{**dataset[0], "mlm_probability": rate}])
 
 
 def test_an_example_keeps_a_masking_rate_of_its_own(english_model, tokenizer, dataset, tmp_path):

@@ -136,6 +136,19 @@ def test_a_switch_is_never_true_for_the_word_false(written, value):
     assert parse(*written).data.line_by_line is value
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("no_line_by_line: true\nno_sparse_prediction: true", (False, False)),
+        ("no_line_by_line: false\nno_sparse_prediction: false", (True, True)),
+    ],
+)
+def test_a_switch_is_turned_off_in_an_argument_file_too(tmp_path, text, expected):
+    (tmp_path / "run.yaml").write_text(text)
+    found = parse(str(tmp_path / "run.yaml"))
+    assert (found.data.line_by_line, found.model.sparse_prediction) == expected
+
+
 @pytest.mark.parametrize("switch", ["tf32", "use_fast_tokenizer", "dataloader_pin_memory", "logging_first_step"])
 def test_every_switch_turns_off_whatever_its_default(switch):
     assert parse(f"--{switch}", "false").given[switch] is False

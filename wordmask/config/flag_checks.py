@@ -72,6 +72,8 @@ def check_flags(arguments: Arguments) -> None:
     """Raise an `InputError` if flags contradict each other. An evaluation that a flag asks for is turned on."""
     _check_precision(arguments)
     _check_words(arguments)
+    if arguments.needed_segmentation is not None:
+        arguments.needed_segmentation.check()
     _check_probe(arguments)
     _check_evaluation(arguments)
     _check_streaming(arguments)

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -144,6 +145,7 @@ class Parser(HfArgumentParser):
         _check_encoding(argv)
         path, words, flags = split_words(argv)
         values = _read_mapping(path) if path else {}
+        values = dict(starmap(self._positive, values.items()))
         unknown = [f"--{name} in {path}" for name in values if name not in {*self.flags, *self.old_flags}]
         known = {name: value for name, value in values.items() if f"--{name} in {path}" not in unknown}
         flags = self._modernize(flags)
@@ -179,6 +181,11 @@ class Parser(HfArgumentParser):
             # argparse refuses other words, and names the switch.
             return int(following.lower() in TRUTH_VALUES or not Path(following).is_file())
         return math.inf if action.nargs in ("+", "*") else 0 if action.nargs == 0 else 1
+
+    def _positive(self, name: str, value: object) -> tuple[str, object]:
+        """A flag of an argument file without `no_`: `no_bf16: true` is `bf16: false`."""
+        switch = name.removeprefix("no_")
+        return (switch, not value) if switch != name and _is_switch(self.flags.get(switch)) else (name, value)
 
     def _from_file(self, values: Mapping[str, object]) -> list[str]:
         """Turn the values of an argument file into a command line, so that the same checks apply."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wordmask.config.parser import argument
-from wordmask.segmenters import Segmenter, available, load_segmenter
+from wordmask.segmenters import Segmenter, available, check_segmenter, load_segmenter
 from wordmask.segmenters.options import parse_options
 from wordmask.utils.errors import InputError
 
@@ -48,12 +48,18 @@ class SegmentationArguments:
         """
         if self.segmenter is None:
             raise InputError(f"--segmenter is missing; give one of {', '.join(available())}")
+        return load_segmenter(self.segmenter, tokenizer=tokenizer, **self.check())
+
+    def check(self) -> dict[str, Any]:
+        """The options of the segmenter, which is not loaded; raises what `load` raises for its name and for these."""
         options = self._options()
         if self.segmenter == "ltp" and not options.get("model"):
             raise InputError("--ltp is missing; give an LTP model such as LTP/small, or --segmenter jieba")
         if self.ltp and self.segmenter in available() and self.segmenter != "ltp":
             raise InputError(f"--segmenter {self.segmenter} cannot use --ltp; drop it, or give --segmenter ltp")
-        return load_segmenter(self.segmenter, tokenizer=tokenizer, **options)
+        if self.segmenter is not None:
+            check_segmenter(self.segmenter, **options)
+        return options
 
     def _options(self) -> dict[str, Any]:
         """The options by their names, from --segmenter_options and from flags of their own."""

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import datasets
 import pyarrow as pa
@@ -134,6 +134,7 @@ def _record(
         {split: of_split.source.digest for split, of_split in texts.items()},
         {split: tokenizer.identity() for split, tokenizer in tokenizers.items()},
         {split: {corpus.name: corpus.texts for corpus in of_split.corpora} for split, of_split in texts.items()},
+        {split: texts[split].words_from or tokenizer.words_from for split, tokenizer in tokenizers.items()},
     )
 
 
@@ -205,6 +206,11 @@ class PreparedTexts:
         return hashed(self.record.digests[self.split], self.record.texts, self.split)
 
     @property
+    def words_from(self) -> str:
+        """Where words come from, if not from the text itself."""
+        return self.record.words_from.get(self.split, "")
+
+    @property
     def corpora(self) -> list[Corpus]:
         """The parts of the text, if the directory knows them."""
         return [Corpus(*item) for item in self.record.corpora.get(self.split, {}).items()]
@@ -238,6 +244,9 @@ class PreparedTexts:
         dataset = datasets.concatenate_datasets(_read_parts(*parts, datasets.Dataset.from_file))
         findings = SplitFindings(total(_read_parts(*parts, findings_in)), self.flag, self.flag)
         return StoredTokens(dataset, separator is not None, findings)
+
+
+RunTexts: TypeAlias = Mapping[str, "Texts[Any] | PreparedTexts"]  # by split
 
 
 def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments) -> dict[str, PreparedTexts]:

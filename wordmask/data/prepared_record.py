@@ -43,6 +43,7 @@ class PreparedRecord:
         digests: the digest of the files of each split; `None` for datasets.
         made_with: what else the tokens of each split depend on, see `TextTokenizer.identity`.
         corpora: the number of texts of each corpus of each split, by name; older records have none.
+        words_from: where the words of each split come from, for messages; empty for those of the text itself.
     """
 
     tokenizer: str
@@ -52,6 +53,7 @@ class PreparedRecord:
     digests: dict[str, str | None]
     made_with: dict[str, dict[str, Any]]
     corpora: dict[str, dict[str, int]] = field(default_factory=dict)
+    words_from: dict[str, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:

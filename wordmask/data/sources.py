@@ -138,6 +138,12 @@ class Texts(Generic[AnySource]):
         return {path: provenance for path, provenance in of_all.items() if provenance}
 
     @property
+    def words_from(self) -> str:
+        """Where references say that words come from; empty without references."""
+        found = [made.words if (made := self.provenance.get(path)) else "a reference file" for path in self.references]
+        return " and ".join(dict.fromkeys(found))
+
+    @property
     def is_stream(self) -> bool:
         """Whether the number of texts is not known."""
         return self.source.is_stream

@@ -23,7 +23,7 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import Findings, TokenBatch
 from wordmask.data.text_counts import REPORTED, count_words, counts_of_texts
 from wordmask.references.positions import LineReferences, continuations
-from wordmask.references.provenance import check_tokenizer
+from wordmask.references.provenance import Provenance, check_tokenizer
 from wordmask.segmenters import Segmenter, identity_of, words_of
 from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
 from wordmask.tokenization.encoding import Encodings, set_apart
@@ -95,6 +95,11 @@ class TextTokenizer:
         if self.segmentation is None or self.segmentation.segmenter is None:
             return None
         return self.segmentation.load(lambda: self.tokenizer)
+
+    @property
+    def words_from(self) -> str:
+        """Where the segmenter's words come from, for messages; empty without one."""
+        return Provenance(segmenter=identity_of(self.segmenter)).words if self.segmenter else ""
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: no segmenter, and of a fast tokenizer only the backend."""

@@ -70,7 +70,8 @@ class WholeWordMaskCollator(Masker):
         mask_replace_prob, random_replace_prob: the shares of chosen tokens that become the mask token and a random
             token. The rest does not change.
         pad_to_multiple_of: pad batches to a multiple of this many tokens.
-        return_word_ids: also return `word_ids`, (batch, length): equal numbers for the tokens of one word.
+        return_word_ids: also return `word_ids`, (batch, length): equal numbers for the tokens of one word, and -1 for
+            special tokens and padding.
 
     Raises:
         InputError: (a `ValueError`) for a parameter or an example that cannot be used.
@@ -87,6 +88,8 @@ class WholeWordMaskCollator(Masker):
         pad_to_multiple_of: int | None = None,
         return_word_ids: bool = False,
     ):
+        if not hasattr(tokenizer, "get_vocab"):
+            raise InputError(f"tokenizer: a {type(tokenizer).__name__} is no tokenizer; give one of transformers")
         chosen = parse_strategy(strategy, "strategy")
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise InputError(f"pad_to_multiple_of: {pad_to_multiple_of} is not a positive number")
@@ -162,8 +165,10 @@ class WholeWordMaskCollator(Masker):
         keys = self._keys(columns, input_ids, inside)
         own = self.rates.of_keys(keys, np.zeros(len(keys))).tolist()
         rates = np.array([example.get("mlm_probability", rate) for example, rate in zip(columns, own, strict=True)])
-        batch = self._mask(input_ids, continues, maskable, rates.astype(float), keys)
+        batch = self._mask(input_ids, continues, maskable, _checked(rates), keys)
         batch["attention_mask"] = attention_mask
+        if self.word_ids:
+            batch["word_ids"][~maskable] = -1
         if all("token_type_ids" in example.columns for example in tokenized):
             batch["token_type_ids"] = column("token_type_ids", 0, self.type_padding)
         if self.pads_left:
@@ -209,3 +214,15 @@ class WholeWordMaskCollator(Masker):
         random_number, places = int(torch.empty((), dtype=torch.int64).random_()), np.arange(len(examples))
         tokens = np.where(inside, hash64(input_ids, np.arange(input_ids.shape[1])), np.uint64(0))
         return hash64(self.seed, random_number, places, tokens.sum(1, dtype=np.uint64))
+
+
+def _checked(rates: NDArray[Any]) -> NDArray[np.float64]:
+    """(batch,) Masking rates as numbers; raise an `InputError` for one that is no share."""
+    try:
+        shares = rates.astype(float)
+    except (TypeError, ValueError):
+        shares = np.full(len(rates), np.nan)
+    wrong = ~((shares >= 0) & (shares <= 1))
+    if wrong.any():
+        raise InputError(f"mlm_probability: {rates[wrong][0]} of an example is not between 0 and 1; give a share")
+    return shares

@@ -73,6 +73,9 @@ def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     return min([*filter(None, [length_limit(tokenizer)]), *position_limits(model)], default=None)
 
 
+MORE = "a larger model: --max_position_embeddings for a loaded one, --config_overrides for a new one"
+
+
 def choose_length(asked: int | None, limit: int | None, specials: int, flag: str) -> int:
     """The longest sequence, in tokens.
 
@@ -90,7 +93,7 @@ def choose_length(asked: int | None, limit: int | None, specials: int, flag: str
     if limit is not None and asked > limit:
         raise InputError(
             f"{flag}: {asked} tokens are more than the {limit} that this model and its tokenizer can take; "
-            f"give {limit} or less"
+            f"give {limit} or less, or {MORE}"
         )
     if asked <= specials:
         raise InputError(f"{flag}: {asked} tokens leave no room for text next to {specials} special tokens; give more")

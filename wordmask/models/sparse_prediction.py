@@ -115,6 +115,8 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
         InputError: (a `ValueError`) if the model would have another loss.
     """
     inner = extract_model_from_parallel(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise InputError(f"sparse_prediction: {type(inner).__name__} is no model of transformers; give one")
     sparse = _hook(inner)
     if isinstance(sparse, str):
         raise InputError(

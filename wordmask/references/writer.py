@@ -177,17 +177,15 @@ class Output:
 
 def check_output(path: str, overwrite: bool) -> None:
     """Raise an `InputError` if an output of references exists that we must not replace."""
-    existing = [file for file in (str(sidecar(path)), path) if Path(file).exists()]
-    if existing and not overwrite:
-        raise InputError(f"--save_path: {existing[0]} exists; give another name, or --overwrite to replace it")
-    if not Path(path).exists():
-        return
-    if path.endswith("/") and not Path(path).is_dir():
+    if path.endswith("/") and Path(path.rstrip("/")).exists() and not Path(path).is_dir():
         raise InputError(f"--save_path: {path} is a file, not a directory; give another name")
     if Path(path).is_dir():
         others = [name for name in os.listdir(path) if not fnmatch(name, "part-*-of-*.parquet")]
         if others or not path.endswith("/"):
             raise InputError(f"--save_path: {path} is a directory with other files; give another name")
+    existing = [file for file in (str(sidecar(path)), path) if Path(file).exists()]
+    if existing and not overwrite:
+        raise InputError(f"--save_path: {existing[0]} exists; give another name, or --overwrite to replace it")
 
 
 def check_new_tokenizer(directory: str, overwrite: bool) -> None:

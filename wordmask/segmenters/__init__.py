@@ -30,7 +30,7 @@ from typing import Any, ClassVar, TypeVar
 
 from wordmask.segmenters.options import converted
 from wordmask.segmenters.own_class import called, explained
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, suggest
 
 __all__ = ["Segmenter", "available", "identity_of", "load_segmenter", "register", "words_of"]
 
@@ -154,6 +154,9 @@ def register(name: str) -> Callable[[type[S]], type[S]]:
     return add
 
 
+ADVICE = "; check --segmenter_options and the class"
+
+
 def available() -> list[str]:
     """The registered names, sorted."""
     return sorted(_REGISTRY)
@@ -173,18 +176,30 @@ def load_segmenter(name: str, /, tokenizer: Callable[[], Any] | None = None, **o
 
     Example: `load_segmenter("sudachi", mode="C")`.
     """
-    cls = _find_class(name)
+    cls, parameters = check_segmenter(name, tokenizer is not None, **options)
     given = {option: value for option, value in options.items() if value is not None}
-    advice = "; check --segmenter_options and the class"
-    with called(cls.__module__, f"--segmenter {name}: nothing says which options it takes", advice):
-        parameters = _parameters(cls)
-    own = {option: p for option, p in parameters.items() if not (tokenizer and option == "tokenizer")}
-    _check_options(name, own, given)
     if tokenizer and "tokenizer" in parameters:
         given["tokenizer"] = tokenizer()
     arguments = converted(parameters, given)
-    with called(cls.__module__, f"--segmenter {name}: it cannot be made", advice):
+    with called(cls.__module__, f"--segmenter {name}: it cannot be made", ADVICE):
         return cls(**arguments)
+
+
+def check_segmenter(
+    name: str, /, has_tokenizer: bool = True, **options: Any
+) -> tuple[type[Segmenter], Mapping[str, inspect.Parameter]]:
+    """The class called `name` and its parameters, without loading what it needs; see `load_segmenter`.
+
+    Raises:
+        InputError: if the name or an option is unknown, or an option is missing.
+    """
+    cls = _find_class(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    with called(cls.__module__, f"--segmenter {name}: nothing says which options it takes", ADVICE):
+        parameters = _parameters(cls)
+    own = {option: p for option, p in parameters.items() if not (has_tokenizer and option == "tokenizer")}
+    _check_options(name, own, given)
+    return cls, parameters
 
 
 def _find_class(name: str) -> type[Segmenter]:
@@ -193,8 +208,8 @@ def _find_class(name: str) -> type[Segmenter]:
         return entry
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", entry):
         raise InputError(
-            f"--segmenter {name}: no such segmenter; choose from {', '.join(available())}, "
-            "or name your own class as package.module:Class"
+            f"--segmenter {name}: no such segmenter{suggest(name, available())}; choose from "
+            f"{', '.join(available())}, or name your own class as package.module:Class"
         )
     module_name, class_name = entry.split(":")
     start = f"--segmenter {name}: cannot import {module_name}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from wordmask.config.model_arguments import ModelArguments
+from wordmask.data.prepared_dir import RunTexts
 from wordmask.data.sources import Texts
 from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words
 from wordmask.tokenization.backend import tokenizer_digest
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_chosen_words(
-    arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts: dict[str, Any], checkpoint: str | None = None
+    arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts: RunTexts, checkpoint: str | None = None
 ) -> dict[int, list[int]]:
     """Add the words that --add_words asks for to a tokenizer.
 
@@ -45,7 +45,7 @@ def add_chosen_words(
             f"--add_words: a {type(tokenizer).__name__} is no fast tokenizer, and would find the words inside of "
             "others, too; drop the flag"
         )
-    with_references = next((text for text in texts.values() if getattr(text, "references", ())), None)
+    with_references = next((text for text in texts.values() if isinstance(text, Texts) and text.references), None)
     if with_references:
         raise InputError(
             f"--add_words changes the tokens that {with_references.reference_flag} was made for; drop it, or take the "
@@ -83,7 +83,7 @@ def _of_checkpoint(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> list[
     return words
 
 
-def _found(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts: dict[str, Any]) -> list[str]:
+def _found(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts: RunTexts) -> list[str]:
     """The words that are found in the training text. We remember them, so that several processes search once."""
     text, count = texts.get("train"), int(arguments.words_to_find or 0)
     if not isinstance(text, Texts) or text.is_stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers.utils import is_torch_tf32_available
 
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.corpora import quotas
+from wordmask.data.prepared_dir import RunTexts
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import Strategy
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -25,10 +27,10 @@ _UNITS = {
 }
 
 
-def show_header(arguments: Arguments, trainer: MlmTrainer, terminal: Terminal) -> None:
-    """Show what this run will do, a line for each concern."""
-    training = arguments.training
-    for label, text in describe_run(arguments, trainer).items():
+def show_header(described: Mapping[str, str], trainer: MlmTrainer, terminal: Terminal) -> None:
+    """Show what this run will do, a line for each concern, see `describe_run`."""
+    training = trainer.args
+    for label, text in described.items():
         if label != LENGTH:
             terminal.show(Fact(label, text))
     if training.do_train:
@@ -36,7 +38,7 @@ def show_header(arguments: Arguments, trainer: MlmTrainer, terminal: Terminal) -
     terminal.show(Fact("output", str(training.output_dir)))
 
 
-def describe_run(arguments: Arguments, trainer: MlmTrainer) -> dict[str, str]:
+def describe_run(arguments: Arguments, trainer: MlmTrainer, texts: RunTexts) -> dict[str, str]:
     """What a run trains, on what and how: a sentence for each concern. A resume says the same."""
     probe = {"probe": str(trainer.probe.examples)} if trainer.probe else {}
     return {
@@ -44,7 +46,7 @@ def describe_run(arguments: Arguments, trainer: MlmTrainer) -> dict[str, str]:
         "text": _text(trainer),
         **({"mixture": mixture} if (mixture := _mixture(trainer)) else {}),
         LENGTH: _length(trainer),
-        "masking": describe_masking(arguments),
+        "masking": describe_masking(arguments, texts),
         **probe,
         "device": _device(arguments.training),
     }
@@ -107,17 +109,16 @@ def _sequences(sequences: Any) -> str:
     return f"{tokens} in {documents}{count}"
 
 
-def describe_masking(arguments: Arguments) -> str:
+def describe_masking(arguments: Arguments, texts: RunTexts) -> str:
     """What is masked, where words come from, how much is masked, and what replaces it."""
-    masking, data = arguments.masking, arguments.data
+    masking = arguments.masking
     masked, random = masking.mask_replace_prob, masking.random_replace_prob
     kinds = {"become [MASK]": masked, "a random token": random, "stay": 1 - masked - random}
     replaced = ", ".join(f"{share:.0%} {kind}" for kind, share in kinds.items() if share > 1e-9)
     words = ""
     if masking.needs_words:
-        references = data.train_ref_file or data.validation_ref_file
-        source = "a reference file" if references else arguments.segmentation.segmenter or "the text"
-        words = f" (words from {source})"
+        sources = [text.words_from or arguments.segmentation.segmenter or "the text" for text in texts.values()]
+        words = f" (words from {' and '.join(dict.fromkeys(sources))})"
     parts = [
         f"{_UNITS[one]} in {percent(share)} of the sequences" if share < 1 else _UNITS[one]
         for one, share in masking.shares.items()

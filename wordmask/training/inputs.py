@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ from wordmask.config.flag_checks import needs_validation_text, without_evaluatio
 from wordmask.data.corpora import quotas
 from wordmask.data.data_report import DataReport
 from wordmask.data.findings import SplitText
-from wordmask.data.prepared_dir import load_prepared, tokens_of
+from wordmask.data.prepared_dir import RunTexts, load_prepared, tokens_of
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
@@ -23,6 +24,8 @@ from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import counted
 from wordmask.utils.terminal import terminal
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,7 +42,7 @@ class RunSequences:
     report: DataReport = field(default_factory=DataReport)
 
 
-def load_run_texts(arguments: Arguments) -> dict[str, Any]:
+def load_run_texts(arguments: Arguments) -> RunTexts:
     """Load the texts that this run may need, by split."""
     terminal().doing("reading the text")
     training, data, model = arguments.training, arguments.data, arguments.model
@@ -50,7 +53,7 @@ def load_run_texts(arguments: Arguments) -> dict[str, Any]:
         return load_texts(data, model.cache_dir, model.token, must_evaluate, arguments.no_task_given)
 
 
-def decide_tasks(arguments: Arguments, texts: dict[str, Any]) -> None:
+def decide_tasks(arguments: Arguments, texts: RunTexts) -> None:
     """Without --do_train and --do_eval, a run does what it has texts for.
 
     Raises:
@@ -62,6 +65,8 @@ def decide_tasks(arguments: Arguments, texts: dict[str, Any]) -> None:
         training.do_eval = "validation" in texts
         if not training.do_eval:
             without_evaluation(arguments)
+        if training.do_train and not training.do_eval:
+            logger.warning("there is no validation text, so nothing is evaluated; give one with --validation_file")
     for split, wanted in (("train", training.do_train), ("validation", training.do_eval)):
         if wanted and split not in texts and data.is_prepared:
             raise InputError(
@@ -87,7 +92,7 @@ def sequence_lengths(arguments: Arguments, model: PreTrainedModel, tokenizer: Pr
 
 
 def make_sequences(
-    texts: dict[str, Any], tokenization: Tokenization, arguments: Arguments, lengths: list[int]
+    texts: RunTexts, tokenization: Tokenization, arguments: Arguments, lengths: list[int]
 ) -> RunSequences:
     """Tokenize the texts that are used, and divide their tokens into sequences.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wordmask.config.arguments import Arguments
 from wordmask.data.prepared_dir import prepare
+from wordmask.data.sources import Texts
 from wordmask.data.token_store import Tokenization
 from wordmask.models.loading import load_tokenizer
 from wordmask.tokenization.vocabulary import Vocabulary
@@ -34,7 +35,7 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
     Vocabulary.of(tokenizer)  # refuses a tokenizer without a mask token
     needed = {"train": training.do_train, "validation": training.do_eval}
     tokenization = Tokenization(tokenizer, data, arguments.needed_segmentation, arguments.model.cache_dir)
-    needed_texts = {split: text for split, text in texts.items() if needed[split]}
+    needed_texts = {split: text for split, text in texts.items() if needed[split] and isinstance(text, Texts)}
     directory = Path(str(data.prepared_dir))
     with locked(directory / ".wordmask", f"--prepared_dir: {directory}", work.shard):
         result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates.final)

@@ -95,7 +95,8 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     tokenization = Tokenization(tokenizer, arguments.data, arguments.needed_segmentation, arguments.model.cache_dir)
     if previews:
         lengths = sequence_lengths(arguments, model, tokenizer)
-        return _preview(arguments, make_sequences(texts, tokenization, arguments, lengths), vocabulary, tokenizer)
+        sequences = make_sequences(texts, tokenization, arguments, lengths)
+        return _preview(arguments, sequences, vocabulary, tokenizer, describe_masking(arguments, texts))
 
     identity = Identity.of(arguments, model, tokenizer, texts)
     changed_settings = check_owner(arguments, identity, checkpoint)
@@ -107,15 +108,16 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
     for line in changed_settings:
         logger.warning("this run was started with other settings: %s", line)
+    described = describe_run(arguments, trainer, texts)
     if training.dry_run:
         sequences.report.warn()
-        return DryRun(arguments, trainer).run(checkpoint, changed_steps)
-    described = describe_run(arguments, trainer) | ({"head": "new"} if head_is_new else {})
+        return DryRun(arguments, trainer, described).run(checkpoint, changed_steps)
+    recorded = described | ({"head": "new"} if head_is_new else {})
     writes_card = _begin(
-        arguments, trainer, checkpoint, changed_settings, partial(write_run, script, arguments, identity, described)
+        arguments, trainer, checkpoint, changed_settings, partial(write_run, script, arguments, identity, recorded)
     )
 
-    show_header(arguments, trainer, terminal())
+    show_header(described, trainer, terminal())
     show_data_report(sequences.report, trainer)
     metrics = train(trainer, checkpoint, changed_steps) if training.do_train else {}
     if training.do_eval:
@@ -139,7 +141,11 @@ def _check_start(arguments: Arguments, script: str) -> None:
 
 
 def _preview(
-    arguments: Arguments, sequences: RunSequences, vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase
+    arguments: Arguments,
+    sequences: RunSequences,
+    vocabulary: Vocabulary,
+    tokenizer: PreTrainedTokenizerBase,
+    described: str,
 ) -> dict[str, float]:
     masking, shown = arguments.masking, sequences.train or sequences.validation
     collator = make_collator(arguments, vocabulary, word_ids=True)
@@ -150,7 +156,7 @@ def _preview(
     if masking.preview_file is None:
         print_examples(examples, Console())
     elif arguments.training.process_index == 0:
-        write_examples(examples, masking.preview_file, describe_masking(arguments))
+        write_examples(examples, masking.preview_file, described)
         terminal().show(Fact("preview", masking.preview_file))
     return {}
 

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+import run_chinese_ref
 import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.metric_table import METRICS
@@ -182,6 +183,29 @@ def test_a_chinese_run_says_so(chinese_model, chinese_file, tmp_path):
     shown = rows(tmp_path / "out" / "README.md")
     assert shown["scripts of the validation text"][0].startswith("Chinese characters ")
     assert "words from whitespace" in shown["masking"][0]
+
+
+def test_a_run_says_where_its_words_come_from(chinese_model, chinese_file, tmp_path):
+    """Also where a table holds the references, and where the text was prepared."""
+    table = str(tmp_path / "words.jsonl")
+    of_text = ["--segmenter", "whitespace", "--bert", chinese_model]
+    run_chinese_ref.main(["--file_name", chinese_file, "--save_path", table, *of_text])
+    classic = tmp_path / "classic.ref"
+    classic.write_text("[]\n" * 40)
+    flags = ["--segmenter", "whitespace", "--prepare_only", "--prepared_dir", str(tmp_path / "prepared")]
+    model = ["--model_name_or_path", chinese_model, "--use_cpu"]
+    run_mlm_wwm.main([*model, "--train_file", chinese_file, *flags])
+    texts = {
+        "whitespace": ["--train_file", table],
+        "whitespace ": ["--prepared_dir", str(tmp_path / "prepared")],
+        "a reference file": ["--train_file", chinese_file, "--train_ref_file", str(classic)],
+        "the text": ["--train_file", chinese_file],
+    }
+    for source, text in texts.items():
+        preview = tmp_path / "preview.html"
+        run_mlm_wwm.main([*model, *text, "--preview_masking", "1", "--preview_file", str(preview)])
+        assert f"(words from {source.strip()})" in preview.read_text(encoding="utf-8")
+        preview.unlink()
 
 
 def test_a_card_on_the_hub_loads_what_is_there(out, tmp_path):

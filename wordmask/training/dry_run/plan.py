@@ -5,6 +5,7 @@ The plan: steps, tokens, padding, time, memory, room on the disk, and what the f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -47,10 +48,11 @@ class DryRun:
     Args:
         arguments: of the run.
         trainer: has read the checkpoint, if there is one.
+        described: what it trains, see `describe_run`.
     """
 
-    def __init__(self, arguments: Arguments, trainer: MlmTrainer):
-        self.arguments, self.args, self.trainer = arguments, arguments.training, trainer
+    def __init__(self, arguments: Arguments, trainer: MlmTrainer, described: Mapping[str, str]):
+        self.arguments, self.args, self.trainer, self.described = arguments, arguments.training, trainer, described
         self.rehearsal = Rehearsal(arguments, trainer, trainer.model)
         self.facts: list[Fact] = []
         self.figures: dict[str, float] = {}
@@ -72,7 +74,7 @@ class DryRun:
         self._tell_flags()
         if checkpoint:
             shown.show(Message(f"would go on from {checkpoint}{change}"))
-        show_header(self.arguments, trainer, shown)
+        show_header(self.described, trainer, shown)
         for fact in self.facts:
             shown.show(fact)
         shown.show(Message("dry run: nothing was trained, and nothing was written"))

@@ -114,6 +114,8 @@ class MlmTrainer(EvaluatingTrainer):
         if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
             train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
         eval_sequences = _as_sequences(eval_dataset)
+        if data_collator is None and processing_class is None:
+            raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = collator.rates if rates is None else rates
@@ -199,7 +201,7 @@ class MlmTrainer(EvaluatingTrainer):
         """Batches whose order and masks depend on the seed and the epoch alone."""
         sequences = self.train_sequences
         if sequences is None:
-            raise ValueError("train_dataset is missing")
+            raise InputError("train_dataset is missing; give a dataset to train on")
         # A batch is divided on the CPU, where its lengths are known without waiting.
         on_device = not self.forward.micro_batch_tokens
         if isinstance(sequences, StreamedSequences):
@@ -238,7 +240,7 @@ class MlmTrainer(EvaluatingTrainer):
         """All sequences once, corpus by corpus, the longest first, with the same masks in every evaluation."""
         sequences = self.eval_sequences if eval_dataset is None else _as_sequences(eval_dataset)
         if sequences is None:
-            raise ValueError("eval_dataset is missing")
+            raise InputError("eval_dataset is missing; give a dataset to evaluate on")
         layout, rates = self._layout(self.args.eval_batch_size, 1), RateSchedule.of(self.rates.final)
         bounds, names = getattr(sequences, "bounds", [0, len(sequences)]), getattr(sequences, "evaluated_apart", [])
         parts = []
