@@ -98,6 +98,7 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
         "split_words": [{"word": "walked", "tokens": 2, "count": 2}],
         "unknown_tokens": 1,
         "unknown_share": 1 / 18,
+        "unknown_text_share": 1 / len("".join(ENGLISH)),
         "unknown_characters": {"☃": 1},
         "unknown_words": {"☃": 1},
         "duplicates": 1,
@@ -117,6 +118,16 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
     assert "5.6% of the tokens are [UNK], most often for ☃" in joined
     assert "1 of 1 validation example is also in the training text" in joined
     assert "--validation_file: the validation text has only 1 example with about 1 masked token" in joined
+
+
+def test_much_text_behind_few_unknown_tokens_is_said(model, write, trained):
+    lines = ["the cat walks.", f"the {'ก' * 60} cat."]
+    report, said = trained(model, "--train_file", write("text", lines), "--line_by_line", "--do_train")
+    assert report["train"]["unknown_text_share"] == 60 / len("".join(lines))
+    assert "[UNK] 1 (11%), 72.3% of the characters" in said
+    lines = ["the cat walks."] * 9 + lines
+    report, said = trained(model, "--train_file", write("text", lines), "--line_by_line", "--do_train")
+    assert "28.7% of the characters stand behind [UNK] (1 token), and the model cannot learn them" in said
 
 
 def test_lines_that_are_split_lose_nothing(model, write, trained):

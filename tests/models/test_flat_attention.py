@@ -261,16 +261,16 @@ def test_attention_is_not_computed_again(monkeypatch):
     """Where less is kept for the backward pass. The budget of the process is given back."""
     calls = []
     monkeypatch.setattr(varlen_kernel, "by_document", lambda *given: calls.append(given) or by_document(*given))
-    monkeypatch.setattr(torch._functorch.config, "activation_memory_budget", 1.0)
     torch._dynamo.reset()
     model = with_varlen("modernbert", **WINDOWS).float().train()
     batch, _ = flat_batch((300, 40, 210, 90))
     attention = flat_attention(model)
-    compile_layers(model, None, "aot_eager_decomp_partition", None, 0.8)
-    calls.clear()
-    loss = Forward(attention=attention)(model, batch).loss
-    forward = len(calls)
-    loss.backward()
+    with torch._functorch.config.patch(activation_memory_budget=1.0):
+        compile_layers(model, None, "aot_eager_decomp_partition", None, 0.8)
+        calls.clear()
+        loss = Forward(attention=attention)(model, batch).loss
+        forward = len(calls)
+        loss.backward()
     assert len(calls) == forward == WINDOWS["num_hidden_layers"]
     torch._dynamo.reset()
 

@@ -126,7 +126,13 @@ def without_words(findings: Findings, flag: str) -> list[str]:
 
 
 def _unknown_tokens(report: SplitReport, flag: str) -> list[str]:
-    """Advice if many tokens are unknown."""
+    """Advice if many tokens are unknown, or if much text stands behind few of them."""
+    if report.unknown_share < UNKNOWN <= report.unknown_text_share:
+        return [
+            f"{flag}: {percent(report.unknown_text_share)} of the characters stand behind [UNK] "
+            f"({counted(report.unknown_tokens, 'token')}), and the model cannot learn them; take a tokenizer that "
+            "knows parts of any word, such as byte-level BPE or Unigram"
+        ]
     if report.unknown_share < UNKNOWN:
         return []
     characters = report.unknown_characters

@@ -39,6 +39,7 @@ class SplitReport:
         words, tokens, tokens_per_word: of the counted examples. Words are those that are masked.
         split_words: the words that cost the most tokens beyond one, each with its tokens and its number.
         unknown_tokens, unknown_share: how many tokens are `[UNK]`.
+        unknown_text_share: the share of the characters that stand behind them.
         unknown_characters, unknown_words: what stands behind them.
         long_lines: the lines that are cut, or split, see `LongLines`; and `all_tokens`, the tokens of all examples.
         duplicates: examples whose text another counted example has, too.
@@ -54,6 +55,7 @@ class SplitReport:
     split_words: list[dict[str, Any]]
     unknown_tokens: int
     unknown_share: float
+    unknown_text_share: float
     unknown_characters: dict[str, int]
     unknown_words: dict[str, int]
     duplicates: int
@@ -77,6 +79,7 @@ class SplitReport:
             split_words=_most_split(counts.split, counts.split_tokens),
             unknown_tokens=counts.unknown,
             unknown_share=counts.unknown / max(counts.tokens, 1),
+            unknown_text_share=counts.unknown_length / max(counts.characters, 1),
             unknown_characters=dict(_ordered(characters)[:LISTED]),
             unknown_words=dict(_ordered(counts.unknown_words)[:LISTED]),
             duplicates=len(counts.hashes) - pc.count_distinct(pa.array(counts.hashes)).as_py(),
@@ -106,6 +109,8 @@ class SplitReport:
             yield "split most (tokens x times)", ", ".join(words)
         characters = ", ".join(f"{one} {count:,}" for one, count in [*self.unknown_characters.items()][:SHOWN])
         unknown = _share(self.unknown_tokens, self.tokens)
+        if self.unknown_text_share > 2 * self.unknown_share:  # a word of many characters became one token
+            unknown += f", {percent(self.unknown_text_share)} of the characters"
         yield "[UNK]", f"{unknown}: {characters}" if characters else unknown
         if self.long_lines:
             lines, room, lost, action = LongLines(**self.long_lines)

@@ -18,14 +18,15 @@ from wordmask.tokenization.words import CHINESE, Characters
 from wordmask.utils.arrays import BoolArray, IntArray, places_of
 from wordmask.utils.batches import BATCH
 
-COUNTS = 2  # the version of these counts
+COUNTS = 3  # the version of these counts
 REPORTED = "reported"  # the column of a table of texts that says which of them are counted
 STRETCH = BATCH  # examples that are counted together, so that most batches are counted as a whole or not at all
 SHARE = 20  # one of so many stretches of a split is counted: to count all would take 4 to 19 % of the time,
 LEAST, MOST = 5, 100  # but not fewer or more stretches than these; benchmarks/prepare.py measures the time
 KEPT = 500  # different words of a batch that are kept
 LONGEST = 40  # characters; what is longer is hardly a word, but text without spaces, or an address
-_SUMS, _COUNTERS = ("examples", "tokens", "words", "unknown"), ("split", "split_tokens", "unknown_words")
+_SUMS = ("examples", "characters", "tokens", "words", "unknown", "unknown_length")
+_COUNTERS = ("split", "split_tokens", "unknown_words")
 
 
 def spread(first: int, count: int, total: int) -> BoolArray:
@@ -49,9 +50,11 @@ class TextCounts:
 
     Attributes:
         examples: the number of examples.
+        characters: the number of their characters.
         tokens: the number of their tokens, without those that a run adds.
         words: the number of their words, as masking sees them; 0 if the tokenizer does not show words.
         unknown: the number of unknown tokens.
+        unknown_length: the number of characters behind them; 0 if the tokenizer does not show words.
         split: how often each split word occurs. A word is split if it has several tokens; a word that begins or ends
             with a Chinese character is split if it has more tokens than characters.
         split_tokens: the tokens of all occurrences of each split word.
@@ -60,9 +63,11 @@ class TextCounts:
     """
 
     examples: int = 0
+    characters: int = 0
     tokens: int = 0
     words: int = 0
     unknown: int = 0
+    unknown_length: int = 0
     split: Counter[str] = field(default_factory=Counter)
     split_tokens: Counter[str] = field(default_factory=Counter)
     unknown_words: Counter[str] = field(default_factory=Counter)
@@ -84,13 +89,13 @@ class TextCounts:
     @classmethod
     def total(cls, parts: Sequence[TextCounts]) -> TextCounts:
         """The sum of counts."""
-        examples, tokens, words, unknown = (sum(getattr(part, name) for part in parts) for name in _SUMS)
-        counters: dict[str, Counter[str]] = {name: Counter() for name in _COUNTERS}
+        sums = {name: sum(getattr(part, name) for part in parts) for name in _SUMS}
+        counters: dict[str, Any] = {name: Counter() for name in _COUNTERS}
         for part in parts:
             for name, counter in counters.items():
                 counter.update(getattr(part, name))
         hashes = np.concatenate([no_hashes(), *(part.hashes for part in parts)])
-        return cls(examples, tokens, words, unknown, **counters, hashes=hashes)
+        return cls(**sums, **counters, hashes=hashes)
 
 
 def counts_of_texts(texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, unknown: int) -> TextCounts:
@@ -104,13 +109,14 @@ def counts_of_texts(texts: Sequence[str], ids: NDArray[np.integer], lengths: Int
     """
     hashed = map(xxhash.xxh3_64_intdigest, map(str.encode, texts))
     hashes = np.fromiter(hashed, np.uint64, len(texts))[lengths > 0]
-    return TextCounts(len(texts), len(ids), unknown=int(np.count_nonzero(ids == unknown)), hashes=hashes)
+    unknown_tokens = int(np.count_nonzero(ids == unknown))
+    return TextCounts(len(texts), sum(map(len, texts)), len(ids), unknown=unknown_tokens, hashes=hashes)
 
 
 def count_words(
     tokens: Encodings, counted: IntArray | slice, continues: BoolArray, special: BoolArray, unknown: int
 ) -> dict[str, Any]:
-    """The number of words, the split words and the unknown words, as `TextCounts` has them.
+    """The words, the split words, and what stands behind unknown tokens, as `TextCounts` has them.
 
     Args:
         tokens: the tokens of a batch.
@@ -131,10 +137,15 @@ def count_words(
     is_split = sizes > np.where(is_chinese, stops - starts, 1)
     split, split_tokens = _counted(tokens.characters, starts[is_split], stops[is_split], sizes[is_split])
     of_unknown = np.flatnonzero(tokens.ids[counted] == unknown)
-    unknown_words, _ = _counted(
-        tokens.characters, first[of_unknown], last[of_unknown] + 1, np.ones(len(of_unknown), np.int64)
-    )
-    return {"words": int(words), "split": split, "split_tokens": split_tokens, "unknown_words": unknown_words}
+    starts, stops = first[of_unknown], last[of_unknown] + 1
+    unknown_words, _ = _counted(tokens.characters, starts, stops, np.ones(len(of_unknown), np.int64))
+    return {
+        "words": int(words),
+        "split": split,
+        "split_tokens": split_tokens,
+        "unknown_words": unknown_words,
+        "unknown_length": int((stops - starts).sum()),
+    }
 
 
 def _counted(

@@ -110,12 +110,10 @@ class MlmTrainer(EvaluatingTrainer):
         forward: Forward | None = None,
         **options: Any,
     ):
-        _check(args, options)
+        _check(args, processing_class or data_collator, options)
         if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
             train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
         eval_sequences = _as_sequences(eval_dataset)
-        if data_collator is None and processing_class is None:
-            raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = collator.rates if rates is None else rates
@@ -311,8 +309,10 @@ class MlmTrainer(EvaluatingTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def _check(args: Any, options: Mapping[str, Any]) -> None:
-    """Raise an `InputError` for parameters of a `Trainer` that this one cannot use."""
+def _check(args: Any, masks_by: Any, options: Mapping[str, Any]) -> None:
+    """Raise an `InputError` for parameters of a `Trainer` that this one cannot use, or without a tokenizer."""
+    if masks_by is None:
+        raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
     if not isinstance(args, RunArguments):
         raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
     if options.get("compute_metrics"):
