@@ -55,7 +55,6 @@ class SplitReport:
     split_words: list[dict[str, Any]]
     unknown_tokens: int
     unknown_share: float
-    unknown_text_share: float
     unknown_characters: dict[str, int]
     unknown_words: dict[str, int]
     duplicates: int
@@ -63,6 +62,7 @@ class SplitReport:
     all_tokens: int = 0
     also_in_validation: int | None = None
     padding_share: float | None = None
+    unknown_text_share: float = 0.0  # reports of earlier versions have none
 
     @classmethod
     def of(cls, text: SplitText, tokenizer: Any, validation: TextCounts | None) -> SplitReport:

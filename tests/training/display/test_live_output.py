@@ -152,6 +152,13 @@ def test_libraries_print_nothing(capfd, flags, start):
     assert shown.out == "" and of_others(shown.err.splitlines()) == []
 
 
+def test_a_stream_has_steps_and_no_epochs(capfd, flags, tmp_path):
+    run_mlm_wwm.main([*flags, "--streaming"])
+    logged = [line for line in capfd.readouterr().err.splitlines() if line.startswith("step ")]
+    assert logged and not any("epoch" in line for line in logged)
+    assert re.search(r"^\| steps \| \d+ \|$", (tmp_path / "out" / "README.md").read_text(), flags=re.M)
+
+
 def test_a_resume_does_not_call_tied_weights_missing(capfd, flags):
     flags = [*flags[:-4], *flags[-2:], "--save_steps", "3"]
     run_mlm_wwm.main(flags)

@@ -29,16 +29,17 @@ REFRESHES = 2  # of the bar in a second; each takes some milliseconds from the t
 
 @dataclass(frozen=True)
 class Logged:
-    """The mean over the steps since the last log: `step 20 of 60, epoch 0.67: loss 6.163, …`"""
+    """The mean over the steps since the last log: `step 20 of 60, epoch 0.67: loss 6.163`; a stream has no epochs."""
 
     step: int
     steps: int
-    epoch: float
+    epoch: float | None
     figures: Sequence[str]
 
     def line(self) -> str:
         """The step, and its figures."""
-        return f"step {self.step:,} of {self.steps:,}, epoch {self.epoch:.2f}: {', '.join(self.figures)}"
+        epoch = "" if self.epoch is None else f", epoch {self.epoch:.2f}"
+        return f"step {self.step:,} of {self.steps:,}{epoch}: {', '.join(self.figures)}"
 
     def __rich__(self) -> Table:
         return labelled(f"step {self.step:,}", Text(", ".join(self.figures)))
@@ -168,7 +169,8 @@ class LiveOutput(TrainerCallback):
             names = {"learning_rate": "learning rate", "grad_norm": "gradient norm"}
             figures = [f"loss {loss(logs['loss'])}"]
             figures += [f"{name} {number(float(logs[key]), 3)}" for key, name in names.items() if key in logs]
-            terminal().show(Logged(state.global_step, state.max_steps, state.epoch or 0.0, figures + self._speed()))
+            epoch = state.epoch or 0.0 if has_length(kwargs["train_dataloader"]) else None
+            terminal().show(Logged(state.global_step, state.max_steps, epoch, figures + self._speed()))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remove the bar."""

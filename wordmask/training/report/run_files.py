@@ -67,6 +67,11 @@ class RunFiles:
         return {name: self.record["arguments"][name] for name in self.record.get("changed_arguments", ())}
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether nobody knows how many texts there are, and so how many epochs."""
+        return "train" in self.data and self.data["train"].examples is None
+
+    @property
     def compares(self) -> bool:
         """Whether there are figures before training and after it."""
         return any(name.endswith("_before") for name in self.results)
