@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import datasets
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.data.corpora import Corpus, corpus_names, within
-from wordmask.data.dataset_source import DatasetSource, DatasetStream
+from wordmask.data.dataset_source import DatasetSource, DatasetStream, loaded_dataset, with_text_column
 from wordmask.data.file_source import (
     FileSource,
     FileStream,
@@ -28,27 +28,12 @@ from wordmask.data.file_source import (
 )
 from wordmask.data.text_counts import REPORTED, spread
 from wordmask.references.provenance import Provenance, read_provenance, sidecar, warn_of_other_words
-from wordmask.utils.batches import BATCH
 from wordmask.utils.cache import cache_directory
-from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.hub import quiet_hub
+from wordmask.utils.errors import InputError
 from wordmask.utils.progress import tracked
 from wordmask.utils.quantities import counted
 from wordmask.utils.readers import check_column_name, choose_column, summary
-from wordmask.utils.readers.columns import (
-    REFERENCES,
-    Column,
-    Keys,
-    Kind,
-    TableColumns,
-    choose,
-    flattened,
-    observe,
-    summarized,
-    values_at,
-)
-from wordmask.utils.readers.parquet_file import kinds_of
-from wordmask.utils.readers.paths import expand_files, find_text_files, is_saved_dataset
+from wordmask.utils.readers.paths import expand_files, find_text_files
 
 SPLITS = ("train", "validation")
 logger = logging.getLogger(__name__)
@@ -109,7 +94,6 @@ class Stream(Protocol):
         ...
 
 
-AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
 AnySource = TypeVar("AnySource", bound=Source | Stream)
 
 
@@ -271,11 +255,11 @@ def _files(arguments: DataArguments, split: str) -> SplitFiles:
 def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts[Any]]:
     """The splits of a dataset of the hub, or of one saved on disk."""
     name, flag = str(arguments.dataset_name), "--dataset_name"
-    loaded = _loaded_dataset(arguments, name, cache_dir, token)
+    loaded = loaded_dataset(arguments, name, cache_dir, token)
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
     texts = {}
     for split in filter(splits.__contains__, SPLITS):
-        dataset, column = _with_text_column(splits[split], arguments.text_column_name, flag, name)
+        dataset, column = with_text_column(splits[split], arguments.text_column_name, flag, name)
         if arguments.streaming and split == "validation":  # validation text is always read once and kept
             dataset = datasets.Dataset.from_list(list(dataset.take(arguments.max_eval_samples or 10**9)))
         is_stream = isinstance(dataset, datasets.IterableDataset)
@@ -287,40 +271,3 @@ def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | 
     if not texts:
         raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
     return texts
-
-
-def _loaded_dataset(arguments: DataArguments, name: str, cache_dir: str | None, token: str | None) -> Any:
-    try:
-        if is_saved_dataset(name):
-            return datasets.load_from_disk(name)
-        with quiet_hub():
-            return datasets.load_dataset(
-                name, arguments.dataset_config_name, cache_dir=cache_dir, token=token, streaming=arguments.streaming
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--dataset_name: {name} cannot be loaded ({one_line(error)}); give a dataset of the hub that the network "
-            "or the cache has, or a directory that save_to_disk wrote"
-        ) from None
-
-
-def _with_text_column(dataset: AnyDataset, name: str | None, flag: str, source: str) -> tuple[AnyDataset, Column]:
-    """A dataset with only the columns `text` and, if there is one, `chinese_ref`; and the column that was the text."""
-    if dataset.features is None:
-        seen: dict[Keys, set[str]] = {}
-        for row in dataset.take(BATCH):
-            observe(row, seen)
-        kinds = summarized(seen)
-    else:
-        kinds = kinds_of(dataset.features.arrow_schema)
-    column = choose([TableColumns(source, kinds)], name, flag)
-    outer, names = column.keys[0], dataset.column_names or [keys[0] for keys in kinds if len(keys) == 1]
-    if len(column.keys) > 1 or kinds[column.keys] != Kind.TEXT:
-        return dataset.map(partial(_flatten, keys=column.keys), batched=True, remove_columns=names), column
-    dataset = dataset.select_columns([outer, *([REFERENCES] if column.references else [])])
-    return dataset if outer == "text" else dataset.rename_column(outer, "text"), column
-
-
-def _flatten(batch: dict[str, list[Any]], keys: Keys) -> dict[str, list[Any]]:
-    """The texts that a batch of rows has at the end of a way. Each string of a list is a text."""
-    return {"text": list(flattened(values_at(value, keys[1:]) for value in batch[keys[0]]))}
