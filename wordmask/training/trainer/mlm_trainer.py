@@ -311,13 +311,13 @@ class MlmTrainer(EvaluatingTrainer):
 
 def _check(args: Any, masks_by: Any, options: Mapping[str, Any]) -> None:
     """Raise an `InputError` for parameters of a `Trainer` that this one cannot use, or without a tokenizer."""
-    if masks_by is None:
-        raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
     if not isinstance(args, RunArguments):
         raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
     if options.get("compute_metrics"):
         raise InputError("compute_metrics: MlmTrainer stores no predictions, so it is not called; drop it")
     check_one_gpu(args.n_gpu, "your_program.py")
+    if masks_by is None:
+        raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
 
 
 def _as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:
