@@ -22,7 +22,7 @@ from wordmask.config.parser import Parser, argument, build
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.provenance import Provenance, read_provenance, sidecar
 from wordmask.references.writer import Annotator, Output, check_new_tokenizer, check_output, write_references
-from wordmask.utils.errors import InputError, reports_input_errors
+from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
@@ -30,6 +30,7 @@ from wordmask.utils.progress import tracked_lines
 from wordmask.utils.quantities import counted
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
 from wordmask.utils.readers.paths import find_text_files
+from wordmask.utils.script import reports_input_errors
 from wordmask.utils.terminal import clean, use
 
 DESCRIPTION = (

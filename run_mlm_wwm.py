@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wordmask.utils.errors import reports_input_errors
+from wordmask.utils.script import reports_input_errors
 
 
 @reports_input_errors

@@ -47,9 +47,10 @@ from gpu_text import operations, write_model, write_text
 from gpu_trials import TRIALS
 from meter import matrix_rate
 from sides import Process
-from wordmask.utils.errors import InputError, reports_input_errors
+from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
+from wordmask.utils.script import reports_input_errors
 
 ROOT = Path(__file__).parent.parent
 MODULE = "wordmask.training.run"  # what each side imports, and what takes longest

@@ -19,8 +19,9 @@ from conftest import sample_lines
 ROOT = Path(__file__).parent.parent
 
 
-def test_importing_the_package_imports_nothing_else():
-    code = "import sys; before = {*sys.modules}; import wordmask; print(sorted({*sys.modules} - before))"
+@pytest.mark.parametrize("module", ["wordmask", "wordmask.utils.errors"])
+def test_importing_the_package_imports_nothing_else(module):
+    code = f"import sys; before = {{*sys.modules}}; import {module}; print(sorted({{*sys.modules}} - before))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     found = {name.split(".")[0] for name in ast.literal_eval(shown.stdout)}
     assert "wordmask" in found and found - {"wordmask"} <= sys.stdlib_module_names

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from wordmask import __version__
-from wordmask.utils.errors import InputError, reports_input_errors
+from wordmask.utils.errors import InputError
+from wordmask.utils.script import reports_input_errors
 
 COMMANDS = {
     "mlm": "run_mlm",

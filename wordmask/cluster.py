@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wordmask.config.parser import Parser, argument, build
-from wordmask.utils.errors import InputError, reports_input_errors
+from wordmask.utils.errors import InputError
+from wordmask.utils.script import reports_input_errors
 from wordmask.utils.terminal import clean, use
 
 DESCRIPTION = (

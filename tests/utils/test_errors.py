@@ -15,7 +15,9 @@ import torch
 import run_mlm
 from conftest import free_port
 from wordmask.utils import said_once
-from wordmask.utils.errors import InputError, naming_parameters, reports_input_errors, why_not_written
+from wordmask.utils.errors import InputError, naming_parameters
+from wordmask.utils.script import reports_input_errors
+from wordmask.utils.write_errors import why_not_written
 
 ROOT = Path(__file__).parent.parent.parent
 

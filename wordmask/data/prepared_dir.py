@@ -30,11 +30,12 @@ from wordmask.data.text_tokenizer import TextTokenizer, tokens_of_split
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.utils.cache import hashed
-from wordmask.utils.errors import InputError, one_line, output_of_workers
+from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.progress import Update, bar
 from wordmask.utils.quantities import as_written, counted
+from wordmask.utils.write_errors import output_of_workers
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -22,10 +22,10 @@ from wordmask.data.sources import Source, Texts
 from wordmask.data.text_counts import COUNTS
 from wordmask.data.text_tokenizer import TextTokenizer
 from wordmask.utils.cache import cache_directory, hashed, made_once
-from wordmask.utils.errors import output_of_workers
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import tracked
 from wordmask.utils.workers import parallel_map
+from wordmask.utils.write_errors import output_of_workers
 
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a stream in Arrow's format
 

@@ -29,10 +29,11 @@ from wordmask.segmenters import Segmenter, identity_of
 from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.batches import batches
-from wordmask.utils.errors import InputError, output_of_workers
+from wordmask.utils.errors import InputError
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.readers import Column, TextReader, summary
+from wordmask.utils.write_errors import output_of_workers
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,10 @@ from wordmask.training.records.file_names import CURVE, EVALUATIONS, REPORT, RUN
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.progress_record import find_problem
 from wordmask.training.records.run_record import Identity, RunRecord, evaluates_a_training, read_run
-from wordmask.utils.errors import InputError, why_not_written
+from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
 from wordmask.utils.lock import locked
+from wordmask.utils.write_errors import why_not_written
 
 logger = logging.getLogger(__name__)
 

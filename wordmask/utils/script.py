@@ -1,0 +1,64 @@
+"""How a script ends: after a mistake of the user with one line, after Ctrl-C with another."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from wordmask.utils.errors import InputError
+from wordmask.utils.processes import local_rank
+from wordmask.utils.said_once import INTERRUPTED, first_to_say, leave_mark, others_said_something
+from wordmask.utils.signals import exit_status, handled, interruption_behind
+from wordmask.utils.terminal import clean
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
+    """Let a script's `main` end with one line on stderr and exit status 2 after a mistake of the user.
+
+    If several processes of a launch meet the same mistake on one machine, only one of them prints it. This is the
+    first process, if it meets the mistake too. If only another process meets it, the line begins with its rank.
+
+    Ctrl-C and SIGTERM end it with one line, too, and exit status 130 or 143.
+
+    Any other exception is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        with handled():
+            try:
+                return main(*args, **kwargs)
+            except (KeyboardInterrupt, Exception) as error:
+                if interruption := interruption_behind(error):
+                    leave_mark(INTERRUPTED)
+                    if local_rank() == 0:
+                        print("\ninterrupted", file=sys.stderr, flush=True)
+                    raise SystemExit(exit_status(interruption)) from None
+                mistake = find_input_error(error)
+                # If one process leaves after a mistake or a signal, the others fail as they wait for it. They have
+                # nothing to add.
+                if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
+                    raise
+                if mistake is not None and first_to_say(str(mistake)):
+                    rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
+                    print(clean(f"error: {rank}{mistake}"), file=sys.stderr, flush=True)
+                raise SystemExit(2) from None
+
+    return wrapper
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """The `InputError` in a chain of exceptions (`datasets` wraps what a generator raises), or `None`."""
+    while error is not None and not isinstance(error, InputError):
+        # What torch raises wherever the program is when a worker dies, also while a mistake is on its way up.
+        interrupts = str(error).startswith("DataLoader worker (pid")
+        error = error.__cause__ or (error.__context__ if interrupts else None)
+    if error is not None and str(error).startswith("Caught InputError in"):  # torch puts a worker's traceback into it
+        return InputError(str(error).rpartition("InputError: ")[2].strip())
+    return error

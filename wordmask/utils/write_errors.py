@@ -1,0 +1,64 @@
+"""Why a file could not be written, in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Container, Iterator
+from concurrent.futures.process import BrokenProcessPool
+
+from wordmask.utils.errors import InputError
+
+OUTPUT_ERRORS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
+}
+# What tells that a file system takes no more, and not what we wanted of it.
+FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # at the end of what libraries in Rust raise: safetensors, tokenizers
+# What torch raises as it writes a file, and as it ends one: `basic_ios::clear: iostream error`.
+_TORCH_CANNOT_WRITE = re.compile("PytorchStreamWriter|inline_container|iostream")
+
+
+@contextlib.contextmanager
+def output_of_workers(flag: str, path: object, workers_flag: str, go_on: str) -> Iterator[None]:
+    """Turn what stops worker processes from writing their output into one sentence.
+
+    Args:
+        flag, path: the output.
+        workers_flag: the flag that sets their number.
+        go_on: what to do afterwards.
+
+    Raises:
+        InputError: if a worker dies, or the output cannot be written.
+    """
+    try:
+        yield
+    except BrokenProcessPool:
+        raise InputError(
+            f"{workers_flag}: a worker died, perhaps because memory ran out; give fewer workers, and {go_on}"
+        ) from None
+    except Exception as error:
+        reason = why_not_written(error, OUTPUT_ERRORS)
+        if reason is None:
+            raise
+        raise InputError(f"{flag}: {path} cannot be written ({reason}); repair this, and {go_on}") from None
+
+
+def why_not_written(error: BaseException, numbers: Container[int] = FULL) -> str | None:
+    """Why a library could not write a file, such as `No space left on device`; `None` for errors of other kinds.
+
+    Args:
+        error: what it has raised. Not all are an `OSError`.
+        numbers: the error numbers that count.
+    """
+    if isinstance(error, InputError):
+        return None
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno and error.errno in numbers else None
+    if number := _OS_ERROR.search(str(error)):
+        return os.strerror(int(number[1])) if int(number[1]) in numbers else None
+    is_of_torch = isinstance(error, RuntimeError) and _TORCH_CANNOT_WRITE.search(str(error))
+    return "no room is left, or files may not be so large" if is_of_torch else None
