@@ -20,8 +20,15 @@ from pathlib import Path
 from wordmask.config.number_checks import check_vocab_size
 from wordmask.config.parser import Parser, argument, build
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.provenance import Provenance, read_provenance, sidecar
-from wordmask.references.writer import Annotator, Output, check_new_tokenizer, check_output, write_references
+from wordmask.references.provenance import Provenance, sidecar
+from wordmask.references.writer import (
+    Annotator,
+    Output,
+    check_new_tokenizer,
+    check_output,
+    made_before,
+    write_references,
+)
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.lock import locked
@@ -113,10 +120,6 @@ def _make(
     # Imported here, because each worker imports this script when it starts and does not need the hub.
     from wordmask.utils.hub import load_pretrained_tokenizer
 
-    goes_on = arguments.resume and not (arguments.overwrite or output.parts.exists())
-    if goes_on and (made := read_provenance(arguments.save_path, "--save_path")):
-        print(clean(f"{arguments.save_path} is complete; --overwrite makes it again"))
-        return made
     _check(arguments, output, files)
     column = choose_column(files, "--file_name", arguments.text_column_name)
     check_column_name([column], arguments.text_column_name, files[0])
@@ -129,6 +132,10 @@ def _make(
             if not (path.exists() and _continues(arguments)):
                 check_new_tokenizer(arguments.bert, arguments.overwrite)
                 _train_tokenizer(files, column, arguments.vocab_size, arguments.bert)
+    if _is_complete(arguments, output):
+        made = made_before(arguments.save_path, annotator, files, column)
+        print(clean(f"{arguments.save_path} is complete; --overwrite makes it again"))
+        return made
     track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
@@ -159,11 +166,18 @@ def _continues(arguments: ReferenceArguments) -> bool:
     return arguments.resume or arguments.num_shards > 1
 
 
+def _is_complete(arguments: ReferenceArguments, output: Output) -> bool:
+    """Whether --resume finds all references there, and nothing left to do."""
+    is_there = os.path.exists(arguments.save_path) and sidecar(arguments.save_path).exists()
+    return arguments.resume and is_there and not (arguments.overwrite or output.parts.exists())
+
+
 def _check(arguments: ReferenceArguments, output: Output, files: Sequence[str]) -> None:
     """Raise an `InputError` if this run would overwrite something, or mix the references of several texts."""
     # A run that was killed between the output and its sidecar has both its parts and the output, and no sidecar.
     completes = arguments.resume and output.parts.exists() and not sidecar(arguments.save_path).exists()
-    check_output(arguments.save_path, arguments.overwrite or completes)
+    if not _is_complete(arguments, output):
+        check_output(arguments.save_path, arguments.overwrite or completes)
     if os.path.exists(arguments.save_path) and any(os.path.samefile(arguments.save_path, file) for file in files):
         raise InputError(f"--save_path: {arguments.save_path} is the text itself; give another name")
     if output.parts.exists() and not (_continues(arguments) or arguments.overwrite):

@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainingArguments
 
 import wordmask
 from conftest import sample_lines
+from wordmask.data.tokenized_dataset import TokenizedDataset
 
 ROOT = Path(__file__).parent.parent
 
@@ -191,6 +192,14 @@ def test_an_example_keeps_a_masking_rate_of_its_own(english_model, tokenizer, da
     batches = [batch["labels"].ne(-100).sum(1).tolist() for batch in trainer.get_train_dataloader()]
     counts = [count for batch in batches[:4] for count in batch]
     assert counts[:10] == [0] * 10 and min(counts[10:]) > 3
+
+
+def test_lengths_are_those_of_the_examples_as_they_are_read(dataset):
+    long = [len(example["input_ids"]) for example in dataset]
+    assert TokenizedDataset(dataset, "train_dataset").lengths.tolist() == long
+    short = dataset.with_transform(lambda batch: {"input_ids": [ids[:2] for ids in batch["input_ids"]]})
+    lengths = TokenizedDataset(short, "train_dataset").lengths
+    assert lengths.tolist() == [2] * len(dataset) and lengths.dtype == "int64"
 
 
 def test_predict_gives_the_figures_of_an_evaluation(english_model, tokenizer, dataset, tmp_path):

@@ -141,6 +141,7 @@ def test_a_switch_is_never_true_for_the_word_false(written, value):
     [
         ("no_line_by_line: true\nno_sparse_prediction: true", (False, False)),
         ("no_line_by_line: false\nno_sparse_prediction: false", (True, True)),
+        ("line_by_line: true\nno_sparse_prediction: null", (True, True)),
     ],
 )
 def test_a_switch_is_turned_off_in_an_argument_file_too(tmp_path, text, expected):

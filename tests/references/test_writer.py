@@ -457,6 +457,21 @@ def test_a_stopped_run_of_any_kind_is_resumed_to_the_same_bytes(kind, files, who
     assert capsys.readouterr().out == f"{save} is complete; --overwrite makes it again\n"
 
 
+def test_what_is_complete_must_be_of_the_same_work_and_be_there(files, pairs, tmp_path, capsys):
+    save = str(tmp_path / "ref")
+    made = make(files, save)
+    sentence = refused(capsys, [*command(files, save, "--resume"), "--segmenter", "whitespace"])
+    assert f"--save_path: {save} has words from " in sentence and sentence.endswith("--overwrite to make it again")
+    text = Path(command(files, save)[command(files, save).index("--file_name") + 1])
+    before = text.read_bytes()
+    text.write_bytes(before + "还有一行\n".encode())
+    assert f"{save} was made from another text" in refused(capsys, command(files, save, "--resume"))
+    text.write_bytes(before)
+    Path(save).unlink()
+    assert f"--save_path: {save}.meta.json exists" in refused(capsys, command(files, save, "--resume"))
+    assert make(files, save, "--overwrite") == made and Path(save).exists()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("moves", [0, 1, 3, PARTS, PARTS + 1])
 def test_a_run_interrupted_while_parts_are_put_together_is_resumed(

@@ -72,7 +72,7 @@ def check_flags(arguments: Arguments) -> None:
     """Raise an `InputError` if flags contradict each other. An evaluation that a flag asks for is turned on."""
     _check_precision(arguments)
     _check_words(arguments)
-    if arguments.needed_segmentation is not None:
+    if arguments.needed_segmentation is not None and not arguments.data.is_prepared:  # there it is only compared
         arguments.needed_segmentation.check()
     _check_probe(arguments)
     _check_evaluation(arguments)

@@ -185,7 +185,9 @@ class Parser(HfArgumentParser):
     def _positive(self, name: str, value: object) -> tuple[str, object]:
         """A flag of an argument file without `no_`: `no_bf16: true` is `bf16: false`."""
         switch = name.removeprefix("no_")
-        return (switch, not value) if switch != name and _is_switch(self.flags.get(switch)) else (name, value)
+        if switch == name or not isinstance(value, bool) or not _is_switch(self.flags.get(switch)):
+            return name, value
+        return switch, not value
 
     def _from_file(self, values: Mapping[str, object]) -> list[str]:
         """Turn the values of an argument file into a command line, so that the same checks apply."""

@@ -51,7 +51,7 @@ class SegmentationArguments:
         return load_segmenter(self.segmenter, tokenizer=tokenizer, **self.check())
 
     def check(self) -> dict[str, Any]:
-        """The options of the segmenter, which is not loaded; raises what `load` raises for its name and for these."""
+        """The options of the segmenter; raise an `InputError` for an unknown name or wrong options, as `load` does."""
         options = self._options()
         if self.segmenter == "ltp" and not options.get("model"):
             raise InputError("--ltp is missing; give an LTP model such as LTP/small, or --segmenter jieba")

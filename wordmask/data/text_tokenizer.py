@@ -99,7 +99,9 @@ class TextTokenizer:
     @property
     def words_from(self) -> str:
         """Where the segmenter's words come from, for messages; empty without one."""
-        return Provenance(segmenter=identity_of(self.segmenter)).words if self.segmenter else ""
+        if self.segmenter is None or self.segmentation is None:
+            return ""
+        return Provenance(segmenter=identity_of(self.segmenter), mixed_words=self.segmentation.mixed_words).words
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: no segmenter, and of a fast tokenizer only the backend."""

@@ -63,7 +63,8 @@ def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> Exception | No
     about the architecture, and is raised.
 
     Args:
-        model: a model in any mode, which is left as it is. The check runs without dropout, gradients and TF32.
+        model: a model in any mode, which is left as it is. The check runs without TF32, and without
+            dropout and gradients unless it turns these on.
         check: compares outputs of the model.
     """
     precision = torch.backends.fp32_precision  # type: ignore[attr-defined]

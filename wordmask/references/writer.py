@@ -24,7 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wordmask.references.positions import line_positions
-from wordmask.references.provenance import Provenance, TextDigest, sidecar, write_provenance
+from wordmask.references.provenance import (
+    Provenance,
+    TextDigest,
+    check_text,
+    check_tokenizer,
+    read_provenance,
+    sidecar,
+    write_provenance,
+)
 from wordmask.segmenters import Segmenter, identity_of
 from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
@@ -32,6 +40,7 @@ from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
+from wordmask.utils.progress import tracked_lines
 from wordmask.utils.readers import Column, TextReader, summary
 from wordmask.utils.write_errors import output_of_workers
 
@@ -254,6 +263,22 @@ def write_references(
         write_provenance(output.path, provenance)
         shutil.rmtree(directory.path)
     return provenance
+
+
+def made_before(path: str, annotator: Annotator, text_paths: Sequence[str], column: Column | None) -> Provenance:
+    """What a complete output was made from; raise an `InputError` if this run would make another one."""
+    made = read_provenance(path, "--save_path") or Provenance()
+    check_tokenizer(made, annotator.tokenizer, path, "--save_path")
+    own = Provenance(segmenter=identity_of(annotator.segmenter), mixed_words=annotator.mixed)
+    if made.words != own.words:
+        raise InputError(
+            f"--save_path: {path} has words from {made.words}, not from {own.words}; give --overwrite to make it again"
+        )
+    digest = TextDigest()
+    for lines in batches(tracked_lines(TextReader(text_paths, "--file_name", column), "comparing the text")):
+        digest.add(lines)
+    check_text(made, digest, text_paths[0], path, "--save_path")
+    return made
 
 
 def _claim_parts(output: Output, provenance: Provenance, work: Work) -> PartsDirectory:

@@ -111,7 +111,8 @@ def _smaller_step(arguments: Arguments) -> str:
 
 def need_less(training: RunArguments) -> str:
     """What lowers the memory of a step where a smaller batch does not help."""
-    is_whole = training.torch_compile and training.activation_memory_budget == 1
+    compiler = training.torch_compile_backend if training.torch_compile else None
+    is_whole = compiler == "inductor" and training.activation_memory_budget == 1
     again = "--activation_memory_budget 0.5" if is_whole else "--activation_checkpointing"
     return f"give a smaller --max_seq_length or model, --optim adafactor or {again}"
 

@@ -88,8 +88,10 @@ class EvaluatingTrainer(ResumableTrainer):
         """The metrics of an evaluation, as the Trainer returns them."""
         history = self.history if eval_dataset is None else None
         self._reported = history is not None
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        self._reported = False
+        try:
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._reported = False
         if history is not None:
             history.show_predictions()
             self._latest = self._model_step, metrics
