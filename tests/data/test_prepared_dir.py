@@ -94,6 +94,19 @@ def test_training_from_prepared_text_is_training_from_the_text(request, tmp_path
     assert trained(script, without_text(argv), tmp_path / "out", *flags, *directory) == expected
 
 
+def test_a_segmenter_of_ones_own_is_needed_for_the_preparation_alone(english, tmp_path, monkeypatch):
+    code = "from wordmask.segmenters.whitespace import WhitespaceSegmenter\nclass Own(WhitespaceSegmenter): pass\n"
+    (tmp_path / "own_words.py").write_text(code)
+    flags = ["--segmenter", "own_words:Own"]
+    with monkeypatch.context() as importable:
+        importable.syspath_prepend(str(tmp_path))
+        importable.setattr(sys, "dont_write_bytecode", True)
+        prepare(run_mlm_wwm, english, tmp_path / "prepared", *flags)
+    sys.modules.pop("own_words")
+    directory = ["--prepared_dir", str(tmp_path / "prepared")]
+    assert trained(run_mlm_wwm, without_text(english), tmp_path / "out", *flags, *directory)
+
+
 def test_words_of_references_and_of_a_segmenter_are_prepared_too(chinese, tmp_path):
     with_references = prepare(run_mlm_wwm, chinese, tmp_path / "references")
     plain = [word for word in chinese if not word.endswith(".ref") and not word.endswith("_ref_file")]
