@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._functorch import partitioners
 from transformers import PreTrainedModel
 
 from wordmask.config.attention_checks import is_varlen_available
@@ -42,10 +41,11 @@ def _save_attention() -> None:
     if not is_varlen_available():
         return
     import torch.nn.attention.varlen  # defines the operation
+    from torch._functorch import partitioners  # imports the compiler, which other runs do not need
 
     listed = partitioners.get_default_op_list
 
-    def with_attention() -> partitioners.OpTypes:
+    def with_attention() -> Any:
         operations = listed()
         operations.compute_intensive_ops.add(torch.ops.torch_attn._varlen_attn)
         return operations
