@@ -48,20 +48,24 @@ class SegmentationArguments:
         """
         if self.segmenter is None:
             raise InputError(f"--segmenter is missing; give one of {', '.join(available())}")
-        return load_segmenter(self.segmenter, tokenizer=tokenizer, **self.check())
+        return load_segmenter(self.segmenter, tokenizer=tokenizer, **self._options())
 
-    def check(self) -> dict[str, Any]:
-        """The options of the segmenter; raise an `InputError` for an unknown name or wrong options, as `load` does."""
+    def check(self) -> None:
+        """Raise an `InputError` for an unknown segmenter or wrong options, as `load` does."""
         options = self._options()
+        if self.segmenter is not None:
+            check_segmenter(self.segmenter, **options)
+
+    def _options(self) -> dict[str, Any]:
+        """The options by their names; raise an `InputError` if --ltp is missing, or given to another segmenter."""
+        options = self._given_options()
         if self.segmenter == "ltp" and not options.get("model"):
             raise InputError("--ltp is missing; give an LTP model such as LTP/small, or --segmenter jieba")
         if self.ltp and self.segmenter in available() and self.segmenter != "ltp":
             raise InputError(f"--segmenter {self.segmenter} cannot use --ltp; drop it, or give --segmenter ltp")
-        if self.segmenter is not None:
-            check_segmenter(self.segmenter, **options)
         return options
 
-    def _options(self) -> dict[str, Any]:
+    def _given_options(self) -> dict[str, Any]:
         """The options by their names, from --segmenter_options and from flags of their own."""
         options: dict[str, Any] = {}
         if self.segmenter_options is not None:
