@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 from transformers.utils import is_torch_tpu_available, is_torch_xla_available
 
@@ -14,7 +16,13 @@ def tpu_package() -> str | None:
 
 
 def leave() -> None:
-    """Wait for the other processes, if there are any, and leave their group."""
+    """Wait for the other processes, if there are any, leave their group, and end its threads.
+
+    A thread of gloo that still has a tensor as Python ends aborts the process (pytorch#190489). The threads end with
+    the last object that knows the group. A wrapped model knows it, and objects that know each other keep that model,
+    so we collect these first.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+        gc.collect()
         torch.distributed.destroy_process_group()
