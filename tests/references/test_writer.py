@@ -806,6 +806,19 @@ def test_a_table_has_the_lines_of_the_text_beside_their_references(kind, files, 
     assert read_provenance(target(tmp_path, kind), "--train_file").lines == len(LINES)
 
 
+@pytest.mark.parametrize(("last", "changes_nothing"), [("研 究", True), ("研究", False)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_references_that_change_no_mask_are_said(kind, last, changes_nothing, spaced, tmp_path, caplog):
+    """Spaces separate no words in most Chinese text, and English text has no word of jieba."""
+    model, save = spaced[1], target(tmp_path, kind)
+    text = tmp_path / "text.txt"
+    text.write_text(f"我 你\n\n的\n{last}\n", encoding="utf-8")
+    argv = ["--file_name", str(text), "--segmenter", "whitespace", "--bert", model, "--save_path", save]
+    run_chinese_ref.main(argv)
+    said = [message for message in caplog.messages if message.startswith("--save_path: no token in")]
+    assert len(said) == changes_nothing and all("is whitespace" in message for message in said)
+
+
 def trains_on(kind: str, save: str) -> list[str]:
     return ["--dataset_name", save] if kind.endswith("/") else ["--train_file", save]
 

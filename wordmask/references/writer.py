@@ -184,6 +184,15 @@ class Output:
             shutil.rmtree(final)
         os.replace(complete, final)
 
+    def has_positions(self) -> bool:
+        """Whether any token of the written output continues a word. It reads up to the first one that does."""
+        if self.kind in ("directory", "parquet"):
+            files = sorted(Path(self.path).glob("*.parquet")) if self.kind == "directory" else [self.path]
+            columns = (batch["chinese_ref"] for file in files for batch in pq.ParquetFile(file).iter_batches())
+            return any(len(references.flatten()) for references in columns)
+        with open(self.path, "rb") as lines:  # each ends in `[]`, or in `[]}` with its text
+            return any(line.strip() and not line.rstrip(b"}\n").endswith(b"[]") for line in lines)
+
 
 def check_output(path: str, overwrite: bool) -> None:
     """Raise an `InputError` if an output of references exists that we must not replace."""
@@ -262,6 +271,12 @@ def write_references(
         output.join([directory.path / file for file in files])
         write_provenance(output.path, provenance)
         shutil.rmtree(directory.path)
+    if not output.has_positions():
+        logger.warning(
+            "--save_path: no token in %s continues a word, so it changes no mask; docs/languages.md names a segmenter "
+            "for each language, and this one is %s",
+            *(output.path, provenance.segmenter["name"]),
+        )
     return provenance
 
 
