@@ -2,30 +2,40 @@
 
     python benchmarks/activation_memory.py
 
-Kilobytes (1,024 bytes) for each token and layer of the base models, in bfloat16, without the weights. Graphs are made
-and divided as for training, and not compiled, so this runs on any machine, in one to two minutes.
+Kilobytes (1,024 bytes) for each token and layer of the base models, in bfloat16 and with varlen attention, as in
+configs/gpu.yaml, without the weights. Graphs are made and divided as for training, and not compiled, and attention
+computes nothing, so this runs on any machine, in one to two minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from torch.nn.attention import varlen
+from transformers import AutoConfig, AutoModel
 
+from wordmask.config.model_arguments import VARLEN
+from wordmask.models import varlen_attention
 from wordmask.models.compilation import compile_layers, repeated_layers
 
 BACKEND = "aot_eager_decomp_partition"  # makes graphs and divides them as inductor does
 # Enough that the activations of a layer take more memory than its weights. 511 = 7 × 73 divides the size of no weight.
-BATCH, LENGTH = 16, 511
+DOCUMENTS, LENGTH = 16, 511
 SPECIAL = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
-SETTINGS = {
-    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-    "modernbert": {"global_attn_every_n_layers": 1},  # windows need masks, which all layers share
-}
+SETTINGS = {"bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, "modernbert": {}}
+NO_MASK = {"bert": None, "modernbert": {"full_attention": None, "sliding_attention": None}}
+
+
+def attends_to_nothing(query: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tensors as the operation of varlen attention gives them: outputs, normalizers, and the state of dropout."""
+    normalizers = query.new_zeros(query.shape[1::-1], dtype=torch.float32)
+    return torch.zeros_like(query).contiguous(), normalizers, torch.zeros(2, dtype=torch.uint64)
 
 
 def kept_bytes(output: torch.Tensor, tokens: int) -> int:
@@ -47,14 +57,24 @@ def kept_bytes(output: torch.Tensor, tokens: int) -> int:
     return sum(found.values())
 
 
-def kept_by_layer(model: PreTrainedModel, budget: float, batch: int, length: int) -> float:
-    """The bytes that a layer keeps for each token, in bfloat16."""
+def kept_by_layer(model_type: str, budget: float) -> float:
+    """The bytes that each of two layers of a base model keeps for a token, in bfloat16."""
     torch._dynamo.reset()
+    config = AutoConfig.for_model(model_type, vocab_size=100, num_hidden_layers=2, **SPECIAL, **SETTINGS[model_type])
+    model = AutoModel.from_config(config, attn_implementation=VARLEN).train()
     compile_layers(model, None, BACKEND, None, budget)
-    ids = torch.arange(batch * length).reshape(batch, length) % 90 + 5
+    tokens = DOCUMENTS * LENGTH
+    bounds = torch.arange(0, tokens + 1, LENGTH, dtype=torch.int32)
+    batch = {
+        "input_ids": torch.arange(tokens)[None] % 90 + 5,
+        "position_ids": torch.arange(LENGTH).repeat(DOCUMENTS)[None],
+        "attention_mask": NO_MASK[model_type],
+        **{f"cu_seq_lens_{side}": bounds for side in "qk"},
+        **{f"max_length_{side}": LENGTH for side in "qk"},
+    }
     with torch.autocast("cpu", torch.bfloat16):
-        kept = kept_bytes(model(input_ids=ids)[0], batch * length)
-    return kept / (batch * length) / len(repeated_layers(model))
+        kept = kept_bytes(model(**batch)[0], tokens)
+    return kept / tokens / len(repeated_layers(model))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[float, dict[str, float]]:
@@ -64,17 +84,14 @@ def main(argv: Sequence[str] | None = None) -> dict[float, dict[str, float]]:
     budgets = parser.parse_args(argv).budgets
     table = Table("budget", *(f"{name}, KB" for name in SETTINGS))
     found = {}
+    if "cpu" not in varlen._varlen_attn._backend_fns:
+        varlen._varlen_attn.register_kernel("cpu")(attends_to_nothing)
     for budget in budgets:
-        found[budget] = {name: kept_by_layer(layers_of(name), budget, BATCH, LENGTH) / 1024 for name in SETTINGS}
+        with patch.object(varlen_attention, "_has_kernel", lambda query: True):
+            found[budget] = {name: kept_by_layer(name, budget) / 1024 for name in SETTINGS}
         table.add_row(f"{budget:g}", *(f"{kilobytes:.1f}" for kilobytes in found[budget].values()))
     Console(width=118).print(table)
     return found
-
-
-def layers_of(model_type: str) -> PreTrainedModel:
-    """Two layers of a base model, with random weights."""
-    config = AutoConfig.for_model(model_type, vocab_size=100, num_hidden_layers=2, **SPECIAL, **SETTINGS[model_type])
-    return AutoModel.from_config(config, attn_implementation="sdpa").train()
 
 
 if __name__ == "__main__":

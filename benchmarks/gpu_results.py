@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from gpu_trials import TRIALS
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically, write_json
 
@@ -14,12 +16,14 @@ COLUMNS = {
     "times_plain": ("× plain", "{:.2f}"),
     "utilisation": ("utilisation", "{:.1%}"),
     "peak_memory_mb": ("peak memory, MB", "{:,.0f}"),
+    "memory_of_plain": ("of plain's", "{:.0%}"),
     "seconds_to_first_step": ("first step, s", "{:.1f}"),
     "compilations_after_warmup": ("compiled after warm-up", "{:.0f}"),
     "padding": ("padding", "{:.1%}"),
     "waiting_for_data": ("waits for data", "{:.1%}"),
     "loss": ("loss", "{:.3f}"),
 }
+SHARES = {"times_plain": "tokens_per_second", "memory_of_plain": "peak_memory_mb"}
 
 
 class Results:
@@ -55,17 +59,30 @@ class Results:
             self.found[part] = figures
         else:
             self.found.setdefault(part, {})[side] = figures
-            plain = self.found[part].get("plain", {}).get("tokens_per_second")
-            for of_side in self.found[part].values():
-                if plain and "tokens_per_second" in of_side:
-                    of_side["times_plain"] = of_side["tokens_per_second"] / plain
+            self._compare()
         self.write()
+
+    def _compare(self) -> None:
+        """Give each side its shares of what plain reaches: with a trial, in the part without it."""
+        parts = {name: sides for name, sides in measured(self.found).items() if name != "tests"}
+        for name, sides in parts.items():
+            without_trials = "-".join(takewhile(lambda word: word not in TRIALS, name.split("-")))
+            plain = parts.get(without_trials, {}).get("plain", {})
+            for found in sides.values():
+                for share, of in SHARES.items():
+                    if plain.get(of) and of in found:
+                        found[share] = found[of] / plain[of]
 
     def write(self) -> None:
         """Write both files."""
         write_json(self.directory / "gpu.json", self.found)
         with write_atomically(self.directory / "gpu.md") as file:
             file.write(markdown(self.found))
+
+
+def measured(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What gpu.json holds beside the facts: the sides of each part, and the tests."""
+    return {name: found for name, found in results.items() if isinstance(found, dict) and name != "versions"}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -79,9 +96,7 @@ def markdown(results: dict[str, Any]) -> str:
         *_row("---", "---", *("---:" for _ in COLUMNS)),
     ]
     remarks = []
-    for part, sides in results.items():
-        if not isinstance(sides, dict) or part == "versions":
-            continue
+    for part, sides in measured(results).items():
         if part == "tests":
             counts = ", ".join(f"{number} {outcome}" for outcome, number in sides["counts"].items())
             remarks.append(f"Tests: {counts or 'none'}{'' if sides['ended'] else ', and then they were stopped'}.")

@@ -167,10 +167,13 @@ def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
     facts["matrix_rate"] = 785e12
     results = Results(str(tmp_path), dict(facts))
     results.add("bert-512", "ours", {"tokens_per_second": 300.0, "loss": 5.0})
-    results.add("bert-512", "plain", {"tokens_per_second": 200.0, "loss": 5.1})
+    results.add("bert-512", "plain", {"tokens_per_second": 200.0, "loss": 5.1, "peak_memory_mb": 100.0})
     results.add("bert-512", "ours_gpu", {"error": "out of memory"})
     results.add("other", "ours_gpu", {"skipped": "it needs PyTorch 2.13, and this is 2.11"})
+    results.add("bert-512-budget-residual", "ours_gpu", {"tokens_per_second": 500.0, "peak_memory_mb": 40.0})
     found = Results(str(tmp_path), dict(facts)).found
+    trial = found["bert-512-budget-residual"]["ours_gpu"]
+    assert trial["times_plain"] == 2.5 and trial["memory_of_plain"] == 0.4
     assert found["bert-512"]["ours"]["times_plain"] == 1.5 and found["bert-512"]["plain"]["times_plain"] == 1.0
     table = (tmp_path / "gpu.md").read_text()
     assert "785 TFLOP/s" in table and "| bert-512 | ours | 300 | 1.50 |" in table
@@ -253,6 +256,23 @@ def test_tests_that_could_not_begin_have_not_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu.sys, "executable", str(without_pytest))
     found = gpu.run_tests(math.inf)
     assert not found["ended"] and found["counts"] == {}
+
+
+@pytest.mark.slow
+def test_outcomes_of_tests_that_were_stopped_are_kept(monkeypatch, tmp_path):
+    """Minutes on a GPU would be lost. The next call runs them again."""
+    import gpu
+
+    (tmp_path / "tests/gpu").mkdir(parents=True)
+    code = "import time\n\ndef test_fails():\n    assert 0\n\ndef test_takes_long():\n    time.sleep(300)\n"
+    (tmp_path / "tests/gpu/test_slow.py").write_text(code)
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)  # one process
+    argv = ["--tiny", "--output_dir", str(tmp_path / "results"), "--only", "tests", "--minutes"]
+    found = gpu.main([*argv, "0.4"])["tests"]
+    assert found["counts"]["failed"] == 1 and not found["ended"]
+    assert found["failed"] == ["tests/gpu/test_slow.py::test_fails"]
+    assert "and then they were stopped" in (tmp_path / "results/gpu.md").read_text()
 
 
 @pytest.mark.slow

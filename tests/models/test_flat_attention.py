@@ -275,6 +275,24 @@ def test_attention_is_not_computed_again(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.usefixtures("kernel")
+def test_query_and_key_from_before_their_rotation_are_not_kept():
+    """They lie in one tensor with the value, which the backward pass needs."""
+    model = with_varlen("modernbert", **WINDOWS).train()
+    batch, _ = flat_batch((30, 4, 21, 9))
+    projected = batch["input_ids"].numel() * 3 * model.config.hidden_size
+    assert model.config.intermediate_size * 2 != 3 * model.config.hidden_size, "else other tensors are as large"
+    attention, sizes = flat_attention(model), []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.untyped_storage().nbytes() // tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        Forward(attention=attention)(model, batch)
+    assert sizes and projected not in sizes
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("model_type, stages", [("bert", ""), ("modernbert", "--length_schedule 32:0.5,64:0.5")])

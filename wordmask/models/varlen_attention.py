@@ -56,6 +56,9 @@ def varlen_attention(
     # transformers counts the token itself in a window, and the kernel does not: 5 there is 4 to each side here.
     reach = (options["sliding_window"] - 1,) * 2 if options.get("sliding_window") else None
     query, key, value = (_flat(states, query.shape[1]) for states in (query, key, value))
+    # ModernBERT's value is a view of the one product that also holds the query and the key from before their rotation.
+    # A copy lets go of these: the backward pass needs the value alone.
+    value = value.contiguous()
     attend = _kernel if _has_kernel(query) else by_document
     return attend(query, key, value, bounds, options["max_length_q"], options.get("scaling"), reach)[None], None
 
