@@ -50,8 +50,8 @@ ROW_GROUP = 10  # batches
 Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the text, and lines
 Block: TypeAlias = bytes | pa.Table  # what a batch becomes in the output
 NO_POSITION = (
-    "--save_path: no token in %s continues a word, so it changes no mask; docs/languages.md names a segmenter for each "
-    "language, and this one is %s"
+    "--save_path: no token in %s continues a word, so it changes no mask; docs/languages.md names a segmenter for "
+    "each language, and this one is %s"
 )
 SCHEMA = pa.schema({"text": pa.string(), "chinese_ref": pa.list_(pa.int32())})
 
