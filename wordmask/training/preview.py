@@ -14,7 +14,7 @@ from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
-from wordmask.masking import IGNORED
+from wordmask.masking import IGNORED, original_ids
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.report.pages import render
 from wordmask.utils.errors import InputError
@@ -99,22 +99,21 @@ def masked_examples(
 
 
 def _masked(example: Example, collator: MaskingCollator, readable: ReadableTokens) -> MaskedExample:
-    batch = {name: tensor[0].tolist() for name, tensor in collator([example]).items()}
+    batch = {name: tensor[0].numpy() for name, tensor in collator([example]).items()}
     labels, seen, words = batch["labels"], batch["input_ids"], batch["word_ids"]
-    positions = range(sum(batch["attention_mask"]))
-    original = [seen[index] if labels[index] == IGNORED else labels[index] for index in positions]
-    maskable = [bool(collator.vocabulary.maskable[token]) for token in original]
+    original = original_ids(seen, labels)[: batch["attention_mask"].sum()]
+    maskable = collator.vocabulary.maskable[original]
     pieces = []
-    for place, token in enumerate(original):
+    for place, token in enumerate(original.tolist()):
         inside = place and words[place] == words[place - 1] and maskable[place] and maskable[place - 1]
         kind = "" if maskable[place] else "special"
         if labels[place] != IGNORED:
             mask = collator.vocabulary.mask_token_id
             kind = "masked" if seen[place] == mask else "kept" if seen[place] == token else "random"
         before = "·" if inside else " " if place else ""
-        text, shown = (clean(readable.token(index)) for index in (token, seen[place]))
+        text, shown = (clean(readable.token(index)) for index in (token, int(seen[place])))
         pieces.append(Piece(text, shown, kind, before))
-    return MaskedExample(pieces, sum(maskable), sum(label != IGNORED for label in labels))
+    return MaskedExample(pieces, int(maskable.sum()), int((labels != IGNORED).sum()))
 
 
 def print_examples(examples: list[MaskedExample], console: Console) -> None:

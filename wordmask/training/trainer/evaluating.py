@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.data.corpora import InTurn
-from wordmask.masking import IGNORED
+from wordmask.masking import IGNORED, original_ids
 from wordmask.models.forward import Forward, Prediction
 from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.surfaces import Surfaces
@@ -216,7 +216,7 @@ class EvaluatingTrainer(ResumableTrainer):
         attended: torch.Tensor,
     ) -> MaskedWords:
         """The masked words of a batch. All tensors are (positions,), on the CPU."""
-        tokens = torch.where(labels == IGNORED, seen, labels).numpy()
+        tokens = original_ids(seen.numpy(), labels.numpy())
         inside = self.eval_collator.vocabulary.maskable[tokens] & attended.numpy()
         masked, right = (labels != IGNORED).numpy(), (best == labels).numpy()
         columns = (column[inside] for column in (tokens, words.numpy(), masked, right))
