@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.data.corpora import InTurn
 from wordmask.masking import IGNORED, original_ids
+from wordmask.models.choose_forward import computes_in_half
 from wordmask.models.forward import Forward, Prediction
 from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.surfaces import Surfaces
@@ -100,26 +101,31 @@ class EvaluatingTrainer(ResumableTrainer):
     """A `Trainer` with the evaluation of masked language modelling.
 
     Args:
+        eval_collator: makes batches with `word_ids`.
+        forward: the forward pass; `None` for one with sparse prediction, if the model can.
         history: keeps and shows evaluations; `None` if only their metrics are returned.
         probe: measures the model on labelled text in each evaluation that is reported; `None` for no probe.
-        others: those of the Trainer.
-
-    Attributes:
-        forward: the forward pass.
-        eval_collator: makes batches with `word_ids`.
+        args, options: those of the Trainer.
     """
 
-    forward: Forward
-    eval_collator: Any
     _reported = False  # whether `history` gets the evaluation that comes, or is in progress
     _running: _Running  # while there is one
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
 
     def __init__(
-        self, *args: Any, history: EvaluationHistory | None = None, probe: Probe | None = None, **options: Any
+        self,
+        *args: Any,
+        eval_collator: Any,
+        forward: Forward | None = None,
+        history: EvaluationHistory | None = None,
+        probe: Probe | None = None,
+        **options: Any,
     ):
         super().__init__(*args, **options)
-        self.history, self.probe = history, probe
+        model: Any = self.model  # the Trainer lets it be `None`
+        half = computes_in_half(self.args, model)
+        self.forward = forward or Forward.of(model, True, self.args.label_smoothing_factor, half)
+        self.eval_collator, self.history, self.probe = eval_collator, history, probe
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         """Evaluate in training. The first of these is before training, so a resumed training does without."""
