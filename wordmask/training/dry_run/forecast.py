@@ -45,7 +45,7 @@ def steps_from(trainer: MlmTrainer, step: int) -> Iterator[list[list[Draw]]]:
 
 def tokens_and_positions(trainer: MlmTrainer, sequences: StagedSequences, steps: range) -> tuple[NDArray[Any], bool]:
     """(2,) The tokens and the positions of these steps over all processes, and whether each step was counted."""
-    lengths, sums, count = Lengths(trainer, sequences.stages), np.zeros(2, np.int64), 0
+    lengths, sums, count = Lengths.of_stages(trainer, sequences.stages), np.zeros(2, np.int64), 0
     most = max(EXACT // trainer.args.gradient_accumulation_steps, STRETCHES)
     exact = len(steps) <= most
     stretch = len(steps) if exact else most // STRETCHES
