@@ -139,7 +139,7 @@ def expected_checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
 
 def check_room(trainer: MlmTrainer) -> None:
     """Raise an `InputError` if the checkpoints and the model of a training have no room on the disk."""
-    steps = range(trainer.done.step, trainer.planned_steps())
+    steps = range(trainer.done.step, trainer.planned_steps)
     trainer.state.max_steps = steps.stop
     trainer.state.compute_steps(trainer.args, steps.stop)
     stops = stops_of(trainer, steps)

@@ -201,7 +201,7 @@ class MlmTrainer(EvaluatingTrainer):
         if isinstance(sequences, StreamedSequences):
             size, drop_last = self._train_batch_size, self.forward.fixed
             return self._loader(sequences, self.collator, on_device, batch_size=size, drop_last=drop_last)
-        self.plan = self.batches(sequences)
+        self.make_plan()  # --auto_find_batch_size may have changed the size of a batch
         return self._loader(sequences, self.collator, on_device, batch_sampler=self.plan)
 
     def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Plan:
