@@ -16,6 +16,7 @@ from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import IGNORED, original_ids
 from wordmask.tokenization.readable import ReadableTokens
+from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.report.pages import render
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
@@ -106,14 +107,20 @@ def _masked(example: Example, collator: MaskingCollator, readable: ReadableToken
     pieces = []
     for place, token in enumerate(original.tolist()):
         inside = place and words[place] == words[place - 1] and maskable[place] and maskable[place - 1]
-        kind = "" if maskable[place] else "special"
-        if labels[place] != IGNORED:
-            mask = collator.vocabulary.mask_token_id
-            kind = "masked" if seen[place] == mask else "kept" if seen[place] == token else "random"
+        kind = _kind(token, int(seen[place]), labels[place] != IGNORED, collator.vocabulary)
         before = "·" if inside else " " if place else ""
         text, shown = (clean(readable.token(index)) for index in (token, int(seen[place])))
         pieces.append(Piece(text, shown, kind, before))
     return MaskedExample(pieces, int(maskable.sum()), int((labels != IGNORED).sum()))
+
+
+def _kind(token: int, seen: int, predicted: bool, vocabulary: Vocabulary) -> str:
+    """What happened to a token, one of `KINDS`."""
+    if not predicted:
+        return "" if vocabulary.maskable[token] else "special"
+    if seen == vocabulary.mask_token_id:
+        return "masked"
+    return "kept" if seen == token else "random"
 
 
 def print_examples(examples: list[MaskedExample], console: Console) -> None:
