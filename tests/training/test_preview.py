@@ -13,7 +13,7 @@ import pytest
 import run_mlm
 import run_mlm_wwm
 from browser import CHROMIUM, Browser, Page
-from conftest import refusal
+from conftest import character_tokenizer, refusal, save_model
 from wordmask.training.preview import MaskedExample, Piece, write_examples
 
 ROOT = Path(__file__).parent.parent.parent
@@ -60,6 +60,24 @@ def test_preview_honours_the_terminal(variable, coloured, english_model, english
         check=True,
     ).stdout
     assert ("\x1b[1;31m" in shown) == coloured
+
+
+def test_a_bracket_of_the_text_does_not_look_like_a_mask(tmp_path, capsys):
+    save_model(tmp_path / "model", character_tokenizer(["ab[]{}<>"]))
+    (tmp_path / "train.txt").write_text("a [ b ] { a } < b > z\n" * 20, encoding="utf-8")
+    flags = ["--model_name_or_path", str(tmp_path / "model"), "--train_file", str(tmp_path / "train.txt"), "--use_cpu"]
+    flags += ["--output_dir", str(tmp_path / "out"), "--mlm_probability", "0.4", "--preview_masking", "20"]
+    run_mlm_wwm.main(flags)
+    legend, *lines = capsys.readouterr().out.splitlines()
+    assert legend.endswith(r"<kept>   \[ a bracket of the text")
+    seen = set()
+    for line in lines:
+        cls, *tokens, sep = line.partition(": ")[2].split(" ")
+        assert (cls, sep) == ("[CLS]", "[SEP]")
+        for text, token in zip(r"a \[ b \] \{ a \} \< b \> [UNK]".split(), tokens, strict=True):
+            seen.add(token)
+            assert token in (text, f"[{text}]", f"<{text}>") or re.fullmatch(rf"{{{re.escape(text)}>.+}}", token)
+    assert {r"\[", r"[\[]", r"<\[>"} < seen, "each kind was there"
 
 
 # --preview_file

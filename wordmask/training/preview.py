@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,6 +32,8 @@ KINDS = {
     "": ("{}", "default"),
     "special": ("{}", "dim"),
 }
+_BRACKETS = re.compile(r"[\[\]{}<>]")
+_ESCAPED = re.compile(rf"\\{_BRACKETS.pattern}")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Piece:
     """A token of an example.
 
     Attributes:
-        text: its text.
+        text: its text, see `_text`.
         seen: the text of the token that the model sees in its place.
         kind: what happened to it, one of `KINDS`; empty for a token that is not masked.
         before: what stands before it: a space between words, and `·` within a word.
@@ -95,11 +99,13 @@ def masked_examples(
         examples = [sequences[Draw(index, 0, rate)] for index, rate in enumerate(of_each)]
     if not examples:
         raise InputError("--preview_masking: there is no example to show; give a --train_file with text in it")
-    readable = ReadableTokens(tokenizer)
-    return [_masked(example, collator, readable) for example in examples]
+    readable, names = ReadableTokens(tokenizer), {*tokenizer.all_special_tokens}
+    return [_masked(example, collator, readable, names) for example in examples]
 
 
-def _masked(example: Example, collator: MaskingCollator, readable: ReadableTokens) -> MaskedExample:
+def _masked(
+    example: Example, collator: MaskingCollator, readable: ReadableTokens, names: Container[str]
+) -> MaskedExample:
     batch = {name: tensor[0].numpy() for name, tensor in collator([example]).items()}
     labels, seen, words = batch["labels"], batch["input_ids"], batch["word_ids"]
     original = original_ids(seen, labels)[: batch["attention_mask"].sum()]
@@ -109,9 +115,15 @@ def _masked(example: Example, collator: MaskingCollator, readable: ReadableToken
         inside = place and words[place] == words[place - 1] and maskable[place] and maskable[place - 1]
         kind = _kind(token, int(seen[place]), labels[place] != IGNORED, collator.vocabulary)
         before = "·" if inside else " " if place else ""
-        text, shown = (clean(readable.token(index)) for index in (token, int(seen[place])))
+        text, shown = (_text(index, readable, names) for index in (token, int(seen[place])))
         pieces.append(Piece(text, shown, kind, before))
     return MaskedExample(pieces, int(maskable.sum()), int((labels != IGNORED).sum()))
+
+
+def _text(token: int, readable: ReadableTokens, names: Container[str]) -> str:
+    """The text of a token, with a backslash before each bracket; these names, such as `[UNK]`, stay as they are."""
+    text = clean(readable.token(token))
+    return text if text in names else _BRACKETS.sub(r"\\\g<0>", text)
 
 
 def _kind(token: int, seen: int, predicted: bool, vocabulary: Vocabulary) -> str:
@@ -123,12 +135,19 @@ def _kind(token: int, seen: int, predicted: bool, vocabulary: Vocabulary) -> str
     return "kept" if seen == token else "random"
 
 
+def _have_brackets(examples: list[MaskedExample]) -> bool:
+    """Whether the text has brackets, so that the legend says how they are shown."""
+    return any(_ESCAPED.search(piece.shown) for example in examples for piece in example.pieces)
+
+
 def print_examples(examples: list[MaskedExample], console: Console) -> None:
     """Print examples, one to a line; the console chooses colours by the terminal and `NO_COLOR`."""
     legend = Text("words apart, their tokens joined by ·   ")
     for kind in ("masked", "random", "kept"):
         form, style = KINDS[kind]
         legend.append(form.format(kind, "other") + "   ", style)
+    if _have_brackets(examples):
+        legend.append(r"\[ a bracket of the text")
     console.print(legend, soft_wrap=True)
     for number, example in enumerate(examples, 1):
         line = Text(f"{number}. {example.share}: ", "default")
@@ -148,8 +167,9 @@ def write_examples(examples: list[MaskedExample], path: str, masking: str) -> No
     Raises:
         InputError: if the file cannot be written.
     """
+    page = render("preview.html.jinja", examples=examples, masking=masking, brackets=_have_brackets(examples))
     try:
         with write_atomically(Path(path)) as file:
-            file.write(render("preview.html.jinja", examples=examples, masking=masking))
+            file.write(page)
     except OSError as error:
         raise InputError(f"--preview_file: {path} cannot be written ({error.strerror}); give another") from None
