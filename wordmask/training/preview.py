@@ -16,12 +16,13 @@ from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
-from wordmask.masking import IGNORED, original_ids
+from wordmask.masking import IGNORED, Mix, hash64, original_ids
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.report.pages import render
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
+from wordmask.utils.quantities import percent
 from wordmask.utils.terminal import clean
 
 # Brackets say the same as colours, for pipes and for colour-blind readers.
@@ -60,11 +61,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class MaskedExample:
-    """An example as training masks it: its tokens, and how many of them can be masked and are."""
+    """An example as training masks it: its tokens, and how many of them can be masked and are.
+
+    Attributes:
+        drawn: `, rate 43.1%, strategy token`, as far as each sequence draws its own.
+    """
 
     pieces: list[Piece]
     maskable: int
     masked: int
+    drawn: str = ""
 
     @property
     def share(self) -> str:
@@ -100,11 +106,20 @@ def masked_examples(
     if not examples:
         raise InputError("--preview_masking: there is no example to show; give a --train_file with text in it")
     readable, names = ReadableTokens(tokenizer), {*tokenizer.all_special_tokens}
-    return [_masked(example, collator, readable, names) for example in examples]
+    return [_masked(one, collator, readable, names, _drawn(one, collator, rates)) for one in examples]
+
+
+def _drawn(example: Example, collator: MaskingCollator, rates: RateSchedule) -> str:
+    """The rate and the strategy that a sequence draws, see `MaskedExample`."""
+    drawn, strategy = f", rate {percent(example.rate)}" if rates.draws else "", collator.strategy
+    if isinstance(strategy, Mix):
+        [number] = strategy.drawn(hash64(example.epoch, example.identity, state=collator.seeded))
+        drawn += f", strategy {[*strategy.shares][number]}"
+    return drawn
 
 
 def _masked(
-    example: Example, collator: MaskingCollator, readable: ReadableTokens, names: Container[str]
+    example: Example, collator: MaskingCollator, readable: ReadableTokens, names: Container[str], drawn: str
 ) -> MaskedExample:
     batch = {name: tensor[0].numpy() for name, tensor in collator([example]).items()}
     labels, seen, words = batch["labels"], batch["input_ids"], batch["word_ids"]
@@ -117,7 +132,7 @@ def _masked(
         before = "·" if inside else " " if place else ""
         text, shown = (_text(index, readable, names) for index in (token, int(seen[place])))
         pieces.append(Piece(text, shown, kind, before))
-    return MaskedExample(pieces, int(maskable.sum()), int((labels != IGNORED).sum()))
+    return MaskedExample(pieces, int(maskable.sum()), int((labels != IGNORED).sum()), drawn)
 
 
 def _text(token: int, readable: ReadableTokens, names: Container[str]) -> str:
@@ -150,7 +165,7 @@ def print_examples(examples: list[MaskedExample], console: Console) -> None:
         legend.append(r"\[ a bracket of the text")
     console.print(legend, soft_wrap=True)
     for number, example in enumerate(examples, 1):
-        line = Text(f"{number}. {example.share}: ", "default")
+        line = Text(f"{number}. {example.share}{example.drawn}: ", "default")
         for piece in example.pieces:
             line.append(piece.before, "dim").append(piece.shown, KINDS[piece.kind][1])
         console.print(line, soft_wrap=True)
