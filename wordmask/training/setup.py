@@ -131,7 +131,7 @@ def _history(
     collator: MaskingCollator,
     fixed: bool,
 ) -> EvaluationHistory | None:
-    """What keeps and shows the evaluations of this run; `None` if it has nothing to evaluate.
+    """Make the history of this run's evaluations; `None` if it has nothing to evaluate.
 
     An evaluation of what was trained in a directory is compared with the record there, but is not added to it.
 

@@ -65,7 +65,7 @@ class RunFiles:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether nobody knows how many texts there are, and so how many epochs."""
+        """Whether the text is a stream, so that the number of texts and of epochs is unknown."""
         return "train" in self.data and self.data["train"].examples is None
 
     @property

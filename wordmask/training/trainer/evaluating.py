@@ -128,7 +128,7 @@ class EvaluatingTrainer(ResumableTrainer):
         self.eval_collator, self.history, self.probe = eval_collator, history, probe
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        """Evaluate in training. The first of these is before training, so a resumed training does without."""
+        """Evaluate in training. The first evaluation is before training, so a resumed training skips it."""
         if skip_scheduler and (self.done.step or self._attempts > 1):
             return {}
         return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
@@ -183,7 +183,7 @@ class EvaluatingTrainer(ResumableTrainer):
         corpora = sampler.corpora() if isinstance(sampler, InTurn) else repeat("")
         running = self._running = _Running(corpora, WordCounts() if self._reported else None)
         try:
-            # A loader draws from the generator of the CPU, and models in it nothing.
+            # A loader draws random numbers on the CPU; a model in evaluation draws none, on any device.
             with torch.random.fork_rng(devices=[]), loader_workers(self.args.dataloader_num_workers):
                 output = super().evaluation_loop(
                     dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
