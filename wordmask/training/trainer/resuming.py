@@ -60,7 +60,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
         raise NotImplementedError
 
     def make_plan(self) -> None:
-        """Plan the training from the progress so far, with the present size of a batch; if either changes, again."""
+        """Plan the training from the progress so far and the size of a batch. If either changes, call it again."""
         sequences = self.train_sequences
         self.plan = self.batches(sequences) if isinstance(sequences, StagedSequences) else None
 
@@ -146,7 +146,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
 
     @property
     def planned_steps(self) -> int:
-        """The number of optimizer steps of the whole training, when it is planned."""
+        """The number of optimizer steps of the whole training. Call `make_plan` first."""
         return self.plan.planned_steps if self.plan else self.args.max_steps
 
     def is_finished(self) -> bool:

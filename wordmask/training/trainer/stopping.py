@@ -15,7 +15,7 @@ from wordmask.utils.signals import Interrupted, received
 
 
 class EvaluationStopped(Exception):
-    """An evaluation within training was left in the middle."""
+    """Raised to leave an evaluation within training."""
 
 
 class StopRequest:
