@@ -330,3 +330,8 @@ def replace(input_ids: IntArray, chosen: IntArray, keys: Keys, replacement: Repl
     )
     how = (replacement.mask_token_id, replacement.random_ids, np.round(shares * 2**32).astype(np.uint64))
     return _replace(np.ascontiguousarray(input_ids), chosen, keys, *how)
+
+
+def original_ids(input_ids: IntArray, labels: IntArray) -> IntArray:
+    """The tokens before masking: what `replace` was given."""
+    return np.where(labels == IGNORED, input_ids, labels)

@@ -13,10 +13,16 @@ import pytest
 import run_mlm
 import run_mlm_wwm
 from browser import CHROMIUM, Browser, Page
-from conftest import refusal
+from conftest import character_tokenizer, refusal, save_model
 from wordmask.training.preview import MaskedExample, Piece, write_examples
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def flags(english_model, english_file, tmp_path) -> list[str]:
+    flags = ["--model_name_or_path", english_model, "--train_file", english_file, "--use_cpu"]
+    return [*flags, "--output_dir", str(tmp_path / "out"), "--mlm_probability", "0.3", "--preview_masking", "20"]
 
 
 @pytest.mark.parametrize("script", [run_mlm, run_mlm_wwm])
@@ -62,13 +68,46 @@ def test_preview_honours_the_terminal(variable, coloured, english_model, english
     assert ("\x1b[1;31m" in shown) == coloured
 
 
+def test_a_bracket_of_the_text_does_not_look_like_a_mask(tmp_path, capsys):
+    save_model(tmp_path / "model", character_tokenizer(["ab[]{}<>"]))
+    (tmp_path / "train.txt").write_text("a [ b ] { a } < b > z\n" * 20, encoding="utf-8")
+    flags = ["--model_name_or_path", str(tmp_path / "model"), "--train_file", str(tmp_path / "train.txt"), "--use_cpu"]
+    flags += ["--output_dir", str(tmp_path / "out"), "--mlm_probability", "0.4", "--preview_masking", "20"]
+    run_mlm_wwm.main(flags)
+    legend, *lines = capsys.readouterr().out.splitlines()
+    assert legend.endswith(r"<kept>   \[ a bracket of the text")
+    seen = set()
+    for line in lines:
+        cls, *tokens, sep = line.partition(": ")[2].split(" ")
+        assert (cls, sep) == ("[CLS]", "[SEP]")
+        for text, token in zip(r"a \[ b \] \{ a \} \< b \> [UNK]".split(), tokens, strict=True):
+            seen.add(token)
+            assert token in (text, f"[{text}]", f"<{text}>") or re.fullmatch(rf"{{{re.escape(text)}>.+}}", token)
+    assert {r"\[", r"[\[]", r"<\[>"} < seen, "each kind was there"
+
+
+def test_an_example_names_the_rate_and_the_strategy_that_it_drew(flags, tmp_path, capsys):
+    def examples(*more: str) -> list[tuple[str, str]]:
+        run_mlm_wwm.main([*flags, "--mlm_probability", "0.1..0.9", *more])
+        lines = [line.partition(": ") for line in capsys.readouterr().out.splitlines()[1:]]
+        return [(head, text) for head, _, text in lines]
+
+    alone = {one: dict(examples("--masking_strategy", one)) for one in ("token", "whole_word")}
+    mixed, drawn = examples("--masking_strategy", "token:0.5,whole_word:0.5"), set()
+    for head, text in mixed:
+        alike, _, strategy = head.partition(", strategy ")
+        drawn.add(strategy)
+        assert alone[strategy][alike] == text
+        share, rate = map(float, re.fullmatch(r".* tokens \((.+)%\), rate (.+)%", alike).groups())
+        assert 10 <= rate <= 90 and share == pytest.approx(rate, abs=25)
+    assert drawn == {*alone}, "both were drawn"
+    mix = ["--mlm_probability", "0.1..0.9", "--masking_strategy", "token:0.5,whole_word:0.5"]
+    run_mlm_wwm.main([*flags, *mix, "--preview_file", str(tmp_path / "masks.html")])
+    text = Page(tmp_path / "masks.html").text
+    assert all(head.partition(". ")[2].replace("%),", "%) masked,") in text for head, _ in mixed)
+
+
 # --preview_file
-
-
-@pytest.fixture
-def flags(english_model, english_file, tmp_path) -> list[str]:
-    flags = ["--model_name_or_path", english_model, "--train_file", english_file, "--use_cpu"]
-    return [*flags, "--output_dir", str(tmp_path / "out"), "--mlm_probability", "0.3", "--preview_masking", "20"]
 
 
 def test_the_page_shows_what_the_terminal_shows(flags, tmp_path, capsys):

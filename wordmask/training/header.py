@@ -141,7 +141,7 @@ def _device(training: RunArguments) -> str:
 
 
 def _steps(trainer: MlmTrainer) -> str:
-    planned, done, settings = trainer.planned_steps(), trainer.done.step, trainer.step_settings
+    planned, done, settings = trainer.planned_steps, trainer.done.step, trainer.step_settings
     plan, sequences = trainer.plan, trainer.train_sequences
     if trainer.is_finished():
         return f"{done:,}, all of them done" if done == planned else f"none; {done:,} are done, {planned:,} asked for"

@@ -26,7 +26,7 @@ def resumable(
         script, argv: the command line.
         own: the values of this suite's flags.
         chosen: the output directory that the short form has chosen; `None` if it has not.
-        directory: the output directory, whoever has chosen it.
+        directory: the output directory, chosen by the short form or by the user.
 
     Raises:
         SystemExit: after Ctrl-C or SIGTERM, with status 130 or 143.

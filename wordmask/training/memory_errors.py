@@ -40,7 +40,7 @@ def lacks_memory(error: BaseException | None) -> bool:
 
 
 def free_memory(device: torch.device, room: int | None = None) -> str:
-    """The memory that there is, for a sentence.
+    """How a sentence names the memory that a run can use.
 
     Args:
         device: has the memory.

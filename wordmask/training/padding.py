@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,16 +23,25 @@ class Lengths:
 
     Args:
         trainer: divides batches into micro-batches while it trains.
-        stages: the sequences; their draws are numbered one stage after the other.
+        lengths: (sequences,) the tokens of each sequence.
+        longest: (sequences,) the most tokens that it could have.
         trains: whether these are batches of training, and not of an evaluation.
     """
 
-    def __init__(self, trainer: MlmTrainer, stages: Sequence[Any], trains: bool = True):
+    def __init__(
+        self, trainer: MlmTrainer, lengths: NDArray[np.int64], longest: NDArray[np.int64], trains: bool = True
+    ):
         self.fixed, self.pad_to_multiple_of = trainer.forward.fixed, getattr(trainer.collator, "pad_to_multiple_of", 1)
         self.flat = trains and trainer.forward.flat
         self.micro_batch_tokens = trainer.forward.micro_batch_tokens if trains else None
-        self.lengths = np.concatenate([stage.lengths for stage in stages])
-        self.longest = np.concatenate([np.full(len(stage.lengths), stage.length) for stage in stages])
+        self.lengths, self.longest = lengths, longest
+
+    @classmethod
+    def of_stages(cls, trainer: MlmTrainer, stages: Sequence[Any], trains: bool = True) -> Lengths:
+        """Those of the sequences of stages; their draws are numbered one stage after the other."""
+        lengths = np.concatenate([stage.lengths for stage in stages])
+        longest = np.concatenate([np.full(len(stage.lengths), stage.length) for stage in stages])
+        return cls(trainer, lengths, longest, trains)
 
     def of(self, batches: Sequence[Sequence[Draw]]) -> NDArray[np.int64]:
         """(2,) The tokens and the positions of some batches. What only fills a batch up counts as padding."""
@@ -62,10 +70,12 @@ def padding_share(trainer: MlmTrainer) -> float | None:
     if sequences is None:
         return None
     if isinstance(sequences, StreamedSequences):
-        read, size = len(sequences.first_lengths), trainer.args.train_batch_size
-        lengths = Lengths(trainer, [SimpleNamespace(lengths=sequences.first_lengths, length=sequences.length)])
-        batches = iter([[Draw(index, 0, 1) for index in range(read)[at : at + size]] for at in range(0, read, size)])
+        size = trainer.args.train_batch_size
+        first = sequences.first_lengths[: BATCHES * size]
+        lengths = Lengths(trainer, first, np.full(len(first), sequences.length))
+        batches = [range(len(first))[at : at + size] for at in range(0, len(first), size)]
+        tokens, positions = int(first.sum()), sum(map(lengths.computed, batches))
     else:
-        lengths, batches = Lengths(trainer, sequences.stages), iter(trainer.plan or ())
-    tokens, positions = lengths.of(list(islice(batches, BATCHES)))
-    return 1 - int(tokens) / int(positions) if positions else None
+        lengths = Lengths.of_stages(trainer, sequences.stages)
+        tokens, positions = lengths.of(list(islice(iter(trainer.plan or ()), BATCHES))).tolist()
+    return 1 - tokens / positions if positions else None

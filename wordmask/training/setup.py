@@ -14,7 +14,6 @@ from wordmask.config.metric_table import METRICS
 from wordmask.config.run_arguments import LOGGING_STEPS
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.labelled_examples import LabelledExamples
-from wordmask.data.sequences import StagedSequences
 from wordmask.models.configuration import origin
 from wordmask.models.forward import Forward
 from wordmask.models.text_embedding import Embedder, hook_hidden_states
@@ -87,9 +86,10 @@ def make_trainer(
         raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
     if training.do_train:
         _check_metric(training.metric_for_best_model, trainer)
+        trainer.make_plan()
         _check_stages(trainer, data)
         if "logging_steps" not in arguments.given:  # short runs show a loss, too
-            training.logging_steps = max(1, min(LOGGING_STEPS, math.ceil(trainer.planned_steps() / 20)))
+            training.logging_steps = max(1, min(LOGGING_STEPS, math.ceil(trainer.planned_steps / 20)))
     return trainer
 
 
@@ -131,7 +131,7 @@ def _history(
     collator: MaskingCollator,
     fixed: bool,
 ) -> EvaluationHistory | None:
-    """What keeps and shows the evaluations of this run; `None` if it has nothing to evaluate.
+    """Make the history of this run's evaluations; `None` if it has nothing to evaluate.
 
     An evaluation of what was trained in a directory is compared with the record there, but is not added to it.
 
@@ -164,19 +164,19 @@ def _check_metric(metric: str | None, trainer: MlmTrainer) -> None:
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
     """Raise an `InputError` if a stage, or the whole training, has no step."""
-    if not isinstance(trainer.train_sequences, StagedSequences):
+    plan = trainer.plan
+    if plan is None:
         return
-    batches = trainer.batches(trainer.train_sequences)
-    for stage in batches.stages:
-        if not stage.steps(batches.drop_last):
+    for stage in plan.stages:
+        if not stage.steps(plan.drop_last):
             raise InputError(
                 f"--dataloader_drop_last: {stage.sequence_count} sequences do not fill a batch of "
                 f"{stage.layout.batch_size} on {stage.layout.processes} processes; drop it, or lower "
                 "--per_device_train_batch_size"
             )
-    for (length, share), (begin, end) in zip(data.stages, pairwise(batches.step_bounds), strict=False):
+    for (length, share), (begin, end) in zip(data.stages, pairwise(plan.step_bounds), strict=False):
         if begin == end:
             raise InputError(
-                f"--length_schedule: {length}:{share:g} of {batches.step_bounds[-1]} steps is not one step; give it "
+                f"--length_schedule: {length}:{share:g} of {plan.step_bounds[-1]} steps is not one step; give it "
                 "a larger share"
             )

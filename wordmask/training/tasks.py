@@ -91,7 +91,7 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
         The results; none if the run was stopped or killed before it had saved them.
     """
     [results] = broadcast_object_list([_results(trainer, "train")])  # so that all processes decide the same
-    done, asked = trainer.done.step, trainer.planned_steps()
+    done, asked = trainer.done.step, trainer.planned_steps
     fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}" if done > asked else ""
     logger.warning(
         "%s holds the end of this run%s%s; give --overwrite_output_dir to train it again",

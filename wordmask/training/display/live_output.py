@@ -5,8 +5,8 @@ The Trainer shows its own bars and dictionaries instead, unless `RunArguments.lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.columns import Columns
@@ -57,8 +57,8 @@ class Evaluated:
 
     step: int
     trains: bool
-    metrics: dict[str, float]
-    earlier: dict[str, float]
+    metrics: Mapping[str, float]
+    earlier: Mapping[str, float]
 
     def _figures(self) -> list[tuple[str, str, bool | None]]:
         """Each metric, how it has changed, and whether that is for the better."""
@@ -102,6 +102,31 @@ class Trained:
         return labelled("trained", Text(", ".join(self.figures)))
 
 
+@dataclass(frozen=True)
+class _Evaluation:
+    """What an evaluation has found.
+
+    Attributes:
+        step: the steps done before it.
+        prefix: of the names of its metrics, as the Trainer returns them.
+        text: its dataset.
+        found: its metrics.
+    """
+
+    step: int = -1
+    prefix: str = "eval"
+    text: Any = None
+    found: Mapping[str, float] = field(default_factory=dict)
+
+    def is_comparable(self, other: _Evaluation) -> bool:
+        """Whether both are of the same text."""
+        return self.text is other.text and self.prefix == other.prefix
+
+    def repeats(self, other: _Evaluation) -> bool:
+        """Whether it says the same again."""
+        return self.is_comparable(other) and (self.step, self.found) == (other.step, other.found)
+
+
 class LiveOutput(TrainerCallback):
     """Shows the bar of a training, its logs and its evaluations.
 
@@ -116,9 +141,7 @@ class LiveOutput(TrainerCallback):
     ):
         self.tokens, self.predicted, self.recorded = tokens, predicted, recorded
         self.loss: float | None = None
-        self.evaluated: dict[str, float] = {}
-        self.evaluated_at = -1, "eval"  # the step, and the prefix of the metrics
-        self.evaluated_text: Any = None
+        self.last = _Evaluation()
         self.speed: Speed | None = None
         self.use: Utilisation | None = None
         self.training_bar: Bar | None = None
@@ -229,12 +252,11 @@ class LiveOutput(TrainerCallback):
         step = state.global_step if trains else saved_step(args, state)
         dataset = getattr(eval_dataloader, "dataset", None)
         text = getattr(dataset, "dataset", dataset)  # each evaluation of a program's dataset wraps it anew
-        is_same = text is self.evaluated_text and prefix == self.evaluated_at[1]
-        if not is_same or (step, prefix) != self.evaluated_at or found != self.evaluated:
-            earlier = self.evaluated if is_same and step >= self.evaluated_at[0] else {}
-            if not self.evaluated and self.speed is not None and self.recorded is not None:
+        last, self.last = self.last, _Evaluation(step, prefix, text, found)
+        if not self.last.repeats(last):
+            earlier = last.found if self.last.is_comparable(last) and step >= last.step else {}
+            if not last.found and self.speed is not None and self.recorded is not None:
                 earlier = self.recorded()
             terminal().show(Evaluated(step, trains, found, earlier))
-        self.evaluated, self.evaluated_at, self.evaluated_text = found, (step, prefix), text
         if self.training_bar is not None:
             terminal().put(self.training_bar, REFRESHES)

@@ -47,14 +47,14 @@ class Speed:
         self.first: Mark | None = None
 
     def advance(self, step: int) -> None:
-        """A step has ended. The clock starts at the end of the first one, which may compile."""
+        """Note that a step has ended. The clock starts at the end of the first one, which may compile."""
         self.step, self.ended = step, self._seconds()
         if self.first is None:
             self.first = self._read()
             self.marks.append(self.first)
 
     def logged(self) -> None:
-        """The Trainer has waited for the device."""
+        """Note the tokens at a log, where the Trainer has waited for the device."""
         if self.marks and self.step > self.marks[-1].step:
             self.marks.append(self._read())
 

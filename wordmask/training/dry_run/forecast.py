@@ -45,7 +45,7 @@ def steps_from(trainer: MlmTrainer, step: int) -> Iterator[list[list[Draw]]]:
 
 def tokens_and_positions(trainer: MlmTrainer, sequences: StagedSequences, steps: range) -> tuple[NDArray[Any], bool]:
     """(2,) The tokens and the positions of these steps over all processes, and whether each step was counted."""
-    lengths, sums, count = Lengths(trainer, sequences.stages), np.zeros(2, np.int64), 0
+    lengths, sums, count = Lengths.of_stages(trainer, sequences.stages), np.zeros(2, np.int64), 0
     most = max(EXACT // trainer.args.gradient_accumulation_steps, STRETCHES)
     exact = len(steps) <= most
     stretch = len(steps) if exact else most // STRETCHES
@@ -139,7 +139,7 @@ def expected_checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
 
 def check_room(trainer: MlmTrainer) -> None:
     """Raise an `InputError` if the checkpoints and the model of a training have no room on the disk."""
-    steps = range(trainer.done.step, trainer.planned_steps())
+    steps = range(trainer.done.step, trainer.planned_steps)
     trainer.state.max_steps = steps.stop
     trainer.state.compute_steps(trainer.args, steps.stop)
     stops = stops_of(trainer, steps)

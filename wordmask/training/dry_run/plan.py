@@ -160,6 +160,6 @@ class DryRun:
         values = {name: getattr(args, name, None) for name in _FLAGS} | {"max_seq_length": self.rehearsal.longest}
         if args.do_train:
             values["tokens_per_pass"] = trainer.forward.micro_batch_tokens or 0
-            values["warmup_steps"] = args.get_warmup_steps(trainer.planned_steps())
+            values["warmup_steps"] = args.get_warmup_steps(trainer.planned_steps)
         plain = {name: getattr(value, "value", value) for name, value in values.items() if value is not None}
         self._tell("flags", ", ".join(f"--{name} {value}" for name, value in plain.items()))

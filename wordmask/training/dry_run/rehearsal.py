@@ -195,7 +195,7 @@ class Rehearsal:
         if isinstance(sequences, StagedSequences):
             chosen = np.random.default_rng(0).permutation(chosen)  # so that fewer steps are of all stages, too
             batches = [next(steps_from(trainer, step)) for step in chosen.tolist()]
-            positions = [int(Lengths(trainer, sequences.stages).of(step)[1]) for step in batches]
+            positions = [int(Lengths.of_stages(trainer, sequences.stages).of(step)[1]) for step in batches]
             loader = trainer._loader(sequences, trainer.collator, batch_sampler=[*itertools.chain(*batches)])
         iterator = iter(loader)
         for _ in range(len(chosen)):
@@ -230,7 +230,7 @@ class Rehearsal:
         chosen = np.unique(np.linspace(0, len(batches) - 1, BATCHES).astype(int))
         some = [batches[number] for number in chosen.tolist()]
         metrics = trainer.evaluate(sequences.subset(np.concatenate(some)))
-        lengths = Lengths(trainer, [sequences], trains=False)
+        lengths = Lengths.of_stages(trainer, [sequences], trains=False)
         computed, timed = (sum(map(lengths.computed, part)) for part in (batches, some))
         return metrics["eval_runtime"] * computed / timed
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.data.plan import EVALUATION, Draw
-from wordmask.masking import IGNORED
+from wordmask.masking import IGNORED, original_ids
 from wordmask.models.forward import Prediction
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.utils.arrays import IntArray
@@ -122,7 +122,8 @@ class SampleLines:
     def _lines_in(self, batch: dict[str, torch.Tensor]) -> Iterator[list[IntArray]]:
         """The words of each line that has a masked word."""
         labels = batch["labels"].numpy()
-        maskable = self.collator.vocabulary.maskable[_original(batch)] & (batch["attention_mask"].numpy() > 0)
+        tokens = original_ids(batch["input_ids"].numpy(), labels)
+        maskable = self.collator.vocabulary.maskable[tokens] & (batch["attention_mask"].numpy() > 0)
         width = labels.shape[1]
         for row in np.flatnonzero((labels != IGNORED).any(1)):
             places = np.flatnonzero(maskable[row])
@@ -142,8 +143,9 @@ class SampleLines:
         predicted = []
         for number, batch in enumerate(batches):
             inputs = {name: tensor for name, tensor in batch.items() if name != "word_ids"}
-            best = _best_tokens(forward(inputs), batch["labels"].numel())
-            tokens, masked = _original(batch).ravel(), batch["labels"].numpy().ravel() != IGNORED
+            labels = batch["labels"].numpy().ravel()
+            best = _best_tokens(forward(inputs), len(labels))
+            tokens, masked = original_ids(batch["input_ids"].numpy().ravel(), labels), labels != IGNORED
             predicted += [
                 self._line([(tokens[word], masked[word], *(part[word] for part in best)) for word in line.words])
                 for line in lines
@@ -168,12 +170,6 @@ class SampleLines:
                 shown.append(MaskedWord(word, len(text), right, list(map(Guess, names, shares))))
             text += word
         return PredictedLine(text, shown)
-
-
-def _original(batch: dict[str, torch.Tensor]) -> IntArray:
-    """(batch, length) The tokens before masking."""
-    labels = batch["labels"].numpy()
-    return np.where(labels == IGNORED, batch["input_ids"].numpy(), labels)
 
 
 def _best_tokens(prediction: Prediction, size: int) -> tuple[IntArray, NDArray[np.float64]]:

@@ -33,7 +33,7 @@ class Probe:
         batch_size: texts in a batch of one process.
 
     Attributes:
-        baselines: what does without a model, such as `probe_tfidf_accuracy`; known after the first measurement.
+        baselines: figures without a model, such as `probe_tfidf_accuracy`; known after the first measurement.
     """
 
     def __init__(self, examples: LabelledExamples, embedder: Embedder, batch_size: int):

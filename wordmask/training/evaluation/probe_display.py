@@ -1,4 +1,4 @@
-"""How the results of a probe look: the model before and after training, beside what does without a model."""
+"""How the results of a probe look: the model before and after training, beside the baselines, which need no model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class ProbeResults:
-    """What the probe has found: accuracy and macro-F1 of the model, and of what does without one.
+    """What the probe has found: accuracy and macro-F1 of the model, and of the baselines without one.
 
     Attributes:
         metrics: those of the run.

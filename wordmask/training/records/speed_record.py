@@ -67,13 +67,13 @@ class SpeedRecord:
         self._begin, self._evaluating = 0.0, 0.0
 
     def begin(self, step: int) -> None:
-        """Training begins behind this step. Moments of later steps go: their steps are done again."""
+        """Begin after this step. Moments of later steps are removed, since these steps are done again."""
         self.moments = [moment for moment in self.moments if moment.step <= step] or [Moment(step)]
         self._before = self.moments[-1]
         self._begin, self._evaluating = time.monotonic(), 0.0
 
     def evaluated(self, seconds: float) -> None:
-        """An evaluation has taken so long."""
+        """Count these seconds as those of an evaluation, not of training."""
         self._evaluating += seconds
 
     def add(self, step: int, tokens: int) -> None:

@@ -48,9 +48,9 @@ def write_card(directory: str | Path) -> None:
         pipeline_tag="fill-mask",
         tags=["masked-lm", *strategies],
     )
-    curve = next((measure["charts"][0] for measure in run.measures if measure["name"] == "loss"), None)
-    if curve:
-        write_page(directory / CURVE, render("curve.svg.jinja", chart=curve))
+    loss = run.measures.get("loss")
+    if loss:
+        write_page(directory / CURVE, render("curve.svg.jinja", chart=loss.charts[0]))
     card = render(
         "model_card.md.jinja",
         escaped,
@@ -61,7 +61,7 @@ def write_card(directory: str | Path) -> None:
         shares=shares,
         settings={name: given[name] for name in (*SETTINGS, *STEP) if name in given},
         probe=ProbeResults(run.results, "").rows(),
-        curve=curve and CURVE,
+        curve=CURVE if loss else None,
         code=code,
         literal=lambda text: Markup(json.dumps(clean(text), ensure_ascii=False)),
         compared=metrics_in(run.results, "result"),

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @cache
 def _environment(shown: Callable[[str], str], markup: bool) -> Environment:
-    """What fills templates. It keeps them, since a test suite makes hundreds of pages."""
+    """The environment that fills templates. It is cached, so that each template is compiled once."""
     environment = Environment(
         loader=PackageLoader("wordmask.training.report"),
         autoescape=markup,
@@ -38,7 +38,7 @@ def _environment(shown: Callable[[str], str], markup: bool) -> Environment:
 
 
 def render(template: str, shown: Callable[[str], str] = clean, **values: Any) -> str:
-    """What a template makes of values. In HTML and SVG, Jinja2 escapes `<`, `&` and quotes.
+    """Fill a template with values. In HTML and SVG, Jinja2 escapes `<`, `&` and quotes.
 
     Args:
         template: its name in templates/.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,10 @@ from wordmask.training.records.evaluation_record import Evaluation, read_evaluat
 from wordmask.training.records.file_names import RUN, STATE
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.speed_record import read_speed
-from wordmask.training.report.charts import Chart
-from wordmask.utils import quantities
+from wordmask.training.report.charts import LOSS, SHARE, SPEED, Measure, Scale, Values
 from wordmask.utils.files import damage_is_warned
 
 MOST_POINTS, COLUMNS = 200, 4  # of a curve, and evaluations whose predictions are shown
-TIME_UNITS = (("h", 3600), ("min", 60), ("s", 1))
-
-Values = Mapping[int, float]  # by step
 
 
 class RunFiles:
@@ -68,7 +65,7 @@ class RunFiles:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether nobody knows how many texts there are, and so how many epochs."""
+        """Whether the text is a stream, so that the number of texts and of epochs is unknown."""
         return "train" in self.data and self.data["train"].examples is None
 
     @property
@@ -83,56 +80,54 @@ class RunFiles:
             most_improved(self.before.words, self.after.words) if self.compares and self.before and self.after else []
         )
 
-    @property
-    def measures(self) -> list[dict[str, Any]]:
-        """What is drawn and listed, see `_measure`."""
-        logged = {entry["step"]: entry["loss"] for entry in self.state.get("log_history", []) if "loss" in entry}
-        intervals = [(one, other) for one, other in pairwise(self.moments) if other.seconds > one.seconds]
-        speed = {other.step: (other.tokens - one.tokens) / (other.seconds - one.seconds) for one, other in intervals}
-
-        def values(name: str, probe: str | None = None) -> Values:
-            same = [one for one in self.evaluations if probe in (None, one.probe)]
-            return {one.step: one.metrics[name] for one in same if name in one.metrics}
-
-        probe = self.evaluations[-1].probe if self.evaluations else ""
-        f1 = values("probe_f1", probe)
-        ngrams = {step: self.results["probe_tfidf_f1"] for step in f1 if "probe_tfidf_f1" in self.results}
-        ends = {f"{end} end of its interval": values(f"probe_f1_{end}", probe) for end in ("low", "high")}
-        rights = {METRICS[name].label: values(name) for name in ("accuracy", "whole_word_accuracy")}
-        metrics = {name for one in self.evaluations for name in one.metrics}
-        corpora = [metric for metric in metrics_in(sorted(metrics), "name") if metric.corpus]
-        found = (
-            ("loss", quantities.loss, {"training loss": logged, METRICS["loss"].label: values("loss")}),
-            ("corpora", quantities.loss, {metric.label: values(metric.name) for metric in corpora}),
-            ("accuracy", quantities.percent, rights),
-            ("speed", quantities.number, {"tokens per second": speed}),
-            ("probe", quantities.percent, {METRICS["probe_f1"].label: f1, "character n-grams": ngrams, **ends}),
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """What is drawn and listed, by name: what has values at two steps or more."""
+        every = (
+            self._measure("loss", LOSS, self._losses()),
+            self._measure("corpora", LOSS, self._losses_of_corpora()),
+            self._measure("accuracy", SHARE, self._accuracies()),
+            self._measure("speed", SPEED, self._speeds()),
+            self._measure("probe", SHARE, self._probe_scores()),
         )
-        return [measure for one in found if (measure := self._measure(*one))]
+        return {one.name: one for one in every if len(one.steps) > 1}
 
-    def _measure(
-        self, name: str, shown: Callable[[float], str], series: Mapping[str, Values]
-    ) -> dict[str, Any] | None:
-        """Finite values by step, the seconds of training at each step, and charts; `None` for fewer than two steps."""
+    def _losses(self) -> dict[str, Values]:
+        logged = {entry["step"]: entry["loss"] for entry in self.state.get("log_history", []) if "loss" in entry}
+        return {"training loss": logged, METRICS["loss"].label: self._values("loss")}
+
+    def _losses_of_corpora(self) -> dict[str, Values]:
+        metrics = metrics_in(sorted({name for one in self.evaluations for name in one.metrics}), "name")
+        return {metric.label: self._values(metric.name) for metric in metrics if metric.corpus}
+
+    def _accuracies(self) -> dict[str, Values]:
+        return {METRICS[name].label: self._values(name) for name in ("accuracy", "whole_word_accuracy")}
+
+    def _speeds(self) -> dict[str, Values]:
+        intervals = [(one, other) for one, other in pairwise(self.moments) if other.seconds > one.seconds]
+        speeds = {other.step: (other.tokens - one.tokens) / (other.seconds - one.seconds) for one, other in intervals}
+        return {"tokens per second": speeds}
+
+    def _probe_scores(self) -> dict[str, Values]:
+        """The macro-F1 of the probe of the last evaluation, beside that of character n-grams, which stays the same."""
+        probe = self.evaluations[-1].probe if self.evaluations else ""
+        f1 = self._values("probe_f1", probe)
+        ngrams = {step: self.results["probe_tfidf_f1"] for step in f1 if "probe_tfidf_f1" in self.results}
+        ends = {f"{end} end of its interval": self._values(f"probe_f1_{end}", probe) for end in ("low", "high")}
+        return {METRICS["probe_f1"].label: f1, "character n-grams": ngrams, **ends}
+
+    def _values(self, name: str, probe: str | None = None) -> Values:
+        """A figure of the evaluations; with `probe`, of those with this probe."""
+        same = [one for one in self.evaluations if probe in (None, one.probe)]
+        return {one.step: one.metrics[name] for one in same if name in one.metrics}
+
+    def _measure(self, name: str, scale: Scale, series: Mapping[str, Values]) -> Measure:
+        """A measure of finite values, of at most `MOST_POINTS` in each curve; a curve without any is left out."""
         finite = {label: [step for step in values if math.isfinite(values[step])] for label, values in series.items()}
         kept = {
             label: {step: series[label][step] for step in thinned(steps)} for label, steps in finite.items() if steps
         }
-        steps = sorted({step for values in kept.values() for step in values})
-        if len(steps) < 2:
-            return None
-        places: dict[str, Values] = {"steps": {step: step for step in steps}}
-        seconds: Values = {}
-        if len(self.moments) > 1:
-            known, times = [one.step for one in self.moments], [one.seconds for one in self.moments]
-            seconds = dict(zip(steps, np.interp(steps, known, times).tolist(), strict=True))
-            unit, size = next(one for one in TIME_UNITS if seconds[steps[-1]] >= 2 * one[1] or one[1] == 1)
-            places[f"training time in {unit}"] = {step: seconds[step] / size for step in steps}
-        charts = [
-            Chart(name, over, {label: [(at[step], y) for step, y in kept[label].items()] for label in kept}, shown)
-            for over, at in places.items()
-        ]
-        return {"name": name, "shown": shown, "steps": steps, "seconds": seconds, "series": kept, "charts": charts}
+        return Measure(name, scale, kept, self.moments)
 
     @property
     def predictions(self) -> tuple[list[Evaluation], list[dict[str, Any]]]:

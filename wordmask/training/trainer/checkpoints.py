@@ -27,7 +27,7 @@ class CheckpointingTrainer(Trainer):
     _rotates_later = False
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint. What stays of an earlier one of this step, which was not whole, is removed first.
+        """Save a checkpoint. First remove the rest of an earlier one of this step, which was not whole.
 
         Raises:
             InputError: if the disk is full. The part that was written is removed.
@@ -65,7 +65,7 @@ class CheckpointingTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Save the model; it is what the Trainer writes first of a checkpoint, with the arguments."""
+        """Save the model and the arguments. The Trainer writes these two first into a checkpoint."""
         super().save_model(*args, **kwargs)
         # Only now, since training_args.bin keeps the user's limit. With a limit, the Trainer would go on to remove
         # older checkpoints before this one is whole.
@@ -117,7 +117,7 @@ class CheckpointingTrainer(Trainer):
 
 
 def _loaded(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractContextManager[None]:
-    """Turn what a checkpoint does when it cannot be loaded into one sentence."""
+    """Report in one sentence that a checkpoint cannot be loaded."""
     return reported(
         f"--resume_from_checkpoint: {checkpoint} cannot be loaded",
         "; give one of this model, or remove it to go on from the one before",
@@ -127,7 +127,7 @@ def _loaded(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractCon
 def _rotate(checkpoints: list[Path], limit: int, step: int, best: int | None) -> None:
     """Remove the oldest of checkpoints, but not that of this step, and not the best one.
 
-    A checkpoint of a later step was damaged, or this run would have gone on from it. Such ones go first.
+    Checkpoints of later steps are removed first. They are damaged: otherwise this run would have gone on from them.
     """
     kept = {step} if best is None else {step, best}
     later_first = sorted(checkpoints, key=lambda path: checkpoint_step(path) <= step)

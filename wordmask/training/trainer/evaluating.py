@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import repeat
@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.data.corpora import InTurn
-from wordmask.masking import IGNORED
+from wordmask.masking import IGNORED, original_ids
+from wordmask.models.choose_forward import computes_in_half
 from wordmask.models.forward import Forward, Prediction
 from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.surfaces import Surfaces
@@ -26,7 +27,7 @@ from wordmask.training.records.evaluation_record import Evaluation
 from wordmask.training.records.progress_record import saved_step
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.trainer.resuming import ResumableTrainer
-from wordmask.utils.arrays import IntArray
+from wordmask.utils.arrays import BoolArray, IntArray
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
 
@@ -48,33 +49,86 @@ class _Running:
     model: Any = None
 
 
+@dataclass(frozen=True)
+class _FlatBatch:
+    """A batch of an evaluation: (positions,) tensors, on the CPU, since a TPU would compile each number of labels.
+
+    Attributes:
+        seen: what the model sees: the tokens after masking.
+        labels: the tokens before masking where they are to be predicted, else `IGNORED`.
+        words: the number of each token's word.
+        attended: 0 for padding.
+    """
+
+    seen: torch.Tensor
+    labels: torch.Tensor
+    words: torch.Tensor
+    attended: torch.Tensor
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, torch.Tensor], words: torch.Tensor) -> _FlatBatch:
+        """The batch that a model has seen, and the numbers of its words."""
+        tensors = (inputs["input_ids"], inputs["labels"], words, inputs["attention_mask"])
+        return cls(*(tensor.cpu().view(-1) for tensor in tensors))
+
+    @cached_property
+    def masked(self) -> torch.Tensor:
+        """Whether a token is to be predicted."""
+        return self.labels != IGNORED
+
+    def best(self, prediction: Prediction) -> torch.Tensor:
+        """The most probable token at each position; where none is predicted, a number that equals no label."""
+        # With 8 positions and labels at 1 and 6, sparse prediction keeps 1 6, and maybe more as filling: 1 6 0.
+        positions = slice(None) if prediction.positions is None else prediction.positions.cpu()
+        best = torch.full_like(self.labels, IGNORED - 1)
+        best[positions] = prediction.logits.argmax(-1).cpu().view(-1)
+        return best
+
+    def masked_words(self, best: torch.Tensor, maskable: BoolArray) -> MaskedWords:
+        """The masked words, of which those are right whose tokens are the best ones.
+
+        Args:
+            best: see `best`.
+            maskable: (ids,) whether a token may be masked.
+        """
+        tokens = original_ids(self.seen.numpy(), self.labels.numpy())
+        inside = maskable[tokens] & (self.attended > 0).numpy()
+        columns = tokens, self.words.numpy(), self.masked.numpy(), (best == self.labels).numpy()
+        return MaskedWords.of_batch(*(column[inside] for column in columns))
+
+
 class EvaluatingTrainer(ResumableTrainer):
     """A `Trainer` with the evaluation of masked language modelling.
 
     Args:
+        eval_collator: makes batches with `word_ids`.
+        forward: the forward pass; `None` for one with sparse prediction, if the model can.
         history: keeps and shows evaluations; `None` if only their metrics are returned.
         probe: measures the model on labelled text in each evaluation that is reported; `None` for no probe.
-        others: those of the Trainer.
-
-    Attributes:
-        forward: the forward pass.
-        eval_collator: makes batches with `word_ids`.
+        args, options: those of the Trainer.
     """
 
-    forward: Forward
-    eval_collator: Any
     _reported = False  # whether `history` gets the evaluation that comes, or is in progress
     _running: _Running  # while there is one
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
 
     def __init__(
-        self, *args: Any, history: EvaluationHistory | None = None, probe: Probe | None = None, **options: Any
+        self,
+        *args: Any,
+        eval_collator: Any,
+        forward: Forward | None = None,
+        history: EvaluationHistory | None = None,
+        probe: Probe | None = None,
+        **options: Any,
     ):
         super().__init__(*args, **options)
-        self.history, self.probe = history, probe
+        model: Any = self.model  # the Trainer lets it be `None`
+        half = computes_in_half(self.args, model)
+        self.forward = forward or Forward.of(model, True, self.args.label_smoothing_factor, half)
+        self.eval_collator, self.history, self.probe = eval_collator, history, probe
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        """Evaluate in training. The first of these is before training, so a resumed training does without."""
+        """Evaluate in training. The first evaluation is before training, so a resumed training skips it."""
         if skip_scheduler and (self.done.step or self._attempts > 1):
             return {}
         return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
@@ -129,7 +183,7 @@ class EvaluatingTrainer(ResumableTrainer):
         corpora = sampler.corpora() if isinstance(sampler, InTurn) else repeat("")
         running = self._running = _Running(corpora, WordCounts() if self._reported else None)
         try:
-            # A loader draws from the generator of the CPU, and models in it nothing.
+            # A loader draws random numbers on the CPU; a model in evaluation draws none, on any device.
             with torch.random.fork_rng(devices=[]), loader_workers(self.args.dataloader_num_workers):
                 output = super().evaluation_loop(
                     dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
@@ -172,25 +226,18 @@ class EvaluatingTrainer(ResumableTrainer):
         running.model = model
         words = inputs.pop("word_ids")
         prediction = self._predict(model, inputs)
-        # On the CPU, since a TPU would compile the shapes of each number of labels.
-        labels, words = inputs["labels"].cpu().view(-1), words.cpu().view(-1)
-        masked = labels != IGNORED
-        count = int(masked.sum())
-        seen = inputs["input_ids"].cpu().view(-1)
+        batch = _FlatBatch.of(inputs, words)
+        masked, references = batch.masked, batch.labels[batch.masked]
         found: dict[str, torch.Tensor] = {}
-        if count and not self.args.prediction_loss_only:
-            # With 8 positions and labels at 1 and 6, sparse prediction keeps 1 6, and maybe more as filling: 1 6 0.
-            positions = torch.arange(len(labels)) if prediction.positions is None else prediction.positions.cpu()
-            best = torch.full_like(labels, IGNORED - 1)  # equal to no label
-            best[positions] = prediction.logits.argmax(-1).cpu().view(-1)
-            found = {"predictions": best[masked], "references": labels[masked], "words": words[masked]}
+        if len(references) and not self.args.prediction_loss_only:
+            best = batch.best(prediction)
+            found = {"predictions": best[masked], "references": references, "words": batch.words[masked]}
             if running.words is not None:
-                attended = inputs["attention_mask"].cpu().view(-1) > 0
-                running.words.add(self._masked_words(seen, words, labels, best, attended))
-        masks = mask_digest(labels[masked].numpy(), seen[masked].numpy())
-        loss, corpus = float(prediction.loss) * count, next(running.corpora)
-        running.metric.add_batch(loss=loss, tokens=count, masks=masks, corpus=corpus, **found)
-        running.metric.add_characters(int(self._characters.take(labels[masked].numpy(), mode="clip").sum()))
+                running.words.add(batch.masked_words(best, self.eval_collator.vocabulary.maskable))
+        masks = mask_digest(references.numpy(), batch.seen[masked].numpy())
+        loss, corpus = float(prediction.loss) * len(references), next(running.corpora)
+        running.metric.add_batch(loss=loss, tokens=len(references), masks=masks, corpus=corpus, **found)
+        running.metric.add_characters(int(self._characters.take(references.numpy(), mode="clip").sum()))
         return None, None, None
 
     @cached_property
@@ -206,21 +253,6 @@ class EvaluatingTrainer(ResumableTrainer):
         """Send a batch through a model that is evaluated."""
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.forward(model, self._prepare_inputs(inputs))
-
-    def _masked_words(
-        self,
-        seen: torch.Tensor,
-        words: torch.Tensor,
-        labels: torch.Tensor,
-        best: torch.Tensor,
-        attended: torch.Tensor,
-    ) -> MaskedWords:
-        """The masked words of a batch. All tensors are (positions,), on the CPU."""
-        tokens = torch.where(labels == IGNORED, seen, labels).numpy()
-        inside = self.eval_collator.vocabulary.maskable[tokens] & attended.numpy()
-        masked, right = (labels != IGNORED).numpy(), (best == labels).numpy()
-        columns = (column[inside] for column in (tokens, words.numpy(), masked, right))
-        return MaskedWords.of_batch(*columns)
 
     @property
     def _model_step(self) -> int:

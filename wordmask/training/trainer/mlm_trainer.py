@@ -41,12 +41,10 @@ from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
-from wordmask.models.choose_forward import computes_in_half
 from wordmask.models.compilation import compile_layers
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.display.live_output import LiveOutput
-from wordmask.training.records.speed_record import SpeedRecord, TokenCount
 from wordmask.training.report.model_card import write_card
 from wordmask.training.report.pages import only_warned
 from wordmask.training.trainer.evaluating import EvaluatingTrainer
@@ -132,16 +130,16 @@ class MlmTrainer(EvaluatingTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_sequences,
             processing_class=processing_class,
+            eval_collator=eval_collator,
+            forward=forward,
             **options,
         )
         self.model_accepts_loss_kwargs = True  # the Trainer then counts labels over the effective batch
         self.loss_is_scaled_for_ga = True
         self.train_sequences: StagedSequences | StreamedSequences | None = train_dataset
-        self.eval_sequences, self.collator, self.eval_collator = eval_sequences, collator, eval_collator
+        self.eval_sequences, self.collator = eval_sequences, collator
         self.rates = replace(rates, seed=args.mask_seed)
-        half = computes_in_half(args, model)
-        self.forward = forward or Forward.of(model, True, args.label_smoothing_factor, half)
-        self.tokens, self.speed = TokenCount(), SpeedRecord()
+        self._cuts: TokenCuts | None = None
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
@@ -156,8 +154,6 @@ class MlmTrainer(EvaluatingTrainer):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # it would compile the whole model again
         if args.device.type == "cpu":
             keep_freed_memory()
-
-    _cuts: TokenCuts | None = None
 
     def _recorded(self) -> dict[str, float]:
         return self.history.previous_metrics() if self.history is not None else {}
@@ -205,7 +201,7 @@ class MlmTrainer(EvaluatingTrainer):
         if isinstance(sequences, StreamedSequences):
             size, drop_last = self._train_batch_size, self.forward.fixed
             return self._loader(sequences, self.collator, on_device, batch_size=size, drop_last=drop_last)
-        self.plan = self.batches(sequences)
+        self.make_plan()  # --auto_find_batch_size may have changed the size of a batch
         return self._loader(sequences, self.collator, on_device, batch_sampler=self.plan)
 
     def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Plan:

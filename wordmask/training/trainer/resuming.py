@@ -41,7 +41,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
 
     Attributes:
         train_sequences: the sequences to train on.
-        plan: this process's batches of the whole training; `None` for a stream.
+        plan: this process's batches of the whole training, see `make_plan`; `None` for a stream.
         stand_in: what `train` calls instead of training, with the size of a batch, the arguments and the checkpoint.
     """
 
@@ -58,6 +58,11 @@ class ResumableTrainer(OptimizerResumingTrainer):
     def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Plan:
         """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
         raise NotImplementedError
+
+    def make_plan(self) -> None:
+        """Plan the training from the progress so far and the size of a batch. If either changes, call it again."""
+        sequences = self.train_sequences
+        self.plan = self.batches(sequences) if isinstance(sequences, StagedSequences) else None
 
     @property
     def step_settings(self) -> StepSettings:
@@ -102,7 +107,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
             return ""
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip is for streams; without a stream, nothing is read again")
-        self.plan = self.batches(sequences)
+        self.make_plan()
         if len(self._sizes) > 1 and self._sizes[-len(record.sizes) :] != list(record.sizes):
             raise InputError(
                 f"--length_schedule: {checkpoint} was trained with {record.settings}, and a schedule continues only "
@@ -139,13 +144,14 @@ class ResumableTrainer(OptimizerResumingTrainer):
             f"left, and the run ends with step {plan.planned_steps}"
         )
 
+    @property
     def planned_steps(self) -> int:
-        """The number of optimizer steps of the whole training."""
-        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+        """The number of optimizer steps of the whole training. Call `make_plan` first."""
+        return self.plan.planned_steps if self.plan else self.args.max_steps
 
     def is_finished(self) -> bool:
         """Whether the whole training is done."""
-        return 0 < self.done.step >= self.planned_steps()
+        return 0 < self.done.step >= self.planned_steps
 
     # The Trainer's loop
 

@@ -15,7 +15,7 @@ from wordmask.utils.signals import Interrupted, received
 
 
 class EvaluationStopped(Exception):
-    """An evaluation within training was left in the middle."""
+    """Raised to leave an evaluation within training."""
 
 
 class StopRequest:
@@ -134,13 +134,7 @@ class StoppableTrainer(FiniteTrainer):
             return
         last_of_epoch = step != self._step_called and float(self.state.epoch or 0).is_integer()
         self._step_called = step
-        if not last_of_epoch:  # else it stops at the end of the epoch
-            self._stopped_by = self.stop_request.agreed()
-        if self._stopped_by:
-            self.owes_evaluation = control.should_evaluate or self.owes_evaluation
-            control.should_evaluate, control.should_save = False, True
-        elif last_of_epoch and self.args.eval_strategy == IntervalStrategy.EPOCH:
-            self.owes_evaluation = self.args.eval_delay <= (self.state.epoch or 0)
+        self._look_for_signal(last_of_epoch)
         works = control.should_evaluate or control.should_save
         try:
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *others, **more)
@@ -150,10 +144,26 @@ class StoppableTrainer(FiniteTrainer):
             if works and not (last_of_epoch or self._stopped_by):
                 self._stopped_by = self.stop_request.agreed()
         if self._stopped_by:
-            self.control.should_training_stop, self.control.should_evaluate = True, False
-            if self._saved_step != step:
-                self._save_checkpoint(model, trial)
-                self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+            self._end_training(model, trial)
+
+    def _look_for_signal(self, last_of_epoch: bool) -> None:
+        """Before what is due after a step: if a signal asks to stop, save, and leave the evaluation to a resume."""
+        control = self.control
+        if last_of_epoch:  # it stops at the end of the epoch, whose evaluation comes after this step's checkpoint
+            if self.args.eval_strategy == IntervalStrategy.EPOCH:
+                self.owes_evaluation = self.args.eval_delay <= (self.state.epoch or 0)
+            return
+        self._stopped_by = self.stop_request.agreed()
+        if self._stopped_by:
+            self.owes_evaluation = control.should_evaluate or self.owes_evaluation
+            control.should_evaluate, control.should_save = False, True
+
+    def _end_training(self, model: Any, trial: Any) -> None:
+        """Let the training end, with a checkpoint of this step."""
+        self.control.should_training_stop, self.control.should_evaluate = True, False
+        if self._saved_step != self.state.global_step:
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, once for each step."""

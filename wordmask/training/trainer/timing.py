@@ -20,8 +20,10 @@ class TimedTrainer(StoppableTrainer):
     """
 
     args: RunArguments
-    tokens: TokenCount
-    speed: SpeedRecord
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.tokens, self.speed = TokenCount(), SpeedRecord()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and record the speed. The last log gets the tokens in a second of this call of `train`."""
