@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from transformers.training_args import OptimizerNames
 
-from wordmask.utils.errors import InputError, one_line, suggest
+from wordmask.utils.errors import InputError, first_of, one_line, suggest
 from wordmask.utils.launch import tpu_package
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def _check_muon(args: RunArguments) -> None:
         "--deepspeed": args.deepspeed_plugin is not None,
         "--fsdp_config with version 1": (args.fsdp_plugin_args or {}).get("fsdp_version") == 1,
     }
-    flag = next((flag for flag, is_given in dividing.items() if is_given), None)
-    if flag:
+    if flag := first_of(dividing):
         raise InputError(
             f"--optim muon multiplies whole matrices, and {flag} leaves parts of them; give --fsdp, which keeps their "
             "shapes, or another --optim"
