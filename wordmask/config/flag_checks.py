@@ -26,6 +26,7 @@ from wordmask.config.metric_table import METRICS
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.trainer_checks import lacks_bf16
 from wordmask.utils.errors import InputError, first_of, suggest
+from wordmask.utils.quantities import plain
 
 if TYPE_CHECKING:
     from wordmask.config.arguments import Arguments
@@ -184,7 +185,7 @@ def _say_what_has_no_effect(arguments: Arguments) -> None:
                 "--%s_steps has no effect with --%s_strategy %s; add --%s_strategy steps",
                 what,
                 what,
-                getattr(strategy, "value", strategy),
+                plain(strategy),
                 what,
             )
 

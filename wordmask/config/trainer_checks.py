@@ -24,6 +24,7 @@ from wordmask.config.schedule_checks import check_schedule
 from wordmask.config.tracker_checks import check_trackers
 from wordmask.utils.errors import InputError, first_of, suggest
 from wordmask.utils.launch import tpu_package
+from wordmask.utils.quantities import plain
 
 if TYPE_CHECKING:
     from wordmask.config.run_arguments import RunArguments
@@ -87,7 +88,7 @@ def _check_evaluation(args: RunArguments) -> None:
         raise InputError(
             f"--metric_for_best_model {metric} is not computed with --prediction_loss_only; drop one of them"
         )
-    evaluation, saving, schedule = map(_plain, (args.eval_strategy, args.save_strategy, args.lr_scheduler_type))
+    evaluation, saving, schedule = map(plain, (args.eval_strategy, args.save_strategy, args.lr_scheduler_type))
     if saving == "best" and not args.metric_for_best_model:
         raise InputError("--save_strategy best needs --metric_for_best_model, for example eval_loss")
     needing = {
@@ -217,8 +218,3 @@ def _check_json(name: str, value: str) -> None:
     if not is_object:
         problem = "holds no JSON object" if is_file else "is neither a file nor a JSON object"
         raise InputError(f"--{name}: {value} {problem}; give {JSON_FLAGS[name]}")
-
-
-def _plain(value: object) -> str:
-    """The value of an enumeration, or the string that stands for it."""
-    return str(getattr(value, "value", value))
