@@ -187,6 +187,8 @@ def test_the_table_in_the_docs_is_that_of_the_code():
         ("bert-base-chinese", "data/reviews.jsonl.gz", "bert-base-chinese-reviews"),
         ("FacebookAI/roberta_base/", "data/*.txt", "roberta-base-data"),
         ("../my model (1)", "corpus/", "my-model-1-corpus"),
+        ("bert", "wiki/**/*.txt", "bert-wiki"),
+        ("bert", "../*.txt", "bert-x"),
         ("模型", "训练.txt", "模型-训练"),
         ("модель_2", "cafe\u0301.txt", "модель-2-caf\u00e9"),
         ("हिन्दी", "😀.txt", "हिन्दी-x"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from wordmask.config.number_checks import check_shares
 from wordmask.config.parser import argument
 from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import counted
@@ -125,8 +126,7 @@ class DataArguments:
             raise InputError(
                 f"--train_weights: {shown} are not all above 0 and at most 1; give each file a share, or leave it out"
             )
-        if abs(sum(weights) - 1) > 1e-6:
-            raise InputError(f"--train_weights: {shown} add up to {sum(weights):g}; make them add up to 1")
+        check_shares("--train_weights", weights, shown)
 
     def _check_preparation(self) -> None:
         """Raise an `InputError` if flags of --prepare_only are given without it, or it is given without those."""
@@ -149,9 +149,7 @@ def _parse_stages(text: str) -> list[tuple[int, float]]:
         raise InputError(
             f"--length_schedule: {text} does not name lengths with shares of the steps; write 128:0.9,512:0.1"
         )
-    total = sum(share for _, share in stages)
-    if abs(total - 1) > 1e-6:
-        raise InputError(f"--length_schedule: the shares of {text} add up to {total:g}; make them add up to 1")
+    check_shares("--length_schedule", [share for _, share in stages], f"the shares of {text}")
     return stages
 
 

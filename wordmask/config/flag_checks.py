@@ -25,7 +25,8 @@ from wordmask.config.attention_checks import check_attention, check_flash
 from wordmask.config.metric_table import METRICS
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.trainer_checks import lacks_bf16
-from wordmask.utils.errors import InputError, suggest
+from wordmask.utils.errors import InputError, first_of, suggest
+from wordmask.utils.quantities import plain
 
 if TYPE_CHECKING:
     from wordmask.config.arguments import Arguments
@@ -86,7 +87,7 @@ def check_flags(arguments: Arguments) -> None:
             f"--tokens_per_pass divides batches by their lengths, and {whole} needs them whole; raise "
             "--gradient_accumulation_steps instead"
         )
-    dividing = next((f"--{name}" for name in ("fsdp", "deepspeed") if getattr(arguments.training, name)), None)
+    dividing = first_of({"--fsdp": arguments.training.fsdp, "--deepspeed": arguments.training.deepspeed})
     if arguments.model.keep_optimizer and dividing:
         raise InputError(f"--keep_optimizer: {dividing} divides this state over processes; drop one of them")
     if arguments.model.keep_optimizer and arguments.only_evaluates:
@@ -184,7 +185,7 @@ def _say_what_has_no_effect(arguments: Arguments) -> None:
                 "--%s_steps has no effect with --%s_strategy %s; add --%s_strategy steps",
                 what,
                 what,
-                getattr(strategy, "value", strategy),
+                plain(strategy),
                 what,
             )
 
@@ -193,25 +194,20 @@ def _check_token_steps(arguments: Arguments) -> None:
     """Raise an `InputError` if steps of so many tokens do not go with other flags."""
     data = arguments.data
     reasons = {
-        "--pad_to_max_length": (data.pad_to_max_length, "gives every batch the same number of sequences"),
-        "--streaming": (data.streaming, "does not know the lengths of all sequences before training"),
-        "--length_schedule": (bool(data.stages), "gives all steps a similar number of tokens already"),
+        "--pad_to_max_length gives every batch the same number of sequences": data.pad_to_max_length,
+        "--streaming does not know the lengths of all sequences before training": data.streaming,
+        "--length_schedule gives all steps a similar number of tokens already": data.stages,
     }
-    for flag, (is_given, reason) in reasons.items():
-        if is_given and arguments.training.tokens_per_step:
-            raise InputError(f"--tokens_per_step: {flag} {reason}; drop one of them")
+    if arguments.training.tokens_per_step and (reason := first_of(reasons)):
+        raise InputError(f"--tokens_per_step: {reason}; drop one of them")
     if arguments.training.tokens_per_step and "per_device_train_batch_size" in arguments.named:
         logger.warning("--per_device_train_batch_size has no effect with --tokens_per_step")
 
 
 def needs_whole_batches(arguments: Arguments) -> str | None:
     """The flag that forbids to divide batches into micro-batches; `None` without one."""
-    needing = {
-        "--pad_to_max_length": arguments.data.pad_to_max_length,
-        "--deepspeed": bool(arguments.training.deepspeed),
-        "--fsdp": bool(arguments.training.fsdp),
-    }
-    return next((flag for flag, is_given in needing.items() if is_given), None)
+    training, padded = arguments.training, arguments.data.pad_to_max_length
+    return first_of({"--pad_to_max_length": padded, "--deepspeed": training.deepspeed, "--fsdp": training.fsdp})
 
 
 def _check_prepared(arguments: Arguments) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from wordmask.config.number_checks import check_shares
 from wordmask.config.parser import argument
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.masking import Mix, Strategy
@@ -104,6 +105,5 @@ def parse_strategy(text: str, flag: str = "--masking_strategy") -> Strategy | Mi
         raise InputError(
             f"{flag}: {text} does not give each strategy once, with a share above 0; write whole_word:0.8,token:0.2"
         )
-    if abs(sum(shares) - 1) > 1e-6:
-        raise InputError(f"{flag}: the shares of {text} add up to {sum(shares):g}; make them add up to 1")
+    check_shares(flag, shares, f"the shares of {text}")
     return Mix(dict(zip(map(Strategy, names), shares, strict=True)))

@@ -1,11 +1,12 @@
 """What numbers the Trainer's flags may have: one table. transformers takes most others, and trains with them.
 
-And what `--vocab_size` may be, which two scripts have.
+And what several flags ask of shares, and what `--vocab_size` may be, which two scripts have.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from wordmask.utils.errors import InputError
@@ -87,6 +88,13 @@ def check_numbers(args: Any) -> None:
             f"--max_steps: {args.max_steps} is not possible; give 1 or more, drop it to train for --num_train_epochs, "
             "or use --do_eval to evaluate only"
         )
+
+
+def check_shares(flag: str, shares: Sequence[float], what: str, advice: str = "make them add up to 1") -> None:
+    """Raise an `InputError` if shares are not above 0, or do not add up to 1; `what` names them in its sentence."""
+    total = sum(shares)
+    if not (all(share > 0 for share in shares) and abs(total - 1) <= 1e-6):
+        raise InputError(f"{flag}: {what} add up to {total:g}; {advice}")
 
 
 def check_vocab_size(value: int | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from transformers.training_args import OptimizerNames
 
-from wordmask.utils.errors import InputError, one_line, suggest
+from wordmask.utils.errors import InputError, first_of, one_line, suggest
 from wordmask.utils.launch import tpu_package
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def check_optimizer(args: RunArguments) -> None:
     """Raise an `InputError` for a wrong setting or a missing package. What else it lacks is known with the model."""
     from transformers import Trainer
 
-    settings = (args.optim_args or "").replace(" ", "").split(",") if args.optim_args is not None else []
+    settings = _settings(args)
     if wrong := [setting for setting in settings if not re.fullmatch(r"\w+=[^=]+", setting)]:
         raise InputError(f"--optim_args: {wrong[0]!r} does not set anything; write name=value,name=value")
     names = [setting.split("=")[0] for setting in settings]
@@ -70,14 +70,18 @@ def check_optimizer(args: RunArguments) -> None:
             ) from None
 
 
+def _settings(args: RunArguments) -> list[str]:
+    """The settings in --optim_args, `name=value` each; also those that set nothing, for a check."""
+    return [] if args.optim_args is None else args.optim_args.replace(" ", "").split(",")
+
+
 def _check_muon(args: RunArguments) -> None:
     """Raise an `InputError` if weights are divided as Muon cannot take them, or for a setting that it has not."""
     dividing = {
         "--deepspeed": args.deepspeed_plugin is not None,
         "--fsdp_config with version 1": (args.fsdp_plugin_args or {}).get("fsdp_version") == 1,
     }
-    flag = next((flag for flag, is_given in dividing.items() if is_given), None)
-    if flag:
+    if flag := first_of(dividing):
         raise InputError(
             f"--optim muon multiplies whole matrices, and {flag} leaves parts of them; give --fsdp, which keeps their "
             "shapes, or another --optim"
@@ -87,9 +91,8 @@ def _check_muon(args: RunArguments) -> None:
 
 def muon_settings(args: RunArguments) -> dict[str, float]:
     """The settings of Muon in --optim_args; an `InputError` for one that it has not."""
-    given = dict(setting.split("=") for setting in (args.optim_args or "").replace(" ", "").split(",") if setting)
     settings = {}
-    for name, value in given.items():
+    for name, value in (setting.split("=") for setting in _settings(args)):
         try:
             settings[name] = float(value)
         except ValueError:

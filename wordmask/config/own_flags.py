@@ -66,15 +66,16 @@ def parse_own_flags(argv: Sequence[str], **defaults: object) -> argparse.Namespa
         parse_arguments(argv, **defaults)
     parser = training_parser(OWN, quiet=True)
     parser.set_defaults(**defaults)
-    namespace, others = parser.parse_known(argv)
+    namespace, unknown = parser.parse_known(argv)
     try:
         for concern in OWN:
             build(concern, namespace)
     except InputError:
         # A flag that seems missing may be misspelled, or its file may stand after a switch of the Trainer; then
         # `parse_arguments` says so, which helps more.
-        flags = [word for word in others if word.startswith("--")]
-        files = [word for word in others if is_short_form(argv) and os.path.isfile(word)]
+        words = [word for word, _ in unknown]
+        flags = [word for word in words if word.startswith("--")]
+        files = [word for word in words if is_short_form(argv) and os.path.isfile(word)]
         if not (files or any(suggest(flag_name(flag), parser.flags) for flag in flags)):
             raise
     if "output_dir" not in parser.given:

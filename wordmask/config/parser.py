@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import starmap
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
@@ -35,6 +35,13 @@ class Gone:
     """An old flag without a replacement, and advice on what to do."""
 
     advice: str
+
+
+class Unknown(NamedTuple):
+    """A word that belongs to no flag, and the argument file that has it; `None` for the command line."""
+
+    word: str
+    path: str | None = None
 
 
 # What replaces an old flag: the new name for the same values; or a description, and a function from the value (`None`
@@ -129,7 +136,7 @@ class Parser(HfArgumentParser):
         """Parse a command line. It may begin with an argument file, whose values later flags override."""
         namespace, unknown = self.parse_known(argv)
         if unknown:
-            word, _, path = unknown[0].partition(" in ")
+            word, path = unknown[0]
             name = flag_name(word)
             nearest = suggest(name, self.flags, "" if path else "--")
             if not word.startswith("-"):
@@ -140,14 +147,13 @@ class Parser(HfArgumentParser):
             raise InputError(f"{', '.join(lacking)}: the value is missing; give one")
         return namespace
 
-    def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Parse, and also return the words that belong to no flag; `--name in path` is a name in a file."""
+    def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[Unknown]]:
+        """Parse, and also return the words that belong to no flag, those of the argument file first."""
         _check_encoding(argv)
         path, words, flags = split_words(argv)
-        values = _read_mapping(path) if path else {}
-        values = dict(starmap(self._positive, values.items()))
-        unknown = [f"--{name} in {path}" for name in values if name not in {*self.flags, *self.old_flags}]
-        known = {name: value for name, value in values.items() if f"--{name} in {path}" not in unknown}
+        values = dict(starmap(self._positive, _read_mapping(path).items())) if path else {}
+        known = {name: value for name, value in values.items() if name in {*self.flags, *self.old_flags}}
+        unknown = [Unknown(f"--{name}", path) for name in values if name not in known]
         flags = self._modernize(flags)
         if self.takes_words:
             words = words_as_flags(words, _names(flags))
@@ -156,7 +162,7 @@ class Parser(HfArgumentParser):
         arguments = [*self._modernize(self._from_file(known)), *words, *flags]
         self.given = _names(arguments)
         namespace, others = self.parse_known_args(arguments)
-        return namespace, unknown + others
+        return namespace, [*unknown, *map(Unknown, others)]
 
     def _check_words(self, flags: Sequence[str]) -> None:
         """Raise an `InputError` for a word between or after flags that is no value of the flag before it."""
@@ -315,8 +321,8 @@ def _is_switch(action: argparse.Action | None) -> bool:
 
 
 def flag_name(word: str) -> str:
-    """The name in a word of `Parser.parse_known`: `seed` in `--seed`, `--seed=1` and `--seed in run.yaml`."""
-    return word.partition(" in ")[0].partition("=")[0].lstrip("-")
+    """The name in a flag, with or without a value: `seed` in `--seed` and `--seed=1`."""
+    return word.partition("=")[0].lstrip("-")
 
 
 def _read_mapping(path: str) -> dict[str, object]:

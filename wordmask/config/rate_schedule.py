@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.config.number_checks import check_shares
 from wordmask.masking import RATE, FloatArray, Keys, drawn, hash64
 from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import percent
@@ -78,12 +79,9 @@ class RateSchedule:
             raise InputError(
                 f"--mlm_probability: {text} draws from {low.first:g} up to {low.last:g}; give the lower rate first"
             )
-        total = sum(phase.share for phase in phases)
-        if any(not 0 < phase.share <= 1 for phase in phases) or abs(total - 1) > 1e-6:
-            raise InputError(
-                f"--mlm_probability: the shares of the training in {text} add up to {total:g}; give each rate a share "
-                "above 0, so that they add up to 1, such as 0.30@0.7,0.15@0.3"
-            )
+        advice = "give each rate a share above 0, so that they add up to 1, such as 0.30@0.7,0.15@0.3"
+        shares = [phase.share for phase in phases]
+        check_shares("--mlm_probability", shares, f"the shares of the training in {text}", advice)
         return cls(tuple(phases), seed)
 
     @property

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers.paths import find_text_files
+from wordmask.utils.readers.paths import find_text_files, short_name
 
 WORDS = ("model_name_or_path", "train_file", "validation_file")  # the flags that the words stand for, in order
 USAGE = "MODEL train.txt [dev.txt]"
@@ -209,7 +209,7 @@ def new_output_dir(
     Raises:
         InputError: if it cannot be made.
     """
-    safe = [_safe(part, length, names_repository) for part, length in ((model, 40), (_stem(text), 30))]
+    safe = [_safe(part, length, names_repository) for part, length in ((model, 40), (short_name(text), 30))]
     name = f"{'-'.join(safe)}-{now():%Y%m%d-%H%M}"
     for number in count(1):
         directory = Path("output", name if number == 1 else f"{name}-{number}")
@@ -227,12 +227,6 @@ def new_output_dir(
             ) from None
         return str(directory)
     raise AssertionError("count never ends")
-
-
-def _stem(path: str) -> str:
-    """The name of a text without its endings: `reviews` of `data/reviews.jsonl.gz`, `data` of `data/*.txt`."""
-    name = Path(path).name.split(".")[0]
-    return Path(path).parent.name if name in ("", "*", "**") else name
 
 
 def _safe(name: str, length: int, ascii_only: bool) -> str:

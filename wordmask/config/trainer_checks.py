@@ -22,8 +22,9 @@ from wordmask.config.number_checks import check_numbers
 from wordmask.config.optimizer_checks import check_known, check_optimizer
 from wordmask.config.schedule_checks import check_schedule
 from wordmask.config.tracker_checks import check_trackers
-from wordmask.utils.errors import InputError, suggest
+from wordmask.utils.errors import InputError, first_of, suggest
 from wordmask.utils.launch import tpu_package
+from wordmask.utils.quantities import plain
 
 if TYPE_CHECKING:
     from wordmask.config.run_arguments import RunArguments
@@ -87,7 +88,7 @@ def _check_evaluation(args: RunArguments) -> None:
         raise InputError(
             f"--metric_for_best_model {metric} is not computed with --prediction_loss_only; drop one of them"
         )
-    evaluation, saving, schedule = map(_plain, (args.eval_strategy, args.save_strategy, args.lr_scheduler_type))
+    evaluation, saving, schedule = map(plain, (args.eval_strategy, args.save_strategy, args.lr_scheduler_type))
     if saving == "best" and not args.metric_for_best_model:
         raise InputError("--save_strategy best needs --metric_for_best_model, for example eval_loss")
     needing = {
@@ -95,12 +96,11 @@ def _check_evaluation(args: RunArguments) -> None:
         "--load_best_model_at_end": args.load_best_model_at_end,
         f"--lr_scheduler_type {schedule}": schedule in ("reduce_lr_on_plateau", "greedy"),
     }
-    for flag, is_given in needing.items():
-        if is_given and evaluation == "no":
-            raise InputError(
-                f"{flag} follows the evaluations during training, and there are none; give --eval_strategy, for "
-                "example epoch"
-            )
+    if evaluation == "no" and (flag := first_of(needing)):
+        raise InputError(
+            f"{flag} follows the evaluations during training, and there are none; give --eval_strategy, for example "
+            "epoch"
+        )
     if args.load_best_model_at_end and saving not in ("best", evaluation):
         raise InputError(
             f"--load_best_model_at_end needs a checkpoint at each evaluation; give --save_strategy {evaluation}, as "
@@ -160,8 +160,7 @@ def _check_chunked_head(args: RunArguments) -> None:
         "needs torch 2.13": not hasattr(torch.nn, "LinearCrossEntropyOptions"),
         "has no label smoothing": args.label_smoothing_factor > 0,
     }
-    reason = next((reason for reason, holds in reasons.items() if args.chunked_head and holds), None)
-    if reason is not None:
+    if args.chunked_head and (reason := first_of(reasons)):
         raise InputError(f"--chunked_head {reason}; drop the flag")
 
 
@@ -219,8 +218,3 @@ def _check_json(name: str, value: str) -> None:
     if not is_object:
         problem = "holds no JSON object" if is_file else "is neither a file nor a JSON object"
         raise InputError(f"--{name}: {value} {problem}; give {JSON_FLAGS[name]}")
-
-
-def _plain(value: object) -> str:
-    """The value of an enumeration, or the string that stands for it."""
-    return str(getattr(value, "value", value))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wordmask.utils.arrays import starts_of
+from wordmask.utils.readers.paths import short_name
 
 MOST = 10  # corpora that are evaluated apart; of more, only the total is of use to people
 
@@ -31,19 +32,13 @@ def corpus_names(entries: Sequence[str]) -> list[str]:
 
     `news.txt` and `wiki/*.jsonl` are `news` and `wiki`; `a/train.txt` and `b/train.txt` are `a_train` and `b_train`.
     """
-    short = [_safe(_stem(Path(entry))) for entry in entries]
+    short = [_safe(short_name(entry)) for entry in entries]
     times = Counter(short)
     names = [
         name if times[name] == 1 else _safe(f"{Path(entry).parent.name}_{name}")
         for name, entry in zip(short, entries, strict=True)
     ]
     return names if len({*names}) == len(names) else [f"{name}_{number}" for number, name in enumerate(names, 1)]
-
-
-def _stem(path: Path) -> str:
-    """The last part of a path that has letters: `wiki` of `wiki/**/*.txt`."""
-    stems = [path.name.split(".")[0], *reversed(path.parts[:-1])]
-    return next((stem for stem in stems if re.search(r"\w", stem)), "")
 
 
 def _safe(name: str) -> str:

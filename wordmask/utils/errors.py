@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 class InputError(ValueError):
@@ -22,6 +22,11 @@ def suggest(name: str, known: Iterable[str], dashes: str = "") -> str:
     """The most similar known name, with dashes where it is a flag of the command line, as the end of a sentence."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {dashes}{nearest[0]}?" if nearest else ""
+
+
+def first_of(conditions: Mapping[str, object]) -> str | None:
+    """The first flag or reason, as a sentence shall name it, that is given or holds; `None` without one."""
+    return next((name for name, holds in conditions.items() if holds), None)
 
 
 @contextlib.contextmanager

@@ -74,9 +74,14 @@ def write_json_entries(path: str | Path, name: str, entries: Iterable[Any]) -> N
 
 @contextlib.contextmanager
 def damage_is_warned(path: str | Path, consequence: str) -> Iterator[None]:
-    """Warn, and go on after the block, if what it reads from a JSON file is not what was written there."""
+    """Warn, and go on after the block, if what it reads from a JSON file is not what was written there.
+
+    Without the file, it goes on and says nothing.
+    """
     try:
         yield
+    except FileNotFoundError:
+        pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s cannot be read (%s), so %s", path, one_line(error), consequence)
 

@@ -1,9 +1,11 @@
-"""Numbers as people read them: with a unit, and with as many digits as matter."""
+"""Numbers as people read them: with a unit, and with as many digits as matter. And values of flags."""
 
 from __future__ import annotations
 
 import math
 from decimal import Decimal
+from enum import Enum
+from typing import Any
 
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -16,6 +18,11 @@ def counted(number: int, what: str, plural: str | None = None) -> str:
 def as_written(value: object) -> str:
     """The value of a flag as on a command line, `0.7 0.3` for a list; `none` if it is not given."""
     return "none" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def plain(value: Any) -> Any:
+    """The value of an entry of an enumeration, as on a command line; anything else as it is."""
+    return value.value if isinstance(value, Enum) else value
 
 
 def number(value: float, digits: int = 4) -> str:

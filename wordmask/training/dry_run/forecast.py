@@ -23,7 +23,7 @@ from wordmask.training.padding import Lengths
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
-from wordmask.utils.quantities import counted, size
+from wordmask.utils.quantities import counted, plain, size
 
 EXACT, STRETCHES = 2000, 20  # batches that are all counted; of more, so many, in stretches over the whole training
 SMALL_FILES = 16_000  # bytes of a checkpoint's random state and schedule
@@ -130,8 +130,7 @@ def checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
 
 def expected_checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
     """The bytes of a checkpoint before any step: at least, since the optimizer's state is known after one."""
-    optimizer = str(getattr(trainer.args.optim, "value", trainer.args.optim))
-    moments = {"adamw_torch": 2, "adamw_torch_fused": 2, "muon": 1}.get(optimizer, 0)
+    moments = {"adamw_torch": 2, "adamw_torch_fused": 2, "muon": 1}.get(plain(trainer.args.optim), 0)
     weights: Any = [] if trainer.model is None or trainer.args.save_only_model else trainer.model.parameters()
     state = sum(weight.numel() * weight.element_size() for weight in weights if weight.requires_grad)
     return model + moments * state + LOG * logs

@@ -24,7 +24,7 @@ from wordmask.training.dry_run.rehearsal import Rehearsal
 from wordmask.training.header import show_header
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.memory import available_memory, peak_memory
-from wordmask.utils.quantities import counted, duration, number, percent, short, size
+from wordmask.utils.quantities import counted, duration, number, percent, plain, short, size
 from wordmask.utils.terminal import Fact, Message, terminal
 
 DISK = 500e6  # bytes a second that a disk is assumed to write
@@ -161,5 +161,5 @@ class DryRun:
         if args.do_train:
             values["tokens_per_pass"] = trainer.forward.micro_batch_tokens or 0
             values["warmup_steps"] = args.get_warmup_steps(trainer.planned_steps)
-        plain = {name: getattr(value, "value", value) for name, value in values.items() if value is not None}
-        self._tell("flags", ", ".join(f"--{name} {value}" for name, value in plain.items()))
+        given = [f"--{name} {plain(value)}" for name, value in values.items() if value is not None]
+        self._tell("flags", ", ".join(given))

@@ -76,8 +76,6 @@ def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:
         last_step: evaluations of later steps are left out: a resumed run makes them again.
     """
     path = Path(directory) / EVALUATIONS
-    if not path.exists():
-        return []
     with damage_is_warned(path, "earlier evaluations are not shown"):
         entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
         evaluations = [_evaluation(**entry) for entry in entries]

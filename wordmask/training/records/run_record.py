@@ -8,7 +8,6 @@ import math
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.training.records.file_names import RUN
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
-from wordmask.utils.quantities import as_written
+from wordmask.utils.quantities import as_written, plain
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class RunRecord:
         for name, flags in _NAMES.items():
             digest = self.identity.get(name)
             old, new = self.arguments.get(flags[0]), given.get(flags[0])
-            changed_flags = [flag for flag in flags if self.arguments.get(flag) != _plain(given.get(flag))]
+            changed_flags = [flag for flag in flags if self.arguments.get(flag) != plain(given.get(flag))]
             # What a training text decides is taken from the checkpoint, so its size is told by the flag alone.
             sizes = {"vocab_size"} | ({"add_words"} if str(given.get("add_words")).isdecimal() else set())
             other_size = any(given.get(flag) is not None for flag in sizes.intersection(changed_flags))
@@ -124,7 +123,7 @@ class RunRecord:
     def changes(self, identity: Identity, given: Mapping[str, Any], processes: int) -> list[str]:
         """A line for each setting that differs: its flag, the old value and the new one."""
         old = {**self.arguments, "processes": self.processes}
-        new = {name: _plain(value) for name, value in given.items()} | {"processes": processes}
+        new = {name: plain(value) for name, value in given.items()} | {"processes": processes}
         old_step, new_step = (math.prod(flags.get(name, 1) for name in STEP) for flags in (old, new))
         same_step = old_step == new_step and not new.get("streaming")  # as 8 x 1 and 4 x 2
         same_step |= bool(old.get("tokens_per_step") and new.get("tokens_per_step"))
@@ -191,7 +190,7 @@ def write_run(script: str, arguments: Arguments, identity: Identity, described: 
         "described": dict(described),
         "identity": asdict(identity),
         "changed_arguments": _changed(arguments),
-        "arguments": {name: _plain(value) for name, value in sorted(arguments.given.items()) if name not in LEFT_OUT},
+        "arguments": {name: plain(value) for name, value in sorted(arguments.given.items()) if name not in LEFT_OUT},
     }
     write_json(Path(training.output_dir) / RUN, record)
 
@@ -201,8 +200,4 @@ def _changed(arguments: Arguments) -> list[str]:
     parts = (arguments.model, arguments.data, arguments.masking, arguments.segmentation, arguments.probe)
     defaults = {flag.name: flag.default for part in (*parts, arguments.training) for flag in fields(part)}
     given = {*arguments.named, *arguments.short_form} - {*LEFT_OUT}
-    return sorted(name for name in given if _plain(arguments.given.get(name)) != _plain(defaults.get(name)))
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
+    return sorted(name for name in given if plain(arguments.given.get(name)) != plain(defaults.get(name)))

@@ -98,8 +98,6 @@ class SpeedRecord:
 def read_speed(directory: str | Path) -> list[Moment]:
     """The moments in a run's directory; without a file, or with a broken one, there are none."""
     path = Path(directory) / SPEED
-    if not path.exists():
-        return []
     with damage_is_warned(path, "the time of earlier steps is not known"):
         moments = json.loads(path.read_text(encoding="utf-8"))["moments"]
         return [Moment(int(one["step"]), *(one[name] + 0 for name in Moment._fields[1:])) for one in moments]

@@ -156,5 +156,5 @@ def thinned(items: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; nothing if there is none, or, with a warning, if it is damaged."""
     with damage_is_warned(path, "the report does without"):
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     return {}

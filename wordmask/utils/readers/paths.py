@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,15 @@ def format_of(path: str) -> str | None:
     name = Path(path.lower())
     suffix = Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
     return FORMATS.get(suffix[1:]) if suffix else "txt"
+
+
+def short_name(path: str) -> str:
+    """What people call a file, a glob or a directory: the last part of its path that has a letter or a digit.
+
+    `reviews` of `data/reviews.jsonl.gz`, `wiki` of `wiki/**/*.txt`; nothing of `*.txt`.
+    """
+    *folders, name = Path(path).parts or ("",)
+    return next((part for part in [name.split(".")[0], *reversed(folders)] if re.search(r"\w", part)), "")
 
 
 def is_saved_dataset(directory: str) -> bool:
