@@ -180,6 +180,14 @@ def test_the_last_evaluation_of_a_training_is_not_made_again(counted, command, t
     ]
 
 
+def test_the_last_evaluation_is_made_again_in_the_precision_that_was_asked_for(counted, command, tmp_path):
+    """In training, transformers evaluates in the precision that trains, whatever --bf16_full_eval says."""
+    out, half = tmp_path / "out", "--bf16_full_eval"
+    metrics = run_mlm_wwm.main(command(out, "--eval_strategy", "steps", "--eval_steps", "4", half))
+    assert counted == [0, 4, 4]
+    assert before_and_after(metrics)[1] == alone(command, str(out), tmp_path / "after", half)
+
+
 def test_after_is_the_model_that_is_saved(command, counted, tmp_path):
     """The model of step 2 is the best: it has the larger loss, and that is what was asked for here."""
     out = tmp_path / "out"
