@@ -72,3 +72,10 @@ def test_padding_belongs_to_no_word_where_a_token_of_text_fills_up(trainer):
     found = trainer._masked_words(seen, words, labels, torch.tensor([30, -101, -101, -101]), attended)
     assert [token for token in found.tokens[0].tolist() if token >= 0] == [30, 21]
     assert (found.masked.tolist(), found.right.tolist()) == ([1], [1])
+
+
+def test_tokens_without_text_of_their_own_count_as_one_character(trainer):
+    """`[UNK]` is no text of five characters, though it stands for text and may be masked."""
+    tokenizer = trainer.processing_class
+    ids = [tokenizer.unk_token_id, tokenizer.mask_token_id, tokenizer.convert_tokens_to_ids("the")]
+    assert trainer._characters[ids].tolist() == [1, 1, 3]
