@@ -232,6 +232,15 @@ def test_the_rate_runs_over_the_steps_done_and_those_left():
     np.testing.assert_allclose(rates, 0.4 - 0.3 * (np.array([[2], [3]]) + np.arange(8) / 8) / 4)
 
 
+def test_steps_of_another_size_are_known_although_an_epoch_has_as_many():
+    """8 rows are 2 steps of 4, and 2 of 5: the rate goes on by steps, since those of the first epoch were smaller."""
+    first = of_step_sizes(8, (4, 1, 1), Progress(), epochs=2)[0]
+    second = of_step_sizes(8, (5, 1, 1), first.progress(2), epochs=2)
+    rates = [[draw.rate for draw in draws] for _, draws in go_on(second, 4)]
+    np.testing.assert_allclose(np.concatenate(rates), 0.4 - 0.3 * (2 + np.arange(8) / 5) / 4)
+    assert not second[0].progress(4).constant
+
+
 def test_rows_of_like_length_share_a_step_of_the_new_size():
     first = of_step_sizes(60, (2, 1, 1), Progress(), epochs=1)[0]
     second = of_step_sizes(60, (5, 1, 1), first.progress(3), epochs=1)
