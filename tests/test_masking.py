@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from wordmask.masking import (
     NGRAM_LENGTHS,
+    RATE,
     Mix,
     Replacement,
     Strategy,
     choose,
+    drawn,
     hash64,
     replace,
     uniform,
@@ -501,6 +503,14 @@ def test_a_sequence_of_a_mix_has_the_mask_of_the_strategy_that_it_draws():
     np.testing.assert_array_equal(MIX.drawn(keys[::-7]), drawn[::-7])
     again = MIX.drawn(hash64(0, 99, np.arange(300)))
     assert 0.25 < (again == drawn).mean() < 0.55, "as often as two draws agree by chance: 0.38"
+
+
+def test_the_strategy_that_is_drawn_says_nothing_about_the_rate_that_is_drawn():
+    """From the same number, all sequences of the first strategy would have the low rates of `0.1..0.9`."""
+    keys = keys_of(6000)
+    strategies, rates = MIX.drawn(keys), drawn(keys, RATE)
+    counts = [np.bincount((rates[strategies == number] * 5).astype(int), minlength=5) for number in range(3)]
+    assert chi_square(np.concatenate(counts), np.repeat([0.5, 0.2, 0.3], 5)) < chi_square_limit(14)
 
 
 def test_what_is_drawn_says_nothing_about_what_is_masked():

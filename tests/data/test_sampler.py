@@ -232,6 +232,15 @@ def test_the_rate_runs_over_the_steps_done_and_those_left():
     np.testing.assert_allclose(rates, 0.4 - 0.3 * (np.array([[2], [3]]) + np.arange(8) / 8) / 4)
 
 
+def test_steps_of_another_size_are_known_although_an_epoch_has_as_many():
+    """8 rows are 2 steps of 4, and 2 of 5: the rate goes on by steps, since those of the first epoch were smaller."""
+    first = of_step_sizes(8, (4, 1, 1), Progress(), epochs=2)[0]
+    second = of_step_sizes(8, (5, 1, 1), first.progress(2), epochs=2)
+    rates = [[draw.rate for draw in draws] for _, draws in go_on(second, 4)]
+    np.testing.assert_allclose(np.concatenate(rates), 0.4 - 0.3 * (2 + np.arange(8) / 5) / 4)
+    assert not second[0].progress(4).constant
+
+
 def test_rows_of_like_length_share_a_step_of_the_new_size():
     first = of_step_sizes(60, (2, 1, 1), Progress(), epochs=1)[0]
     second = of_step_sizes(60, (5, 1, 1), first.progress(3), epochs=1)
@@ -399,6 +408,8 @@ def test_the_trainers_loader_gives_the_same_batches_with_persistent_workers(tmp_
             loader.set_epoch(epoch)
             batches += list(loader)
         found.append([*batches, *trainer.get_eval_dataloader(), *trainer.get_eval_dataloader()])
+    evaluated = [draw for batch in trainer.get_eval_dataloader().batch_sampler for draw in batch]
+    assert {draw.rate for draw in evaluated} == {0.2}, "the rate at which the schedule ends, whatever is usual"
     one, other = found
     assert len(one) == len(other) == 2 * 3 + 2 * 5
     for first, second in zip(one, other, strict=True):
@@ -410,3 +421,31 @@ def test_the_trainers_loader_gives_the_same_batches_with_persistent_workers(tmp_
     parts = (train[:3], train[3:], evaluation)
     labels = [sum(int((batch["labels"] != -100).sum()) for batch in part) for part in parts]
     assert labels[0] > labels[1] > labels[2] > 0
+
+
+def trainer_of(rows: Lines, folder, rates: str, **options) -> MlmTrainer:
+    """A trainer that trains and evaluates on these rows."""
+    tokenizer = character_tokenizer([chr(ord("一") + number) for number in range(60)])
+    model = AutoModelForMaskedLM.from_pretrained(save_model(folder / "model", tokenizer))
+    arguments = RunArguments(output_dir=str(folder / "run"), use_cpu=True, report_to="none", **options)
+    staged = StagedSequences([rows])
+    return MlmTrainer(model, arguments, staged, rows, tokenizer, collator(9), collator(9, word_ids=True), rates)
+
+
+def test_an_evaluation_of_several_corpora_shows_each_sequence_once_the_longest_of_a_corpus_first(tmp_path):
+    """Each corpus has a stage of its own: without its place, the first corpus would be evaluated again and again."""
+    rows = Lines(ROWS)
+    rows.bounds, rows.evaluated_apart = [0, 9, ROWS], ["news", "wiki"]
+    loader = trainer_of(rows, tmp_path, "0.2", per_device_eval_batch_size=5).get_eval_dataloader()
+    batches = [[draw.index for draw in batch] for batch in loader.batch_sampler]
+    by_length = [sorted(range(*span), key=lambda row: -rows.lengths[row]) for span in ((0, 9), (9, ROWS))]
+    assert batches == [own[at : at + 5] for own in by_length for at in range(0, len(own), 5)]
+    assert [*loader.batch_sampler.corpora()] == ["news"] * 2 + ["wiki"] * 3
+
+
+def test_rates_that_are_drawn_follow_the_seed_of_the_run(tmp_path):
+    """And not the seed with which the schedule was made: another seed is another sample."""
+    trainer = trainer_of(Lines(ROWS), tmp_path, "0.1..0.9", data_seed=9)
+    drawn = {draw.index: draw.rate for batch in trainer.batches(trainer.train_sequences) for draw in batch}
+    expected = RateSchedule.of("0.1..0.9", 9).at(np.zeros(ROWS), 0, np.arange(ROWS))
+    assert drawn == dict(enumerate(expected.tolist()))

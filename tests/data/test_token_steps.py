@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.order import EpochOrder, grouped, grouped_by_tokens, shuffled, token_ends
-from wordmask.data.plan import Draw, Layout, Progress, Stage
+from wordmask.data.order import EpochOrder, FixedOrder, grouped, grouped_by_tokens, shuffled, token_ends
+from wordmask.data.plan import Draw, Layout, Piece, Progress, Stage
 from wordmask.data.sampler import Batches
 from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.utils.errors import InputError
@@ -231,6 +231,29 @@ def test_batches_of_a_step_have_about_as_many_tokens():
     plans = [training.plan(Layout(1, 2, 2, process)) for process in range(2)]
     for number, batch in enumerate([batch for plan in plans for batch in batches(plan)[:-2]]):
         assert abs(sum(lengths[draw.index] for draw in batch) - 250) < 40 + 40 / 4, number
+
+
+def test_a_step_is_divided_by_the_middle_of_each_sequence():
+    """Lengths 5 5 4 3 3 in four parts: with the beginnings in place of the middles, they would be 0 1 2 2 3."""
+    lengths, order = [5, 5, 4, 3, 3], FixedOrder(np.arange(5))
+    parts = []
+    for process in range(2):
+        layout = Layout(1, 2, 2, process)
+        cuts = TokenCuts(Stage(5, order, layout), np.array(lengths), 20)
+        parts.append([[draw.index for draw in batch] for batch in TokenBatches(cuts, layout, LINE)])
+    assert parts == [[[0], [2]], [[1], [3, 4]]]
+
+
+def test_sequences_that_complete_a_step_of_the_epoch_before_stay_in_front():
+    """They have the carried tokens of a step that has begun: what is behind them is grouped, and they are not."""
+    lengths = np.random.default_rng(0).integers(1, 12, 30)
+    order = InShortStretches("random", SEED, lengths)
+    shown = Piece(40, 0, 0, 25)
+    found = Stage(30, order, WHOLE).remaining(1, (), shown)
+    expected = order.in_token_steps(order.of_epoch(1), 40, 1, 25)
+    assert found.tolist() == expected.tolist() != order.in_token_steps(order.of_epoch(1), 40, 1, 0).tolist()
+    head = int(token_ends(lengths[order.of_epoch(1)], 40, 25)[0])
+    assert found[:head].tolist() == order.of_epoch(1)[:head].tolist()
 
 
 def test_a_step_belongs_to_the_epoch_in_which_it_begins():

@@ -199,6 +199,19 @@ def test_token_type_ids_come_through_where_every_example_has_them(bert):
     assert "token_type_ids" not in wordmask.WholeWordMaskCollator(bert)([examples[0], {"input_ids": [2, 9, 3]}])
 
 
+def test_padding_has_the_token_type_that_the_tokenizer_gives_it(bert):
+    """XLNet's has a type of its own; with that of text, the model would see padding as text."""
+    tokenizer = pickle.loads(pickle.dumps(bert))
+    tokenizer._pad_token_type_id = 3
+    assert tokenizer.pad_token_type_id == 3
+    examples = [
+        {"input_ids": [2, 9, 9, 3], "token_type_ids": [0, 0, 1, 1]},
+        {"input_ids": [2, 3], "token_type_ids": [0, 1]},
+    ]
+    batch = wordmask.WholeWordMaskCollator(tokenizer)(examples)
+    assert batch["token_type_ids"].tolist() == [[0, 0, 1, 1], [0, 1, 3, 3]]
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("multiple", [None, 8])
 @pytest.mark.parametrize("already", ["", "right", "left"])
@@ -224,6 +237,27 @@ def test_padding_is_made_anew_and_changes_no_mask(side, multiple, already, bert)
             rest = torch.ones(batch[name].shape[1], dtype=torch.bool)
             rest[own] = False
             assert (batch[name][row, rest] == padding).all(), name
+
+
+def test_padding_changes_no_mask_after_set_seed_either(examples, bert):
+    """Without an `example_id` the key is made of the ids: with those of padding, a longer batch had other masks."""
+    found = []
+    for multiple in (None, 64):
+        set_seed(5)
+        batch = wordmask.WholeWordMaskCollator(bert, 0.4, pad_to_multiple_of=multiple)(examples)
+        found.append(batch["labels"])
+    width = found[0].shape[1]
+    assert found[1].shape[1] == 64 > width
+    assert torch.equal(found[1][:, :width], found[0]) and (found[1][:, width:] == -100).all()
+
+
+@pytest.mark.parametrize("other", [3 + 2**32, 3 - 2**32, 2**63, -3], ids=str)
+def test_an_example_id_counts_with_all_of_its_64_bits(other, bert):
+    """Digests differ in any of them: two examples whose lower bits agree must not always be masked alike."""
+    ids = bert(sample_lines("english", 1)[0])["input_ids"]
+    rows = [{"input_ids": ids, "example_id": number, "epoch": epoch} for number in (3, other) for epoch in range(8)]
+    labels = wordmask.WholeWordMaskCollator(bert, 0.4)(rows)["labels"].reshape(2, -1)
+    assert not torch.equal(labels[0], labels[1])
 
 
 def test_a_collator_leaves_its_tokenizer_as_it_was(bert):

@@ -55,3 +55,13 @@ def test_words_of_chinese_characters_are_read_back(words):
 def test_words_of_any_characters_are_read_back(words, mixed):
     tokens = tokenize(TOKENIZER, ["".join(line) for line in words])
     assert round_trip(words, mixed) == tokens.continuations(segmented(tokens.characters, words, mixed)).tolist()
+
+
+def test_words_that_underscores_join_count_on_lines_without_chinese_alone():
+    """As in Vietnamese. In a Chinese text `a_b` is no word, and the references of its other lines stay empty."""
+    words = [["ab_ab"], ["研究", "ab_ab"], ["ab", "ab"]]
+    lines = ["ab_ab", "研究 ab_ab", "ab ab"]
+    segmenter = Given(words)
+    segmenter.any_script = True
+    tokenizer = character_tokenizer(["研究ab_"])
+    assert line_positions(tokenizer, segmenter, lines) == [[2, 3, 4, 5], [2], []]

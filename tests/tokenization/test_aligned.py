@@ -170,6 +170,20 @@ def test_tweets_that_are_rewritten_have_their_words_from_the_mark(tmp_path):
     assert encodings.continues.tolist() == joined.tolist()
 
 
+def test_what_stands_behind_a_word_that_is_rewritten_keeps_its_own_characters(tmp_path):
+    """What is rebuilt is shorter or longer than the text, so all that follows in its line moves."""
+    tokenizer = bpe_tokenizer(tmp_path, ["hello", "URL", "see"])
+    plain = tokenizer.tokenize
+    tokenizer.tokenize = lambda text: plain("URL" if text.startswith("http") else text)
+    encodings = tokenize(tokenizer, ["hello https://x.org see hello", "see http: hello"])
+    assert encodings.characters.lines == ["hello URL  see hello", "see URL  hello"]
+    text = "".join(encodings.characters.text)
+    spans = zip(encodings.first.tolist(), encodings.last.tolist(), strict=True)
+    tokens = tokenizer.convert_ids_to_tokens(encodings.ids.tolist())
+    assert [text[first : last + 1] for first, last in spans] == [token.removesuffix("@@") for token in tokens]
+    assert encodings.continues.tolist() == [False, *(token.endswith("@@") for token in tokens[:-1])]
+
+
 def test_a_refusal_where_nothing_says_what_tokens_cover(tmp_path):
     """Wav2Vec2's writes `|` for a space, and has no mark."""
     (tmp_path / "vocab.json").write_text('{"<pad>": 0, "<unk>": 1, "|": 2, "A": 3, "<mask>": 4}')

@@ -8,7 +8,9 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -16,7 +18,10 @@ from rich.console import Console
 import run_mlm
 import run_mlm_wwm
 from conftest import run_two_processes, sample_lines
+from wordmask.training.evaluation import before_after
 from wordmask.training.evaluation.before_after import Improved, ImprovedWords, Results, most_improved
+from wordmask.training.evaluation.masked_words import MaskedWords
+from wordmask.training.records.evaluation_record import Evaluation
 from wordmask.training.trainer.evaluating import EvaluatingTrainer
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.quantities import loss
@@ -180,6 +185,14 @@ def test_the_last_evaluation_of_a_training_is_not_made_again(counted, command, t
     ]
 
 
+def test_the_last_evaluation_is_made_again_in_the_precision_that_was_asked_for(counted, command, tmp_path):
+    """In training, transformers evaluates in the precision that trains, whatever --bf16_full_eval says."""
+    out, half = tmp_path / "out", "--bf16_full_eval"
+    metrics = run_mlm_wwm.main(command(out, "--eval_strategy", "steps", "--eval_steps", "4", half))
+    assert counted == [0, 4, 4]
+    assert before_and_after(metrics)[1] == alone(command, str(out), tmp_path / "after", half)
+
+
 def test_after_is_the_model_that_is_saved(command, counted, tmp_path):
     """The model of step 2 is the best: it has the larger loss, and that is what was asked for here."""
     out = tmp_path / "out"
@@ -328,6 +341,27 @@ def test_the_words_that_improved_most_are_those_with_the_largest_gain():
         Improved("lake", 9, 0, 4),
         Improved("of", 30, 5, 9),
     ]
+
+
+def test_of_words_with_the_same_gain_the_one_that_is_masked_less_often_comes_first():
+    before = {"the": [40, 12], "sea": [5, 1], "ash": [9, 0], "oak": [5, 0]}
+    after = {"the": [40, 15], "sea": [5, 4], "ash": [9, 3], "oak": [5, 3]}
+    assert [one.word for one in most_improved(before, after)] == ["oak", "sea", "ash", "the"]
+
+
+def test_spellings_of_a_word_are_one_although_each_is_rarer_than_the_words_that_are_kept(monkeypatch):
+    """`The` and `ĠThe` are masked 4 and 2 times: cut to one entry too early, the 2 would be lost."""
+    monkeypatch.setattr(before_after, "MOST_FREQUENT", 1)
+    words = MaskedWords(np.array([[1, -1], [2, -1], [3, -1]]), np.array([4, 2, 1]), np.array([1, 2, 0]))
+    readable = SimpleNamespace(word=lambda tokens: {1: "The", 2: "The", 3: "sea"}[tokens[0]])
+    assert before_after.frequent_words(words, readable) == {"The": [6, 3]}
+
+
+def test_figures_of_a_probe_on_other_examples_are_not_those_before():
+    metrics = {"loss": 2.0, "probe_f1": 0.5}
+    before, same, other = (Evaluation(step, 0.0, metrics, 7, probe=probe) for step, probe in enumerate("aab"))
+    assert before_after.metrics_before(before, same) == {"eval_loss_before": 2.0, "eval_probe_f1_before": 0.5}
+    assert before_after.metrics_before(before, other) == {"eval_loss_before": 2.0}
 
 
 def test_words_are_counted_by_their_text_over_the_whole_evaluation(command, folder, tmp_path):

@@ -38,6 +38,14 @@ def test_figures_by_hand():
     assert metric.compute() == {}, "the sums begin anew"
 
 
+def test_a_corpus_without_a_masked_token_has_no_loss():
+    """Such as a corpus of one empty batch: its loss is none, and no division by zero."""
+    metric = MaskedLMMetric()
+    metric.add_batch(loss=3.0, tokens=2, corpus="news")
+    metric.add_batch(loss=0.0, tokens=0, corpus="wiki")
+    assert metric.compute() == {"loss": 1.5, "perplexity": math.exp(1.5), "news_loss": 1.5}
+
+
 def test_without_predictions_there_are_no_accuracies():
     metric = MaskedLMMetric()
     metric.add_batch(loss=1.0, tokens=1)
@@ -93,6 +101,12 @@ def test_the_words_of_a_batch_by_hand():
     summed = found.summed(9)
     assert [word[:2] for word in summed.tokens.tolist()] == [[7, 8], [5, -1]]
     assert (summed.masked.tolist(), summed.right.tolist()) == ([2, 1], [1, 1])
+
+
+def test_a_word_of_the_most_tokens_that_one_unit_has_counts():
+    everywhere = np.ones(MAX_UNIT, bool)
+    found = MaskedWords.of_batch(np.arange(MAX_UNIT), np.ones(MAX_UNIT, np.int64), everywhere, everywhere)
+    assert found.tokens.tolist() == [[*range(MAX_UNIT)]] and found.right.tolist() == [1]
 
 
 def test_a_word_of_too_many_tokens_is_left_out():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest.mock import Mock
 
 import pytest
+import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import wordmask
@@ -62,3 +63,19 @@ def test_an_evaluation_that_fails_leaves_nothing_to_the_next_one(trainer, monkey
         patch.setattr(trainer, "_prepare_inputs", fails)
         trainer.evaluate()
     assert losses(trainer.evaluate()) == expected
+
+
+def test_padding_belongs_to_no_word_where_a_token_of_text_fills_up(trainer):
+    """A tokenizer without a padding token pads with 0, which may be text, and continues the last word then."""
+    seen, words = torch.tensor([20, 21, 20, 20]), torch.tensor([1, 1, 1, 1])
+    labels, attended = torch.tensor([30, -100, -100, -100]), torch.tensor([True, True, False, False])
+    found = trainer._masked_words(seen, words, labels, torch.tensor([30, -101, -101, -101]), attended)
+    assert [token for token in found.tokens[0].tolist() if token >= 0] == [30, 21]
+    assert (found.masked.tolist(), found.right.tolist()) == ([1], [1])
+
+
+def test_tokens_without_text_of_their_own_count_as_one_character(trainer):
+    """`[UNK]` is no text of five characters, though it stands for text and may be masked."""
+    tokenizer = trainer.processing_class
+    ids = [tokenizer.unk_token_id, tokenizer.mask_token_id, tokenizer.convert_tokens_to_ids("the")]
+    assert trainer._characters[ids].tolist() == [1, 1, 3]

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import run_mlm_wwm
+import wordmask
 from conftest import sample_tokenizer, save_model, training_steps, uneven_text
 
 LAYOUTS = ((1, 16), (4, 4), (16, 1))  # accumulation, batch size
@@ -85,6 +86,20 @@ def test_parts_without_any_label_do_no_harm(model, text, tmp_path):
     for name in ("loss", "grad_norm"):
         assert [step[name] for step in divided] == pytest.approx([step[name] for step in whole], rel=1e-5, abs=1e-5)
         assert all(0 <= step[name] < 100 for step in whole)
+
+
+def test_a_step_without_any_label_changes_nothing_and_its_loss_is_zero(model, tmp_path):
+    """Such as lines without text: a sum over no label, divided by their number, is NaN."""
+    loaded, tokenizer = AutoModelForMaskedLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    before = {name: weight.clone() for name, weight in loaded.state_dict().items()}
+    options = {"use_cpu": True, "report_to": "none", "max_steps": 2, "logging_steps": 1, "save_strategy": "no"}
+    args = wordmask.RunArguments(output_dir=str(tmp_path), gradient_accumulation_steps=2, optim="sgd", **options)
+    nothing = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
+    trainer = wordmask.MlmTrainer(loaded, args, [nothing] * 8, processing_class=tokenizer)
+    trainer.train()
+    steps = [(entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert steps == [(0.0, 0.0)] * 2
+    assert all(torch.equal(weight, before[name]) for name, weight in loaded.state_dict().items())
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,17 @@ def test_matrices_are_trained_as_by_torch_and_other_weights_as_by_adamw(exact):
             assert torch.equal(found, expected)
 
 
+def test_weight_decay_makes_matrices_smaller_as_it_does_other_weights(exact):
+    """Without a gradient to follow, decay is all that moves a weight, at the rate of its group."""
+    model = tiny("bert")
+    before = copy.deepcopy(model)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    steps(Muon(model.parameters(), hidden_matrices(model), lr=0.1, weight_decay=0.5))
+    for found, start in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(found, start * (1 - 0.1 * 0.5) ** 3)
+
+
 def test_an_update_has_the_size_of_one_of_adamw_in_each_shape(exact):
     model = with_gradients(tiny("bert"))
     start = copy.deepcopy(model)

@@ -277,6 +277,17 @@ def test_a_stream_refuses_steps_of_another_size(spy, command, tmp_path, capsys):
     assert state(tmp_path)["global_step"] == 6 and len(set(spy.rows)) == 24
 
 
+def test_a_stream_of_several_workers_refuses_batches_of_another_size(command, tmp_path, capsys):
+    """Each batch is of one worker, in turn: two small ones have not the sequences of one of twice the size."""
+    argv = ["--streaming", "--validation_split_percentage", "0", "--dataloader_num_workers", "2"]
+    run_mlm_wwm.main(command(4, 1, *argv, "--max_steps", "1", "--save_steps", "1"))
+    longer = [*argv, "--max_steps", "2"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *command(2, 1, *longer, "--gradient_accumulation_steps", "2"))
+    assert sentence.startswith("--streaming: ") and "--per_device_train_batch_size 4" in sentence
+    run_mlm_wwm.main(command(4, 1, *longer))
+    assert state(tmp_path)["global_step"] == 2
+
+
 def test_a_stream_may_be_read_from_its_beginning_again(spy, command, text, tmp_path, caplog):
     argv = ["--streaming", "--max_steps", "5", "--validation_split_percentage", "0"]
     spy.run(command(4, 1, *argv), 3)
