@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModelF
 import run_mlm_wwm
 from conftest import refusal, sample_lines, sample_tokenizer
 from wordmask.config.arguments import ModelArguments
+from wordmask.config.flag_checks import MODEL_TYPES
 from wordmask.models.configuration import load_config, make_config
 from wordmask.models.loading import load_model
 from wordmask.utils.errors import InputError
@@ -212,3 +214,10 @@ def test_an_encoder_decoder_is_refused_whatever_names_it(flag, tokenizer, text, 
     argv = [flag, str(tmp_path / "bart"), "--tokenizer_name", tokenizer, "--train_file", text, "--use_cpu"]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--output_dir", str(tmp_path / "out"))
     assert sentence.startswith(f"{flag}: ") and "bart is an encoder-decoder" in sentence
+
+
+def test_the_page_that_the_error_names_lists_all_types():
+    page = Path(__file__).parent.parent.parent.joinpath("docs/adapt.md").read_text(encoding="utf-8")
+    section = page.split("## Which models can be trained")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z].*?) \|", section, re.MULTILINE)
+    assert {*MODEL_TYPES} <= {name for row in rows for name in row.split(", ")}

@@ -50,8 +50,7 @@ def check_model(model: ModelArguments) -> None:
     if model.model_type and model.model_type not in MODEL_TYPES:
         raise InputError(
             f"--model_type: {model.model_type} has no masked language model"
-            f"{suggest(model.model_type, MODEL_TYPES)}; "
-            f"known types are {', '.join(MODEL_TYPES)}"
+            f"{suggest(model.model_type.lower(), MODEL_TYPES, most=3)}; docs/adapt.md lists all types, such as bert"
         )
     check_attention(model.attn_implementation)
 

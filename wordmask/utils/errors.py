@@ -18,10 +18,10 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def suggest(name: str, known: Iterable[str], dashes: str = "") -> str:
-    """The most similar known name, with dashes where it is a flag of the command line, as the end of a sentence."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {dashes}{nearest[0]}?" if nearest else ""
+def suggest(name: str, known: Iterable[str], dashes: str = "", most: int = 1) -> str:
+    """The most similar known names, with dashes where they are flags of the command line, as the end of a sentence."""
+    nearest = difflib.get_close_matches(name, list(known), n=most)
+    return f"; did you mean {' or '.join(dashes + one for one in nearest)}?" if nearest else ""
 
 
 def first_of(conditions: Mapping[str, object]) -> str | None:
