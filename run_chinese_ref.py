@@ -121,6 +121,7 @@ def _make(
     from wordmask.utils.hub import load_pretrained_tokenizer
 
     _check(arguments, output, files)
+    _check_names(arguments, segmentation)
     column = choose_column(files, "--file_name", arguments.text_column_name)
     check_column_name([column], arguments.text_column_name, files[0])
     load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
@@ -146,6 +147,18 @@ def _make(
         sentence = f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}"
     print(clean(sentence))
     return provenance
+
+
+def _check_names(arguments: ReferenceArguments, segmentation: SegmentationArguments) -> None:
+    """Raise an `InputError` if there is no such tokenizer or LTP model. Loading would try the hub for a minute."""
+    from huggingface_hub import constants
+
+    from wordmask.utils.hub import check_model_exists
+
+    names = {"--bert": None if arguments.vocab_size else arguments.bert, "--ltp": segmentation.ltp}
+    for flag, name in names.items():
+        if name and not constants.is_offline_mode():  # offline, loading fails as fast
+            check_model_exists(name, flag)
 
 
 def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: int, directory: str) -> None:

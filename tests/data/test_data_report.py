@@ -114,10 +114,18 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
     )
     assert report["advice"] and all(said.count(sentence) == 1 for sentence in report["advice"])
     joined = "\n".join(report["advice"])
-    assert "--train_file: 75% of the examples are cut at 4 tokens, so 17% of the tokens are lost" in joined
+    assert "--train_file: 75% of the train examples are cut at 4 tokens, so 17% of the tokens are lost" in joined
     assert "5.6% of the tokens are [UNK], most often for ☃" in joined
     assert "1 of 1 validation example is also in the training text" in joined
     assert "--validation_file: the validation text has only 1 example with about 1 masked token" in joined
+
+
+def test_masked_tokens_of_the_validation_text_are_those_of_its_sequences(model, write, trained):
+    """100 lines of 4 tokens, of which 1 is cut off and half of the lines are left out: 150 tokens."""
+    lines = write("text", ["a cat cat cat"] * 100)
+    flags = "--line_by_line --do_eval --mlm_probability 0.2 --max_seq_length 5 --max_eval_samples 50".split()
+    report, _ = trained(model, "--validation_file", lines, *flags)
+    assert any("with about 30 masked tokens, so" in sentence for sentence in report["advice"]), report["advice"]
 
 
 def test_much_text_behind_few_unknown_tokens_is_said(model, write, trained):
@@ -223,11 +231,13 @@ def test_prepared_text_keeps_its_report_and_an_older_one_has_none(model, write, 
     assert report is None and "data report" not in said
 
 
-def test_a_stream_reports_on_its_first_batches(model, write, trained, monkeypatch):
+@pytest.mark.parametrize("files", [[[*ENGLISH, *["a cat"] * 9]], [[line] for line in [*ENGLISH, *["a cat"] * 9]]])
+def test_a_stream_reports_on_its_first_texts(model, write, trained, monkeypatch, files):
+    """In one file, or in as many as there are texts: a batch ends with its file."""
     monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 2)
-    report, said = trained(
-        model, "--train_file", write("text", [*ENGLISH, *["a cat"] * 9]), "--streaming", "--line_by_line", "--do_train"
-    )
+    monkeypatch.setattr("wordmask.data.sequences.FIRST_TEXTS", 4)
+    paths = [write(f"text{number:02}", lines) for number, lines in enumerate(files)]
+    report, said = trained(model, "--train_file", *paths, "--streaming", "--line_by_line", "--do_train")
     figures = report["train"]
     assert (figures["examples"], figures["counted"], figures["words"], figures["duplicates"]) == (None, 4, 15, 1)
     assert "data report of train, the first 4 examples of a stream: words 15; " in said

@@ -39,13 +39,14 @@ def advice_on(
     if masks_words:
         advice += [sentence for one in found.values() for sentence in without_words(one.findings, one.flag)][:1]
     unknown = [_unknown_tokens(report, found[split].flag) for split, report in reports.items()]
-    cut = [_cut_lines(text) for text in texts.values()]
+    cut = [_cut_lines(text, split) for split, text in texts.items()]
     advice += [*chain.from_iterable(unknown)][:1] + [*chain.from_iterable(cut)][:1]
     if "train" in reports:
         validation = found["validation"].findings.counts if "validation" in found else None
         advice += _copies(reports["train"], found["train"].flag, found["train"].findings.counts, validation)
     if "validation" in reports:
-        advice += _few_masked(reports["validation"], found["validation"].flag, rate)
+        tokens = texts["validation"].used_tokens or reports["validation"].tokens
+        advice += _few_masked(reports["validation"], found["validation"].flag, round(tokens * rate))
     return advice
 
 
@@ -147,14 +148,14 @@ def _unknown_tokens(report: SplitReport, flag: str) -> list[str]:
     return [f"{said}; start from a model whose --tokenizer_name knows these characters, or take them out of the text"]
 
 
-def _cut_lines(text: SplitText) -> list[str]:
+def _cut_lines(text: SplitText, split: str) -> list[str]:
     """Advice if at least half of the examples are cut."""
     lines = text.long_lines
     examples = text.examples or text.found.findings.counts.examples
     if lines is None or not lines.lost or lines.lines < CUT * examples:
         return []
     return [
-        f"{text.found.flag}: {lines.lines / examples:.0%} of the examples are cut at {lines.room} tokens, so "
+        f"{text.found.flag}: {lines.lines / examples:.0%} of the {split} examples are cut at {lines.room} tokens, so "
         f"{lines.lost / text.tokens:.0%} of the tokens are lost; add --long_lines split to keep them"
     ]
 
@@ -177,9 +178,9 @@ def _copies(report: SplitReport, flag: str, train: TextCounts, validation: TextC
     return sentences
 
 
-def _few_masked(report: SplitReport, flag: str, rate: float) -> list[str]:
-    """Advice if the validation text is too short to tell two models apart."""
-    masked = max(round(report.tokens * rate), 1)
+def _few_masked(report: SplitReport, flag: str, masked: int) -> list[str]:
+    """Advice if the validation text has too few masked tokens to tell two models apart."""
+    masked = max(masked, 1)
     if masked >= (4000 if report.counted < 50 else 400) or report.counted != report.examples:
         return []
     points = 100 * 1.96 * math.sqrt(0.25 / masked)  # of an accuracy of one half, in 95 of 100 cases

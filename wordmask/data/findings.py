@@ -137,3 +137,4 @@ class SplitText(NamedTuple):
     examples: int | None
     long_lines: LongLines | None = None
     tokens: int = 0  # all tokens of all examples, if known
+    used_tokens: int = 0  # those in its sequences, if known: lines may be cut

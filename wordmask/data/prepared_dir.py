@@ -179,7 +179,7 @@ def _report(directory: PartsDirectory, record: PreparedRecord) -> str:
     parts = record.parts
     finished = sum(directory.is_finished(part.file) for part in parts)
     if finished < len(parts):
-        return f"this shard is done, {finished} of all {len(parts)} parts are there: {directory.path}"
+        return f"this shard is done, {finished} of {len(parts)} parts are there: {directory.path}"
     for unfinished in directory.path.glob(".*-of-*"):  # left by a process that was killed
         unfinished.unlink(missing_ok=True)
     splits = ", ".join(f"{counted(count, 'text')} of {split}" for split, count in record.texts.items())

@@ -35,7 +35,7 @@ from wordmask.tokenization.special_tokens import special_affixes
 logger = logging.getLogger(__name__)
 
 STREAM_BATCH = 1000  # texts that are tokenized together while training
-FIRST_BATCHES = 2  # of a stream, for the data report
+FIRST_TEXTS = 2000  # of a stream, for the data report
 
 
 def count_special_tokens(tokenizer) -> int:
@@ -88,9 +88,8 @@ class Sequences(torch.utils.data.Dataset):
     @property
     def text(self) -> SplitText:
         """What the data report needs."""
-        return SplitText(
-            self.stream.findings, len(self.stream.lengths), self.long_lines, int(self.stream.lengths.sum())
-        )
+        lengths, used = self.stream.lengths, self.division.lengths(0)
+        return SplitText(self.stream.findings, len(lengths), self.long_lines, int(lengths.sum()), int(used.sum()))
 
     @property
     def document_count(self) -> int:
@@ -218,10 +217,12 @@ class StreamedSequences(torch.utils.data.IterableDataset):
 
         The segmenter is loaded for this alone: only a worker may keep one.
         """
-        tables = itertools.islice(self.source.tables(0, STREAM_BATCH), FIRST_BATCHES)
-        tokenizer, batches = copy.copy(self.tokenizer), []
-        for table in tables:
+        tokenizer, batches, count = copy.copy(self.tokenizer), [], 0
+        shards = (self.source.tables(shard, STREAM_BATCH) for shard in range(len(self.shard_sizes)))
+        for table in itertools.chain.from_iterable(shards):
             batches.append(tokenizer(table.append_column(REPORTED, pa.array(np.ones(len(table), bool)))))
+            if (count := count + len(table)) >= FIRST_TEXTS:
+                break
         lengths = np.concatenate([np.zeros(0, np.int64), *(batch.tokens.value_lengths() for batch in batches)])
         divisions = (self._divide(batch.tokens) for batch in batches)
         self.first_lengths = np.concatenate(

@@ -206,7 +206,7 @@ def check_output(path: str, overwrite: bool) -> None:
         others = [name for name in os.listdir(path) if not fnmatch(name, "part-*-of-*.parquet")]
         if others or not path.endswith("/"):
             raise InputError(f"--save_path: {path} is a directory with other files; give another name")
-    existing = [file for file in (str(sidecar(path)), path) if Path(file).exists()]
+    existing = [file for file in (path, str(sidecar(path))) if Path(file).exists()]
     if existing and not overwrite:
         raise InputError(f"--save_path: {existing[0]} exists; give another name, or --overwrite to replace it")
 

@@ -36,6 +36,10 @@ class ReadableTokens:
             text += f" {part}" if _apart(text, part) else part
         return text or BLANK
 
+    def has_text(self, ids: Sequence[int]) -> bool:
+        """Whether the tokenizer knows all of a word. `[UNK]` stands for text that nobody can tell."""
+        return self._tokenizer.unk_token_id not in ids
+
     def token(self, index: int) -> str:
         """The text of a token, also of a part of a character."""
         return self._raw([index]).strip() or BLANK

@@ -154,6 +154,7 @@ def _steps(trainer: MlmTrainer) -> str:
     if trainer.args.tokens_per_step:
         return f"{in_epochs}, each of {trainer.args.tokens_per_step:,} tokens or a few more"
     stage, last = plan.stages[-1], sequences.stages[-1]
-    tokens = sum(_tokens_in_epoch(sequences)) * stage.layout.step_size / max(len(last), 1)
-    each = f"each of {counted(min(stage.layout.step_size, len(last)), 'sequence')}, about {number(tokens, 3)} tokens"
+    in_step = min(stage.layout.step_size, len(last))
+    tokens = sum(_tokens_in_epoch(sequences)) * in_step / max(len(last), 1)
+    each = f"each of {counted(in_step, 'sequence')}, about {number(tokens, 3)} tokens"
     return f"{in_epochs}, {each}"

@@ -127,10 +127,14 @@ def _advice(error: BaseException, what: str, reason: str) -> str:
     return f"is neither a directory nor found on the hub as {what} ({reason}); check the name, or the network"
 
 
+# A cached file with one of these names says that the repository exists.
+_NAMING = ("config.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt")
+
+
 def check_model_exists(
-    name: str, flag: str | None, cache_dir: str | None, revision: str | None, token: str | None
+    name: str, flag: str | None, cache_dir: str | None = None, revision: str | None = None, token: str | None = None
 ) -> None:
-    """Look for a model, with one short request if it is neither a directory nor in the cache; load nothing.
+    """Look for a model or a tokenizer, with one short request if it is not on this machine; load nothing.
 
     Args:
         name: a directory or a hub id.
@@ -143,7 +147,7 @@ def check_model_exists(
     if os.path.isdir(name):
         return
     try:
-        if isinstance(try_to_load_from_cache(name, "config.json", cache_dir, revision), str):
+        if any(isinstance(try_to_load_from_cache(name, file, cache_dir, revision), str) for file in _NAMING):
             return
         with quiet_hub():
             url = hf_hub_url(name, "config.json", revision=revision)

@@ -17,7 +17,8 @@ from rich.console import Console
 
 import run_mlm
 import run_mlm_wwm
-from conftest import run_two_processes, sample_lines
+from conftest import run_two_processes, sample_lines, sample_tokenizer
+from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation import before_after
 from wordmask.training.evaluation.before_after import Improved, ImprovedWords, Results, most_improved
 from wordmask.training.evaluation.masked_words import MaskedWords
@@ -353,8 +354,18 @@ def test_spellings_of_a_word_are_one_although_each_is_rarer_than_the_words_that_
     """`The` and `ĠThe` are masked 4 and 2 times: cut to one entry too early, the 2 would be lost."""
     monkeypatch.setattr(before_after, "MOST_FREQUENT", 1)
     words = MaskedWords(np.array([[1, -1], [2, -1], [3, -1]]), np.array([4, 2, 1]), np.array([1, 2, 0]))
-    readable = SimpleNamespace(word=lambda tokens: {1: "The", 2: "The", 3: "sea"}[tokens[0]])
+    texts = {1: "The", 2: "The", 3: "sea"}
+    readable = SimpleNamespace(word=lambda tokens: texts[tokens[0]], has_text=lambda tokens: True)
     assert before_after.frequent_words(words, readable) == {"The": [6, 3]}
+
+
+def test_unknown_tokens_are_no_words():
+    """The model card called a Japanese text Latin, since UNK are three Latin letters."""
+    tokenizer = sample_tokenizer("bert")
+    the, unknown = tokenizer.convert_tokens_to_ids("the"), tokenizer.unk_token_id
+    tokens = np.array([[the, -1], [unknown, -1], [unknown, the]])
+    words = MaskedWords(tokens, np.array([4, 9, 9]), np.array([1, 2, 2]))
+    assert before_after.frequent_words(words, ReadableTokens(tokenizer)) == {"the": [4, 1]}
 
 
 def test_figures_of_a_probe_on_other_examples_are_not_those_before():

@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import wordmask
 from conftest import sample_lines
 from wordmask.data.tokenized_dataset import TokenizedDataset
+from wordmask.training.trainer.evaluating import _FlatBatch
 
 NAMES = ["eval_loss", "eval_news_loss", "eval_wiki_loss"]
 
@@ -69,7 +70,8 @@ def test_padding_belongs_to_no_word_where_a_token_of_text_fills_up(trainer):
     """A tokenizer without a padding token pads with 0, which may be text, and continues the last word then."""
     seen, words = torch.tensor([20, 21, 20, 20]), torch.tensor([1, 1, 1, 1])
     labels, attended = torch.tensor([30, -100, -100, -100]), torch.tensor([True, True, False, False])
-    found = trainer._masked_words(seen, words, labels, torch.tensor([30, -101, -101, -101]), attended)
+    batch, best = _FlatBatch(seen, labels, words, attended), torch.tensor([30, -101, -101, -101])
+    found = batch.masked_words(best, trainer.eval_collator.vocabulary.maskable)
     assert [token for token in found.tokens[0].tolist() if token >= 0] == [30, 21]
     assert (found.masked.tolist(), found.right.tolist()) == ([1], [1])
 

@@ -39,14 +39,15 @@ def metrics_before(before: Evaluation, after: Evaluation) -> dict[str, float]:
 def frequent_words(words: MaskedWords, readable: ReadableTokens) -> dict[str, list[int]]:
     """How often each word was masked and predicted right, by its text; the most frequent ones, each at least twice.
 
-    Words of punctuation and symbols alone are left out.
+    Words of punctuation and symbols alone are left out, and those that the tokenizer does not know.
     """
     order = (-words.masked).argsort(kind="stable")[: 2 * MOST_FREQUENT]  # `The` and `ĠThe` are one word of this text
     columns = (column[order].tolist() for column in words)
     counts: dict[str, list[int]] = {}
     for tokens, masked, right in zip(*columns, strict=True):
-        text = readable.word([token for token in tokens if token >= 0])
-        if any(map(str.isalnum, text)):
+        known = [token for token in tokens if token >= 0]
+        text = readable.word(known)
+        if any(map(str.isalnum, text)) and readable.has_text(known):
             old = counts.setdefault(text, [0, 0])
             old[0], old[1] = old[0] + masked, old[1] + right
     frequent = sorted(counts.items(), key=lambda item: (-item[1][0], item[0]))[:MOST_FREQUENT]

@@ -194,11 +194,18 @@ def check_owner(arguments: Arguments, identity: Identity, checkpoint: str | None
     origin = read_run(Path(checkpoint).parent) if checkpoint else None
     if origin is None:
         return []
-    _check_same(origin, f"--resume_from_checkpoint: {checkpoint}", arguments, identity)
+    remedy = "give a checkpoint of this run, or the flags of that one"
+    _check_same(origin, f"--resume_from_checkpoint: {checkpoint}", arguments, identity, remedy)
     return origin.changes(identity, arguments.given, training.world_size)
 
 
-def _check_same(run: RunRecord, place: str, arguments: Arguments, identity: Identity) -> None:
+def _check_same(
+    run: RunRecord,
+    place: str,
+    arguments: Arguments,
+    identity: Identity,
+    remedy: str = "give another --output_dir, or --overwrite_output_dir to start over",
+) -> None:
     """Raise an `InputError` if a directory belongs to a run with another model or tokenizer."""
     model, directory = arguments.model.model_name_or_path, arguments.training.output_dir
     evaluates = run.trains and not arguments.training.do_train
@@ -209,7 +216,7 @@ def _check_same(run: RunRecord, place: str, arguments: Arguments, identity: Iden
         advice = (
             f"give another --output_dir, or --model_name_or_path {directory} to evaluate what was trained there"
             if evaluates
-            else "give another --output_dir, or --overwrite_output_dir to start over"
+            else remedy
         )
         raise InputError(f"{place} belongs to a run with another {', '.join(differences)}; {advice}")
     if evaluates:
