@@ -241,6 +241,33 @@ def test_steps_of_another_size_are_known_although_an_epoch_has_as_many():
     assert not second[0].progress(4).constant
 
 
+def test_an_epoch_that_steps_of_another_size_have_begun_is_begun():
+    first = of_step_sizes(24, (4, 1, 1), Progress(), epochs=1)[0]
+    assert not first.begins_within_epoch
+    again = [of_step_sizes(24, (size, 1, 1), first.progress(2), epochs=1)[0] for size in (4, 8)]
+    assert [batches.begins_within_epoch for batches in again] == [True, True]
+
+
+def test_what_is_dropped_counts_neither_in_the_progress_nor_in_the_rates():
+    """Of 11 rows, batches of 2 show 10 an epoch, in steps of 4, 4 and 2; the rate ends with the last row shown."""
+    layout, rates = Layout(2, 2), RateSchedule.of("0.4:0.2")
+    batches = epoch_batches(11, layout, rates, epochs=2, drop_last=True)
+    assert [batches.progress(step).examples for step in range(7)] == [0, 4, 8, 10, 4, 8, 10]
+    assert [batches.epochs_at(step) for step in range(7)] == [0, 0.4, 0.8, 1, 1.4, 1.8, 2]
+    drawn = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        drawn += [draw.rate for batch in batches for draw in batch if draw.rate]
+    np.testing.assert_allclose(drawn, 0.4 - 0.01 * np.arange(20))
+
+
+def test_an_epoch_behind_one_of_two_step_sizes_is_counted_by_its_own_rows():
+    """With 3 of 10 rows shown, batches of 4 drop 3 of the other 7, and 2 of the next epoch."""
+    first = epoch_batches(10, Layout(3), epochs=2, drop_last=True)
+    second = epoch_batches(10, Layout(4), epochs=2, drop_last=True, done=first.progress(1))
+    assert [second.epochs_at(step) for step in (1, 2, 3, 4)] == [3 / 7, 1, 1.5, 2]
+
+
 def test_rows_of_like_length_share_a_step_of_the_new_size():
     first = of_step_sizes(60, (2, 1, 1), Progress(), epochs=1)[0]
     second = of_step_sizes(60, (5, 1, 1), first.progress(3), epochs=1)

@@ -264,6 +264,22 @@ def test_a_step_belongs_to_the_epoch_in_which_it_begins():
     assert [len(step) for step in batches(plan)] == [2, 2, 2]
 
 
+def test_an_epoch_is_begun_with_the_first_step_that_begins_in_it():
+    """After two steps the first one that ends in epoch 1 is done, which is one of epoch 0 for the Trainer."""
+    training = Training([4, 4, 4], 6, groups=False)
+    whole = training.plan(epochs=2)
+    begun = [training.plan(epochs=2, done=whole.progress(step)).begins_within_epoch for step in range(3)]
+    assert begun == [False, True, False]
+
+
+def test_an_epoch_is_cut_anew_where_its_first_step_has_other_tokens_from_before():
+    lengths = np.array([3, 4, 2, 2, 5, 1])
+    cuts = TokenCuts(Stage(6, FixedOrder(np.arange(6)), WHOLE), lengths, 6)
+    for _ in range(2):
+        assert cuts.of(1, (), 0).ends.tolist() == [2, 5] and cuts.of(1, (), 5).ends.tolist() == [1, 3, 5]
+        assert (cuts.counts(1, (), 0, 6), cuts.counts(1, (), 5, 6)) == ((2, 1), (3, 1))
+
+
 def test_a_step_shorter_than_a_sequence_is_refused():
     with pytest.raises(
         InputError, match="--tokens_per_step: 11 is less than the longest sequence, of 12 tokens; give 12"

@@ -17,6 +17,7 @@ from wordmask.references.positions import LineReferences, continuations, line_po
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.tokenize import tokenize
+from wordmask.tokenization.words import Characters
 from wordmask.utils.errors import InputError
 
 OTHER = r"\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Thai}\p{scx=Lao}\p{scx=Khmer}\p{scx=Myanmar}\p{scx=Tibetan}"
@@ -205,3 +206,14 @@ def test_no_grapheme_cluster_is_divided_and_each_word_is_whole_on_any_text(words
         if divides and met and not regex.search(r"\p{InCB=Linker}\p{M}*$", before):
             assert continues[start] == (start not in borders), f"{before!r} and {text!r}"
         before = text
+
+
+def test_of_mixed_words_only_those_with_chinese_letters_and_digits_count():
+    """An English word is left to the rule for text, and a flag is no letter."""
+    words = ["恤", "T恤", "shirt", "生🇫🇷", "9年"]
+    ids = segmented(Characters(["".join(words)]), [words], mixed=True)
+    counts = [
+        ids[end - len(word) : end].tolist() for word, end in zip(words, accumulate(map(len, words)), strict=True)
+    ]
+    assert [len({*of_word}) == 1 and of_word[0] > 0 for of_word in counts] == [True, True, False, False, True]
+    assert counts[2] == [0] * 5 and counts[3] == [0] * 3

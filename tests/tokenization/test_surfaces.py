@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from conftest import sample_lines, sample_tokenizer
@@ -57,6 +57,28 @@ def test_a_byte_level_tokenizer_loses_nothing_even_inside_characters():
     assert whole.tolist() == [False, True, True, False, True, True]
     cut = surfaces(tokenizer).continues(np.array([*ids, *ids[:2]]), np.array([3, 2]))
     assert cut[:4].tolist() == [False, True, True, False], "what is cut changes nothing before it"
+
+
+def test_every_byte_is_a_byte_also_those_that_utf_8_never_has():
+    """A vocabulary has the byte FF, and ids may be anything: what stands behind it keeps its place."""
+    tokenizer = sample_tokenizer("roberta", 270)
+    vocabulary = tokenizer.get_vocab()
+    for byte in ("\u00ff", "\u0122"):  # how FF and 80 are written
+        ids = np.array([vocabulary[piece] for piece in ("a", byte, "b", "\u0120", "c")])
+        found = surfaces(tokenizer).continues(ids, np.array([5]))
+        expected = surfaces(tokenizer).continues(
+            np.where(ids == vocabulary[byte], vocabulary["a"], ids), np.array([5])
+        )
+        assert found[[0, 3, 4]].tolist() == expected[[0, 3, 4]].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("lstrip", [False, True])
+def test_an_added_token_of_bytes_has_white_space_before_it_only_if_it_takes_that_in(lstrip):
+    """`un` and an added `seen` are one word, unless the token stands for ` seen`."""
+    tokenizer = sample_tokenizer("roberta", 270)
+    tokenizer.add_tokens([AddedToken("seen", lstrip=lstrip)])
+    ids = [tokenizer.get_vocab()[token] for token in ("u", "n", "seen")]
+    assert surfaces(tokenizer).continues(np.array(ids), np.array([3])).tolist() == [False, True, not lstrip]
 
 
 def with_tokens(*tokens: str, decoder=None) -> PreTrainedTokenizerFast:

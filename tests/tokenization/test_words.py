@@ -728,3 +728,23 @@ def test_the_test_of_exactness_sees_words_that_matching_strings_gets_wrong():
     tokenizer = exactness_tokenizer(True)
     assert positions(tokenizer, ["研究", "生命", "\u200b", "研\u200b究"]) == [2, 4, 6]
     assert len(tokenizer.tokenize("研\u200b究")) == 2
+
+
+@pytest.mark.parametrize(
+    "first, last",
+    [
+        ("\u4e00", "\u9fff"),
+        ("\u3400", "\u4dbf"),
+        ("\U00020000", "\U0002a6df"),
+        ("\U0002a700", "\U0002b73f"),
+        ("\U0002b740", "\U0002b81f"),
+        ("\U0002b820", "\U0002ceaf"),
+        ("\uf900", "\ufaff"),
+        ("\U0002f800", "\U0002fa1f"),
+    ],
+)
+def test_chinese_characters_are_those_of_berts_blocks_to_their_ends(first, last):
+    assert is_chinese(first) and is_chinese(last)
+    before, behind = chr(ord(first) - 1), chr(ord(last) + 1)
+    assert not is_chinese(before) or before == "\U0002b73f" or before == "\U0002b81f", "blocks that touch"
+    assert not is_chinese(behind) or behind == "\U0002b740" or behind == "\U0002b820"
