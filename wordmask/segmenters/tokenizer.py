@@ -13,7 +13,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from wordmask.segmenters import Segmenter
+from wordmask.segmenters.base import Segmenter
 from wordmask.segmenters.libraries import replace_surrogates
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.alignment import align
