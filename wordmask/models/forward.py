@@ -16,6 +16,7 @@ from wordmask.masking import IGNORED
 from wordmask.models.loss_head import LossHead, find_loss_head, mean_cross_entropy
 from wordmask.models.packed_attention import FlatAttention, PackedAttention
 from wordmask.models.padding_mask import PaddingMask
+from wordmask.models.probing import or_none
 from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction, labelled_positions
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,7 @@ class Forward:
             settings: other attributes.
         """
         if half and not label_smoothing and settings.get("head") is None:
-            found = find_loss_head(model)
-            settings["head"] = found if isinstance(found, LossHead) else None
+            settings["head"] = or_none(find_loss_head(model))
         return cls(
             sparse=find_sparse_prediction(model) if sparse else None,
             label_smoother=LabelSmoother(epsilon=label_smoothing) if label_smoothing else None,
@@ -117,7 +117,7 @@ class Forward:
         if not self.takes_attention_mask:
             inputs.pop("attention_mask", None)
         elif is_padded is not None and self.padding is not None:
-            inputs["attention_mask"] = self.padding.of(inputs["attention_mask"]) if is_padded else None
+            inputs |= self.padding.inputs(inputs["attention_mask"], is_padded)
         places = inputs.pop("sequence_ids", inputs.get("position_ids"))
         if places is not None and self.attention is not None:
             inputs |= self.attention.inputs(places)

@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from wordmask.models.loading import no_report
 from wordmask.models.positions import first_position
-from wordmask.models.probing import NumbersDiffer, close, some_ids, unchanged, why_not
+from wordmask.models.probing import Unfit, close, some_ids, unchanged, why_not
 from wordmask.tokenization.special_tokens import length_limit
 from wordmask.utils.errors import InputError, reported
 
@@ -204,7 +204,7 @@ def _lengthened(model: PreTrainedModel, tables: dict[str, _Table], more: int) ->
         )
     short = min((table.positions for table in tables.values()), default=0)
     reason = why_not(model, lambda: _same_logits(model, longer, min(short, 64))) if tables else None
-    if isinstance(reason, NumbersDiffer):
+    if isinstance(reason, Unfit):
         raise InputError(
             f"{FLAG}: with more positions, a {type(model).__name__} gives other logits for short text; drop the flag"
         )

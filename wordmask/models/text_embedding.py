@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
-from wordmask.models.probing import some_ids, why_not
+from wordmask.models.probing import hooked, some_ids
 from wordmask.models.sparse_prediction import last_hidden_state
 from wordmask.utils.progress import tracked
 
@@ -45,7 +45,11 @@ class HiddenStates:
 
     def __init__(self, model: PreTrainedModel):
         self.wanted, self.found = False, torch.empty(0)
-        self.handle = model.base_model.register_forward_hook(self._keep, prepend=True)
+        self._handle = model.base_model.register_forward_hook(self._keep, prepend=True)
+
+    def remove(self) -> None:
+        """Take the hook away."""
+        self._handle.remove()
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self.wanted:
@@ -127,8 +131,8 @@ class Embedder:
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.full_like(ids, IGNORED)}
 
 
-def hook_hidden_states(model: PreTrainedModel, length: int) -> HiddenStates | None:
-    """A hook for a model's hidden states; `None` if its encoder does not give one for each token.
+def hook_hidden_states(model: PreTrainedModel, length: int) -> HiddenStates | Exception:
+    """A hook for a model's hidden states; or why its encoder does not give one for each token.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
@@ -142,7 +146,4 @@ def hook_hidden_states(model: PreTrainedModel, length: int) -> HiddenStates | No
         hidden = hidden_states.of(lambda batch: Forward.of(model)(model, batch), batch)
         return hidden.dim() == 3 and hidden.shape[:2] == ids.shape
 
-    if why_not(model, gives_one_for_each_token) is None:
-        return hidden_states
-    hidden_states.handle.remove()
-    return None
+    return hooked(model, hidden_states, gives_one_for_each_token)
