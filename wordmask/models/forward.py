@@ -51,10 +51,10 @@ class Forward:
         sparse: the model's hook for sparse prediction; `None` predicts at every position.
         attention: keeps the documents of packed sequences or of flat batches apart; `None` for neither.
         label_smoother: computes the loss of a model in training mode, instead of the model. In evaluation mode, the
-            loss is the plain cross-entropy, by which runs with different smoothing can be compared.
+            loss is the plain cross-entropy, so that runs with different smoothing can be compared.
         padding: makes the mask of padding, so that nothing looks at it; `None` leaves that to the model.
-        head: computes the loss of a model in training mode in its last layer, in single precision. In evaluation mode
-            the loss is computed from the logits then, in single precision, too.
+        head: computes the loss of a model in training mode in its last layer, in single precision. In evaluation mode,
+            the loss is then computed from the logits, in single precision, too.
         takes_attention_mask: whether the model's forward has this parameter.
         micro_batch_tokens: the most tokens in a micro-batch, padding included; `None` for no limit.
         fixed: whether every batch has the same shape.

@@ -118,7 +118,7 @@ def _tables(model: PreTrainedModel) -> dict[str, _Table]:
 def _tiled(old: torch.Tensor, table: _Table, more: int) -> torch.Tensor:
     """A table whose new places repeat the old ones, as Longformer does (arXiv 2004.05150).
 
-    Example: of the places 0 to 5, of which a text begins at 2, six more are 2 3 4 5 2 3.
+    Example: with places 0 to 5, where a text begins at 2, six more are 2 3 4 5 2 3.
     """
     places = torch.arange(table.positions + more, device=old.device) % table.positions + table.first
     return torch.cat([old[: table.first], old[places]])
@@ -168,7 +168,7 @@ def _raise_base(config: PreTrainedConfig, factor: float) -> str:
 
 
 def _copied(config: PreTrainedConfig, more: int) -> PreTrainedConfig:
-    """A configuration with more positions. DeBERTa's relative ones stay, which else would follow from their number."""
+    """A configuration with more positions. DeBERTa's relative positions would grow with them, so they are fixed."""
     config = copy.deepcopy(config)
     if getattr(config, "max_relative_positions", 1) < 1:
         config.max_relative_positions = config.max_position_embeddings

@@ -28,7 +28,7 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
     """Undo what forward and backward passes change, so that a run is the same with and without them.
 
     These are gradients, random states, and attributes and buffers of modules: I-BERT stores the range of its
-    activations, and BigBird switches to full attention for ever after a short sequence.
+    activations, and BigBird switches to full attention after a short sequence and does not switch back.
     """
     modules = []  # the attributes of each, a copy of them, and copies of those that are dictionaries
     for module in model.modules():

@@ -109,7 +109,8 @@ class Embedder:
         embeddings: torch.Tensor | None = None
         rounds = [batches[begin : begin + processes] for begin in range(0, len(batches), processes)]
         for round_ in tracked(rounds, "embedding the labelled texts", "batches", len(batches)):
-            chosen = round_[min(process, len(round_) - 1)]  # with nothing left, a batch again that does not count
+            # In the last round, a process without a batch runs the last one, too, and its result is dropped below.
+            chosen = round_[min(process, len(round_) - 1)]
             batch = self._batch(chosen, batch_size)
             hidden = self.hidden_states.of(forward, batch)
             means = mean_pooled(hidden, batch["attention_mask"].to(hidden.device))[: len(chosen)]
@@ -120,7 +121,7 @@ class Embedder:
         return accelerator.reduce(embeddings, "sum").cpu().numpy()
 
     def _batch(self, chosen: NDArray[np.int64], batch_size: int) -> Batch:
-        """A batch of texts, without a label. With a fixed shape, it is filled with padding and copies of a text."""
+        """A batch of texts, without a label. With a fixed shape, padding and copies of the first text fill it."""
         rows = [self.ids[place] for place in chosen]
         rows += rows[:1] * (batch_size - len(rows) if self.fixed else 0)
         length = self.length if self.fixed else max(map(len, rows))
