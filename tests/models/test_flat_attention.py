@@ -22,7 +22,7 @@ from wordmask.models import varlen_attention
 from wordmask.models.compilation import compile_layers
 from wordmask.models.forward import Forward
 from wordmask.models.packed_attention import FlatAttention, flat_attention
-from wordmask.models.probing import NumbersDiffer
+from wordmask.models.probing import Unfit
 from wordmask.models.sparse_prediction import find_sparse_prediction
 from wordmask.models.varlen_attention import AttentionDropoutError, by_document
 
@@ -97,10 +97,10 @@ def test_a_wrong_window_or_position_is_noticed(monkeypatch):
     narrow = lambda *inputs: by_document(*inputs[:-1], inputs[-1] and (inputs[-1][0] - 1, inputs[-1][1]))  # noqa: E731
     with monkeypatch.context() as patch:
         patch.setattr(varlen_attention, "by_document", narrow)
-        assert isinstance(flat_attention(with_varlen("modernbert", **WINDOWS)), NumbersDiffer)
+        assert isinstance(flat_attention(with_varlen("modernbert", **WINDOWS)), Unfit)
         assert isinstance(flat_attention(with_varlen("bert")), FlatAttention)
     monkeypatch.setattr("wordmask.models.positions.first_position", lambda *table: 0)
-    assert isinstance(flat_attention(with_varlen("roberta")), NumbersDiffer)
+    assert isinstance(flat_attention(with_varlen("roberta")), Unfit)
 
 
 def test_a_model_that_counts_mask_tokens_is_found_out():
@@ -108,7 +108,7 @@ def test_a_model_that_counts_mask_tokens_is_found_out():
     settings = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     settings |= {"intermediate_size": 32, "max_position_embeddings": 70, "pad_token_id": 0, "mask_token_id": 4}
     settings |= {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
-    for drops, expected in ((False, FlatAttention), (True, NumbersDiffer)):
+    for drops, expected in ((False, FlatAttention), (True, Unfit)):
         torch.manual_seed(0)
         model = AutoModelForMaskedLM.from_config(CONFIG_MAPPING["esm"](**settings, token_dropout=drops)).double()
         model.set_attn_implementation("varlen")

@@ -8,6 +8,7 @@ from test_sparse_prediction import gradients, tiny
 
 from wordmask.models.forward import Forward
 from wordmask.models.padding_mask import PaddingMask, padding_mask
+from wordmask.models.probing import Unfit
 
 WINDOWS = {"local_attention": 8, "num_hidden_layers": 3, "global_attn_every_n_layers": 3}
 
@@ -43,6 +44,7 @@ def test_loss_and_gradients_are_those_of_the_attention_mask(model_type, settings
 
 def test_a_mask_that_hides_nothing_is_noticed(monkeypatch):
     """Guards the check."""
-    assert padding_mask(tiny("bert")) is not None
-    monkeypatch.setattr("wordmask.models.padding_mask.PaddingMask.of", lambda self, mask: torch.ones_like(mask))
-    assert padding_mask(tiny("bert")) is None
+    assert isinstance(padding_mask(tiny("bert")), PaddingMask)
+    no_padding = lambda self, mask: {"attention_mask": torch.ones_like(mask)}  # noqa: E731
+    monkeypatch.setattr("wordmask.models.padding_mask.PaddingMask.inputs", no_padding)
+    assert isinstance(padding_mask(tiny("bert")), Unfit)

@@ -19,8 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordmask import segmenters
-from wordmask.segmenters import Segmenter, available, load_segmenter, register, words_of
+from wordmask.segmenters import Segmenter, available, load_segmenter, register, registry, words_of
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError
 
@@ -257,7 +256,7 @@ class Characters(Segmenter):
 
 
 def test_a_registered_class_is_found_by_name(monkeypatch):
-    monkeypatch.setattr(segmenters, "_REGISTRY", dict(segmenters._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     names = available()
     assert register("characters")(Characters) is Characters
     assert available() == sorted([*names, "characters"])
@@ -364,7 +363,7 @@ def test_what_a_class_of_ones_own_needs_and_does_not_get_is_explained(monkeypatc
         def __init__(self, words):
             Path(words).read_text(encoding="utf-8")
 
-    monkeypatch.setitem(segmenters._REGISTRY, "needy", Needy)
+    monkeypatch.setitem(registry._REGISTRY, "needy", Needy)
     with pytest.raises(InputError, match="--segmenter needy needs words=; add --segmenter_options name=value"):
         load_segmenter("needy")
     (tmp_path / "latin1").write_bytes(b"\xe9")
@@ -389,7 +388,7 @@ def test_what_a_class_of_ones_own_raises_names_the_text_and_the_place():
 
 
 def test_a_bug_of_a_segmenter_of_this_package_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(segmenters.load_segmenter("whitespace").__class__, "segment", lambda self, lines: 1 / 0)
+    monkeypatch.setattr(load_segmenter("whitespace").__class__, "segment", lambda self, lines: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         words_of(load_segmenter("whitespace"), ["中国"])
 

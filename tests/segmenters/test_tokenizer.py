@@ -6,9 +6,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast, RoFormerTokenizer
 
 from conftest import SPECIAL, bpe_tokenizer, character_tokenizer, japanese_tokenizer
-from wordmask import make_references, segmenters
+from wordmask import make_references
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.segmenters import Segmenter, load_segmenter, register
+from wordmask.segmenters import Segmenter, load_segmenter, register, registry
 from wordmask.utils.errors import InputError
 
 
@@ -70,7 +70,7 @@ def test_words_in_another_form_than_in_the_text_are_refused(tmp_path):
 
 
 def test_a_class_of_one_s_own_gets_the_tokenizer_if_it_takes_one(monkeypatch):
-    monkeypatch.setattr(segmenters, "_REGISTRY", dict(segmenters._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     @register("by_tokenizer")
     class ByTokenizer(Segmenter):

@@ -113,7 +113,7 @@ class MaskingCollator(Masker):
         fixed: whether every batch has the length of the longest possible sequence, not of its own longest one.
         packed: whether to return `sequence_ids`.
         flat: whether to return a flat batch, see `flatten`.
-        positions: whether to return `positions` and `is_padded`, which a GPU would be waited for.
+        positions: whether to return `positions` and `is_padded`. On a GPU, the CPU would have to wait for them.
         highest_rate: the highest masking rate of the training, for `positions` of a fixed number.
     """
 

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ from wordmask.tokenization.backend import untruncated
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.quantities import counted, number, percent
 from wordmask.utils.terminal import clean, terminal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ class SplitReport:
     unknown_text_share: float = 0.0  # reports of earlier versions have none
 
     @classmethod
-    def of(cls, text: SplitText, tokenizer: Any, validation: TextCounts | None) -> SplitReport:
+    def of(cls, text: SplitText, tokenizer: PreTrainedTokenizerBase, validation: TextCounts | None) -> SplitReport:
         """The figures of a text, given the counts of the validation text if there is one."""
         counts = text.found.findings.counts
         seen = None if validation is None else int(np.isin(counts.hashes, validation.hashes).sum())
@@ -179,7 +182,9 @@ class DataReport:
     advice: Sequence[str] = ()
 
     @classmethod
-    def of(cls, texts: Mapping[str, SplitText], tokenizer: Any, masks_words: bool, rate: float) -> DataReport:
+    def of(
+        cls, texts: Mapping[str, SplitText], tokenizer: PreTrainedTokenizerBase, masks_words: bool, rate: float
+    ) -> DataReport:
         """The report of the texts of a run.
 
         Args:

@@ -30,6 +30,7 @@ from wordmask.data.sources import Stream, Texts
 from wordmask.data.text_counts import REPORTED
 from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.data.tokenized_dataset import TokenizedDataset
+from wordmask.tokenization.backend import Tokenizer
 from wordmask.tokenization.special_tokens import special_affixes
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ STREAM_BATCH = 1000  # texts that are tokenized together while training
 FIRST_TEXTS = 2000  # of a stream, for the data report
 
 
-def count_special_tokens(tokenizer) -> int:
+def count_special_tokens(tokenizer: Tokenizer) -> int:
     """The number of special tokens around a document."""
     return sum(map(len, special_affixes(tokenizer)))
 

@@ -34,6 +34,8 @@ from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from wordmask.data.sources import Texts
 
 VERSION = 7  # of the rule for words and of the form on disk; tokens of another version are made again or refused
@@ -50,7 +52,11 @@ class TextTokenizer:
     """
 
     def __init__(
-        self, tokenizer, texts: Texts[Any], separator: int | None, segmentation: SegmentationArguments | None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Texts[Any],
+        separator: int | None,
+        segmentation: SegmentationArguments | None,
     ):
         self.tokenizer, self.separator, self.segmentation = tokenizer, separator, segmentation
         self.mixed = any(one.mixed_words or one.any_script for one in texts.provenance.values())

@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from wordmask.config.arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
@@ -41,7 +42,7 @@ class Tokenization:
         cache_dir: the user's directory for the tokens; `None` for that of `datasets`.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     arguments: DataArguments
     segmentation: SegmentationArguments | None = None
     cache_dir: str | None = None

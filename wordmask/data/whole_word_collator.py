@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from wordmask.config.masking_arguments import MaskingArguments, parse_strategy
 from wordmask.config.rate_schedule import RateSchedule
@@ -79,7 +80,7 @@ class WholeWordMaskCollator(Masker):
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         mlm_probability: float | str = 0.15,
         strategy: str = "whole_word",
         seed: int = 0,

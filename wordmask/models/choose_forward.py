@@ -16,7 +16,7 @@ from wordmask.models.forward import Forward
 from wordmask.models.loss_head import LossHead, find_loss_head
 from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
 from wordmask.models.padding_mask import padding_mask
-from wordmask.models.probing import named
+from wordmask.models.probing import named, or_none
 from wordmask.models.varlen_attention import AttentionDropoutError
 from wordmask.utils.errors import InputError
 
@@ -54,7 +54,7 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel, longest: int) -
             half=computes_in_half(arguments.training, model),
             head=_chunked_head(model) if arguments.training.chunked_head else None,
             attention=attention or (_packed_attention(model, longest) if arguments.data.pack_sequences else None),
-            padding=padding_mask(model, longest) if pads and waits else None,
+            padding=or_none(padding_mask(model, longest)) if pads and waits else None,
             micro_batch_tokens=micro_batch_tokens,
             fixed=arguments.data.pad_to_max_length,
         )
@@ -81,8 +81,7 @@ def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttenti
         return _varlen_attention(arguments, model, is_asked=asked == VARLEN)
     if asked in (None, *WITH_MASKS) or training.tokens_per_pass:
         return None
-    found = _try_flat(training, model)
-    return found if isinstance(found, FlatAttention) else None
+    return or_none(_try_flat(training, model))
 
 
 def _varlen_attention(arguments: Arguments, model: PreTrainedModel, is_asked: bool) -> FlatAttention | None:
@@ -95,7 +94,7 @@ def _varlen_attention(arguments: Arguments, model: PreTrainedModel, is_asked: bo
     if reason is None:
         model.set_attn_implementation(VARLEN)
         found = _try_flat(arguments.training, model)
-        if isinstance(found, FlatAttention):
+        if not isinstance(found, Exception):
             return found
         model.set_attn_implementation(before)
         if isinstance(found, AttentionDropoutError):
@@ -136,17 +135,17 @@ def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention |
 
 def _chunked_head(model: PreTrainedModel) -> LossHead:
     found = find_loss_head(model, chunked=True)
-    if isinstance(found, str):
+    if isinstance(found, Exception):
         raise InputError(
-            f"--chunked_head: the head of a {type(model).__name__} does not give the same loss in chunks ({found}); "
-            "drop the flag"
+            f"--chunked_head: the head of a {type(model).__name__} does not give the same loss in chunks "
+            f"({named(found)}); drop the flag"
         )
     return found
 
 
 def _packed_attention(model: PreTrainedModel, longest: int) -> PackedAttention:
     attention = packed_attention(model, longest)
-    if attention is None:
+    if isinstance(attention, Exception):
         has_other = model._supports_sdpa and model.config._attn_implementation != "sdpa"
         or_sdpa = ", or try --attn_implementation sdpa" if has_other else ""
         raise InputError(

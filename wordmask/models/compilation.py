@@ -33,7 +33,7 @@ def repeated_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 @functools.cache
 def _save_attention() -> None:
-    """Let no graph compute varlen attention again: PyTorch does not know that this operation of its own takes time.
+    """Let no graph compute varlen attention again: PyTorch does not know that this operation takes long.
 
     A work-around, as https://github.com/pytorch/pytorch/pull/129533 for other attention. It can go when
     `test_attention_is_not_computed_again` passes without it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,9 +15,10 @@ from wordmask.masking import IGNORED
 from wordmask.models.loss_head import LossHead, find_loss_head, mean_cross_entropy
 from wordmask.models.packed_attention import FlatAttention, PackedAttention
 from wordmask.models.padding_mask import PaddingMask
+from wordmask.models.probing import or_none
 from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction, labelled_positions
 
-logger = logging.getLogger(__name__)
+_NO_INPUTS = ("labels", "positions", "is_padded", "sequence_ids")  # of a batch, that the model does not get
 
 
 class Prediction(NamedTuple):
@@ -51,10 +51,10 @@ class Forward:
         sparse: the model's hook for sparse prediction; `None` predicts at every position.
         attention: keeps the documents of packed sequences or of flat batches apart; `None` for neither.
         label_smoother: computes the loss of a model in training mode, instead of the model. In evaluation mode, the
-            loss is the plain cross-entropy, by which runs with different smoothing can be compared.
+            loss is the plain cross-entropy, so that runs with different smoothing can be compared.
         padding: makes the mask of padding, so that nothing looks at it; `None` leaves that to the model.
-        head: computes the loss of a model in training mode in its last layer, in single precision. In evaluation mode
-            the loss is computed from the logits then, in single precision, too.
+        head: computes the loss of a model in training mode in its last layer, in single precision. In evaluation mode,
+            the loss is then computed from the logits, in single precision, too.
         takes_attention_mask: whether the model's forward has this parameter.
         micro_batch_tokens: the most tokens in a micro-batch, padding included; `None` for no limit.
         fixed: whether every batch has the same shape.
@@ -93,8 +93,7 @@ class Forward:
             settings: other attributes.
         """
         if half and not label_smoothing and settings.get("head") is None:
-            found = find_loss_head(model)
-            settings["head"] = found if isinstance(found, LossHead) else None
+            settings["head"] = or_none(find_loss_head(model))
         return cls(
             sparse=find_sparse_prediction(model) if sparse else None,
             label_smoother=LabelSmoother(epsilon=label_smoothing) if label_smoothing else None,
@@ -111,34 +110,34 @@ class Forward:
                 what `flatten` in data/collator.py adds; maybe `positions`, (kept,), the flat positions to predict at,
                 and `is_padded`, whether it has padding.
         """
-        inputs = dict(batch)
-        labels, positions = inputs.pop("labels"), inputs.pop("positions", None)
-        is_padded = inputs.pop("is_padded", None)
+        inputs = self._inputs(batch)
+        # A mean over no label is NaN, and 0 times NaN is NaN. So such a batch gets one label, and its loss weight 0.
+        labels = batch["labels"].clone()
+        has_labels = labels.ne(IGNORED).any()
+        labels[0, 0] = torch.where(has_labels, labels[0, 0], batch["input_ids"][0, 0])
+        if self.sparse is None:
+            outputs, loss = self._loss(model, inputs, labels)
+            return Prediction(loss * has_labels, outputs, None)
+        positions = batch["positions"] if "positions" in batch else labelled_positions(labels)
+        with self.sparse.at(positions):
+            outputs, loss = self._loss(model, inputs, labels.view(-1)[positions][None])
+        return Prediction(loss * has_labels, outputs, positions)
+
+    def _inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What the model gets of a batch, beside labels."""
+        inputs = {name: value for name, value in batch.items() if name not in _NO_INPUTS}
         if not self.takes_attention_mask:
             inputs.pop("attention_mask", None)
-        elif is_padded is not None and self.padding is not None:
-            inputs["attention_mask"] = self.padding.of(inputs["attention_mask"]) if is_padded else None
-        places = inputs.pop("sequence_ids", inputs.get("position_ids"))
-        if places is not None and self.attention is not None:
-            inputs |= self.attention.inputs(places)
+        elif self.padding is not None and "is_padded" in batch:
+            inputs |= self.padding.inputs(batch["attention_mask"], batch["is_padded"])
+        documents = batch.get("sequence_ids", batch.get("position_ids"))
+        if self.attention is not None and documents is not None:
+            inputs |= self.attention.inputs(documents)
         if "cu_seq_lens_q" in inputs:
             # The number of documents differs between batches of one shape, and needs no other graph.
             for side in "qk":
                 torch._dynamo.maybe_mark_dynamic(inputs[f"cu_seq_lens_{side}"], 0)
-        # A mean over no label is NaN, and 0 times NaN is NaN. So such a batch gets one label, and its loss weight 0.
-        has_labels = labels.ne(IGNORED).any()
-        labels = labels.clone()
-        labels[0, 0] = torch.where(has_labels, labels[0, 0], inputs["input_ids"][0, 0])
-        here: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self.sparse is None:
-            positions = None
-        else:
-            positions = labelled_positions(labels) if positions is None else positions
-            labels = labels.view(-1)[positions][None]
-            here = self.sparse.at(positions)
-        with here:
-            outputs, loss = self._loss(model, inputs, labels)
-        return Prediction(loss * has_labels, outputs, positions)
+        return inputs
 
     def _loss(self, model: torch.nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """The outputs of a model, and its loss."""

@@ -28,7 +28,7 @@ from wordmask.utils.quantities import counted
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FLAGS = ("tokenizer_name", "model_name_or_path", "config_name")  # each can name the tokenizer
-OTHERS = 0.1  # the share of tokens with other ids from which on a tokenizer is another one: some fill unused places
+OTHERS = 0.1  # a larger share of tokens with other ids needs a warning; some tokenizers only fill unused places
 
 
 def load_tokenizer(
@@ -69,7 +69,7 @@ def _compare_with_own(tokenizer: PreTrainedTokenizerBase, model: str, options: M
     """Warn if a tokenizer gives other ids to the tokens of a model's own tokenizer, so that its embeddings mislead."""
     try:
         found = AutoTokenizer.from_pretrained(model, **options)
-    except Exception:  # whatever it is: the model may have none
+    except Exception:  # of any kind: the model may have no tokenizer
         return
     # For a model without a tokenizer, transformers may make one of special tokens alone.
     own = {token: number for token, number in found.get_vocab().items() if token not in found.all_special_tokens}

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wordmask.masking import IGNORED
-from wordmask.models.probing import close, named, some_ids, why_not
+from wordmask.models.probing import Unfit, close, hooked, some_ids
 
 ALIGNED = 8  # the fast matrix kernels of GPUs read 16 bytes at a time, which are 8 numbers in half precision
 
@@ -127,7 +127,7 @@ class LossHead:
         return self.whole_loss(hidden, self.linear.weight, self.linear.bias, labels)
 
 
-def find_loss_head(model: PreTrainedModel, chunked: bool = False) -> LossHead | str:
+def find_loss_head(model: PreTrainedModel, chunked: bool = False) -> LossHead | Exception:
     """Let the head of a model compute its loss, if loss and gradients stay the same; else why they do not.
 
     Args:
@@ -136,17 +136,13 @@ def find_loss_head(model: PreTrainedModel, chunked: bool = False) -> LossHead | 
     """
     linear = model.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
-        return "its last layer is not linear"
+        return Unfit("its last layer is not linear")
     head = LossHead(linear)
-    reason = why_not(model, lambda: _agrees(model, head))
-    if reason is None and chunked:
-        reason = why_not(model, lambda: _same_in_chunks(linear))
-        # PyTorch says that chunks save nothing for fewer positions, or a smaller vocabulary, than features.
-        head.chunks_from = linear.in_features if linear.in_features < linear.out_features else math.inf
-    if reason is None:
-        return head
-    head.remove()
-    return named(reason)
+    found = hooked(model, head, lambda: _agrees(model, head) and (not chunked or _same_in_chunks(linear)))
+    # PyTorch says that chunks save nothing for fewer positions, or a smaller vocabulary, than features.
+    if chunked and linear.in_features < linear.out_features:
+        head.chunks_from = linear.in_features
+    return found
 
 
 @torch.enable_grad()

@@ -17,7 +17,7 @@ FIXED_COST = 1 / 16  # of a micro-batch of any size, as a share of the cost of t
 def divide_batch(batch: dict[str, torch.Tensor], tokens: int, pad_to_multiple_of: int = 1) -> Iterator[dict[str, Any]]:
     """Divide a batch into micro-batches of sequences of similar length, each cut to its longest sequence.
 
-    Each has `positions` and `is_padded`, as a whole batch has from the collator. If that is pinned, they are, too.
+    Each has `positions` and `is_padded`, as a whole batch has from the collator. If the batch is pinned, so are they.
 
     Args:
         batch: tensors (batch, length), `attention_mask` and `labels` among them.

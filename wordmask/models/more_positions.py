@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from wordmask.models.loading import no_report
 from wordmask.models.positions import first_position
-from wordmask.models.probing import NumbersDiffer, close, some_ids, unchanged, why_not
+from wordmask.models.probing import Unfit, close, some_ids, unchanged, why_not
 from wordmask.tokenization.special_tokens import length_limit
 from wordmask.utils.errors import InputError, reported
 
@@ -118,7 +118,7 @@ def _tables(model: PreTrainedModel) -> dict[str, _Table]:
 def _tiled(old: torch.Tensor, table: _Table, more: int) -> torch.Tensor:
     """A table whose new places repeat the old ones, as Longformer does (arXiv 2004.05150).
 
-    Example: of the places 0 to 5, of which a text begins at 2, six more are 2 3 4 5 2 3.
+    Example: with places 0 to 5, where a text begins at 2, six more are 2 3 4 5 2 3.
     """
     places = torch.arange(table.positions + more, device=old.device) % table.positions + table.first
     return torch.cat([old[: table.first], old[places]])
@@ -168,7 +168,7 @@ def _raise_base(config: PreTrainedConfig, factor: float) -> str:
 
 
 def _copied(config: PreTrainedConfig, more: int) -> PreTrainedConfig:
-    """A configuration with more positions. DeBERTa's relative ones stay, which else would follow from their number."""
+    """A configuration with more positions. DeBERTa's relative positions would grow with them, so they are fixed."""
     config = copy.deepcopy(config)
     if getattr(config, "max_relative_positions", 1) < 1:
         config.max_relative_positions = config.max_position_embeddings
@@ -204,7 +204,7 @@ def _lengthened(model: PreTrainedModel, tables: dict[str, _Table], more: int) ->
         )
     short = min((table.positions for table in tables.values()), default=0)
     reason = why_not(model, lambda: _same_logits(model, longer, min(short, 64))) if tables else None
-    if isinstance(reason, NumbersDiffer):
+    if isinstance(reason, Unfit):
         raise InputError(
             f"{FLAG}: with more positions, a {type(model).__name__} gives other logits for short text; drop the flag"
         )

@@ -26,7 +26,7 @@ from transformers.masking_utils import (
 )
 
 from wordmask.models.positions import beyond_window, first_position_of, position_limits
-from wordmask.models.probing import close, some_ids, why_not
+from wordmask.models.probing import close, first_that_works, some_ids
 
 Mask = Any  # the value of attention_mask: a tensor, a block mask, or one of these for each kind of layer
 
@@ -43,20 +43,34 @@ FORMS: tuple[Form, ...] = (_by_layer, create_bidirectional_mask)
 
 
 @dataclass(frozen=True)
-class PackedAttention:
-    """How a model keeps the documents of a packed sequence apart.
+class LayerMask:
+    """How the mask is made that a model's layers get.
 
     Attributes:
-        form: makes the mask.
+        form: makes it.
         config: the model's configuration.
-        first_position: the first position of each document.
         dtype: the type of the model's weights.
     """
 
     form: Form
     config: PreTrainedConfig
-    first_position: int
     dtype: torch.dtype
+
+    def mask(self, like: torch.Tensor, **options: Any) -> Mask:
+        """The mask of a batch of the shape of `like`, (batch, length), on its device."""
+        embeddings = torch.empty((*like.shape, 1), dtype=self.dtype, device=like.device)  # only its shape is read
+        return self.form(config=self.config, inputs_embeds=embeddings, **options)
+
+
+@dataclass(frozen=True)
+class PackedAttention(LayerMask):
+    """How a model keeps the documents of a packed sequence apart.
+
+    Attributes:
+        first_position: the first position of each document.
+    """
+
+    first_position: int
 
     def inputs(self, sequence_ids: torch.Tensor) -> dict[str, Mask]:
         """The attention mask and the positions of a packed batch.
@@ -65,21 +79,14 @@ class PackedAttention:
             sequence_ids: (batch, length), the number of each token's document in its sequence; padding is one more
                 document. The tokens of a document stand next to each other.
         """
-        like = torch.empty((*sequence_ids.shape, 1), dtype=self.dtype, device=sequence_ids.device)
         # (batch, length): the place of each token in its document, which is its place less that of the first token
         # there. Ids 1 1 1 2 2 have first places 0 0 0 3 3, so the places 0 1 2 3 4 become 0 1 2 0 1.
         places = torch.arange(sequence_ids.shape[1], device=sequence_ids.device)
         begins = torch.nn.functional.pad(sequence_ids[:, 1:] != sequence_ids[:, :-1], (1, 0))
         positions = places - (places * begins).cummax(1).values
-        return {
-            "attention_mask": self.form(
-                config=self.config,
-                inputs_embeds=like,
-                attention_mask=None,
-                and_mask_function=packed_sequence_mask_function(sequence_ids),
-            ),
-            "position_ids": positions + self.first_position,
-        }
+        same_document = packed_sequence_mask_function(sequence_ids)
+        mask = self.mask(sequence_ids, attention_mask=None, and_mask_function=same_document)
+        return {"attention_mask": mask, "position_ids": positions + self.first_position}
 
 
 # Without a mask at all, the layers with sliding attention would get the mask of a whole batch, which nothing uses.
@@ -107,45 +114,37 @@ class FlatAttention:
         return {"attention_mask": self.mask, "position_ids": position_ids + self.first_position}
 
 
-def packed_attention(model: PreTrainedModel, longest: int | None = None) -> PackedAttention | None:
-    """How this model keeps documents apart, so that each has the same logits as alone; `None` if it cannot.
+def packed_attention(model: PreTrainedModel, longest: int | None = None) -> PackedAttention | Exception:
+    """How this model keeps documents apart, so that each has the same logits as alone; or why it cannot.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
         longest: the tokens of the longest sequence; `None` if it may have any length.
     """
     first = first_position_of(model)
-    for form in FORMS:
-        attention = PackedAttention(form, model.config, first, model.dtype)
-        if why_not(model, partial(_agrees, model, attention.inputs, longest)) is None:
-            return attention
-    return None
+    forms = (PackedAttention(form, model.config, model.dtype, first) for form in FORMS)
+    return first_that_works(model, forms, lambda attention: _agrees(model, attention.inputs, longest))
 
 
 def flat_attention(model: PreTrainedModel) -> FlatAttention | Exception:
-    """The same for flat batches, in evaluation and in training; or why it cannot, see `why_not`.
+    """The same for flat batches, in evaluation and in training.
 
     Args:
         model: a masked language model whose implementation of attention takes bounds, which is left as it is.
     """
-    reason: Exception | None = None
-    for mask in FLAT_FORMS:
-        attention = FlatAttention(mask, first_position_of(model))
+    first = first_position_of(model)
+    forms = (FlatAttention(mask, first) for mask in FLAT_FORMS)
+    return first_that_works(model, forms, partial(_agrees_and_trains, model))
 
-        def check(attention: FlatAttention = attention) -> bool:
-            """With dropout, only whether it trains, since the numbers are random. A kernel may lack gradients."""
-            agrees = _agrees(model, lambda sequence_ids: _flat_inputs(attention, sequence_ids))
-            model.train()
-            ids = some_ids(model, 1, 4)
-            with torch.enable_grad():
-                model(input_ids=ids, **_flat_inputs(attention, torch.ones_like(ids))).logits.float().sum().backward()
-            return agrees
 
-        reason = why_not(model, check)
-        if reason is None:
-            return attention
-    assert reason is not None, "there is a form at least"
-    return reason
+def _agrees_and_trains(model: PreTrainedModel, attention: FlatAttention) -> bool:
+    """Whether a flat batch gives the same logits, and has gradients, which a kernel may lack; dropout changes them."""
+    agrees = _agrees(model, lambda sequence_ids: _flat_inputs(attention, sequence_ids))
+    model.train()
+    ids = some_ids(model, 1, 4)
+    with torch.enable_grad():
+        model(input_ids=ids, **_flat_inputs(attention, torch.ones_like(ids))).logits.float().sum().backward()
+    return agrees
 
 
 def _flat_inputs(attention: FlatAttention, sequence_ids: torch.Tensor) -> dict[str, Any]:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+
+T = TypeVar("T")
+H = TypeVar("H", bound="Hook")
+
+
+class Hook(Protocol):
+    """Something that is added to a model, and can be taken away again."""
+
+    def remove(self) -> object: ...
 
 
 @contextlib.contextmanager
@@ -18,7 +28,7 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
     """Undo what forward and backward passes change, so that a run is the same with and without them.
 
     These are gradients, random states, and attributes and buffers of modules: I-BERT stores the range of its
-    activations, and BigBird switches to full attention for ever after a short sequence.
+    activations, and BigBird switches to full attention after a short sequence and does not switch back.
     """
     modules = []  # the attributes of each, a copy of them, and copies of those that are dictionaries
     for module in model.modules():
@@ -46,21 +56,21 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
         model.zero_grad(set_to_none=True)
 
 
-class NumbersDiffer(Exception):  # noqa: N818 - it is given as a reason, not raised
-    """A check found that outputs of a model differ."""
+class Unfit(Exception):  # noqa: N818 - it is given as a reason, not raised
+    """Why a model cannot do something, in words for a message."""
 
 
 def named(reason: Exception) -> str:
     """A reason of `why_not`, for a message."""
-    return "the numbers differ" if isinstance(reason, NumbersDiffer) else type(reason).__name__
+    return str(reason) if isinstance(reason, Unfit) else type(reason).__name__
 
 
 @torch.no_grad()
 def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> Exception | None:
     """Why a check of a model fails; `None` if it succeeds. Any exception counts, since architectures fail differently.
 
-    It is `NumbersDiffer` if the check says so, and else what the check has raised. Only too little memory says nothing
-    about the architecture, and is raised.
+    It is `Unfit` if the check says that numbers differ, and else what the check has raised. Only too little memory
+    says nothing about the architecture, and is raised.
 
     Args:
         model: a model in any mode, which is left as it is. The check runs without TF32, and without
@@ -72,7 +82,7 @@ def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> Exception | No
     try:
         with unchanged(model):
             model.eval()
-            return None if check() else NumbersDiffer()
+            return None if check() else Unfit("the numbers differ")
     except Exception as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
@@ -92,6 +102,31 @@ def close(actual: torch.Tensor, expected: torch.Tensor, scale: torch.Tensor | No
     half = precision > 1e-5
     bound = 4 * precision * scale if half else 100 * precision * scale.clamp(min=1)
     return actual.shape == expected.shape and bool((actual - expected).abs().max() <= bound)
+
+
+def first_that_works(model: PreTrainedModel, candidates: Iterable[T], check: Callable[[T], bool]) -> T | Exception:
+    """The first candidate with which a check of a model succeeds; if none does, why the last one fails."""
+    reason: Exception | None = None
+    for candidate in candidates:
+        reason = why_not(model, partial(check, candidate))
+        if reason is None:
+            return candidate
+    assert reason is not None, "there is a candidate at least"
+    return reason
+
+
+def hooked(model: PreTrainedModel, hook: H, check: Callable[[], bool]) -> H | Exception:
+    """A hook on a model, if a check succeeds; if not, it is removed, and we return why the check fails."""
+    reason = why_not(model, check)
+    if reason is None:
+        return hook
+    hook.remove()
+    return reason
+
+
+def or_none(found: T | Exception) -> T | None:
+    """What was found; `None` in place of a reason why there is nothing."""
+    return None if isinstance(found, Exception) else found
 
 
 def some_ids(model: PreTrainedModel, *shape: int) -> torch.Tensor:

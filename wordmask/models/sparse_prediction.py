@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wordmask.masking import IGNORED
-from wordmask.models.probing import close, named, some_ids, why_not
+from wordmask.models.probing import Hook, close, hooked, named, or_none, some_ids
 from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,11 @@ class SparsePrediction:
 
     def __init__(self, model: PreTrainedModel):
         self.positions: torch.Tensor | None = None
-        self.handle = model.base_model.register_forward_hook(self._keep)
+        self._handle = model.base_model.register_forward_hook(self._keep)
+
+    def remove(self) -> None:
+        """Take the hook away."""
+        self._handle.remove()
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if self.positions is None:
@@ -79,20 +83,16 @@ def find_sparse_prediction(model: PreTrainedModel) -> SparsePrediction | None:
         model: a masked language model, in any mode, which is left as it is.
     """
     sparse = _hook(model)
-    if isinstance(sparse, SparsePrediction):
-        return sparse
-    logger.warning("--sparse_prediction: %s predicts at every position (%s)", type(model).__name__, sparse)
-    return None
+    if isinstance(sparse, Exception):
+        name, reason = type(model).__name__, named(sparse)
+        logger.warning("--sparse_prediction: %s predicts at every position (%s)", name, reason)
+    return or_none(sparse)
 
 
-def _hook(model: PreTrainedModel) -> SparsePrediction | str:
+def _hook(model: PreTrainedModel) -> SparsePrediction | Exception:
     """The hook on a model, or why the model cannot use it."""
     sparse = SparsePrediction(model)
-    reason = why_not(model, lambda: _agrees(model, sparse))
-    if reason is None:
-        return sparse
-    sparse.handle.remove()
-    return named(reason)
+    return hooked(model, sparse, lambda: _agrees(model, sparse))
 
 
 @contextlib.contextmanager
@@ -118,10 +118,10 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
     if not isinstance(inner, PreTrainedModel):
         raise InputError(f"sparse_prediction: {type(inner).__name__} is no model of transformers; give one")
     sparse = _hook(inner)
-    if isinstance(sparse, str):
+    if isinstance(sparse, Exception):
         raise InputError(
             f"sparse_prediction: {type(inner).__name__} does not give the same loss at labelled positions alone "
-            f"({sparse}); use the model without it"
+            f"({named(sparse)}); use the model without it"
         )
 
     def keep_labelled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -135,7 +135,7 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
     def keep_all(*_: Any) -> None:
         sparse.positions = None
 
-    hooks = [sparse.handle, inner.register_forward_pre_hook(keep_labelled, with_kwargs=True)]
+    hooks: list[Hook] = [sparse, inner.register_forward_pre_hook(keep_labelled, with_kwargs=True)]
     hooks.append(inner.register_forward_hook(keep_all, always_call=True))
     try:
         yield

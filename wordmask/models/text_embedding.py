@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
-from wordmask.models.probing import some_ids, why_not
+from wordmask.models.probing import hooked, some_ids
 from wordmask.models.sparse_prediction import last_hidden_state
 from wordmask.utils.progress import tracked
 
@@ -45,7 +45,11 @@ class HiddenStates:
 
     def __init__(self, model: PreTrainedModel):
         self.wanted, self.found = False, torch.empty(0)
-        self.handle = model.base_model.register_forward_hook(self._keep, prepend=True)
+        self._handle = model.base_model.register_forward_hook(self._keep, prepend=True)
+
+    def remove(self) -> None:
+        """Take the hook away."""
+        self._handle.remove()
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self.wanted:
@@ -105,7 +109,8 @@ class Embedder:
         embeddings: torch.Tensor | None = None
         rounds = [batches[begin : begin + processes] for begin in range(0, len(batches), processes)]
         for round_ in tracked(rounds, "embedding the labelled texts", "batches", len(batches)):
-            chosen = round_[min(process, len(round_) - 1)]  # with nothing left, a batch again that does not count
+            # In the last round, a process without a batch runs the last one, too, and its result is dropped below.
+            chosen = round_[min(process, len(round_) - 1)]
             batch = self._batch(chosen, batch_size)
             hidden = self.hidden_states.of(forward, batch)
             means = mean_pooled(hidden, batch["attention_mask"].to(hidden.device))[: len(chosen)]
@@ -116,7 +121,7 @@ class Embedder:
         return accelerator.reduce(embeddings, "sum").cpu().numpy()
 
     def _batch(self, chosen: NDArray[np.int64], batch_size: int) -> Batch:
-        """A batch of texts, without a label. With a fixed shape, it is filled with padding and copies of a text."""
+        """A batch of texts, without a label. With a fixed shape, padding and copies of the first text fill it."""
         rows = [self.ids[place] for place in chosen]
         rows += rows[:1] * (batch_size - len(rows) if self.fixed else 0)
         length = self.length if self.fixed else max(map(len, rows))
@@ -127,8 +132,8 @@ class Embedder:
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.full_like(ids, IGNORED)}
 
 
-def hook_hidden_states(model: PreTrainedModel, length: int) -> HiddenStates | None:
-    """A hook for a model's hidden states; `None` if its encoder does not give one for each token.
+def hook_hidden_states(model: PreTrainedModel, length: int) -> HiddenStates | Exception:
+    """A hook for a model's hidden states; or why its encoder does not give one for each token.
 
     Args:
         model: a masked language model, in any mode, which is left as it is.
@@ -142,7 +147,4 @@ def hook_hidden_states(model: PreTrainedModel, length: int) -> HiddenStates | No
         hidden = hidden_states.of(lambda batch: Forward.of(model)(model, batch), batch)
         return hidden.dim() == 3 and hidden.shape[:2] == ids.shape
 
-    if why_not(model, gives_one_for_each_token) is None:
-        return hidden_states
-    hidden_states.handle.remove()
-    return None
+    return hooked(model, hidden_states, gives_one_for_each_token)

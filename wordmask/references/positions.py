@@ -12,12 +12,13 @@ import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.segmenters import Segmenter, load_segmenter, words_of
+from wordmask.tokenization.backend import Tokenizer
 from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.special_tokens import special_affixes
@@ -26,9 +27,12 @@ from wordmask.tokenization.words import CHINESE, Characters
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError, naming_parameters
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def line_positions(
-    tokenizer,
+    tokenizer: Tokenizer,
     segmenter: Segmenter,
     lines: Sequence[str],
     mixed: bool = False,
@@ -75,7 +79,10 @@ def _joined_by_underscores(characters: Characters) -> NDArray[np.bool_]:
 
 
 def make_references(
-    lines: Iterable[str], tokenizer: Any, segmenter: str | Segmenter = "jieba", mixed_words: bool = False
+    lines: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    segmenter: str | Segmenter = "jieba",
+    mixed_words: bool = False,
 ) -> list[list[int]]:
     """The references of lines, a list of positions for each.
 

@@ -9,11 +9,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +129,7 @@ def check_text(provenance: Provenance, digest: TextDigest, text_path: str, refer
         )
 
 
-def check_tokenizer(provenance: Provenance, tokenizer, path: str, flag: str) -> None:
+def check_tokenizer(provenance: Provenance, tokenizer: PreTrainedTokenizerBase, path: str, flag: str) -> None:
     """Raise an `InputError` if references were made with a tokenizer that splits text differently."""
     if provenance.tokenizer_sha256 != tokenizer_digest(tokenizer):
         name = tokenizer.name_or_path

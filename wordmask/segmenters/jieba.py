@@ -12,7 +12,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from wordmask.segmenters import Segmenter
+from wordmask.segmenters.base import Segmenter
 from wordmask.segmenters.libraries import import_package, read_user_words, replace_surrogates, restore
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
-from wordmask.segmenters import Segmenter
+from wordmask.segmenters.base import Segmenter
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError, reported
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wordmask.segmenters import Segmenter
+from wordmask.segmenters.base import Segmenter
 from wordmask.segmenters.libraries import LostTextError
 from wordmask.segmenters.ltp_legacy import LegacyModel
 from wordmask.segmenters.ltp_neural import NeuralModel

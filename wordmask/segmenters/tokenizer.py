@@ -13,7 +13,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from wordmask.segmenters import Segmenter
+from wordmask.segmenters.base import Segmenter
 from wordmask.segmenters.libraries import replace_surrogates
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.alignment import align
@@ -114,7 +114,7 @@ class TokenizerSegmenter(Segmenter):
     def _in_line(self, line: str) -> list[str]:
         words = self._words(replace_surrogates(line))
         spans = align(line, words)
-        # If the words are not those of the line, whoever asked for them says so.
+        # If the words are not those of the line, the caller says so.
         return words if spans is None else [line[start:end] for start, end in spans]
 
     @property
@@ -133,7 +133,7 @@ class _PreTokenizer:
 
 
 def _is_python(pre_tokenizer: Any) -> bool:
-    """Whether a pre-tokenizer, or a part of it, is written in Python: such a one cannot be serialized."""
+    """Whether a pre-tokenizer, or a part of it, is written in Python, so it cannot be serialized."""
     try:
         return pre_tokenizer is not None and not pre_tokenizer.__getstate__()
     except Exception:  # the library has no exception type of its own

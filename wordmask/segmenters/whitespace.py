@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wordmask.segmenters import Segmenter
+from wordmask.segmenters.base import Segmenter
 
 
 class WhitespaceSegmenter(Segmenter):

@@ -32,7 +32,7 @@ def has_no_spaces(word: str) -> bool:
 
 def normalized(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
     """A word as the normalizer of a fast tokenizer leaves it; `▁` and spaces at its ends are not part of it."""
-    normalizer = tokenizer.backend_tokenizer.normalizer  # type: ignore[attr-defined]
+    normalizer = tokenizer.backend_tokenizer.normalizer
     return normalizer.normalize_str(word).strip(" ▁") if normalizer else word
 
 
@@ -155,13 +155,13 @@ def decoded_wrongly(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) ->
     A byte-level tokenizer takes each letter of a token for a byte. The `ï` of `naïve` is taken for the byte EF. But ï
     has the bytes C3 AF, and EF alone is no letter.
     """
-    decoder = tokenizer.backend_tokenizer.decoder  # type: ignore[attr-defined]
+    decoder = tokenizer.backend_tokenizer.decoder
     return [word for word in words if decoder and decoder.decode([word]).strip() != word]
 
 
 def _keeps_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a space is part of the piece after it, as `Ġ` or `▁`. WordPiece has pieces without spaces."""
-    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend = tokenizer.backend_tokenizer
     if backend.pre_tokenizer is None:
         return True
     text = backend.normalizer.normalize_str("a b") if backend.normalizer else "a b"

@@ -21,6 +21,7 @@ from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from wordmask.segmenters.libraries import replace_surrogates
 from wordmask.segmenters.tokenizer import Word, WordTokenizer
@@ -64,7 +65,7 @@ class Aligner:
         tokenizer: a tokenizer without offsets.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._words = WordTokenizer(tokenizer) if WordTokenizer.has_words(tokenizer) else None
         self._at_spaces = _splits_at_spaces(tokenizer)
         self._mark = mark_of(tokenizer)
@@ -72,7 +73,7 @@ class Aligner:
         self._units: dict[tuple[bool, str, str], _Unit] = {}
         self._size = 0  # see _MOST
 
-    def __call__(self, tokenizer: Any, lines: Sequence[str], flag: str) -> Encodings:
+    def __call__(self, tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], flag: str) -> Encodings:
         """Encode lines as they are, without special tokens.
 
         Raises:
@@ -113,7 +114,7 @@ class Aligner:
         found = re.finditer("[^ ]+" if self._at_spaces else "(?s).+", line)
         return line, [(match[0], match.span()) for match in found]
 
-    def _unit(self, tokenizer: Any, word: str, text: str, flag: str) -> _Unit:
+    def _unit(self, tokenizer: PreTrainedTokenizerBase, word: str, text: str, flag: str) -> _Unit:
         """The tokens of a unit, from memory if it was met before.
 
         Args:
@@ -132,12 +133,12 @@ class Aligner:
             unit = self._units[key] = self._find(tokenizer, word, text, flag)
         return unit
 
-    def _find(self, tokenizer: Any, word: str, text: str, flag: str) -> _Unit:
+    def _find(self, tokenizer: PreTrainedTokenizerBase, word: str, text: str, flag: str) -> _Unit:
         if self._words:
             tokens = tokenizer.subword_tokenizer.tokenize(word) if isinstance(word, Word) else [word]
         else:
             tokens = tokenizer.tokenize(word)
-        ids = tokenizer.convert_tokens_to_ids(tokens)
+        ids: Any = tokenizer.convert_tokens_to_ids(tokens)  # a list, with None for a token without an id
         if None in ids:
             name, token = type(tokenizer).__name__, tokens[ids.index(None)]
             raise InputError(
@@ -182,7 +183,7 @@ def _encodings(texts: list[str], units: Sequence[_Unit], unit_starts: list[int],
     return Encodings.of_spans(ids.astype(np.int32), np.array(lengths, np.int64), starts, ends, Characters(texts))
 
 
-def _splits_at_spaces(tokenizer: Any) -> bool:
+def _splits_at_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer never looks beyond a space."""
     added = tokenizer.added_tokens_decoder.values()
     return (

@@ -8,9 +8,13 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wordmask.segmenters.tokenizer import word_identity
+
+if TYPE_CHECKING:
+    import tokenizers
+    from transformers import PreTrainedTokenizerBase
 
 
 class Backend:
@@ -24,9 +28,12 @@ class Backend:
 
     is_fast = True
 
-    def __init__(self, tokenizer):
-        self.backend_tokenizer = tokenizer.backend_tokenizer
-        self.added_tokens_decoder = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    def __init__(self, tokenizer: Tokenizer):
+        self.backend_tokenizer: tokenizers.Tokenizer = tokenizer.backend_tokenizer
+        self.added_tokens_decoder = self.backend_tokenizer.get_added_tokens_decoder()
+
+
+Tokenizer: TypeAlias = "PreTrainedTokenizerBase | Backend"  # for what needs only the backend, if there is one
 
 
 def serialized(component: Any) -> dict[str, Any] | None:
@@ -39,7 +46,7 @@ def serialized(component: Any) -> dict[str, Any] | None:
         return None
 
 
-def python_state(tokenizer: Any) -> dict[str, Any]:
+def python_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What decides about the tokens of a tokenizer that runs in Python."""
     parameters = inspect.signature(type(tokenizer).__init__).parameters.values()
     options = {
@@ -61,7 +68,7 @@ _one_thread = threading.RLock()
 
 
 @contextmanager
-def untruncated(backend: Any) -> Iterator[None]:
+def untruncated(backend: tokenizers.Tokenizer) -> Iterator[None]:
     """Turn truncation and padding of a tokenizer's backend off, and afterwards on again as the user has set them.
 
     This takes a microsecond. A copy of a tokenizer with a large vocabulary would take half a second. Only one thread
@@ -80,7 +87,7 @@ def untruncated(backend: Any) -> Iterator[None]:
                 backend.enable_padding(**padding)
 
 
-def tokenizer_digest(tokenizer) -> str:
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of everything that decides where the tokens of a tokenizer begin and end."""
     if tokenizer.is_fast:
         state = serialized(tokenizer.backend_tokenizer) or {"model": [type(tokenizer).__name__, tokenizer.get_vocab()]}

@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.tokenization.backend import untruncated
+from wordmask.tokenization.backend import Tokenizer, untruncated
 from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import BoolArray, IntArray, starts_of
 
@@ -103,7 +103,7 @@ def set_apart(continues: BoolArray, special: BoolArray) -> BoolArray:
     return continues
 
 
-def encode_lines(tokenizer, characters: Characters) -> Encodings:
+def encode_lines(tokenizer: Tokenizer, characters: Characters) -> Encodings:
     """Encode lines as they are, without special tokens."""
     backend = tokenizer.backend_tokenizer
     with untruncated(backend):

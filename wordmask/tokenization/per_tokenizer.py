@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 from tokenizers import normalizers, pre_tokenizers
 
+from wordmask.tokenization.backend import Tokenizer
+
 T = TypeVar("T")
 
 
@@ -22,21 +24,21 @@ class PerTokenizer(Generic[T]):
 
     def __init__(self, make: Callable[[Any], T]):
         self._make = make
-        self._known: WeakKeyDictionary[Any, tuple[object, T]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Tokenizer, tuple[object, T]] = WeakKeyDictionary()
 
-    def __call__(self, tokenizer: Any) -> T:
+    def __call__(self, tokenizer: Tokenizer) -> T:
         state = _state(tokenizer)
         known = self._known.get(tokenizer)
         if known is None or known[0] != state:
             known = self._known[tokenizer] = state, self._make(tokenizer)
         return known[1]
 
-    def __contains__(self, tokenizer: Any) -> bool:
+    def __contains__(self, tokenizer: Tokenizer) -> bool:
         """Whether it holds something for a tokenizer."""
         return tokenizer in self._known
 
 
-def _state(tokenizer: Any) -> object:
+def _state(tokenizer: Tokenizer) -> object:
     """What a user may change in a tokenizer and what decides its tokens, for a comparison.
 
     Each batch asks for it, so it must be quick: it takes some 5 microseconds, and 40 with a hundred added tokens.

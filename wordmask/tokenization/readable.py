@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from wordmask.tokenization.surfaces import Surfaces, shows_spaces
 
@@ -21,7 +21,7 @@ class ReadableTokens:
         tokenizer: any tokenizer of transformers, fast or not.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer, self._surfaces = tokenizer, Surfaces(tokenizer, np.zeros(0, np.int64))
         self._shows_spaces = shows_spaces(tokenizer)
 
@@ -63,7 +63,7 @@ class ReadableTokens:
 
     def names(self, ids: Sequence[int]) -> str:
         """The names of tokens in the vocabulary, as `Ġthe`, where their text does not say what they are."""
-        return "".join(self._tokenizer.convert_ids_to_tokens(index) or f"[{index}]" for index in ids)
+        return "".join(str(self._tokenizer.convert_ids_to_tokens(index) or f"[{index}]") for index in ids)
 
     def _raw(self, ids: Sequence[int]) -> str:
         """The text of tokens, with the white space that their surfaces show."""

@@ -14,7 +14,7 @@ from enum import Enum
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
-from wordmask.tokenization.backend import serialized
+from wordmask.tokenization.backend import Tokenizer, serialized
 from wordmask.tokenization.words import is_chinese
 
 
@@ -35,7 +35,7 @@ class Components:
         normalize: a function that applies the normalizer to a text.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer):
         backend = tokenizer.backend_tokenizer
         self.normalizer, self.pre_tokenizer = steps_of(backend.normalizer), steps_of(backend.pre_tokenizer)
         self.processor, self.model = steps_of(backend.post_processor), backend.model

@@ -4,8 +4,8 @@ In scripts that are written without spaces (`SCRIPTS`), a segmenter's words repl
 divide. `กินข้าวผัด3จาน` is one word by the rule, and four if a segmenter gives กิน | ข้าวผัด | 3จาน. Elsewhere the rule
 stays, so 3 is a word, unless words of mixed script count. A border inside a grapheme cluster is ignored.
 
-A line whose only such script is Chinese is as it always was, and so are its references: words join characters of
-`CHINESE_BLOCKS`, which the rule divides.
+In a line whose only such script is Chinese, a segmenter's words only join characters of `CHINESE_BLOCKS`, which the
+rule divides. So references of earlier versions stay true.
 """
 
 from __future__ import annotations

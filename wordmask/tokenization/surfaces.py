@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from wordmask.tokenization.encoding import Encodings
@@ -43,7 +44,7 @@ class Surfaces:
         textless: the ids of tokens that stand for no text, or for text that we do not know.
     """
 
-    def __init__(self, tokenizer: Any, textless: IntArray):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, textless: IntArray):
         vocabulary, mark = tokenizer.get_vocab(), mark_of(tokenizer) or WHOLE_WORDS
         surface = reader_of(mark)
         # The texts of all tokens in one array of bytes: token 7 has text[starts[7] : starts[7] + sizes[7]].
@@ -52,8 +53,8 @@ class Surfaces:
             texts[index] = surface(token) or ALONE
         # Only byte-level tokenizers show whether white space was before an added token, unless it takes that in.
         # Elsewhere it mostly was.
-        for index, token in tokenizer.added_tokens_decoder.items():
-            texts[index] = f"{'' if mark[0] == 'bytes' and not token.lstrip else ' '}{token}".encode()
+        for index, added in tokenizer.added_tokens_decoder.items():
+            texts[index] = f"{'' if mark[0] == 'bytes' and not added.lstrip else ' '}{added}".encode()
         for index in textless[textless < len(texts)].tolist():
             texts[index] = ALONE
         self.text = np.frombuffer(b"".join(texts), np.uint8)
@@ -122,7 +123,7 @@ def _read_metaspace(token: str) -> bytes:
     return bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode()
 
 
-def mark_of(tokenizer: Any) -> Mark | None:
+def mark_of(tokenizer: PreTrainedTokenizerBase) -> Mark | None:
     """How tokens show where words begin or continue: the decoder says it; if not, the most frequent mark counts.
 
     `None` if no token has a mark.
@@ -146,6 +147,6 @@ def mark_of(tokenizer: Any) -> Mark | None:
     return most if count(most) else None
 
 
-def shows_spaces(tokenizer: Any) -> bool:
+def shows_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer's tokens show where white space was. Those with `##` show only where there was none."""
     return (mark_of(tokenizer) or WHOLE_WORDS)[0] in ("bytes", "space")

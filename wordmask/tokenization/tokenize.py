@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from wordmask.tokenization.backend import Tokenizer
 from wordmask.tokenization.encoding import Encodings, encode_lines
 from wordmask.tokenization.word_cache import word_cache_of
 from wordmask.tokenization.words import Characters
@@ -15,7 +16,7 @@ from wordmask.tokenization.words import Characters
 SWITCH = "WORDMASK_WORD_CACHE"
 
 
-def tokenize(tokenizer, lines: Sequence[str], flag: str = "--tokenizer_name") -> Encodings:
+def tokenize(tokenizer: Tokenizer, lines: Sequence[str], flag: str = "--tokenizer_name") -> Encodings:
     """Tokenize whole lines, without special tokens, and find the word of each token.
 
     Args:
@@ -30,7 +31,7 @@ def tokenize(tokenizer, lines: Sequence[str], flag: str = "--tokenizer_name") ->
         # Imported here, since workers with a `Backend` need no transformers.
         from wordmask.tokenization.aligned import aligner_of
 
-        return aligner_of(tokenizer)(tokenizer, lines, flag)
+        return aligner_of(tokenizer)(tokenizer, lines, flag)  # type: ignore[arg-type]  # a Backend is fast
     characters = Characters(lines)
     cache = None if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false") else word_cache_of(tokenizer)
     return cache(tokenizer, characters) if cache else encode_lines(tokenizer, characters)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.tokenization.special_tokens import special_affixes, special_ids, vocabulary_size
 from wordmask.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class Vocabulary:
     suffix: Sequence[int] = ()
 
     @classmethod
-    def of(cls, tokenizer) -> Vocabulary:
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         """The vocabulary of a tokenizer of transformers.
 
         Tokens that are spelled like special ones are not masked either. If there is no padding token, we pad with 0:
@@ -77,7 +81,7 @@ class Vocabulary:
         return cls(pad, tokenizer.mask_token_id, maskable, random_ids, prefix, suffix)
 
 
-def undeclared_roles(tokenizer) -> dict[str, str]:
+def undeclared_roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """For each role that no token has, a token that is spelled like it: {"mask": "[MASK]"}."""
     entries = tokenizer.get_vocab().keys() - tokenizer.all_special_tokens
     without = [role for role in SPELLINGS if getattr(tokenizer, f"{role}_token") is None]

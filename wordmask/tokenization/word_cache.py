@@ -14,17 +14,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count, repeat
 from string import ascii_letters
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.tokenization.backend import untruncated
+from wordmask.tokenization.backend import Tokenizer, untruncated
 from wordmask.tokenization.encoding import Encodings, encode_lines
 from wordmask.tokenization.per_tokenizer import PerTokenizer
 from wordmask.tokenization.recipes import Components, Divider, divider_of
 from wordmask.tokenization.words import CHINESE, LETTER, SYMBOL, Characters, CodePointTable, character_class
 from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # Chinese characters that BERT splits off as single tokens, but the library `tokenizers` does not.
 _NOT_SPLIT = range(0x2B820, 0x2B920)
@@ -63,7 +66,7 @@ class WordCache(ABC):
         self.edges = np.zeros(1, np.int64)
         self.size = 0  # see `_most`
 
-    def __call__(self, tokenizer, characters: Characters) -> Encodings:
+    def __call__(self, tokenizer: Tokenizer, characters: Characters) -> Encodings:
         tokens = None if _SEPARATOR in characters.text else self._encode(tokenizer, characters)
         # A token that covers only a space belongs to what follows, which may be another pre-token.
         if tokens is None or not characters.visible[tokens.first].all():
@@ -73,14 +76,14 @@ class WordCache(ABC):
         return Encodings(ids, np.diff(line_edges), first, last, characters)
 
     @abstractmethod
-    def _encode(self, tokenizer, characters: Characters) -> _Tokens | None:
+    def _encode(self, tokenizer: Tokenizer, characters: Characters) -> _Tokens | None:
         """The tokens of all lines; `None` if encoding whole lines would be as fast."""
 
     def _group(self, pre_tokens: Sequence[str]) -> list[list[str]]:
         """The same pre-tokens in groups. We join each group with spaces and encode it as one text."""
         return _in_groups(pre_tokens, _TOGETHER)
 
-    def _recall(self, tokenizer, pre_tokens: Sequence[str], starts: IntArray) -> _Tokens:
+    def _recall(self, tokenizer: Tokenizer, pre_tokens: Sequence[str], starts: IntArray) -> _Tokens:
         """The tokens of pre-tokens that begin at these characters."""
         if self.size > self._most:
             self._forget()
@@ -96,7 +99,7 @@ class WordCache(ABC):
         shift = np.repeat(starts, counts)
         return _Tokens(ids, first + shift, last + shift)
 
-    def _remember(self, tokenizer, pre_tokens: Sequence[str]) -> None:
+    def _remember(self, tokenizer: Tokenizer, pre_tokens: Sequence[str]) -> None:
         """Encode pre-tokens and keep their tokens, with characters counted from the start of the pre-token.
 
         For the pre-tokens `he`, `ran` in one text `he ran`: lengths [2, 3], starts [0, 3]. A token whose first
@@ -149,7 +152,7 @@ class ChineseApart(WordCache):
         backend: the backend of the tokenizer.
     """
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
         super().__init__()
 
         def ids(code_points: list[int]) -> list[int]:
@@ -158,7 +161,7 @@ class ChineseApart(WordCache):
 
         self.chinese_ids = CodePointTable(ids, np.int32)
 
-    def _encode(self, tokenizer, characters: Characters) -> _Tokens:
+    def _encode(self, tokenizer: Tokenizer, characters: Characters) -> _Tokens:
         code_points = characters.code_points
         chinese = characters.classes == CHINESE
         chinese &= (code_points < _NOT_SPLIT.start) | (code_points >= _NOT_SPLIT.stop)
@@ -195,7 +198,7 @@ class SpacesBefore(WordCache):
         self.effects = CodePointTable(lambda code_points: [_effect_on(chr(point), normalize) for point in code_points])
         self.effects.values[[*map(ord, never)]] = _CHANGES
 
-    def _encode(self, tokenizer, characters: Characters) -> _Tokens | None:
+    def _encode(self, tokenizer: Tokenizer, characters: Characters) -> _Tokens | None:
         code_points = characters.code_points
         effects = self.effects[code_points]
         # A space between two characters that the normalizer keeps. The slices shift the text by one to each side.
@@ -246,7 +249,7 @@ def _effect_on(character: str, normalize: Callable[[str], str]) -> int:
     return _KEEPS if keeps else _CHANGES
 
 
-def _cache_for(tokenizer) -> WordCache | None:
+def _cache_for(tokenizer: Tokenizer) -> WordCache | None:
     """An empty cache for a tokenizer; `None` if it keeps the rules of no recipe."""
     components = Components(tokenizer)
     divider = divider_of(components)

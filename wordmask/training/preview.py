@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.text import Text
+from transformers import PreTrainedTokenizerBase
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
@@ -82,7 +83,7 @@ def masked_examples(
     sequences: Sequences | StagedSequences | StreamedSequences,
     count: int,
     collator: MaskingCollator,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     rates: RateSchedule,
 ) -> list[MaskedExample]:
     """The first sequences as the first epoch of training masks them.

@@ -113,7 +113,7 @@ def make_probe(
     if examples is None:
         return None
     hidden_states = hook_hidden_states(model, length if forward.fixed else min(length, 8))
-    if hidden_states is None:
+    if isinstance(hidden_states, Exception):
         flag, value = origin(arguments.model)
         raise InputError(
             f"--probe_file: the encoder of a {type(model).__name__} ({flag} {value}) has no hidden state for each "

@@ -1,0 +1,96 @@
+"""The base class of all segmenters, and what is asked of one: its words and its identity."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from itertools import chain
+from typing import ClassVar
+
+from wordmask.segmenters.own_class import called
+from wordmask.utils.errors import InputError
+
+
+class Segmenter(ABC):
+    """Splits lines of text into words.
+
+    `load_segmenter` passes its options on to the constructor.
+
+    Attributes:
+        any_script: whether its words also join text of other scripts than those that are written without spaces:
+            làm_việc, three words by the rule for text. If not, such text follows the rule. In Chinese, Japanese, Thai,
+            Lao, Khmer, Burmese and Tibetan text the words always count, see `wordmask.tokenization.words`.
+    """
+
+    any_script: ClassVar[bool] = False
+
+    @abstractmethod
+    def segment(self, lines: Sequence[str]) -> list[list[str]]:
+        """For each line its words, in order: `["研究生命。"]` gives `[["研究", "生命", "。"]]`.
+
+        The joined words of a line must be the line, except for white space: this may be missing between words and at
+        both ends, be inside a word, or be a word. A line without words gives an empty list. No lines give no lists.
+        """
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the words depend on: a name, and versions and a digest of the model if there are any.
+
+        Segmenters with equal identities give equal words, except for rounding in a neural model. It has no paths and
+        no device, so it is the same on every machine.
+        """
+        return {"name": _name_of(self)}
+
+
+def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
+    """For each line its words, as `Segmenter.segment` gives them.
+
+    Raises:
+        InputError: if a segmenter does not give one list of strings for each line, or one of the user's own raises an
+            error.
+    """
+    with called(
+        type(segmenter).__module__,
+        lambda: f"--segmenter: {_name_of(segmenter)} cannot segment {_failing(segmenter, lines)}",
+        "; repair its method segment",
+    ):
+        words = segmenter.segment(lines)
+    if not isinstance(words, Collection) or any(isinstance(w, str) or not isinstance(w, Collection) for w in words):
+        wrong = "words that are in no list"
+    elif not all(issubclass(kind, str) for kind in set(map(type, chain.from_iterable(words)))):
+        wrong = "words that are no strings"
+    elif len(words) != len(lines):
+        wrong = f"{len(words)} lists of words for {len(lines)} lines"
+    else:
+        return words
+    raise InputError(
+        f"--segmenter: {_name_of(segmenter)} gave {wrong}; let its method segment return one list of strings for each "
+        "line, which may be empty"
+    )
+
+
+def identity_of(segmenter: Segmenter) -> dict[str, str]:
+    """What the words depend on, see `Segmenter.identity`.
+
+    Raises:
+        InputError: if a segmenter of the user's own does not give a dictionary that JSON can hold.
+    """
+    start = f"--segmenter: the identity of {_name_of(segmenter)} cannot be used"
+    with called(type(segmenter).__module__, start, "; let it be a dictionary of strings"):
+        return dict(json.loads(json.dumps(segmenter.identity)))
+
+
+def _name_of(segmenter: Segmenter) -> str:
+    """How the command line names a class."""
+    return f"{type(segmenter).__module__}:{type(segmenter).__qualname__}"
+
+
+def _failing(segmenter: Segmenter, lines: Sequence[str]) -> str:
+    """The first line that a segmenter alone cannot segment, for a message."""
+    for line in lines:
+        try:
+            segmenter.segment([line])
+        except Exception:
+            return repr(line if len(line) <= 40 else f"{line[:40]}…")
+    return f"{len(lines)} lines at once"
