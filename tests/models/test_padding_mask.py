@@ -46,3 +46,18 @@ def test_a_mask_that_hides_nothing_is_noticed(monkeypatch):
     assert padding_mask(tiny("bert")) is not None
     monkeypatch.setattr("wordmask.models.padding_mask.PaddingMask.of", lambda self, mask: torch.ones_like(mask))
     assert padding_mask(tiny("bert")) is None
+
+
+def test_a_model_that_needs_its_mask_where_nothing_is_padded_is_noticed():
+    """Without one, this model sees no last token: a batch without padding would have other logits."""
+    model = tiny("bert")
+    forward = model.forward
+
+    def without_the_last(input_ids, attention_mask=None, **others):
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+            attention_mask[:, -1] = 0
+        return forward(input_ids=input_ids, attention_mask=attention_mask, **others)
+
+    model.forward = without_the_last
+    assert padding_mask(model) is None
