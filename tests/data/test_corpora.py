@@ -250,3 +250,26 @@ def test_no_sequence_has_text_of_two_corpora(settings, tmp_path):
     for index in range(len(sequences)):
         documents = sequences[Draw(index, 0, 0.0)].documents
         assert sum(map(len, documents)) + 2 * len(documents) == sequences.lengths[index] <= 12
+
+
+def test_corpora_of_one_size_have_orders_of_their_own():
+    order = EpochOrder("random", 3, SimpleNamespace(bounds=[0, 30, 60]), [30, 30]).of_epoch(0)
+    first, second = order[order < 30], order[order >= 30] - 30
+    assert sorted(first) == sorted(second) == [*range(30)] and first.tolist() != second.tolist()
+
+
+def test_steps_of_similar_lengths_come_in_another_order_in_each_epoch():
+    """Also where the same sequences are in them, as in file order."""
+    sequences = SimpleNamespace(lengths=LENGTHS, bounds=[0, 50])
+    order = EpochOrder("group_by_length", 3, sequences)
+    of_epochs = [order.in_steps(np.arange(50), 5, epoch).tolist() for epoch in (0, 1, 0)]
+    assert of_epochs[0] == of_epochs[2] != of_epochs[1]
+    assert sorted(of_epochs[0]) == sorted(of_epochs[1]) == [*range(50)]
+
+
+def test_steps_of_tokens_keep_the_shares_of_corpora_where_lengths_are_grouped():
+    visits, shuffle = ORDER.of_epoch(0), partial(shuffled, 3, 0)
+    corpora = np.repeat([0, 1], [40, 10])
+    expected = grouped_by_tokens(visits, LENGTHS, 40, 0, shuffle, corpora=corpora)
+    assert ORDER.in_token_steps(visits, 40, 0, 0).tolist() == expected.tolist()
+    assert expected.tolist() != grouped_by_tokens(visits, LENGTHS, 40, 0, shuffle).tolist()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,25 @@ def stream(paths: str | list[str], tokenizer, processes: int = 1, process: int =
 
 def key(example) -> tuple:
     return example.identity, example.epoch, *(line.tobytes() for line in example.documents)
+
+
+def test_rates_that_are_drawn_are_new_in_each_epoch_of_a_stream(tokenizer, english_file):
+    rows = stream(english_file, tokenizer, line_by_line=True)
+    rates = [[example.rate for example in rows.one_epoch(epoch)] for epoch in (0, 1, 0)]
+    assert rates[0] == rates[2] and not {*rates[0]} & {*rates[1]}
+    expected = [rows.rates.at(np.zeros(1), 1, np.array([one.identity])).item() for one in rows.one_epoch(1)]
+    assert rates[1] == expected
+
+
+def test_no_two_rows_of_large_batches_have_the_same_masks(tokenizer, tmp_path, monkeypatch):
+    """The number of a row counts in thousands beside that of its batch, and that beside the number of its file."""
+    monkeypatch.setattr("wordmask.data.sequences.STREAM_BATCH", 700)
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("boats\n" * 1400, encoding="utf-8")
+    rows = stream([str(tmp_path / f"{name}.txt") for name in "ab"], tokenizer, line_by_line=True)
+    identities = [example.identity for example in rows.one_epoch(0)]
+    places = [file << 20 | batch for file in range(2) for batch in range(2)]
+    assert identities == [(place << 24) + row for place in places for row in range(700)]
 
 
 KINDS = {"lines": {"line_by_line": True}, "blocks": {}, "packed": {"line_by_line": True, "pack_sequences": True}}

@@ -260,6 +260,15 @@ def test_an_example_id_counts_with_all_of_its_64_bits(other, bert):
     assert not torch.equal(labels[0], labels[1])
 
 
+def test_a_padding_token_that_also_ends_a_text_is_not_taken_for_padding(bert):
+    """Where padding is the token of the end, the last one of an example belongs to its text."""
+    tokenizer = pickle.loads(pickle.dumps(bert))
+    tokenizer.add_special_tokens({"eos_token": "</s>", "pad_token": "</s>"})
+    end = tokenizer.eos_token_id
+    batch = wordmask.WholeWordMaskCollator(tokenizer)([{"input_ids": [2, 9, 9, end]}, {"input_ids": [2, end]}])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
 def test_a_collator_leaves_its_tokenizer_as_it_was(bert):
     tokenizer = pickle.loads(pickle.dumps(bert))
     backend = tokenizer.backend_tokenizer

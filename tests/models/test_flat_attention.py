@@ -251,6 +251,12 @@ def test_a_torch_without_it_is_refused_in_one_sentence(tokenizer, text, tmp_path
 # The operation of PyTorch
 
 
+def test_query_heads_that_share_keys_and_values_are_neighbours():
+    """Of 4 query heads and 2 of keys, the first two share the first one, as in transformers' repeat_kv."""
+    keys = torch.arange(2.0).reshape(1, 2, 1, 1).expand(1, 2, 3, 1)  # each head has its number
+    assert varlen_attention._flat(keys, 4)[:, :, 0].tolist() == [[0, 0, 1, 1]] * 3
+
+
 @pytest.mark.usefixtures("kernel")
 def test_the_operation_of_pytorch_gets_what_our_loop_gets():
     assert_as_alone(with_varlen("modernbert", **WINDOWS), *flat_batch((30, 4, 21, 9)))

@@ -167,6 +167,17 @@ def test_a_head_with_something_after_its_last_layer_is_found_out():
     model(input_ids=torch.tensor([[20, 30]]))  # has its own forward again
 
 
+def test_a_head_with_the_same_loss_and_other_gradients_is_found_out():
+    """Such as one that scales the gradient of its logits: the numbers of a forward pass alone do not show it."""
+    model = tiny("bert")
+    reversed_gradient = model.cls.register_forward_hook(
+        lambda module, given, output: 2 * output.detach() - output if output.ndim else output
+    )
+    assert find_loss_head(model) == "the numbers differ"
+    reversed_gradient.remove()
+    assert isinstance(find_loss_head(model), LossHead)
+
+
 def test_it_is_refused_where_it_does_not_gain(tmp_path, capsys):
     model = save_model(tmp_path / "model", sample_tokenizer("bert"))
     argv = f"--model_name_or_path {model} --train_file {uneven_text(tmp_path, 9)} --use_cpu --chunked_head".split()

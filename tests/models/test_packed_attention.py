@@ -145,6 +145,18 @@ def test_a_wrong_position_or_a_leak_is_noticed(monkeypatch, dtype):
         assert isinstance(packed_attention(models["bert"]), Unfit)
 
 
+def test_a_wrong_position_in_a_later_document_is_noticed(monkeypatch):
+    """The first one alone has right numbers wherever positions go on from document to document."""
+    model, inputs = tiny("bert"), PackedAttention.inputs
+
+    def going_on(self, sequence_ids):
+        return {**inputs(self, sequence_ids), "position_ids": torch.arange(sequence_ids.shape[1])[None]}
+
+    assert packed_attention(model) is not None
+    monkeypatch.setattr(PackedAttention, "inputs", going_on)
+    assert packed_attention(model) is None
+
+
 # Training
 
 

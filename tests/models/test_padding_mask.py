@@ -48,3 +48,18 @@ def test_a_mask_that_hides_nothing_is_noticed(monkeypatch):
     no_padding = lambda self, mask: {"attention_mask": torch.ones_like(mask)}  # noqa: E731
     monkeypatch.setattr("wordmask.models.padding_mask.PaddingMask.inputs", no_padding)
     assert isinstance(padding_mask(tiny("bert")), Unfit)
+
+
+def test_a_model_that_needs_its_mask_where_nothing_is_padded_is_noticed():
+    """Without one, this model sees no last token: a batch without padding would have other logits."""
+    model = tiny("bert")
+    forward = model.forward
+
+    def without_the_last(input_ids, attention_mask=None, **others):
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+            attention_mask[:, -1] = 0
+        return forward(input_ids=input_ids, attention_mask=attention_mask, **others)
+
+    model.forward = without_the_last
+    assert isinstance(padding_mask(model), Unfit)

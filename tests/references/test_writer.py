@@ -303,6 +303,14 @@ def test_a_worker_starts_without_torch_and_gives_the_same_references(files):
     assert ast.literal_eval(run.stdout.decode()) == (expected, False), run.stderr.decode()
 
 
+def test_a_worker_knows_whether_mixed_words_count(files):
+    """With one worker `--mixed_words` held, and with several it would not."""
+    load = partial(load_pretrained_tokenizer, "--bert", str(files / "tokenizer"))
+    for mixed in (False, True):
+        annotator = Annotator(load, SegmentationArguments(segmenter="whitespace").load, mixed)
+        assert pickle.loads(pickle.dumps(annotator)).mixed is mixed
+
+
 def test_a_worker_loads_a_tokenizer_that_is_written_in_python_in_part():
     """RoFormer's: its backend cannot be sent."""
     pytest.importorskip("rjieba")
