@@ -120,14 +120,6 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
     assert "--validation_file: the validation text has only 1 example with about 1 masked token" in joined
 
 
-@pytest.mark.parametrize(("line", "is_said"), [("a cat", True), ("a walked", False)])
-def test_words_of_one_token_each_are_said(model, write, trained, line, is_said):
-    """The words of a segmenter are lost where a tokenizer has tokens that hold several of them."""
-    report, _ = trained(model, "--train_file", write("text", [line] * 200), "--line_by_line", "--do_train")
-    sentences = [one for one in report["advice"] if "each of 400 words is one token" in one]
-    assert len(sentences) == is_said
-
-
 def test_masked_tokens_of_the_validation_text_are_those_of_its_sequences(model, write, trained):
     """100 lines of 4 tokens, of which 1 is cut off and half of the lines are left out: 150 tokens."""
     lines = write("text", ["a cat cat cat"] * 100)

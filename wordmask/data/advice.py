@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 SUBSTANTIAL = 0.1  # a text with this share of its characters in a language counts as of this language
 UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on something looks wrong
 MANY_COPIES = 1000
-MANY_TOKENS = 400  # fewer may be one token each by chance
 SHOWN = 5  # characters in a sentence
 
 
@@ -39,7 +38,6 @@ def advice_on(
     advice = [sentence for one in found.values() for sentence in left_out(one.findings, one.reference_flag)]
     if masks_words:
         advice += [sentence for one in found.values() for sentence in without_words(one.findings, one.flag)][:1]
-        advice += [*chain.from_iterable(_single_tokens(one, found[split].flag) for split, one in reports.items())][:1]
     unknown = [_unknown_tokens(report, found[split].flag) for split, report in reports.items()]
     cut = [_cut_lines(text, split) for split, text in texts.items()]
     advice += [*chain.from_iterable(unknown)][:1] + [*chain.from_iterable(cut)][:1]
@@ -125,16 +123,6 @@ def without_words(findings: Findings, flag: str) -> list[str]:
         remedy += f", or {flag.removesuffix('_file')}_ref_file with references that run_chinese_ref.py makes"
     return [
         f"{flag}: {', '.join(shares)} and nothing says which of them form words, so {', and '.join(masked)}; {remedy}"
-    ]
-
-
-def _single_tokens(report: SplitReport, flag: str) -> list[str]:
-    """Advice if no word has more than one token. In a language without spaces, a token may hold several words."""
-    if report.words < report.tokens or report.tokens < MANY_TOKENS:
-        return []
-    return [
-        f"{flag}: each of {report.words:,} words is one token, so whole words are masked as tokens are; take a "
-        "tokenizer with smaller pieces (from scratch: a smaller --vocab_size), or more text"
     ]
 
 
