@@ -173,7 +173,7 @@ def test_a_head_with_the_same_loss_and_other_gradients_is_found_out():
     reversed_gradient = model.cls.register_forward_hook(
         lambda module, given, output: 2 * output.detach() - output if output.ndim else output
     )
-    assert find_loss_head(model) == "the numbers differ"
+    assert str(find_loss_head(model)) == "the numbers differ"
     reversed_gradient.remove()
     assert isinstance(find_loss_head(model), LossHead)
 

@@ -152,9 +152,9 @@ def test_a_wrong_position_in_a_later_document_is_noticed(monkeypatch):
     def going_on(self, sequence_ids):
         return {**inputs(self, sequence_ids), "position_ids": torch.arange(sequence_ids.shape[1])[None]}
 
-    assert packed_attention(model) is not None
+    assert isinstance(packed_attention(model), PackedAttention)
     monkeypatch.setattr(PackedAttention, "inputs", going_on)
-    assert packed_attention(model) is None
+    assert isinstance(packed_attention(model), Unfit)
 
 
 # Training
