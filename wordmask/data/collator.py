@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.masking import IGNORED, MAX_UNIT, Mix, Replacement, Strategy, choose, hash64, replace, word_starts
+from wordmask.masking import IGNORED, MAX_UNIT, Keys, Mix, Replacement, Strategy, choose, hash64, replace, word_starts
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
 from wordmask.utils.jit import compiled
@@ -73,6 +73,10 @@ class Masker:
     def seeded(self) -> NDArray[np.uint64]:
         """The hash of the seed, to which those of epochs and examples are added."""
         return hash64(self.seed)
+
+    def keys_of(self, epochs: Sequence[int], identities: Sequence[int]) -> Keys:
+        """(examples,) What all random numbers of examples in epochs follow from, beside the seed."""
+        return hash64(np.array(epochs), np.array(identities, np.uint64), state=self.seeded)
 
     def _mask(
         self,
@@ -138,8 +142,7 @@ class MaskingCollator(Masker):
         input_ids, continues, maskable, sequence_ids = lay_out(
             np.concatenate(documents), sizes, counts, prefix, suffix, vocabulary.maskable, padding
         )
-        keys = hash64(np.array(epochs), np.array(identities, np.uint64), state=self.seeded)
-        batch = self._mask(input_ids, continues, maskable, np.array(rates), keys)
+        batch = self._mask(input_ids, continues, maskable, np.array(rates), self.keys_of(epochs, identities))
         batch["attention_mask"] = (sequence_ids > 0).astype(np.int64)
         others: dict[str, Any] = {}
         if self.positions and not (self.flat or self.packed):

@@ -17,7 +17,7 @@ from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
-from wordmask.masking import IGNORED, Mix, hash64, original_ids
+from wordmask.masking import IGNORED, Mix, original_ids
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.report.pages import render
@@ -114,7 +114,7 @@ def _drawn(example: Example, collator: MaskingCollator, rates: RateSchedule) -> 
     """The rate and the strategy that a sequence draws, see `MaskedExample`."""
     drawn, strategy = f", rate {percent(example.rate)}" if rates.draws else "", collator.strategy
     if isinstance(strategy, Mix):
-        [number] = strategy.drawn(hash64(example.epoch, example.identity, state=collator.seeded))
+        [number] = strategy.drawn(collator.keys_of([example.epoch], [example.identity]))
         drawn += f", strategy {[*strategy.shares][number]}"
     return drawn
 
