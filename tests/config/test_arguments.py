@@ -287,6 +287,8 @@ def test_a_positional_that_is_no_argument_file_is_not_taken_for_one(tmp_path):
         (["--per_gpu_eval_batch_size", "4"], "per_device_eval_batch_size", 4, "--per_device_eval_batch_size"),
         (["--use_auth_token", "secret"], "token", "secret", "--token"),
         (["--use_auth_token"], "token", None, "--token"),
+        (["--resume", "out/checkpoint-9"], "resume_from_checkpoint", "out/checkpoint-9", "--resume_from_checkpoint"),
+        (["--resume"], "resume_from_checkpoint", None, "not needed for the last checkpoint"),
         (["--use_auth_token", "True"], "token", None, "--token"),
         (["--adafactor"], "optim", "adafactor", "--optim"),
         (["--evaluate_during_training"], "eval_strategy", "steps", "--eval_strategy"),

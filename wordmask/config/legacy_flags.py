@@ -14,9 +14,9 @@ def _boolean(then: Sequence[str] = (), otherwise: Sequence[str] = ()) -> Callabl
     return lambda value: list(then) if is_true(value) else list(otherwise)
 
 
-def _token(value: str | None) -> list[str]:
-    stored = value is None or value.lower() in ("true", "false")
-    return [] if stored else ["--token", str(value)]
+def _value_for(flag: str) -> Callable[[str | None], list[str]]:
+    """Translate what was a switch or had a value: a value goes to the new flag, and a switch is not needed."""
+    return lambda value: [] if value is None or value.lower() in ("true", "false") else [flag, value]
 
 
 def _logging_dir(value: str | None) -> list[str]:
@@ -67,7 +67,7 @@ OLD_FLAGS: dict[str, OldFlag] = {
         _boolean(["--eval_strategy", "steps"], ["--eval_strategy", "no"]),
     ),
     "tpu_metrics_debug": ("--debug tpu_metrics_debug", _boolean(["--debug", "tpu_metrics_debug"])),
-    "use_auth_token": ("--token, not needed after hf auth login", _token),
+    "use_auth_token": ("--token, not needed after hf auth login", _value_for("--token")),
     "logging_dir": ("the environment variable TENSORBOARD_LOGGING_DIR, set for this run", _logging_dir),
     "save_safetensors": (
         "not needed: weights are always saved as safetensors",
@@ -82,7 +82,10 @@ OLD_FLAGS: dict[str, OldFlag] = {
         _boolean(["--masking_strategy", "whole_word"], ["--masking_strategy", "token"]),
     ),
     "should_continue": ("not needed: a run continues from its last checkpoint by itself", _boolean()),
-    "resume": ("not needed: a run continues from its last checkpoint by itself", _boolean()),
+    "resume": (
+        "--resume_from_checkpoint, not needed for the last checkpoint",
+        _value_for("--resume_from_checkpoint"),
+    ),
     "n_gpu": Gone("start with torchrun --nproc_per_node instead"),
     "eval_all_checkpoints": Gone("give each checkpoint as --model_name_or_path with --do_eval"),
     "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
