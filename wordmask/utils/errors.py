@@ -25,7 +25,7 @@ def suggest(name: str, known: Iterable[str], dashes: str = "", most: int = 1) ->
 
 
 def first_of(conditions: Mapping[str, object]) -> str | None:
-    """The first flag or reason, as a sentence shall name it, that is given or holds; `None` without one."""
+    """The first name whose condition holds, such as a flag that is given; `None` if none does."""
     return next((name for name, holds in conditions.items() if holds), None)
 
 

@@ -45,9 +45,9 @@ def frequent_words(words: MaskedWords, readable: ReadableTokens) -> dict[str, li
     columns = (column[order].tolist() for column in words)
     counts: dict[str, list[int]] = {}
     for tokens, masked, right in zip(*columns, strict=True):
-        known = [token for token in tokens if token >= 0]
-        text = readable.word(known)
-        if any(map(str.isalnum, text)) and readable.has_text(known):
+        ids = [token for token in tokens if token >= 0]
+        text = readable.word(ids)
+        if any(map(str.isalnum, text)) and readable.has_text(ids):
             old = counts.setdefault(text, [0, 0])
             old[0], old[1] = old[0] + masked, old[1] + right
     frequent = sorted(counts.items(), key=lambda item: (-item[1][0], item[0]))[:MOST_FREQUENT]

@@ -66,8 +66,8 @@ class OpenFile:
                 try:
                     line.decode("utf-8")
                 except UnicodeDecodeError as error:
-                    begins = number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-                    known = "UTF-16" if begins else "GBK, SHIFT_JIS or CP1252"
+                    is_utf16 = number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+                    known = "UTF-16" if is_utf16 else "GBK, SHIFT_JIS or CP1252"
                     return InputError(
                         f"{self.flag}: {self.path}, line {number}: byte 0x{line[error.start]:02x} at column "
                         f"{error.start + 1} is not UTF-8; convert the file: iconv -f OLD -t UTF-8, where OLD is its "
