@@ -36,7 +36,7 @@ def chinese():
 
 def continues(collator, examples) -> list[list[bool]]:
     """For each example which tokens continue a word."""
-    batch = collator.with_word_ids()([{**example, "mlm_probability": 0.0} for example in examples])
+    batch = collator.for_trainer(word_ids=True)([{**example, "mlm_probability": 0.0} for example in examples])
     numbers, attended = batch["word_ids"], batch["attention_mask"].bool()
     special = ~torch.from_numpy(collator.vocabulary.maskable)[batch["input_ids"]]
     joined = torch.zeros_like(attended)

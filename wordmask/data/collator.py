@@ -52,6 +52,7 @@ class Masker:
         mask_replace_prob, random_replace_prob: which shares of chosen tokens become the mask token, and a random one.
         pad_to_multiple_of: the length of a batch is a multiple of this.
         word_ids: whether to return `word_ids`.
+        positions: whether to return `positions` and `is_padded`. On a GPU, the CPU would have to wait for them.
     """
 
     vocabulary: Vocabulary
@@ -61,6 +62,7 @@ class Masker:
     random_replace_prob: float = 0.1
     pad_to_multiple_of: int = 1
     word_ids: bool = False
+    positions: bool = False
 
     @cached_property
     def replacement(self) -> Replacement:
@@ -95,6 +97,11 @@ class Masker:
             batch["word_ids"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
         return batch
 
+    def _positions(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The flat positions to predict at; the first one of a batch without labels, since a model needs one."""
+        labelled = labels.ravel() != IGNORED
+        return np.flatnonzero(labelled) if labelled.any() else np.zeros(1, np.int64)
+
 
 @dataclass(eq=False)
 class MaskingCollator(Masker):
@@ -117,14 +124,12 @@ class MaskingCollator(Masker):
         fixed: whether every batch has the length of the longest possible sequence, not of its own longest one.
         packed: whether to return `sequence_ids`.
         flat: whether to return a flat batch, see `flatten`.
-        positions: whether to return `positions` and `is_padded`. On a GPU, the CPU would have to wait for them.
         highest_rate: the highest masking rate of the training, for `positions` of a fixed number.
     """
 
     fixed: bool = False
     packed: bool = False
     flat: bool = False
-    positions: bool = False
     highest_rate: float | None = None
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -152,17 +157,18 @@ class MaskingCollator(Masker):
             batch, others = flatten(batch, sizes + len(prefix) + len(suffix), length, tokens)
         elif self.packed:
             batch["sequence_ids"] = sequence_ids
-        if self.positions or self.highest_rate is not None:
-            batch["positions"] = self._positions(batch["labels"].ravel() != IGNORED, len(sequences), length)
+        if self.highest_rate is not None:
+            batch["positions"] = self._as_many_positions(batch["labels"], len(sequences), length, self.highest_rate)
+        elif self.positions:
+            batch["positions"] = self._positions(batch["labels"])
         return {name: torch.from_numpy(array) for name, array in batch.items()} | others
 
-    def _positions(self, labelled: NDArray[np.bool_], sequences: int, length: int) -> NDArray[np.int64]:
-        """The positions to predict at; the first one of a batch without labels, since a model needs one."""
-        if self.highest_rate is None:
-            return np.flatnonzero(labelled) if labelled.any() else np.zeros(1, np.int64)
-        most = sequences * min(length, math.ceil(self.highest_rate * length) + MAX_UNIT - 1)
+    @staticmethod
+    def _as_many_positions(labels: NDArray[np.int64], sequences: int, length: int, rate: float) -> NDArray[np.int64]:
+        """As many positions as so many sequences may have labels at this rate, those of the labels first."""
+        most = sequences * min(length, math.ceil(rate * length) + MAX_UNIT - 1)
         # A stable sort of "has no label" puts labelled positions first: labels -100 7 -100 9 give 1 3 0 2.
-        return np.argsort(~labelled, kind="stable")[:most]
+        return np.argsort(labels.ravel() == IGNORED, kind="stable")[:most]
 
 
 def flatten(

@@ -119,15 +119,15 @@ class WholeWordMaskCollator(Masker):
         """The share of tokens to mask, for each example."""
         return RateSchedule.of(self.mlm_probability, self.seed)
 
-    def with_word_ids(self) -> WholeWordMaskCollator:
-        """A copy that also returns `word_ids`."""
+    def for_trainer(self, word_ids: bool = False) -> WholeWordMaskCollator:
+        """A copy that also returns what an `MlmTrainer` reads: `positions`, `is_padded`; to evaluate, `word_ids`."""
         other = copy.copy(self)
-        other.word_ids = True
+        other.positions, other.word_ids = True, word_ids
         return other
 
     def __call__(
         self, examples: Sequence[Mapping[str, Any] | Sequence[int]], return_tensors: str = "pt"
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """Mask a batch.
 
         Args:
@@ -176,7 +176,10 @@ class WholeWordMaskCollator(Masker):
             # A sequence of 3 tokens in 5 columns is read from the columns 3, 4, 0, 1, 2.
             places = (np.arange(length) + sizes[:, None]) % length
             batch = {name: np.take_along_axis(array, places, 1) for name, array in batch.items()}
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        others = {}
+        if self.positions:
+            batch["positions"], others["is_padded"] = self._positions(batch["labels"]), not attention_mask.all()
+        return {name: torch.from_numpy(array) for name, array in batch.items()} | others
 
     def _continues(self, examples: Sequence[TokenizedExample], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(tokens,) Whether each token continues the word of the token before it; sizes (examples,) count tokens."""

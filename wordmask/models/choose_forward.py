@@ -32,6 +32,18 @@ def computes_in_half(training: RunArguments, model: PreTrainedModel) -> bool:
     return training.half_dtype is not None or model.dtype.itemsize == 2
 
 
+def default_forward(training: RunArguments, model: PreTrainedModel) -> Forward:
+    """The forward pass of a program of one's own: sparse prediction, if the model can, and no waits."""
+    with _trying(training, model):
+        return Forward.of(
+            model,
+            sparse=True,
+            label_smoothing=training.label_smoothing_factor,
+            half=computes_in_half(training, model),
+            padding=or_none(padding_mask(model)) if training.device.type in ("cpu", "cuda") else None,
+        )
+
+
 def choose_forward(arguments: Arguments, model: PreTrainedModel, longest: int) -> Forward:
     """The forward pass that the flags ask for.
 

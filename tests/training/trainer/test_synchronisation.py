@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from torch.profiler import ProfilerActivity, profile
-from transformers import TrainerCallback
+from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback
 
 import run_mlm_wwm
 from conftest import sample_tokenizer, save_model, uneven_text
 from varlen_kernel import kernel  # noqa: F401  # a fixture
+from wordmask.config.run_arguments import RunArguments
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal"}
@@ -70,6 +72,11 @@ def waits_of_a_step(profiler: Profiler, model: str, text: str, folder: Path, *mo
         "--tokens_per_pass 0".split()
         + [*length, *more]
     )
+    return waits_in(profiler)
+
+
+def waits_in(profiler: Profiler) -> float:
+    """The waits of a step."""
     assert any(event.name == "aten::linear" for event in profiler.events), "nothing was profiled"
     return sum(event.name in WAITS and not inside(event) for event in profiler.events) / STEPS
 
@@ -91,6 +98,19 @@ def waits_of_a_step(profiler: Profiler, model: str, text: str, folder: Path, *mo
 )
 def test_a_step_waits_for_nothing(profiler, models, text, tmp_path, model, more):
     assert waits_of_a_step(profiler, models[model], text, tmp_path, *more.split()) == 0
+
+
+@pytest.mark.parametrize("bounds", [(40, 60), (64, 64)], ids=["padding", "no padding"])
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_a_step_of_a_program_of_your_own_waits_for_nothing(profiler, models, tmp_path, name, bounds):
+    tokenizer = AutoTokenizer.from_pretrained(models[name])
+    ids = [tokenizer("walk " * 70)["input_ids"][: bounds[number % 2]] for number in range(24)]
+    args = RunArguments(
+        str(tmp_path), max_steps=6, logging_steps=6, per_device_train_batch_size=4, optim="sgd", use_cpu=True
+    )
+    model = AutoModelForMaskedLM.from_pretrained(models[name])
+    MlmTrainer(model, args, Dataset.from_dict({"input_ids": ids}), processing_class=tokenizer).train()
+    assert waits_in(profiler) == 0
 
 
 def test_a_wait_is_noticed(profiler, models, text, tmp_path):

@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from wordmask.data.corpora import InTurn
 from wordmask.masking import IGNORED, original_ids
-from wordmask.models.choose_forward import computes_in_half
+from wordmask.models.choose_forward import default_forward
 from wordmask.models.forward import Forward, Prediction
 from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.surfaces import Surfaces
@@ -123,8 +123,7 @@ class EvaluatingTrainer(ResumableTrainer):
     ):
         super().__init__(*args, **options)
         model: Any = self.model  # the Trainer lets it be `None`
-        half = computes_in_half(self.args, model)
-        self.forward = forward or Forward.of(model, True, self.args.label_smoothing_factor, half)
+        self.forward = forward or default_forward(self.args, model)
         self.eval_collator, self.history, self.probe = eval_collator, history, probe
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:

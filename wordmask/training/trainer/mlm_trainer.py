@@ -115,7 +115,8 @@ class MlmTrainer(EvaluatingTrainer):
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = collator.rates if rates is None else rates
-            eval_collator = eval_collator or collator.with_word_ids()
+            eval_collator = eval_collator or collator.for_trainer(word_ids=True)
+            collator = collator.for_trainer()
         if rates is None or eval_collator is None:
             raise InputError(
                 f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
