@@ -69,13 +69,13 @@ TINY = {
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement, of all sides or, with trials, of ours_gpu alone.
+    """One measurement, of all sides or, with trials, of the one that they change.
 
     Attributes:
         model_type: the base model of this type.
         length: of the longest sequence, in tokens.
         full: whether documents have this length; if not, they are the lines of the text.
-        trials: names of what ours_gpu tries, all at once.
+        trials: names of what is tried, all at once.
     """
 
     model_type: str
@@ -92,7 +92,7 @@ class Part:
     @property
     def sides(self) -> tuple[str, ...]:
         """What is measured."""
-        return ("ours_gpu",) if self.trials else tuple(SIDES)
+        return tuple({TRIALS[name].side: None for name in self.trials} or SIDES)
 
     @property
     def packs(self) -> bool:

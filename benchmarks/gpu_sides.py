@@ -58,7 +58,7 @@ class GpuTraining(Case):
         warmup: the steps that are not timed.
         flops: the operations that one real token takes.
         rate: the operations per second of matrix products alone.
-        trials: what our script with configs/gpu.yaml tries.
+        trials: the names of what is tried.
         on_cpu: whether this is a trial on a CPU, where graphs are captured and counted, and run as they are.
     """
 
@@ -80,7 +80,10 @@ class GpuTraining(Case):
 
 
 def run_plain(case: GpuTraining) -> dict[str, float]:
-    """transformers' Trainer and collator, with each flag that makes them faster."""
+    """transformers' Trainer and collator, with each flag that makes them faster, and what it tries."""
+    trials = [TRIALS[name] for name in case.trials]
+    workers = next((trial.workers for trial in trials if trial.workers is not None), 0 if case.on_cpu else WORKERS)
+    settings: dict[str, Any] = {name: value for trial in trials for name, value in trial.settings}
 
     def train(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
         lines = Path(case.train).read_text(encoding="utf-8").splitlines()
@@ -93,14 +96,15 @@ def run_plain(case: GpuTraining) -> dict[str, float]:
             optim="adamw_torch_fused",
             torch_compile=True,
             train_sampling_strategy="group_by_length",
-            dataloader_num_workers=0 if case.on_cpu else WORKERS,
+            dataloader_num_workers=workers,
             remove_unused_columns=False,
             tf32=None if case.on_cpu else True,
             use_cpu=case.on_cpu,
             torch_compile_backend="eager" if case.on_cpu else None,
             **TRAINING,
         )
-        model = AutoModelForMaskedLM.from_pretrained(case.model, attn_implementation="sdpa", dtype=torch.float32)
+        settings.update(attn_implementation="sdpa", dtype=torch.float32)
+        model = AutoModelForMaskedLM.from_pretrained(case.model, **settings)
         multiple = min(MULTIPLE, case.length)
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=RATE, pad_to_multiple_of=multiple)
         Trainer(model, arguments, collator, train_dataset=dataset, processing_class=tokenizer).train()

@@ -1,6 +1,7 @@
 """What may gain on a GPU, tried by gpu.py before it becomes a default or a part of wordmask.
 
-A trial changes ours_gpu alone: by flags, or for the process of its side.
+A trial changes ours_gpu alone: by flags, or for the process of its side. Two change plain, so that it is as fast as it
+can be.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ class Trial:
         since: the oldest PyTorch that has it.
         module: what must be installed.
         only_gpu: whether a CPU cannot run it.
+        side: what is changed.
+        workers: of plain's data loader; `None` as without the trial.
+        settings: of the configuration of plain's model.
     """
 
     flags: tuple[str, ...] = ()
@@ -39,6 +43,9 @@ class Trial:
     since: str = "2.11"
     module: str = ""
     only_gpu: bool = False
+    side: str = "ours_gpu"
+    workers: int | None = None
+    settings: tuple[tuple[str, bool], ...] = ()
 
     def lacks(self) -> str | None:
         """Why it cannot be tried here, as a sentence; `None` if it can."""
@@ -81,4 +88,6 @@ TRIALS = {
     "passes": Trial(passes=2),
     "residual": Trial(change=_half_residual),
     "flash4": Trial(change=_flash_attention_4, module="flash_attn.cute", only_gpu=True),
+    "workerless": Trial(side="plain", workers=0),
+    "sparse": Trial(side="plain", settings=(("sparse_prediction", True),)),  # only ModernBERT has this setting
 }
