@@ -11,7 +11,15 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from transformers import AutoModelForMaskedLM, BatchEncoding, RobertaTokenizer, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForMaskedLM,
+    BatchEncoding,
+    BertTokenizer,
+    RobertaTokenizer,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 import wordmask
 from conftest import character_tokenizer, sample_lines, sample_tokenizer
@@ -134,6 +142,42 @@ class _Given(wordmask.Segmenter):
 
     def segment(self, lines):
         return self.words
+
+
+class Slashes(wordmask.Segmenter):
+    """Knows where these words end."""
+
+    def segment(self, lines):
+        words = "ฉัน/รัก/ภาษาไทย 行き/まし/た 我/喜欢/你".split()
+        return [next(word for word in words if word.replace("/", "") == line).split("/") for line in lines]
+
+
+@pytest.mark.parametrize("columns", [(), ("offset_mapping", "text")], ids=["ids", "offsets"])
+@pytest.mark.parametrize(
+    "line, starts", [("ฉันรักภาษาไทย", [0, 3, 6]), ("行きました", [0, 2, 4]), ("我喜欢你", [0, 1, 3])]
+)
+def test_references_say_all_words_of_text_without_spaces(line, starts, columns):
+    """A byte-level tokenizer has several tokens for a character. By the rule, Thai is one word."""
+    tokenizer = sample_tokenizer("roberta")
+    [example] = encode(tokenizer, [line], *columns)
+    [reference] = wordmask.make_references([line], tokenizer, Slashes())
+    places = [start for start, _ in tokenizer(line, return_offsets_mapping=True)["offset_mapping"][1:-1]]
+    begins = [place in starts and place not in places[:number] for number, place in enumerate(places)]
+    collator = wordmask.WholeWordMaskCollator(tokenizer)
+    assert continues(collator, [{**example, "chinese_ref": reference}])[0][1:-1] == [not begin for begin in begins]
+    if line.startswith("ฉัน"):  # an empty reference decides, too; without one, the rule does
+        assert not any(continues(collator, [{**example, "chinese_ref": []}])[0])
+        assert all(continues(collator, [example])[0][2:-1])
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [[0, 0, 1, 0], [0], [1], [2, 2], [3, 2], [-2], [2.5], "2", 2, [["2"]], [[2], [3]], [[], [2]], [True, False]],
+)
+def test_a_reference_that_make_references_never_gives_is_refused(chinese, reference):
+    ids = chinese("我喜欢")["input_ids"]
+    with pytest.raises(wordmask.InputError, match="^chinese_ref"):
+        wordmask.WholeWordMaskCollator(chinese)([{"input_ids": ids, "chinese_ref": reference}])
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
@@ -449,24 +493,39 @@ def test_words_are_masked_whole_at_the_rate_that_was_asked_for(lengths, strategy
         ({"mask_replace_prob": 0.9, "random_replace_prob": 0.2}, "add up to more than 1"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of: 0"),
         ({"seed": 2**64}, "seed: 18446744073709551616 does not fit"),
+        ({"seed": "3"}, "seed: '3' is a str; give a whole number"),
+        ({"seed": 1.5}, "seed: 1.5 is a float"),
+        ({"pad_to_multiple_of": 8.0}, "pad_to_multiple_of: 8.0 is a float"),
+        ({"mask_replace_prob": "0.8"}, "mask_replace_prob, random_replace_prob: '0.8' is no number"),
+        ({"mlm_probability": 15}, r"mlm_probability: 15 .*; give one, such as 0.15, or 0.1..0.9 \(drawn"),
+        ({"tokenizer": "bert-base-uncased"}, "tokenizer: a str is no tokenizer"),
+        ({"tokenizer": BertTokenizer}, "tokenizer: the class BertTokenizer is no tokenizer"),
     ],
 )
 def test_wrong_parameters_are_refused_by_the_names_they_have_here(bert, options, sentence):
     with pytest.raises(wordmask.InputError, match=f"^{sentence}" if ":" in sentence else sentence) as refused:
-        wordmask.WholeWordMaskCollator(bert, **options)
+        wordmask.WholeWordMaskCollator(**{"tokenizer": bert} | options)
     assert "--" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
     "example, sentence",
     [
-        ({"text": "no ids"}, "input_ids is missing in an example with text; tokenize"),
+        ({"text": "no ids"}, "input_ids is missing in an example with the columns text; tokenize"),
+        ({}, "input_ids is missing in an example with no column"),
+        (None, "examples: number 0 of the batch is a NoneType; give a dict"),
+        (7, "examples: number 0 of the batch is a int"),
+        ({"input_ids": [2, 5.5, 3]}, "input_ids is not a list of whole numbers"),
+        ({"input_ids": [[2, 3], [4]]}, "input_ids is not a list of whole numbers, but a list"),
+        ({"input_ids": [2, 5, 3], "attention_mask": 1}, r"attention_mask has the shape \(\)"),
+        ({"input_ids": [2, 5, 3], "word_ids": [[None], [0], [None]]}, "word_ids is not a list of whole numbers"),
+        ({"input_ids": [2, 5, 3], "offset_mapping": [0, 1, 2], "text": "a"}, r"offset_mapping has the shape \(3,\)"),
+        ({"input_ids": [2, 5, 3], "mlm_probability": [0.1]}, r"mlm_probability: \[0.1\] of an example"),
         ({"input_ids": [[2, 5, 3]]}, r"shape \(1, 3\)"),
         ({"input_ids": [2, 10**6, 3]}, "1000000, which is not an id of this tokenizer"),
         ({"input_ids": [2, -1, 3]}, "-1, which is not an id"),
         ({"input_ids": [2, 5, 3], "word_ids": [None, 0]}, "word_ids has 2 entries for 3 input_ids"),
         ({"input_ids": ["a"]}, "input_ids is not a list of whole numbers"),
-        ({"input_ids": [2, 5, 3], "chinese_ref": [-2]}, "chinese_ref has -2"),
         ({"input_ids": [2, 5, 3], "offset_mapping": [[0, 0], [0, 9], [0, 0]], "text": "walls"}, "beyond the end"),
         ({"input_ids": [2, 5, 3], "example_id": "a7", "epoch": 0}, "example_id: 'a7'"),
     ],
@@ -476,9 +535,34 @@ def test_examples_that_cannot_be_read_get_a_sentence(bert, example, sentence):
         wordmask.WholeWordMaskCollator(bert)([example])
 
 
-def test_a_batch_of_no_examples_is_refused(bert):
-    with pytest.raises(wordmask.InputError, match="examples is empty"):
-        wordmask.WholeWordMaskCollator(bert)([])
+@pytest.mark.parametrize(
+    "batch, sentence",
+    [
+        ([], "examples is empty"),
+        (None, "examples: a NoneType is no list of examples"),
+        ({"input_ids": [[2, 5, 3]]}, "examples: a dict is no list of examples"),
+        (BatchEncoding({"input_ids": [[2, 5, 3]]}), "examples: a BatchEncoding is no list"),
+        (
+            [{"input_ids": [2, 5, 3], "example_id": 0, "epoch": 0}, {"input_ids": [2, 5, 3], "epoch": 0}],
+            "example_id, epoch: example 1 of the batch lacks one of them",
+        ),
+    ],
+)
+def test_what_is_no_batch_is_refused(bert, batch, sentence):
+    with pytest.raises(wordmask.InputError, match=sentence):
+        wordmask.WholeWordMaskCollator(bert)(batch)
+
+
+def test_parameters_may_be_set_between_batches(examples, bert):
+    numbered = [{**example, "example_id": number, "epoch": -1} for number, example in enumerate(examples)]
+    collator = wordmask.WholeWordMaskCollator(bert)
+    before = collator(numbered)
+    settings = {"mlm_probability": 0.4, "strategy": "token", "seed": 3, "mask_replace_prob": 1.0}
+    for name, value in {**settings, "random_replace_prob": 0.0}.items():
+        setattr(collator, name, value)
+    expected = wordmask.WholeWordMaskCollator(bert, **settings, random_replace_prob=0.0)(numbered)
+    assert_equal([collator(numbered)], [expected])
+    assert not torch.equal(before["labels"], expected["labels"])
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused():

@@ -33,7 +33,7 @@ def differences(tokenizer, lines: list[str]) -> list[tuple[list[str], bool]]:
     tokens = tokenize(tokenizer, lines)
     expected = tokens.continues
     assert expected.any() and not expected.all(), "nothing would be told"
-    found = surfaces(tokenizer).continues(tokens.ids.astype(np.int64), tokens.lengths)
+    found = surfaces(tokenizer).encodings(tokens.ids.astype(np.int64), tokens.lengths).continues
     pieces = tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
     return [(pieces[place - 1 : place + 1], bool(found[place])) for place in np.flatnonzero(expected != found)]
 
@@ -53,9 +53,9 @@ def test_a_byte_level_tokenizer_loses_nothing_even_inside_characters():
     assert differences(tokenizer, AWKWARD) == []
     ids = tokenizer("生", add_special_tokens=False)["input_ids"]
     assert len(ids) == 3
-    whole = surfaces(tokenizer).continues(np.array([*ids, *ids]), np.array([6]))
+    whole = surfaces(tokenizer).encodings(np.array([*ids, *ids]), np.array([6])).continues
     assert whole.tolist() == [False, True, True, False, True, True]
-    cut = surfaces(tokenizer).continues(np.array([*ids, *ids[:2]]), np.array([3, 2]))
+    cut = surfaces(tokenizer).encodings(np.array([*ids, *ids[:2]]), np.array([3, 2])).continues
     assert cut[:4].tolist() == [False, True, True, False], "what is cut changes nothing before it"
 
 
@@ -65,9 +65,11 @@ def test_every_byte_is_a_byte_also_those_that_utf_8_never_has():
     vocabulary = tokenizer.get_vocab()
     for byte in ("\u00ff", "\u0122"):  # how FF and 80 are written
         ids = np.array([vocabulary[piece] for piece in ("a", byte, "b", "\u0120", "c")])
-        found = surfaces(tokenizer).continues(ids, np.array([5]))
-        expected = surfaces(tokenizer).continues(
-            np.where(ids == vocabulary[byte], vocabulary["a"], ids), np.array([5])
+        found = surfaces(tokenizer).encodings(ids, np.array([5])).continues
+        expected = (
+            surfaces(tokenizer)
+            .encodings(np.where(ids == vocabulary[byte], vocabulary["a"], ids), np.array([5]))
+            .continues
         )
         assert found[[0, 3, 4]].tolist() == expected[[0, 3, 4]].tolist() == [False, False, True]
 
@@ -78,7 +80,7 @@ def test_an_added_token_of_bytes_has_white_space_before_it_only_if_it_takes_that
     tokenizer = sample_tokenizer("roberta", 270)
     tokenizer.add_tokens([AddedToken("seen", lstrip=lstrip)])
     ids = [tokenizer.get_vocab()[token] for token in ("u", "n", "seen")]
-    assert surfaces(tokenizer).continues(np.array(ids), np.array([3])).tolist() == [False, True, not lstrip]
+    assert surfaces(tokenizer).encodings(np.array(ids), np.array([3])).continues.tolist() == [False, True, not lstrip]
 
 
 def with_tokens(*tokens: str, decoder=None) -> PreTrainedTokenizerFast:
@@ -106,24 +108,29 @@ def with_tokens(*tokens: str, decoder=None) -> PreTrainedTokenizerFast:
 def test_every_mark_of_a_word_is_read(tokens, decoder):
     """unseen things, good — with a decoder that names the mark, or without one, as slow tokenizers have it."""
     tokenizer = with_tokens(*tokens, decoder=decoder)
-    found = surfaces(tokenizer).continues(np.array(tokenizer.convert_tokens_to_ids(tokens)), np.array([6]))
+    found = surfaces(tokenizer).encodings(np.array(tokenizer.convert_tokens_to_ids(tokens)), np.array([6])).continues
     assert found.tolist() == [False, True, False, True, False, False]
 
 
 def test_tokens_without_a_mark_are_words():
     tokenizer = with_tokens("unseen", "things")
-    assert surfaces(tokenizer).continues(np.array([2, 3, 2]), np.array([3])).tolist() == [False] * 3
+    assert surfaces(tokenizer).encodings(np.array([2, 3, 2]), np.array([3])).continues.tolist() == [False] * 3
 
 
 def test_an_unknown_token_is_a_word_by_itself():
     tokenizer = with_tokens("\u2581un", "seen")
-    assert surfaces(tokenizer).continues(np.array([2, 0, 3, 3]), np.array([4])).tolist() == [False, False, False, True]
+    assert surfaces(tokenizer).encodings(np.array([2, 0, 3, 3]), np.array([4])).continues.tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_bytes_of_a_unigram_vocabulary_are_characters():
     """生 is E7 94 9F."""
     tokenizer = with_tokens("\u2581un", "<0xE7>", "<0x94>", "<0x9F>")
-    found = surfaces(tokenizer).continues(np.array([2, 3, 4, 5, 3, 4, 5]), np.array([7]))
+    found = surfaces(tokenizer).encodings(np.array([2, 3, 4, 5, 3, 4, 5]), np.array([7])).continues
     assert found.tolist() == [False, False, True, True, False, True, True]
 
 
@@ -134,7 +141,7 @@ def test_an_added_token_begins_a_word_where_white_space_cannot_be_seen(model_typ
     tokenizer.add_tokens(["graft"])
     for text, expected in (("the graft", 2), ("thegraft", words)):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        continues = surfaces(tokenizer).continues(np.array(ids), np.array([len(ids)]))
+        continues = surfaces(tokenizer).encodings(np.array(ids), np.array([len(ids)])).continues
         assert (~continues).sum() == expected, text
 
 

@@ -16,6 +16,7 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import percent
 
 _Integers: TypeAlias = int | NDArray[np.int64]
+_FLAG = "--mlm_probability"
 _FORMS = "0.15, 0.30:0.15 (a line), 0.30@0.7,0.15@0.3 (steps) or 0.1..0.9 (drawn for each sequence)"
 
 
@@ -54,8 +55,8 @@ class RateSchedule:
     seed: int = 0
 
     @classmethod
-    def of(cls, text: object, seed: int = 0) -> RateSchedule:
-        """The schedule that a value of `--mlm_probability` says.
+    def of(cls, text: object, seed: int = 0, flag: str = _FLAG, forms: str = _FORMS) -> RateSchedule:
+        """The schedule that a value of `--mlm_probability` says. Messages begin with the flag, and list these forms.
 
         | text | phases |
         |---|---|
@@ -74,14 +75,12 @@ class RateSchedule:
         except ValueError:
             phases = []
         if not phases or not all(0 < phase.first < 1 and 0 < phase.last < 1 for phase in phases):
-            raise InputError(f"--mlm_probability: {text} is no masking rate between 0 and 1; give {_FORMS}")
+            raise InputError(f"{flag}: {text} is no masking rate between 0 and 1; give {forms}")
         if low := next((phase for phase in phases if phase.draws and phase.first >= phase.last), None):
-            raise InputError(
-                f"--mlm_probability: {text} draws from {low.first:g} up to {low.last:g}; give the lower rate first"
-            )
+            raise InputError(f"{flag}: {text} draws from {low.first:g} up to {low.last:g}; give the lower rate first")
         advice = "give each rate a share above 0, so that they add up to 1, such as 0.30@0.7,0.15@0.3"
         shares = [phase.share for phase in phases]
-        check_shares("--mlm_probability", shares, f"the shares of the training in {text}", advice)
+        check_shares(flag, shares, f"the shares of the training in {text}", advice)
         return cls(tuple(phases), seed)
 
     @property

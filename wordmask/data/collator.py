@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -64,14 +63,14 @@ class Masker:
     word_ids: bool = False
     positions: bool = False
 
-    @cached_property
+    @property
     def replacement(self) -> Replacement:
         """What replaces chosen tokens."""
         return Replacement(
             self.vocabulary.mask_token_id, self.vocabulary.random_ids, self.mask_replace_prob, self.random_replace_prob
         )
 
-    @cached_property
+    @property
     def seeded(self) -> NDArray[np.uint64]:
         """The hash of the seed, to which those of epochs and examples are added."""
         return hash64(self.seed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import compress
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from wordmask.config.masking_arguments import MaskingArguments, parse_strategy
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Masker, lay_out, round_up
 from wordmask.data.tokenized_example import TokenizedExample, continues_by_offsets, continues_by_word_ids
-from wordmask.masking import hash64
+from wordmask.masking import Mix, Strategy, hash64
+from wordmask.tokenization.backend import check_is_tokenizer
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
@@ -51,7 +53,8 @@ class WholeWordMaskCollator(Masker):
 
     `chinese_ref` adds to any of these. It lists the positions of tokens that continue the word of the token before
     them, as `make_references` gives them. Special tokens count, padding does not. Positions after the end of a
-    truncated example are ignored.
+    truncated example are ignored. In a text with Japanese, Thai, Lao, Khmer, Burmese or Tibetan characters, it says
+    all words: there, the rule for text joins nothing.
 
     The plain `Trainer` removes the columns that the model does not take, so only `input_ids` arrive here. Give
     `TrainingArguments(remove_unused_columns=False)` to keep the others.
@@ -89,24 +92,24 @@ class WholeWordMaskCollator(Masker):
         pad_to_multiple_of: int | None = None,
         return_word_ids: bool = False,
     ):
-        if not hasattr(tokenizer, "get_vocab"):
-            raise InputError(f"tokenizer: a {type(tokenizer).__name__} is no tokenizer; give one of transformers")
-        chosen = parse_strategy(strategy, "strategy")
-        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise InputError(f"pad_to_multiple_of: {pad_to_multiple_of} is not a positive number")
-        with naming_parameters():
-            masking = MaskingArguments(strategy, str(mlm_probability), mask_replace_prob, random_replace_prob)
-            if masking.rates.needs_length:
-                raise InputError(
-                    f"--mlm_probability: {mlm_probability} is a schedule, and a collator does not know the length of "
-                    "the training; give one rate, or the schedule as the rates of an MlmTrainer"
-                )
-            vocabulary = Vocabulary.of(tokenizer)
+        check_is_tokenizer(tokenizer)
+        multiple = 1 if pad_to_multiple_of is None else pad_to_multiple_of
+        for name, value in {"seed": seed, "pad_to_multiple_of": multiple}.items():
+            if not isinstance(value, Integral):
+                raise InputError(f"{name}: {value!r} is a {type(value).__name__}; give a whole number")
+        if multiple < 1:
+            raise InputError(f"pad_to_multiple_of: {multiple} is not a positive number; give one")
         if not -(2**63) <= seed < 2**64:
             raise InputError(f"seed: {seed} does not fit into 64 bits; give a smaller one")
-        replacement = mask_replace_prob, random_replace_prob
-        super().__init__(vocabulary, chosen, seed, *replacement, pad_to_multiple_of or 1, return_word_ids)
+        shares = mask_replace_prob, random_replace_prob
+        if wrong := next((share for share in shares if not isinstance(share, Real)), None):
+            raise InputError(f"mask_replace_prob, random_replace_prob: {wrong!r} is no number; give two from 0 to 1")
+        with naming_parameters():
+            MaskingArguments(mask_replace_prob=shares[0], random_replace_prob=shares[1])  # refuses what is no share
+        vocabulary = Vocabulary.of(tokenizer, "tokenizer")
+        super().__init__(vocabulary, parse_strategy(strategy, "strategy"), seed, *shares, multiple, return_word_ids)
         self.tokenizer, self.mlm_probability = tokenizer, mlm_probability
+        _ = self.rates  # refuses what is no rate
         unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
         self.surfaces = Surfaces(tokenizer, np.append(np.flatnonzero(~vocabulary.maskable), unknown).astype(np.int64))
         others = {getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "bos", "eos", "unk")}
@@ -117,7 +120,23 @@ class WholeWordMaskCollator(Masker):
     @property
     def rates(self) -> RateSchedule:
         """The share of tokens to mask, for each example."""
-        return RateSchedule.of(self.mlm_probability, self.seed)
+        forms = "one, such as 0.15, or 0.1..0.9 (drawn for each example)"
+        rates = RateSchedule.of(self.mlm_probability, self.seed, "mlm_probability", forms)
+        if rates.needs_length:
+            raise InputError(
+                f"mlm_probability: {self.mlm_probability} is a schedule, and a collator does not know the length of "
+                "the training; give one rate, or the schedule as the rates of an MlmTrainer"
+            )
+        return rates
+
+    @property
+    def strategy(self) -> Strategy | Mix:
+        """What is masked as one unit. It may be set to a name or a mix, and the other parameters may be set, too."""
+        return self._strategy
+
+    @strategy.setter
+    def strategy(self, strategy: str | Strategy | Mix) -> None:
+        self._strategy = strategy if isinstance(strategy, Strategy | Mix) else parse_strategy(strategy, "strategy")
 
     def for_trainer(self, word_ids: bool = False) -> WholeWordMaskCollator:
         """A copy that also returns what an `MlmTrainer` reads: `positions`, `is_padded`; to evaluate, `word_ids`."""
@@ -126,7 +145,7 @@ class WholeWordMaskCollator(Masker):
         return other
 
     def __call__(
-        self, examples: Sequence[Mapping[str, Any] | Sequence[int]], return_tensors: str = "pt"
+        self, examples: Iterable[Mapping[str, Any] | Sequence[int] | torch.Tensor], return_tensors: str = "pt"
     ) -> dict[str, Any]:
         """Mask a batch.
 
@@ -140,10 +159,8 @@ class WholeWordMaskCollator(Masker):
         """
         if return_tensors != "pt":
             raise InputError(f"return_tensors: {return_tensors} is not possible; give pt, for tensors of PyTorch")
-        if not len(examples):
-            raise InputError("examples is empty; give at least one example")
-        columns = [example if isinstance(example, Mapping) else {"input_ids": example} for example in examples]
-        tokenized = [TokenizedExample.of(example, self.padding, len(self.vocabulary.maskable)) for example in columns]
+        columns = _as_columns(examples)
+        tokenized = [TokenizedExample.of(example, self.padding, self.vocabulary.maskable) for example in columns]
         sizes = np.array([len(example.ids) for example in tokenized])
         codes = np.concatenate([example.ids for example in tokenized]) << 1 | self._continues(tokenized, sizes)
         length, vocabulary = round_up(max(1, int(sizes.max())), self.pad_to_multiple_of), self.vocabulary
@@ -165,7 +182,7 @@ class WholeWordMaskCollator(Masker):
         maskable &= (attention_mask > 0) & (column("special_tokens_mask", 0) == 0)
         keys = self._keys(columns, input_ids, inside)
         own = self.rates.of_keys(keys, np.zeros(len(keys))).tolist()
-        rates = np.array([example.get("mlm_probability", rate) for example, rate in zip(columns, own, strict=True)])
+        rates = [example.get("mlm_probability", rate) for example, rate in zip(columns, own, strict=True)]
         batch = self._mask(input_ids, continues, maskable, _checked(rates), keys)
         batch["attention_mask"] = attention_mask
         if self.word_ids:
@@ -184,7 +201,11 @@ class WholeWordMaskCollator(Masker):
     def _continues(self, examples: Sequence[TokenizedExample], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(tokens,) Whether each token continues the word of the token before it; sizes (examples,) count tokens."""
         continues, words_from = np.zeros(sizes.sum(), bool), np.array([example.words_from for example in examples])
-        sources: list[tuple[str, Callable[[list[TokenizedExample]], NDArray[np.bool_]]]] = [
+        joined = np.zeros_like(continues)
+        for start, example in zip(starts_of(sizes), examples, strict=True):
+            if example.reference is not None:
+                joined[start + example.reference] = True
+        sources: list[tuple[str, Callable[[list[TokenizedExample], NDArray[np.bool_]], NDArray[np.bool_]]]] = [
             ("word_ids", continues_by_word_ids),
             ("offset_mapping", partial(continues_by_offsets, maskable=self.vocabulary.maskable)),
             ("input_ids", self._continues_by_ids),
@@ -192,23 +213,30 @@ class WholeWordMaskCollator(Masker):
         for column, find in sources:
             has_column = words_from == column
             if has_column.any():
-                continues[np.repeat(has_column, sizes)] = find([*compress(examples, has_column)])
-        positions = [start + example.reference for start, example in zip(starts_of(sizes), examples, strict=True)]
-        continues[np.concatenate(positions)] = True
+                tokens = np.repeat(has_column, sizes)
+                continues[tokens] = find([*compress(examples, has_column)], joined[tokens])
         return continues
 
-    def _continues_by_ids(self, examples: Sequence[TokenizedExample]) -> NDArray[np.bool_]:
-        """(tokens,) The same for examples that have only ids."""
+    def _continues_by_ids(self, examples: Sequence[TokenizedExample], joined: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(tokens,) The same for examples that have only ids; `joined` as in `continues_by_offsets`."""
         ids = [example.ids for example in examples]
-        return self.surfaces.continues(np.concatenate(ids), np.array(list(map(len, ids))))
+        encodings = self.surfaces.encodings(np.concatenate(ids), np.array(list(map(len, ids))))
+        referenced = np.array([example.reference is not None for example in examples])
+        return encodings.with_words(joined, encodings.characters.decided_on(referenced))
 
     def _keys(
         self, examples: Sequence[Mapping[str, Any]], input_ids: NDArray[np.int64], inside: NDArray[np.bool_]
     ) -> NDArray[np.uint64]:
         """(batch,) The keys that the masks of these examples depend on."""
-        if all("example_id" in example and "epoch" in example for example in examples):
+        numbered = ["example_id" in example and "epoch" in example for example in examples]
+        if any(numbered) != all(numbered):
+            raise InputError(
+                f"example_id, epoch: example {numbered.index(False)} of the batch lacks one of them, and others have "
+                "both; give all examples both, or none"
+            )
+        if all(numbered):
             try:
-                numbers = [[int(example["epoch"]), int(example["example_id"]) % 2**64] for example in examples]
+                numbers = [[int(example[name]) % 2**64 for name in ("epoch", "example_id")] for example in examples]
             except (TypeError, ValueError):
                 raise InputError(
                     f"example_id: {examples[0]['example_id']!r} of epoch {examples[0]['epoch']!r} is not a whole "
@@ -220,13 +248,34 @@ class WholeWordMaskCollator(Masker):
         return hash64(self.seed, random_number, places, tokens.sum(1, dtype=np.uint64))
 
 
-def _checked(rates: NDArray[Any]) -> NDArray[np.float64]:
+def _as_columns(examples: Any) -> list[Mapping[str, Any]]:
+    """The examples of a batch as dicts of columns.
+
+    Raises:
+        InputError: if they are no examples.
+    """
+    if isinstance(examples, Mapping | str) or not isinstance(examples, Iterable):
+        found = f"a {type(examples).__name__} is no list of examples"
+        raise InputError(f"examples: {found}; give a list with a dict for each, such as [dataset[0], dataset[1]]")
+    columns = []
+    for number, example in enumerate(examples):
+        if isinstance(example, str) or not isinstance(example, Iterable):
+            found = f"number {number} of the batch is a {type(example).__name__}"
+            raise InputError(f"examples: {found}; give a dict with input_ids for each example, or its ids")
+        columns.append(example if isinstance(example, Mapping) else {"input_ids": example})
+    if not columns:
+        raise InputError("examples is empty; give at least one example")
+    return columns
+
+
+def _checked(rates: Sequence[Any]) -> NDArray[np.float64]:
     """(batch,) Masking rates as numbers; raise an `InputError` for one that is no share."""
-    try:
-        shares = rates.astype(float)
-    except (TypeError, ValueError):
-        shares = np.full(len(rates), np.nan)
-    wrong = ~((shares >= 0) & (shares <= 1))
-    if wrong.any():
-        raise InputError(f"mlm_probability: {rates[wrong][0]} of an example is not between 0 and 1; give a share")
-    return shares
+    shares = []
+    for rate in rates:
+        try:
+            shares.append(float(rate))
+        except (TypeError, ValueError):
+            shares.append(np.nan)
+        if not 0 <= shares[-1] <= 1:
+            raise InputError(f"mlm_probability: {rate} of an example is not between 0 and 1; give a share")
+    return np.array(shares)

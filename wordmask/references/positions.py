@@ -133,7 +133,7 @@ class LineReferences:
 
     def decided(self, characters: Characters) -> NDArray[np.bool_]:
         """(characters,) Where the references decide, see `Encodings.with_words`."""
-        return characters.decided & np.repeat(self.decides, characters.line_lengths + 1)
+        return characters.decided_on(self.decides)
 
     def place(self, index: int) -> str:
         """Where a position comes from, by its index among all positions of the batch."""

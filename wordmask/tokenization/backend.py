@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wordmask.segmenters.tokenizer import word_identity
+from wordmask.utils.errors import InputError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -34,6 +35,13 @@ class Backend:
 
 
 Tokenizer: TypeAlias = "PreTrainedTokenizerBase | Backend"  # for what needs only the backend, if there is one
+
+
+def check_is_tokenizer(tokenizer: Any) -> None:
+    """For the Python API: raise an `InputError` for anything but a tokenizer of transformers."""
+    if isinstance(tokenizer, type) or not hasattr(tokenizer, "all_special_tokens"):
+        found = f"the class {tokenizer.__name__}" if isinstance(tokenizer, type) else f"a {type(tokenizer).__name__}"
+        raise InputError(f"tokenizer: {found} is no tokenizer; give one of transformers, as from_pretrained loads it")
 
 
 def serialized(component: Any) -> dict[str, Any] | None:

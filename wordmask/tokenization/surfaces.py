@@ -26,7 +26,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.recipes import steps_of
 from wordmask.tokenization.words import Characters
-from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
+from wordmask.utils.arrays import IntArray, places_of, starts_of
 
 # What the mark says (its token continues a word, consists of bytes, ...), and how it is written.
 Mark: TypeAlias = tuple[str, str]
@@ -70,8 +70,8 @@ class Surfaces:
         begins = (self.text & 0xC0 != 0x80) & ~np.isin(self.text, WHITE_SPACE)
         return np.add.reduceat(begins.astype(np.int64), self.starts)
 
-    def continues(self, ids: IntArray, lengths: IntArray) -> BoolArray:
-        """(tokens,) Which tokens continue the word of the token before them.
+    def encodings(self, ids: IntArray, lengths: IntArray) -> Encodings:
+        """The lines that tokens stand for, and which characters each token covers.
 
         Args:
             ids: (tokens,) the tokens of all lines, one line after the other.
@@ -91,7 +91,7 @@ class Surfaces:
         # (bytes,) The character of each byte: widths [1, 3, 0] of `a中⏎` give [0, 1, 1, 1].
         character_of = np.repeat(np.arange(len(widths)), widths)
         starts_of_tokens, ends_of_tokens = character_of[ends - sizes], character_of[ends - 1] + 1
-        return Encodings.of_spans(ids, lengths, starts_of_tokens, ends_of_tokens, characters).continues
+        return Encodings.of_spans(ids, lengths, starts_of_tokens, ends_of_tokens, characters)
 
 
 def _bytes_of(code_points: NDArray[np.uint32]) -> IntArray:

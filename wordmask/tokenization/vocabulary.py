@@ -48,11 +48,11 @@ class Vocabulary:
     suffix: Sequence[int] = ()
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, flag: str = "--tokenizer_name") -> Vocabulary:
         """The vocabulary of a tokenizer of transformers.
 
         Tokens that are spelled like special ones are not masked either. If there is no padding token, we pad with 0:
-        no model attends to padding, and padding has no label.
+        no model attends to padding, and padding has no label. Messages begin with the flag that gave the tokenizer.
 
         Raises:
             InputError: if it has no mask token, or no token of text.
@@ -62,11 +62,11 @@ class Vocabulary:
         settings = ", ".join(f'"{role}_token": "{token}"' for role, token in undeclared.items())
         advice = f"add {settings} to its tokenizer_config.json"
         if mask := undeclared.get("mask"):
-            raise InputError(f"--tokenizer_name: {name} does not say that {mask} is its mask token; {advice}")
+            raise InputError(f"{flag}: {name} does not say that {mask} is its mask token; {advice}")
         if tokenizer.mask_token_id is None:
-            raise InputError(f"--tokenizer_name: {name} has no mask token; give that of a masked language model")
+            raise InputError(f"{flag}: {name} has no mask token; give that of a masked language model")
         if undeclared:
-            logger.warning("--tokenizer_name: %s does not say that it has special tokens; %s", name, advice)
+            logger.warning("%s: %s does not say that it has special tokens; %s", flag, name, advice)
         ids = np.unique(np.fromiter(entries.values(), np.int64))
         prefix, suffix = special_affixes(tokenizer)
         maskable = np.ones(vocabulary_size(tokenizer), bool)
@@ -74,7 +74,7 @@ class Vocabulary:
         maskable[[*prefix, *suffix, *(entries[token] for token in undeclared.values())]] = False
         random_ids = ids[maskable[ids] & (ids != tokenizer.unk_token_id)]
         if not len(random_ids):  # transformers makes such a tokenizer of a directory that lacks tokenizer.json
-            raise InputError(f"--tokenizer_name: {name} has special tokens only; check that its files are all there")
+            raise InputError(f"{flag}: {name} has special tokens only; check that its files are all there")
         pad = tokenizer.pad_token_id
         if pad is None:
             pad = entries.get(undeclared.get("pad", ""), 0)

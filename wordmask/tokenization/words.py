@@ -239,6 +239,10 @@ class Characters:
         """(characters,) Where a segmenter's words replace the rule for text, see segmented.py."""
         return self.divides & (self.scripts > 0) if self.divides.any() else self.divides
 
+    def decided_on(self, lines: BoolArray) -> BoolArray:
+        """(characters,) The same on some lines alone: (lines,) whether a source gives the words of a line."""
+        return self.decided & np.repeat(lines, self.line_lengths + 1)
+
     @cached_property
     def white_space(self) -> BoolArray:
         """(characters,) Which characters are white space. U+200B is not: a segmenter's word may contain it."""

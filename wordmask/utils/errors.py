@@ -54,9 +54,13 @@ def reported(sentence: str | Callable[[Exception, str], str], advice: str = "") 
 
 
 @contextlib.contextmanager
-def naming_parameters() -> Iterator[None]:
-    """For the Python API: let an `InputError` name parameters, `seed`, and not flags, `--seed`."""
+def naming_parameters(**renamed: str) -> Iterator[None]:
+    """For the Python API: let an `InputError` name parameters, `seed`, and not flags, `--seed`.
+
+    Args:
+        renamed: the parameters that have another name than their flag.
+    """
     try:
         yield
     except InputError as error:
-        raise InputError(re.sub(r"--(?=\w)", "", str(error))) from None
+        raise InputError(re.sub(r"--(\w+)", lambda flag: renamed.get(flag[1], flag[1]), str(error))) from None

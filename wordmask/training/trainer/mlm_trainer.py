@@ -121,7 +121,7 @@ class MlmTrainer(EvaluatingTrainer):
             raise InputError(
                 f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
             )
-        rates = rates if isinstance(rates, RateSchedule) else RateSchedule.of(rates)
+        rates = rates if isinstance(rates, RateSchedule) else RateSchedule.of(rates, flag="rates")
         if args.optim == MUON:
             options.setdefault("optimizer_cls_and_kwargs", muon_of(model, args))
         super().__init__(
