@@ -107,9 +107,9 @@ def load_classic(model: Path) -> Segment:
 
 def load_ours(model: Path) -> Segment:
     """Our segmenter, given as many lines at once as run_chinese_ref.py gives it."""
-    from wordmask.segmenters import load_segmenter
+    from wordmask.segmenters import make_segmenter
 
-    segmenter = load_segmenter("ltp", model=str(model))
+    segmenter = make_segmenter("ltp", model=str(model))
 
     def segment(lines: Sequence[str]) -> list[list[str]]:
         return [words for batch in batches(lines) for words in segmenter.segment(batch)]

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sides import use_one_core
-from wordmask.segmenters import Segmenter, load_segmenter
+from wordmask.segmenters import Segmenter, make_segmenter
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
@@ -235,7 +235,7 @@ def installed(language: str, options: argparse.Namespace) -> Iterator[tuple[str,
             if models[name] is None:
                 continue
         try:
-            yield shown, load_segmenter(name, **settings)
+            yield shown, make_segmenter(name, **settings)
         except InputError as error:
             print(f"{language}, {shown}: left out: {error}", file=sys.stderr)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainingArguments
 
 import wordmask
-from conftest import sample_lines
+from conftest import sample_lines, sample_tokenizer
 from wordmask.data.tokenized_dataset import TokenizedDataset
 
 ROOT = Path(__file__).parent.parent
@@ -154,8 +154,30 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
     with pytest.raises(wordmask.InputError, match="args: TrainingArguments .* give a wordmask.RunArguments"):
         plain = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
         wordmask.MlmTrainer(model, plain, dataset, processing_class=tokenizer)
-    with pytest.raises(wordmask.InputError, match="compute_metrics: "):
-        wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, compute_metrics=len)
+    for name in ("compute_metrics", "compute_loss_func", "model_init"):
+        with pytest.raises(wordmask.InputError, match=f"^{name}: .* not called; drop it"):
+            wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, **{name: len})
+    with pytest.raises(wordmask.InputError, match="^model: a str is no model"):
+        wordmask.MlmTrainer("bert-base-uncased", args, dataset, processing_class=tokenizer)
+    with pytest.raises(wordmask.InputError, match=r"^tokenizer: its ids go up to 1999, .* for 600; .*\(2000\)"):
+        wordmask.MlmTrainer(model, args, dataset, processing_class=sample_tokenizer("roberta", 2000))
+    for wrong, sentence in {
+        "train.txt": "a str is no dataset",
+        "empty": "a Dataset without any example",
+        "split": "a DatasetDict is no dataset; give .* split",
+        "text": "its first example is the columns text, without input_ids",
+        "list": "its first example is a list",
+    }.items():
+        given = {
+            "empty": dataset.select([]),
+            "split": DatasetDict(train=dataset),
+            "text": Dataset.from_dict({"text": ["walk"]}),
+            "list": [[2, 3]],
+        }.get(wrong, wrong)
+        with pytest.raises(wordmask.InputError, match=f"^train_dataset: {sentence}"):
+            wordmask.MlmTrainer(model, args, given, processing_class=tokenizer)
+    with pytest.raises(wordmask.InputError, match="^rates: 15 is no masking rate"):
+        wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, rates=15)
     with pytest.raises(wordmask.InputError, match="processing_class is missing"):
         wordmask.MlmTrainer(model, args, dataset)
     with pytest.raises(wordmask.InputError, match="train_dataset is missing"):
@@ -207,6 +229,48 @@ def test_predict_gives_the_figures_of_an_evaluation(english_model, tokenizer, da
     predicted, evaluated = trainer.predict(dataset).metrics, trainer.evaluate()
     assert predicted["test_loss"] == evaluated["eval_loss"]
     assert predicted["test_whole_word_accuracy"] == evaluated["eval_whole_word_accuracy"]
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"learning_rate": "1e-4"}, "--learning_rate: '1e-4' is a str; give a number"),
+        ({"max_steps": "5"}, "--max_steps: '5' is a str"),
+        ({"output_dir": 3}, "--output_dir: 3 is no name"),
+    ],
+)
+def test_arguments_of_a_wrong_type_get_a_sentence(arguments, sentence):
+    with pytest.raises(wordmask.InputError, match=sentence):
+        wordmask.RunArguments(**{"output_dir": "out"} | arguments)
+
+
+@pytest.mark.parametrize(
+    "lines, segmenter, sentence",
+    [
+        ("我喜欢你", "whitespace", "^lines: a str is no list of lines"),
+        ({"text": ["我"]}, "whitespace", "^lines: a dict is no list of lines"),
+        (None, "whitespace", "^lines: a NoneType"),
+        (["我", None], "whitespace", "^lines: number 1 is a NoneType; give strings"),
+        (["我"], None, "^segmenter: a NoneType is no segmenter"),
+        (["我"], wordmask.Segmenter, "^segmenter: the class Segmenter is no segmenter"),
+        (["我"], "ltp", '^segmenter ltp needs an object, load_segmenter."ltp", model=".*; give it$'),
+    ],
+)
+def test_references_of_what_is_no_text_are_refused(tokenizer, lines, segmenter, sentence):
+    with pytest.raises(wordmask.InputError, match=sentence):
+        wordmask.make_references(lines, tokenizer, segmenter)
+    with pytest.raises(wordmask.InputError, match="^tokenizer: a str is no tokenizer"):
+        wordmask.make_references(["我"], "bert-base-chinese")
+
+
+def test_segmenters_name_parameters_where_they_are_refused():
+    for name, options, sentence in (
+        ("jieba", {"mode": "A"}, "^load_segmenter: jieba cannot use mode=; it takes user_dict, hmm$"),
+        ("ltp", {}, "^load_segmenter: ltp needs model; give it$"),
+        (None, {}, "^name: a NoneType is no name of a segmenter"),
+    ):
+        with pytest.raises(wordmask.InputError, match=sentence):
+            wordmask.load_segmenter(name, **options)
 
 
 def test_references_name_parameters_where_they_are_refused(tokenizer):

@@ -26,7 +26,7 @@ from wordmask.__main__ import main as wordmask_command
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.parser import Parser
 from wordmask.config.short_form import split_words
-from wordmask.segmenters import load_segmenter
+from wordmask.segmenters import make_segmenter
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -279,7 +279,7 @@ def test_the_examples_of_the_page_on_python_run_one_after_the_other(tree, monkey
 
 def test_the_segmenter_on_the_page_about_languages_finds_the_words_of_its_list(tree):
     words = {"words": "khmer_words.txt"}
-    segmenter = load_segmenter("my_khmer:KhmerSegmenter", **words)
+    segmenter = make_segmenter("my_khmer:KhmerSegmenter", **words)
     assert segmenter.segment(KHMER) == [["ខ្ញុំ", "ចូលចិត្ត", "បាយ", "ឆ", "ា"], ["បាយ", " ", "A", "B", "C"]]
     for command in commands(ROOT / "docs/languages.md"):
         if "my_khmer:KhmerSegmenter" in command and "run_chinese_ref.py" in command:
@@ -287,7 +287,7 @@ def test_the_segmenter_on_the_page_about_languages_finds_the_words_of_its_list(t
     made = json.loads((tree / "khmer.ref.meta.json").read_text(encoding="utf-8"))
     assert made["segmenter"] == segmenter.identity
     (tree / "khmer_words.txt").write_text("បាយ\n", encoding="utf-8")
-    assert load_segmenter("my_khmer:KhmerSegmenter", **words).identity != segmenter.identity
+    assert make_segmenter("my_khmer:KhmerSegmenter", **words).identity != segmenter.identity
 
 
 @pytest.fixture

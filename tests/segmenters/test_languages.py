@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from wordmask.segmenters import load_segmenter
+from wordmask.segmenters import make_segmenter
 from wordmask.segmenters.libraries import LineSegmenter, LostTextError, restore
 from wordmask.utils.errors import InputError
 
 
 def words(name: str, line: str, **options) -> list[str]:
-    return load_segmenter(name, **options).segment([line])[0]
+    return make_segmenter(name, **options).segment([line])[0]
 
 
 def rejected(message: str, name: str, **options) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        load_segmenter(name, **options)
+        make_segmenter(name, **options)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500, "an error is one sentence"
 
 
@@ -94,7 +94,7 @@ def test_sudachi_says_what_it_cannot_use(tmp_path, monkeypatch):
 def test_sudachi_takes_lines_longer_than_it_reads():
     """It refuses 49,150 bytes, and 65,536 bytes after its normalization."""
     pytest.importorskip("sudachipy")
-    segmenter = load_segmenter("sudachi")
+    segmenter = make_segmenter("sudachi")
     sentence = "私は食べることが好きです。"
     assert segmenter.segment([sentence * 2000]) == [segmenter.segment([sentence])[0] * 2000]
     for line in ("あ" * 17000, "ﷺ" * 4000, "𠮷" * 13000):
@@ -105,7 +105,7 @@ def test_a_dictionary_by_its_path_is_known_by_its_content(tmp_path):
     resources = Path(pytest.importorskip("sudachidict_small").__file__).parent / "resources"
     path = tmp_path / "mine.dic"
     path.symlink_to(resources / "system.dic")
-    segmenter = load_segmenter("sudachi", dictionary=str(path))
+    segmenter = make_segmenter("sudachi", dictionary=str(path))
     assert segmenter.segment(["食べること"]) == [["食べる", "こと"]]
     assert len(segmenter.identity["dictionary"]) == 64
 
@@ -138,7 +138,7 @@ def test_mecab_says_what_it_cannot_use(tmp_path, monkeypatch):
     (tmp_path / "sys.dic").write_text("words")
     rejected("dictionary=.*: MeCab cannot use it .*dicrc", "mecab", dictionary=str(tmp_path))
     rejected("--user_dict .*: MeCab cannot use it .*broken", "mecab", user_dict=tmp_path / "sys.dic")
-    segmenter = load_segmenter("mecab", dictionary=str(directory))
+    segmenter = make_segmenter("mecab", dictionary=str(directory))
     assert segmenter.segment(["食べること"]) == [["食べる", "こと"]] and len(segmenter.identity["dictionary"]) == 64
 
 
@@ -149,7 +149,7 @@ def test_pythainlp_finds_words_and_those_of_the_user(tmp_path):
     pytest.importorskip("pythainlp")
     assert words("pythainlp", "ฉันชอบกินข้าวผัด") == ["ฉัน", "ชอบ", "กิน", "ข้าวผัด"]
     (tmp_path / "words.txt").write_text("กินข้าวผัด\n\n", encoding="utf-8")
-    segmenter = load_segmenter("pythainlp", user_dict=tmp_path / "words.txt")
+    segmenter = make_segmenter("pythainlp", user_dict=tmp_path / "words.txt")
     assert segmenter.segment(["ฉันชอบกินข้าวผัด"]) == [["ฉัน", "ชอบ", "กินข้าวผัด"]]
     assert len(segmenter.identity["user_dict"]) == 64
 
@@ -166,8 +166,8 @@ def test_pythainlp_says_what_it_cannot_use(monkeypatch):
 def test_pythainlp_leaves_no_directory_in_the_users_home(tmp_path):
     """Importing it makes one for downloads."""
     pytest.importorskip("pythainlp")
-    code = "import os; from wordmask.segmenters import load_segmenter; before = dict(os.environ); "
-    code += "load_segmenter('pythainlp').segment(['กินข้าว']); assert before == dict(os.environ)"
+    code = "import os; from wordmask.segmenters import make_segmenter; before = dict(os.environ); "
+    code += "make_segmenter('pythainlp').segment(['กินข้าว']); assert before == dict(os.environ)"
     root = Path(__file__).parent.parent.parent
     environment = {"HOME": str(tmp_path), "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-X", "utf8", "-c", code], check=True, env=environment)
@@ -205,8 +205,8 @@ def test_icu_finds_words_in_each_script():
         "ខ្ញុំចូលចិត្តបាយឆា": ["ខ្ញុំ", "ចូលចិត្ត", "បាយ", "ឆា"],
         "𠮷食べることが好き": ["𠮷", "食べる", "こと", "が", "好き"],
     }
-    assert load_segmenter("icu").segment([*lines]) == [*lines.values()]
-    assert load_segmenter("icu", locale="km").segment([*lines]) == [*lines.values()]
+    assert make_segmenter("icu").segment([*lines]) == [*lines.values()]
+    assert make_segmenter("icu", locale="km").segment([*lines]) == [*lines.values()]
 
 
 def test_icu_says_which_locale_it_does_not_know():

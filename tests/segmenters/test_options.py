@@ -7,7 +7,7 @@ import json
 import pytest
 
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.segmenters import Segmenter, load_segmenter
+from wordmask.segmenters import Segmenter, make_segmenter
 from wordmask.segmenters.options import parse_options
 from wordmask.utils.errors import InputError
 
@@ -66,7 +66,7 @@ def window(options: str) -> tuple:
 def test_options_become_what_the_class_takes(monkeypatch):
     assert window("size=4,keep=no,name=5,plain=6") == (4, False, "5", 6)
     assert window('{"size": 4, "keep": true}') == (4, True, "x", 3)
-    assert load_segmenter(f"{__name__}:Window", size=4, plain="6").options == (4, None, "x", 6)
+    assert make_segmenter(f"{__name__}:Window", size=4, plain="6").options == (4, None, "x", 6)
 
 
 @pytest.mark.parametrize(

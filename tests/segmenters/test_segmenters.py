@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import pickle
 import random
 import shutil
 import subprocess
@@ -16,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from datasets.fingerprint import Hasher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordmask.segmenters import Segmenter, available, load_segmenter, register, registry, words_of
+from wordmask.segmenters import Segmenter, available, make_segmenter, register, registry, words_of
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError
 
@@ -151,7 +153,7 @@ class Loaded(dict[str, Segmenter]):
         if package:
             pytest.importorskip(package)
         model = options.get("model")
-        self[kind] = load_segmenter(name, **options | ({"model": self.fixture(model)} if model else {}))
+        self[kind] = make_segmenter(name, **options | ({"model": self.fixture(model)} if model else {}))
         return self[kind]
 
 
@@ -192,6 +194,13 @@ def copy_of(tmp_path: Path):
 
 
 # what every segmenter promises
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pickled_segmenter_gives_the_same_words(loaded, kind):
+    other = pickle.loads(pickle.dumps(loaded[kind]))
+    assert other.segment(AWKWARD) == loaded[kind].segment(AWKWARD) and other.identity == loaded[kind].identity
+    assert Hasher.hash(other) == Hasher.hash(loaded[kind]), "the cache of datasets knows it again"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -260,14 +269,14 @@ def test_a_registered_class_is_found_by_name(monkeypatch):
     names = available()
     assert register("characters")(Characters) is Characters
     assert available() == sorted([*names, "characters"])
-    assert load_segmenter("characters", keep_spaces=True).segment(["中 国"]) == [["中", " ", "国"]]
+    assert make_segmenter("characters", keep_spaces=True).segment(["中 国"]) == [["中", " ", "国"]]
     with pytest.raises(ValueError, match="registered already"):
         register("jieba")(Characters)
 
 
 def test_a_class_is_found_by_its_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "their.words", sys.modules[__name__])
-    segmenter = load_segmenter("their.words:Characters")
+    segmenter = make_segmenter("their.words:Characters")
     assert segmenter.segment(["中 国"]) == [["中", "国"]]
     assert segmenter.identity == {"name": f"{__name__}:Characters"}
 
@@ -285,7 +294,7 @@ def test_a_class_is_found_by_its_module(monkeypatch):
 )
 def test_unknown_names_are_explained(name, message):
     with pytest.raises(InputError, match=message):
-        load_segmenter(name)
+        make_segmenter(name)
 
 
 @pytest.mark.parametrize(
@@ -300,11 +309,11 @@ def test_unknown_names_are_explained(name, message):
 )
 def test_no_option_is_ignored_or_missed(name, options, message):
     with pytest.raises(InputError, match=message):
-        load_segmenter(name, **options)
+        make_segmenter(name, **options)
 
 
 def test_none_is_an_option_not_given():
-    assert load_segmenter("whitespace", model=None, user_dict=None).segment(["a b"]) == [["a", "b"]]
+    assert make_segmenter("whitespace", model=None, user_dict=None).segment(["a b"]) == [["a", "b"]]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +334,7 @@ def test_a_missing_package_comes_with_the_line_that_installs_it(monkeypatch, leg
     monkeypatch.setitem(sys.modules, module, None)
     options = {"model": legacy_dir} if name == "ltp" else {}
     with pytest.raises(InputError, match=f"--segmenter {name} needs the package .*{install}"):
-        load_segmenter(name, **options)
+        make_segmenter(name, **options)
 
 
 def test_as_many_lists_of_words_as_lines():
@@ -365,11 +374,11 @@ def test_what_a_class_of_ones_own_needs_and_does_not_get_is_explained(monkeypatc
 
     monkeypatch.setitem(registry._REGISTRY, "needy", Needy)
     with pytest.raises(InputError, match="--segmenter needy needs words=; add --segmenter_options name=value"):
-        load_segmenter("needy")
+        make_segmenter("needy")
     (tmp_path / "latin1").write_bytes(b"\xe9")
     for name in ("missing", "latin1"):
         with pytest.raises(InputError, match="--segmenter needy: it cannot be made .*; check --segmenter_options"):
-            load_segmenter("needy", words=str(tmp_path / name))
+            make_segmenter("needy", words=str(tmp_path / name))
 
 
 def test_what_a_class_of_ones_own_raises_names_the_text_and_the_place():
@@ -388,16 +397,16 @@ def test_what_a_class_of_ones_own_raises_names_the_text_and_the_place():
 
 
 def test_a_bug_of_a_segmenter_of_this_package_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(load_segmenter("whitespace").__class__, "segment", lambda self, lines: 1 / 0)
+    monkeypatch.setattr(make_segmenter("whitespace").__class__, "segment", lambda self, lines: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        words_of(load_segmenter("whitespace"), ["中国"])
+        words_of(make_segmenter("whitespace"), ["中国"])
 
 
 # white space
 
 
 def test_whitespace_splits_at_any_white_space():
-    assert load_segmenter("whitespace").segment([" 研究\u3000生命\t的 起源\n"]) == [["研究", "生命", "的", "起源"]]
+    assert make_segmenter("whitespace").segment([" 研究\u3000生命\t的 起源\n"]) == [["研究", "生命", "的", "起源"]]
 
 
 # jieba
@@ -418,7 +427,7 @@ def test_both_builds_of_jieba_agree(monkeypatch, loaded):
     pytest.importorskip("rjieba")
     assert "rjieba" in loaded["jieba without HMM"].identity
     monkeypatch.setitem(sys.modules, "rjieba", None)
-    python = load_segmenter("jieba", hmm=False)
+    python = make_segmenter("jieba", hmm=False)
     assert "jieba" in python.identity and "rjieba" not in python.identity
     draw = random.Random(0)
     characters = [
@@ -447,7 +456,7 @@ def test_a_user_dictionary_is_its_segmenters_own(tmp_path, loaded):
     before = loaded["jieba"].segment([line]), jieba.lcut(line)
     words = tmp_path / "words.txt"
     words.write_text("石墨烯披萨 1000 n\n杭研 0\n", encoding="utf-8")
-    segmenter = load_segmenter("jieba", user_dict=words)
+    segmenter = make_segmenter("jieba", user_dict=words)
     (own,) = segmenter.segment([line])
     assert "石墨烯披萨" in own and "杭研" not in own
     assert (loaded["jieba"].segment([line]), jieba.lcut(line)) == before
@@ -456,19 +465,19 @@ def test_a_user_dictionary_is_its_segmenters_own(tmp_path, loaded):
 
 
 def test_jieba_writes_nothing_to_stderr():
-    code = "from wordmask.segmenters import load_segmenter; print(load_segmenter('jieba').segment(['中国']))"
+    code = "from wordmask.segmenters import make_segmenter; print(make_segmenter('jieba').segment(['中国']))"
     assert fresh_python(code, "-W", "default") == ("[['中国']]\n", "")
 
 
 def test_an_unreadable_user_dictionary_is_explained(tmp_path):
     with pytest.raises(InputError, match="--user_dict .*cannot read it"):
-        load_segmenter("jieba", user_dict=tmp_path / "none.txt")
+        make_segmenter("jieba", user_dict=tmp_path / "none.txt")
     with pytest.raises(InputError, match="--user_dict .*cannot read it"):
-        load_segmenter("jieba", user_dict=tmp_path)
+        make_segmenter("jieba", user_dict=tmp_path)
     gbk = tmp_path / "gbk.txt"
     gbk.write_bytes("中国 10\n".encode("gbk"))
     with pytest.raises(InputError, match="cannot read it .*byte .* in position 0.*UTF-8"):
-        load_segmenter("jieba", user_dict=gbk)
+        make_segmenter("jieba", user_dict=gbk)
 
 
 # LTP
@@ -556,7 +565,7 @@ def test_split_long_counts_a_syllable_as_its_letters():
 def test_a_crf_meets_no_line_without_tokens(tmp_path):
     directory = make_neural_dir(tmp_path / "crf", use_crf=True)
     lines = ["中国人民", "\x00", " ", "银行" * 40, "\x01\x02"]
-    words = load_segmenter("ltp", model=directory).segment(lines)
+    words = make_segmenter("ltp", model=directory).segment(lines)
     assert all(adds_up(line, found) for line, found in zip(lines, words, strict=True))
 
 
@@ -566,7 +575,7 @@ def test_any_path_will_do(tmp_path, loaded, legacy_dir, neural_dir, kind):
     directory = tmp_path / "user@host" / "模型"
     shutil.copytree(legacy_dir if kind == "legacy" else neural_dir, directory)
     for path in (directory, str(directory)):
-        segmenter = load_segmenter("ltp", model=path)
+        segmenter = make_segmenter("ltp", model=path)
         assert segmenter.segment(["中国人民"]) == loaded[kind].segment(["中国人民"])
         assert segmenter.identity == loaded[kind].identity, "the same model somewhere else"
 
@@ -579,7 +588,7 @@ def test_weights_that_old_transformers_saved_still_load(copy_of, loaded, neural_
     weights["backbone.embeddings.position_ids"] = torch.arange(40)[None]
     torch.save(weights, directory / "pytorch_model.bin")
     line = "研究生命的起源。"
-    assert load_segmenter("ltp", model=directory).segment([line]) == loaded["neural"].segment([line])
+    assert make_segmenter("ltp", model=directory).segment([line]) == loaded["neural"].segment([line])
 
 
 # LTP from the hub
@@ -601,20 +610,20 @@ def test_a_hub_id_is_found_in_the_cache(hub_cache, loaded, legacy_dir, name, ref
     shutil.copytree(legacy_dir, repo / "snapshots" / commit)
     (repo / "refs").mkdir()
     (repo / "refs" / ref).write_text(commit)
-    segmenter = load_segmenter("ltp", model=name)
+    segmenter = make_segmenter("ltp", model=name)
     assert segmenter.segment(["中国人民银行"]) == [["中国", "人民", "银行"]]
     assert segmenter.identity == loaded["legacy"].identity
 
 
 def test_a_hub_out_of_reach_is_explained(hub_cache):
     with pytest.raises(InputError, match="--ltp THEIRS/words: no such directory, and fetching it from the hub failed"):
-        load_segmenter("ltp", model="THEIRS/words")
+        make_segmenter("ltp", model="THEIRS/words")
 
 
 @pytest.mark.parametrize("model", ["", "./nowhere", "/no/such/directory", "words", "a/b/c", "~nobody/words"])
 def test_what_is_neither_path_nor_hub_id_is_not_fetched(model):
     with pytest.raises(InputError, match="neither a directory nor a hub id"):
-        load_segmenter("ltp", model=model)
+        make_segmenter("ltp", model=model)
 
 
 # LTP's models, broken
@@ -622,7 +631,7 @@ def test_what_is_neither_path_nor_hub_id_is_not_fetched(model):
 
 def rejected(directory: Path, message: str, **options) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        load_segmenter("ltp", model=directory, **options)
+        make_segmenter("ltp", model=directory, **options)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 700, "an error is one sentence"
 
 

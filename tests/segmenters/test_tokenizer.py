@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast, RoFormerTokenizer
 from conftest import SPECIAL, bpe_tokenizer, character_tokenizer, japanese_tokenizer
 from wordmask import make_references
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.segmenters import Segmenter, load_segmenter, register, registry
+from wordmask.segmenters import Segmenter, make_segmenter, register, registry
 from wordmask.utils.errors import InputError
 
 
@@ -42,7 +42,7 @@ def test_tokenizers_that_find_no_words_are_refused(tmp_path):
         ):
             load(tokenizer)
     with pytest.raises(InputError, match="--segmenter tokenizer needs tokenizer"):
-        load_segmenter("tokenizer")
+        make_segmenter("tokenizer")
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,5 @@ def test_a_class_of_one_s_own_gets_the_tokenizer_if_it_takes_one(monkeypatch):
         def segment(self, lines):
             return [self.tokenizer.tokenize(line) for line in lines]
 
-    segmenter = load_segmenter("by_tokenizer", tokenizer=lambda: character_tokenizer(["研究"]))
+    segmenter = make_segmenter("by_tokenizer", tokenizer=lambda: character_tokenizer(["研究"]))
     assert segmenter.segment(["研究"]) == [["研", "究"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
+from transformers import CanineTokenizer, PerceiverTokenizer, PreTrainedTokenizerFast
 
 from conftest import sample_lines, sample_tokenizer
 from wordmask.tokenization.added_words import add_words
@@ -110,6 +110,19 @@ def test_every_mark_of_a_word_is_read(tokens, decoder):
     tokenizer = with_tokens(*tokens, decoder=decoder)
     found = surfaces(tokenizer).encodings(np.array(tokenizer.convert_tokens_to_ids(tokens)), np.array([6])).continues
     assert found.tolist() == [False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("tokenizer_class", [PerceiverTokenizer, CanineTokenizer])
+def test_tokens_of_one_byte_or_character_are_the_text_as_it_is(tokenizer_class):
+    tokenizer, line = tokenizer_class(), "walking é, on 山"
+    ids = np.array(tokenizer(line, add_special_tokens=False)["input_ids"])
+    encodings = surfaces(tokenizer).encodings(ids, np.array([len(ids)]))
+    assert encodings.characters.lines == [line]
+    # A space goes with the word after it.
+    starts = [line.index(word) for word in ("walking", " é", ",", " on", " 山")]
+    sizes = [1] * len(line) if tokenizer_class is CanineTokenizer else [len(letter.encode()) for letter in line]
+    firsts = np.cumsum([0, *sizes])[starts]
+    assert np.flatnonzero(~encodings.continues).tolist() == firsts.tolist()
 
 
 def test_tokens_without_a_mark_are_words():

@@ -40,12 +40,13 @@ class Range(NamedTuple):
 
 
 MOST_TOKENS = 10**12  # far above any step, and far below what 64 bits can count
+MOST_PASSES = 10**6  # the same for the passes of a step, of which the Trainer keeps a list
 POSITIVE, FROM_0, FROM_1 = Range(0, has_low=False), Range(0), Range(1)
 RANGES = {
     "per_device_train_batch_size": FROM_1,
     "per_device_eval_batch_size": FROM_1,
     "tokens_per_step": Range(1, MOST_TOKENS),
-    "gradient_accumulation_steps": FROM_1,
+    "gradient_accumulation_steps": Range(1, MOST_PASSES),
     "eval_accumulation_steps": FROM_1,
     "num_train_epochs": POSITIVE,
     "learning_rate": FROM_0,
@@ -78,6 +79,9 @@ def check_numbers(args: Any) -> None:
     Args:
         args: the `RunArguments`. A flag without a value is `None`.
     """
+    for name in (*RANGES, "max_steps"):
+        if isinstance(value := getattr(args, name), str):  # from Python; a command line gives numbers
+            raise InputError(f"--{name}: {value!r} is a str; give a number")
     for name, numbers in RANGES.items():
         value = getattr(args, name)
         if value is not None and not numbers.allows(value):

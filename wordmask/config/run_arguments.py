@@ -28,6 +28,16 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
 
         args = wordmask.RunArguments(output_dir="out", learning_rate=1e-4, num_train_epochs=3)
 
+    Each is a flag of the scripts, which `python run_mlm_wwm.py --help_all` explains. Of those that the suite adds, a
+    program of your own may want:
+
+    - `log_format`: `rich` or `plain` shows what the scripts show; by default the `Trainer` shows what it does.
+    - `tokens_per_step`: cut steps at this number of tokens instead of a number of examples.
+    - `activation_memory_budget`, `chunked_head`: less memory on a GPU, see docs/speed.md.
+    - `allow_nan`: train on after a loss that is not finite.
+
+    `dry_run` and `tokens_per_pass` are for the scripts alone.
+
     Raises:
         InputError: (a `ValueError`) for values that do not go together.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wordmask.config.parser import argument
-from wordmask.segmenters import Segmenter, available, check_segmenter, load_segmenter
+from wordmask.segmenters import Segmenter, available, check_segmenter, make_segmenter
 from wordmask.segmenters.options import parse_options
 from wordmask.utils.errors import InputError
 
@@ -48,7 +48,7 @@ class SegmentationArguments:
         """
         if self.segmenter is None:
             raise InputError(f"--segmenter is missing; give one of {', '.join(available())}")
-        return load_segmenter(self.segmenter, tokenizer=tokenizer, **self._options())
+        return make_segmenter(self.segmenter, tokenizer=tokenizer, **self._options())
 
     def check(self) -> None:
         """Raise an `InputError` for an unknown segmenter or wrong options, as `load` does."""

@@ -42,6 +42,8 @@ JSON_FLAGS = {
 
 def check_before(args: RunArguments) -> None:
     """Raise an `InputError` for what transformers accepts, or refuses without naming a flag."""
+    if not isinstance(args.output_dir, str | os.PathLike | None):
+        raise InputError(f"--output_dir: {args.output_dir!r} is no name; give a directory")
     if not args.output_dir:
         raise InputError("--output_dir: the name is empty; give a directory")
     check_numbers(args)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -30,8 +30,17 @@ class TokenizedDataset(torch.utils.data.Dataset):
     length = 1  # all examples count the same: a step has a fixed number of examples of any length
 
     def __init__(self, dataset: Any, name: str):
-        if not hasattr(dataset, "__len__") or not len(dataset):
-            raise InputError(f"{name}: a {type(dataset).__name__} without a length cannot be shuffled; give a dataset")
+        kind = f"a {type(dataset).__name__}"
+        if isinstance(dataset, str | Mapping):
+            raise InputError(f"{name}: {kind} is no dataset; give one of tokenized examples, such as one split")
+        if not hasattr(dataset, "__len__"):
+            raise InputError(f"{name}: {kind} without a length cannot be shuffled; give a dataset")
+        if not len(dataset):
+            raise InputError(f"{name}: {kind} without any example; give some")
+        first = dataset[0]
+        if not isinstance(first, Mapping) or first.get("input_ids") is None:
+            found = f"the columns {', '.join(first)}" if isinstance(first, Mapping) else f"a {type(first).__name__}"
+            raise InputError(f"{name}: its first example is {found}, without input_ids; tokenize it first")
         self.dataset = dataset
 
     def __len__(self) -> int:

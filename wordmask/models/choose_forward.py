@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -35,13 +36,8 @@ def computes_in_half(training: RunArguments, model: PreTrainedModel) -> bool:
 def default_forward(training: RunArguments, model: PreTrainedModel) -> Forward:
     """The forward pass of a program of one's own: sparse prediction, if the model can, and no waits."""
     with _trying(training, model):
-        return Forward.of(
-            model,
-            sparse=True,
-            label_smoothing=training.label_smoothing_factor,
-            half=computes_in_half(training, model),
-            padding=or_none(padding_mask(model)) if training.device.type in ("cpu", "cuda") else None,
-        )
+        padding = or_none(padding_mask(model)) if training.device.type in ("cpu", "cuda") else None
+        return _forward(training, model, sparse=True, padding=padding)
 
 
 def choose_forward(arguments: Arguments, model: PreTrainedModel, longest: int) -> Forward:
@@ -59,17 +55,26 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel, longest: int) -
     pads, device = attention is None and not arguments.data.pack_sequences, arguments.training.device.type
     waits = device == "cuda" or device == "cpu" and micro_batch_tokens is None  # so that a CPU can test it
     with _trying(arguments.training, model):
-        return Forward.of(
+        return _forward(
+            arguments.training,
             model,
             arguments.model.sparse_prediction,
-            arguments.training.label_smoothing_factor,
-            half=computes_in_half(arguments.training, model),
-            head=_chunked_head(model) if arguments.training.chunked_head else None,
             attention=attention or (_packed_attention(model, longest) if arguments.data.pack_sequences else None),
             padding=or_none(padding_mask(model, longest)) if pads and waits else None,
             micro_batch_tokens=micro_batch_tokens,
             fixed=arguments.data.pad_to_max_length,
         )
+
+
+def _forward(training: RunArguments, model: PreTrainedModel, sparse: bool, **settings: Any) -> Forward:
+    return Forward.of(
+        model,
+        sparse,
+        training.label_smoothing_factor,
+        half=computes_in_half(training, model),
+        head=_chunked_head(model) if training.chunked_head else None,
+        **settings,
+    )
 
 
 def _trying(training: RunArguments, model: PreTrainedModel) -> torch.autocast:

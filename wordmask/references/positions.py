@@ -9,16 +9,17 @@ where the file decides (see `Provenance.decides`), such a token begins a word: t
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.segmenters import Segmenter, load_segmenter, words_of
-from wordmask.tokenization.backend import Tokenizer
+from wordmask.segmenters import Segmenter, check_segmenter, make_segmenter, words_of
+from wordmask.tokenization.backend import Tokenizer, check_is_tokenizer
 from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.special_tokens import special_affixes
@@ -92,21 +93,47 @@ def make_references(
         [[3]]
 
     Args:
-        lines: the text as it will be tokenized.
+        lines: the text as it will be tokenized, a string for each line.
         tokenizer: a tokenizer of transformers.
-        segmenter: `jieba`, `whitespace`, `tokenizer`, `package.module:Class`, or an object, such as
-            `wordmask.load_segmenter("ltp", model="LTP/small")`.
+        segmenter: a name, see `load_segmenter`, or an object, such as `load_segmenter("ltp", model="LTP/small")`.
         mixed_words: whether words of Chinese with letters or digits (T恤) count, too.
 
     Raises:
-        InputError: (a `ValueError`) if the segmenter or the tokenizer cannot be used.
+        InputError: (a `ValueError`) if the lines are no strings, or the segmenter or the tokenizer cannot be used.
     """
-    with naming_parameters():
-        source = load_segmenter(segmenter, tokenizer=lambda: tokenizer) if isinstance(segmenter, str) else segmenter
+    check_is_tokenizer(tokenizer)
+    if isinstance(lines, str | Mapping) or not isinstance(lines, Iterable):
+        raise InputError(f"lines: a {type(lines).__name__} is no list of lines; give a list of strings")
+    with naming_parameters(ltp='an object, load_segmenter("ltp", model="LTP/small")'):
+        source = _segmenter_of(segmenter, tokenizer) if isinstance(segmenter, str) else segmenter
+        if not isinstance(source, Segmenter):
+            found = f"the class {source.__name__}" if isinstance(source, type) else f"a {type(source).__name__}"
+            raise InputError(f"segmenter: {found} is no segmenter; give a name, or an object of a wordmask.Segmenter")
         references = (
-            line_positions(tokenizer, source, batch, mixed_words, flag="--tokenizer") for batch in batches(lines)
+            line_positions(tokenizer, source, batch, mixed_words, flag="--tokenizer")
+            for batch in batches(_strings(lines))
         )
         return [*chain.from_iterable(references)]
+
+
+def _segmenter_of(name: str, tokenizer: PreTrainedTokenizerBase) -> Segmenter:
+    """The segmenter of this name. A dictionary takes a second to load, so a process keeps what has no options."""
+    _, parameters = check_segmenter(name)
+    if ":" in name or "tokenizer" in parameters:
+        return make_segmenter(name, tokenizer)
+    return _kept(name)
+
+
+@cache
+def _kept(name: str) -> Segmenter:
+    return make_segmenter(name)
+
+
+def _strings(lines: Iterable[Any]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        if not isinstance(line, str):
+            raise InputError(f"lines: number {number} is a {type(line).__name__}; give strings")
+        yield line
 
 
 @dataclass(frozen=True)

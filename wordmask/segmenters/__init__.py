@@ -20,6 +20,15 @@ Importing this package imports no library such as jieba. A segmenter imports its
 from __future__ import annotations
 
 from wordmask.segmenters.base import Segmenter, identity_of, words_of
-from wordmask.segmenters.registry import available, check_segmenter, load_segmenter, register
+from wordmask.segmenters.registry import available, check_segmenter, load_segmenter, make_segmenter, register
 
-__all__ = ["Segmenter", "available", "check_segmenter", "identity_of", "load_segmenter", "register", "words_of"]
+__all__ = [
+    "Segmenter",
+    "available",
+    "check_segmenter",
+    "identity_of",
+    "load_segmenter",
+    "make_segmenter",
+    "register",
+    "words_of",
+]

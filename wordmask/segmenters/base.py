@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from wordmask.segmenters.own_class import called
 from wordmask.utils.errors import InputError
@@ -15,15 +15,18 @@ from wordmask.utils.errors import InputError
 class Segmenter(ABC):
     """Splits lines of text into words.
 
-    `load_segmenter` passes its options on to the constructor.
+    `load_segmenter` passes its options on to the constructor. A segmenter that it made is pickled by its name and its
+    options, since dictionaries and models of libraries cannot be.
 
     Attributes:
+        made_by: makes the segmenter again; `None` for one that its class made.
         any_script: whether its words also join text of other scripts than those that are written without spaces:
             làm_việc, three words by the rule for text. If not, such text follows the rule. In Chinese, Japanese, Thai,
             Lao, Khmer, Burmese and Tibetan text the words always count, see `wordmask.tokenization.words`.
     """
 
     any_script: ClassVar[bool] = False
+    made_by: Callable[[], Segmenter] | None = None
 
     @abstractmethod
     def segment(self, lines: Sequence[str]) -> list[list[str]]:
@@ -33,6 +36,12 @@ class Segmenter(ABC):
         both ends, be inside a word, or be a word. A line without words gives an empty list. No lines give no lists.
         """
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """How it is pickled. With its identity, so that datasets' cache knows when a dictionary changes."""
+        if self.made_by is None:
+            return super().__reduce_ex__(protocol)
+        return _made_again, (self.made_by, self.identity)
+
     @property
     def identity(self) -> dict[str, str]:
         """What the words depend on: a name, and versions and a digest of the model if there are any.
@@ -41,6 +50,10 @@ class Segmenter(ABC):
         no device, so it is the same on every machine.
         """
         return {"name": _name_of(self)}
+
+
+def _made_again(make: Callable[[], Segmenter], _identity: dict[str, str]) -> Segmenter:
+    return make()
 
 
 def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:

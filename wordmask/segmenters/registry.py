@@ -6,12 +6,13 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from wordmask.segmenters.base import Segmenter
 from wordmask.segmenters.options import converted
 from wordmask.segmenters.own_class import called, explained
-from wordmask.utils.errors import InputError, suggest
+from wordmask.utils.errors import InputError, naming_parameters, suggest
 
 S = TypeVar("S", bound=Segmenter)
 
@@ -34,7 +35,7 @@ _ADVICE = "; check --segmenter_options and the class"
 
 
 def register(name: str) -> Callable[[type[S]], type[S]]:
-    """A decorator that registers a class for `load_segmenter` under `name`.
+    """A decorator that registers a class under `name`, for `--segmenter` and `load_segmenter`.
 
     Raises:
         ValueError: if another class has this name.
@@ -54,33 +55,53 @@ def available() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def load_segmenter(name: str, /, tokenizer: Callable[[], Any] | None = None, **options: Any) -> Segmenter:
-    """Make the segmenter called `name`: a registered name, or `package.module:Class`.
+def load_segmenter(name: str, /, tokenizer: Any = None, **options: Any) -> Segmenter:
+    """Make a segmenter, which divides lines of text into words.
+
+        >>> wordmask.load_segmenter("jieba", hmm=False).segment(["我喜欢你"])
+        [['我', '喜欢', '你']]
+        >>> wordmask.load_segmenter("sudachi", mode="C")
+        >>> wordmask.load_segmenter("ltp", model="LTP/small")
+
+    It can be pickled, for several processes: another process makes it again.
 
     Args:
-        name: the name.
-        tokenizer: gives the tokenizer of the run, for a class that has the parameter `tokenizer`.
-        options: parameters of the class. An option that is `None` counts as not given.
+        name: `jieba`, `ltp`, `pkuseg` (Chinese), `mecab`, `sudachi` (Japanese), `pythainlp` (Thai), `icu` (these, and
+            Khmer, Lao and Burmese), `whitespace`, `tokenizer`, or `package.module:Class` for your own.
+        tokenizer: a tokenizer, or a function that gives it, for a class that has the parameter `tokenizer`.
+        options: parameters of the class, see docs/languages.md. An option that is `None` counts as not given.
+
+    Raises:
+        InputError: (a `ValueError`) as `make_segmenter` does.
+    """
+    if not isinstance(name, str):
+        raise InputError(f"name: a {type(name).__name__} is no name of a segmenter; give one of {available()}")
+    with naming_parameters(segmenter="load_segmenter:", segmenter_options="options", ltp="model", no_hmm="hmm"):
+        return make_segmenter(name, tokenizer, **options)
+
+
+def make_segmenter(name: str, /, tokenizer: Any = None, **options: Any) -> Segmenter:
+    """The same as `load_segmenter`, with messages for the command line.
 
     Raises:
         InputError: if the name or an option is unknown, an option or package is missing, the segmenter cannot use an
             option, or a class of the user's own raises an error.
-
-    Example: `load_segmenter("sudachi", mode="C")`.
     """
     cls, parameters = check_segmenter(name, tokenizer is not None, **options)
     given = {option: value for option, value in options.items() if value is not None}
     if tokenizer and "tokenizer" in parameters:
-        given["tokenizer"] = tokenizer()
+        given["tokenizer"] = tokenizer if hasattr(tokenizer, "get_vocab") else tokenizer()
     arguments = converted(parameters, given)
     with called(cls.__module__, f"--segmenter {name}: it cannot be made", _ADVICE):
-        return cls(**arguments)
+        made = cls(**arguments)
+    vars(made)["made_by"] = partial(make_segmenter, name, **given)  # also of a frozen dataclass
+    return made
 
 
 def check_segmenter(
     name: str, /, has_tokenizer: bool = True, **options: Any
 ) -> tuple[type[Segmenter], Mapping[str, inspect.Parameter]]:
-    """The class called `name` and its parameters, without loading what it needs; see `load_segmenter`.
+    """The class called `name` and its parameters, without loading what it needs; see `make_segmenter`.
 
     Raises:
         InputError: if the name or an option is unknown, or an option is missing.
@@ -131,7 +152,7 @@ def _check_options(name: str, parameters: Mapping[str, inspect.Parameter], given
     missing = [option for option, p in parameters.items() if p.default is p.empty and option not in given]
     if missing:
         needed = _as_flags(name, missing)
-        how = "; add --segmenter_options name=value" if "=" in needed else "; add it"
+        how = "; add --segmenter_options name=value" if "=" in needed else "; give it"
         raise InputError(f"--segmenter {name} needs {needed}{how}")
 
 

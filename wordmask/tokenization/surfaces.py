@@ -10,6 +10,7 @@ where white space was:
     @@          un@@ seen things        "unseen things "     (fastBPE)
     </w>        un seen</w> things</w>  "unseen things "     (BPE of XLM)
     none        unseen things           " unseen things"     (whole words)
+    none        s e e n ␣ i t           "seen it"            (characters, or bytes that are written as characters)
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from wordmask.utils.arrays import IntArray, places_of, starts_of
 Mark: TypeAlias = tuple[str, str]
 MARKS: list[Mark] = [("continues", "##"), ("bytes", "Ġ"), ("space", "▁"), ("goes on", "@@"), ("ends", "</w>")]
 WHOLE_WORDS: Mark = MARKS[0]  # without any mark, each token is a word, as in WordPiece without `##`
+CHARACTERS, BYTES = ("characters", ""), ("latin", "")  # each token is a character, or the byte with its number
 WHITE_SPACE = np.frombuffer(b" \t\n\r\v\f", np.uint8)  # that a byte-level vocabulary can hold
 ALONE = "\ufffc".encode()  # replaces a token without text, such as [CLS] or [UNK]: a symbol, so a word of its own
 
@@ -107,6 +109,10 @@ def reader_of(mark: Mark) -> Callable[[str], bytes]:
     if says == "bytes":
         byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
         return lambda token: bytes(byte_of[character] for character in token) if byte_of.keys() >= {*token} else b""
+    if says == "characters":
+        return lambda token: token.encode("utf-8", "surrogatepass")
+    if says == "latin":
+        return lambda token: token.encode("latin-1")
     if says == "space":
         return _read_metaspace
     if says == "continues":
@@ -137,7 +143,9 @@ def mark_of(tokenizer: PreTrainedTokenizerBase) -> Mark | None:
             return "space", "▁"
         if step["type"] == "BPEDecoder":
             return "ends", step["suffix"]
-    tokens = tokenizer.get_vocab()
+    tokens = tokenizer.get_vocab().keys() - tokenizer.all_special_tokens
+    if " " in tokens and all(len(token) == 1 for token in tokens):
+        return BYTES if len(tokens) == 256 and max(tokens) == "\xff" else CHARACTERS
 
     def count(mark: Mark) -> int:
         at_end = mark[0] in ("goes on", "ends")
@@ -149,4 +157,4 @@ def mark_of(tokenizer: PreTrainedTokenizerBase) -> Mark | None:
 
 def shows_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer's tokens show where white space was. Those with `##` show only where there was none."""
-    return (mark_of(tokenizer) or WHOLE_WORDS)[0] in ("bytes", "space")
+    return (mark_of(tokenizer) or WHOLE_WORDS)[0] in ("bytes", "space", CHARACTERS[0], BYTES[0])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one sentence that names the flag, what was found and what to do."""
+    """A mistake in what the user gave: one sentence that names the flag or parameter, what was found, what to do."""
 
 
 def one_line(error: BaseException) -> str:

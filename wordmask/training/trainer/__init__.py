@@ -26,5 +26,6 @@ override one, each calls that of the class before it:
     _load_optimizer_and_scheduler    checkpoints, optimizer_resuming
     _finalize_training               finite, stopping, resuming
 
-fsdp and muon are no classes of this chain: how FSDP divides a model, and an optimizer.
+parameters, fsdp and muon are no classes of this chain: what a program may not give, how FSDP divides a model, and an
+optimizer.
 """

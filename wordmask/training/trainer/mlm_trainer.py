@@ -14,7 +14,6 @@ The test is tests/training/trainer/test_loss.py.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -27,7 +26,6 @@ from torch.utils.data import DataLoader
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
-from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.optimizer_checks import MUON
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.config.run_arguments import RunArguments
@@ -50,6 +48,7 @@ from wordmask.training.report.pages import only_warned
 from wordmask.training.trainer.evaluating import EvaluatingTrainer
 from wordmask.training.trainer.fsdp import tied_weights_together
 from wordmask.training.trainer.muon import muon_of
+from wordmask.training.trainer.parameters import as_sequences, as_stages, check_ids, check_parameters
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 from wordmask.utils.workers import end_loader_workers_at_exit, loader_context, prepare_loader_worker
@@ -91,8 +90,9 @@ class MlmTrainer(EvaluatingTrainer):
             one builds on.
 
     Raises:
-        InputError: (a `ValueError`) for a dataset without a length, a collator that does not mask words, other
-            arguments than `RunArguments`, `compute_metrics`, or several GPUs in one process.
+        InputError: (a `ValueError`) for a dataset without a length or without `input_ids`, a collator that does not
+            mask words, a tokenizer with more ids than the model, other arguments than `RunArguments`, parameters of
+            the `Trainer` that would not be called, such as `compute_metrics`, or several GPUs in one process.
     """
 
     def __init__(
@@ -108,15 +108,14 @@ class MlmTrainer(EvaluatingTrainer):
         forward: Forward | None = None,
         **options: Any,
     ):
-        _check(args, processing_class or data_collator, options)
-        if train_dataset is not None and not isinstance(train_dataset, StagedSequences | StreamedSequences):
-            train_dataset = StagedSequences([TokenizedDataset(train_dataset, "train_dataset")])
-        eval_sequences = _as_sequences(eval_dataset)
+        check_parameters(model, args, processing_class or data_collator, options)
+        train_sequences, eval_sequences = as_stages(train_dataset), as_sequences(eval_dataset)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = collator.rates if rates is None else rates
             eval_collator = eval_collator or collator.for_trainer(word_ids=True)
             collator = collator.for_trainer()
+            check_ids(model, len(collator.vocabulary.maskable))
         if rates is None or eval_collator is None:
             raise InputError(
                 f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
@@ -128,7 +127,7 @@ class MlmTrainer(EvaluatingTrainer):
             model=model,
             args=args,
             data_collator=collator,
-            train_dataset=train_dataset,
+            train_dataset=train_sequences,
             eval_dataset=eval_sequences,
             processing_class=processing_class,
             eval_collator=eval_collator,
@@ -137,8 +136,7 @@ class MlmTrainer(EvaluatingTrainer):
         )
         self.model_accepts_loss_kwargs = True  # the Trainer then counts labels over the effective batch
         self.loss_is_scaled_for_ga = True
-        self.train_sequences: StagedSequences | StreamedSequences | None = train_dataset
-        self.eval_sequences, self.collator = eval_sequences, collator
+        self.train_sequences, self.eval_sequences, self.collator = train_sequences, eval_sequences, collator
         self.rates = replace(rates, seed=args.mask_seed)
         self._cuts: TokenCuts | None = None
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
@@ -233,7 +231,7 @@ class MlmTrainer(EvaluatingTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """All sequences once, corpus by corpus, the longest first, with the same masks in every evaluation."""
-        sequences = self.eval_sequences if eval_dataset is None else _as_sequences(eval_dataset)
+        sequences = self.eval_sequences if eval_dataset is None else as_sequences(eval_dataset)
         if sequences is None:
             raise InputError("eval_dataset is missing; give a dataset to evaluate on")
         layout, rates = self._layout(self.args.eval_batch_size, 1), RateSchedule.of(self.rates.final)
@@ -304,25 +302,3 @@ class MlmTrainer(EvaluatingTrainer):
         if num_items_in_batch is not None:
             loss = loss * count * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
-
-
-def _check(args: Any, masks_by: Any, options: Mapping[str, Any]) -> None:
-    """Raise an `InputError` for parameters of a `Trainer` that this one cannot use, or without a tokenizer."""
-    if not isinstance(args, RunArguments):
-        raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
-    if options.get("compute_metrics"):
-        raise InputError("compute_metrics: MlmTrainer stores no predictions, so it is not called; drop it")
-    check_one_gpu(args.n_gpu, "your_program.py")
-    if masks_by is None:
-        raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
-
-
-def _as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:
-    """Wrap any dataset for the sampler, which needs lengths.
-
-    Raises:
-        InputError: for a dict of datasets.
-    """
-    if isinstance(dataset, Mapping):
-        raise InputError("eval_dataset: a dict of datasets is not possible; give one, and call evaluate for others")
-    return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")

@@ -1,0 +1,63 @@
+"""What an `MlmTrainer` refuses of the parameters that a program gives it, as one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from wordmask.config.launch_checks import check_one_gpu
+from wordmask.config.run_arguments import RunArguments
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
+from wordmask.data.tokenized_dataset import TokenizedDataset
+from wordmask.models.probing import embedded_ids
+from wordmask.utils.errors import InputError, first_of
+
+# Parameters of the `Trainer` that would not be called, and why.
+_UNUSED = {
+    "compute_metrics": "MlmTrainer stores no predictions",
+    "compute_loss_func": "MlmTrainer has the loss of masked language modelling",
+    "model_init": "MlmTrainer prepares one model",
+}
+
+
+def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str, Any]) -> None:
+    """Raise an `InputError` for parameters of a `Trainer` that this one cannot use, or without a tokenizer."""
+    if not isinstance(args, RunArguments):
+        raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
+    if unused := first_of({name: options.get(name) for name in _UNUSED}):
+        raise InputError(f"{unused}: {_UNUSED[unused]}, so it is not called; drop it")
+    check_one_gpu(args.n_gpu, "your_program.py")
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"model: a {type(model).__name__} is no model; give one, as from_pretrained loads it")
+    if masks_by is None:
+        raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
+
+
+def check_ids(model: Any, ids: int) -> None:
+    """Raise an `InputError` if a tokenizer has more ids than a model has embeddings for."""
+    embedded = embedded_ids(model) if hasattr(model, "get_input_embeddings") else ids
+    if ids > embedded:
+        raise InputError(
+            f"tokenizer: its ids go up to {ids - 1}, and the model has embeddings for {embedded}; give the tokenizer "
+            f"of the model, or call model.resize_token_embeddings({ids})"
+        )
+
+
+def as_stages(dataset: Any) -> StagedSequences | StreamedSequences | None:
+    """Wrap any dataset for training, as the only stage of it."""
+    if dataset is None or isinstance(dataset, StagedSequences | StreamedSequences):
+        return dataset
+    return StagedSequences([TokenizedDataset(dataset, "train_dataset")])
+
+
+def as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:
+    """Wrap any dataset for evaluation, whose sampler needs lengths.
+
+    Raises:
+        InputError: for a dict of datasets.
+    """
+    if isinstance(dataset, Mapping):
+        raise InputError("eval_dataset: a dict of datasets is not possible; give one, and call evaluate for others")
+    return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")
