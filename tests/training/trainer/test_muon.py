@@ -94,8 +94,28 @@ def test_a_matrix_keeps_its_singular_vectors_and_its_singular_values_come_near_1
     assert large.sum() > len(matrices) and expected[large].min() > 0.6 and expected[large].max() < 1.3
 
 
-def test_a_matrix_without_a_gradient_does_not_become_nan():
+def test_a_matrix_whose_gradient_is_0_does_not_become_nan():
     assert not orthogonal(torch.zeros(1, 3, 5)).any()
+
+
+def test_a_matrix_without_a_gradient_stays_as_it_is():
+    """Such as that of a pooler, which the head does not read."""
+    model = with_gradients(tiny("bert"))
+    start = copy.deepcopy(model)
+    query = model.bert.encoder.layer[0].attention.self.query.weight
+    query.grad = None
+    steps(Muon(model.parameters(), hidden_matrices(model)))
+    changed = [not torch.equal(*pair) for pair in zip(model.parameters(), start.parameters(), strict=True)]
+    assert changed == [weight is not query for weight in model.parameters()]
+
+
+def test_a_layer_that_shares_the_weight_of_an_embedding_or_is_the_head_stays_with_adamw():
+    """In a model whose encoder is all of it."""
+    embedding, tied, hidden, head = torch.nn.Embedding(9, 4), *(torch.nn.Linear(4, rows) for rows in (9, 4, 9))
+    tied.weight = embedding.weight
+    model = torch.nn.Sequential(embedding, hidden, tied, head)
+    model.get_output_embeddings = lambda: head
+    assert [*hidden_matrices(model)] == [hidden.weight]
 
 
 def test_matrices_are_trained_as_by_torch_and_other_weights_as_by_adamw(exact):
@@ -122,7 +142,10 @@ def test_weight_decay_makes_matrices_smaller_as_it_does_other_weights(exact):
     before = copy.deepcopy(model)
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
-    steps(Muon(model.parameters(), hidden_matrices(model), lr=0.1, weight_decay=0.5))
+    optimizer = Muon(model.parameters(), hidden_matrices(model), lr=0.9, weight_decay=0.5)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1  # as a schedule sets it
+    steps(optimizer)
     for found, start in zip(model.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(found, start * (1 - 0.1 * 0.5) ** 3)
 
@@ -133,6 +156,61 @@ def test_an_update_has_the_size_of_one_of_adamw_in_each_shape(exact):
     steps(Muon(model.parameters(), hidden_matrices(model), lr=0.01), 1)
     for weight, before in zip(hidden_matrices(model), hidden_matrices(start), strict=True):
         assert 0.14 < (weight - before).square().mean().sqrt() / 0.01 < 0.26
+
+
+def test_the_momentum_is_a_mean_over_steps_that_looks_one_step_ahead(exact):
+    weight = torch.nn.Parameter(torch.zeros(4, 6))
+    optimizer = Muon([weight], {weight: 1}, lr=1.0)
+    optimizer.param_groups[0]["lr"] = 0.01  # as a schedule sets it
+    first, second = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    momentum = torch.zeros(4, 6)
+    expected = torch.zeros(4, 6)
+    for gradient in (first, second):
+        momentum = 0.95 * momentum + 0.05 * gradient
+        ahead = 0.05 * gradient + 0.95 * momentum
+        expected -= 0.01 * 0.2 * 6**0.5 * orthogonal(ahead[None])[0]
+        weight.grad = gradient
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_a_closure_gives_the_gradient_and_the_loss():
+    weight, bias = torch.nn.Parameter(torch.eye(3)), torch.nn.Parameter(torch.ones(3))
+    optimizer = Muon([weight, bias], {weight: 1}, lr=0.1)
+
+    def closure() -> torch.Tensor:
+        loss = (weight.sum(1) + bias).square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 12
+    assert not torch.equal(weight, torch.eye(3)) and bias.tolist() == pytest.approx([0.9] * 3)
+
+
+def test_rates_that_are_loaded_are_those_of_all_weights():
+    """Each group is a new one then, also for AdamW."""
+    weight, bias = torch.nn.Parameter(torch.eye(3)), torch.nn.Parameter(torch.ones(3))
+    optimizer = Muon([weight, bias], {weight: 1}, lr=0.1)
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = 0.0
+    optimizer.load_state_dict(state)
+    weight.grad, bias.grad = torch.ones(3, 3), torch.ones(3)
+    steps(optimizer)
+    assert torch.equal(weight, torch.eye(3)) and torch.equal(bias, torch.ones(3))
+
+
+def test_a_run_gives_its_settings_to_both_parts():
+    """And AdamW's step is one kernel, but not on a TPU, which has none."""
+    given = {"learning_rate": 0.02, "adam_beta1": 0.8, "adam_beta2": 0.98, "adam_epsilon": 1e-5}
+    model = tiny("bert")
+    args = wordmask.RunArguments(output_dir="out", use_cpu=True, optim="muon", optim_args="momentum=0.9", **given)
+    kind, settings = muon.muon_of(model, args)
+    optimizer = kind(model.parameters(), **settings)
+    of_matrices, of_others = optimizer.param_groups
+    assert (of_matrices["lr"], of_matrices["momentum"]) == (0.02, 0.9)
+    found = {name: of_others[name] for name in ("lr", "betas", "eps", "fused")}
+    assert found == {"lr": 0.02, "betas": (0.8, 0.98), "eps": 1e-5, "fused": True}
 
 
 def test_the_parts_of_a_fused_weight_are_trained_as_three_weights(exact):
