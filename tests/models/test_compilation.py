@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from test_sparse_prediction import tiny
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm
-from conftest import training_steps
+from conftest import SMALL, training_steps
 from wordmask.models.compilation import compile_layers, repeated_layers
+from wordmask.models.loss_head import LossHead, whole_loss
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -42,6 +45,58 @@ def test_layers_that_are_alike_share_a_graph(model_type, kinds):
     assert list(model.state_dict()) == names
 
 
+@pytest.mark.parametrize(
+    ("model_type", "settings", "layers"),
+    [
+        (
+            "mobilebert",
+            {
+                **SMALL,
+                "num_hidden_layers": 2,
+                **dict.fromkeys(("embedding_size", "true_hidden_size", "intra_bottleneck_size"), 16),
+            },
+            ["MobileBertLayer"] * 2,
+        ),
+        (
+            "funnel",
+            {"d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 16, "block_sizes": [2, 1], "num_decoder_layers": 1},
+            ["FunnelLayer"] * 4,
+        ),
+    ],
+)
+def test_layers_are_found_beside_and_inside_other_lists(model_type, settings, layers):
+    """Each layer of MobileBERT has a list of three small networks, and a Funnel Transformer has blocks of layers.
+
+    A list of layers is not called, so nothing would be compiled.
+    """
+    model = AutoModelForMaskedLM.from_config(CONFIG_MAPPING[model_type](vocab_size=90, **settings)).eval()
+    found, called = repeated_layers(model), []
+    assert [type(layer).__name__ for layer in found] == layers
+    for layer in found:
+        layer.register_forward_hook(lambda module, *_: called.append(module))
+    model(input_ids=torch.arange(5, 25)[None])
+    assert called == found
+
+
+@pytest.mark.parametrize(("backend", "asked"), [("eager", "eager"), (None, "inductor")])
+def test_each_layer_and_the_loss_are_compiled_as_it_is_asked_for(monkeypatch, backend, asked):
+    layers, losses = [], []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: layers.append(options))
+    monkeypatch.setattr(LossHead, "compile", lambda self, backend: losses.append(backend))
+    model = tiny("bert", num_hidden_layers=3)
+    assert compile_layers(model, LossHead(model.get_output_embeddings()), backend, "max-autotune")
+    assert layers == [{"backend": asked, "mode": "max-autotune"}] * 3 and losses == [asked]
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 64), (100, 100)])
+def test_what_a_program_has_set_for_its_own_graphs_stays(before, after):
+    """Only a limit of graphs that is too low for all kinds of layers is raised."""
+    of_graphs, of_memory = torch._dynamo.config, torch._functorch.config
+    with of_graphs.patch(recompile_limit=before), of_memory.patch(activation_memory_budget=0.7):
+        assert compile_layers(tiny("bert", num_hidden_layers=2), None, "eager", None)
+        assert (of_graphs.recompile_limit, of_memory.activation_memory_budget) == (after, 0.7)
+
+
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 def test_less_is_kept_and_gradients_are_the_same(monkeypatch, model_type):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -68,9 +123,11 @@ def test_less_is_kept_and_gradients_are_the_same(monkeypatch, model_type):
 
 
 def test_a_model_without_repeated_layers_is_left_alone():
+    """The Trainer compiles it as a whole then, and its loss with it."""
     model = tiny("bert", num_hidden_layers=1)
+    head = LossHead(model.get_output_embeddings())
     assert repeated_layers(model) == []
-    assert not compile_layers(model, None, "eager", None)
+    assert not compile_layers(model, head, "eager", None) and head.whole_loss is whole_loss
 
 
 @pytest.mark.slow

@@ -25,9 +25,16 @@ GRAPHS = 64  # of one function: kinds of layers, times shapes, times training an
 
 
 def repeated_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers of an encoder: the largest list of modules of one class; none if there is no such list."""
-    lists = [list(module) for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
-    alike = [layers for layers in lists if len(layers) >= LEAST and len(set(map(type, layers))) == 1]
+    """The layers of an encoder: of the classes in its lists of modules, the one with the most weights.
+
+    None if no class is there twice. A Funnel Transformer has a list of layers for each of its blocks.
+    """
+    by_class: dict[type, list[nn.Module]] = {}
+    for modules in model.base_model.modules():
+        for module in modules if isinstance(modules, nn.ModuleList) else []:
+            if not isinstance(module, nn.ModuleList):  # which is not called, so it has nothing to compile
+                by_class.setdefault(type(module), []).append(module)
+    alike = [layers for layers in by_class.values() if len(layers) >= LEAST]
     return max(alike, key=lambda layers: sum(p.numel() for layer in layers for p in layer.parameters()), default=[])
 
 
