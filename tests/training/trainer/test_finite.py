@@ -62,6 +62,21 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_the_run(
     assert saved(tmp_path)[-1] == "checkpoint-4" and not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_a_gradient_norm_that_is_not_finite_is_remembered_until_the_next_log(command, monkeypatch, capsys):
+    """Also if later ones are finite again."""
+    original, steps = Trainer._get_grad_norm, []
+
+    def infinite(self, *args, **kwargs):
+        steps.append(self.state.global_step + 1)
+        norm = original(self, *args, **kwargs)
+        return torch.full_like(norm, torch.inf) if steps[-1] == 2 else norm
+
+    monkeypatch.setattr(Trainer, "_get_grad_norm", infinite)
+    argv = [*command, "--save_strategy", "no", "--logging_steps", "4"]
+    assert refusal(capsys, run_mlm_wwm.main, *argv).startswith("the gradient norm of step 2 is not finite")
+    assert steps == [1, 2, 3, 4], "it stops at the log"
+
+
 def test_weights_that_are_not_finite_are_not_saved(command, tmp_path, monkeypatch, capsys):
     """The loss of the step that has broken them was finite, and the next one is not computed yet."""
     break_at(monkeypatch, 4, "weight")
