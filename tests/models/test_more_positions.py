@@ -118,15 +118,43 @@ def test_a_table_that_is_computed_is_computed_again(caplog):
     model, expected = (model_of("roformer", embedding_size=8, max_position_embeddings=size) for size in (70, 150))
     with caplog.at_level(logging.WARNING):
         longer = with_more_positions(model, tokenizer_of(), 150)
+    assert [record.name for record in caplog.records] == ["wordmask.models.more_positions"], "no table of weights"
     assert "the new ones are computed like the old ones" in caplog.text
     found, right = (position_embeddings(one)[0].weight for one in (longer, expected))
     assert torch.equal(found, right)
     assert torch.equal(logits(longer, 60), logits(model, 60))
 
 
-def test_half_precision_stays():
-    longer = with_more_positions(model_of("bert").to(torch.bfloat16), tokenizer_of(), 150)
+def test_half_precision_and_the_kind_of_attention_stay():
+    model = model_of("bert").to(torch.bfloat16)
+    model.set_attn_implementation("eager")
+    model.config.dtype = torch.float32  # of the weights before
+    longer = with_more_positions(model, tokenizer_of(), 150)
     assert {weight.dtype for weight in longer.parameters()} == {torch.bfloat16}
+    assert model.config._attn_implementation == longer.config._attn_implementation == "eager"
+
+
+def test_sparse_attention_stays_after_short_text_was_tried():
+    """BigBird switches to full attention for short text, and does not switch back."""
+    model = model_of("big_bird", attention_type="block_sparse")
+    longer = with_more_positions(model, tokenizer_of(), 150)
+    assert longer.bert.attention_type == longer.config.attention_type == "block_sparse"
+
+
+@pytest.mark.parametrize("positions", [70, 20])
+def test_a_model_that_then_gives_other_logits_for_short_text_is_refused(positions):
+    class Scaled(type(model_of("bert"))):
+        """Its logits depend on the number of positions, as in a scaled attention."""
+
+        def forward(self, **inputs):
+            output = super().forward(**inputs)
+            output.logits = output.logits * self.config.max_position_embeddings
+            return output
+
+    model = model_of("bert", max_position_embeddings=positions)
+    model.__class__ = Scaled
+    with pytest.raises(InputError, match="a Scaled gives other logits for short text; drop the flag"):
+        with_more_positions(model, tokenizer_of(), 150)
 
 
 def test_tied_weights_stay_tied():
@@ -217,14 +245,15 @@ def test_the_base_rises_wherever_a_configuration_has_it(model_type, settings, ba
         torch.testing.assert_close(new[name][dimensions // 2 - 1], old[name][dimensions // 2 - 1] / 4)
 
 
-def test_a_model_with_more_positions_than_its_tokenizer_says_stays_as_it_is(caplog):
+@pytest.mark.parametrize("length", [150, 200])
+def test_a_model_with_more_positions_than_its_tokenizer_says_stays_as_it_is(caplog, length):
     model, tokenizer = model_of("modernbert", **MODERN, max_position_embeddings=200), tokenizer_of(70)
     with caplog.at_level(logging.WARNING):
-        assert with_more_positions(model, tokenizer, 150) is model
-    assert tokenizer.model_max_length == 150
+        assert with_more_positions(model, tokenizer, length) is model
+    assert tokenizer.model_max_length == length
     assert caplog.messages == [
-        "--max_position_embeddings: the tokenizer allows 150 tokens instead of 70; the ModernBertForMaskedLM itself "
-        "takes them and stays as it is"
+        f"--max_position_embeddings: the tokenizer allows {length} tokens instead of 70; the ModernBertForMaskedLM "
+        "itself takes them and stays as it is"
     ]
 
 
@@ -253,6 +282,21 @@ def test_relative_positions_keep_the_model_where_only_the_tokenizer_has_a_limit(
         assert with_more_positions(model, tokenizer, 150) is model
     assert tokenizer.model_max_length == 150 and "the tokenizer allows 150 tokens instead of 70" in caplog.text
     assert logits(model, 150).shape[1] == 150
+
+
+def test_relative_positions_that_end_are_refused():
+    class Limited(type(model_of("funnel", **OTHERS["funnel"]))):
+        """Takes no longer text than its configuration says."""
+
+        def forward(self, **inputs):
+            assert inputs["input_ids"].shape[1] <= self.config.max_position_embeddings
+            return super().forward(**inputs)
+
+    model = model_of("funnel", **OTHERS["funnel"])
+    model.config.max_position_embeddings = 70
+    model.__class__ = Limited
+    with pytest.raises(InputError, match="the positions of a Limited cannot become more; drop the flag"):
+        with_more_positions(model, tokenizer_of(), 150)
 
 
 def test_positions_that_cannot_become_more_are_refused():

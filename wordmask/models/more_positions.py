@@ -200,7 +200,6 @@ def _lengthened(model: PreTrainedModel, tables: dict[str, _Table], more: int) ->
             config=config,
             state_dict=weights,
             dtype=model.dtype,
-            attn_implementation=model.config._attn_implementation,
         )
     short = min((table.positions for table in tables.values()), default=0)
     reason = why_not(model, lambda: _same_logits(model, longer, min(short, 64))) if tables else None
