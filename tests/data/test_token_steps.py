@@ -157,7 +157,7 @@ def test_each_sequence_comes_once_an_epoch_whatever_the_next_steps_count(trainin
         plan = plans[number](done)
         taken = data.draw(st.integers(0, max(plan.planned_steps - done.step, 0)))
         shown += steps([plan])[:taken]
-        done = plan.progress(done.step + taken) if taken else done
+        done = plan.progress(done.step + taken)
     plan = plans[data.draw(st.integers(0, 2))](done)
     shown += steps([plan])[: max(plan.planned_steps - done.step, 0)]
     found = [(draw.epoch, draw.index) for step in shown for draw in step]
@@ -270,6 +270,45 @@ def test_an_epoch_is_begun_with_the_first_step_that_begins_in_it():
     whole = training.plan(epochs=2)
     begun = [training.plan(epochs=2, done=whole.progress(step)).begins_within_epoch for step in range(3)]
     assert begun == [False, True, False]
+
+
+def test_steps_of_other_tokens_that_would_end_at_the_same_place_hold_other_sequences():
+    """Where lengths are grouped, the order depends on the tokens of a step: two steps of 17 end after 7, too."""
+    training = Training([3, 2, 4, 5, 9, 5, 2, 4, 7, 9, 9, 11, 3, 10], 11, groups=True)
+    first = training.plan(epochs=1)
+    done = first.progress(2)
+    assert done.examples == first.cuts.of(0, (), 0).ends[1] == training.plan(tokens=17).cuts.of(0, (), 0).ends[1] == 7
+    later = training.plan(epochs=1, tokens=17, done=done)
+    shown = [draw.index for step in [*steps([first])[:2], *steps([later])] for draw in step]
+    assert sorted(shown) == list(range(14))
+
+
+def test_a_share_of_an_epoch_is_not_rounded_up_by_an_error_of_arithmetic():
+    """1.1 - 1 is a bit more than 0.1."""
+    assert sum(map(len, steps([Training([3] * 10, 9, groups=False).plan(epochs=1.1)]))) == 11
+
+
+def test_a_text_without_sequences_has_no_steps_to_show():
+    for length in ({"epochs": 2}, {"steps": 3}):
+        plan = Training([], 9, groups=False).plan(**length)
+        assert batches(plan) == [] and plan.planned_steps == length.get("steps", 0)
+        assert (plan.progress(0), plan.epochs_at(0), plan.steps_left(0)) == (Progress(constant=False), 0, 0)
+
+
+def test_the_largest_step_is_one_of_the_longest_sequences():
+    """Which is tried before a training begins; a text of less than one step is all in it."""
+    lengths = [2, 7, 3, 7, 5]
+    [batch] = Training(lengths, 14, groups=False).plan().largest(0.4)
+    assert batch == [Draw(1, 0, 0.4), Draw(3, 0, 0.4)]
+    [batch] = Training(lengths, 100, groups=False).plan().largest(0.4)
+    assert [draw.index for draw in batch] == [1, 3, 4, 2, 0]
+
+
+def test_the_trainer_sees_no_steps_outside_of_its_epochs():
+    plan = Training([4, 4, 4], 6, groups=False).plan(epochs=2)
+    assert [plan.steps_left(epoch) for epoch in (0, 1, 2)] == [2, 1, 0]
+    assert plan.after(2).steps_left(0) == 0, "it begins in epoch 1"
+    assert plan.steps_in_epoch == 2 and Training([4], 100, groups=False).plan().steps_in_epoch == 1
 
 
 def test_an_epoch_is_cut_anew_where_its_first_step_has_other_tokens_from_before():
