@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import run_mlm_wwm
 from conftest import refusal, sample_tokenizer, save_model, uneven_text
 from wordmask.models import loss_head
 from wordmask.models.forward import Forward
-from wordmask.models.loss_head import LossHead, find_loss_head, whole_loss
+from wordmask.models.loss_head import LossHead, chunked_loss, find_loss_head, whole_loss
 from wordmask.models.probing import named
 from wordmask.models.sparse_prediction import find_sparse_prediction
 
@@ -119,9 +120,11 @@ def test_rows_that_a_gpu_gets_do_not_change_the_loss(rows, monkeypatch):
     torch.manual_seed(0)
     linear, states, labels = nn.Linear(5, rows).double(), torch.randn(7, 5).double(), torch.arange(7)
     expected = nn.functional.cross_entropy(linear(states), labels)
-    weights = list(linear.parameters())
+    weights, given, layer = list(linear.parameters()), [], nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda *inputs: given.append(len(inputs[1])) or layer(*inputs))
     wanted = torch.autograd.grad(expected, weights)
     found = whole_loss(states, linear.weight, linear.bias, labels)
+    assert given == [24], "a multiple of 8"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(torch.autograd.grad(found, weights), wanted, rtol=0, atol=1e-12)
 
@@ -157,6 +160,45 @@ def test_half_precision_rounds_the_loss_no_more_than_the_layer_does(chunked):
     expected = nn.functional.cross_entropy(linear(states), labels)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+@pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyOptions"), reason="needs torch 2.13")
+def test_chunks_are_computed_in_the_precision_of_autocast(monkeypatch):
+    """As all other layers are, whose kernels are the fast ones."""
+    types, function = [], nn.functional.linear_cross_entropy
+    monkeypatch.setattr(
+        nn.functional,
+        "linear_cross_entropy",
+        lambda *given, **more: types.append({given[0].dtype, given[1].dtype}) or function(*given, **more),
+    )
+    linear, states, labels = nn.Linear(8, 30), torch.randn(5, 8), torch.arange(5)
+    chunked_loss(states, linear.weight, None, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        chunked_loss(states, linear.weight, None, labels)
+    assert types == [{torch.float32}, {torch.bfloat16}]
+
+
+def test_an_error_inside_leaves_the_layer_as_it_is_outside():
+    linear = nn.Linear(8, 30)
+    with pytest.raises(RuntimeError, match="too little memory"), LossHead(linear).at(torch.arange(5)):
+        raise RuntimeError("too little memory")
+    assert linear(torch.randn(5, 8)).shape == (5, 30)
+
+
+def test_weights_that_are_frozen_or_not_used_are_no_reason_against_it():
+    model = tiny("bert")
+    model.bert.embeddings.requires_grad_(False)
+    model.not_used = nn.Linear(2, 2).double()
+    assert isinstance(find_loss_head(model), LossHead)
+
+
+def test_a_head_with_another_loss_and_the_same_gradients_is_found_out():
+    """Such as one that adds a constant."""
+    model = tiny("bert")
+    model.register_forward_hook(
+        lambda module, given, output: replace(output, loss=None if output.loss is None else output.loss + 1)
+    )
+    assert str(find_loss_head(model)) == "the numbers differ"
 
 
 def test_a_head_with_something_after_its_last_layer_is_found_out():

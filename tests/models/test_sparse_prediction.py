@@ -12,10 +12,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
+from transformers.modeling_outputs import MaskedLMOutput
 
 import run_mlm_wwm
 from conftest import SMALL, sample_lines, sample_tokenizer, save_model, trajectory
-from wordmask.models.sparse_prediction import SparsePrediction, find_sparse_prediction
+from wordmask.models.forward import Forward
+from wordmask.models.sparse_prediction import (
+    SparsePrediction,
+    find_sparse_prediction,
+    labelled_positions,
+    sparse_prediction,
+)
 
 ARCHITECTURES = {
     "bert": {},
@@ -97,6 +104,73 @@ def test_what_is_saved_and_what_is_predicted_outside_carry_no_trace():
         model(input_ids=inputs["input_ids"])
     assert model(input_ids=inputs["input_ids"]).logits.shape == (ROWS, LENGTH, WORDS)
     assert model.state_dict().keys() == before.keys() and set(vars(model.config)) == names
+
+
+def test_a_label_of_0_is_a_label():
+    """In some vocabularies, 0 is a word as any other."""
+    assert labelled_positions(torch.tensor([[-100, 0], [-100, 9]])).tolist() == [1, 3]
+
+
+def test_an_error_inside_leaves_the_model_as_it_is_outside():
+    model, (inputs, positions) = tiny("bert"), batch()
+    sparse = find_sparse_prediction(model)
+    with pytest.raises(RuntimeError, match="too little memory"), sparse.at(positions):
+        raise RuntimeError("too little memory")
+    assert model(input_ids=inputs["input_ids"]).logits.shape == (ROWS, LENGTH, WORDS)
+
+
+def with_forward(forward) -> torch.nn.Module:
+    """A tiny model with a forward pass of its own."""
+    model = tiny("bert")
+    model.__class__ = type("Own", (type(model),), {"forward": forward})
+    return model
+
+
+def test_an_encoder_may_give_a_tuple():
+    """As those of programs of one's own do; all but the states is left as it is."""
+
+    def forward(self, input_ids, labels=None):
+        hidden, *others = self.bert(input_ids, output_hidden_states=True, return_dict=False)
+        assert len(others[-1]) == self.config.num_hidden_layers + 1
+        logits = self.cls(hidden)
+        loss = None if labels is None else nn.functional.cross_entropy(logits.view(-1, WORDS), labels.view(-1))
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+    model, (inputs, positions) = with_forward(forward), batch()
+    sparse, expected = find_sparse_prediction(model), model(**inputs)
+    assert sparse is not None
+    with sparse.at(positions):
+        found = model(inputs["input_ids"], inputs["labels"].view(-1)[positions][None])
+    torch.testing.assert_close(found.loss, expected.loss)
+    torch.testing.assert_close(found.logits[0], expected.logits.view(-1, WORDS)[positions])
+
+
+@pytest.mark.parametrize("what", ["loss", "logits"])
+def test_both_loss_and_logits_must_stay_the_same(what):
+    """A loss that is divided by all positions, or logits that all rise by as much, which leaves the loss as it is."""
+
+    def forward(self, input_ids, labels=None):
+        output = type(tiny("bert")).forward(self, input_ids, labels=labels)
+        if what == "loss":
+            output.loss = output.loss / output.logits.shape[1]
+        else:
+            output.logits = output.logits + output.logits.shape[1]
+        return output
+
+    assert find_sparse_prediction(with_forward(forward)) is None
+
+
+def test_in_a_loop_of_ones_own_inputs_may_come_in_any_form():
+    model, (inputs, positions) = tiny("bert"), batch()
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    expected = model(**inputs).loss
+    with sparse_prediction(torch.nn.DataParallel(model)):
+        by_place = model(ids, labels=labels)
+        embedded = model(inputs_embeds=model.get_input_embeddings()(ids), labels=labels)
+        by_trainer = Forward(find_sparse_prediction(model))(model, inputs)  # gives labels at these positions
+    for found in (by_place, embedded, by_trainer):
+        assert found.logits.shape == (1, len(positions), WORDS)
+        torch.testing.assert_close(found.loss, expected)
 
 
 @pytest.mark.parametrize("half", [False, True])
