@@ -37,7 +37,10 @@ class Prediction(NamedTuple):
     @property
     def logits(self) -> torch.Tensor:
         """(1, kept, vocabulary) or, if all positions are kept, (batch, length, vocabulary)."""
-        return self.outputs["logits"] if isinstance(self.outputs, dict) else self.outputs[-1]
+        if isinstance(self.outputs, dict):
+            return self.outputs["logits"]
+        # A tuple may begin with the loss, and go on with hidden states.
+        return next(output for output in self.outputs if output.ndim)
 
 
 @dataclass(frozen=True)
