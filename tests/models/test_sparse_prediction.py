@@ -163,11 +163,11 @@ def test_both_loss_and_logits_must_stay_the_same(what):
 def test_in_a_loop_of_ones_own_inputs_may_come_in_any_form():
     model, (inputs, positions) = tiny("bert"), batch()
     ids, labels = inputs["input_ids"], inputs["labels"]
-    expected = model(**inputs).loss
+    expected, of_trainer = model(**inputs).loss, Forward(find_sparse_prediction(model))
     with sparse_prediction(torch.nn.DataParallel(model)):
         by_place = model(ids, labels=labels)
         embedded = model(inputs_embeds=model.get_input_embeddings()(ids), labels=labels)
-        by_trainer = Forward(find_sparse_prediction(model))(model, inputs)  # gives labels at these positions
+        by_trainer = of_trainer(model, inputs)  # gives labels at these positions alone
     for found in (by_place, embedded, by_trainer):
         assert found.logits.shape == (1, len(positions), WORDS)
         torch.testing.assert_close(found.loss, expected)
