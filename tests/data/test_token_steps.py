@@ -270,6 +270,7 @@ def test_an_epoch_is_begun_with_the_first_step_that_begins_in_it():
     whole = training.plan(epochs=2)
     begun = [training.plan(epochs=2, done=whole.progress(step)).begins_within_epoch for step in range(3)]
     assert begun == [False, True, False]
+    assert training.plan(tokens=8, epochs=2, done=whole.progress(1)).begins_within_epoch, "in steps of another size"
 
 
 def test_steps_of_other_tokens_that_would_end_at_the_same_place_hold_other_sequences():
