@@ -305,7 +305,7 @@ def test_every_format_has_one_reference_for_each_text_and_trains_with_it(kind, t
     flags = ["--text_column_name", "body"]
     provenance = make(path, tokenizer, save, *flags)
     said = [message for message in caplog.messages if message.startswith("--file_name")]
-    assert said == ["--file_name: 3 texts from column body of 1 file (1 blank one skipped)"]
+    assert said == ["--file_name: 3 texts from column body of 1 file (and 1 blank one)"]
     lines = save.read_text().split("\n")
     assert len(lines) == 5 and (lines[0], lines[1], lines[-1]) == ("[3]", "", "") and provenance.lines == 4
     digest = TextDigest()

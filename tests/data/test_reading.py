@@ -187,7 +187,7 @@ def test_a_line_says_what_was_read(write, caplog, again):
             assert len(texts_of(f"{folder}/{name}")) == 12
         (said,) = caplog.messages
         column = "column text of " * (name == "*.jsonl")
-        assert said == f"--train_file: 12 texts from {column}4 files (3 blank ones skipped)"
+        assert said == f"--train_file: 12 texts from {column}4 files (and 3 blank ones)"
     caplog.clear()
     texts_of(f"{folder}/0.txt", streaming=True)
     assert caplog.messages == ["--train_file: a stream of texts from 1 file"]

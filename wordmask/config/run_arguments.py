@@ -90,8 +90,13 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
 
     @property
     def mask_seed(self) -> int:
-        """The seed of the order of sequences and of their masks."""
+        """The seed of the order of sequences and of their masks in training."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def evaluation_seed(self) -> int:
+        """The seed of masks in evaluations: the same for each `--seed`, so that runs with several can be compared."""
+        return TrainingArguments.seed if self.data_seed is None else self.data_seed
 
     @property
     def half_dtype(self) -> torch.dtype | None:

@@ -138,10 +138,11 @@ class WholeWordMaskCollator(Masker):
     def strategy(self, strategy: str | Strategy | Mix) -> None:
         self._strategy = strategy if isinstance(strategy, Strategy | Mix) else parse_strategy(strategy, "strategy")
 
-    def for_trainer(self, word_ids: bool = False) -> WholeWordMaskCollator:
+    def for_trainer(self, word_ids: bool = False, seed: int | None = None) -> WholeWordMaskCollator:
         """A copy that also returns what an `MlmTrainer` reads: `positions`, `is_padded`; to evaluate, `word_ids`."""
         other = copy.copy(self)
         other.positions, other.word_ids = True, word_ids
+        other.seed = self.seed if seed is None else seed
         return other
 
     def __call__(

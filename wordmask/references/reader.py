@@ -131,7 +131,8 @@ def _check_counts(text_path: str, texts: int, reference_path: str, references: i
     """Raise an `InputError` if a text and its references differ in number."""
     if references != texts:
         raise InputError(
-            f"{flag}: {reference_path} has {references} references and {text_path} has {texts} lines of text; make "
+            f"{flag}: {reference_path} has {references} references and {text_path} has {texts} lines of text, "
+            "without blank ones; make "
             "the references again with run_chinese_ref.py from this text"
         )
 

@@ -148,7 +148,7 @@ def _preview(
     described: str,
 ) -> dict[str, float]:
     masking, shown = arguments.masking, sequences.train or sequences.validation
-    collator = make_collator(arguments, vocabulary, word_ids=True)
+    collator = make_collator(arguments, vocabulary, arguments.training.mask_seed, word_ids=True)
     count, rates = masking.preview_masking, replace(masking.rates, seed=arguments.training.mask_seed)
     terminal().close()
     sequences.report.warn()

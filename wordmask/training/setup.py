@@ -29,14 +29,16 @@ from wordmask.training.records.run_record import evaluates_a_training
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
+EMPTY_BATCHES = 100  # that a step may have: a short text may be tried with the flags for a long one
 
-def make_collator(arguments: Arguments, vocabulary: Vocabulary, **returned: bool) -> MaskingCollator:
+
+def make_collator(arguments: Arguments, vocabulary: Vocabulary, seed: int, **returned: bool) -> MaskingCollator:
     """The collator that masks as the arguments say; `returned` are its options for what a batch has."""
     training, masking = arguments.training, arguments.masking
     return MaskingCollator(
         vocabulary,
         masking.strategy,
-        training.mask_seed,
+        seed,
         masking.mask_replace_prob,
         masking.random_replace_prob,
         fixed=arguments.data.pad_to_max_length,
@@ -59,7 +61,7 @@ def make_trainer(
     training, data = arguments.training, arguments.data
     # On a CPU, where batches are divided, the positions of a micro-batch are found without waiting.
     whole, packed = forward.micro_batch_tokens is None, data.pack_sequences
-    eval_collator = make_collator(arguments, vocabulary, positions=whole, word_ids=True)
+    eval_collator = make_collator(arguments, vocabulary, training.evaluation_seed, positions=whole, word_ids=True)
     history = _history(arguments, sequences, tokenizer, eval_collator, forward.fixed)
     try:
         trainer = MlmTrainer(
@@ -68,7 +70,9 @@ def make_trainer(
             sequences.train,
             sequences.validation,
             tokenizer,
-            make_collator(arguments, vocabulary, packed=packed, flat=forward.flat, positions=whole),
+            make_collator(
+                arguments, vocabulary, training.mask_seed, packed=packed, flat=forward.flat, positions=whole
+            ),
             eval_collator,
             arguments.masking.rates,
             forward,
@@ -163,7 +167,7 @@ def _check_metric(metric: str | None, trainer: MlmTrainer) -> None:
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
-    """Raise an `InputError` if a stage, or the whole training, has no step."""
+    """Raise an `InputError` if a stage, or the whole training, has no step, or a step has far too many batches."""
     plan = trainer.plan
     if plan is None:
         return
@@ -173,6 +177,13 @@ def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
                 f"--dataloader_drop_last: {stage.sequence_count} sequences do not fill a batch of "
                 f"{stage.layout.batch_size} on {stage.layout.processes} processes; drop it, or lower "
                 "--per_device_train_batch_size"
+            )
+        layout = stage.layout
+        most = -(-stage.sequence_count // (layout.batch_size * layout.processes))
+        if layout.accumulation > max(most, EMPTY_BATCHES):  # each empty batch goes through the model, too
+            raise InputError(
+                f"--gradient_accumulation_steps: {layout.accumulation} batches are far more than the {most} that the "
+                f"text has; give {most} or less"
             )
     for (length, share), (begin, end) in zip(data.stages, pairwise(plan.step_bounds), strict=False):
         if begin == end:

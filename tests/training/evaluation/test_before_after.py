@@ -316,6 +316,31 @@ def test_another_validation_text_is_said_once_at_the_start(command, folder, coun
         assert caplog.records.index(said) < 4 and len(counted) == made + 1 and "eval_loss_before" not in metrics
 
 
+def test_another_validation_text_with_the_same_masks_is_another_text(command, folder, tmp_path, capsys):
+    out, other = tmp_path / "out", tmp_path / "other.txt"
+    run_mlm_wwm.main(command(out))
+    lines = (folder / "dev.txt").read_text().split("\n")
+    other.write_text("\n".join(line + "  " for line in lines))  # the same tokens
+    capsys.readouterr()
+    metrics = run_mlm_wwm.main(command(out, "--max_steps", "5", "--validation_file", str(other)))
+    before, after = evaluations(out)[0], evaluations(out)[-1]
+    assert before["masks"] == after["masks"] and before["text"] != after["text"]
+    assert "eval_loss" in metrics and "eval_loss_before" not in metrics
+    [shown] = [line for line in capsys.readouterr().err.split("\n") if line.startswith("evaluation after step 5")]
+    assert "(" not in shown
+
+
+def test_the_masks_of_evaluations_are_the_same_for_each_seed(command, tmp_path):
+    """But not for each `--data_seed`, and not in training."""
+    masks, losses = {}, {}
+    for flags in ("--seed 1", "--seed 2", "--seed 2 --data_seed 1"):
+        out = tmp_path / flags.replace(" ", "_")
+        losses[flags] = run_mlm_wwm.main(command(out, *flags.split()))["train_loss"]
+        masks[flags] = {one["masks"] for one in evaluations(out)}
+    assert masks["--seed 1"] == masks["--seed 2"] != masks["--seed 2 --data_seed 1"]
+    assert len({*losses.values()}) == 3
+
+
 def test_an_evaluation_of_what_was_trained_is_compared_and_changes_no_record(command, tmp_path):
     out = tmp_path / "out"
     metrics = run_mlm_wwm.main(command(out))

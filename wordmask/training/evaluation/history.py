@@ -57,7 +57,7 @@ class EvaluationHistory:
 
     def _check_text(self) -> None:
         """Say at the start, and not only when evaluations are compared, that the validation text is another one."""
-        self._other_text = bool(self.record.before and self.record.before.text not in ("", self.text))
+        self._other_text = self.record.before is not None and self.record.before.text not in ("", self.text)
         if self._other_text:
             logger.warning(
                 "the validation text is not that of the evaluation before training, so there will be no figures "
@@ -108,10 +108,10 @@ class EvaluationHistory:
             self.record.add(self.latest)
 
     def previous_metrics(self) -> dict[str, float]:
-        """The figures of the evaluation before the latest one, as the Trainer names them; none if the masks differ."""
+        """The figures of the evaluation before the latest one, as the Trainer names them; none with another text."""
         latest = self.latest
         earlier = [one for one in self.record.evaluations if latest is not None and one.step < latest.step]
-        if latest is None or not earlier or (earlier[-1].masks, earlier[-1].probe) != (latest.masks, latest.probe):
+        if latest is None or not earlier or earlier[-1].probe != latest.probe or not latest.compares_with(earlier[-1]):
             return {}
         metrics = earlier[-1].metrics
         return {metric.trainer_name: metrics[metric.name] for metric in metrics_in(metrics, "name")}
@@ -126,15 +126,15 @@ class EvaluationHistory:
                 terminal().show(LinePrediction(number, line))
 
     def compare(self) -> dict[str, float]:
-        """Compare the latest evaluation with the one before training, if both have the same masks.
+        """Compare the latest evaluation with the one before training, if both have the same text and masks.
 
         Returns:
-            The figures before training, such as `eval_loss_before`; with a warning none, if the masks differ.
+            The figures before training, such as `eval_loss_before`; with a warning none, if text or masks differ.
         """
         before, latest = self.record.before, self.latest
         if before is None or latest is None or before is latest:
             return {}
-        if before.masks != latest.masks:
+        if not latest.compares_with(before):
             if not self._other_text:
                 logger.warning(
                     "the masks of the validation text are not those of the evaluation before training, so there are "

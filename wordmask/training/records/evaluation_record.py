@@ -20,7 +20,7 @@ class Evaluation:
         step: the optimizer steps of the model; 0 before training.
         epoch: the epochs that it was trained.
         metrics: those of config/metric_table.py that were computed, by their names.
-        masks: a digest of the masks: figures with the same digest can be compared.
+        masks: a digest of the masks, and of the tokens below them.
         predictions: the predictions for some lines, see `predictions.py`.
         probe: a digest of the labelled examples of the probe; empty without a probe.
         text: a digest of the validation text; older records have none.
@@ -36,6 +36,10 @@ class Evaluation:
     words: dict[str, list[int]] = field(default_factory=dict)
     probe: str = ""
     text: str = ""
+
+    def compares_with(self, earlier: Evaluation) -> bool:
+        """Whether figures can be compared with those of an earlier evaluation: both have the same text and masks."""
+        return self.masks == earlier.masks and earlier.text in ("", self.text)
 
 
 class EvaluationRecord:

@@ -221,7 +221,8 @@ def _check_same(
         raise InputError(f"{place} belongs to a run with another {', '.join(differences)}; {advice}")
     if evaluates:
         logger.warning(
-            "--do_eval evaluates %s as it is; --model_name_or_path %s evaluates what was trained from it",
+            "--do_eval evaluates %s as it is, and replaces eval_results.json; --model_name_or_path %s evaluates what "
+            "was trained from it",
             model or "a model from scratch",
             directory,
         )

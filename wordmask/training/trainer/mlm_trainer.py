@@ -113,7 +113,8 @@ class MlmTrainer(EvaluatingTrainer):
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = collator.rates if rates is None else rates
-            eval_collator = eval_collator or collator.for_trainer(word_ids=True)
+            seed = None if data_collator else args.evaluation_seed
+            eval_collator = eval_collator or collator.for_trainer(word_ids=True, seed=seed)
             collator = collator.for_trainer()
             check_ids(model, len(collator.vocabulary.maskable))
         if rates is None or eval_collator is None:

@@ -56,7 +56,8 @@ class OpenFile:
         except DECOMPRESSION_ERRORS as error:
             number = self.line_of_parser()
             raise InputError(
-                f"{self.flag}: {self.path} cannot be read after {self.unit} {number} ({one_line(error)})"
+                f"{self.flag}: {self.path} cannot be read after {self.unit} {number} ({one_line(error)}); "
+                "copy it again, or name it without its last ending if it is not compressed"
             ) from None
 
     def _not_utf8(self) -> InputError:

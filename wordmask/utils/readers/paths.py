@@ -82,7 +82,10 @@ def find_text_files(patterns: Sequence[str], flag: str) -> list[str]:
         )
     if len(formats) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(formats.items(), key=str))
-        raise InputError(f"{flag}: files of one format are needed, found {counts}; give a glob such as *.txt")
+        raise InputError(
+            f"{flag}: files of one format are needed, found {counts}; give those of one, such as *.txt, or convert "
+            "the others"
+        )
     return files
 
 
