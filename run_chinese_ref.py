@@ -38,7 +38,7 @@ from wordmask.utils.quantities import counted
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
 from wordmask.utils.readers.paths import find_text_files
 from wordmask.utils.script import reports_input_errors
-from wordmask.utils.terminal import clean, use
+from wordmask.utils.terminal import clean, terminal, use
 
 DESCRIPTION = (
     "Find the words of a text in Chinese, Japanese, Thai, Khmer or any other language, and write them to a reference "
@@ -137,6 +137,7 @@ def _make(
         made = made_before(arguments.save_path, annotator, files, column)
         print(clean(f"{arguments.save_path} is complete; --overwrite makes it again"))
         return made
+    terminal().doing("loading the segmenter")
     track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
@@ -145,6 +146,7 @@ def _make(
         )
     else:
         sentence = f"this shard is done; when all are, --resume without --num_shards makes {arguments.save_path}"
+    terminal().close()
     print(clean(sentence))
     return provenance
 

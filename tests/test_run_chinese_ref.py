@@ -8,7 +8,9 @@ import gzip
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +22,7 @@ from conftest import character_tokenizer, sample_lines, save_model
 from wordmask.__main__ import main as wordmask_command
 from wordmask.references.provenance import TextDigest
 from wordmask.references.reader import pair_tables
+from wordmask.utils import progress
 from wordmask.utils.progress import tracked_lines
 from wordmask.utils.readers import TextReader
 
@@ -141,6 +144,21 @@ def test_the_end_of_compressed_text_is_foretold(tmp_path, monkeypatch):
     size = packed.stat().st_size
     counts, completed, totals = zip(*shown, strict=True)
     assert counts == (1, 2, 3, 4, 4) and completed[-1] == size and {*totals} == {size}
+
+
+def test_a_log_file_says_how_far_the_work_is(text, tokenizer, tmp_path, monkeypatch, capsys):
+    """At once what is loaded, and after ten seconds a line, which then comes less and less often."""
+    now = iter(range(0, 10_000, 6))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(progress.tracked_lines, "__defaults__", (1,))
+    long = tmp_path / "long.txt"
+    long.write_text(TEXT * 10)
+    make(str(long), tokenizer, tmp_path / "ref")
+    said = capsys.readouterr().err.split("\n")
+    assert said[0] == "loading the segmenter ..."
+    shown = [re.match(r"segmenting: ([\d,]+) lines, .* left, .* lines/s$", line) for line in said]
+    counts = [int(line[1]) for line in shown if line]
+    assert 3 <= len(counts) < 10 and np.diff(np.diff(counts)).min() >= 0
 
 
 def test_existing_output_is_kept_without_overwrite(text, tokenizer, tmp_path, capsys):

@@ -108,7 +108,7 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
         "padding_share": pytest.approx(1 - (6 + 6 + 6 + 5) / 24),
     }
     assert (report["validation"]["examples"], report["validation"]["words"]) == (1, 4)
-    assert said.count("data report of train, all 4 examples: words 15; tokens 18; tokens per word 1.20; ") == 1
+    assert said.count("data report of train, all 4 examples: words 15; tokens of text 18; tokens per word 1.20; ") == 1
     assert (
         "split most (tokens x times) walked 2 x 2; [UNK] 1 (5.6%): ☃ 1; cut at 4 tokens 3 (75%), and 3 (17%)" in said
     )
@@ -258,7 +258,7 @@ def test_the_heading_says_which_part_of_a_long_text_is_counted(model, write, pre
         monkeypatch.setattr(text_counts, name, value)
     report, said = prepared(model, write("text", ["the", "cat", "cat", "the cat", "cat"]))
     assert (report["train"]["examples"], report["train"]["counted"], report["train"]["tokens"]) == (5, 2, 3)
-    assert "data report of train, 2 of 5 examples, spread evenly: words 3; tokens 3;" in said
+    assert "data report of train, 2 of 5 examples, spread evenly: words 3; tokens of text 3;" in said
 
 
 def test_of_many_split_words_those_with_most_tokens_are_kept(model, write, prepared, monkeypatch):

@@ -111,7 +111,9 @@ def _check_evaluation(args: RunArguments) -> None:
 
 
 def _check_precision(args: RunArguments) -> None:
-    """Raise an `InputError` if the device cannot do what a flag asks for."""
+    """Raise an `InputError` if the device cannot do what a flag asks for, or two flags exclude each other."""
+    if args.fp16 and args.bf16:
+        raise InputError("--fp16 and --bf16: only one of them is possible; drop the other one")
     off = {"--bf16": "--no_bf16", "--bf16_full_eval": "--no_bf16_full_eval", "--tf32": "--no_tf32"}
     lacking = [flag for flag in ("--bf16", "--bf16_full_eval") if getattr(args, flag[2:]) and lacks_bf16(args)]
     if args.tf32 and not is_torch_tf32_available():

@@ -104,7 +104,7 @@ class SplitReport:
         """Each figure for people: what it is, and its value."""
         if self.words:
             yield "words", f"{self.words:,}"
-        yield "tokens", f"{self.tokens:,}"
+        yield "tokens of text", f"{self.tokens:,}"
         if self.tokens_per_word:
             yield "tokens per word", number(self.tokens_per_word, 3)
         if self.split_words:

@@ -41,6 +41,7 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.files import COMPRESSED, is_blank, write_atomically
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
 from wordmask.utils.progress import tracked_lines
+from wordmask.utils.quantities import counted
 from wordmask.utils.readers import Column, TextReader, summary
 from wordmask.utils.write_errors import output_of_workers
 
@@ -256,6 +257,8 @@ def write_references(
             decides=[*SCRIPTS],
         )
         directory = _claim_parts(output, provenance, work)
+        if done := sum(directory.is_finished(part.name) for part in directory.path.glob("*.part")):
+            logger.warning("--save_path: %s from before, which are kept", counted(done, "part"))
         digest, files = TextDigest(), list[str]()
         sources = _sources(track(TextReader(text_paths, "--file_name", column)), digest, files, work)
         try:

@@ -81,7 +81,7 @@ def _find_directory(model: str, source: str) -> Path:
 
 
 def _read_config(directory: Path, source: str) -> dict[str, Any]:
-    with reported(f"{source}: cannot read its config.json"):
+    with reported(f"{source}: cannot read its config.json", "; give the directory of an LTP model"):
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     # LTP writes "nerual".
     if not isinstance(config, dict) or not isinstance(config.get("nerual"), bool):

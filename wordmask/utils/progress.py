@@ -1,4 +1,7 @@
-"""The bar: one line at a terminal that shows how far something is. Bars appear after two seconds."""
+"""The bar: one line at a terminal that shows how far something is. Bars appear after two seconds.
+
+In a log file, a line says the same from time to time.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from wordmask.utils.quantities import duration, number, size
-from wordmask.utils.terminal import LABELS, terminal
+from wordmask.utils.terminal import LABELS, Message, terminal
 
 if TYPE_CHECKING:
     from wordmask.utils.readers import TextReader
 
 DELAY = 2.0  # seconds; what ends sooner needs no bar
+LONGEST = 600.0  # seconds between two lines in a log file, at most
+LOGGED = 10.0  # seconds to the first line in a log file; then each line comes after twice the time of the one before
 NARROW, WIDE = 10, 40  # columns of the bar itself
 Batch = TypeVar("Batch", bound=Sized)
 
@@ -68,7 +73,7 @@ def bar(description: str, unit: str = "lines") -> Iterator[Update]:
         description: what is being done.
         unit: what is counted.
     """
-    begin, items, shown = time.monotonic(), 0, False
+    begin, items, shown, due = time.monotonic(), 0, False, LOGGED
 
     def figures() -> list[str]:
         seconds = max(time.monotonic() - begin, 1e-3)
@@ -81,11 +86,15 @@ def bar(description: str, unit: str = "lines") -> Iterator[Update]:
     drawn = Bar(description, figures)
 
     def update(count: int, completed: float, total: float | None) -> None:
-        nonlocal items, shown
+        nonlocal items, shown, due
         items, drawn.completed, drawn.total = count, completed, total or 0.0
-        if not shown and time.monotonic() - begin > DELAY:
+        seconds = time.monotonic() - begin
+        if not shown and seconds > DELAY:
             terminal().put(drawn)
             shown = True
+        if seconds > due and not terminal().is_live:
+            terminal().show(Message(f"{description}: {', '.join(figures())}"))
+            due = 2 * seconds if seconds < LONGEST else seconds + LONGEST
 
     try:
         yield update

@@ -28,7 +28,7 @@ from wordmask.utils.terminal import terminal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAME = 1.0  # seconds: torchrun passes a Ctrl-C on to processes that got it from the terminal already
-_NOTICE = b"\ninterrupted: this step is finished and saved first; Ctrl-C again leaves at once\n"
+_NOTICE = b"\ninterrupted: the step in progress is finished and saved first; Ctrl-C again leaves at once\n"
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 

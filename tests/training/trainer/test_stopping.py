@@ -397,4 +397,6 @@ with handled():
 def test_a_second_ctrl_c_leaves_at_once():
     done = subprocess.run([sys.executable, "-c", LEAVES], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "waits\n"), done.stderr
-    assert done.stderr.strip() == ("interrupted: this step is finished and saved first; Ctrl-C again leaves at once")
+    assert done.stderr.strip() == (
+        "interrupted: the step in progress is finished and saved first; Ctrl-C again leaves at once"
+    )
