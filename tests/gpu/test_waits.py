@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from datasets import Dataset
+from transformers import AutoModelForMaskedLM, TrainerCallback
 
 import run_mlm_wwm
 from conftest import sample_tokenizer, save_model, uneven_text
+from wordmask.config.run_arguments import RunArguments
 from wordmask.models import loss_head
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
@@ -70,6 +72,22 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch, model_type, more):
         torch.cuda.set_sync_debug_mode("default")
     assert callback.steps == 2
     assert bool(chunks) == ("--chunked_head" in more)
+
+
+@pytest.mark.parametrize("model_type, settings", [("bert", {}), ("modernbert", MODERNBERT)])
+def test_a_step_of_a_program_of_your_own_waits_for_nothing(tmp_path, model_type, settings):
+    callback, tokenizer = RefuseWaits(), sample_tokenizer("bert")
+    model = save_model(tmp_path / "model", tokenizer, model_type, **settings)
+    ids = [tokenizer("walk " * 70)["input_ids"][: 40 + number] for number in range(24)]
+    args = RunArguments(
+        str(tmp_path), max_steps=6, logging_steps=6, per_device_train_batch_size=4, bf16=True, save_strategy="no"
+    )
+    loaded, dataset = AutoModelForMaskedLM.from_pretrained(model), Dataset.from_dict({"input_ids": ids})
+    try:
+        MlmTrainer(loaded, args, dataset, processing_class=tokenizer, callbacks=[callback]).train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert callback.steps == 2
 
 
 def test_a_wait_is_an_error_there():
