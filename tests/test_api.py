@@ -16,6 +16,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainingArguments
 import wordmask
 from conftest import sample_lines, sample_tokenizer
 from wordmask.data.tokenized_dataset import TokenizedDataset
+from wordmask.models.forward import Forward
+from wordmask.models.micro_batches import divide_batch
+from wordmask.models.padding_mask import padding_mask
+from wordmask.references import positions
+from wordmask.segmenters import make_segmenter
 
 ROOT = Path(__file__).parent.parent
 
@@ -142,6 +147,16 @@ def test_each_call_of_train_is_a_training_of_its_own(english_model, tokenizer, d
     assert all(0 <= share <= 1 for share in shares)
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """A stream that says how long it is."""
+
+    def __iter__(self):
+        return iter([{"input_ids": [2, 5, 3]}])
+
+    def __len__(self):
+        return 1
+
+
 def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, dataset, tmp_path):
     model = AutoModelForMaskedLM.from_pretrained(english_model)
     args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
@@ -167,12 +182,14 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
         "split": "a DatasetDict is no dataset; give .* split",
         "text": "its first example is the columns text, without input_ids",
         "list": "its first example is a list",
+        "stream": "a Stream without a length",
     }.items():
         given = {
             "empty": dataset.select([]),
             "split": DatasetDict(train=dataset),
             "text": Dataset.from_dict({"text": ["walk"]}),
             "list": [[2, 3]],
+            "stream": Stream(),
         }.get(wrong, wrong)
         with pytest.raises(wordmask.InputError, match=f"^train_dataset: {sentence}"):
             wordmask.MlmTrainer(model, args, given, processing_class=tokenizer)
@@ -214,6 +231,83 @@ def test_an_example_keeps_a_masking_rate_of_its_own(english_model, tokenizer, da
     batches = [batch["labels"].ne(-100).sum(1).tolist() for batch in trainer.get_train_dataloader()]
     counts = [count for batch in batches[:4] for count in batch]
     assert counts[:10] == [0] * 10 and min(counts[10:]) > 3
+
+
+class OwnLabels(wordmask.WholeWordMaskCollator):
+    """Pads to 40 tokens, and predicts the first token of each text, too."""
+
+    seen = 0
+
+    def __call__(self, examples, return_tensors="pt"):
+        batch = super().__call__(examples, return_tensors)
+        self.seen += len(examples)
+        missing = (0, 40 - batch["labels"].shape[1])
+        fills = {"input_ids": self.vocabulary.pad_token_id, "attention_mask": 0, "labels": -100, "token_type_ids": 0}
+        padded = {name: torch.nn.functional.pad(values, missing, value=fills[name]) for name, values in batch.items()}
+        padded["labels"][:, 1] = padded["input_ids"][:, 1]
+        return padded
+
+
+@pytest.mark.parametrize("settings", [{}, {"micro_batch_tokens": 60}], ids=["whole", "micro-batches"])
+@pytest.mark.parametrize("pads", [False, True])
+def test_a_batch_of_a_collator_of_ones_own_is_trained_as_it_is(
+    english_model, tokenizer, dataset, tmp_path, pads, settings
+):
+    """With the positions of its labels and the mask of its padding, which a GPU needs in advance."""
+    model = AutoModelForMaskedLM.from_pretrained(english_model).eval()
+    collator = OwnLabels(tokenizer, mlm_probability=0.3)
+    examples = dataset.select(range(5))
+    if not pads:
+        examples = Dataset.from_dict({"input_ids": [[2, *range(10, 48), 3]] * 5})
+    args = wordmask.RunArguments(str(tmp_path), per_device_train_batch_size=5, use_cpu=True, report_to="none")
+    forward = Forward.of(model, True, padding=padding_mask(model), **settings)
+    trainer = wordmask.MlmTrainer(model, args, examples, data_collator=collator, forward=forward)
+    assert trainer.data_collator is collator
+    [batch] = trainer.get_train_dataloader()
+    assert collator.seen == 5
+    if settings:
+        assert not {"positions", "is_padded"} & {*batch}, "its parts get their own"
+    else:
+        assert batch["is_padded"] == pads
+        assert batch["positions"].tolist() == (batch["labels"].flatten() != -100).nonzero().flatten().tolist()
+    with torch.no_grad():
+        expected = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+        parts = list(divide_batch(batch, 60)) if settings else [batch]
+        found = [forward(model, part) for part in parts]
+    shares = [float((part["labels"] != -100).sum() / (batch["labels"] != -100).sum()) for part in parts]
+    losses = [float(one.loss) * share for one, share in zip(found, shares, strict=True)]
+    assert sum(losses) == pytest.approx(float(expected), rel=1e-5)
+    assert bool((batch["attention_mask"] == 0).any()) == pads
+
+
+def test_evaluations_have_the_masks_of_the_data_seed_alone(english_model, tokenizer, dataset, tmp_path):
+    model, losses = AutoModelForMaskedLM.from_pretrained(english_model), {}
+    for seed, data_seed, of_collator in ((1, None, None), (2, None, None), (2, None, 7), (2, 3, None), (2, 3, 7)):
+        args = wordmask.RunArguments(str(tmp_path), seed=seed, data_seed=data_seed, use_cpu=True, report_to="none")
+        own = {"data_collator": wordmask.WholeWordMaskCollator(tokenizer, seed=of_collator)} if of_collator else {}
+        trainer = wordmask.MlmTrainer(model, args, dataset, dataset, processing_class=tokenizer, **own)
+        losses[seed, data_seed, of_collator] = trainer.evaluate()["eval_loss"]
+    assert losses[1, None, None] == losses[2, None, None] == losses[2, None, 7] != losses[2, 3, None]
+    assert losses[2, 3, None] == losses[2, 3, 7]
+
+
+def test_a_model_may_lack_embeddings_of_tokens_that_are_never_needed(english_model, tokenizer, dataset, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(english_model)
+    args = wordmask.RunArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[UNUSED]"]})
+    wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer).train()
+    tokenizer.add_tokens(["walkable"])
+    with pytest.raises(wordmask.InputError, match="^tokenizer: its ids go up to 601, .* for 600;"):
+        wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer)
+
+
+def test_a_named_segmenter_is_loaded_once_in_a_process(tokenizer, monkeypatch):
+    made = []
+    monkeypatch.setattr(positions, "make_segmenter", lambda *given: made.append(given) or make_segmenter(*given))
+    positions._kept.cache_clear()
+    for _ in range(3):
+        assert wordmask.make_references(["a b"], tokenizer, "whitespace") == [[]]
+    assert made == [("whitespace",)]
 
 
 def test_lengths_are_those_of_the_examples_as_they_are_read(dataset):

@@ -44,7 +44,7 @@ def chinese():
 
 def continues(collator, examples) -> list[list[bool]]:
     """For each example which tokens continue a word."""
-    batch = collator.for_trainer(word_ids=True)([{**example, "mlm_probability": 0.0} for example in examples])
+    batch = collator.for_evaluation(0)([{**example, "mlm_probability": 0.0} for example in examples])
     numbers, attended = batch["word_ids"], batch["attention_mask"].bool()
     special = ~torch.from_numpy(collator.vocabulary.maskable)[batch["input_ids"]]
     joined = torch.zeros_like(attended)
@@ -142,6 +142,15 @@ class _Given(wordmask.Segmenter):
 
     def segment(self, lines):
         return self.words
+
+
+@pytest.mark.parametrize("length", [7, 8])
+def test_references_of_a_text_that_was_cut_end_where_it_ends(chinese, length):
+    """Also in a pair: the second text begins where positions of the first one go on."""
+    [reference] = wordmask.make_references(["我喜欢你"], chinese, Slashes())
+    example = chinese("我喜欢你", "我喜", truncation="only_first", max_length=length)
+    joined = continues(wordmask.WholeWordMaskCollator(chinese), [{**example, "chinese_ref": [*reference, 4]}])[0]
+    assert [place for place, one in enumerate(joined) if one] == ([] if length == 7 else [3])
 
 
 class Slashes(wordmask.Segmenter):
@@ -496,7 +505,7 @@ def test_words_are_masked_whole_at_the_rate_that_was_asked_for(lengths, strategy
         ({"seed": "3"}, "seed: '3' is a str; give a whole number"),
         ({"seed": 1.5}, "seed: 1.5 is a float"),
         ({"pad_to_multiple_of": 8.0}, "pad_to_multiple_of: 8.0 is a float"),
-        ({"mask_replace_prob": "0.8"}, "mask_replace_prob, random_replace_prob: '0.8' is no number"),
+        ({"mask_replace_prob": "0.8"}, r"mask_replace_prob, random_replace_prob: \('0.8', 0.1\) are no numbers"),
         ({"mlm_probability": 15}, r"mlm_probability: 15 .*; give one, such as 0.15, or 0.1..0.9 \(drawn"),
         ({"tokenizer": "bert-base-uncased"}, "tokenizer: a str is no tokenizer"),
         ({"tokenizer": BertTokenizer}, "tokenizer: the class BertTokenizer is no tokenizer"),
@@ -513,8 +522,8 @@ def test_wrong_parameters_are_refused_by_the_names_they_have_here(bert, options,
     [
         ({"text": "no ids"}, "input_ids is missing in an example with the columns text; tokenize"),
         ({}, "input_ids is missing in an example with no column"),
-        (None, "examples: number 0 of the batch is a NoneType; give a dict"),
-        (7, "examples: number 0 of the batch is a int"),
+        (None, "examples: number 0 of the batch has the type NoneType; give a dict"),
+        (7, "examples: number 0 of the batch has the type int"),
         ({"input_ids": [2, 5.5, 3]}, "input_ids is not a list of whole numbers"),
         ({"input_ids": [[2, 3], [4]]}, "input_ids is not a list of whole numbers, but a list"),
         ({"input_ids": [2, 5, 3], "attention_mask": 1}, r"attention_mask has the shape \(\)"),
@@ -557,10 +566,8 @@ def test_parameters_may_be_set_between_batches(examples, bert):
     numbered = [{**example, "example_id": number, "epoch": -1} for number, example in enumerate(examples)]
     collator = wordmask.WholeWordMaskCollator(bert)
     before = collator(numbered)
-    settings = {"mlm_probability": 0.4, "strategy": "token", "seed": 3, "mask_replace_prob": 1.0}
-    for name, value in {**settings, "random_replace_prob": 0.0}.items():
-        setattr(collator, name, value)
-    expected = wordmask.WholeWordMaskCollator(bert, **settings, random_replace_prob=0.0)(numbered)
+    collator.mlm_probability, collator.strategy = 0.4, "token"
+    expected = wordmask.WholeWordMaskCollator(bert, 0.4, "token")(numbered)
     assert_equal([collator(numbered)], [expected])
     assert not torch.equal(before["labels"], expected["labels"])
 

@@ -21,7 +21,7 @@ from datasets.fingerprint import Hasher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordmask.segmenters import Segmenter, available, make_segmenter, register, registry, words_of
+from wordmask.segmenters import Segmenter, available, load_segmenter, make_segmenter, register, registry, words_of
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError
 
@@ -201,6 +201,17 @@ def test_a_pickled_segmenter_gives_the_same_words(loaded, kind):
     other = pickle.loads(pickle.dumps(loaded[kind]))
     assert other.segment(AWKWARD) == loaded[kind].segment(AWKWARD) and other.identity == loaded[kind].identity
     assert Hasher.hash(other) == Hasher.hash(loaded[kind]), "the cache of datasets knows it again"
+
+
+def test_the_cache_of_datasets_notices_another_dictionary(tmp_path):
+    words, digests = tmp_path / "a--seed.txt", []
+    for word in ("研究生", "生命的"):
+        words.write_text(word)
+        digests.append(Hasher.hash(load_segmenter("jieba", user_dict=str(words))))
+    assert digests[0] != digests[1]
+    words.unlink()
+    with pytest.raises(InputError, match=f"^user_dict {words}: cannot read it"):  # the name of the file stays whole
+        load_segmenter("jieba", user_dict=str(words))
 
 
 @pytest.mark.parametrize("kind", KINDS)

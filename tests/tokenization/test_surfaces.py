@@ -112,9 +112,12 @@ def test_every_mark_of_a_word_is_read(tokens, decoder):
     assert found.tolist() == [False, True, False, True, False, False]
 
 
+@pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("tokenizer_class", [PerceiverTokenizer, CanineTokenizer])
-def test_tokens_of_one_byte_or_character_are_the_text_as_it_is(tokenizer_class):
+def test_tokens_of_one_byte_or_character_are_the_text_as_it_is(tokenizer_class, adds):
     tokenizer, line = tokenizer_class(), "walking é, on 山"
+    if adds:
+        tokenizer.add_tokens(["<entity>"])
     ids = np.array(tokenizer(line, add_special_tokens=False)["input_ids"])
     encodings = surfaces(tokenizer).encodings(ids, np.array([len(ids)]))
     assert encodings.characters.lines == [line]

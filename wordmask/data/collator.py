@@ -6,7 +6,7 @@ It knows of each token only whether it continues the word of the token before it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -51,7 +51,6 @@ class Masker:
         mask_replace_prob, random_replace_prob: which shares of chosen tokens become the mask token, and a random one.
         pad_to_multiple_of: the length of a batch is a multiple of this.
         word_ids: whether to return `word_ids`.
-        positions: whether to return `positions` and `is_padded`. On a GPU, the CPU would have to wait for them.
     """
 
     vocabulary: Vocabulary
@@ -61,7 +60,6 @@ class Masker:
     random_replace_prob: float = 0.1
     pad_to_multiple_of: int = 1
     word_ids: bool = False
-    positions: bool = False
 
     @property
     def replacement(self) -> Replacement:
@@ -96,11 +94,6 @@ class Masker:
             batch["word_ids"] = np.cumsum(word_starts(maskable, continues)).reshape(masked.shape)
         return batch
 
-    def _positions(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The flat positions to predict at; the first one of a batch without labels, since a model needs one."""
-        labelled = labels.ravel() != IGNORED
-        return np.flatnonzero(labelled) if labelled.any() else np.zeros(1, np.int64)
-
 
 @dataclass(eq=False)
 class MaskingCollator(Masker):
@@ -123,12 +116,14 @@ class MaskingCollator(Masker):
         fixed: whether every batch has the length of the longest possible sequence, not of its own longest one.
         packed: whether to return `sequence_ids`.
         flat: whether to return a flat batch, see `flatten`.
+        positions: whether to return `positions` and `is_padded`. On a GPU, a step would otherwise wait for them.
         highest_rate: the highest masking rate of the training, for `positions` of a fixed number.
     """
 
     fixed: bool = False
     packed: bool = False
     flat: bool = False
+    positions: bool = False
     highest_rate: float | None = None
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -159,7 +154,7 @@ class MaskingCollator(Masker):
         if self.highest_rate is not None:
             batch["positions"] = self._as_many_positions(batch["labels"], len(sequences), length, self.highest_rate)
         elif self.positions:
-            batch["positions"] = self._positions(batch["labels"])
+            batch["positions"] = positions_of(batch["labels"])
         return {name: torch.from_numpy(array) for name, array in batch.items()} | others
 
     @staticmethod
@@ -168,6 +163,28 @@ class MaskingCollator(Masker):
         most = sequences * min(length, math.ceil(rate * length) + MAX_UNIT - 1)
         # A stable sort of "has no label" puts labelled positions first: labels -100 7 -100 9 give 1 3 0 2.
         return np.argsort(labels.ravel() == IGNORED, kind="stable")[:most]
+
+
+@dataclass(frozen=True)
+class WithPositions:
+    """Adds `positions` and `is_padded` to what another collator returns, see `MaskingCollator`.
+
+    Attributes:
+        collator: returns `labels` and `attention_mask`, tensors (batch, length), and maybe more.
+    """
+
+    collator: Callable[[Any], Mapping[str, Any]]
+
+    def __call__(self, examples: Any) -> dict[str, Any]:
+        batch = dict(self.collator(examples))
+        batch["positions"] = torch.from_numpy(positions_of(batch["labels"].numpy()))
+        return batch | {"is_padded": not batch["attention_mask"].numpy().all()}
+
+
+def positions_of(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The flat positions to predict at; the first one of a batch without labels, since a model needs one."""
+    labelled = labels.ravel() != IGNORED
+    return np.flatnonzero(labelled) if labelled.any() else np.zeros(1, np.int64)
 
 
 def flatten(

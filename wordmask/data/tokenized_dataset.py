@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from wordmask.data.plan import Draw
 from wordmask.utils.errors import InputError
 
+Iterables = torch.utils.data.IterableDataset | datasets.IterableDataset
+
 
 class TokenizedDataset(torch.utils.data.Dataset):
     """The examples of any dataset, each with what its mask depends on, for a `WholeWordMaskCollator`.
@@ -33,7 +35,7 @@ class TokenizedDataset(torch.utils.data.Dataset):
         kind = f"a {type(dataset).__name__}"
         if isinstance(dataset, str | Mapping):
             raise InputError(f"{name}: {kind} is no dataset; give one of tokenized examples, such as one split")
-        if not hasattr(dataset, "__len__"):
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or isinstance(dataset, Iterables):
             raise InputError(f"{name}: {kind} without a length cannot be shuffled; give a dataset")
         if not len(dataset):
             raise InputError(f"{name}: {kind} without any example; give some")

@@ -108,15 +108,15 @@ def _reference(
     if example.get("chinese_ref") is None:
         return None
     positions = _array("chinese_ref", example["chinese_ref"])
-    wrong = np.diff(positions, prepend=0) <= 0
-    inside = positions[~wrong & (positions < len(ids))]
-    wrong[~wrong & (positions < len(ids))] = ~maskable[ids[inside - 1]]
+    first = int(np.argmax(maskable[ids])) if maskable[ids].any() else 0  # the first token of the text
+    wrong = (np.diff(positions, prepend=0) <= 0) | (positions <= first)
     if wrong.any():
         raise InputError(
             f"chinese_ref: {positions[np.argmax(wrong)]} in {positions.tolist()!s:.60} is no token that continues the "
             "word of the token before it; give the list that wordmask.make_references makes for this text"
         )
-    return inside
+    inside = positions[positions < len(ids)]
+    return inside[maskable[ids[inside - 1]]]  # after a special token, it is a position behind the end, too
 
 
 def continues_by_word_ids(examples: Sequence[TokenizedExample], joined: NDArray[np.bool_]) -> NDArray[np.bool_]:

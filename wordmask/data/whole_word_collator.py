@@ -54,7 +54,8 @@ class WholeWordMaskCollator(Masker):
     `chinese_ref` adds to any of these. It lists the positions of tokens that continue the word of the token before
     them, as `make_references` gives them. Special tokens count, padding does not. Positions after the end of a
     truncated example are ignored. In a text with Japanese, Thai, Lao, Khmer, Burmese or Tibetan characters, it says
-    all words: there, the rule for text joins nothing.
+    all words: there, the rule for text joins nothing. (References of the classic script say nothing about these
+    characters, so make them again for such texts.)
 
     The plain `Trainer` removes the columns that the model does not take, so only `input_ids` arrive here. Give
     `TrainingArguments(remove_unused_columns=False)` to keep the others.
@@ -102,8 +103,8 @@ class WholeWordMaskCollator(Masker):
         if not -(2**63) <= seed < 2**64:
             raise InputError(f"seed: {seed} does not fit into 64 bits; give a smaller one")
         shares = mask_replace_prob, random_replace_prob
-        if wrong := next((share for share in shares if not isinstance(share, Real)), None):
-            raise InputError(f"mask_replace_prob, random_replace_prob: {wrong!r} is no number; give two from 0 to 1")
+        if not all(isinstance(share, Real) for share in shares):
+            raise InputError(f"mask_replace_prob, random_replace_prob: {shares} are no numbers; give two from 0 to 1")
         with naming_parameters():
             MaskingArguments(mask_replace_prob=shares[0], random_replace_prob=shares[1])  # refuses what is no share
         vocabulary = Vocabulary.of(tokenizer, "tokenizer")
@@ -131,23 +132,22 @@ class WholeWordMaskCollator(Masker):
 
     @property
     def strategy(self) -> Strategy | Mix:
-        """What is masked as one unit. It may be set to a name or a mix, and the other parameters may be set, too."""
+        """What is masked as one unit. It may be set between batches, to a name or a mix, as `mlm_probability` may."""
         return self._strategy
 
     @strategy.setter
     def strategy(self, strategy: str | Strategy | Mix) -> None:
         self._strategy = strategy if isinstance(strategy, Strategy | Mix) else parse_strategy(strategy, "strategy")
 
-    def for_trainer(self, word_ids: bool = False, seed: int | None = None) -> WholeWordMaskCollator:
-        """A copy that also returns what an `MlmTrainer` reads: `positions`, `is_padded`; to evaluate, `word_ids`."""
+    def for_evaluation(self, seed: int) -> WholeWordMaskCollator:
+        """A copy with this seed that also returns `word_ids`."""
         other = copy.copy(self)
-        other.positions, other.word_ids = True, word_ids
-        other.seed = self.seed if seed is None else seed
+        other.seed, other.word_ids = seed, True
         return other
 
     def __call__(
         self, examples: Iterable[Mapping[str, Any] | Sequence[int] | torch.Tensor], return_tensors: str = "pt"
-    ) -> dict[str, Any]:
+    ) -> dict[str, torch.Tensor]:
         """Mask a batch.
 
         Args:
@@ -194,10 +194,7 @@ class WholeWordMaskCollator(Masker):
             # A sequence of 3 tokens in 5 columns is read from the columns 3, 4, 0, 1, 2.
             places = (np.arange(length) + sizes[:, None]) % length
             batch = {name: np.take_along_axis(array, places, 1) for name, array in batch.items()}
-        others = {}
-        if self.positions:
-            batch["positions"], others["is_padded"] = self._positions(batch["labels"]), not attention_mask.all()
-        return {name: torch.from_numpy(array) for name, array in batch.items()} | others
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _continues(self, examples: Sequence[TokenizedExample], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(tokens,) Whether each token continues the word of the token before it; sizes (examples,) count tokens."""
@@ -261,7 +258,7 @@ def _as_columns(examples: Any) -> list[Mapping[str, Any]]:
     columns = []
     for number, example in enumerate(examples):
         if isinstance(example, str) or not isinstance(example, Iterable):
-            found = f"number {number} of the batch is a {type(example).__name__}"
+            found = f"number {number} of the batch has the type {type(example).__name__}"
             raise InputError(f"examples: {found}; give a dict with input_ids for each example, or its ids")
         columns.append(example if isinstance(example, Mapping) else {"input_ids": example})
     if not columns:

@@ -55,7 +55,7 @@ def line_positions(
     """
     tokens = tokenize(tokenizer, lines, flag)
     words = words_of(segmenter, tokens.characters.lines)
-    any_script = segmenter.any_script & _joined_by_underscores(tokens.characters)
+    any_script = getattr(segmenter, "any_script", False) & _joined_by_underscores(tokens.characters)
     continues = tokens.continuations(segmented(tokens.characters, words, mixed, numbers, any_script))
     token = np.flatnonzero(continues)  # (positions,) in the batch
     # Lines of 3 and 2 tokens, where tokens 1 and 4 continue a word, give the bounds 0 1 2: line 0 has the first of
@@ -106,7 +106,7 @@ def make_references(
         raise InputError(f"lines: a {type(lines).__name__} is no list of lines; give a list of strings")
     with naming_parameters(ltp='an object, load_segmenter("ltp", model="LTP/small")'):
         source = _segmenter_of(segmenter, tokenizer) if isinstance(segmenter, str) else segmenter
-        if not isinstance(source, Segmenter):
+        if isinstance(source, type) or not hasattr(source, "segment"):
             found = f"the class {source.__name__}" if isinstance(source, type) else f"a {type(source).__name__}"
             raise InputError(f"segmenter: {found} is no segmenter; give a name, or an object of a wordmask.Segmenter")
         references = (

@@ -15,11 +15,11 @@ from wordmask.utils.errors import InputError
 class Segmenter(ABC):
     """Splits lines of text into words.
 
-    `load_segmenter` passes its options on to the constructor. A segmenter that it made is pickled by its name and its
+    `load_segmenter` passes its options on to the constructor. One of ours that it made is pickled by its name and its
     options, since dictionaries and models of libraries cannot be.
 
     Attributes:
-        made_by: makes the segmenter again; `None` for one that its class made.
+        made_by: makes one of ours again; `None` for others.
         any_script: whether its words also join text of other scripts than those that are written without spaces:
             làm_việc, three words by the rule for text. If not, such text follows the rule. In Chinese, Japanese, Thai,
             Lao, Khmer, Burmese and Tibetan text the words always count, see `wordmask.tokenization.words`.

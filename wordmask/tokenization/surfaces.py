@@ -53,10 +53,11 @@ class Surfaces:
         texts = [ALONE] * (max(vocabulary.values()) + 1)
         for token, index in vocabulary.items():
             texts[index] = surface(token) or ALONE
-        # Only byte-level tokenizers show whether white space was before an added token, unless it takes that in.
-        # Elsewhere it mostly was.
+        # Only tokenizers of bytes or characters show whether white space was before an added token, unless it takes
+        # that in. Elsewhere it mostly was.
+        shows = mark[0] in ("bytes", CHARACTERS[0], BYTES[0])
         for index, added in tokenizer.added_tokens_decoder.items():
-            texts[index] = f"{'' if mark[0] == 'bytes' and not added.lstrip else ' '}{added}".encode()
+            texts[index] = f"{'' if shows and not added.lstrip else ' '}{added}".encode("utf-8", "surrogatepass")
         for index in textless[textless < len(texts)].tolist():
             texts[index] = ALONE
         self.text = np.frombuffer(b"".join(texts), np.uint8)
@@ -143,7 +144,8 @@ def mark_of(tokenizer: PreTrainedTokenizerBase) -> Mark | None:
             return "space", "▁"
         if step["type"] == "BPEDecoder":
             return "ends", step["suffix"]
-    tokens = tokenizer.get_vocab().keys() - tokenizer.all_special_tokens
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    tokens = tokenizer.get_vocab().keys() - tokenizer.all_special_tokens - added
     if " " in tokens and all(len(token) == 1 for token in tokens):
         return BYTES if len(tokens) == 256 and max(tokens) == "\xff" else CHARACTERS
 

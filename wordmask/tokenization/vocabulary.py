@@ -47,6 +47,11 @@ class Vocabulary:
     prefix: Sequence[int] = ()
     suffix: Sequence[int] = ()
 
+    @property
+    def highest_used(self) -> int:
+        """The highest id that a batch is sure to need: of text, masks, padding and the tokens around a text."""
+        return max(int(self.random_ids.max()), self.mask_token_id, self.pad_token_id, *self.prefix, *self.suffix)
+
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, flag: str = "--tokenizer_name") -> Vocabulary:
         """The vocabulary of a tokenizer of transformers.

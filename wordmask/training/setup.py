@@ -29,7 +29,7 @@ from wordmask.training.records.run_record import evaluates_a_training
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError, one_line
 
-EMPTY_BATCHES = 100  # that a step may have: a short text may be tried with the flags for a long one
+EMPTY_BATCHES = 100  # that a step may have in any text: a short one may be tried with the flags for a long one
 
 
 def make_collator(arguments: Arguments, vocabulary: Vocabulary, seed: int, **returned: bool) -> MaskingCollator:
@@ -180,7 +180,7 @@ def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
             )
         layout = stage.layout
         most = -(-stage.sequence_count // (layout.batch_size * layout.processes))
-        if layout.accumulation > max(most, EMPTY_BATCHES):  # each empty batch goes through the model, too
+        if layout.accumulation > 10 * most + EMPTY_BATCHES:  # each empty batch goes through the model, too
             raise InputError(
                 f"--gradient_accumulation_steps: {layout.accumulation} batches are far more than the {most} that the "
                 f"text has; give {most} or less"

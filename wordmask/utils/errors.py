@@ -63,4 +63,4 @@ def naming_parameters(**renamed: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(re.sub(r"--(\w+)", lambda flag: renamed.get(flag[1], flag[1]), str(error))) from None
+        raise InputError(re.sub(r"(?<!\S)--(\w+)", lambda flag: renamed.get(flag[1], flag[1]), str(error))) from None

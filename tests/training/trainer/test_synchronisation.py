@@ -13,6 +13,8 @@ import run_mlm_wwm
 from conftest import sample_tokenizer, save_model, uneven_text
 from varlen_kernel import kernel  # noqa: F401  # a fixture
 from wordmask.config.run_arguments import RunArguments
+from wordmask.models.forward import Forward
+from wordmask.models.padding_mask import padding_mask
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal"}
@@ -109,7 +111,9 @@ def test_a_step_of_a_program_of_your_own_waits_for_nothing(profiler, models, tmp
         str(tmp_path), max_steps=6, logging_steps=6, per_device_train_batch_size=4, optim="sgd", use_cpu=True
     )
     model = AutoModelForMaskedLM.from_pretrained(models[name])
-    MlmTrainer(model, args, Dataset.from_dict({"input_ids": ids}), processing_class=tokenizer).train()
+    forward = Forward.of(model, True, padding=padding_mask(model))  # the default on a GPU
+    dataset = Dataset.from_dict({"input_ids": ids})
+    MlmTrainer(model, args, dataset, processing_class=tokenizer, forward=forward).train()
     assert waits_in(profiler) == 0
 
 

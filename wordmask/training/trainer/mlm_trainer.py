@@ -29,7 +29,7 @@ from transformers.trainer_callback import PrinterCallback
 from wordmask.config.optimizer_checks import MUON
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.config.run_arguments import RunArguments
-from wordmask.data.collator import MaskingCollator
+from wordmask.data.collator import MaskingCollator, WithPositions
 from wordmask.data.corpora import InTurn, quotas
 from wordmask.data.order import EpochOrder, FixedOrder
 from wordmask.data.plan import EVALUATION, Layout, Plan, Progress, Stage
@@ -82,7 +82,8 @@ class MlmTrainer(EvaluatingTrainer):
             from `wordmask.data.sequences`.
         processing_class: the tokenizer, saved with the model.
         data_collator: makes batches; `None` for a `WholeWordMaskCollator` with its defaults and the run's seed.
-        eval_collator: the same for evaluation, with word numbers; `None` for one made from `data_collator`.
+        eval_collator: the same for evaluation, with word numbers; `None` for one made from `data_collator`, whose
+            masks do not depend on its seed or `args.seed`, but on `args.data_seed` alone.
         rates: the masking rate over the training, such as 0.15 or `"0.30:0.15"`, see `--mlm_probability`; `None` for
             that of `data_collator`.
         forward: the forward pass; `None` for one with sparse prediction, if the model can.
@@ -113,10 +114,8 @@ class MlmTrainer(EvaluatingTrainer):
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = collator.rates if rates is None else rates
-            seed = None if data_collator else args.evaluation_seed
-            eval_collator = eval_collator or collator.for_trainer(word_ids=True, seed=seed)
-            collator = collator.for_trainer()
-            check_ids(model, len(collator.vocabulary.maskable))
+            eval_collator = eval_collator or collator.for_evaluation(args.evaluation_seed)
+            check_ids(model, collator.vocabulary.highest_used)
         if rates is None or eval_collator is None:
             raise InputError(
                 f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
@@ -171,9 +170,11 @@ class MlmTrainer(EvaluatingTrainer):
         args, workers = self.args, self.args.dataloader_num_workers
         if workers:
             end_loader_workers_at_exit()
+        # A batch that is divided needs the positions of its parts alone.
+        has_positions = isinstance(collator, MaskingCollator) or self.forward.micro_batch_tokens is not None
         loader = DataLoader(
             dataset,
-            collate_fn=collator,
+            collate_fn=collator if has_positions else WithPositions(collator),
             num_workers=workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
             persistent_workers=args.dataloader_persistent_workers and workers > 0,

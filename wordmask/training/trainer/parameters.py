@@ -35,13 +35,16 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
         raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
 
 
-def check_ids(model: Any, ids: int) -> None:
-    """Raise an `InputError` if a tokenizer has more ids than a model has embeddings for."""
-    embedded = embedded_ids(model) if hasattr(model, "get_input_embeddings") else ids
-    if ids > embedded:
+def check_ids(model: Any, highest: int) -> None:
+    """Raise an `InputError` if a tokenizer has ids up to this one, and a model has embeddings for fewer."""
+    try:
+        embedded = embedded_ids(model)
+    except (AttributeError, NotImplementedError):  # a model of one's own, which may not say it
+        return
+    if highest >= embedded:
         raise InputError(
-            f"tokenizer: its ids go up to {ids - 1}, and the model has embeddings for {embedded}; give the tokenizer "
-            f"of the model, or call model.resize_token_embeddings({ids})"
+            f"tokenizer: its ids go up to {highest}, and the model has embeddings for {embedded}; give the tokenizer "
+            f"of the model, or call model.resize_token_embeddings({highest + 1})"
         )
 
 
