@@ -88,6 +88,16 @@ def test_sparse_prediction_gives_the_same_losses_in_a_bare_loop(english_model, t
     assert sparse(**batches[0]).logits.shape[:2] == labels.shape
 
 
+def test_sparse_prediction_takes_a_compiled_model(english_model, tokenizer, dataset):
+    batch = wordmask.WholeWordMaskCollator(tokenizer)([dataset[0], dataset[1]])
+    model = AutoModelForMaskedLM.from_pretrained(english_model).eval()
+    compiled, expected = torch.compile(model, backend="eager"), model(**batch).loss.item()
+    with wordmask.sparse_prediction(compiled):
+        outputs = compiled(**batch)
+    assert outputs.loss.item() == pytest.approx(expected, rel=1e-5)
+    assert outputs.logits.shape[:2] == (1, int((batch["labels"] != -100).sum()))
+
+
 def test_a_model_that_cannot_predict_at_some_positions_is_refused(english_model):
     model = AutoModelForMaskedLM.from_pretrained(english_model)
     head = model.cls

@@ -21,6 +21,8 @@ from datasets.fingerprint import Hasher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import character_tokenizer
+from wordmask.references.positions import make_references
 from wordmask.segmenters import Segmenter, available, load_segmenter, make_segmenter, register, registry, words_of
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError
@@ -201,6 +203,17 @@ def test_a_pickled_segmenter_gives_the_same_words(loaded, kind):
     other = pickle.loads(pickle.dumps(loaded[kind]))
     assert other.segment(AWKWARD) == loaded[kind].segment(AWKWARD) and other.identity == loaded[kind].identity
     assert Hasher.hash(other) == Hasher.hash(loaded[kind]), "the cache of datasets knows it again"
+
+
+def test_the_cache_of_datasets_knows_a_function_that_makes_references_again():
+    segmenter = load_segmenter("jieba")
+
+    def referenced(batch, tokenizer=None):
+        return {"chinese_ref": make_references(batch["text"], tokenizer, segmenter)}
+
+    first = Hasher.hash(referenced)
+    make_references(["我喜欢你"], character_tokenizer(["我喜欢你"]), segmenter)
+    assert Hasher.hash(referenced) == first
 
 
 def test_the_cache_of_datasets_notices_another_dictionary(tmp_path):

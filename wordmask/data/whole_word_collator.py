@@ -53,9 +53,11 @@ class WholeWordMaskCollator(Masker):
 
     `chinese_ref` adds to any of these. It lists the positions of tokens that continue the word of the token before
     them, as `make_references` gives them. Special tokens count, padding does not. Positions after the end of a
-    truncated example are ignored. In a text with Japanese, Thai, Lao, Khmer, Burmese or Tibetan characters, it says
-    all words: there, the rule for text joins nothing. (References of the classic script say nothing about these
-    characters, so make them again for such texts.)
+    truncated example are ignored. An example that is cut off at its beginning needs a reference of what is left.
+
+    In a text with Japanese, Thai, Lao, Khmer, Burmese or Tibetan characters, `chinese_ref` says all words: the rule
+    for text joins nothing there, but `word_ids` do. References of the classic script say nothing about these
+    characters, so make them again for such texts.
 
     The plain `Trainer` removes the columns that the model does not take, so only `input_ids` arrive here. Give
     `TrainingArguments(remove_unused_columns=False)` to keep the others.

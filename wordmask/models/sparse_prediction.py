@@ -109,12 +109,13 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
     changes. `MlmTrainer` does this by itself.
 
     Args:
-        model: a masked language model of transformers, also one that is wrapped for several processes.
+        model: a masked language model of transformers, also one that is compiled, or wrapped for several
+            processes.
 
     Raises:
         InputError: (a `ValueError`) if the model would have another loss.
     """
-    inner = extract_model_from_parallel(model)
+    inner = extract_model_from_parallel(model, keep_torch_compile=False)
     if not isinstance(inner, PreTrainedModel):
         raise InputError(f"sparse_prediction: {type(inner).__name__} is no model of transformers; give one")
     sparse = _hook(inner)

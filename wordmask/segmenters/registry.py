@@ -95,7 +95,7 @@ def make_segmenter(name: str, /, tokenizer: Any = None, **options: Any) -> Segme
     with called(cls.__module__, f"--segmenter {name}: it cannot be made", _ADVICE):
         made = cls(**arguments)
     if cls.__module__.startswith("wordmask."):  # one of the user's own is pickled as Python does it
-        made.made_by = partial(load_segmenter, name, **given)
+        made.made_by = partial(make_segmenter, name, **given)
     return made
 
 

@@ -73,7 +73,8 @@ class MlmTrainer(EvaluatingTrainer):
 
     It shows what the `Trainer` shows; with `RunArguments(log_format="rich")` or `"plain"`, what the scripts show.
 
-    Masks depend on the seed, the epoch and the example alone, so that a resume continues with the same ones.
+    Masks depend on the collator's seed (that of `args` without a collator), the epoch and the example alone, so that a
+    resume on the same data continues with the same ones.
 
     Args:
         model: any masked language model.
