@@ -232,7 +232,9 @@ def test_each_command_trains_its_own_model_whatever_ran_before(tree, caplog):
     for command in map(shortened, ALL):
         run(command)
         directory = output_dir(command)
-        if directory:
+        if directory and "--do_eval" in command:
+            assert "eval_loss" in json.loads((tree / directory / "eval_results.json").read_text())
+        elif directory:
             named = command[command.index("--model_name_or_path") + 1] if "--model_name_or_path" in command else None
             _, words, _ = split_words(command[command.index(script_of(command)) + 1 :])
             source = named or (words or ["bert-base-uncased"])[0]  # that of configs/english_wwm.yaml
