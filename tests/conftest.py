@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
@@ -75,6 +76,9 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
+LONGEST_LAUNCH = 600.0  # seconds
+
+
 def run_two_processes(commands: list[list[str]], path: Path) -> str:
     """Run command lines on two processes, under torchrun over gloo, and return what they print.
 
@@ -84,17 +88,21 @@ def run_two_processes(commands: list[list[str]], path: Path) -> str:
     """
     path.write_text(json.dumps(commands))
     root = Path(__file__).parent.parent
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
         + [str(root / "tests/training/two_processes.py"), str(path)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}:{root / 'tests'}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    return done.stdout
+    ) as process:
+        # A process that waits for ever makes the others wait, too. SIGTERM lets torchrun end them all.
+        timer = threading.Timer(LONGEST_LAUNCH, process.terminate)
+        timer.start()
+        printed = process.communicate()[0]
+        timer.cancel()
+    assert process.returncode == 0, printed[-5000:]
+    return printed
 
 
 def sequences_in(inputs: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
