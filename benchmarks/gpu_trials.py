@@ -1,7 +1,6 @@
 """What may gain on a GPU, tried by gpu.py before it becomes a default or a part of wordmask.
 
-A trial changes ours_gpu alone: by flags, or for the process of its side. Two change plain, so that it is as fast as it
-can be.
+A trial changes one side: ours_gpu, by flags or for its process, or plain, so that this is as fast as it can be.
 """
 
 from __future__ import annotations

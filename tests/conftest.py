@@ -76,6 +76,13 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
+@pytest.fixture
+def needed_flags(english_model, english_file, tmp_path) -> list[str]:
+    """The flags that each training needs: a model, a text and a directory."""
+    flags = {"--model_name_or_path": english_model, "--train_file": english_file, "--output_dir": tmp_path / "out"}
+    return [str(word) for flag in flags.items() for word in flag]
+
+
 LONGEST_LAUNCH = 600.0  # seconds
 
 

@@ -41,21 +41,13 @@ def environment(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def refuse(capsys, environment, english_model, english_file, tmp_path):
+def refuse(capsys, environment, needed_flags, tmp_path):
     """A function that gives the sentence with which a command line is refused in an environment."""
 
     def check(*argv: str, **variables: str) -> str:
         for name, value in variables.items():
             environment.setenv(name, value)
-        data = [
-            "--model_name_or_path",
-            english_model,
-            "--train_file",
-            english_file,
-            "--output_dir",
-            str(tmp_path / "out"),
-        ]
-        sentence = refusal(capsys, run_mlm_wwm.main, *data, "--max_steps", "1", *argv)
+        sentence = refusal(capsys, run_mlm_wwm.main, *needed_flags, "--max_steps", "1", *argv)
         assert not (tmp_path / "out").exists()
         return sentence
 

@@ -36,9 +36,8 @@ def computes_in_half(training: RunArguments, model: PreTrainedModel) -> bool:
 def default_forward(training: RunArguments, model: PreTrainedModel) -> Forward:
     """The forward pass of a program of one's own: sparse prediction, if the model can, and no waits."""
     with _trying(training, model):
-        padding = (
-            or_none(padding_mask(model)) if training.device.type == "cuda" else None
-        )  # elsewhere it gains nothing
+        # Elsewhere there is nothing to wait for.
+        padding = or_none(padding_mask(model)) if training.device.type == "cuda" else None
         return _forward(training, model, sparse=True, padding=padding)
 
 

@@ -26,7 +26,7 @@ from wordmask.tokenization.special_tokens import special_affixes
 from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.words import CHINESE, Characters
 from wordmask.utils.batches import batches
-from wordmask.utils.errors import InputError, naming_parameters
+from wordmask.utils.errors import InputError, kind_of, naming_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,8 +107,8 @@ def make_references(
     with naming_parameters(ltp='an object, load_segmenter("ltp", model="LTP/small")'):
         source = _segmenter_of(segmenter, tokenizer) if isinstance(segmenter, str) else segmenter
         if isinstance(source, type) or not hasattr(source, "segment"):
-            found = f"the class {source.__name__}" if isinstance(source, type) else f"a {type(source).__name__}"
-            raise InputError(f"segmenter: {found} is no segmenter; give a name, or an object of a wordmask.Segmenter")
+            found = f"segmenter: {kind_of(source)} is no segmenter"
+            raise InputError(f"{found}; give a name, or an object of a wordmask.Segmenter")
         references = (
             line_positions(tokenizer, source, batch, mixed_words, flag="--tokenizer")
             for batch in batches(_strings(lines))

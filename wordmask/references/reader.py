@@ -132,8 +132,7 @@ def _check_counts(text_path: str, texts: int, reference_path: str, references: i
     if references != texts:
         raise InputError(
             f"{flag}: {reference_path} has {references} references and {text_path} has {texts} lines of text, "
-            "without blank ones; make "
-            "the references again with run_chinese_ref.py from this text"
+            "without blank ones; make the references again with run_chinese_ref.py from this text"
         )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wordmask.segmenters.tokenizer import word_identity
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, kind_of
 
 if TYPE_CHECKING:
     import tokenizers
@@ -40,8 +40,8 @@ Tokenizer: TypeAlias = "PreTrainedTokenizerBase | Backend"  # for what needs onl
 def check_is_tokenizer(tokenizer: Any) -> None:
     """For the Python API: raise an `InputError` for anything but a tokenizer of transformers."""
     if isinstance(tokenizer, type) or not hasattr(tokenizer, "all_special_tokens"):
-        found = f"the class {tokenizer.__name__}" if isinstance(tokenizer, type) else f"a {type(tokenizer).__name__}"
-        raise InputError(f"tokenizer: {found} is no tokenizer; give one of transformers, as from_pretrained loads it")
+        found = f"tokenizer: {kind_of(tokenizer)} is no tokenizer"
+        raise InputError(f"{found}; give one of transformers, as from_pretrained loads it")
 
 
 def serialized(component: Any) -> dict[str, Any] | None:

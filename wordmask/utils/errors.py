@@ -18,6 +18,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def kind_of(value: object) -> str:
+    """What a value is, for a sentence: `a str`, or `the class BertTokenizer`."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
 def suggest(name: str, known: Iterable[str], dashes: str = "", most: int = 1) -> str:
     """The most similar known names, with dashes where they are flags of the command line, as the end of a sentence."""
     nearest = difflib.get_close_matches(name, list(known), n=most)

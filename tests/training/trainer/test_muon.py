@@ -248,16 +248,12 @@ FLAGS = "--use_cpu --do_train --max_seq_length 32 --per_device_train_batch_size 
 
 
 @pytest.fixture
-def argv(english_model, english_file, tmp_path) -> list[str]:
-    common = [
-        "--model_name_or_path",
-        english_model,
-        "--train_file",
-        english_file,
-        "--output_dir",
-        str(tmp_path / "out"),
+def argv(needed_flags) -> list[str]:
+    return [
+        *needed_flags,
+        *FLAGS.split(),
+        *"--optim muon --learning_rate 3e-3 --weight_decay 0.1 --max_steps 6".split(),
     ]
-    return [*common, *FLAGS.split(), *"--optim muon --learning_rate 3e-3 --weight_decay 0.1 --max_steps 6".split()]
 
 
 def test_a_run_goes_on_to_the_bit(argv, tmp_path):

@@ -14,16 +14,11 @@ from wordmask.training.trainer.timing import TimedTrainer, add_speed
 
 
 @pytest.fixture
-def command(english_model, english_file, tmp_path) -> list[str]:
-    files = [
-        "--model_name_or_path",
-        english_model,
-        "--train_file",
-        english_file,
-        "--output_dir",
-        str(tmp_path / "out"),
+def command(needed_flags) -> list[str]:
+    return [
+        *needed_flags,
+        *"--use_cpu --do_train --max_steps 6 --max_seq_length 32 --per_device_train_batch_size 4".split(),
     ]
-    return [*files, *"--use_cpu --do_train --max_steps 6 --max_seq_length 32 --per_device_train_batch_size 4".split()]
 
 
 def test_each_log_and_each_checkpoint_is_a_moment_of_its_step(command, tmp_path, monkeypatch):

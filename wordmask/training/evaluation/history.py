@@ -57,7 +57,7 @@ class EvaluationHistory:
 
     def _check_text(self) -> None:
         """Say at the start, and not only when evaluations are compared, that the validation text is another one."""
-        self._other_text = self.record.before is not None and self.record.before.text not in ("", self.text)
+        self._other_text = self.record.before is not None and not self.record.before.is_of(self.text)
         if self._other_text:
             logger.warning(
                 "the validation text is not that of the evaluation before training, so there will be no figures "

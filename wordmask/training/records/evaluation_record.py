@@ -37,9 +37,13 @@ class Evaluation:
     probe: str = ""
     text: str = ""
 
+    def is_of(self, text: str) -> bool:
+        """Whether its validation text has this digest, as far as the record says."""
+        return self.text in ("", text)
+
     def compares_with(self, earlier: Evaluation) -> bool:
         """Whether figures can be compared with those of an earlier evaluation: both have the same text and masks."""
-        return self.masks == earlier.masks and earlier.text in ("", self.text)
+        return self.masks == earlier.masks and earlier.is_of(self.text)
 
 
 class EvaluationRecord:
