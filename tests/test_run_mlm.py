@@ -76,17 +76,8 @@ def test_a_run_does_what_it_was_asked_and_both_where_it_was_not(
     assert (tmp_path / "eval_results.json").exists() is evaluated
 
 
-def test_no_evaluation_is_made_up_where_no_text_is_set_apart(english_model, english_file, tmp_path):
-    argv = [
-        "--model_name_or_path",
-        english_model,
-        "--train_file",
-        english_file,
-        *STEPS,
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    metrics = run_mlm_wwm.main([*argv, "--validation_split_percentage", "0"])
+def test_no_evaluation_is_made_up_where_no_text_is_set_apart(needed_flags):
+    metrics = run_mlm_wwm.main([*needed_flags, *STEPS, "--validation_split_percentage", "0"])
     assert metrics["train_samples"] == 40 and "perplexity" not in metrics
 
 
