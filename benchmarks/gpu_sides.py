@@ -55,6 +55,7 @@ class GpuTraining(Case):
     """What the sides of one measurement share. `evaluated` is a text file, too.
 
     Attributes:
+        full: whether all documents have the full length.
         warmup: the steps that are not timed.
         flops: the operations that one real token takes.
         rate: the operations per second of matrix products alone.
@@ -62,6 +63,7 @@ class GpuTraining(Case):
         on_cpu: whether this is a trial on a CPU, where graphs are captured and counted, and run as they are.
     """
 
+    full: bool
     warmup: int
     flops: float
     rate: float
@@ -84,6 +86,8 @@ def run_plain(case: GpuTraining) -> dict[str, float]:
     trials = [TRIALS[name] for name in case.trials]
     workers = next((trial.workers for trial in trials if trial.workers is not None), 0 if case.on_cpu else WORKERS)
     settings: dict[str, Any] = {name: value for trial in trials for name, value in trial.settings}
+    if not case.full:  # else graphs for the first length are compiled, and then again for all lengths
+        os.environ["ACCELERATE_DYNAMO_USE_DYNAMIC"] = "true"
 
     def train(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
         lines = Path(case.train).read_text(encoding="utf-8").splitlines()

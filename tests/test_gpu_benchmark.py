@@ -287,6 +287,23 @@ def test_what_the_time_does_not_allow_is_left_to_the_next_call(tmp_path, capsys)
     assert not {"bert-512", "tests"} & found.keys()
 
 
+def test_a_side_begins_only_where_it_can_end_before_the_deadline(monkeypatch, capsys):
+    """Its time on a GPU would be lost; a shorter side may still fit."""
+    import gpu
+
+    begun, added = [], {}
+    sides = SimpleNamespace(run=lambda work, deadline: begun.append(work.func) or {"loss": 1.0})
+    results = SimpleNamespace(
+        found={"matrix_rate": 1.0}, add=lambda part, side, found: added.setdefault(part, []).append(side)
+    )
+    monkeypatch.setattr(gpu, "prepare", lambda *given: "a case")
+    monkeypatch.setattr(torch, "__version__", "2.11.0")
+    options = SimpleNamespace(tiny=False, only=["bert-512"], sides=["plain", "ours", "ours_gpu"])
+    gpu.measure(gpu.Part("bert", 512), options, results, sides, time.monotonic() + gpu.LEAST_SECONDS["ours_gpu"] + 10)
+    assert begun == [gpu.SIDES["ours"], gpu.SIDES["ours_gpu"]] and added == {"bert-512": ["ours", "ours_gpu"]}
+    assert "bert-512, plain: not yet measured; call again" in capsys.readouterr().out
+
+
 def test_without_a_gpu_one_sentence_says_what_runs_here(monkeypatch, capsys, tmp_path):
     import gpu
 

@@ -130,6 +130,21 @@ def test_a_model_without_repeated_layers_is_left_alone():
     assert not compile_layers(model, head, "eager", None) and head.whole_loss is whole_loss
 
 
+def test_a_run_whose_model_is_compiled_as_a_whole_trains_the_same(english_model, english_file, tmp_path):
+    """It has one layer. In half precision, its loss is a part of that graph, for any number of positions."""
+    argv = (
+        f"--model_name_or_path {english_model} --train_file {english_file} --do_train --use_cpu --bf16 --max_steps 6"
+    )
+    argv += " --pad_to_max_length --max_seq_length 32 --logging_steps 1 --dropout 0"
+    compiled, losses = "--torch_compile --torch_compile_backend eager", []
+    for more in ("", compiled):
+        output = tmp_path / f"out{len(losses)}"
+        run_mlm.main([*argv.split(), *more.split(), "--output_dir", str(output)])
+        losses.append([step["loss"] for step in training_steps(output)])
+    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert 0 < graphs() <= 2, "one for the first number of positions, and one for all others"
+
+
 @pytest.mark.slow
 def test_a_run_with_less_memory_trains_the_same(english_model, english_file, tmp_path):
     """Compiled for this processor, as a user does it."""

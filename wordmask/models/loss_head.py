@@ -122,8 +122,9 @@ class LossHead:
         labels, hidden = self.labels.reshape(-1), hidden.reshape(-1, hidden.shape[-1])
         if len(labels) >= self.chunks_from:
             return chunked_loss(hidden, self.linear.weight, self.linear.bias, labels)
-        for tensor in (hidden, labels):
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        if not torch.compiler.is_compiling():  # else this is a part of a larger graph, which cannot hold the marks
+            for tensor in (hidden, labels):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
         return self.whole_loss(hidden, self.linear.weight, self.linear.bias, labels)
 
 
