@@ -1,4 +1,4 @@
-"""What a compiled layer keeps for its backward pass, by --activation_memory_budget.
+"""What a compiled layer keeps for its backward pass, by --activation_memory_budget and --residual_in_fp32.
 
     python benchmarks/activation_memory.py
 
@@ -10,6 +10,7 @@ computes nothing, so this runs on any machine, in one to two minutes.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
@@ -23,6 +24,7 @@ from transformers import AutoConfig, AutoModel
 from wordmask.config.model_arguments import VARLEN
 from wordmask.models import varlen_attention
 from wordmask.models.compilation import compile_layers, repeated_layers
+from wordmask.models.half_residual import HalfResidual
 
 BACKEND = "aot_eager_decomp_partition"  # makes graphs and divides them as inductor does
 # Enough that the activations of a layer take more memory than its weights. 511 = 7 × 73 divides the size of no weight.
@@ -57,11 +59,14 @@ def kept_bytes(output: torch.Tensor, tokens: int) -> int:
     return sum(found.values())
 
 
-def kept_by_layer(model_type: str, budget: float) -> float:
-    """The bytes that each of two layers of a base model keeps for a token, in bfloat16."""
+def kept_by_layer(model_type: str, budget: float, in_fp32: bool) -> float:
+    """The bytes that each of two layers of a base model keeps for a token, with the sums between layers in single
+    precision or not."""
     torch._dynamo.reset()
     config = AutoConfig.for_model(model_type, vocab_size=100, num_hidden_layers=2, **SPECIAL, **SETTINGS[model_type])
     model = AutoModel.from_config(config, attn_implementation=VARLEN).train()
+    if not in_fp32:
+        HalfResidual(model)
     compile_layers(model, None, BACKEND, None, budget)
     tokens = DOCUMENTS * LENGTH
     bounds = torch.arange(0, tokens + 1, LENGTH, dtype=torch.int32)
@@ -77,18 +82,20 @@ def kept_by_layer(model_type: str, budget: float) -> float:
     return kept / tokens / len(repeated_layers(model))
 
 
-def main(argv: Sequence[str] | None = None) -> dict[float, dict[str, float]]:
+def main(argv: Sequence[str] | None = None) -> dict[tuple[bool, float], dict[str, float]]:
     """Print the table, and return its kilobytes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", nargs="+", type=float, default=[1.0, 0.8, 0.6, 0.5, 0.3])
     budgets = parser.parse_args(argv).budgets
-    table = Table("budget", *(f"{name}, KB" for name in SETTINGS))
+    table = Table("residual in fp32", "budget", *(f"{name}, KB" for name in SETTINGS))
     found = {}
     varlen._varlen_attn.register_kernel("cpu")(attends_to_nothing)
-    for budget in budgets:
-        with patch.object(varlen_attention, "_has_kernel", lambda query: True):
-            found[budget] = {name: kept_by_layer(name, budget) / 1024 for name in SETTINGS}
-        table.add_row(f"{budget:g}", *(f"{kilobytes:.1f}" for kilobytes in found[budget].values()))
+    for in_fp32, budget in itertools.product((True, False), budgets):
+        kernel = patch.object(varlen_attention, "_has_kernel", lambda query: True)
+        with kernel, torch._functorch.config.patch(activation_memory_budget=1.0):
+            kept = {name: kept_by_layer(name, budget, in_fp32) / 1024 for name in SETTINGS}
+        table.add_row("yes" if in_fp32 else "no", f"{budget:g}", *(f"{kilobytes:.1f}" for kilobytes in kept.values()))
+        found[in_fp32, budget] = kept
     Console(width=118).print(table)
     return found
 

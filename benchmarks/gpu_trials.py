@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 import torch
 from packaging.version import Version
-from torch import nn
 
 from wordmask.models import varlen_attention
 
@@ -66,26 +65,12 @@ def _flash_attention_4() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _half_residual() -> Iterator[None]:
-    """Norms give half precision under autocast, and so the sums that go from layer to layer have it, too."""
-    forward = nn.LayerNorm.forward
-
-    def in_half(norm: nn.LayerNorm, states: torch.Tensor) -> torch.Tensor:
-        device = states.device.type
-        normed = forward(norm, states)
-        return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
-
-    with patch.object(nn.LayerNorm, "forward", in_half):
-        yield
-
-
 TRIALS = {
     "unpacked": Trial(("--no_pack_sequences", "--no_pad_to_max_length"), packs=False),
     "chunked": Trial(("--chunked_head",), since="2.13", only_gpu=True),
     "budget": Trial(("--activation_memory_budget", "0.8"), only_gpu=True),
     "passes": Trial(passes=2),
-    "residual": Trial(change=_half_residual),
+    "residual": Trial(("--no_residual_in_fp32",)),
     "flash4": Trial(change=_flash_attention_4, module="flash_attn.cute", only_gpu=True),
     "workerless": Trial(side="plain", workers=0),
     "sparse": Trial(side="plain", settings=(("sparse_prediction", True),)),  # only ModernBERT has this setting

@@ -33,7 +33,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
 
     - `log_format`: `rich` or `plain` shows what the scripts show; by default the `Trainer` shows what it does.
     - `tokens_per_step`: cut steps at this number of tokens instead of a number of examples.
-    - `activation_memory_budget`, `chunked_head`: less memory on a GPU, see docs/speed.md.
+    - `residual_in_fp32`, `activation_memory_budget`, `chunked_head`: less memory on a GPU, see docs/speed.md.
     - `allow_nan`: train on after a loss that is not finite.
 
     `dry_run` and `tokens_per_pass` are for the scripts alone.
@@ -50,6 +50,9 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
     )
     chunked_head: bool = argument(
         "On a GPU, compute the loss in chunks, without the logits of a batch in memory (torch 2.13).", default=False
+    )
+    residual_in_fp32: bool = argument(
+        "Sums between layers in single precision, also with --bf16; if not, they are in bfloat16.", default=True
     )
     activation_memory_budget: float = argument(
         "With --torch_compile, the share of activations that is kept; others are computed again.", default=1.0

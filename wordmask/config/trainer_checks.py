@@ -72,6 +72,8 @@ def check_after(args: RunArguments) -> None:
     check_schedule(args)
     check_optimizer(args)
     _check_chunked_head(args)
+    if not (args.residual_in_fp32 or args.bf16):  # float16 has too few large numbers for sums
+        raise InputError("--no_residual_in_fp32 needs --bf16; give it, too, or drop the flag")
     _check_memory_budget(args)
     if args.torch_compile:
         _check_compiler(args)

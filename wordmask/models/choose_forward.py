@@ -14,6 +14,7 @@ from wordmask.config.flag_checks import needs_whole_batches
 from wordmask.config.model_arguments import VARLEN
 from wordmask.config.run_arguments import RunArguments
 from wordmask.models.forward import Forward
+from wordmask.models.half_residual import halve_residual
 from wordmask.models.loss_head import LossHead, find_loss_head
 from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
 from wordmask.models.padding_mask import padding_mask
@@ -68,6 +69,8 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel, longest: int) -
 
 
 def _forward(training: RunArguments, model: PreTrainedModel, sparse: bool, **settings: Any) -> Forward:
+    if not training.residual_in_fp32:
+        _halve_residual(model)
     return Forward.of(
         model,
         sparse,
@@ -149,6 +152,15 @@ def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention |
         return found
     with _half(training):
         return flat_attention(model)
+
+
+def _halve_residual(model: PreTrainedModel) -> None:
+    found = halve_residual(model)
+    if isinstance(found, Exception):
+        raise InputError(
+            f"--no_residual_in_fp32: a {type(model).__name__} cannot have its sums between layers in half precision "
+            f"({named(found)}); drop the flag"
+        )
 
 
 def _chunked_head(model: PreTrainedModel) -> LossHead:

@@ -135,9 +135,10 @@ def _device(training: RunArguments) -> str:
         name = f"{device.type.upper()}{threads}"
     tf32 = device.type == "cuda" and is_torch_tf32_available() and torch.backends.cuda.matmul.fp32_precision == "tf32"
     precision = f"{str(half).removeprefix('torch.')} autocast" if half else "float32 (tf32)" if tf32 else "float32"
+    residual = "" if training.residual_in_fp32 else ", the residual too"
     compiled = ", compiled" if training.torch_compile else ""
     each_on = f"{processes} processes, each on " if processes > 1 else ""
-    return f"{each_on}{name}, {precision}{compiled}"
+    return f"{each_on}{name}, {precision}{residual}{compiled}"
 
 
 def _steps(trainer: MlmTrainer) -> str:

@@ -41,7 +41,7 @@ SETTINGS = (
     *("auto_find_batch_size", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     *("optim", "optim_args", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
-    *("fp16", "bf16", "logging_steps", "eval_steps", "save_steps"),
+    *("fp16", "bf16", "residual_in_fp32", "logging_steps", "eval_steps", "save_steps"),
 )
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 _TEXT = (
@@ -129,9 +129,9 @@ class RunRecord:
         same_step |= bool(old.get("tokens_per_step") and new.get("tokens_per_step"))
         names = (*(() if identity.text else _TEXT), *SETTINGS, *(() if same_step else STEP))
         changed = [
-            f"{'' if name == 'processes' else '--'}{name}: {as_written(old.get(name))} -> {as_written(new.get(name))}"
+            f"{'' if name == 'processes' else '--'}{name}: {as_written(old[name])} -> {as_written(new.get(name))}"
             for name in names
-            if old.get(name) != new.get(name)
+            if name in old and old[name] != new.get(name)  # a record of an older version lacks newer flags
         ]
         if dropout := [text for name, text in self._configured(identity) if is_dropout(name)]:
             changed.append(f"dropout: {', '.join(dropout)}")
