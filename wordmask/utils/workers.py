@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from wordmask.utils.errors import InputError
@@ -23,6 +24,7 @@ from wordmask.utils.signals import held_back, leave_to_parent
 # What torch says of a worker that is gone. The parent may also meet the end of a pipe, or a socket that is gone.
 _DEATH = re.compile(r"DataLoader worker \(pid|in pin memory thread|Pin memory thread exited")
 _CONTEXT = get_context("spawn")  # a process that has used threads must not be forked
+FORK_CAN_HANG = sys.platform != "win32" and sys.version_info < (3, 11, 10)  # see forking.py
 
 
 def check_workers(flag: str, count: int) -> None:
@@ -108,14 +110,19 @@ def _unless_parent_ends(hook: Callable[..., Any], *error: Any) -> None:
     hook(*error)
 
 
-def loader_context(chosen: str | None) -> str | None:
+def loader_context(chosen: str | None) -> str | BaseContext | None:
     """How the workers of a `DataLoader` start: as the user chose, or forked where Linux can.
 
     From Python 3.14 on, another process starts them by default. A scheduler's SIGTERM, which all processes get, ends
     that process, and with it the run, before there is a checkpoint; and workers live on when the run is killed. A
     forked worker also starts at once.
     """
-    return chosen or ("fork" if sys.platform == "linux" else None)
+    method = chosen or ("fork" if sys.platform == "linux" else None)
+    if method == "fork" and FORK_CAN_HANG:
+        from wordmask.utils.forking import WatchedForkContext  # Windows cannot import it
+
+        return WatchedForkContext()
+    return method
 
 
 @cache

@@ -1,0 +1,51 @@
+"""Forked workers for a Python before 3.11.10, in which a forked process can hang before it has begun.
+
+A thread of a library, as one of torch.distributed's, takes a lock of the interpreter for a moment before it waits for
+the others. A process that is forked in that moment waits for this lock for ever, and its parent for its first batch:
+https://github.com/python/cpython/issues/112275. Nothing in Python can tell when another thread has this lock.
+"""
+
+from __future__ import annotations
+
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkContext, ForkProcess
+from multiprocessing.popen_fork import Popen
+from typing import Any
+
+_LONGEST_START = 10.0  # seconds; a process begins in milliseconds
+
+
+class _WatchedProcess(ForkProcess):
+    """A process that says when it begins. One that does not is ended, and forked again."""
+
+    _begun: Connection
+
+    def run(self) -> None:
+        """Say that this process has begun, and do its work."""
+        self._begun.send_bytes(b"begun")
+        self._begun.close()
+        super().run()
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:
+        while True:
+            reader, process._begun = Pipe(duplex=False)
+            with reader:
+                started, has_begun = Popen(process), False
+                process._begun.close()  # so that the end of the process is seen, too
+                try:
+                    has_begun = reader.poll(_LONGEST_START)
+                finally:  # Ctrl-C may come
+                    if not has_begun:
+                        started.kill()
+                        started.wait()
+                        started.close()
+            if has_begun:
+                return started
+
+
+class WatchedForkContext(ForkContext):
+    """Forks processes, and forks one again that hangs before it has begun."""
+
+    Process = _WatchedProcess
