@@ -2,7 +2,8 @@
 
 A thread of a library, as one of torch.distributed's, takes a lock of the interpreter for a moment before it waits for
 the others. A process that is forked in that moment waits for this lock for ever, and its parent for its first batch:
-https://github.com/python/cpython/issues/112275. Nothing in Python can tell when another thread has this lock.
+https://github.com/python/cpython/issues/112275. Nothing in Python can tell when another thread has this lock. All this
+can go when setup.cfg asks for Python 3.11.10.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
 from typing import Any
 
-_LONGEST_START = 10.0  # seconds; a process begins in milliseconds
+_LONGEST_START = 10.0  # seconds, at first; a process begins in milliseconds
 
 
 class _WatchedProcess(ForkProcess):
@@ -29,13 +30,14 @@ class _WatchedProcess(ForkProcess):
 
     @staticmethod
     def _Popen(process: Any) -> Any:
+        longest = _LONGEST_START
         while True:
             reader, process._begun = Pipe(duplex=False)
             with reader:
                 started, has_begun = Popen(process), False
                 process._begun.close()  # so that the end of the process is seen, too
                 try:
-                    has_begun = reader.poll(_LONGEST_START)
+                    has_begun = reader.poll(longest)
                 finally:  # Ctrl-C may come
                     if not has_begun:
                         started.kill()
@@ -43,6 +45,7 @@ class _WatchedProcess(ForkProcess):
                         started.close()
             if has_begun:
                 return started
+            longest *= 2  # on a machine that is busy, a good process may take long
 
 
 class WatchedForkContext(ForkContext):
