@@ -10,7 +10,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm_wwm
-from conftest import SMALL, character_tokenizer, save_model
+from conftest import SMALL, character_tokenizer, sample_tokenizer, save_model
 from wordmask.models.probing import some_ids, unchanged
 
 
@@ -96,3 +96,18 @@ def test_a_hook_can_be_taken_off_after_a_trial():
     handle.remove()
     model(input_ids=some_ids(model, 2, 8))
     assert calls == [1]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_model_that_cannot_evaluate_in_half_precision_says_so_before_it_trains(
+    precision, english_file, tmp_path, capsys
+):
+    model = save_model(tmp_path / "model", sample_tokenizer("bert"), "fnet")
+    argv = f"--model_name_or_path {model} --train_file {english_file} --do_train --do_eval --use_cpu --max_steps 1"
+    argv += f" --{precision}_full_eval --output_dir"
+    with pytest.raises(SystemExit):
+        run_mlm_wwm.main([*argv.split(), str(tmp_path / "out")])
+    error = f"error: --{precision}_full_eval: a FNetForMaskedLM cannot evaluate so"
+    assert error in capsys.readouterr().err and not (tmp_path / "out").exists()
+    only_trains = argv.replace("--do_eval ", "")  # without an evaluation, nothing is converted
+    assert run_mlm_wwm.main([*only_trains.split(), str(tmp_path / "out")])["train_loss"] > 0

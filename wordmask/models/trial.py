@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from tempfile import TemporaryDirectory
 
 import torch
@@ -76,10 +77,23 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
                 _set_unused_parameters(training, model)
             if (predicted := prediction.logits.shape[-1]) < size:
                 raise ValueError(f"predictions of {predicted} tokens, and the tokenizer has {size}")
+        _try_half_evaluation(training, model, size, length if fixed else min(SHORT, length))
     sentence = f"{flag}: the configuration of {value} cannot be saved and loaded again"
     with reported(sentence, "; give other settings or another model"), TemporaryDirectory() as directory:
         model.config.save_pretrained(directory)
         type(model.config).from_pretrained(directory)
+
+
+def _try_half_evaluation(training: RunArguments, model: PreTrainedModel, size: int, length: int) -> None:
+    """Raise an `InputError` if the model, converted to half precision for evaluations, does not compute."""
+    asked = {"bf16": (training.bf16_full_eval, torch.bfloat16), "fp16": (training.fp16_full_eval, torch.float16)}
+    for precision, (is_asked, dtype) in asked.items():
+        sentence = f"--{precision}_full_eval: a {type(model).__name__} cannot evaluate so; a trial gave an error"
+        if is_asked and training.do_eval:
+            with reported(sentence, "; drop the flag"), unchanged(model), torch.no_grad():
+                converted = copy.deepcopy(model).eval()
+                converted.to(dtype=dtype)  # type: ignore[call-arg]
+                _predict(converted, size, length)
 
 
 def _set_unused_parameters(training: RunArguments, model: PreTrainedModel) -> None:
