@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainingArguments
 
 import wordmask
-from conftest import sample_lines, sample_tokenizer
+from conftest import sample_lines, sample_tokenizer, save_model
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
@@ -165,6 +165,24 @@ class Stream(torch.utils.data.IterableDataset):
 
     def __len__(self):
         return 1
+
+
+@pytest.mark.parametrize("name, last", [("bert", 70), ("roberta", 69)])
+def test_a_text_that_is_longer_than_the_model_is_one_sentence(name, last, tmp_path, tokenizer):
+    """On a GPU it would be an error that names no reason. RoBERTa's first position is behind padding."""
+    args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1)
+    model = AutoModelForMaskedLM.from_pretrained(save_model(tmp_path / name, tokenizer, name))
+    for length in (last, last + 1):
+        rows = Dataset.from_dict({"input_ids": [[5] * length] * 2})
+        trainer = wordmask.MlmTrainer(model, args, rows, rows, processing_class=tokenizer)
+        if length == last:
+            assert trainer.train().training_loss > 0
+            continue
+        for use in (trainer.train, trainer.evaluate):
+            with pytest.raises(
+                wordmask.InputError, match=f"a batch of {length} tokens, .* positions for {last}; .*{last}$"
+            ):
+                use()
 
 
 def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, dataset, tmp_path):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from wordmask.masking import IGNORED, MAX_UNIT, Keys, Mix, Replacement, Strategy, choose, hash64, replace, word_starts
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
+from wordmask.utils.errors import InputError
 from wordmask.utils.jit import compiled
 
 
@@ -171,12 +172,22 @@ class WithPositions:
 
     Attributes:
         collator: returns `labels` and `attention_mask`, tensors (batch, length), and maybe more.
+        longest: the most tokens that the model has positions for; `None` without a limit.
+
+    Raises:
+        InputError: for a longer batch, which a GPU would end with an error that names no reason.
     """
 
     collator: Callable[[Any], Mapping[str, Any]]
+    longest: int | None = None
 
     def __call__(self, examples: Any) -> dict[str, Any]:
         batch = dict(self.collator(examples))
+        if self.longest is not None and (length := batch["labels"].shape[1]) > self.longest:
+            raise InputError(
+                f"input_ids: a batch of {length} tokens, and the model has positions for {self.longest}; tokenize "
+                f"with truncation=True, max_length={self.longest}"
+            )
         batch["positions"] = torch.from_numpy(positions_of(batch["labels"].numpy()))
         return batch | {"is_padded": not batch["attention_mask"].numpy().all()}
 

@@ -48,7 +48,13 @@ from wordmask.training.report.pages import only_warned
 from wordmask.training.trainer.evaluating import EvaluatingTrainer
 from wordmask.training.trainer.fsdp import tied_weights_together
 from wordmask.training.trainer.muon import muon_of
-from wordmask.training.trainer.parameters import as_sequences, as_stages, check_ids, check_parameters
+from wordmask.training.trainer.parameters import (
+    as_sequences,
+    as_stages,
+    check_ids,
+    check_parameters,
+    longest_text,
+)
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
 from wordmask.utils.workers import end_loader_workers_at_exit, loader_context, prepare_loader_worker
@@ -175,7 +181,7 @@ class MlmTrainer(EvaluatingTrainer):
         has_positions = isinstance(collator, MaskingCollator) or self.forward.micro_batch_tokens is not None
         loader = DataLoader(
             dataset,
-            collate_fn=collator if has_positions else WithPositions(collator),
+            collate_fn=collator if has_positions else WithPositions(collator, longest_text(self.model)),
             num_workers=workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
             persistent_workers=args.dataloader_persistent_workers and workers > 0,

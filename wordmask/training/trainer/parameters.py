@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.tokenized_dataset import TokenizedDataset
+from wordmask.models.positions import position_limits
 from wordmask.models.probing import embedded_ids
 from wordmask.utils.errors import InputError, first_of
 
@@ -46,6 +48,11 @@ def check_ids(model: Any, highest: int) -> None:
             f"tokenizer: its ids go up to {highest}, and the model has embeddings for {embedded}; give the tokenizer "
             f"of the model, or call model.resize_token_embeddings({highest + 1})"
         )
+
+
+def longest_text(model: Any) -> int | None:
+    """The most tokens that a model has positions for; `None` without a limit, and for a model of one's own."""
+    return min(position_limits(model), default=None) if isinstance(model, PreTrainedModel) else None
 
 
 def as_stages(dataset: Any) -> StagedSequences | StreamedSequences | None:
