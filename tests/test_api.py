@@ -167,10 +167,12 @@ class Stream(torch.utils.data.IterableDataset):
         return 1
 
 
-@pytest.mark.parametrize("name, last", [("bert", 70), ("roberta", 69)])
-def test_a_text_that_is_longer_than_the_model_is_one_sentence(name, last, tmp_path, tokenizer):
+@pytest.mark.parametrize("name, last, workers", [("bert", 70, 0), ("roberta", 69, 0), ("bert", 70, 1)])
+def test_a_text_that_is_longer_than_the_model_is_one_sentence(name, last, workers, tmp_path, tokenizer):
     """On a GPU it would be an error that names no reason. RoBERTa's first position is behind padding."""
-    args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1)
+    args = wordmask.RunArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1, dataloader_num_workers=workers
+    )
     model = AutoModelForMaskedLM.from_pretrained(save_model(tmp_path / name, tokenizer, name))
     for length in (last, last + 1):
         rows = Dataset.from_dict({"input_ids": [[5] * length] * 2})
@@ -180,7 +182,7 @@ def test_a_text_that_is_longer_than_the_model_is_one_sentence(name, last, tmp_pa
             continue
         for use in (trainer.train, trainer.evaluate):
             with pytest.raises(
-                wordmask.InputError, match=f"a batch of {length} tokens, .* positions for {last}; .*{last}$"
+                wordmask.InputError, match=f"^input_ids: a text of {length} tokens, .* positions for {last}; .*{last}$"
             ):
                 use()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from datasets import Dataset
@@ -13,6 +15,7 @@ from transformers.utils import ModelOutput
 import run_mlm
 from conftest import SMALL, sample_tokenizer, save_model, training_steps
 from wordmask.config.run_arguments import RunArguments
+from wordmask.models.choose_forward import default_forward
 from wordmask.models.compilation import repeated_layers
 from wordmask.models.half_residual import HalfResidual, halve_residual
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -24,12 +27,12 @@ NO_NORM_AFTER_EMBEDDINGS = {"esm": {"mask_token_id": 4, "pad_token_id": 0}, "eur
 IDS = torch.arange(10, 30)[None]
 
 
-def model_of(model_type: str) -> nn.Module:
-    """A tiny model of four layers in single precision, without dropout."""
+def model_of(model_type: str, layers: int = 4) -> nn.Module:
+    """A tiny model in single precision, without dropout."""
     if model_type in ARCHITECTURES:
-        return tiny(model_type, **{"n_layers" if model_type == "distilbert" else "num_hidden_layers": 4}).float()
+        return tiny(model_type, **{"n_layers" if model_type == "distilbert" else "num_hidden_layers": layers}).float()
     torch.manual_seed(0)
-    settings = {**SMALL, "num_hidden_layers": 4, **NO_NORM_AFTER_EMBEDDINGS[model_type]}
+    settings = {**SMALL, "num_hidden_layers": layers, **NO_NORM_AFTER_EMBEDDINGS[model_type]}
     return AutoModelForMaskedLM.from_config(CONFIG_MAPPING[model_type](vocab_size=90, **settings)).eval()
 
 
@@ -75,14 +78,15 @@ def test_layers_give_half_precision_under_autocast_alone(model_type):
 
 
 @pytest.mark.parametrize("model_type", [*HALVED, *NO_NORM_AFTER_EMBEDDINGS])
-def test_gradients_are_as_near_to_those_of_single_precision(model_type):
+def test_gradients_are_near_those_of_single_precision(model_type):
+    """They differ by up to twice as much as with autocast alone."""
     model = model_of(model_type)
     precise = gradients(model, half=False)
     autocast = gradients(model)
     found = halve_residual(model)
     halved = gradients(model)
     off = [float((given - precise).norm() / precise.norm()) for given in (autocast, halved)]
-    assert off[1] < 2 * off[0] + 0.01, off
+    assert off[1] < 2.5 * off[0], off
     found.remove()
     assert torch.equal(gradients(model), autocast)
 
@@ -93,6 +97,30 @@ def test_less_is_kept_for_the_backward_pass(model_type, share):
     before = kept_bytes(model)
     HalfResidual(model)
     assert kept_bytes(model) < share * before
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_mask_behind_the_states_stays_as_it_is(layers):
+    """Rounded, its lowest number is infinite, and a row of padding alone has no number at all."""
+    model, mask = model_of("megatron-bert", layers), torch.ones_like(IDS)
+    model.set_attn_implementation("eager")
+    halve_residual(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(input_ids=IDS, attention_mask=mask * 0).logits.isfinite().all()
+        assert model(input_ids=IDS, output_hidden_states=True).hidden_states[1].dtype == torch.bfloat16
+
+
+def test_another_training_of_the_same_model_decides_anew():
+    """The model can be pickled in between, as for a process of its own."""
+    model, dtypes = model_of("bert"), []
+    for in_fp32 in (True, False, True):
+        args = RunArguments("out", residual_in_fp32=in_fp32, bf16=True, use_cpu=True, report_to="none")
+        default_forward(args, model)
+        with torch.autocast("cpu", torch.bfloat16):
+            dtypes.append(
+                pickle.loads(pickle.dumps(model))(input_ids=IDS, output_hidden_states=True).hidden_states[1].dtype
+            )
+    assert dtypes == [torch.float32, torch.bfloat16, torch.float32]
 
 
 def test_a_model_whose_sums_stay_precise_says_why():

@@ -96,9 +96,24 @@ def test_a_mistake_that_a_worker_finds_gets_one_sentence_too(command, tmp_path, 
 
 def test_a_run_that_goes_on_otherwise_than_it_began_says_so(command, caplog):
     run_mlm_wwm.main([*command, "--save_steps", "2", "--max_steps", "2"])
+    more = ["--mlm_probability", "0.3", "--data_seed", "7"]  # the last one has no value by default
     with caplog.at_level(logging.WARNING):
-        run_mlm_wwm.main([*command, "--save_steps", "2", "--max_steps", "4", "--mlm_probability", "0.3"])
-    assert told(caplog) == ["--mlm_probability: 0.15 -> 0.3", "--max_steps: 2 -> 4"]
+        run_mlm_wwm.main([*command, "--save_steps", "2", "--max_steps", "4", *more])
+    changes = ["--mlm_probability: 0.15 -> 0.3", "--data_seed: none -> 7", "--max_steps: 2 -> 4"]
+    assert sorted(told(caplog)) == sorted(changes)
+
+
+@pytest.mark.parametrize("more", [[], ["--no_residual_in_fp32"]])
+def test_a_record_of_an_older_version_has_the_defaults_of_newer_flags(command, caplog, tmp_path, more):
+    run_mlm_wwm.main([*command, "--bf16", "--save_steps", "2", "--max_steps", "2"])
+    record = tmp_path / "out/wordmask_run.json"
+    found = json.loads(record.read_text())
+    del found["arguments"]["residual_in_fp32"]
+    record.write_text(json.dumps(found))
+    with caplog.at_level(logging.WARNING):
+        run_mlm_wwm.main([*command, "--bf16", "--save_steps", "2", "--max_steps", "4", *more])
+    changes = ["--residual_in_fp32: True -> False"] if more else []
+    assert sorted(told(caplog)) == ["--max_steps: 2 -> 4", *changes]
 
 
 def told(caplog) -> list[str]:

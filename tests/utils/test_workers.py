@@ -41,14 +41,26 @@ def test_a_worker_that_hangs_in_its_fork_is_forked_again(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
-def test_a_worker_that_ends_as_it_begins_is_not_forked_again(monkeypatch):
+def test_a_worker_that_ends_before_it_begins_is_not_forked_again(monkeypatch):
+    """Its end is seen at once, so nothing waits for it."""
     monkeypatch.setattr(workers, "FORK_CAN_HANG", True)
+    fork, forked = os.fork, []
+
+    def ends() -> int:
+        number = fork()
+        if not number:
+            os._exit(3)
+        forked.append(number)
+        return number
+
+    monkeypatch.setattr(os, "fork", ends)
     context = loader_context(None)
     assert context is not None and not isinstance(context, str)
-    process = context.Process(target=os._exit, args=(3,))
+    process, begin = context.Process(target=print), time.monotonic()
     process.start()
     process.join()
-    assert process.exitcode == 3
+    assert process.exitcode == 3 and len(forked) == 1
+    assert time.monotonic() - begin < forking._LONGEST_START
 
 
 def test_workers_start_as_the_user_chose(monkeypatch):

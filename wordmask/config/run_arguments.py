@@ -52,7 +52,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         "On a GPU, compute the loss in chunks, without the logits of a batch in memory (torch 2.13).", default=False
     )
     residual_in_fp32: bool = argument(
-        "Sums between layers in single precision, also with --bf16; if not, they are in bfloat16.", default=True
+        "With --bf16, keep the sums between layers in single precision; if not, in bfloat16.", default=True
     )
     activation_memory_budget: float = argument(
         "With --torch_compile, the share of activations that is kept; others are computed again.", default=1.0

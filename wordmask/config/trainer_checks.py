@@ -72,7 +72,7 @@ def check_after(args: RunArguments) -> None:
     check_schedule(args)
     check_optimizer(args)
     _check_chunked_head(args)
-    if not (args.residual_in_fp32 or args.bf16):  # float16 has too few large numbers for sums
+    if not (args.residual_in_fp32 or args.bf16):  # sums may be above 65,504, where float16 ends
         raise InputError("--no_residual_in_fp32 needs --bf16; give it, too, or drop the flag")
     _check_memory_budget(args)
     if args.torch_compile:
@@ -114,8 +114,9 @@ def _check_evaluation(args: RunArguments) -> None:
 
 def _check_precision(args: RunArguments) -> None:
     """Raise an `InputError` if the device cannot do what a flag asks for, or two flags exclude each other."""
-    if args.fp16 and args.bf16:
-        raise InputError("--fp16 and --bf16: only one of them is possible; drop the other one")
+    for use in ("", "_full_eval"):
+        if getattr(args, f"fp16{use}") and getattr(args, f"bf16{use}"):
+            raise InputError(f"--fp16{use} and --bf16{use}: only one of them is possible; drop the other one")
     off = {"--bf16": "--no_bf16", "--bf16_full_eval": "--no_bf16_full_eval", "--tf32": "--no_tf32"}
     lacking = [flag for flag in ("--bf16", "--bf16_full_eval") if getattr(args, flag[2:]) and lacks_bf16(args)]
     if args.tf32 and not is_torch_tf32_available():

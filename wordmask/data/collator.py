@@ -175,7 +175,7 @@ class WithPositions:
         longest: the most tokens that the model has positions for; `None` without a limit.
 
     Raises:
-        InputError: for a longer batch, which a GPU would end with an error that names no reason.
+        InputError: for a longer text, which a GPU would end with an error that names no reason.
     """
 
     collator: Callable[[Any], Mapping[str, Any]]
@@ -183,13 +183,14 @@ class WithPositions:
 
     def __call__(self, examples: Any) -> dict[str, Any]:
         batch = dict(self.collator(examples))
-        if self.longest is not None and (length := batch["labels"].shape[1]) > self.longest:
+        mask = batch["attention_mask"].numpy()
+        if self.longest is not None and (length := mask.sum(1).max()) > self.longest:
             raise InputError(
-                f"input_ids: a batch of {length} tokens, and the model has positions for {self.longest}; tokenize "
-                f"with truncation=True, max_length={self.longest}"
+                f"input_ids: a text of {length} tokens, and the model has positions for {self.longest}; tokenize with "
+                f"truncation=True, max_length={self.longest}"
             )
         batch["positions"] = torch.from_numpy(positions_of(batch["labels"].numpy()))
-        return batch | {"is_padded": not batch["attention_mask"].numpy().all()}
+        return batch | {"is_padded": not mask.all()}
 
 
 def positions_of(labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from wordmask.config.flag_checks import needs_whole_batches
 from wordmask.config.model_arguments import VARLEN
 from wordmask.config.run_arguments import RunArguments
 from wordmask.models.forward import Forward
-from wordmask.models.half_residual import halve_residual
+from wordmask.models.half_residual import halve_residual, restore_residual
 from wordmask.models.loss_head import LossHead, find_loss_head
 from wordmask.models.packed_attention import FlatAttention, PackedAttention, flat_attention, packed_attention
 from wordmask.models.padding_mask import padding_mask
@@ -69,6 +69,7 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel, longest: int) -
 
 
 def _forward(training: RunArguments, model: PreTrainedModel, sparse: bool, **settings: Any) -> Forward:
+    restore_residual(model)  # it may have been halved for another training
     if not training.residual_in_fp32:
         _halve_residual(model)
     return Forward.of(

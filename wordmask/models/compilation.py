@@ -24,17 +24,17 @@ LEAST = 2  # layers, to gain by one graph for all
 GRAPHS = 64  # of one function: kinds of layers, times shapes, times training and evaluation
 
 
-def repeated_layers(model: PreTrainedModel) -> list[nn.Module]:
+def repeated_layers(model: PreTrainedModel, least: int = LEAST) -> list[nn.Module]:
     """The layers of an encoder: of the classes in its lists of modules, the one with the most weights.
 
-    None if no class is there twice. A Funnel Transformer has a list of layers for each of its blocks.
+    None if no class is there as often as `least`. A Funnel Transformer has a list of layers for each of its blocks.
     """
     by_class: dict[type, list[nn.Module]] = {}
     for modules in model.base_model.modules():
         for module in modules if isinstance(modules, nn.ModuleList) else []:
             if not isinstance(module, nn.ModuleList):  # which is not called, so it has nothing to compile
                 by_class.setdefault(type(module), []).append(module)
-    alike = [layers for layers in by_class.values() if len(layers) >= LEAST]
+    alike = [layers for layers in by_class.values() if len(layers) >= least]
     return max(alike, key=lambda layers: sum(p.numel() for layer in layers for p in layer.parameters()), default=[])
 
 

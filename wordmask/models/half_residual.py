@@ -9,6 +9,7 @@ have half precision, too.
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -31,26 +32,43 @@ def _norms(model: PreTrainedModel) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__.endswith("Norm")]
 
 
+def _round_result(norm: nn.Module, arguments: tuple[Any, ...], result: Any) -> Any:
+    return _rounded(result)
+
+
+def _round_states(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    # The states come first. A mask behind them must not be rounded: its lowest number would become infinite.
+    return tuple(_rounded(given) if place == 0 else given for place, given in enumerate(arguments))
+
+
 class HalfResidual:
     """Rounds the results of a model's norms, and what its layers get: some embeddings have no norm (ESM, EuroBERT).
 
     Nothing changes outside of autocast.
 
     Args:
-        model: gets hooks.
+        model: gets hooks, in place of those that it has from an earlier call.
     """
 
     def __init__(self, model: PreTrainedModel):
-        self.handles = [norm.register_forward_hook(lambda *call: _rounded(call[-1])) for norm in _norms(model)]
-        self.handles += [
-            layer.register_forward_pre_hook(lambda _, arguments: tuple(map(_rounded, arguments)))
-            for layer in repeated_layers(model)
-        ]
+        restore_residual(model)
+        self.handles = [norm.register_forward_hook(_round_result) for norm in _norms(model)]
+        self.handles += [layer.register_forward_pre_hook(_round_states) for layer in repeated_layers(model, least=1)]
+        _halved[model] = self
 
     def remove(self) -> None:
         """Take the hooks away again."""
         for handle in self.handles:
             handle.remove()
+
+
+_halved: WeakKeyDictionary[nn.Module, HalfResidual] = WeakKeyDictionary()
+
+
+def restore_residual(model: PreTrainedModel) -> None:
+    """Take the hooks of a model away again, if it has any."""
+    if (halved := _halved.pop(model, None)) is not None:
+        halved.remove()
 
 
 def halve_residual(model: PreTrainedModel) -> HalfResidual | Exception:

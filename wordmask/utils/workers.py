@@ -149,17 +149,21 @@ def _end_loader_workers() -> None:
 
 @contextmanager
 def loader_workers(count: int, reads: bool = True) -> Iterator[None]:
-    """Turn the death of a `DataLoader`'s worker into one sentence.
+    """Turn the death of a `DataLoader`'s worker into one sentence, and a mistake that it finds into its own sentence.
 
     Args:
         count: the number of workers, the value of --dataloader_num_workers.
         reads: whether the code in here does little more than read from them. Then the end of a pipe is a death, too.
 
     Raises:
-        InputError: if one has died.
+        InputError: if one has died, or has raised it.
     """
     try:
         yield
+    except InputError as error:
+        if not count or "in DataLoader worker process" not in str(error):
+            raise
+        raise InputError(str(error).strip().rpartition("InputError: ")[2]) from error  # torch adds the traceback
     except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
         is_its_own = "in DataLoader worker process" in str(error)  # what a worker meets, torch raises here again
         is_death = _DEATH.search(str(error)) if isinstance(error, RuntimeError) else reads and not is_its_own

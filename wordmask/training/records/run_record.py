@@ -7,13 +7,19 @@ import logging
 import math
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import wordmask
-from wordmask.config.arguments import Arguments, RunArguments
+from wordmask.config.arguments import Arguments
+from wordmask.config.data_arguments import DataArguments
+from wordmask.config.masking_arguments import MaskingArguments
+from wordmask.config.model_arguments import ModelArguments
+from wordmask.config.probe_arguments import ProbeArguments
+from wordmask.config.run_arguments import RunArguments
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.models.configuration import is_dropout
 from wordmask.models.identity import SCRATCH, architecture, base_model
 from wordmask.tokenization.backend import tokenizer_digest
@@ -128,10 +134,12 @@ class RunRecord:
         same_step = old_step == new_step and not new.get("streaming")  # as 8 x 1 and 4 x 2
         same_step |= bool(old.get("tokens_per_step") and new.get("tokens_per_step"))
         names = (*(() if identity.text else _TEXT), *SETTINGS, *(() if same_step else STEP))
+        defaults = _defaults()  # of flags without a value, and of those that are newer than the record
+        before = {name: old.get(name, defaults.get(name)) for name in names}
         changed = [
-            f"{'' if name == 'processes' else '--'}{name}: {as_written(old[name])} -> {as_written(new.get(name))}"
-            for name in names
-            if name in old and old[name] != new.get(name)  # a record of an older version lacks newer flags
+            f"{'' if name == 'processes' else '--'}{name}: {as_written(value)} -> {as_written(new.get(name))}"
+            for name, value in before.items()
+            if value != new.get(name)
         ]
         if dropout := [text for name, text in self._configured(identity) if is_dropout(name)]:
             changed.append(f"dropout: {', '.join(dropout)}")
@@ -195,9 +203,14 @@ def write_run(script: str, arguments: Arguments, identity: Identity, described: 
     write_json(Path(training.output_dir) / RUN, record)
 
 
+def _defaults() -> dict[str, Any]:
+    """The default of each flag, as a record has it."""
+    parts = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, ProbeArguments, RunArguments)
+    flags = [flag for part in parts for flag in fields(part)]
+    return {flag.name: plain(flag.default) for flag in flags if flag.default is not MISSING}
+
+
 def _changed(arguments: Arguments) -> list[str]:
     """The flags that the user or the short form gives another value than their default."""
-    parts = (arguments.model, arguments.data, arguments.masking, arguments.segmentation, arguments.probe)
-    defaults = {flag.name: flag.default for part in (*parts, arguments.training) for flag in fields(part)}
-    given = {*arguments.named, *arguments.short_form} - {*LEFT_OUT}
-    return sorted(name for name in given if plain(arguments.given.get(name)) != plain(defaults.get(name)))
+    defaults, given = _defaults(), {*arguments.named, *arguments.short_form} - {*LEFT_OUT}
+    return sorted(name for name in given if plain(arguments.given.get(name)) != defaults.get(name))

@@ -177,7 +177,7 @@ class MlmTrainer(EvaluatingTrainer):
         args, workers = self.args, self.args.dataloader_num_workers
         if workers:
             end_loader_workers_at_exit()
-        # A batch that is divided needs the positions of its parts alone.
+        # A batch that is divided needs the positions of its parts alone. (A script has cut its text already.)
         has_positions = isinstance(collator, MaskingCollator) or self.forward.micro_batch_tokens is not None
         loader = DataLoader(
             dataset,
