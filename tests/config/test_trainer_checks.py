@@ -204,7 +204,8 @@ def test_a_card_that_only_emulates_bfloat16(monkeypatch, major, refused):
     monkeypatch.setattr(trainer_checks, "is_torch_bf16_gpu_available", torch.cuda.is_bf16_supported)
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
     assert torch.cuda.is_bf16_supported()
-    arguments = SimpleNamespace(use_cpu=False, fp16=False, bf16=True, bf16_full_eval=False, tf32=None)
+    arguments = SimpleNamespace(use_cpu=False, fp16=False, bf16=True, tf32=None)
+    arguments.fp16_full_eval = arguments.bf16_full_eval = False
     if not refused:
         trainer_checks._check_precision(arguments)
         return
