@@ -19,11 +19,11 @@ from wordmask.config.masking_arguments import MaskingArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.run_arguments import RunArguments
 
-pytestmark = pytest.mark.slow  # a minute
+pytestmark = pytest.mark.slow  # two minutes
 RUNS = 12  # of a seed
 MODEL_TYPES = ("bert", "roberta", "electra", "modernbert", "distilbert", "deberta-v2", "albert", "fnet", "convbert")
 MODERNBERT = {"hidden_size": 64, "num_attention_heads": 2, "local_attention": 16}
-# What needs a GPU or a network, or would leave the test's own directory.
+# What needs a GPU or a network, or would write elsewhere.
 NOT_HERE = {"push_to_hub", "hub_private_repo", "hub_always_push", "fp16", "tf32", "use_cpu", "trust_remote_code"}
 # One of each group, or none.
 GROUPS = (

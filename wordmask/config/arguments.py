@@ -24,6 +24,9 @@ from wordmask.config.short_form import Value, apply_defaults, is_short_form
 
 logger = logging.getLogger(__name__)
 
+# The classes of all flags, with those of transformers.
+CONCERNS: tuple[type, ...] = tuple(RunArguments if concern is AddedArguments else concern for concern in OWN[1:])
+
 
 @dataclass
 class Arguments:
@@ -85,8 +88,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments
     Raises:
         InputError: naming the flag that is wrong.
     """
-    concerns: list[type] = [RunArguments if concern is AddedArguments else concern for concern in OWN[1:]]
-    parser = training_parser(concerns)
+    parser = training_parser(CONCERNS)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp
     parser.set_defaults(**defaults)

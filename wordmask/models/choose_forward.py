@@ -69,8 +69,9 @@ def choose_forward(arguments: Arguments, model: PreTrainedModel, longest: int) -
 
 
 def _forward(training: RunArguments, model: PreTrainedModel, sparse: bool, **settings: Any) -> Forward:
-    restore_residual(model)  # it may have been halved for another training
-    if not training.residual_in_fp32:
+    if training.residual_in_fp32:
+        restore_residual(model)  # it may have been halved for another training
+    else:
         _halve_residual(model)
     return Forward.of(
         model,

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from wordmask.models.autocast import autocast_dtype
 from wordmask.models.compilation import repeated_layers
 from wordmask.models.probing import Unfit, hooked, some_ids
 
@@ -23,8 +24,7 @@ def _rounded(states: Any) -> Any:
     """Tensors in the type of autocast, if that is on; all else as it is."""
     if not isinstance(states, torch.Tensor) or not states.is_floating_point():
         return states
-    device = states.device.type
-    return states.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else states
+    return states.to(autocast_dtype(states))
 
 
 def _norms(model: PreTrainedModel) -> list[nn.Module]:
@@ -38,7 +38,7 @@ def _round_result(norm: nn.Module, arguments: tuple[Any, ...], result: Any) -> A
 
 def _round_states(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     # The states come first. A mask behind them must not be rounded: its lowest number would become infinite.
-    return tuple(_rounded(given) if place == 0 else given for place, given in enumerate(arguments))
+    return (*map(_rounded, arguments[:1]), *arguments[1:])
 
 
 class HalfResidual:

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wordmask.masking import IGNORED
+from wordmask.models.autocast import autocast_dtype
 from wordmask.models.probing import Unfit, close, hooked, some_ids
 
 ALIGNED = 8  # the fast matrix kernels of GPUs read 16 bytes at a time, which are 8 numbers in half precision
@@ -63,9 +64,7 @@ def chunked_loss(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
 ) -> torch.Tensor:
     """() The same mean loss, for some positions at a time."""
-    device = hidden.device.type
-    # Autocast does not know this function.
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    dtype = autocast_dtype(weight)  # autocast does not know this function
     losses = nn.functional.linear_cross_entropy(
         hidden.to(dtype),
         weight.to(dtype),

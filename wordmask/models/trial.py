@@ -59,6 +59,7 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
     training = arguments.training
     flag, value = origin(arguments.model)
     fixed, name = arguments.data.pad_to_max_length, type(model).__name__
+    tried = length if fixed else min(SHORT, length)
     if training.activation_checkpointing and not model.supports_gradient_checkpointing:
         raise InputError(
             f"--activation_checkpointing: a {name} cannot compute its activations again; drop the flag, and give a "
@@ -71,13 +72,13 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
         with reported(sentence, advice), unchanged(model):
             model.train(training.do_train)
             with torch.autocast(model.device.type, training.half_dtype, enabled=training.half_dtype is not None):
-                prediction = _predict(model, size, length if fixed else min(SHORT, length))
+                prediction = _predict(model, size, tried)
             if training.do_train:
                 prediction.loss.backward()
                 _set_unused_parameters(training, model)
             if (predicted := prediction.logits.shape[-1]) < size:
                 raise ValueError(f"predictions of {predicted} tokens, and the tokenizer has {size}")
-        _try_half_evaluation(training, model, size, length if fixed else min(SHORT, length))
+        _try_half_evaluation(training, model, size, tried)
     sentence = f"{flag}: the configuration of {value} cannot be saved and loaded again"
     with reported(sentence, "; give other settings or another model"), TemporaryDirectory() as directory:
         model.config.save_pretrained(directory)
@@ -88,7 +89,9 @@ def _try_half_evaluation(training: RunArguments, model: PreTrainedModel, size: i
     """Raise an `InputError` if the model, converted to half precision for evaluations, does not compute."""
     asked = {"bf16": (training.bf16_full_eval, torch.bfloat16), "fp16": (training.fp16_full_eval, torch.float16)}
     for precision, (is_asked, dtype) in asked.items():
-        sentence = f"--{precision}_full_eval: a {type(model).__name__} cannot evaluate so; a trial gave an error"
+        sentence = (
+            f"--{precision}_full_eval: a {type(model).__name__} cannot evaluate in half precision; a trial failed"
+        )
         if is_asked and training.do_eval:
             with reported(sentence, "; drop the flag"), unchanged(model), torch.no_grad():
                 converted = copy.deepcopy(model).eval()

@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from wordmask.config.model_arguments import VARLEN
+from wordmask.models.autocast import autocast_dtype
 
 
 class AttentionDropoutError(ValueError):
@@ -72,8 +73,7 @@ def _flat(states: torch.Tensor, heads: int) -> torch.Tensor:
     flat = states.transpose(1, 2)[0]
     if flat.shape[1] < heads:  # several query heads share a head of keys and values
         flat = flat.repeat_interleave(heads // flat.shape[1], 1)
-    device = flat.device.type
-    return flat.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else flat
+    return flat.to(autocast_dtype(flat))
 
 
 def _kernel(

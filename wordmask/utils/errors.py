@@ -18,6 +18,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def from_worker(error: InputError) -> InputError:
+    """The mistake that a worker of a `DataLoader` has found, without the traceback that torch puts around it."""
+    if not str(error).startswith("Caught InputError in"):
+        return error
+    return InputError(str(error).rpartition("InputError: ")[2].strip())
+
+
 def kind_of(value: object) -> str:
     """What a value is, for a sentence: `a str`, or `the class BertTokenizer`."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, from_worker
 from wordmask.utils.processes import local_rank
 from wordmask.utils.said_once import INTERRUPTED, first_to_say, leave_mark, others_said_something
 from wordmask.utils.signals import exit_status, handled, interruption_behind
@@ -59,6 +59,4 @@ def find_input_error(error: BaseException | None) -> InputError | None:
         # What torch raises wherever the program is when a worker dies, also while a mistake is on its way up.
         interrupts = str(error).startswith("DataLoader worker (pid")
         error = error.__cause__ or (error.__context__ if interrupts else None)
-    if error is not None and str(error).startswith("Caught InputError in"):  # torch puts a worker's traceback into it
-        return InputError(str(error).rpartition("InputError: ")[2].strip())
-    return error
+    return None if error is None else from_worker(error)

@@ -18,7 +18,7 @@ from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, from_worker
 from wordmask.utils.signals import held_back, leave_to_parent
 
 # What torch says of a worker that is gone. The parent may also meet the end of a pipe, or a socket that is gone.
@@ -161,9 +161,9 @@ def loader_workers(count: int, reads: bool = True) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if not count or "in DataLoader worker process" not in str(error):
+        if (found := from_worker(error)) is error:
             raise
-        raise InputError(str(error).strip().rpartition("InputError: ")[2]) from error  # torch adds the traceback
+        raise found from error
     except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
         is_its_own = "in DataLoader worker process" in str(error)  # what a worker meets, torch raises here again
         is_death = _DEATH.search(str(error)) if isinstance(error, RuntimeError) else reads and not is_its_own

@@ -13,13 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import wordmask
-from wordmask.config.arguments import Arguments
-from wordmask.config.data_arguments import DataArguments
-from wordmask.config.masking_arguments import MaskingArguments
-from wordmask.config.model_arguments import ModelArguments
-from wordmask.config.probe_arguments import ProbeArguments
+from wordmask.config.arguments import CONCERNS, Arguments
 from wordmask.config.run_arguments import RunArguments
-from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.models.configuration import is_dropout
 from wordmask.models.identity import SCRATCH, architecture, base_model
 from wordmask.tokenization.backend import tokenizer_digest
@@ -205,8 +200,7 @@ def write_run(script: str, arguments: Arguments, identity: Identity, described: 
 
 def _defaults() -> dict[str, Any]:
     """The default of each flag, as a record has it."""
-    parts = (ModelArguments, DataArguments, MaskingArguments, SegmentationArguments, ProbeArguments, RunArguments)
-    flags = [flag for part in parts for flag in fields(part)]
+    flags = [flag for concern in CONCERNS for flag in fields(concern)]
     return {flag.name: plain(flag.default) for flag in flags if flag.default is not MISSING}
 
 
