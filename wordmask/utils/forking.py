@@ -1,7 +1,7 @@
 """Forked workers for a Python before 3.11.10, in which a forked process can hang before it has begun.
 
-A thread of a library, such as one of torch.distributed, sometimes takes a lock of the interpreter for a moment. A process
-that is forked in that moment waits for this lock for ever, and its parent waits for its first batch:
+A thread of a library, such as one of torch.distributed, sometimes takes a lock of the interpreter for a moment. A
+process that is forked in that moment waits for this lock for ever, and its parent waits for its first batch:
 https://github.com/python/cpython/issues/112275. Nothing in Python can tell when another thread has this lock. All this
 can go when setup.cfg asks for Python 3.11.10.
 """
