@@ -37,13 +37,16 @@ test: install  ## run the tests
 test-all: install  ## run the tests, slow ones included
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
 
-# Both hold torch at the version of constraints.txt: another one is a download of some GB on most machines.
+# Both take torch as constraints.txt has it, since another version is a download of some GB; TORCH=2.15.0 asks for one.
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 test-oldest:  ## run the tests on the oldest direct versions that setup.cfg admits
-	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+	$(PYTHON) -m venv --clear .venv-oldest
+	sed 's/^torch==.*/torch==$(TORCH)/' constraints-oldest.txt > .venv-oldest/constraints.txt
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=.venv-oldest/constraints.txt
 
 test-newest:  ## run the tests on the newest versions that setup.cfg admits, in a new environment
 	$(PYTHON) -m venv --clear .venv-newest
-	grep '^torch==' constraints.txt > .venv-newest/constraints.txt
+	echo 'torch==$(TORCH)' > .venv-newest/constraints.txt
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=.venv-newest/constraints.txt
 
 faults: install  ## kill, stop and damage runs at all places of a table, and print what became of them

@@ -37,14 +37,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.version import Version
 from transformers import AutoConfig, AutoTokenizer
 
 from bundled import given_or_bundled
 from gpu_results import Results, markdown
-from gpu_sides import NEEDS, SIDES, GpuTraining
+from gpu_sides import SIDES, GpuTraining
 from gpu_text import operations, write_model, write_text
-from gpu_trials import TRIALS
+from gpu_trials import TRIALS, Trial
 from meter import matrix_rate
 from sides import Process
 from wordmask.utils.errors import InputError
@@ -101,11 +100,11 @@ class Part:
         """Whether our script with configs/gpu.yaml packs documents."""
         return all(TRIALS[name].packs for name in self.trials)
 
-    def lacks(self, side: str) -> str | None:
-        """Why a side cannot be measured here, as a sentence; `None` if it can."""
-        if Version(torch.__version__) < Version(NEEDS[side]):
-            return f"it needs PyTorch {NEEDS[side]}, and this is {torch.__version__}"
-        return next(filter(None, (TRIALS[name].lacks() for name in self.trials)), None)
+    def lacks(self) -> str | None:
+        """Why it cannot be measured here, as a sentence; `None` if it can."""
+        return next(
+            filter(None, (trial.lacks() for trial in (Trial(), *(TRIALS[name] for name in self.trials)))), None
+        )
 
     def sized(self, tiny: bool) -> Sizes:
         """How much this part trains."""
@@ -193,7 +192,7 @@ def measure(part: Part, options: argparse.Namespace, results: Results, sides: Si
     done, case = results.found.get(part.name, {}), None
     enough = {"loss"} if options.only else {"loss", "error"}
     for side in (side for side in options.sides if side in part.sides and not enough & {*done.get(side, {})}):
-        if reason := part.lacks(side):
+        if reason := part.lacks():
             results.add(part.name, side, {"skipped": reason})
             continue
         found: dict[str, Any] = {}

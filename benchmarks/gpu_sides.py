@@ -191,8 +191,6 @@ def evaluate(case: GpuTraining, trained: torch.nn.Module, tokenizer: PreTrainedT
     return total / count
 
 
-# The PyTorch that each side needs: varlen attention has had windows and a scale since 2.11.
-NEEDS = {"plain": "2.9", "ours": "2.9", "ours_gpu": "2.11"}
 SIDES: dict[str, Callable[[GpuTraining], dict[str, float]]] = {
     "plain": run_plain,
     "ours": run_ours,

@@ -192,17 +192,17 @@ def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     chunked = next(part for part in gpu.PARTS if part.trials == ("chunked",))
     assert chunked.name == "modernbert-1024-chunked" and gpu.PARTS[0].name == "modernbert-1024"
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu130")
-    assert gpu.PARTS[0].lacks("ours") is None
-    assert gpu.PARTS[0].lacks("ours_gpu") == "it needs PyTorch 2.11, and this is 2.9.1+cu130"
-    assert "2.11" in chunked.lacks("ours_gpu")
+    assert gpu.PARTS[0].lacks() == "it needs PyTorch 2.11, and this is 2.9.1+cu130"
+    assert "2.11" in chunked.lacks()
     monkeypatch.setattr(torch, "__version__", "2.12.0")
-    assert chunked.lacks("ours_gpu") == "it needs PyTorch 2.13, and this is 2.12.0"
+    assert gpu.PARTS[0].lacks() is None
+    assert chunked.lacks() == "it needs PyTorch 2.13, and this is 2.12.0"
     monkeypatch.setattr(torch, "__version__", "2.13.0")
     both = gpu.Part("bert", 512, trials=("residual", "flash4"))
     assert both.name == "bert-512-residual-flash4" and both.sides == ("ours_gpu",)
-    assert both.lacks("ours_gpu") == "it needs an NVIDIA GPU"
+    assert both.lacks() == "it needs an NVIDIA GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert both.lacks("ours_gpu") == "it needs the module flash_attn.cute"
+    assert both.lacks() == "it needs the module flash_attn.cute"
 
 
 def test_the_operations_around_flash_attention_4_give_the_gradients_of_each_document(monkeypatch):
@@ -210,7 +210,8 @@ def test_the_operations_around_flash_attention_4_give_the_gradients_of_each_docu
     import flash_attention_4
 
     def window(settings: dict) -> list[int]:
-        return [-1 if settings[f"window_size_{side}"] is None else settings[f"window_size_{side}"] for side in SIDES]
+        given = [settings[f"window_size_{side}"] for side in SIDES]
+        return given if given[0] is not None else list(varlen_attention.EVERYTHING)
 
     def forward(query, key, value, return_lse, **settings):
         bounds, longest, scale = (settings[name] for name in ("cu_seqlens_q", "max_seqlen_q", "softmax_scale"))

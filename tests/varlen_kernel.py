@@ -12,7 +12,8 @@ from wordmask.models.varlen_attention import by_document
 
 def on_cpu(query, key, value, bounds, bounds_k, longest, longest_k, is_causal, scale, window_size, *_):
     """What the kernel gives, with the numbers of our loop."""
-    reach = None if window_size == [-1, -1] else tuple(window_size)
+    assert window_size != [-1, -1], "PyTorch may take cuDNN's kernel, which is slow here"
+    reach = None if window_size[0] >= longest else tuple(window_size)
     assert int(bounds.diff().max()) <= longest, "the kernel would leave tokens out"
     output = by_document(query, key, value, bounds, longest, scale, reach).contiguous()
     return output, query.new_empty(query.shape[1::-1]), torch.zeros(2, dtype=torch.uint64)
@@ -24,8 +25,7 @@ def backward_on_cpu(gradient, query, key, value, out, lse, bounds, *settings):
     place = torch.arange(len(query))
     document = torch.bucketize(place, bounds[1:], right=True)
     seen = document[:, None] == document
-    if window_size != [-1, -1]:
-        seen &= (place[:, None] - place).abs() <= window_size[0]
+    seen &= (place[:, None] - place).abs() <= window_size[0]
     g, q, k, v = (states.transpose(0, 1) for states in (gradient, query, key, value))
     shares = (q @ k.mT * scale).masked_fill(~seen, -torch.inf).softmax(-1)
     of_shares = g @ v.mT

@@ -21,6 +21,11 @@ from transformers.masking_utils import sdpa_mask
 from wordmask.config.model_arguments import VARLEN
 from wordmask.models.autocast import autocast_dtype
 
+# A window that is wider than any document: each token sees all of its document. FlashAttention computes this as
+# attention without a window. But without one, PyTorch 2.14 and newer takes cuDNN's kernel on a GPU like an H100. An
+# encoder trained several times slower with it: https://github.com/pytorch/pytorch/issues/187770
+EVERYTHING = (1 << 30, 1 << 30)
+
 
 class AttentionDropoutError(ValueError):
     """A model has attention dropout, which these kernels do not have."""
@@ -86,10 +91,10 @@ def _kernel(
     reach: tuple[int, int] | None,
 ) -> torch.Tensor:
     """The kernel of PyTorch; see `by_document`."""
-    from torch.nn.attention.varlen import varlen_attn  # with windows and a scale since torch 2.11
+    from torch.nn.attention.varlen import varlen_attn  # here, since it takes two seconds, and a CPU never needs it
 
-    window: dict[str, Any] = {} if reach is None else {"window_size": reach}
-    return varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale, **window)  # type: ignore
+    lengths = (bounds, bounds, longest, longest)
+    return varlen_attn(query, key, value, *lengths, scale=scale, window_size=reach or EVERYTHING)  # type: ignore
 
 
 @torch.compiler.disable
