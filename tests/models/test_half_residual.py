@@ -150,5 +150,5 @@ def test_a_program_of_ones_own_has_it_too(tmp_path):
     MlmTrainer(bert, args, dataset, processing_class=tokenizer)
     with torch.autocast("cpu", torch.bfloat16):
         assert bert(input_ids=IDS, output_hidden_states=True).hidden_states[1].dtype == torch.bfloat16
-    with pytest.raises(InputError, match="--no_residual_in_fp32: a FNetForMaskedLM cannot .* drop the flag"):
+    with pytest.raises(InputError, match="--no_residual_in_fp32: an FNetForMaskedLM cannot .* drop the flag"):
         MlmTrainer(fnet, args, dataset, processing_class=tokenizer)

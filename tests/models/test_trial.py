@@ -107,7 +107,7 @@ def test_a_model_that_cannot_evaluate_in_half_precision_says_so_before_it_trains
     argv += f" --{precision}_full_eval --output_dir"
     with pytest.raises(SystemExit):
         run_mlm_wwm.main([*argv.split(), str(tmp_path / "out")])
-    error = f"error: --{precision}_full_eval: a FNetForMaskedLM cannot evaluate in half precision; a trial failed ("
+    error = f"error: --{precision}_full_eval: an FNetForMaskedLM cannot evaluate in half precision; a trial failed ("
     assert error in capsys.readouterr().err and not (tmp_path / "out").exists()
     only_trains = argv.replace("--do_eval ", "")  # without an evaluation, nothing is converted
     assert run_mlm_wwm.main([*only_trains.split(), str(tmp_path / "out")])["train_loss"] > 0

@@ -137,7 +137,7 @@ def test_sparse_attention_is_packed_where_all_sequences_are_short(tokenizer, tex
 def test_a_type_that_cannot_compute_activations_again_says_so(model_type, tokenizer, text, tmp_path, capsys):
     argv = [*command(model_type, tokenizer, text, tmp_path / "out"), "--config_overrides", TRAINED[model_type][0]]
     said = refusal(capsys, run_mlm_wwm.main, *argv, "--activation_checkpointing")
-    assert said.startswith("--activation_checkpointing: a ") and "drop the flag" in said
+    assert re.match(r"--activation_checkpointing: an? \w+ cannot compute its activations again; drop the flag", said)
 
 
 @pytest.mark.parametrize("model_type", TRAINED)

@@ -15,7 +15,7 @@ import torch
 import run_mlm
 from conftest import free_port
 from wordmask.utils import said_once
-from wordmask.utils.errors import InputError, naming_parameters
+from wordmask.utils.errors import InputError, naming_parameters, with_article
 from wordmask.utils.script import reports_input_errors
 from wordmask.utils.write_errors import why_not_written
 
@@ -214,3 +214,21 @@ def test_a_mistake_without_a_signal_is_no_interruption(capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and capsys.readouterr().err == "error: --x: it is missing; give it\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("BertForMaskedLM", "a BertForMaskedLM"),
+        ("RobertaForMaskedLM", "a RobertaForMaskedLM"),
+        ("ElectraForMaskedLM", "an ElectraForMaskedLM"),
+        ("IBertForMaskedLM", "an IBertForMaskedLM"),
+        ("XLMRobertaForMaskedLM", "an XLMRobertaForMaskedLM"),
+        ("FNetForMaskedLM", "an FNetForMaskedLM"),
+        ("FunnelForMaskedLM", "a FunnelForMaskedLM"),
+        ("int", "an int"),
+        ("NoneType", "a NoneType"),
+    ],
+)
+def test_a_name_has_its_article(name, expected):
+    assert with_article(name) == expected

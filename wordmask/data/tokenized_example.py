@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.words import Characters
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, kind_of
 from wordmask.utils.files import is_blank
 
 NO_WORD = -1  # the word id of a special token; transformers has `None`
@@ -92,7 +92,7 @@ def _array(name: str, values: Any) -> NDArray[np.int64]:
     except (TypeError, ValueError):
         are_whole = False
     if not are_whole:
-        found = f"a {type(values).__name__}, {str(values)[:60]}"
+        found = f"{kind_of(values)}, {str(values)[:60]}"
         raise InputError(f"{name} is not a list of whole numbers, but {found}; give one for each example")
     pairs = name == "offset_mapping"
     numbers = numbers.reshape(0, 2) if pairs and not numbers.size else numbers

@@ -23,7 +23,7 @@ from wordmask.tokenization.backend import check_is_tokenizer
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
-from wordmask.utils.errors import InputError, naming_parameters
+from wordmask.utils.errors import InputError, kind_of, naming_parameters
 
 
 class WholeWordMaskCollator(Masker):
@@ -99,7 +99,7 @@ class WholeWordMaskCollator(Masker):
         multiple = 1 if pad_to_multiple_of is None else pad_to_multiple_of
         for name, value in {"seed": seed, "pad_to_multiple_of": multiple}.items():
             if not isinstance(value, Integral):
-                raise InputError(f"{name}: {value!r} is a {type(value).__name__}; give a whole number")
+                raise InputError(f"{name}: {value!r} is {kind_of(value)}; give a whole number")
         if multiple < 1:
             raise InputError(f"pad_to_multiple_of: {multiple} is not a positive number; give one")
         if not -(2**63) <= seed < 2**64:
@@ -255,7 +255,7 @@ def _as_columns(examples: Any) -> list[Mapping[str, Any]]:
         InputError: if they are no examples.
     """
     if isinstance(examples, Mapping | str) or not isinstance(examples, Iterable):
-        found = f"a {type(examples).__name__} is no list of examples"
+        found = f"{kind_of(examples)} is no list of examples"
         raise InputError(f"examples: {found}; give a list with a dict for each, such as [dataset[0], dataset[1]]")
     columns = []
     for number, example in enumerate(examples):

@@ -19,7 +19,7 @@ from wordmask.models.packed_attention import FlatAttention, PackedAttention, fla
 from wordmask.models.padding_mask import padding_mask
 from wordmask.models.probing import named, or_none
 from wordmask.models.varlen_attention import AttentionDropoutError
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _halve_residual(model: PreTrainedModel) -> None:
     found = halve_residual(model)
     if isinstance(found, Exception):
         raise InputError(
-            f"--no_residual_in_fp32: a {type(model).__name__} cannot have its sums between layers in half precision "
+            f"--no_residual_in_fp32: {kind_of(model)} cannot have its sums between layers in half precision "
             f"({named(found)}); drop the flag"
         )
 
@@ -168,7 +168,7 @@ def _chunked_head(model: PreTrainedModel) -> LossHead:
     found = find_loss_head(model, chunked=True)
     if isinstance(found, Exception):
         raise InputError(
-            f"--chunked_head: the head of a {type(model).__name__} does not give the same loss in chunks "
+            f"--chunked_head: the head of {kind_of(model)} does not give the same loss in chunks "
             f"({named(found)}); drop the flag"
         )
     return found

@@ -15,7 +15,7 @@ from transformers.hf_argparser import string_to_bool
 from wordmask.config.flag_checks import refuse_encoder_decoder
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.tokenization.special_tokens import vocabulary_size
-from wordmask.utils.errors import InputError, one_line, reported
+from wordmask.utils.errors import InputError, one_line, reported, with_article
 from wordmask.utils.hub import loading
 
 ROLES = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
@@ -125,7 +125,7 @@ def with_dropout(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrai
         if is_dropout(name) and type(value) in (float, int) and not name.startswith(OTHER_HEADS)
     ]
     if not names:
-        raise InputError(f"--dropout: a {config.model_type} model has no dropout to set; drop the flag")
+        raise InputError(f"--dropout: {with_article(config.model_type)} model has no dropout to set; drop the flag")
     return _changed(config, dict.fromkeys(names, arguments.dropout))
 
 

@@ -20,7 +20,7 @@ from wordmask.models.probing import embedded_ids
 from wordmask.tokenization.special_tokens import vocabulary_size
 from wordmask.tokenization.train_tokenizer import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed, made_once
-from wordmask.utils.errors import InputError, reported
+from wordmask.utils.errors import InputError, kind_of, reported
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading
 from wordmask.utils.quantities import counted
@@ -194,7 +194,7 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
     Raises:
         InputError: if shapes differ from those of the configuration, or if no weight belongs to the encoder.
     """
-    name, model_class = arguments.model_name_or_path, type(model).__name__
+    name = arguments.model_name_or_path
     if info["mismatched_keys"]:
         key, stored, expected = min(info["mismatched_keys"])
         config = "--config_name" if arguments.config_name else "its config.json"
@@ -208,7 +208,7 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
     encoder = {key for key, _ in model.named_parameters() if key.startswith(prefix) and "pooler" not in key.split(".")}
     if encoder and encoder <= absent:
         raise InputError(
-            f"--model_name_or_path: {name} holds no weight of a {model_class}; give a checkpoint of that architecture"
+            f"--model_name_or_path: {name} holds no weight of {kind_of(model)}; give a checkpoint of that architecture"
         )
     lost = sorted(key for key in absent if key.startswith(prefix))
     if lost:
@@ -220,7 +220,7 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
         logger.warning(
             "--model_name_or_path: %s has no masked-LM head, or not all of it; the head of this %s is new",
             name,
-            model_class,
+            type(model).__name__,
         )
     return len(lost) < len(absent)
 

@@ -15,7 +15,7 @@ from wordmask.models.loading import no_report
 from wordmask.models.positions import first_position
 from wordmask.models.probing import Unfit, close, some_ids, unchanged, why_not
 from wordmask.tokenization.special_tokens import length_limit
-from wordmask.utils.errors import InputError, reported
+from wordmask.utils.errors import InputError, kind_of, reported
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +65,12 @@ def with_more_positions(
 
 def _check_without_positions(model: PreTrainedModel, limit: int | None, length: int) -> None:
     """Raise an `InputError` if a model has relative positions and needs no flag, or cannot take more tokens."""
-    name = type(model).__name__
     long = some_ids(model, 1, (limit or getattr(model.config, "max_position_embeddings", None) or _UNKNOWN) + 1)
     if why_not(model, lambda: len(model(input_ids=long).logits) == 1) is not None:
-        raise InputError(f"{FLAG}: the positions of a {name} cannot become more; drop the flag")
+        raise InputError(f"{FLAG}: the positions of {kind_of(model)} cannot become more; drop the flag")
     if limit is None:
-        raise InputError(
-            f"{FLAG}: a {name} has positions without a limit; drop the flag, and give --max_seq_length {length}"
-        )
+        unlimited = f"{kind_of(model)} has positions without a limit"
+        raise InputError(f"{FLAG}: {unlimited}; drop the flag, and give --max_seq_length {length}")
 
 
 # Tables
@@ -107,7 +105,7 @@ def _tables(model: PreTrainedModel) -> dict[str, _Table]:
         if name not in new or new[name].shape == old.shape:
             continue
         if name in learned and new[name].shape != (len(old) + 1, *old.shape[1:]):
-            raise InputError(f"{FLAG}: the positions of a {type(model).__name__} cannot become more; drop the flag")
+            raise InputError(f"{FLAG}: the positions of {kind_of(model)} cannot become more; drop the flag")
         padding = getattr(model.get_submodule(name.rpartition(".")[0]), "padding_idx", None)
         first = first_position(padding, old.shape[0], known) if name in learned else 0
         positions = len(old) - first if name in learned else known
@@ -205,7 +203,7 @@ def _lengthened(model: PreTrainedModel, tables: dict[str, _Table], more: int) ->
     reason = why_not(model, lambda: _same_logits(model, longer, min(short, 64))) if tables else None
     if isinstance(reason, Unfit):
         raise InputError(
-            f"{FLAG}: with more positions, a {type(model).__name__} gives other logits for short text; drop the flag"
+            f"{FLAG}: with more positions, {kind_of(model)} gives other logits for short text; drop the flag"
         )
     return longer, how
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, kind_of
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def start_at_means(model: PreTrainedModel, pieces: Mapping[int, Sequence[int]]) 
     size = max(pieces) + 1
     if weights[0] is None or any(weight is not None and len(weight) < size for weight in weights):
         raise InputError(
-            f"--add_words: the embeddings of a {type(model).__name__} have no place for each token; drop the flag"
+            f"--add_words: the embeddings of {kind_of(model)} have no place for each token; drop the flag"
         )
     for weight in {id(weight): weight for weight in weights if weight is not None}.values():  # tied ones once
         for token, of_token in pieces.items():

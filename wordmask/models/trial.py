@@ -14,7 +14,7 @@ from wordmask.models.choose_forward import choose_forward
 from wordmask.models.configuration import origin
 from wordmask.models.forward import Forward, Prediction
 from wordmask.models.probing import some_ids, unchanged
-from wordmask.utils.errors import InputError, reported
+from wordmask.utils.errors import InputError, kind_of, reported
 from wordmask.utils.launch import tpu_package
 from wordmask.utils.terminal import terminal
 
@@ -58,15 +58,15 @@ def try_model(arguments: Arguments, model: PreTrainedModel, size: int, length: i
     """
     training = arguments.training
     flag, value = origin(arguments.model)
-    fixed, name = arguments.data.pad_to_max_length, type(model).__name__
+    fixed, kind = arguments.data.pad_to_max_length, kind_of(model)
     tried = length if fixed else min(SHORT, length)
     if training.activation_checkpointing and not model.supports_gradient_checkpointing:
         raise InputError(
-            f"--activation_checkpointing: a {name} cannot compute its activations again; drop the flag, and give a "
+            f"--activation_checkpointing: {kind} cannot compute its activations again; drop the flag, and give a "
             "smaller --tokens_per_pass to need less memory"
         )
     if not (training.fsdp or training.deepspeed):
-        sentence = f"{flag}: {value} makes a {name} that text alone does not train; two short sequences gave an error"
+        sentence = f"{flag}: {value} makes {kind} that text alone does not train; two short sequences gave an error"
         such_as = "" if fixed else ", such as --pad_to_max_length,"
         advice = f"; give other settings{such_as} or another model"
         with reported(sentence, advice), unchanged(model):
@@ -89,9 +89,7 @@ def _try_half_evaluation(training: RunArguments, model: PreTrainedModel, size: i
     """Raise an `InputError` if the model, converted to half precision for evaluations, does not compute."""
     asked = {"bf16": (training.bf16_full_eval, torch.bfloat16), "fp16": (training.fp16_full_eval, torch.float16)}
     for precision, (is_asked, dtype) in asked.items():
-        sentence = (
-            f"--{precision}_full_eval: a {type(model).__name__} cannot evaluate in half precision; a trial failed"
-        )
+        sentence = f"--{precision}_full_eval: {kind_of(model)} cannot evaluate in half precision; a trial failed"
         if is_asked and training.do_eval:
             with reported(sentence, "; drop the flag"), unchanged(model), torch.no_grad():
                 converted = copy.deepcopy(model).eval()

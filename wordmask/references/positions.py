@@ -103,7 +103,7 @@ def make_references(
     """
     check_is_tokenizer(tokenizer)
     if isinstance(lines, str | Mapping) or not isinstance(lines, Iterable):
-        raise InputError(f"lines: a {type(lines).__name__} is no list of lines; give a list of strings")
+        raise InputError(f"lines: {kind_of(lines)} is no list of lines; give a list of strings")
     with naming_parameters(ltp='an object, load_segmenter("ltp", model="LTP/small")'):
         source = _segmenter_of(segmenter, tokenizer) if isinstance(segmenter, str) else segmenter
         if isinstance(source, type) or not hasattr(source, "segment"):
@@ -132,7 +132,7 @@ def _kept(name: str) -> Segmenter:
 def _strings(lines: Iterable[Any]) -> Iterator[str]:
     for number, line in enumerate(lines):
         if not isinstance(line, str):
-            raise InputError(f"lines: number {number} is a {type(line).__name__}; give strings")
+            raise InputError(f"lines: number {number} is {kind_of(line)}; give strings")
         yield line
 
 

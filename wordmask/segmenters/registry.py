@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from wordmask.segmenters.base import Segmenter
 from wordmask.segmenters.options import converted
 from wordmask.segmenters.own_class import called, explained
-from wordmask.utils.errors import InputError, naming_parameters, suggest
+from wordmask.utils.errors import InputError, kind_of, naming_parameters, suggest
 
 S = TypeVar("S", bound=Segmenter)
 
@@ -75,7 +75,7 @@ def load_segmenter(name: str, /, tokenizer: Any = None, **options: Any) -> Segme
         InputError: (a `ValueError`) as `make_segmenter` does.
     """
     if not isinstance(name, str):
-        raise InputError(f"name: a {type(name).__name__} is no name of a segmenter; give one of {available()}")
+        raise InputError(f"name: {kind_of(name)} is no name of a segmenter; give one of {available()}")
     with naming_parameters(segmenter="load_segmenter:", segmenter_options="options", ltp="model", no_hmm="hmm"):
         return make_segmenter(name, tokenizer, **options)
 

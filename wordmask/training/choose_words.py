@@ -13,7 +13,7 @@ from wordmask.data.sources import Texts
 from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.utils.cache import cache_directory, hashed, made_once
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, kind_of
 from wordmask.utils.files import write_json
 from wordmask.utils.quantities import counted
 from wordmask.utils.readers import read_words
@@ -42,7 +42,7 @@ def add_chosen_words(
         return {}
     if not tokenizer.is_fast:
         raise InputError(
-            f"--add_words: a {type(tokenizer).__name__} is no fast tokenizer, and would find the words inside of "
+            f"--add_words: {kind_of(tokenizer)} is no fast tokenizer, and would find the words inside of "
             "others, too; drop the flag"
         )
     with_references = next((text for text in texts.values() if isinstance(text, Texts) and text.references), None)

@@ -27,7 +27,7 @@ from wordmask.training.records.evaluation_record import EvaluationRecord, read_e
 from wordmask.training.records.output_dir import evaluates_another
 from wordmask.training.records.run_record import evaluates_a_training
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
-from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.errors import InputError, kind_of, one_line
 
 EMPTY_BATCHES = 100  # that a step may have in any text: a short one may be tried with the flags for a long one
 
@@ -120,7 +120,7 @@ def make_probe(
     if isinstance(hidden_states, Exception):
         flag, value = origin(arguments.model)
         raise InputError(
-            f"--probe_file: the encoder of a {type(model).__name__} ({flag} {value}) has no hidden state for each "
+            f"--probe_file: the encoder of {kind_of(model)} ({flag} {value}) has no hidden state for each "
             "token, so texts have no embeddings; drop the flag"
         )
     pad = tokenizer.pad_token_id or 0

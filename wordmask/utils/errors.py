@@ -25,9 +25,14 @@ def from_worker(error: InputError) -> InputError:
     return InputError(str(error).rpartition("InputError: ")[2].strip())
 
 
+def with_article(name: str) -> str:
+    """A name as a reader says it: `a BertForMaskedLM`, `an ElectraForMaskedLM`, `an FNetForMaskedLM`."""
+    return f"{'an' if re.match('[AEIOUXaeioux]|[FHLMNRS][A-Z]', name) else 'a'} {name}"
+
+
 def kind_of(value: object) -> str:
-    """What a value is, for a sentence: `a str`, or `the class BertTokenizer`."""
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    """What a value is, for a sentence: `a str`, `an int`, or `the class BertTokenizer`."""
+    return f"the class {value.__name__}" if isinstance(value, type) else with_article(type(value).__name__)
 
 
 def suggest(name: str, known: Iterable[str], dashes: str = "", most: int = 1) -> str:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from wordmask.config.optimizer_checks import muon_settings
 from wordmask.config.run_arguments import RunArguments
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, kind_of
 from wordmask.utils.launch import tpu_package
 
 MOMENTUM = 0.95
@@ -38,7 +38,7 @@ def muon_of(model: torch.nn.Module, args: RunArguments) -> tuple[type[Muon], dic
     matrices = hidden_matrices(model)
     if not matrices:
         raise InputError(
-            f"--optim muon: the encoder of a {type(model).__name__} has no linear layer to train; give another --optim"
+            f"--optim muon: the encoder of {kind_of(model)} has no linear layer to train; give another --optim"
         )
     return Muon, {
         "matrices": matrices,

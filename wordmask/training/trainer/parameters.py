@@ -14,7 +14,7 @@ from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequence
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.models.positions import position_limits
 from wordmask.models.probing import embedded_ids
-from wordmask.utils.errors import InputError, first_of
+from wordmask.utils.errors import InputError, first_of, kind_of
 
 # Parameters of the `Trainer` that would not be called, and why.
 _UNUSED = {
@@ -32,7 +32,7 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
         raise InputError(f"{unused}: {_UNUSED[unused]}, so it is not called; drop it")
     check_one_gpu(args.n_gpu, "your_program.py")
     if not isinstance(model, torch.nn.Module):
-        raise InputError(f"model: a {type(model).__name__} is no model; give one, as from_pretrained loads it")
+        raise InputError(f"model: {kind_of(model)} is no model; give one, as from_pretrained loads it")
     if masks_by is None:
         raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
 
