@@ -20,7 +20,6 @@ from wordmask.masking import (
     NGRAM_LENGTHS,
     RATE,
     Mix,
-    Replacement,
     Strategy,
     choose,
     drawn,
@@ -174,7 +173,7 @@ def test_labels_say_exactly_what_was_chosen_and_inputs_stay_as_they_were(rows, r
     before = [array.copy() for array in inputs]
     for strategy in (*Strategy, MIX):
         chosen = choose(maskable, continues, rates, keys, strategy)
-        masked, labels = replace(ids, chosen, keys, Replacement(MASK, np.array([5, 6]), 0.5, 0.25))
+        masked, labels = replace(ids, chosen, keys, MASK, np.array([5, 6]), (0.5, 0.25))
         mask = np.zeros(ids.shape, bool)
         mask.flat[chosen] = True
         np.testing.assert_array_equal(labels, np.where(mask, ids, -100))
@@ -200,12 +199,11 @@ def test_arrays_of_any_memory_order_give_the_same_mask():
     """A transposed array is no copy in numpy, and what is written to a flattened one may be lost."""
     maskable, continues = arrays([[1, 2, 3, 4, 0, 5], [2] * 8])
     ids, keys = 10 + np.arange(maskable.size).reshape(maskable.shape), keys_of(2)
-    replacement = Replacement(MASK, np.array([5]))
     results = []
     for order in "CF":
         inputs = [np.array(array, order=order) for array in (maskable, continues, ids)]
         chosen = choose(inputs[0], inputs[1], np.full(2, 0.5), keys, Strategy.WHOLE_WORD)
-        results.append(replace(inputs[2], chosen, keys, replacement))
+        results.append(replace(inputs[2], chosen, keys, MASK, np.array([5])))
     (masked, labels), others = results
     assert (labels != -100).any()
     np.testing.assert_array_equal(others, (masked, labels))
@@ -383,9 +381,8 @@ def replaced(mask_replace_prob: float, random_replace_prob: float, random_ids: n
     maskable, continues = repeated([1, 2, 3, 4] * 12 + [4, 4], rows)
     ids = np.full(maskable.shape, 10_000) + np.arange(maskable.shape[1])
     chosen = choose(maskable, continues, np.full(rows, 0.5), keys_of(rows), Strategy.WHOLE_WORD)
-    masked, labels = replace(
-        ids, chosen, keys_of(rows), Replacement(MASK, random_ids, mask_replace_prob, random_replace_prob)
-    )
+    shares = mask_replace_prob, random_replace_prob
+    masked, labels = replace(ids, chosen, keys_of(rows), MASK, random_ids, shares)
     return masked.ravel()[chosen], labels.ravel()[chosen]
 
 
@@ -423,7 +420,7 @@ def test_what_stands_in_place_does_not_depend_on_what_was_chosen():
     maskable, continues = repeated([1] * tokens, rows)
     ids = np.full(maskable.shape, 10)
     chosen = choose(maskable, continues, np.full(rows, 0.15), keys_of(rows), Strategy.WHOLE_WORD)
-    masked, labels = replace(ids, chosen, keys_of(rows), Replacement(MASK, np.array([5]), 0.5, 0.5))
+    masked, labels = replace(ids, chosen, keys_of(rows), MASK, np.array([5]), (0.5, 0.5))
     counts = [((masked == token) & (labels != -100)).sum(0) for token in (MASK, 5)]
     assert chi_square(np.concatenate(counts), np.ones(2 * tokens)) < chi_square_limit(2 * tokens - 1)
 
@@ -458,7 +455,7 @@ def test_loops_are_compiled_where_the_result_cannot_be_kept(caplog):
 def test_an_index_out_of_bounds_is_an_error_and_reads_no_other_memory():
     ids, keys = np.full((1, 4), 10), keys_of(1)
     with pytest.raises(IndexError):
-        replace(ids, np.array([4]), keys, Replacement(MASK, np.array([5])))
+        replace(ids, np.array([4]), keys, MASK, np.array([5]))
 
 
 # Random numbers

@@ -42,7 +42,7 @@ MAX_UNIT = 10  # tokens; a sequence of n tokens has at most ceil(np) + MAX_UNIT 
 
 # Each purpose has its own stream of random numbers, so no two draws share a number.
 _ORDER, _NGRAM, _REPLACE = (np.uint64(purpose << 32) for purpose in range(3))
-RATE, _STRATEGY = 3 << 32, 4 << 32  # for `drawn`
+RATE, _STRATEGY = np.uint64(3 << 32), np.uint64(4 << 32)  # for `drawn`
 # Numba turns the sum of an unsigned and a signed integer into a float, so every constant is unsigned.
 _GOLDEN, _ONE, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(1), np.uint64(32)
 
@@ -83,16 +83,6 @@ NGRAM_LENGTHS = {
 _CUMULATIVE = {strategy: np.cumsum(NGRAM_LENGTHS.get(strategy, np.zeros(1)))[:-1] for strategy in Strategy}
 
 
-@dataclass(frozen=True)
-class Replacement:
-    """What replaces a chosen token, and with what probability. The rest is kept (BERT: 80, 10 and 10 %)."""
-
-    mask_token_id: int
-    random_ids: IntArray  # the tokens that may replace another one: no special ones
-    mask_replace_prob: float = 0.8
-    random_replace_prob: float = 0.1
-
-
 @compiled
 def _mix(state: Any) -> Any:
     """The mixing function of splitmix64 (Steele, Lea and Flood, 2014), for a number or an array."""
@@ -101,14 +91,9 @@ def _mix(state: Any) -> Any:
     return state ^ (state >> np.uint64(31))
 
 
-def hash64(*parts: int | NDArray, state: Keys | None = None) -> Keys:
-    """A 64-bit hash of integers, element by element, with numpy's broadcasting.
-
-    Args:
-        parts: the integers.
-        state: the hash of the integers before them, if any.
-    """
-    state = np.zeros(1, np.uint64) if state is None else state
+def hash64(*parts: int | NDArray) -> Keys:
+    """A 64-bit hash of integers, element by element, with numpy's broadcasting."""
+    state = np.zeros(1, np.uint64)
     for part in parts:
         state = _mix((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
     return state
@@ -126,9 +111,9 @@ def uniform(bits: Any) -> Any:
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def drawn(keys: Keys, purpose: int) -> FloatArray:
+def drawn(keys: Keys, purpose: np.uint64) -> FloatArray:
     """(batch,) A number in [0, 1) for each sequence, from the key of its mask. `RATE` is a purpose."""
-    return uniform(hash64(purpose, state=keys))
+    return uniform(_mix((keys ^ purpose) + _GOLDEN))
 
 
 @compiled
@@ -312,24 +297,30 @@ def _replace(
     return masked, labels
 
 
-def replace(input_ids: IntArray, chosen: IntArray, keys: Keys, replacement: Replacement) -> tuple[IntArray, IntArray]:
+def replace(
+    input_ids: IntArray,
+    chosen: IntArray,
+    keys: Keys,
+    mask_token_id: int,
+    random_ids: IntArray,
+    shares: tuple[float, float] = (0.8, 0.1),
+) -> tuple[IntArray, IntArray]:
     """Replace the chosen tokens and label them. The input is not changed.
 
     Args:
         input_ids: (batch, length).
         chosen: flat positions to predict.
         keys: (batch,), the random keys of the sequences.
-        replacement: what replaces them.
+        mask_token_id: the mask token.
+        random_ids: the tokens that may replace another one: no special ones.
+        shares: which shares of chosen tokens become the mask token, and a random one. The rest is kept.
 
     Returns:
         The masked input ids and the labels, both (batch, length). A label is the original token where one was chosen,
         and `IGNORED` elsewhere.
     """
-    shares = np.minimum(
-        [replacement.mask_replace_prob, replacement.mask_replace_prob + replacement.random_replace_prob], 1.0
-    )
-    how = (replacement.mask_token_id, replacement.random_ids, np.round(shares * 2**32).astype(np.uint64))
-    return _replace(np.ascontiguousarray(input_ids), chosen, keys, *how)
+    bounds = np.round(np.minimum(np.cumsum(shares), 1.0) * 2**32).astype(np.uint64)
+    return _replace(np.ascontiguousarray(input_ids), chosen, keys, mask_token_id, random_ids, bounds)
 
 
 def original_ids(input_ids: IntArray, labels: IntArray) -> IntArray:

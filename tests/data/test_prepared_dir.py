@@ -115,6 +115,15 @@ def test_the_same_file_divided_into_other_splits_is_another_text():
     assert len({one.fingerprint for one in texts}) == 2
 
 
+def test_two_datasets_of_as_many_texts_are_two_texts():
+    """A dataset has no digest."""
+    records = [
+        SimpleNamespace(digests={"train": None}, texts={"train": 9}, flags={"dataset_name": name}) for name in "ab"
+    ]
+    texts = [prepared_dir.PreparedTexts(Path("x"), record, "train") for record in records]
+    assert len({one.fingerprint for one in texts}) == 2
+
+
 def test_words_of_references_and_of_a_segmenter_are_prepared_too(chinese, tmp_path):
     with_references = prepare(run_mlm_wwm, chinese, tmp_path / "references")
     plain = [word for word in chinese if not word.endswith(".ref") and not word.endswith("_ref_file")]

@@ -86,7 +86,7 @@ def damage_after(error: int, folder: Path) -> str:
     """What is wrong with a checkpoint that was whole before a run ended with this status; only after a mistake, since
     a kill may come while an old checkpoint is removed."""
     finished = [path.parent for path in folder.glob(f"out/checkpoint-*/{MANIFEST}")] if error == 2 else []
-    damages = ((path.name, find_damage(path, may_lack_manifest=False)) for path in finished)
+    damages = ((path.name, find_damage(path)) for path in finished)
     return ", ".join(f"{name}: {damage}" for name, damage in damages if damage)
 
 

@@ -164,7 +164,7 @@ def test_words_in_any_script_join_what_the_rule_divides_elsewhere():
 )
 def test_words_that_do_not_add_up_because_a_package_normalized_them_are_refused(words, where):
     """A package may compose the vowel ํา of น้ํา to ำ, or drop what it does not know."""
-    with pytest.raises(InputError, match=f"--segmenter: its words do not add up to the text of line 1, {where}"):
+    with pytest.raises(InputError, match=f"--segmenter: its words do not add up to the text of a line, {where}"):
         line_positions(tokenizer_of("characters"), Given([words]), ["ดื่มน้ํา"])
 
 

@@ -666,7 +666,7 @@ def test_words_without_chinese_do_not_fill_the_memory_by_their_length(monkeypatc
 def test_tokenizers_are_not_kept_alive():
     tokenizer = character_tokenizer(["研究ab"])
     tokenize(tokenizer, ["研a"])
-    assert tokenizer in word_cache_of, "it was not remembered, so it could not be kept alive"
+    assert tokenizer in word_cache_of._known, "it was not remembered, so it could not be kept alive"
     gone = weakref.ref(tokenizer)
     del tokenizer
     gc.collect()

@@ -16,7 +16,7 @@ import pytest
 import run_mlm_wwm
 from conftest import refusal
 from wordmask.training.dry_run import forecast
-from wordmask.training.records.progress_record import find_problem
+from wordmask.training.records.manifest import find_damage
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.lock import locked
 
@@ -177,7 +177,7 @@ def test_a_full_disk_is_one_sentence_and_loses_no_checkpoint(what, command, tmp_
     assert sentence.startswith(f"error: --output_dir: {out / place} cannot be written ("), sentence
     assert "make room, and run again" in sentence
     kept = [path.name for path in out.glob("checkpoint-*")]
-    assert kept == (["checkpoint-2"] if place else ["checkpoint-4"]) and find_problem(out / kept[0]) is None
+    assert kept == (["checkpoint-2"] if place else ["checkpoint-4"]) and find_damage(out / kept[0]) is None
     assert not (out / "model.safetensors").exists() and not list(out.glob(".*"))
     run_mlm_wwm.main(argv)
     assert (out / "model.safetensors").exists() and f"from {out / kept[0]}" in capsys.readouterr().err or not place

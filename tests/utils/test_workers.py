@@ -10,11 +10,8 @@ from multiprocessing import active_children
 import pytest
 from torch.utils.data import DataLoader
 
-from wordmask.utils import workers
+from wordmask.utils import forking, workers
 from wordmask.utils.workers import loader_context
-
-if sys.platform != "win32":
-    from wordmask.utils import forking
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")

@@ -82,10 +82,6 @@ class AddedArguments:
     )
 
     def __post_init__(self) -> None:
-        self.check_added()
-
-    def check_added(self) -> None:
-        """Raise an `InputError` for an impossible value."""
         if self.train_sampling_strategy not in (None, *SAMPLING):
             raise InputError(
                 f"--train_sampling_strategy: {self.train_sampling_strategy} is not known; choose from "

@@ -79,9 +79,7 @@ def check_one_gpu(gpus: int, script: str) -> None:
         )
 
 
-def check_sharding(
-    fsdp: object, fsdp_config: object, deepspeed: object, use_cpu: bool, environment: Mapping[str, str] = os.environ
-) -> None:
+def check_sharding(fsdp: object, fsdp_config: object, deepspeed: object, use_cpu: bool) -> None:
     """Check that --fsdp or --deepspeed can divide a model here.
 
     Raises:
@@ -96,9 +94,9 @@ def check_sharding(
     flag = "--fsdp" if fsdp else "--deepspeed"
     if deepspeed and not is_deepspeed_available():
         raise InputError("--deepspeed needs the package deepspeed: pip install deepspeed")
-    if _on_cpu(use_cpu, environment):
+    if _on_cpu(use_cpu, os.environ):
         raise InputError(f"{flag} divides a model over GPUs, and CPUs train without it; drop it or --use_cpu")
-    if not is_launched(environment) and tpu_package() is None:
+    if not is_launched() and tpu_package() is None:
         raise InputError(
             f"{flag} divides a model over processes and plain python starts one; start with torchrun "
             "--nproc_per_node, or accelerate launch"

@@ -60,7 +60,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
 
     def __post_init__(self) -> None:
         check_environment(self.use_cpu, self.ddp_backend)
-        self.check_added()
+        AddedArguments.__post_init__(self)
         check_before(self)
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
         if self.metric_for_best_model and self.greater_is_better is None:  # else less perplexity would be worse

@@ -189,9 +189,12 @@ def _check_memory_budget(args: RunArguments) -> None:
 
 def _check_compiler(args: RunArguments) -> None:
     """Raise an `InputError` if --torch_compile has an unknown backend or mode, or lacks a compiler."""
-    backends = [backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO]
+    from torch._dynamo import list_backends
+
+    known = list_backends(())
+    backends = [backend.value.lower() for backend in DynamoBackend if backend.value.lower() in known]
     backend = str(args.torch_compile_backend)
-    if backend.lower() not in backends:
+    if backend not in backends:
         raise InputError(
             f"--torch_compile_backend: {backend} is not known{suggest(backend, backends)}; choose from "
             f"{', '.join(backends)}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.masking import IGNORED, MAX_UNIT, Keys, Mix, Replacement, Strategy, choose, hash64, replace, word_starts
+from wordmask.masking import IGNORED, MAX_UNIT, Keys, Mix, Strategy, choose, hash64, replace, word_starts
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError
@@ -62,21 +62,9 @@ class Masker:
     pad_to_multiple_of: int = 1
     word_ids: bool = False
 
-    @property
-    def replacement(self) -> Replacement:
-        """What replaces chosen tokens."""
-        return Replacement(
-            self.vocabulary.mask_token_id, self.vocabulary.random_ids, self.mask_replace_prob, self.random_replace_prob
-        )
-
-    @property
-    def seeded(self) -> NDArray[np.uint64]:
-        """The hash of the seed, to which those of epochs and examples are added."""
-        return hash64(self.seed)
-
     def keys_of(self, epochs: Sequence[int], identities: Sequence[int]) -> Keys:
         """(examples,) What all random numbers of examples in epochs follow from, beside the seed."""
-        return hash64(np.array(epochs), np.array(identities, np.uint64), state=self.seeded)
+        return hash64(self.seed, np.array(epochs), np.array(identities, np.uint64))
 
     def _mask(
         self,
@@ -88,7 +76,9 @@ class Masker:
     ) -> dict[str, NDArray[Any]]:
         """The masked `input_ids`, the `labels` and, if they are wanted, the `word_ids`; see `choose` and `replace`."""
         chosen = choose(maskable, continues, rates, keys, self.strategy)
-        masked, labels = replace(input_ids, chosen, keys, self.replacement)
+        mask_id, random_ids = self.vocabulary.mask_token_id, self.vocabulary.random_ids
+        shares = self.mask_replace_prob, self.random_replace_prob
+        masked, labels = replace(input_ids, chosen, keys, mask_id, random_ids, shares)
         batch: dict[str, NDArray[Any]] = {"input_ids": masked, "labels": labels}
         if self.word_ids:
             # The running sum of starts numbers the words: starts 1 1 0 1 give 1 2 2 3.

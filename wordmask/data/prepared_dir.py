@@ -203,8 +203,8 @@ class PreparedTexts:
 
     @property
     def fingerprint(self) -> str:
-        """A name that differs for different texts."""
-        return hashed(self.record.digests[self.split], self.record.texts, self.split)
+        """A name that differs for different texts. A dataset has no digest, so its name and the like stand for it."""
+        return hashed(self.record.digests[self.split] or self.record.flags, self.record.texts, self.split)
 
     @property
     def words_from(self) -> str:

@@ -202,8 +202,7 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
             f"--model_name_or_path: {name} holds {key} with the shape {tuple(stored)}, and {config} expects "
             f"{tuple(expected)}; give the configuration that the weights were saved with"
         )
-    tied, missing = getattr(model, "all_tied_weights_keys", {}), info["missing_keys"]
-    absent = {key for key in missing if tied.get(key, key) in missing and "pooler" not in key.split(".")}
+    absent = {key for key in info["missing_keys"] if "pooler" not in key.split(".")}
     prefix = f"{model.base_model_prefix}."
     encoder = {key for key, _ in model.named_parameters() if key.startswith(prefix) and "pooler" not in key.split(".")}
     if encoder and encoder <= absent:

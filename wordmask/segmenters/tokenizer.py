@@ -86,8 +86,8 @@ class TokenizerSegmenter(Segmenter):
         self._words: Callable[[str], list[str]]
         kind = getattr(tokenizer, "word_tokenizer_type", "")
         projection = (getattr(tokenizer, "sudachi_kwargs", None) or {}).get("sudachi_projection")
-        if tokenizer.is_fast and _is_python(tokenizer.backend_tokenizer.pre_tokenizer):
-            self._words = _PreTokenizer(tokenizer)
+        if tokenizer.is_fast and _is_python(inner := tokenizer.backend_tokenizer.pre_tokenizer):
+            self._words = lambda line: [line[start:end] for _, (start, end) in inner.pre_tokenize_str(line)]
         elif kind == "basic" or (kind and not getattr(tokenizer, "do_word_tokenize", True)):
             option = "word_tokenizer_type basic" if kind == "basic" else "do_word_tokenize false"
             raise InputError(
@@ -120,16 +120,6 @@ class TokenizerSegmenter(Segmenter):
     @property
     def identity(self) -> dict[str, str]:
         return {"name": "tokenizer", **self._identity}
-
-
-class _PreTokenizer:
-    """The words of a pre-tokenizer."""
-
-    def __init__(self, tokenizer: Any):
-        self._inner = tokenizer.backend_tokenizer.pre_tokenizer
-
-    def __call__(self, line: str) -> list[str]:
-        return [line[start:end] for _, (start, end) in self._inner.pre_tokenize_str(line)]
 
 
 def _is_python(pre_tokenizer: Any) -> bool:

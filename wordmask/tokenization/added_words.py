@@ -84,17 +84,13 @@ def find_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]
     frequent = [
         word
         for word, number in words.items()
-        if number >= LEAST and word not in vocabulary and _is_one_word(word) and normalized(tokenizer, word) == word
+        if number >= LEAST and word not in vocabulary and _WORD.fullmatch(word) and normalized(tokenizer, word) == word
     ]
     unknown, saved = tokenizer.unk_token_id, dict[str, int]()
     for word, pieces in zip(frequent, pieces_of(tokenizer, frequent), strict=True):
         saved[word] = words[word] * ((len(word) if unknown in pieces else len(pieces)) - 1)
     best = sorted((word for word in frequent if saved[word] > 0), key=lambda word: (-saved[word], word))
     return best[:count]
-
-
-def _is_one_word(word: str) -> bool:
-    return bool(_WORD.fullmatch(word))
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> None:

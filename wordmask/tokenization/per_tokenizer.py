@@ -33,10 +33,6 @@ class PerTokenizer(Generic[T]):
             known = self._known[tokenizer] = state, self._make(tokenizer)
         return known[1]
 
-    def __contains__(self, tokenizer: Tokenizer) -> bool:
-        """Whether it holds something for a tokenizer."""
-        return tokenizer in self._known
-
 
 def _state(tokenizer: Tokenizer) -> object:
     """What a user may change in a tokenizer and what decides its tokens, for a comparison.

@@ -114,7 +114,8 @@ def _counting(characters: Characters, word_ids: NDArray[np.int32], mixed: bool, 
 def _word_starts(characters: Characters, words: Sequence[Sequence[str]], numbers: Sequence[int] | None) -> BoolArray:
     """(characters,) Where a segmenter's words begin, and the text between them, and the line ends."""
     lengths: list[int] = []
-    for number, line, line_words in zip(numbers or range(1, len(words) + 1), characters.lines, words, strict=True):
+    known: Sequence[int | None] = numbers or [None] * len(words)
+    for number, line, line_words in zip(known, characters.lines, words, strict=True):
         complete = "".join(line_words) == line and "" not in line_words
         lengths += map(len, line_words) if complete else _piece_lengths(line, line_words, number)
         lengths.append(1)
@@ -162,7 +163,7 @@ def _without_white_edges(characters: Characters, begins: BoolArray) -> NDArray[n
     return np.cumsum(begins, dtype=np.int32)
 
 
-def _piece_lengths(line: str, words: Sequence[str], number: int) -> list[int]:
+def _piece_lengths(line: str, words: Sequence[str], number: int | None) -> list[int]:
     """The lengths of the pieces of a line whose words leave out white space or control characters.
 
     The line `a  bc` with the words `a`, `bc` gives [1, 2, 2].
@@ -174,9 +175,10 @@ def _piece_lengths(line: str, words: Sequence[str], number: int) -> list[int]:
         gap = line[position:start] if start >= 0 else "?"
         if any(character_class(ord(character)) not in (SPACE, EXTEND) for character in gap):
             near = f"near {line[position : position + 20]!r}" if position < len(line) else "after its end"
+            place = "a line" if number is None else f"line {number}"
             found = "no more words" if word is None else f"the word {word[:20]!r}"
             raise InputError(
-                f"--segmenter: its words do not add up to the text of line {number}, {near}, where it gives {found}; "
+                f"--segmenter: its words do not add up to the text of {place}, {near}, where it gives {found}; "
                 "use another segmenter, or let yours leave out white space only, and change no character"
             )
         lengths += filter(None, (len(gap), len(word or "")))

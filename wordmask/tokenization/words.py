@@ -169,8 +169,8 @@ class Characters:
         Of `e ◌́ ◌̣ t` the marks 1 and 2 belong to 0. Behind a space instead of `e`, they would belong to 3.
         """
         places = np.flatnonzero(self.classes == EXTEND)
-        begins = np.diff(places, prepend=-2) > 1
-        before = np.maximum.accumulate(np.where(begins, places, 0)) - 1
+        starts = _group_starts(places)
+        begins, before = places == starts, starts - 1
         # The last mark of each group stands before the group's end: places 3 4 9 begin [1 0 1], so 4 and 9 are last.
         behind = (places[np.append(begins[1:], True)[: len(places)]] + 1)[np.cumsum(begins) - 1]
         leading = self.classes[before] == SPACE

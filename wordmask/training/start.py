@@ -22,7 +22,7 @@ def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[s
     """Check the flags of this suite, and then run, see `wordmask.training.run.run`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     shown = terminal()
-    shown.mode = asked_format(argv)  # type: ignore[assignment]  # the setter takes `None`
+    shown.chosen = asked_format(argv)  # type: ignore[assignment]  # a `Mode`, if it is one
     with filtered_warnings(), shown.closing():
         short = is_short_form(argv)
         if not (short or {"--help", "-h", "--help_all"} & {*argv}):

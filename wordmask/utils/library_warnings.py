@@ -37,10 +37,9 @@ WARNINGS = (
 )
 # The logger, how the message begins, and why nothing is to be done.
 MESSAGES = (
-    ("transformers.trainer", r"The tokenizer has new PAD/BOS/EOS tokens", "the configuration follows the tokenizer"),
     ("transformers.modeling_utils", r"The new (embeddings|lm_head weights) will be init", "models/loading.py says it"),
     ("transformers.trainer_utils", r"mtime may not be reliable", "checkpoints are in the order of their steps"),
-    ("transformers.trainer_utils", r"The tokenizer has new PAD/BOS/EOS tokens", "the same"),
+    ("transformers.trainer_utils", r"The tokenizer has new PAD/BOS/EOS", "the configuration follows the tokenizer"),
     ("accelerate.utils.other", r"Detected kernel version", "a user cannot change the kernel"),
     ("transformers.training_args", r"The speedups for torchdynamo mostly come with GPU", "a property of the card"),
     ("torch._inductor.utils", r"Not enough SMs to use max_autotune_gemm", "a property of the card"),

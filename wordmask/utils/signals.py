@@ -183,9 +183,6 @@ def leave_to_parent(*numbers: int) -> None:
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """Hold signals back until the end, also in processes that start in here: they must not die half started."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

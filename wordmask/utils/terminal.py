@@ -140,11 +140,12 @@ class Terminal:
     Attributes:
         console: rich's console, on stderr.
         hidden: whether nothing is shown.
+        chosen: the mode that was asked for; `None` for that of `mode`.
     """
 
     def __init__(self, mode: Mode | None = None):
         self.hidden = not is_first_process()
-        self._mode = mode
+        self.chosen = mode
         self._live: Live | None = None
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -152,11 +153,7 @@ class Terminal:
     def mode(self) -> Mode:
         """`rich` or `plain`; if not set, `rich` for a person at a terminal."""
         # Not `console.is_terminal`, which FORCE_COLOR makes true in a pipe.
-        return self._mode or ("rich" if self.console.file.isatty() and not self.console.is_dumb_terminal else "plain")
-
-    @mode.setter
-    def mode(self, mode: Mode | None) -> None:
-        self._mode = mode
+        return self.chosen or ("rich" if self.console.file.isatty() and not self.console.is_dumb_terminal else "plain")
 
     @property
     def is_live(self) -> bool:
@@ -169,7 +166,7 @@ class Terminal:
             return
         if self.mode == "rich":
             soft_wrap = getattr(event, "soft_wrap", False)
-            self.console.print(event, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)
+            self.console.print(event, soft_wrap=soft_wrap)
         else:
             print(clean(event.line()), file=sys.stderr, flush=True)
 
@@ -251,7 +248,7 @@ def use(mode: Mode | None, packages: Sequence[str] = ("wordmask",)) -> Terminal:
     for package in packages:
         logging.getLogger(package).handlers[:] = [_Handler()]
     shown = terminal()
-    shown.mode = mode  # type: ignore[assignment]
+    shown.chosen = mode
     return shown
 
 

@@ -19,12 +19,13 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from wordmask.utils.errors import InputError, from_worker
+from wordmask.utils.forking import WatchedForkContext
 from wordmask.utils.signals import held_back, leave_to_parent
 
 # What torch says of a worker that is gone. The parent may also meet the end of a pipe, or a socket that is gone.
 _DEATH = re.compile(r"DataLoader worker \(pid|in pin memory thread|Pin memory thread exited")
 _CONTEXT = get_context("spawn")  # a process that has used threads must not be forked
-FORK_CAN_HANG = sys.platform != "win32" and sys.version_info < (3, 11, 10)  # see forking.py
+FORK_CAN_HANG = sys.version_info < (3, 11, 10)  # see forking.py
 
 
 def check_workers(flag: str, count: int) -> None:
@@ -118,11 +119,7 @@ def loader_context(chosen: str | None) -> str | BaseContext | None:
     forked worker also starts at once.
     """
     method = chosen or ("fork" if sys.platform == "linux" else None)
-    if method == "fork" and FORK_CAN_HANG:
-        from wordmask.utils.forking import WatchedForkContext  # Windows cannot import it
-
-        return WatchedForkContext()
-    return method
+    return WatchedForkContext() if method == "fork" and FORK_CAN_HANG else method
 
 
 @cache
@@ -136,7 +133,7 @@ def end_loader_workers_at_exit() -> None:
 
 def _let_them_die() -> None:
     """Have torch raise no further error, anywhere in the program, for each worker that is gone."""
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+)
 
 import run_mlm_wwm
 from conftest import refusal, sample_tokenizer, save_model
 from wordmask.training.records.file_names import MANIFEST, PROGRESS
-from wordmask.training.records.progress_record import find_problem
+from wordmask.training.records.manifest import find_damage
 
 SETTINGS = "--use_cpu --do_train --max_steps 6 --save_steps 2 --max_seq_length 32 --per_device_train_batch_size 4"
 
@@ -78,9 +85,9 @@ FILES = (
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
 def test_each_damage_of_each_file_is_found(name, damage, out):
-    assert find_problem(out / "checkpoint-4") is None
+    assert find_damage(out / "checkpoint-4") is None
     DAMAGES[damage][0](out / "checkpoint-4" / name)
-    problem = find_problem(out / "checkpoint-4")
+    problem = find_damage(out / "checkpoint-4")
     assert problem is not None and "\n" not in problem
     if name not in (PROGRESS, MANIFEST):
         assert problem.startswith(f"{name} ") and DAMAGES[damage][1] in problem
@@ -102,7 +109,7 @@ def test_without_a_whole_checkpoint_the_run_says_so_and_begins_anew(out, finishe
     resume()
     assert f"{out} holds no whole checkpoint to go on from" in caplog.text and "going on from" not in caplog.text
     assert is_as_finished(out, finished)
-    assert find_problem(out / "checkpoint-2") is None, "it was replaced"
+    assert find_damage(out / "checkpoint-2") is None, "it was replaced"
 
 
 @pytest.mark.parametrize("cuts", [1, 2], ids=["one is whole", "none is whole"])
@@ -123,25 +130,45 @@ def test_a_run_killed_before_the_manifest_was_written_has_no_checkpoint_there(ou
     assert "checkpoint-4 is not used: it was not finished" in caplog.text and is_as_finished(out, finished)
 
 
-def make_older(checkpoint: Path) -> None:
-    """Make a checkpoint one of an older version, without a manifest and without a record of progress."""
+def make_plain(checkpoint: Path) -> None:
+    """Make a checkpoint one of the plain `Trainer`, without a manifest and without a record of progress."""
     (checkpoint / MANIFEST).unlink()
     (checkpoint / PROGRESS).unlink()
 
 
-def test_a_checkpoint_of_an_older_version_is_accepted(out, finished, resume, caplog):
-    make_older(out / "checkpoint-4")
+def test_a_checkpoint_of_the_plain_trainer_is_accepted(out, finished, resume, caplog):
+    make_plain(out / "checkpoint-4")
     resume()
     assert "checkpoint-4 has no manifest: we checked only that its files can be read" in caplog.text
     assert f"going on from {out / 'checkpoint-4'}" in caplog.text and is_as_finished(out, finished)
 
 
+def test_a_training_of_the_plain_trainer_goes_on(english_model, finished, tmp_path, caplog):
+    tokenizer = AutoTokenizer.from_pretrained(english_model)
+    lines = (finished / "text.txt").read_text().splitlines()
+    Trainer(
+        AutoModelForMaskedLM.from_pretrained(english_model),
+        TrainingArguments(str(tmp_path / "plain"), max_steps=4, save_steps=4, logging_steps=1, use_cpu=True),
+        train_dataset=[dict(tokenizer(line)) for line in lines],
+        data_collator=DataCollatorForLanguageModeling(tokenizer),
+        processing_class=tokenizer,
+    ).train()
+    checkpoint, out = tmp_path / "plain" / "checkpoint-4", tmp_path / "out"
+    argv = [*_argv(english_model, finished / "text.txt", out), "--learning_rate", "1e-3"]
+    run_mlm_wwm.main([*argv, "--resume_from_checkpoint", str(checkpoint)])
+    assert f"going on from {checkpoint}" in caplog.text
+    before, after = (torch.load(path / "optimizer.pt")["state"][0] for path in (checkpoint, out / "checkpoint-6"))
+    assert (int(before["step"]), int(after["step"])) == (4, 6)
+    logged = json.loads((out / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in logged if "loss" in entry][:4] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json"])
-def test_what_cannot_be_read_of_an_older_version_is_found(name, damage, out):
-    make_older(out / "checkpoint-4")
+def test_what_cannot_be_read_of_the_plain_trainer_is_found(name, damage, out):
+    make_plain(out / "checkpoint-4")
     DAMAGES[damage][0](out / "checkpoint-4" / name)
-    assert str(find_problem(out / "checkpoint-4")).startswith(f"{name} cannot be read: ")
+    assert str(find_damage(out / "checkpoint-4")).startswith(f"{name} cannot be read: ")
 
 
 def test_a_checkpoint_without_weights_or_state_is_none(out):
@@ -149,9 +176,9 @@ def test_a_checkpoint_without_weights_or_state_is_none(out):
         (2, "model.safetensors", "it has no weights"),
         (4, "trainer_state.json", "not finished"),
     ):
-        make_older(out / f"checkpoint-{step}")
+        make_plain(out / f"checkpoint-{step}")
         (out / f"checkpoint-{step}" / name).unlink()
-        assert problem in str(find_problem(out / f"checkpoint-{step}"))
+        assert problem in str(find_damage(out / f"checkpoint-{step}"))
 
 
 def test_a_checkpoint_of_another_size_is_refused(out, english_model, finished, tmp_path, capsys):
@@ -170,8 +197,8 @@ def test_a_checkpoint_of_another_size_is_refused(out, english_model, finished, t
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_a_state_that_torch_cannot_load_is_a_sentence(name, out, english_model, finished, capsys):
-    """A file that can be read and holds something else: an older version has no digest that would tell."""
-    make_older(out / "checkpoint-4")
+    """A file that can be read and holds something else: the plain `Trainer` writes no digest that would tell."""
+    make_plain(out / "checkpoint-4")
     torch.save({"other": torch.zeros(3)}, out / "checkpoint-4" / name)
     sentence = refusal(capsys, run_mlm_wwm.main, *_argv(english_model, finished / "text.txt", out))
     assert sentence.startswith(f"--resume_from_checkpoint: {out / 'checkpoint-4'} cannot be loaded (")

@@ -241,6 +241,17 @@ def test_a_new_learning_rate_and_weight_decay_are_taken(spy, command, tmp_path, 
     assert state["param_groups"][0]["weight_decay"] == 0.2
 
 
+@pytest.mark.parametrize("optims", [("adamw_torch_fused", "adamw_torch"), ("adamw_torch", "adamw_torch_fused")])
+def test_another_kernel_of_the_same_optimizer_is_taken(spy, command, tmp_path, caplog, optims):
+    """The state in a checkpoint says which one it had."""
+    for stop, optim in zip((3, None), optims, strict=True):
+        spy.run(command(4, 1, "--optim", optim), stop)
+    assert "--optim: {} -> {}".format(*optims) in caplog.text and "without its old state" not in caplog.text
+    state = torch.load(tmp_path / "out" / "checkpoint-6" / "optimizer.pt", weights_only=True)
+    assert [bool(group["fused"]) for group in state["param_groups"]] == 2 * [optims[1] == "adamw_torch_fused"]
+    assert {int(values["step"]) for values in state["state"].values()} == {6}
+
+
 def test_another_optimizer_begins_with_a_state_of_its_own(spy, command, tmp_path, caplog):
     spy.run(command(4, 1), 3)
     spy.run(command(4, 1, "--optim", "sgd", "--learning_rate", "0.1"))
@@ -254,7 +265,7 @@ def test_a_checkpoint_without_an_optimizer_keeps_its_place_in_the_schedule(spy, 
     assert training_steps(tmp_path / "out")[3]["learning_rate"] == pytest.approx(0.5e-3)
 
 
-def test_an_older_checkpoint_had_steps_of_the_size_that_the_run_was_started_with(spy, command, tmp_path):
+def test_a_plain_checkpoint_had_steps_of_the_size_that_the_run_was_started_with(spy, command, tmp_path):
     spy.run(command(4, 2, "--gradient_accumulation_steps", "2"), 4)  # 8 examples of the second epoch
     for path in (tmp_path / "out").glob("checkpoint-*/wordmask_*.json"):
         path.unlink()

@@ -22,7 +22,7 @@ def set_up_output(training: RunArguments) -> None:
     # The type is checked by `AddedArguments`.
     terminal = use(training.log_format, ("wordmask", "transformers", "huggingface_hub"))  # type: ignore[arg-type]
     terminal.hidden = training.process_index != 0
-    training.log_format, training.disable_tqdm = terminal.mode, True
+    training.log_format = terminal.mode
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     if os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") is None:

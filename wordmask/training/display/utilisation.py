@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
+from wordmask.config.run_arguments import RunArguments
 from wordmask.utils.quantities import size
 
 # Dense bfloat16 or float16 rates with float32 sums, in FLOP/s, from the makers' data sheets.
@@ -32,7 +33,7 @@ _PEAKS = {
 }
 
 
-def peak_rate(device: str, precision: torch.dtype) -> float | None:
+def peak_rate(device: str, precision: torch.dtype | None) -> float | None:
     """The peak rate of a card in FLOP/s; `None` where it is not known, as for float32."""
     if precision not in (torch.bfloat16, torch.float16):
         return None
@@ -74,14 +75,13 @@ class Utilisation:
     peak: float | None
 
     @classmethod
-    def of(cls, args: TrainingArguments, model: Any, predicted: float) -> Utilisation | None:
+    def of(cls, args: RunArguments, model: Any, predicted: float) -> Utilisation | None:
         """The use of the device of a run; `None` if that is no GPU."""
         if args.device.type != "cuda" or model is None:
             return None
-        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         # Attention is left out, since its length differs from step to step; it is small at the usual lengths.
         flops = flops_per_token(model, 0.0, predicted)
-        return cls(args.device, flops, peak_rate(torch.cuda.get_device_name(args.device), half))
+        return cls(args.device, flops, peak_rate(torch.cuda.get_device_name(args.device), args.half_dtype))
 
     def figures(self, tokens_per_second: float) -> list[str]:
         """MFU and memory, for a bar; does not wait for the GPU."""

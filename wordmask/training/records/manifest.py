@@ -1,7 +1,7 @@
 """The checkpoints of a run, and the manifest of each: the size and the digest of each file. It is written last.
 
-A checkpoint that was not finished, or was damaged later, does not match its manifest. Checkpoints of older versions
-have none; of these we check what can be read.
+A checkpoint that was not finished, or was damaged later, does not match its manifest. Those of the plain `Trainer`
+have none, so of these we check what can be read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from wordmask.training.records.file_names import MANIFEST, STATE
+from wordmask.training.records.file_names import MANIFEST, PROGRESS, STATE
 from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_json
 
@@ -42,15 +42,12 @@ def write_manifest(checkpoint: Path) -> None:
     write_json(checkpoint / MANIFEST, {"files": entries})
 
 
-def find_damage(checkpoint: Path, may_lack_manifest: bool) -> str | None:
-    """What is wrong with a checkpoint, such as `optimizer.pt is missing`; `None` if it can be used.
-
-    Args:
-        checkpoint: the directory.
-        may_lack_manifest: whether it may be of an older version.
-    """
+def find_damage(checkpoint: str | Path) -> str | None:
+    """Why a checkpoint cannot be used, such as `optimizer.pt is missing`; `None` if it can."""
+    checkpoint = Path(checkpoint)
     if not (checkpoint / MANIFEST).exists():
-        problem = _find_unreadable(checkpoint) if may_lack_manifest else "it was not finished"
+        is_ours = (checkpoint / PROGRESS).exists()
+        problem = "it was not finished" if is_ours else _find_unreadable(checkpoint)
         if problem is None:
             logger.warning("%s has no manifest: we checked only that its files can be read", checkpoint)
         return problem

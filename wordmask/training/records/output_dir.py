@@ -14,8 +14,7 @@ from typing import Any
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.data_report import FILE as DATA_REPORT
 from wordmask.training.records.file_names import CURVE, EVALUATIONS, REPORT, RUN, SPEED, STATE, is_ours
-from wordmask.training.records.manifest import checkpoints_in
-from wordmask.training.records.progress_record import find_problem
+from wordmask.training.records.manifest import checkpoints_in, find_damage
 from wordmask.training.records.run_record import Identity, RunRecord, evaluates_a_training, read_run
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
@@ -111,7 +110,7 @@ def find_checkpoint(arguments: Arguments) -> str | None:
     requested, named = training.resume_from_checkpoint, _named_checkpoint(training)
     if named and not os.path.isfile(os.path.join(named, STATE)):
         raise InputError(f"--resume_from_checkpoint: {named} is not a checkpoint; give a checkpoint-* directory")
-    if named and (problem := find_problem(named)):
+    if named and (problem := find_damage(named)):
         raise InputError(f"--resume_from_checkpoint: {named} cannot be used: {problem}; give another checkpoint")
     entries = os.listdir(directory) if os.path.isdir(directory) else []
     files = sorted(name for name in entries if not _is_log(name))
@@ -151,7 +150,7 @@ def last_checkpoint(directory: str) -> str | None:
     """The newest whole checkpoint. What is wrong with newer ones is logged."""
     paths = [str(path) for path in checkpoints_in(directory)]
     for path in reversed(paths):
-        problem = find_problem(path)
+        problem = find_damage(path)
         if problem is None:
             return path
         logger.warning("%s is not used: %s", path, problem)

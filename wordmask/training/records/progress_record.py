@@ -17,10 +17,8 @@ from transformers import TrainerState
 
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.plan import Piece, Progress, StepSize
-from wordmask.training.records.file_names import MANIFEST, PROGRESS, STATE
-from wordmask.training.records.manifest import find_damage
+from wordmask.training.records.file_names import PROGRESS, STATE
 from wordmask.training.records.run_record import RunRecord
-from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_json
 
 
@@ -92,17 +90,16 @@ def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
         "loss": record.loss,
         "optimizer": record.optimizer,
         "owes_evaluation": record.owes_evaluation,
-        "manifest": MANIFEST,  # without this file, the checkpoint is not complete
     }
     write_json(Path(checkpoint) / PROGRESS, values)
 
 
 def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None, examples: int) -> ProgressRecord:
-    """Read the record of a checkpoint. Older checkpoints have none; all their steps were as the run's flags say.
+    """Read the record of a checkpoint. Those of the plain `Trainer` have none: all their steps were as the flags say.
 
     Args:
         checkpoint: the directory.
-        default: the settings of this run, for older checkpoints without such flags.
+        default: the settings of this run, for what is not known of such a checkpoint.
         run: the record of the run, if there is one.
         examples: the examples in an epoch; 0 for a stream.
     """
@@ -111,7 +108,7 @@ def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None,
         return _assumed(checkpoint, default, run, examples)
     values = json.loads(path.read_text(encoding="utf-8"))
     pieces = tuple(
-        Piece(piece["step_size"], piece["steps"], piece["examples"], piece.get("carried")) for piece in values["seen"]
+        Piece(piece["step_size"], piece["steps"], piece["examples"], piece["carried"]) for piece in values["seen"]
     )
     return ProgressRecord(
         Progress(values["step"], values["epoch"], pieces, values["constant"]),
@@ -119,7 +116,7 @@ def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None,
         values["step_sizes"],
         values["loss"],
         values["optimizer"],
-        values.get("owes_evaluation", False),
+        values["owes_evaluation"],
     )
 
 
@@ -128,17 +125,6 @@ def optimizer_in(checkpoint: str) -> str | None:
     path = Path(checkpoint, PROGRESS)
     kinds = json.loads(path.read_text(encoding="utf-8"))["optimizer"] if path.exists() else None
     return kinds and kinds.split(",")[0]
-
-
-def find_problem(checkpoint: str | Path) -> str | None:
-    """Why a checkpoint cannot be used, see `find_damage`; `None` if it can."""
-    try:
-        values = json.loads(Path(checkpoint, PROGRESS).read_text(encoding="utf-8"))
-        return find_damage(Path(checkpoint), may_lack_manifest="manifest" not in values)
-    except FileNotFoundError:  # of an older version
-        return find_damage(Path(checkpoint), may_lack_manifest=True)
-    except (OSError, ValueError, TypeError) as error:
-        return f"{PROGRESS} cannot be read: {one_line(error)}"
 
 
 def read_state(checkpoint: str) -> TrainerState:

@@ -237,6 +237,7 @@ class EvaluatingTrainer(ResumableTrainer):
         loss, corpus = float(prediction.loss) * len(references), next(running.corpora)
         running.metric.add_batch(loss=loss, tokens=len(references), masks=masks, corpus=corpus, **found)
         running.metric.add_characters(int(self._characters.take(references.numpy(), mode="clip").sum()))
+        self.leave_evaluation()
         return None, None, None
 
     @cached_property

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from wordmask.config.run_arguments import RunArguments
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.trainer.checkpoints import CheckpointingTrainer
 from wordmask.utils.errors import InputError
@@ -19,8 +18,6 @@ class FiniteTrainer(CheckpointingTrainer):
     What it notes of each step stays on the device. It is read at each log, before each evaluation and before each
     save, so that no step waits for it.
     """
-
-    args: RunArguments
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -32,7 +32,7 @@ from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator, WithPositions
 from wordmask.data.corpora import InTurn, quotas
 from wordmask.data.order import EpochOrder, FixedOrder
-from wordmask.data.plan import EVALUATION, Layout, Plan, Progress, Stage
+from wordmask.data.plan import EVALUATION, Layout, Plan, Stage
 from wordmask.data.sampler import Batches, StagedBatches
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.token_steps import TokenBatches, TokenCuts
@@ -103,6 +103,8 @@ class MlmTrainer(EvaluatingTrainer):
             the `Trainer` that would not be called, such as `compute_metrics`, or several GPUs in one process.
     """
 
+    loss_is_scaled_for_ga = True  # `compute_loss` scales it
+
     def __init__(
         self,
         model,
@@ -141,8 +143,6 @@ class MlmTrainer(EvaluatingTrainer):
             forward=forward,
             **options,
         )
-        self.model_accepts_loss_kwargs = True  # the Trainer then counts labels over the effective batch
-        self.loss_is_scaled_for_ga = True
         self.train_sequences, self.eval_sequences, self.collator = train_sequences, eval_sequences, collator
         self.rates = replace(rates, seed=args.mask_seed)
         self._cuts: TokenCuts | None = None
@@ -212,13 +212,13 @@ class MlmTrainer(EvaluatingTrainer):
         self.make_plan()  # --auto_find_batch_size may have changed the size of a batch
         return self._loader(sequences, self.collator, on_device, batch_sampler=self.plan)
 
-    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Plan:
-        """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
+    def batches(self, sequences: StagedSequences) -> Plan:
+        """This process's batches of the whole training, from the progress so far on."""
         args, stages = self.args, self._stages(sequences)
         length: dict[str, Any] = {
             "steps": args.max_steps if args.max_steps > 0 else None,
             "epochs": args.num_train_epochs,
-            "done": done or self.done,
+            "done": self.done,
         }
         if args.tokens_per_step:
             if self._cuts is None:

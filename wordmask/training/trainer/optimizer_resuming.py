@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from wordmask.utils.errors import InputError, reported
 logger = logging.getLogger(__name__)
 
 # Settings in an optimizer's state that flags set.
-_SETTINGS = ("weight_decay", "betas", "eps", "momentum")
+_SETTINGS = ("weight_decay", "betas", "eps", "momentum", "fused")
 
 
 class OptimizerResumingTrainer(TimedTrainer):
@@ -69,8 +70,7 @@ class OptimizerResumingTrainer(TimedTrainer):
             logger.warning("--optim or --lr_scheduler_type has changed, so the optimizer starts without its old state")
         if not schedule.last_epoch:  # a checkpoint of --save_only_model has no states
             schedule.last_epoch = self.done.step
-        for group, values in zip(optimizer.param_groups, settings, strict=True):
-            group.update(values)
+        _set(optimizer, settings)
         if rates is not None:
             schedule.base_lrs = rates
         return self._set_learning_rates()
@@ -97,8 +97,7 @@ class OptimizerResumingTrainer(TimedTrainer):
         if not _fits(optimizer):
             raise InputError(sentence + advice)
         schedule.load_state_dict(beginning)
-        for group, values in zip(optimizer.param_groups, settings, strict=True):
-            group.update(values)
+        _set(optimizer, settings)
         logger.warning("--keep_optimizer: the optimizer starts with its state in %s", checkpoint)
 
     @property
@@ -114,6 +113,16 @@ class OptimizerResumingTrainer(TimedTrainer):
             for group, rate, factor in parts:
                 group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
             schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def _set(optimizer: Any, settings: Sequence[Mapping[str, Any]]) -> None:
+    """Set settings of the groups of an optimizer whose state was loaded with others."""
+    groups = list(zip(optimizer.param_groups, settings, strict=True))
+    places_differ = any(group.get("fused") != values.get("fused") for group, values in groups)
+    for group, values in groups:
+        group.update(values)
+    if places_differ:  # the number of steps lies on the device if `fused`, else on the CPU, and loading puts it there
+        optimizer.load_state_dict(optimizer.state_dict())
 
 
 def _fits(optimizer: Any) -> bool:

@@ -55,8 +55,8 @@ class ResumableTrainer(OptimizerResumingTrainer):
     _attempts = 0
     _continued_in_memory = False  # whether it continues in memory, with smaller batches
 
-    def batches(self, sequences: StagedSequences, done: Progress | None = None) -> Plan:
-        """This process's batches of the whole training, from `done` on, which is the trainer's own by default."""
+    def batches(self, sequences: StagedSequences) -> Plan:
+        """This process's batches of the whole training, from the progress so far on."""
         raise NotImplementedError
 
     def make_plan(self) -> None:

@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from wordmask.config.run_arguments import RunArguments
 from wordmask.training.trainer.finite import FiniteTrainer
 from wordmask.utils.signals import Interrupted, received
 
@@ -54,17 +52,6 @@ class StopRequest:
         return int(number)
 
 
-class _Watch(TrainerCallback):
-    """Leaves an evaluation within training when the processes are asked to stop."""
-
-    def __init__(self, trainer: StoppableTrainer):
-        self.trainer = trainer
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look for a request."""
-        self.trainer.leave_evaluation()
-
-
 class StoppableTrainer(FiniteTrainer):
     """A `Trainer` that finishes its step, saves a checkpoint and raises `Interrupted`, once a signal asks it to.
 
@@ -72,7 +59,6 @@ class StoppableTrainer(FiniteTrainer):
     goes on from there begins with it. So do checkpoints at the end of an epoch, before its evaluation.
     """
 
-    args: RunArguments
     stop_request: StopRequest
     owes_evaluation = False  # whether the checkpoint to continue from, or to save, lacks an evaluation
     _stopped_by = 0  # the signal
@@ -81,7 +67,6 @@ class StoppableTrainer(FiniteTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.stop_request = StopRequest(self.accelerator)
-        self.add_callback(_Watch(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train.

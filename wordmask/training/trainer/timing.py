@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from wordmask.config.run_arguments import RunArguments
 from wordmask.training.records.speed_record import SpeedRecord, TokenCount
 from wordmask.training.trainer.stopping import StoppableTrainer
 
@@ -18,8 +17,6 @@ class TimedTrainer(StoppableTrainer):
         tokens: counts the tokens of this process in this call of `train`.
         speed: the tokens and the time of the whole training.
     """
-
-    args: RunArguments
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -62,12 +59,10 @@ class TimedTrainer(StoppableTrainer):
 
 
 def add_speed(metrics: dict[str, float], tokens: int, waited: float) -> None:
-    """Add to the metrics of a training its tokens in a second, unless the Trainer has counted them.
+    """Add the tokens in a second, and `train_data_share`: the share of the time that this process waited for batches.
 
-    And `train_data_share`, the share of the time in which this process waited for batches.
+    The metrics stay as they are without `train_runtime`.
     """
-    seconds = metrics.get("train_runtime")
-    if seconds:
+    if seconds := metrics.get("train_runtime"):
         metrics["train_data_share"] = round(waited / seconds, 4)
-    if seconds and "train_tokens_per_second" not in metrics:
         metrics["train_tokens_per_second"] = round(tokens / seconds, 3)
