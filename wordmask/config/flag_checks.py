@@ -78,6 +78,7 @@ def check_flags(arguments: Arguments) -> None:
     _check_evaluation(arguments)
     _check_streaming(arguments)
     _check_prepared(arguments)
+    _check_exits(arguments)
     _check_token_steps(arguments)
     _say_what_has_no_effect(arguments)
     whole = needs_whole_batches(arguments)
@@ -222,8 +223,12 @@ def _check_prepared(arguments: Arguments) -> None:
             f"--add_words {arguments.model.add_words} finds words in the training text for one run and --prepared_dir "
             "needs one tokenizer for several; give a file with the words"
         )
+
+
+def _check_exits(arguments: Arguments) -> None:
+    """Raise an `InputError` for two flags that each do one thing and exit."""
     exits = {
-        "--prepare_only": data.prepare_only,
+        "--prepare_only": arguments.data.prepare_only,
         "--preview_masking": arguments.masking.preview_masking > 0,
         "--dry_run": arguments.training.dry_run,
     }

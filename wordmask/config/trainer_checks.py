@@ -68,7 +68,7 @@ def check_before(args: RunArguments) -> None:
 
 
 def check_after(args: RunArguments) -> None:
-    """Raise an `InputError` if the schedule, the optimizer or the compiler, by now resolved, cannot be made."""
+    """Raise an `InputError` if what the flags say cannot be made, by now that the device and the rest are resolved."""
     check_schedule(args)
     check_optimizer(args)
     _check_chunked_head(args)

@@ -65,7 +65,7 @@ class SplitReport:
     all_tokens: int = 0
     also_in_validation: int | None = None
     padding_share: float | None = None
-    unknown_text_share: float = 0.0  # reports of earlier versions have none
+    unknown_text_share: float = 0.0
 
     @classmethod
     def of(cls, text: SplitText, tokenizer: PreTrainedTokenizerBase, validation: TextCounts | None) -> SplitReport:
@@ -174,7 +174,7 @@ class DataReport:
     """The report of a run's text, an event of the terminal.
 
     Attributes:
-        splits: the figures of each split; empty if its text was tokenized before there were reports.
+        splits: the figures of each split; empty if no text was counted, or by another version.
         advice: a sentence for each thing that looks wrong.
     """
 

@@ -65,9 +65,9 @@ class Findings:
 
     @classmethod
     def from_json(cls, text: bytes) -> Findings:
-        """The findings that `to_json` gave. Those of an older version have no counts."""
+        """The findings that `to_json` gave."""
         findings = json.loads(text)
-        counts = TextCounts.from_json(findings.pop("counts", {}))
+        counts = TextCounts.from_json(findings.pop("counts"))
         return cls(**findings | {"unsegmented": Counter(findings["unsegmented"])}, counts=counts)
 
 

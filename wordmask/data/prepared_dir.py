@@ -209,7 +209,7 @@ class PreparedTexts:
     @property
     def words_from(self) -> str:
         """Where words come from, if not from the text itself."""
-        return self.record.words_from.get(self.split, "the prepared text")  # older records do not tell
+        return self.record.words_from[self.split]
 
     @property
     def corpora(self) -> list[Corpus]:

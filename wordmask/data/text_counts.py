@@ -81,7 +81,7 @@ class TextCounts:
     @classmethod
     def from_json(cls, counts: dict[str, Any]) -> TextCounts:
         """The counts that `to_json` gave; none if they are of another version."""
-        if counts.pop("version", None) not in (2, COUNTS):  # 2 lacks what has a default
+        if counts.pop("version") != COUNTS:
             return cls()
         hashes = np.frombuffer(base64.b64decode(counts["hashes"]), "<u8")
         return cls(**counts | {name: Counter(counts[name]) for name in _COUNTERS} | {"hashes": hashes})

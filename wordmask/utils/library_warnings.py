@@ -46,7 +46,8 @@ MESSAGES = (
 )
 
 
-# What tokenizers and ltp read in a forked process, a worker of a loader: without it, they print three lines there.
+# What tokenizers and ltp read in a forked process, a worker of a loader. Without it, LTP prints three lines there, and
+# both may start as many threads as there are cores in each worker.
 _THREADS_AFTER_FORK = ("TOKENIZERS_PARALLELISM", "LTP_EXTENSION_PARALLELISM")
 
 

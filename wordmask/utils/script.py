@@ -54,7 +54,7 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
-    """The `InputError` in a chain of exceptions (`datasets` wraps what a generator raises), or `None`."""
+    """The `InputError` in a chain of exceptions, since a library may wrap it; `None` without one."""
     while error is not None and not isinstance(error, InputError):
         # What torch raises wherever the program is when a worker dies, also while a mistake is on its way up.
         interrupts = str(error).startswith("DataLoader worker (pid")
