@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
-from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainingArguments
+from transformers import AutoModelForMaskedLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 import wordmask
 from conftest import sample_lines, sample_tokenizer, save_model
@@ -128,6 +128,25 @@ def train(model_path, tokenizer, dataset, output_dir, resume=None, **settings):
     return trainer
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_trainer_resumes_from_whole_checkpoints_only(english_model, tokenizer, dataset, tmp_path, damaged):
+    """transformers would take a damaged one, and begin the optimizer and the epoch anew."""
+    out = tmp_path / "out"
+    last = train(english_model, tokenizer, dataset, out, save_strategy="epoch").state.global_step
+    newest = out / f"checkpoint-{last}"
+    if damaged:
+        for checkpoint in out.glob("checkpoint-*"):
+            (checkpoint / "optimizer.pt").unlink()
+        cases = {True: f"{out} holds no whole checkpoint", str(newest): f"{newest} cannot be used: optimizer.pt is m"}
+    else:
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        cases = {str(empty): f"{empty} is not a checkpoint", str(out): f"{out} is the .*output_dir of a run"}
+    for given, sentence in cases.items():
+        with pytest.raises(wordmask.InputError, match=f"^resume_from_checkpoint: {sentence}"):
+            train(english_model, tokenizer, dataset, out, given)
+
+
 def test_the_trainer_trains_and_evaluates_on_any_tokenized_dataset(english_model, tokenizer, dataset, tmp_path):
     trainer = train(english_model, tokenizer, dataset, tmp_path / "one", save_strategy="epoch")
     metrics = trainer.evaluate()
@@ -199,11 +218,14 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
     with pytest.raises(wordmask.InputError, match="args: TrainingArguments .* give a wordmask.RunArguments"):
         plain = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
         wordmask.MlmTrainer(model, plain, dataset, processing_class=tokenizer)
-    for name in ("compute_metrics", "compute_loss_func", "model_init"):
+    for name in ("compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func", "model_init"):
         with pytest.raises(wordmask.InputError, match=f"^{name}: .* not called; drop it"):
             wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, **{name: len})
     with pytest.raises(wordmask.InputError, match="^model: a str is no model"):
         wordmask.MlmTrainer("bert-base-uncased", args, dataset, processing_class=tokenizer)
+    causal = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(wordmask.InputError, match="^model: a GPT2LMHeadModel predicts the next token"):
+        wordmask.MlmTrainer(causal, args, dataset, processing_class=tokenizer)
     with pytest.raises(wordmask.InputError, match=r"^tokenizer: its ids go up to 1999, .* for 600; .*\(2000\)"):
         wordmask.MlmTrainer(model, args, dataset, processing_class=sample_tokenizer("roberta", 2000))
     for wrong, sentence in {

@@ -162,7 +162,7 @@ def test_other_settings_are_told_line_by_line_and_the_run_goes_on(command, folde
     told = [
         record.getMessage().partition("settings: ")[2] for record in caplog.records if "other settings" in record.msg
     ]
-    assert told[0].startswith("training text: digest ") and " -> " in told[0]
+    assert told[0].startswith("training text, or its references: digest ") and " -> " in told[0]
     assert {"--seed: 42 -> 7", "--mlm_probability: 0.15 -> 0.3", "--max_steps: 2 -> 3"} <= set(told)
     assert "--learning_rate: 5e-05 -> 0.001" in told and not [line for line in told if "train_file" in line]
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 3

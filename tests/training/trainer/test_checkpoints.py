@@ -143,6 +143,15 @@ def test_a_checkpoint_of_the_plain_trainer_is_accepted(out, finished, resume, ca
     assert f"going on from {out / 'checkpoint-4'}" in caplog.text and is_as_finished(out, finished)
 
 
+def test_the_directory_of_a_run_is_no_checkpoint(finished, english_model, tmp_path, capsys):
+    """Its model may be that of an earlier step, the best one, and it has no optimizer."""
+    argv = [*_argv(english_model, finished / "text.txt", tmp_path / "new"), "--resume_from_checkpoint"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, str(finished / "out"))
+    assert sentence == (
+        f"--resume_from_checkpoint: {finished / 'out'} is the --output_dir of a run; give a checkpoint-* in it"
+    )
+
+
 def test_a_training_of_the_plain_trainer_goes_on(english_model, finished, tmp_path, caplog):
     tokenizer = AutoTokenizer.from_pretrained(english_model)
     lines = (finished / "text.txt").read_text().splitlines()

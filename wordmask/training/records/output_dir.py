@@ -99,6 +99,16 @@ def written(path: str | Path) -> Iterator[None]:
         ) from error
 
 
+def check_checkpoint(named: str) -> None:
+    """Raise an `InputError` if what --resume_from_checkpoint names is no checkpoint, or cannot be used."""
+    if not os.path.isfile(os.path.join(named, STATE)):
+        raise InputError(f"--resume_from_checkpoint: {named} is not a checkpoint; give a checkpoint-* directory")
+    if os.path.exists(os.path.join(named, RUN)) or checkpoints_in(named):  # it holds no optimizer, or other weights
+        raise InputError(f"--resume_from_checkpoint: {named} is the --output_dir of a run; give a checkpoint-* in it")
+    if problem := find_damage(named):
+        raise InputError(f"--resume_from_checkpoint: {named} cannot be used: {problem}; give another checkpoint")
+
+
 def find_checkpoint(arguments: Arguments) -> str | None:
     """Check that a run may write to its output directory, and find the checkpoint to continue from.
 
@@ -108,10 +118,8 @@ def find_checkpoint(arguments: Arguments) -> str | None:
     training = arguments.training
     directory = training.output_dir
     requested, named = training.resume_from_checkpoint, _named_checkpoint(training)
-    if named and not os.path.isfile(os.path.join(named, STATE)):
-        raise InputError(f"--resume_from_checkpoint: {named} is not a checkpoint; give a checkpoint-* directory")
-    if named and (problem := find_damage(named)):
-        raise InputError(f"--resume_from_checkpoint: {named} cannot be used: {problem}; give another checkpoint")
+    if named:
+        check_checkpoint(named)
     entries = os.listdir(directory) if os.path.isdir(directory) else []
     files = sorted(name for name in entries if not _is_log(name))
     if files and RUN not in files:

@@ -140,7 +140,7 @@ class RunRecord:
             changed.append(f"dropout: {', '.join(dropout)}")
         text = self.identity.get("text")
         if text and identity.text and text != identity.text:
-            changed.insert(0, f"training text: digest {text[:12]} -> {identity.text[:12]}")
+            changed.insert(0, f"training text, or its references: digest {text[:12]} -> {identity.text[:12]}")
         return changed
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.run_arguments import RunArguments
@@ -19,9 +20,12 @@ from wordmask.utils.errors import InputError, first_of, kind_of
 # Parameters of the `Trainer` that would not be called, and why.
 _UNUSED = {
     "compute_metrics": "MlmTrainer stores no predictions",
+    "preprocess_logits_for_metrics": "MlmTrainer stores no predictions",
     "compute_loss_func": "MlmTrainer has the loss of masked language modelling",
     "model_init": "MlmTrainer prepares one model",
 }
+# The classes whose loss is that of the next token. Some classes are made for both tasks.
+NEXT_TOKEN = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()} - {*MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()}
 
 
 def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str, Any]) -> None:
@@ -33,6 +37,8 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
     check_one_gpu(args.n_gpu, "your_program.py")
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"model: {kind_of(model)} is no model; give one, as from_pretrained loads it")
+    if type(model).__name__ in NEXT_TOKEN:
+        raise InputError(f"model: {kind_of(model)} predicts the next token; give a masked language model")
     if masks_by is None:
         raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
 

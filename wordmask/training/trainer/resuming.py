@@ -13,7 +13,7 @@ import transformers
 
 from wordmask.data.plan import Plan, Progress, examples_in
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.records.output_dir import last_checkpoint
+from wordmask.training.records.output_dir import check_checkpoint, last_checkpoint
 from wordmask.training.records.progress_record import (
     ProgressRecord,
     StepSettings,
@@ -24,7 +24,7 @@ from wordmask.training.records.progress_record import (
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.records.speed_record import read_speed
 from wordmask.training.trainer.optimizer_resuming import OptimizerResumingTrainer
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, naming_parameters
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
 
@@ -158,14 +158,24 @@ class ResumableTrainer(OptimizerResumingTrainer):
     def train(
         self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Train, as the Trainer does; `True` resumes from the last checkpoint in the output directory."""
+        """Train, as the Trainer does; `True` resumes from the last whole checkpoint in the output directory.
+
+        Raises:
+            InputError: if there is no such checkpoint, or if the one that is given cannot be used.
+        """
         self._attempts, self._continued_in_memory, self._random_state = 0, False, None
         self.tokens.reset()
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(str(self.args.output_dir)) or True
+            resume_from_checkpoint = last_checkpoint(str(self.args.output_dir))
+            if resume_from_checkpoint is None:
+                raise InputError(
+                    f"resume_from_checkpoint: {self.args.output_dir} holds no whole checkpoint; drop it to begin anew"
+                )
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             if resume_from_checkpoint != self._continued_from:
+                with naming_parameters():
+                    check_checkpoint(resume_from_checkpoint)
                 self.continue_from(resume_from_checkpoint)
         else:
             self.done, self._loss_done, self._optimizer_done, self.owes_evaluation = Progress(), 0.0, None, False
