@@ -102,9 +102,8 @@ class Part:
 
     def lacks(self) -> str | None:
         """Why it cannot be measured here, as a sentence; `None` if it can."""
-        return next(
-            filter(None, (trial.lacks() for trial in (Trial(), *(TRIALS[name] for name in self.trials)))), None
-        )
+        trials = Trial(), *(TRIALS[name] for name in self.trials)  # the first needs what each part needs
+        return next(filter(None, (trial.lacks() for trial in trials)), None)
 
     def sized(self, tiny: bool) -> Sizes:
         """How much this part trains."""

@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm_wwm
 from conftest import sample_tokenizer, save_model, uneven_text
+from wordmask.config.attention_checks import is_varlen_available
 from wordmask.models.forward import Forward
 from wordmask.models.packed_attention import FlatAttention, flat_attention
 from wordmask.models.varlen_attention import by_document, varlen_attention
@@ -17,6 +18,7 @@ from wordmask.models.varlen_attention import by_document, varlen_attention
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+    pytest.mark.skipif(not is_varlen_available(), reason="needs torch 2.11"),
 ]
 SIZES = (300, 5, 64, 17, 2)
 SMALL = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 128, "vocab_size": 1000}

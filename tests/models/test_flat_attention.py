@@ -239,6 +239,15 @@ def test_flags_and_models_that_exclude_it_get_masks_and_a_sentence(tokenizer, te
     assert sentence.startswith("--attn_implementation varlen: the attention of DebertaV2ForMaskedLM does not take")
 
 
+def test_a_torch_without_it_is_refused_in_one_sentence(tokenizer, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("wordmask.config.attention_checks.is_varlen_available", lambda: False)
+    model = save_model(tmp_path / "model", tokenizer)
+    argv = f"--model_name_or_path {model} --train_file {text} --output_dir {tmp_path / 'out'} --use_cpu".split()
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--attn_implementation", "varlen")
+    assert sentence == "--attn_implementation varlen needs torch 2.11 or newer; give sdpa instead"
+    assert not (tmp_path / "out").exists()
+
+
 # The operation of PyTorch
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_flash_attn_4_available
-from transformers.utils.import_utils import is_kernels_available
+from transformers.utils.import_utils import is_kernels_available, is_torch_greater_or_equal
 
 from wordmask.config.model_arguments import VARLEN
 from wordmask.utils.errors import InputError, suggest
@@ -16,6 +16,11 @@ FLASH = {
     "flash_attention_3": ("flash-attn-3", is_flash_attn_3_available),
     "flash_attention_4": ("flash-attn-4", is_flash_attn_4_available),
 }
+
+
+def is_varlen_available() -> bool:
+    """Whether this version of PyTorch has attention by the bounds of documents, with windows and a scale."""
+    return is_torch_greater_or_equal("2.11", accept_dev=True)
 
 
 def check_attention(asked: str | None) -> None:
@@ -35,6 +40,8 @@ def check_attention(asked: str | None) -> None:
             f"--attn_implementation: {asked} is not known{suggest(asked, known)}; the usual ones are sdpa, "
             "eager, varlen and flash_attention_2"
         )
+    elif asked == VARLEN and not is_varlen_available():
+        raise InputError("--attn_implementation varlen needs torch 2.11 or newer; give sdpa instead")
     elif asked in FLASH:
         package, is_available = FLASH[asked]
         if not is_available():

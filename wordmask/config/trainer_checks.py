@@ -68,7 +68,7 @@ def check_before(args: RunArguments) -> None:
 
 
 def check_after(args: RunArguments) -> None:
-    """Raise an `InputError` if what the flags say cannot be made, by now that the device and the rest are resolved."""
+    """Raise an `InputError` if what the flags, resolved by now, ask for cannot be made."""
     check_schedule(args)
     check_optimizer(args)
     _check_chunked_head(args)

@@ -32,7 +32,7 @@ class TokenizedDataset(torch.utils.data.Dataset):
     length = 1  # all examples count the same: a step has a fixed number of examples of any length
 
     def __init__(self, dataset: Any, name: str):
-        kind = f"{kind_of(dataset)}"
+        kind = kind_of(dataset)
         if isinstance(dataset, str | Mapping):
             raise InputError(f"{name}: {kind} is no dataset; give one of tokenized examples, such as one split")
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or isinstance(dataset, Iterables):
@@ -41,7 +41,7 @@ class TokenizedDataset(torch.utils.data.Dataset):
             raise InputError(f"{name}: {kind} without any example; give some")
         first = dataset[0]
         if not isinstance(first, Mapping) or first.get("input_ids") is None:
-            found = f"the columns {', '.join(first)}" if isinstance(first, Mapping) else f"{kind_of(first)}"
+            found = f"the columns {', '.join(first)}" if isinstance(first, Mapping) else kind_of(first)
             raise InputError(f"{name}: its first example is {found}, without input_ids; tokenize it first")
         self.dataset = dataset
 

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from wordmask.config.arguments import Arguments
+from wordmask.config.attention_checks import is_varlen_available
 from wordmask.config.flag_checks import needs_whole_batches
 from wordmask.config.model_arguments import VARLEN
 from wordmask.config.run_arguments import RunArguments
@@ -98,8 +99,8 @@ def _flat_attention(arguments: Arguments, model: PreTrainedModel) -> FlatAttenti
         InputError: if varlen attention is asked for, and this model or this device cannot do it.
     """
     asked, training = arguments.model.attn_implementation, arguments.training
-    is_gpu = training.device.type == "cuda"
-    if asked == VARLEN or asked is None and is_gpu and model.config._attn_implementation == "sdpa":
+    has_varlen = training.device.type == "cuda" and is_varlen_available()
+    if asked == VARLEN or asked is None and has_varlen and model.config._attn_implementation == "sdpa":
         return _varlen_attention(arguments, model, is_asked=asked == VARLEN)
     if asked in (None, *WITH_MASKS) or training.tokens_per_pass:
         return None

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from wordmask.config.attention_checks import is_varlen_available
 from wordmask.models.loss_head import LossHead
 
 LEAST = 2  # layers, to gain by one graph for all
@@ -44,6 +45,8 @@ def _save_attention() -> None:
     A work-around, as https://github.com/pytorch/pytorch/pull/129533 for other attention. It can go when
     `test_attention_is_not_computed_again` passes without it.
     """
+    if not is_varlen_available():
+        return
     import torch.nn.attention.varlen  # defines the operation
     from torch._functorch import partitioners  # imports the compiler, which other runs do not need
 

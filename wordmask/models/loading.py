@@ -188,8 +188,8 @@ def no_report() -> Iterator[None]:
 def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapping[str, Any]) -> bool:
     """Log which weights a checkpoint lacks, and return whether weights of the head are among them.
 
-    Tied weights are stored once, and a masked-LM head needs no pooler, so these are not missing. Unused weights are
-    not logged.
+    A masked-LM head needs no pooler, so this is not missing. Nor are tied weights, which are stored once, for
+    transformers. Unused weights are not logged.
 
     Raises:
         InputError: if shapes differ from those of the configuration, or if no weight belongs to the encoder.

@@ -32,7 +32,7 @@ WARNINGS = (
     (r"FSDP upcast of low precision parameters", r"accelerate", "the same"),
     (r"Please use DTensor instead and we are deprecating", r"torch\.distributed", "accelerate's own business"),
     (r"FSDP\.state_dict_type\(\) and", r"torch\.distributed", "the same"),
-    (r"FSDP2-wrapped module .* returned a view", r"torch\.distributed", "nothing writes into the logits, its view"),
+    (r"FSDP2-wrapped module .* returned a view", r"torch\.distributed", "nothing writes into the logits"),
     (r"Was asked to gather along dimension 0, but all input", r"torch\.nn\.parallel", "scalars become vectors"),
 )
 # The logger, how the message begins, and why nothing is to be done.

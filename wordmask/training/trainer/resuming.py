@@ -171,11 +171,12 @@ class ResumableTrainer(OptimizerResumingTrainer):
                 raise InputError(
                     f"resume_from_checkpoint: {self.args.output_dir} holds no whole checkpoint; drop it to begin anew"
                 )
+        elif resume_from_checkpoint and os.fspath(resume_from_checkpoint) != self._continued_from:
+            with naming_parameters():
+                check_checkpoint(os.fspath(resume_from_checkpoint))
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             if resume_from_checkpoint != self._continued_from:
-                with naming_parameters():
-                    check_checkpoint(resume_from_checkpoint)
                 self.continue_from(resume_from_checkpoint)
         else:
             self.done, self._loss_done, self._optimizer_done, self.owes_evaluation = Progress(), 0.0, None, False
