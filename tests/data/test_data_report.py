@@ -120,11 +120,25 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
 
 
 def test_masked_tokens_of_the_validation_text_are_those_of_its_sequences(model, write, trained):
-    """100 lines of 4 tokens, of which 1 is cut off and half of the lines are left out: 150 tokens."""
+    """100 lines of 4 tokens, of which 1 is cut off and half of the lines are left out: 50 times 3 tokens, 1 masked."""
     lines = write("text", ["a cat cat cat"] * 100)
     flags = "--line_by_line --do_eval --mlm_probability 0.2 --max_seq_length 5 --max_eval_samples 50".split()
     report, _ = trained(model, "--validation_file", lines, *flags)
-    assert any("with about 30 masked tokens, so" in sentence for sentence in report["advice"]), report["advice"]
+    assert any("with about 50 masked tokens, so" in sentence for sentence in report["advice"]), report["advice"]
+    assert any(
+        "--validation_file: the validation sequences have 3.0 tokens on average, and at least one word or token of "
+        "each is masked, so about 33% of the tokens are masked instead of 20.0%; leave out --line_by_line" in sentence
+        for sentence in report["advice"]
+    )
+
+
+def test_short_sequences_are_masked_more_and_told(model, write, trained):
+    """Each line has two words of two tokens, of which one is masked: half of its tokens, not 15 %."""
+    flags = ["--train_file", write("text", ["walked walks"] * 20), "--line_by_line", "--do_train"]
+    report, _ = trained(model, *flags)
+    assert any("so about 50% of the tokens are masked instead of 15.0%" in one for one in report["advice"]), report
+    report, _ = trained(model, *flags, "--pack_sequences")
+    assert not any("masked instead of" in one for one in report["advice"]), report
 
 
 def test_much_text_behind_few_unknown_tokens_is_said(model, write, trained):

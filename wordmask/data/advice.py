@@ -12,7 +12,7 @@ import numpy as np
 from wordmask.data.findings import Findings, SplitText
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import is_chinese
-from wordmask.utils.quantities import counted, percent
+from wordmask.utils.quantities import counted, number, percent
 
 if TYPE_CHECKING:
     from wordmask.data.data_report import SplitReport
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SUBSTANTIAL = 0.1  # a text with this share of its characters in a language counts as of this language
 UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on something looks wrong
 MANY_COPIES = 1000
+MASKED_MORE = 1.2  # short sequences look wrong if this many times the asked share of their tokens is masked
 SHOWN = 5  # characters in a sentence
 
 
@@ -44,10 +45,11 @@ def advice_on(
     if "train" in reports:
         validation = found["validation"].findings.counts if "validation" in found else None
         advice += _copies(reports["train"], found["train"].flag, found["train"].findings.counts, validation)
+    masked = {split: _masked_tokens(texts[split], report, masks_words, rate) for split, report in reports.items()}
     if "validation" in reports:
-        tokens = texts["validation"].used_tokens or reports["validation"].tokens
-        advice += _few_masked(reports["validation"], found["validation"].flag, round(tokens * rate))
-    return advice
+        advice += _few_masked(reports["validation"], found["validation"].flag, round(masked["validation"]))
+    more = [_masked_more(texts[split], split, tokens, rate) for split, tokens in masked.items()]
+    return advice + [*chain.from_iterable(more)][:1]
 
 
 def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
@@ -176,6 +178,26 @@ def _copies(report: SplitReport, flag: str, train: TextCounts, validation: TextC
             "better than they are; remove them from one of the two"
         )
     return sentences
+
+
+def _masked_tokens(text: SplitText, report: SplitReport, masks_words: bool, rate: float) -> float:
+    """About how many tokens are masked in an epoch: in each sequence one token, or one word, at least."""
+    if text.lengths is None or not rate:
+        return report.tokens * rate
+    least = np.minimum(text.lengths, (report.tokens_per_word or 1) if masks_words else 1)
+    return float(np.maximum(text.lengths * rate, least).sum())
+
+
+def _masked_more(text: SplitText, split: str, masked: float, rate: float) -> list[str]:
+    """Advice if sequences are so short that clearly more of their tokens are masked than the asked share."""
+    if text.lengths is None or len(text.lengths) < 2 or masked <= MASKED_MORE * rate * text.lengths.sum():
+        return []
+    packing = ", or add --pack_sequences" if split == "train" else ""
+    return [
+        f"{text.found.flag}: the {split} sequences have {number(text.lengths.mean(), 2)} tokens on average, and at "
+        f"least one word or token of each is masked, so about {masked / text.lengths.sum():.0%} of the tokens are "
+        f"masked instead of {percent(rate)}; leave out --line_by_line to join short lines{packing}"
+    ]
 
 
 def _few_masked(report: SplitReport, flag: str, masked: int) -> list[str]:

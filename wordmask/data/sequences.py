@@ -89,8 +89,8 @@ class Sequences(torch.utils.data.Dataset):
     @property
     def text(self) -> SplitText:
         """What the data report needs."""
-        lengths, used = self.stream.lengths, self.division.lengths(0)
-        return SplitText(self.stream.findings, len(lengths), self.long_lines, int(lengths.sum()), int(used.sum()))
+        texts, sequences = self.stream.lengths, self.division.lengths(0)
+        return SplitText(self.stream.findings, len(texts), self.long_lines, int(texts.sum()), sequences)
 
     @property
     def document_count(self) -> int:

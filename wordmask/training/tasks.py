@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 OTHERS = {
     "train_samples": "training samples",
     "eval_samples": "evaluation samples",
+    "eval_masked_tokens": "masked tokens",
 }
 
 

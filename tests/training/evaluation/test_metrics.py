@@ -33,8 +33,11 @@ def test_figures_by_hand():
         "loss_per_character": 10 / 8,
         "accuracy": 3 / 5,
         "whole_word_accuracy": 2 / 4,
+        "masked_tokens": 5,
+        "masked_words": 4,
     }
-    assert figures.keys() == {name for name in METRICS if not name.startswith("probe_")}
+    counts = {"masked_tokens", "masked_words"}
+    assert figures.keys() - counts == {name for name in METRICS if not name.startswith("probe_")}
     assert metric.compute() == {}, "the sums begin anew"
 
 
@@ -43,13 +46,13 @@ def test_a_corpus_without_a_masked_token_has_no_loss():
     metric = MaskedLMMetric()
     metric.add_batch(loss=3.0, tokens=2, corpus="news")
     metric.add_batch(loss=0.0, tokens=0, corpus="wiki")
-    assert metric.compute() == {"loss": 1.5, "perplexity": math.exp(1.5), "news_loss": 1.5}
+    assert metric.compute() == {"loss": 1.5, "perplexity": math.exp(1.5), "masked_tokens": 2, "news_loss": 1.5}
 
 
 def test_without_predictions_there_are_no_accuracies():
     metric = MaskedLMMetric()
     metric.add_batch(loss=1.0, tokens=1)
-    assert metric.compute() == {"loss": 1.0, "perplexity": math.e}
+    assert metric.compute() == {"loss": 1.0, "perplexity": math.e, "masked_tokens": 1}
 
 
 def test_the_loss_per_character_by_hand():

@@ -22,7 +22,7 @@ MASK_BITS = 24  # so that sums of this many bits over 500 million masked tokens 
 
 
 class MaskedLMMetric(evaluate.Metric):
-    """Loss, perplexity, masked-token accuracy, whole-word accuracy, loss per character, and the loss of each corpus.
+    """Loss, perplexity, accuracy of tokens and of words, loss per character, the loss of each corpus, and the counts.
 
     `evaluate` would write every prediction to disk (5 million: 17 s, 40 MB); here `add_batch` keeps sums. A
     work-around; no thread known. It can go when `evaluate` has metrics without storage.
@@ -109,11 +109,16 @@ class MaskedLMMetric(evaluate.Metric):
         if not tokens:
             return {}
         mean = loss / tokens
-        metrics = {"loss": mean, "perplexity": math.inf if mean >= 700 else math.exp(mean)}
+        metrics = {
+            "loss": mean,
+            "perplexity": math.inf if mean >= 700 else math.exp(mean),
+            "masked_tokens": int(tokens),
+        }
         if characters:
             metrics["loss_per_character"] = loss / characters
         if words:
             metrics |= {"accuracy": right_tokens / tokens, "whole_word_accuracy": right_words / words}
+            metrics["masked_words"] = int(words)
         return metrics
 
     def sums_as_array(self) -> np.ndarray:

@@ -94,4 +94,5 @@ def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:
 def _evaluation(metrics: dict[str, float], words: dict[str, list[int]], **others: Any) -> Evaluation:
     """An evaluation, its figures checked to be numbers."""
     counts = {word: [int(masked), int(right)] for word, (masked, right) in words.items()}
-    return Evaluation(metrics={name: float(value) for name, value in metrics.items()}, words=counts, **others)
+    numbers = {name: value + 0 for name, value in metrics.items()}  # anything else is a `TypeError`
+    return Evaluation(metrics=numbers, words=counts, **others)
