@@ -252,7 +252,7 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
     with pytest.raises(wordmask.InputError, match="train_dataset is missing"):
         wordmask.MlmTrainer(model, args, processing_class=tokenizer).train()
     with (
-        pytest.raises(wordmask.InputError, match="sparse_prediction: Linear"),
+        pytest.raises(wordmask.InputError, match="sparse_prediction: a Linear"),
         wordmask.sparse_prediction(torch.nn.Linear(2, 2)),
     ):
         pass
@@ -382,6 +382,9 @@ def test_predict_gives_the_figures_of_an_evaluation(english_model, tokenizer, da
     [
         ({"learning_rate": "1e-4"}, "--learning_rate: '1e-4' is a str; give a number"),
         ({"max_steps": "5"}, "--max_steps: '5' is a str"),
+        ({"max_steps": 2.5}, "--max_steps: 2.5 is not possible; give 1 or more"),
+        ({"per_device_train_batch_size": 2.5}, "_size: 2.5 is not possible; give a whole number from 1 on$"),
+        ({"gradient_accumulation_steps": 1.5}, "_steps: 1.5 is not possible; give a whole number from 1 to 1000000$"),
         ({"output_dir": 3}, "--output_dir: 3 is no name"),
     ],
 )
@@ -395,9 +398,9 @@ def test_arguments_of_a_wrong_type_get_a_sentence(arguments, sentence):
     [
         ("我喜欢你", "whitespace", "^lines: a str is no list of lines"),
         ({"text": ["我"]}, "whitespace", "^lines: a dict is no list of lines"),
-        (None, "whitespace", "^lines: a NoneType"),
-        (["我", None], "whitespace", "^lines: number 1 is a NoneType; give strings"),
-        (["我"], None, "^segmenter: a NoneType is no segmenter"),
+        (None, "whitespace", "^lines: None"),
+        (["我", None], "whitespace", "^lines: number 1 is None; give strings"),
+        (["我"], None, "^segmenter: None is no segmenter"),
         (["我"], wordmask.Segmenter, "^segmenter: the class Segmenter is no segmenter"),
         (["我"], "ltp", '^segmenter ltp needs an object, load_segmenter."ltp", model=".*; give it$'),
     ],
@@ -409,11 +412,32 @@ def test_references_of_what_is_no_text_are_refused(tokenizer, lines, segmenter, 
         wordmask.make_references(["我"], "bert-base-chinese")
 
 
+def test_a_model_that_cannot_be_trained_is_refused(english_model, tokenizer, dataset, tmp_path):
+    trainer = train(english_model, tokenizer, dataset, tmp_path, save_strategy="no")
+    trainer.model.requires_grad_(False)
+    with pytest.raises(wordmask.InputError, match="^model: all of its weights are frozen; set requires_grad"):
+        trainer.train()
+    with pytest.raises(wordmask.InputError, match="^model: a BertModel has no loss; load it with AutoModelForMasked"):
+        wordmask.MlmTrainer(trainer.model.base_model, trainer.args, dataset, processing_class=tokenizer)
+    for wrong, kind in ((None, "None"), ("bert", "a str")):
+        with (
+            pytest.raises(wordmask.InputError, match=f"^sparse_prediction: {kind} is no model of transformers"),
+            wordmask.sparse_prediction(wrong),
+        ):
+            pass
+
+
+def test_a_metric_that_no_evaluation_gives_is_refused_before_training(english_model, tokenizer, dataset, tmp_path):
+    for metric in ("probe_f1", "eval_news_loss"):
+        with pytest.raises(wordmask.InputError, match=f"an evaluation here gives no {metric}; choose from loss, "):
+            train(english_model, tokenizer, dataset, tmp_path, save_strategy="no", metric_for_best_model=metric)
+
+
 def test_segmenters_name_parameters_where_they_are_refused():
     for name, options, sentence in (
         ("jieba", {"mode": "A"}, "^load_segmenter: jieba cannot use mode=; it takes user_dict, hmm$"),
         ("ltp", {}, "^load_segmenter: ltp needs model; give it$"),
-        (None, {}, "^name: a NoneType is no name of a segmenter"),
+        (None, {}, "^name: None is no name of a segmenter"),
     ):
         with pytest.raises(wordmask.InputError, match=sentence):
             wordmask.load_segmenter(name, **options)

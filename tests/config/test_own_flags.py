@@ -142,20 +142,20 @@ def test_the_better_of_two_sentences_is_said(capsys, argv, words):
 def test_a_misspelled_name_in_a_file_is_said_to_be_there(tmp_path, capsys):
     path = tmp_path / "run.yaml"
     path.write_text("model_type: bert\ntrain_fil: x\n")
-    assert refusal(capsys, run_mlm.main, str(path)).startswith(f"{path}: train_fil is not a flag of this script; did")
+    assert refusal(capsys, run_mlm.main, str(path)).startswith(f"{path}: train_fil is not a flag of this script (did")
 
 
 def test_a_word_with_in_between_spaces_is_said_whole(tmp_path, capsys):
     """It was cut there once, as if an argument file of the second part had the first."""
     sentence = refusal(capsys, run_mlm.main, "--model_type", "bert", "--train_flie=texts in de.txt")
-    assert sentence.startswith("--train_flie is not a flag of this script; did you mean --train_file?")
+    assert sentence.startswith("--train_flie is not a flag of this script (did you mean --train_file?)")
     words = ["--resume", "true", "texts in de.txt"]
     sentence = refusal(capsys, run_chinese_ref.main, "--file_name", "x", "--save_path", "y", *words)
     assert sentence.startswith("texts in de.txt belongs to no flag of this script")
     path = tmp_path / "run in May.yaml"
     path.write_text("train_flie in: x\n")
     sentence = refusal(capsys, run_mlm.main, str(path), "--model_type", "bert")
-    assert sentence.startswith(f"{path}: train_flie in is not a flag of this script; did you mean train_file?")
+    assert sentence.startswith(f"{path}: train_flie in is not a flag of this script (did you mean train_file?)")
 
 
 def test_nothing_is_said_twice(caplog):

@@ -548,7 +548,7 @@ def test_examples_that_cannot_be_read_get_a_sentence(bert, example, sentence):
     "batch, sentence",
     [
         ([], "examples is empty"),
-        (None, "examples: a NoneType is no list of examples"),
+        (None, "examples: None is no list of examples"),
         ({"input_ids": [[2, 5, 3]]}, "examples: a dict is no list of examples"),
         (BatchEncoding({"input_ids": [[2, 5, 3]]}), "examples: a BatchEncoding is no list"),
         (

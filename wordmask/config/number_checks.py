@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from wordmask.utils.errors import InputError
@@ -19,34 +20,36 @@ class Range(NamedTuple):
     Attributes:
         low, high: the bounds. Infinity is never a value.
         has_low, has_high: whether the bounds are values, too.
+        is_whole: whether it has the whole numbers alone.
     """
 
     low: float
     high: float = math.inf
     has_low: bool = True
     has_high: bool = True
+    is_whole: bool = False
 
     def allows(self, value: float) -> bool:
         """Whether a value is one of these numbers."""
         above = value >= self.low if self.has_low else value > self.low
         below = value <= self.high if self.has_high else value < self.high
-        return above and below and math.isfinite(value)
+        return above and below and math.isfinite(value) and (isinstance(value, Integral) or not self.is_whole)
 
     def __str__(self) -> str:
-        low = f"{self.low} or more" if self.has_low else f"a number above {self.low}"
-        if self.high == math.inf:
-            return low
-        return f"a number from {self.low} to {'' if self.has_high else 'below '}{self.high}"
+        a_number = f"a {'whole ' if self.is_whole else ''}number"
+        if self.high != math.inf:
+            return f"{a_number} from {self.low} to {'' if self.has_high else 'below '}{self.high}"
+        return f"{a_number} from {self.low} on" if self.has_low else f"{a_number} above {self.low}"
 
 
 MOST_TOKENS = 10**12  # far above any step, and far below what 64 bits can count
 MOST_PASSES = 10**6  # the same for the passes of a step, of which the Trainer keeps a list
-POSITIVE, FROM_0, FROM_1 = Range(0, has_low=False), Range(0), Range(1)
+POSITIVE, FROM_0, FROM_1 = Range(0, has_low=False), Range(0), Range(1, is_whole=True)
 RANGES = {
     "per_device_train_batch_size": FROM_1,
     "per_device_eval_batch_size": FROM_1,
-    "tokens_per_step": Range(1, MOST_TOKENS),
-    "gradient_accumulation_steps": Range(1, MOST_PASSES),
+    "tokens_per_step": Range(1, MOST_TOKENS, is_whole=True),
+    "gradient_accumulation_steps": Range(1, MOST_PASSES, is_whole=True),
     "eval_accumulation_steps": FROM_1,
     "num_train_epochs": POSITIVE,
     "learning_rate": FROM_0,
@@ -64,9 +67,9 @@ RANGES = {
     "save_steps": POSITIVE,
     "save_total_limit": FROM_1,
     "torch_empty_cache_steps": FROM_1,
-    "seed": Range(0, 2**32 - 1),
-    "data_seed": Range(0, 2**64 - 1),
-    "dataloader_num_workers": FROM_0,
+    "seed": Range(0, 2**32 - 1, is_whole=True),
+    "data_seed": Range(0, 2**64 - 1, is_whole=True),
+    "dataloader_num_workers": Range(0, is_whole=True),
     "dataloader_prefetch_factor": FROM_1,
     "ddp_bucket_cap_mb": FROM_1,
     "ddp_timeout": FROM_1,
@@ -87,7 +90,7 @@ def check_numbers(args: Any) -> None:
         if value is not None and not numbers.allows(value):
             raise InputError(f"--{name}: {value} is not possible; give {numbers}")
     check_workers("--dataloader_num_workers", args.dataloader_num_workers)
-    if args.max_steps != -1 and args.max_steps < 1:
+    if args.max_steps != -1 and not FROM_1.allows(args.max_steps):
         raise InputError(
             f"--max_steps: {args.max_steps} is not possible; give 1 or more, drop it to train for --num_train_epochs, "
             "or use --do_eval to evaluate only"

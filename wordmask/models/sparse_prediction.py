@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from wordmask.masking import IGNORED
 from wordmask.models.probing import Hook, close, hooked, named, or_none, some_ids
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +115,10 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         InputError: (a `ValueError`) if the model would have another loss.
     """
-    inner = extract_model_from_parallel(model, keep_torch_compile=False)
+    is_model = isinstance(model, nn.Module)
+    inner = extract_model_from_parallel(model, keep_torch_compile=False) if is_model else model
     if not isinstance(inner, PreTrainedModel):
-        raise InputError(f"sparse_prediction: {type(inner).__name__} is no model of transformers; give one")
+        raise InputError(f"sparse_prediction: {kind_of(inner)} is no model of transformers; give one")
     sparse = _hook(inner)
     if isinstance(sparse, Exception):
         raise InputError(

@@ -10,7 +10,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wordmask.config.arguments import Arguments, DataArguments
-from wordmask.config.metric_table import METRICS
 from wordmask.config.run_arguments import LOGGING_STEPS
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.labelled_examples import LabelledExamples
@@ -89,7 +88,6 @@ def make_trainer(
     except (ValueError, ImportError) as error:
         raise InputError(f"--optim, --report_to or another flag fails ({one_line(error)}); change it") from None
     if training.do_train:
-        _check_metric(training.metric_for_best_model, trainer)
         trainer.make_plan()
         _check_stages(trainer, data)
         if "logging_steps" not in arguments.given:  # short runs show a loss, too
@@ -154,16 +152,6 @@ def _history(
     readable = ReadableTokens(tokenizer)
     lines = SampleLines(text, collator, arguments.masking.rates.final, training.eval_batch_size, fixed, readable)
     return EvaluationHistory(record, lines, readable, training.do_train, foreign, sequences.validation_digest)
-
-
-def _check_metric(metric: str | None, trainer: MlmTrainer) -> None:
-    """Raise an `InputError` if the best model is chosen by the loss of a corpus that is not evaluated apart."""
-    losses = [f"{name}_loss" for name in getattr(trainer.eval_sequences, "evaluated_apart", ())]
-    if metric and metric.removeprefix("eval_") not in (*METRICS, *losses):
-        raise InputError(
-            f"--metric_for_best_model: {metric} is the loss of no corpus here; choose from "
-            f"{', '.join((*METRICS, *losses))}"
-        )
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:

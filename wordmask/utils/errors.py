@@ -31,14 +31,16 @@ def with_article(name: str) -> str:
 
 
 def kind_of(value: object) -> str:
-    """What a value is, for a sentence: `a str`, `an int`, or `the class BertTokenizer`."""
+    """What a value is, for a sentence: `None`, `a str`, `an int`, or `the class BertTokenizer`."""
+    if value is None:
+        return "None"
     return f"the class {value.__name__}" if isinstance(value, type) else with_article(type(value).__name__)
 
 
 def suggest(name: str, known: Iterable[str], dashes: str = "", most: int = 1) -> str:
-    """The most similar known names, with dashes where they are flags of the command line, as the end of a sentence."""
+    """`(did you mean --train_file?)`, the most similar known names; with dashes for flags of the command line."""
     nearest = difflib.get_close_matches(name, list(known), n=most)
-    return f"; did you mean {' or '.join(dashes + one for one in nearest)}?" if nearest else ""
+    return f" (did you mean {' or '.join(dashes + one for one in nearest)}?)" if nearest else ""
 
 
 def first_of(conditions: Mapping[str, object]) -> str | None:

@@ -122,7 +122,7 @@ def test_another_size_of_steps_goes_on_with_what_is_left(tokens, change, folder,
     "more, sentence",
     [
         ("--tokens_per_step 20", "--tokens_per_step: 20 is less than the longest sequence, of "),
-        ("--tokens_per_step 0", "--tokens_per_step: 0 is not possible; give a number from 1 to 1000000000000"),
+        ("--tokens_per_step 0", "--tokens_per_step: 0 is not possible; give a whole number from 1 to 1000000000000"),
         (
             "--pad_to_max_length",
             "--tokens_per_step: --pad_to_max_length gives every batch the same number of sequences",

@@ -52,6 +52,7 @@ from wordmask.training.trainer.parameters import (
     as_sequences,
     as_stages,
     check_ids,
+    check_metric,
     check_parameters,
     longest_text,
 )
@@ -120,6 +121,8 @@ class MlmTrainer(EvaluatingTrainer):
     ):
         check_parameters(model, args, processing_class or data_collator, options)
         train_sequences, eval_sequences = as_stages(train_dataset), as_sequences(eval_dataset)
+        if train_sequences is not None:
+            check_metric(args.metric_for_best_model, eval_sequences, options.get("probe") is not None)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if isinstance(collator, WholeWordMaskCollator):
             rates = collator.rates if rates is None else rates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from wordmask.config.launch_checks import check_one_gpu
+from wordmask.config.metric_table import METRICS
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.tokenized_dataset import TokenizedDataset
@@ -39,8 +41,26 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
         raise InputError(f"model: {kind_of(model)} is no model; give one, as from_pretrained loads it")
     if type(model).__name__ in NEXT_TOKEN:
         raise InputError(f"model: {kind_of(model)} predicts the next token; give a masked language model")
+    if isinstance(model, PreTrainedModel) and "labels" not in inspect.signature(model.forward).parameters:
+        raise InputError(f"model: {kind_of(model)} has no loss; load it with AutoModelForMaskedLM")
     if masks_by is None:
         raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
+
+
+def check_metric(metric: str | None, sequences: Any, has_probe: bool) -> None:
+    """Raise an `InputError` if the best model is chosen by a metric that evaluations do not give.
+
+    Args:
+        metric: its name; `None` or empty for the loss.
+        sequences: those to evaluate on.
+        has_probe: whether there is a probe.
+    """
+    losses = [f"{name}_loss" for name in getattr(sequences, "evaluated_apart", ())]
+    known = [*(name for name in METRICS if has_probe or not name.startswith("probe_")), *losses]
+    if metric and metric.removeprefix("eval_") not in known:
+        raise InputError(
+            f"--metric_for_best_model: an evaluation here gives no {metric}; choose from {', '.join(known)}"
+        )
 
 
 def check_ids(model: Any, highest: int) -> None:

@@ -161,8 +161,12 @@ class ResumableTrainer(OptimizerResumingTrainer):
         """Train, as the Trainer does; `True` resumes from the last whole checkpoint in the output directory.
 
         Raises:
-            InputError: if there is no such checkpoint, or if the one that is given cannot be used.
+            InputError: if there is no such checkpoint, if the one that is given cannot be used, or if all weights
+                are frozen.
         """
+        model: Any = self.model  # the Trainer lets it be `None`
+        if not any(weights.requires_grad for weights in model.parameters()):
+            raise InputError("model: all of its weights are frozen; set requires_grad of those that training changes")
         self._attempts, self._continued_in_memory, self._random_state = 0, False, None
         self.tokens.reset()
         if resume_from_checkpoint is True:
