@@ -103,6 +103,24 @@ def test_a_run_that_goes_on_otherwise_than_it_began_says_so(command, caplog):
     assert sorted(told(caplog)) == sorted(changes)
 
 
+def test_record_report_and_card_keep_what_was_changed_on_the_way(command, tmp_path):
+    """Also over several resumes. If one goes on from an earlier checkpoint, what was changed begins with that."""
+    command, out = [*command, "--save_steps", "2"], tmp_path / "out"
+    run_mlm_wwm.main([*command, "--max_steps", "4"])
+    run_mlm_wwm.main([*command, "--max_steps", "6", "--mlm_probability", "0.3"])
+    run_mlm_wwm.main([*command, "--max_steps", "8", "--mlm_probability", "0.3"])
+    record = json.loads((out / "wordmask_run.json").read_text())
+    changed = {"step": 4, "changes": ["--mlm_probability: 0.15 -> 0.3", "--max_steps: 4 -> 6"]}
+    assert record["resumes"] == [changed, {"step": 6, "changes": ["--max_steps: 6 -> 8"]}]
+    sentence = "since step 4: --mlm_probability: 0.15 -&gt; 0.3, --max_steps: 4 -&gt; 6; since step 6: --max_steps: 6"
+    assert sentence in (out / "report.html").read_text()
+    assert "since step 4: --mlm" in (out / "README.md").read_text()
+    other = ["--output_dir", str(tmp_path / "other"), "--resume_from_checkpoint", str(out / "checkpoint-2")]
+    run_mlm_wwm.main([*command, "--max_steps", "8", "--mlm_probability", "0.3", *other])
+    record = json.loads((tmp_path / "other/wordmask_run.json").read_text())
+    assert [(one["step"], len(one["changes"])) for one in record["resumes"]] == [(2, 2), (2, 1)]
+
+
 @pytest.mark.parametrize("more", [[], ["--no_residual_in_fp32"]])
 def test_a_record_of_an_older_version_has_the_defaults_of_newer_flags(command, caplog, tmp_path, more):
     run_mlm_wwm.main([*command, "--bf16", "--save_steps", "2", "--max_steps", "2"])

@@ -40,7 +40,7 @@ from wordmask.training.records.output_dir import (
     remove_older_run,
     written,
 )
-from wordmask.training.records.run_record import Identity, read_run, write_run
+from wordmask.training.records.run_record import Identity, read_run, resumes_with, write_run
 from wordmask.training.setup import make_collator, make_probe, make_trainer
 from wordmask.training.tasks import evaluate, publish, show_data_report, show_results, train
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -105,7 +105,8 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     probe = make_probe(arguments, labelled, model, tokenizer, max(lengths), forward)
     sequences = make_sequences(texts, tokenization, arguments, lengths)
     trainer = make_trainer(arguments, model, tokenizer, vocabulary, sequences, forward, probe)
-    changed_steps = trainer.continue_from(checkpoint, read_run(Path(checkpoint).parent)) if checkpoint else ""
+    earlier = read_run(Path(checkpoint).parent) if checkpoint else None
+    changed_steps = trainer.continue_from(checkpoint, earlier) if checkpoint else ""
     for line in changed_settings:
         logger.warning("this run was started with other settings: %s", line)
     described = describe_run(arguments, trainer, texts)
@@ -113,9 +114,9 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
         sequences.report.warn()
         return DryRun(arguments, trainer, described).run(checkpoint, changed_steps)
     recorded = described | ({"head": "new"} if head_is_new else {})
-    writes_card = _begin(
-        arguments, trainer, checkpoint, changed_settings, partial(write_run, script, arguments, identity, recorded)
-    )
+    resumes = resumes_with(earlier, trainer.done.step, changed_settings)
+    write_record = partial(write_run, script, arguments, identity, recorded, resumes)
+    writes_card = _begin(arguments, trainer, checkpoint, changed_settings, write_record)
 
     show_header(described, trainer, terminal())
     show_data_report(sequences.report, trainer)

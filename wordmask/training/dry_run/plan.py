@@ -77,7 +77,7 @@ class DryRun:
         show_header(self.described, trainer, shown)
         for fact in self.facts:
             shown.show(fact)
-        shown.show(Message("dry run: nothing was trained, and nothing was written"))
+        shown.show(Message(f"dry run: nothing was trained, and nothing was written to {self.args.output_dir}"))
         return {name: float(value) for name, value in self.figures.items()}
 
     def _rehearse(self, batch_size: int, args: Any, checkpoint: str | None) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -88,12 +88,14 @@ class RunRecord:
         processes: the number of processes.
         trains: whether it trained; if not, it evaluated.
         identity: the fields of its `Identity`; older records lack some.
+        resumes: see `resumes_with`.
     """
 
     arguments: Mapping[str, Any]
     processes: int
     trains: bool
     identity: Mapping[str, Any]
+    resumes: Sequence[Mapping[str, Any]] = ()
 
     def differences(self, identity: Identity, given: Mapping[str, Any]) -> list[str]:
         """Why another run must not share the directory: its base model, tokenizer or architecture differs."""
@@ -158,7 +160,8 @@ def read_run(directory: str | Path) -> RunRecord | None:
         arguments = record["arguments"]
         only_evaluates = arguments.get("do_eval") and not arguments.get("do_train")
         trains = record.get("trains", not only_evaluates)
-        return RunRecord(arguments, record.get("processes", 1), trains, record.get("identity", {}))
+        others = record.get("identity", {}), record.get("resumes", [])
+        return RunRecord(arguments, record.get("processes", 1), trains, *others)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             f"--output_dir: {path} cannot be read as the record of a run ({one_line(error)}); give another directory"
@@ -171,7 +174,25 @@ def evaluates_a_training(training: RunArguments) -> bool:
     return run is not None and run.trains and not training.do_train
 
 
-def write_run(script: str, arguments: Arguments, identity: Identity, described: Mapping[str, str]) -> None:
+def resumes_with(run: RunRecord | None, step: int, changes: Sequence[str]) -> list[dict[str, Any]]:
+    """The resumes of a run with other settings, and the one that begins now: `{"step": 20, "changes": [...]}` each.
+
+    Args:
+        run: the record of the run up to now; `None` without one.
+        step: the step to continue from. What was changed after it begins with it now.
+        changes: a line for each setting that differs from this record.
+    """
+    earlier = [one | {"step": min(one["step"], step)} for one in map(dict, run.resumes if run else ())]
+    return [*earlier, {"step": step, "changes": [*changes]}] if changes else earlier
+
+
+def write_run(
+    script: str,
+    arguments: Arguments,
+    identity: Identity,
+    described: Mapping[str, str],
+    resumes: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Write the record of a run, which is also an argument file that repeats it.
 
     An evaluation does not change the record of a training.
@@ -179,18 +200,21 @@ def write_run(script: str, arguments: Arguments, identity: Identity, described: 
     Args:
         script, arguments, identity: of the run.
         described: what the run trains, on what and how, for people.
+        resumes: see `resumes_with`.
     """
     training = arguments.training
     if evaluates_a_training(training):
         return
     packages = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "evaluate")
+    later = "; ".join(f"since step {one['step']:,}: {', '.join(one['changes'])}" for one in resumes)
     record = {
         "script": script,
         "versions": {"wordmask": wordmask.__version__, "python": platform.python_version()}
         | {name: version(name) for name in packages},
         "processes": training.world_size,
         "trains": training.do_train,
-        "described": dict(described),
+        "described": dict(described) | ({"other settings": later} if later else {}),
+        "resumes": [*resumes],
         "identity": asdict(identity),
         "changed_arguments": _changed(arguments),
         "arguments": {name: plain(value) for name, value in sorted(arguments.given.items()) if name not in LEFT_OUT},

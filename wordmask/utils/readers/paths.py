@@ -61,7 +61,8 @@ def expand_files(patterns: Sequence[str], flag: str, directories: bool = False) 
         elif matches := _once_each(glob.glob(pattern, recursive=True)):
             files += matches
         else:
-            what = "is a directory, not a file" if os.path.isdir(pattern) else "does not exist"
+            kind = "directory" if os.path.isdir(pattern) else "device or pipe" if os.path.exists(pattern) else ""
+            what = f"is a {kind}, not a file" if kind else "does not exist"
             raise InputError(f"{flag}: {pattern} {what}; give a file or a glob that matches files")
     return files
 
