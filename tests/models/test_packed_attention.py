@@ -31,11 +31,11 @@ UNFIT = ["deberta-v2", "convbert", "fnet", "nystromformer"]  # no such mask, or 
 
 
 @settings(max_examples=200, deadline=None)
-@given(lengths=st.lists(st.integers(1, 40), max_size=200), more=st.integers(0, 30), seed=st.integers(0, 99))
-def test_every_line_lies_in_one_row_and_no_row_overflows(lengths, more, seed):
+@given(lengths=st.lists(st.integers(1, 40), max_size=200), more=st.integers(0, 30))
+def test_every_line_lies_in_one_row_and_no_row_overflows(lengths, more):
     sizes = np.array(lengths, np.int64)
     capacity = max(lengths, default=1) + more
-    packs = pack(sizes, capacity, seed)
+    packs = pack(sizes, capacity)
     assert sorted(packs.documents.tolist()) == list(range(len(lengths)))
     rows = [packs[row] for row in range(len(packs))]
     assert sum(map(len, rows)) == len(lengths) and all(0 < sizes[row].sum() <= capacity for row in rows)
@@ -49,10 +49,9 @@ def test_rows_of_many_lines_are_full(capacity, padding):
     assert 1 - lengths.sum() / (len(packs) * capacity) < padding
 
 
-def test_which_lines_of_one_length_share_a_row_is_a_matter_of_the_seed():
-    lengths = np.full(100, 10)
-    first, again, other = (pack(lengths, 40, seed).documents.tolist() for seed in (1, 1, 2))
-    assert first == again != other
+def test_lines_of_one_length_share_rows_at_random_but_always_in_the_same_way():
+    first, again = (pack(np.full(100, 10), 40).documents.tolist() for _ in range(2))
+    assert first == again != sorted(first)
 
 
 def test_a_line_longer_than_a_row_is_a_mistake_of_ours():

@@ -29,16 +29,15 @@ class Packs:
         return self.documents[self.bounds[index] : self.bounds[index + 1]]
 
 
-def pack(lengths: NDArray[np.int64], capacity: int, seed: int = 0) -> Packs:
+def pack(lengths: NDArray[np.int64], capacity: int) -> Packs:
     """Put documents into few sequences, by best-fit packing with the longest documents first.
 
     We pack the histogram of lengths, as Krell et al. (arXiv 2107.02027) do, so the cost does not grow with the number
-    of documents. Documents of one length are distributed at random.
+    of documents. Documents of one length are distributed at random, always in the same way.
 
     Args:
         lengths: (documents,) the number of tokens of each document, at most `capacity`.
         capacity: the largest number of tokens of a sequence.
-        seed: the seed of the random distribution.
 
     Raises:
         ValueError: if a document is longer than a sequence.
@@ -49,7 +48,7 @@ def pack(lengths: NDArray[np.int64], capacity: int, seed: int = 0) -> Packs:
     # Two sequences of lengths 3 1 1 have the shape ((3, 1), (1, 2)). Their slots are 3 1 1 3 1 1, three in each.
     slots = [np.tile(np.repeat(*np.array(shape, np.int64).T), sequences) for shape, sequences in shapes]
     sizes = [np.full(sequences, sum(copies for _, copies in shape)) for shape, sequences in shapes]
-    order = shuffled(seed, 0, len(lengths))
+    order = shuffled(0, 0, len(lengths))
     # The k-th shortest document goes to the k-th shortest slot, which has its length; slots 3 1 1 in order are 1 2 0.
     # Documents of one length come in a random order: a stable sort keeps that of the shuffle.
     by_length = order[np.argsort(lengths[order], kind="stable")]

@@ -143,8 +143,7 @@ def _build(directory: Path, config: dict[str, Any], source: str) -> Any:
     if largest >= backbone.vocab_size:
         raise InputError(f"{source}: its tokenizer has ids up to {largest}, its model up to {backbone.vocab_size - 1}")
     # transformers 5 removed this method, and ltp 4.2.14 calls it. The line can go when ltp calls the tokenizer itself.
-    if not hasattr(tokenizer, "batch_encode_plus"):
-        tokenizer.batch_encode_plus = tokenizer.__call__
+    tokenizer.batch_encode_plus = tokenizer.__call__
     ltp.tokenizer = tokenizer
     ltp.eval()
     return ltp

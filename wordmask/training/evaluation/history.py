@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -99,7 +99,7 @@ class EvaluationHistory:
             evaluation,
             # The best model is evaluated again at the end, when more epochs are done than it was trained.
             epoch={one.step: one.epoch for one in self.record.evaluations}.get(evaluation.step, evaluation.epoch),
-            predictions=[line.as_json() for line in predictions],
+            predictions=[asdict(line) for line in predictions],
             words=frequent_words(words, self.readable),
             text=self.text,
         )

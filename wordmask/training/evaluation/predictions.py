@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -54,10 +54,6 @@ class PredictedLine:
 
     text: str
     words: list[MaskedWord]
-
-    def as_json(self) -> dict[str, Any]:
-        """The line as the run's record keeps it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
