@@ -13,7 +13,11 @@ from wordmask.utils.errors import InputError
 
 
 class Segmenter(ABC):
-    """Splits lines of text into words.
+    """Splits lines of text into words. One of your own is a class with one method:
+
+        class Pairs(wordmask.Segmenter):
+            def segment(self, lines):
+                return [[line[place : place + 2] for place in range(0, len(line), 2)] for line in lines]
 
     `load_segmenter` passes its options on to the constructor. One of ours that it made is pickled by its name and its
     options, since dictionaries and models of libraries cannot be.

@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one sentence that names the flag or parameter, what was found, what to do."""
+    """A mistake in what the user gave: one sentence that names the flag or parameter, what was found, what to do.
+
+    >>> wordmask.WholeWordMaskCollator(tokenizer, strategy="words")
+    wordmask.InputError: strategy: words is not known; choose from token, whole_word, ngram, span, or mix them, ...
+    """
 
 
 def one_line(error: BaseException) -> str:

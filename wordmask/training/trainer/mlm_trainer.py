@@ -62,7 +62,7 @@ from wordmask.utils.workers import end_loader_workers_at_exit, loader_context, p
 
 
 class MlmTrainer(EvaluatingTrainer):
-    """A `Trainer` whose loss belongs to the whole effective batch.
+    """A `Trainer` that masks whole words, and whose loss belongs to the whole effective batch.
 
     Most masked-LM heads accept `num_items_in_batch` and ignore it. So the Trainer's loss and gradients are too large,
     by the number of accumulation steps times that of processes. Here no model gets it. Instead, the mean of each
