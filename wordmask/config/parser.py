@@ -1,9 +1,8 @@
-"""The command line parser: argument files, `--no_x` for every switch, old flags, errors of one sentence."""
+"""The command line parser: `--no_x` for every switch, old flags, help, errors of one sentence."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import re
@@ -11,12 +10,12 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
+from wordmask.config.argument_file import as_words, is_switch, read_argument_file
 from wordmask.config.short_form import USAGE, split_words, words_as_flags
 from wordmask.utils.errors import InputError, suggest
 
@@ -110,7 +109,7 @@ class Parser(HfArgumentParser):
             action.required = False
         self._negative_number_matcher = _NEGATIVE  # argparse takes -1e-4 for a flag
         for action in self._actions:
-            if _is_switch(action) and action.nargs is None:  # a switch whose default is None
+            if is_switch(action) and action.nargs is None:  # a switch whose default is None
                 action.nargs, action.const = "?", True
             if isinstance(action, argparse._StoreFalseAction):  # named in the help of the switch
                 action.help = argparse.SUPPRESS
@@ -151,7 +150,7 @@ class Parser(HfArgumentParser):
         """Parse, and also return the words that belong to no flag, those of the argument file first."""
         _check_encoding(argv)
         path, words, flags = split_words(argv)
-        values = dict(starmap(self._positive, _read_mapping(path).items())) if path else {}
+        values = read_argument_file(path, self.flags) if path else {}
         known = {name: value for name, value in values.items() if name in {*self.flags, *self.old_flags}}
         unknown = [Unknown(f"--{name}", path) for name in values if name not in known]
         flags = self._modernize(flags)
@@ -159,7 +158,7 @@ class Parser(HfArgumentParser):
             words = words_as_flags(words, _names(flags))
             self._check_words(flags)
         # The command line comes last, so that it wins, also where the file has a new flag and it has the old one.
-        arguments = [*self._modernize(self._from_file(known)), *words, *flags]
+        arguments = [*self._modernize(as_words(known, self.flags)), *words, *flags]
         self.given = _names(arguments)
         namespace, others = self.parse_known_args(arguments)
         return namespace, [*unknown, *map(Unknown, others)]
@@ -183,36 +182,10 @@ class Parser(HfArgumentParser):
         if action is None:  # of transformers, or misspelled, which is said later
             lists = [name for name, action in known.items() if action.nargs == "+"]
             return math.inf if name in TRAINER_LISTS or suggest(name, lists) else 1
-        if _is_switch(action) and action.nargs == "?":
+        if is_switch(action) and action.nargs == "?":
             # argparse refuses other words, and names the switch.
             return int(following.lower() in TRUTH_VALUES or not Path(following).is_file())
         return math.inf if action.nargs in ("+", "*") else 0 if action.nargs == 0 else 1
-
-    def _positive(self, name: str, value: object) -> tuple[str, object]:
-        """A flag of an argument file without `no_`: `no_bf16: true` is `bf16: false`."""
-        switch = name.removeprefix("no_")
-        if switch == name or not isinstance(value, bool) or not _is_switch(self.flags.get(switch)):
-            return name, value
-        return switch, not value
-
-    def _from_file(self, values: Mapping[str, object]) -> list[str]:
-        """Turn the values of an argument file into a command line, so that the same checks apply."""
-        arguments = []
-        for name, value in values.items():
-            if value is None or value == []:
-                continue
-            if isinstance(value, bool) and name in self.flags and not _is_switch(self.flags[name]):
-                value = "yes" if value else "no"  # YAML reads `eval_strategy: no` as false
-            if isinstance(value, dict):
-                value = json.dumps(value)
-            elif isinstance(value, list):
-                if name in self.flags and self.flags[name].nargs not in ("+", "*"):
-                    raise InputError(f"--{name}: {value} in the argument file is a list; give one value")
-                arguments += [f"--{name}", *map(str, value)]
-                continue
-            # As one word, since a value may begin with a dash.
-            arguments.append(f"--{name}={value}")
-        return arguments
 
     def _modernize(self, arguments: list[str]) -> list[str]:
         """Replace old flags, with one warning for each, and replace `--no_x` by `--x false`.
@@ -227,7 +200,7 @@ class Parser(HfArgumentParser):
             switch = name.removeprefix("no_")
             if not argument.startswith("--") or name in self.flags:
                 result.append(argument)
-            elif switch != name and _is_switch(self.flags.get(switch)):
+            elif switch != name and is_switch(self.flags.get(switch)):
                 result += [f"--{switch}", "false"]
             elif name in self.old_flags:
                 given = value if equals else None
@@ -270,7 +243,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         name = max(action.option_strings, key=lambda option: (option.count("_"), len(option)))
-        if action.nargs == 0 or _is_switch(action):
+        if action.nargs == 0 or is_switch(action):
             return name
         value = {int: "N", float: "X"}.get(action.type, "VALUE")  # type: ignore[call-overload]
         value = f"{{{','.join(map(str, action.choices))}}}" if action.choices else value
@@ -278,7 +251,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         default, text = action.default, action.help or ""
-        if default is True and _is_switch(action):
+        if default is True and is_switch(action):
             return f"{text} Default: on; --no_{action.dest} turns it off."
         if default in (None, False, "", argparse.SUPPRESS) or "default" in text.lower():
             return text
@@ -316,35 +289,6 @@ def _is_flag(word: str) -> bool:
     return word.startswith("-") and not _NEGATIVE.match(word) and " " not in word.partition("=")[0]
 
 
-def _is_switch(action: argparse.Action | None) -> bool:
-    return action is not None and action.type is string_to_bool
-
-
 def flag_name(word: str) -> str:
     """The name in a flag, with or without a value: `seed` in `--seed` and `--seed=1`."""
     return word.partition("=")[0].lstrip("-")
-
-
-def _read_mapping(path: str) -> dict[str, object]:
-    """The names and values in an argument file; of the record of a run, those of its flags."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        if path.endswith(".json"):
-            values = json.loads(text)
-        else:
-            import yaml
-
-            values = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise InputError(f"the argument file {path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"the argument file {path} cannot be read: {' '.join(str(error).split())}") from None
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "yaml":
-            raise
-        raise InputError(f"the argument file {path} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(values, dict) and isinstance(values.get("arguments"), dict):
-        values = values["arguments"]
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"the argument file {path} does not hold names with values, such as learning_rate: 1e-4")
-    return values

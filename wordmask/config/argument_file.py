@@ -1,0 +1,80 @@
+"""The argument file: flags and their values in YAML or JSON, and the words of a command line that they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from transformers.hf_argparser import string_to_bool
+
+from wordmask.utils.errors import InputError, one_line
+
+
+def is_switch(action: argparse.Action | None) -> bool:
+    """Whether a flag can be on or off."""
+    return action is not None and action.type is string_to_bool
+
+
+def read_argument_file(path: str, flags: Mapping[str, argparse.Action]) -> dict[str, object]:
+    """The names and values in an argument file; of the record of a run, those of its flags.
+
+    Args:
+        path: the file.
+        flags: the action of each flag, by its name; `no_bf16: true` becomes `bf16: false`.
+
+    Raises:
+        InputError: if it cannot be read, or holds something else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(f"the argument file {path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"the argument file {path} cannot be read: {one_line(error)}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"the argument file {path} is not YAML: {one_line(error)}") from None
+    if isinstance(values, dict) and isinstance(values.get("arguments"), dict):
+        values = values["arguments"]
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"the argument file {path} does not hold names with values, such as learning_rate: 1e-4")
+    return dict(_positive(name, value, flags) for name, value in values.items())
+
+
+def _positive(name: str, value: object, flags: Mapping[str, argparse.Action]) -> tuple[str, object]:
+    """A flag of an argument file without `no_`: `no_bf16: true` is `bf16: false`."""
+    switch = name.removeprefix("no_")
+    if switch == name or not isinstance(value, bool) or not is_switch(flags.get(switch)):
+        return name, value
+    return switch, not value
+
+
+def as_words(values: Mapping[str, object], flags: Mapping[str, argparse.Action]) -> list[str]:
+    """The words of a command line that say the same, so that the same checks apply.
+
+    Args:
+        values: the value of each flag in an argument file.
+        flags: the action of each flag, by its name.
+
+    Raises:
+        InputError: for a list where a flag takes one value.
+    """
+    arguments = []
+    for name, value in values.items():
+        if value is None or value == []:
+            continue
+        if isinstance(value, bool) and name in flags and not is_switch(flags[name]):
+            value = "yes" if value else "no"  # YAML reads `eval_strategy: no` as false
+        if isinstance(value, dict):
+            value = json.dumps(value)
+        elif isinstance(value, list):
+            if name in flags and flags[name].nargs not in ("+", "*"):
+                raise InputError(f"--{name}: {value} in the argument file is a list; give one value")
+            arguments += [f"--{name}", *map(str, value)]
+            continue
+        # As one word, since a value may begin with a dash.
+        arguments.append(f"--{name}={value}")
+    return arguments
