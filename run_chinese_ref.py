@@ -20,15 +20,9 @@ from pathlib import Path
 from wordmask.config.number_checks import check_vocab_size
 from wordmask.config.parser import Parser, argument, build
 from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.references.output import Output, check_new_tokenizer, check_output
 from wordmask.references.provenance import Provenance, sidecar
-from wordmask.references.writer import (
-    Annotator,
-    Output,
-    check_new_tokenizer,
-    check_output,
-    made_before,
-    write_references,
-)
+from wordmask.references.writer import Annotator, made_before, write_references
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.lock import locked

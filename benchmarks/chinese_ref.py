@@ -32,9 +32,10 @@ from bundled import given_or_bundled
 from sides import forget_peak, peak_megabytes, restart_peak, run_in_turn, use_one_core
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references import positions, writer
+from wordmask.references.output import Output
 from wordmask.references.positions import line_positions
 from wordmask.references.reader import numbered_references, parse_references
-from wordmask.references.writer import Annotator, Output, write_references
+from wordmask.references.writer import Annotator, write_references
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.batches import BATCH, batches

@@ -94,7 +94,7 @@ PLACES = {
     "ending": Place("wordmask.training.trainer.mlm_trainer:MlmTrainer._finalize_training", _once),
     "results": Place("wordmask.training.trainer.mlm_trainer:MlmTrainer.save_metrics", _once),
     "report": Place("wordmask.data.prepared_dir:write_json", _once),
-    "joining": Place("wordmask.references.writer:Output.join", _once),
+    "joining": Place("wordmask.references.output:Output.join", _once),
     "sidecar": Place("wordmask.references.writer:write_provenance", _once),
 }
 

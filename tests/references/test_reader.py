@@ -19,9 +19,9 @@ from conftest import character_tokenizer, pair_with_text, read_positions, refusa
 from wordmask.config.arguments import DataArguments
 from wordmask.data.sources import load_texts
 from wordmask.references import writer
+from wordmask.references.output import Output, check_output
 from wordmask.references.positions import LineReferences, continuations
 from wordmask.references.provenance import Provenance, check_tokenizer, read_provenance, sidecar
-from wordmask.references.writer import check_output
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.tokenize import tokenize
@@ -35,7 +35,7 @@ FLAG, TEXT_FLAG = "--train_ref_file", "--train_file"
 
 def write_references(texts, path, tokenizer, segmenter, mixed=False):
     return writer.write_references(
-        texts, writer.Output(path), writer.Annotator(lambda: tokenizer, lambda _: segmenter, mixed), Work()
+        texts, Output(path), writer.Annotator(lambda: tokenizer, lambda _: segmenter, mixed), Work()
     )
 
 
