@@ -23,7 +23,8 @@ from conftest import PEAK, character_tokenizer, refusal, sample_lines, sample_to
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
 from wordmask.data.data_report import FILE as REPORT
-from wordmask.data.file_source import SplitFiles, count_texts
+from wordmask.data.file_source import count_texts
+from wordmask.data.split_files import SplitFiles
 from wordmask.utils import parts
 from wordmask.utils.batches import rebatched
 from wordmask.utils.errors import InputError

@@ -18,14 +18,8 @@ import pyarrow as pa
 from wordmask.config.arguments import DataArguments
 from wordmask.data.corpora import Corpus, corpus_names, within
 from wordmask.data.dataset_source import DatasetSource, DatasetStream, loaded_dataset, with_text_column
-from wordmask.data.file_source import (
-    FileSource,
-    FileStream,
-    SplitFiles,
-    count_texts,
-    stream_texts,
-    warn_of_repeats,
-)
+from wordmask.data.file_source import FileSource, FileStream, count_texts, stream_texts
+from wordmask.data.split_files import SplitFiles, warn_of_repeats
 from wordmask.data.text_counts import REPORTED, spread
 from wordmask.references.provenance import Provenance, read_provenance, sidecar, warn_of_other_words
 from wordmask.utils.cache import cache_directory
