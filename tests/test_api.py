@@ -11,7 +11,14 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
-from transformers import AutoModelForMaskedLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, TrainingArguments
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    TrainingArguments,
+)
 
 import wordmask
 from conftest import sample_lines, sample_tokenizer, save_model
@@ -417,8 +424,10 @@ def test_a_model_that_cannot_be_trained_is_refused(english_model, tokenizer, dat
     trainer.model.requires_grad_(False)
     with pytest.raises(wordmask.InputError, match="^model: all of its weights are frozen; set requires_grad"):
         trainer.train()
-    with pytest.raises(wordmask.InputError, match="^model: a BertModel has no loss; load it with AutoModelForMasked"):
-        wordmask.MlmTrainer(trainer.model.base_model, trainer.args, dataset, processing_class=tokenizer)
+    classifier = AutoModelForSequenceClassification.from_config(trainer.model.config)
+    for model, does in ((trainer.model.base_model, "has no loss"), (classifier, "sorts texts into classes")):
+        with pytest.raises(wordmask.InputError, match=f"^model: a Bert[A-Za-z]* {does}; give a masked language model"):
+            wordmask.MlmTrainer(model, trainer.args, dataset, processing_class=tokenizer)
     for wrong, kind in ((None, "None"), ("bert", "a str")):
         with (
             pytest.raises(wordmask.InputError, match=f"^sparse_prediction: {kind} is no model of transformers"),

@@ -98,6 +98,7 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
         "unknown_tokens": 1,
         "unknown_share": 1 / 18,
         "unknown_text_share": 1 / len("".join(ENGLISH)),
+        "special_tokens": {},
         "unknown_characters": {"☃": 1},
         "unknown_words": {"☃": 1},
         "duplicates": 1,
@@ -116,7 +117,7 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
     assert "--train_file: 75% of the train examples are cut at 4 tokens, so 17% of the tokens are lost" in joined
     assert "5.6% of the tokens are [UNK], most often for ☃" in joined
     assert "1 of 1 validation example is also in the training text" in joined
-    assert "--validation_file: the validation text has only 1 example with about 1 masked token" in joined
+    assert "--validation_file: an evaluation has only about 1 masked token in 1 sequence, so accuracy" in joined
 
 
 def test_masked_tokens_of_the_validation_text_are_those_of_its_sequences(model, write, trained):
@@ -124,11 +125,11 @@ def test_masked_tokens_of_the_validation_text_are_those_of_its_sequences(model, 
     lines = write("text", ["a cat cat cat"] * 100)
     flags = "--line_by_line --do_eval --mlm_probability 0.2 --max_seq_length 5 --max_eval_samples 50".split()
     report, _ = trained(model, "--validation_file", lines, *flags)
-    assert any("with about 50 masked tokens, so" in sentence for sentence in report["advice"]), report["advice"]
-    assert any(
+    joined = "\n".join(report["advice"])
+    assert "only about 50 masked tokens in 50 sequences, so" in joined
+    assert (
         "--validation_file: the validation sequences have 3.0 tokens on average, and at least one word or token of "
-        "each is masked, so about 33% of the tokens are masked instead of 20.0%; leave out --line_by_line" in sentence
-        for sentence in report["advice"]
+        "each is masked, so about 33% of the tokens are masked instead of 20.0%; give --no_line_by_line to" in joined
     )
 
 
@@ -139,6 +140,19 @@ def test_short_sequences_are_masked_more_and_told(model, write, trained):
     assert any("so about 50% of the tokens are masked instead of 15.0%" in one for one in report["advice"]), report
     report, _ = trained(model, *flags, "--pack_sequences")
     assert not any("masked instead of" in one for one in report["advice"]), report
+
+
+def test_special_tokens_that_are_written_in_the_text_are_told(model, write, trained):
+    """Not as unknown tokens: of these, there is one."""
+    lines = ["the [MASK] walks. [SEP] the cat", "a [UNK] cat", "a [UNK] ☃ [MASK]"]
+    report, said = trained(model, "--train_file", write("text", lines), "--line_by_line", "--do_train")
+    assert report["train"]["special_tokens"] == {"[MASK]": 2, "[UNK]": 2, "[SEP]": 1}
+    assert (report["train"]["unknown_tokens"], report["train"]["unknown_words"]) == (1, {"☃": 1})
+    assert report["train"]["unknown_text_share"] == 1 / len("".join(lines))
+    assert "special tokens in the text [MASK] 2, [UNK] 2, [SEP] 1" in said
+    assert "has special tokens of the tokenizer ([MASK] 2 times, [UNK] 2 times, [SEP] 1 time), and the" in said
+    report, _ = trained(model, "--train_file", write("text", lines[:1] + ["the cat walks."] * 5500), "--do_train")
+    assert report["train"]["special_tokens"] and not any("special tokens" in one for one in report["advice"])
 
 
 def test_much_text_behind_few_unknown_tokens_is_said(model, write, trained):

@@ -261,6 +261,31 @@ def test_every_column_of_csv_could_be_the_text(write):
     assert texts_of(write("a.csv", "content\na b\n")) == ["a b"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_name_of_a_column_may_hold_what_separates_others(write, separator):
+    """A line break, and each other separator, also where the text holds them."""
+    others = [mark for mark in (",", ";", "\t", "|") if mark != separator]
+    names = ["id", "text", '"Befund\nlang"', *(f"Alter{mark} Jahre" for mark in others)]
+    rows = [names, ["1", f"RR 142/89{others[0]} ok", "x", *others], ["2", "stabil", "y", "", "", ""]]
+    path = write("a.csv", "".join(f"{separator.join(row)}\n" for row in rows))
+    assert texts_of(path) == [f"RR 142/89{others[0]} ok", "stabil"]
+    assert texts_of(path, text_column_name="Befund\nlang") == ["x", "y"]
+
+
+def test_the_first_line_of_excel_may_name_the_separator(write):
+    for line in ("sep=;", '"sep=;"'):
+        assert texts_of(write("a.csv", f"{line}\nid;text\n1;RR 142, ok\n")) == ["RR 142, ok"]
+    assert "line 4 has 3 fields" in refused(write("a.csv", "sep=;\nid;text\n1;a\n2;b;c\n"))
+
+
+def test_an_abbreviation_is_the_name_of_a_column(write):
+    assert texts_of(write("a.csv", "Fall-Nr.;Befund;text\n1;a;b\n")) == ["b"]
+    assert refused(write("a.csv", "Fall-Nr.;Befund\n1;a\n")).endswith("--text_column_name: Fall-Nr., Befund")
+    sentence = refused(write("a.csv", "Fall-Nr.;Was ist passiert?\n1;a\n"))
+    assert "'Was ist passiert?' looks like a text; if this line is the header, choose its column" in sentence
+    assert sentence.endswith("--text_column_name: Fall-Nr., Was ist passiert?; if not, add a header before it")
+
+
 @pytest.mark.parametrize(
     "name, texts",
     [

@@ -21,7 +21,8 @@ SUBSTANTIAL = 0.1  # a text with this share of its characters in a language coun
 UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on something looks wrong
 MANY_COPIES = 1000
 MASKED_MORE = 1.2  # short sequences look wrong if this many times the asked share of their tokens is masked
-SHOWN = 5  # characters in a sentence
+SHOWN = 5  # characters, or special tokens, in a sentence
+WRITTEN = 1e-4  # a share of special tokens in the text from which on something looks wrong
 
 
 def advice_on(
@@ -40,14 +41,16 @@ def advice_on(
     if masks_words:
         advice += [sentence for one in found.values() for sentence in without_words(one.findings, one.flag)][:1]
     unknown = [_unknown_tokens(report, found[split].flag) for split, report in reports.items()]
+    written = [_special_tokens(report, found[split].flag) for split, report in reports.items()]
     cut = [_cut_lines(text, split) for split, text in texts.items()]
-    advice += [*chain.from_iterable(unknown)][:1] + [*chain.from_iterable(cut)][:1]
+    for sentences in (unknown, written, cut):
+        advice += [*chain.from_iterable(sentences)][:1]
     if "train" in reports:
         validation = found["validation"].findings.counts if "validation" in found else None
         advice += _copies(reports["train"], found["train"].flag, found["train"].findings.counts, validation)
     masked = {split: _masked_tokens(texts[split], report, masks_words, rate) for split, report in reports.items()}
     if "validation" in reports:
-        advice += _few_masked(reports["validation"], found["validation"].flag, round(masked["validation"]))
+        advice += _few_masked(texts["validation"], reports["validation"], round(masked["validation"]))
     more = [_masked_more(texts[split], split, tokens, rate) for split, tokens in masked.items()]
     return advice + [*chain.from_iterable(more)][:1]
 
@@ -150,6 +153,18 @@ def _unknown_tokens(report: SplitReport, flag: str) -> list[str]:
     return [f"{said}; start from a model whose --tokenizer_name knows these characters, or take them out of the text"]
 
 
+def _special_tokens(report: SplitReport, flag: str) -> list[str]:
+    """Advice if special tokens stand in the text: `[MASK]` in text without names, or `<unk>` in WikiText."""
+    count = sum(report.special_tokens.values())
+    if count < max(WRITTEN * report.tokens, 1):
+        return []
+    tokens = [f"{token} {counted(count, 'time')}" for token, count in [*report.special_tokens.items()][:SHOWN]]
+    return [
+        f"{flag}: the text itself has special tokens of the tokenizer ({', '.join(tokens)}), and the model reads them "
+        "as such, not as words; replace them if they stand for words"
+    ]
+
+
 def _cut_lines(text: SplitText, split: str) -> list[str]:
     """Advice if at least half of the examples are cut."""
     lines = text.long_lines
@@ -168,7 +183,8 @@ def _copies(report: SplitReport, flag: str, train: TextCounts, validation: TextC
     if report.duplicates >= min(MANY_COPIES, max(COPIES * report.counted, 10)):
         sentences.append(
             f"{flag}: {report.duplicates:,} of {report.counted:,} examples repeat another one, so the model learns "
-            "these by heart; remove them, for example with awk '!seen[$0]++' old.txt > new.txt"
+            "these by heart; remove them (awk '!seen[$0]++' old.txt > new.txt does so, in text files without "
+            "references only)"
         )
     known = int(np.isin(validation.hashes, train.hashes).sum()) if validation else 0
     if validation and known >= SEEN * validation.examples > 0:
@@ -192,22 +208,23 @@ def _masked_more(text: SplitText, split: str, masked: float, rate: float) -> lis
     """Advice if sequences are so short that clearly more of their tokens are masked than the asked share."""
     if text.lengths is None or len(text.lengths) < 2 or masked <= MASKED_MORE * rate * text.lengths.sum():
         return []
-    packing = ", or add --pack_sequences" if split == "train" else ""
+    packing = "--pack_sequences or " if split == "train" else ""
     return [
         f"{text.found.flag}: the {split} sequences have {number(text.lengths.mean(), 2)} tokens on average, and at "
         f"least one word or token of each is masked, so about {masked / text.lengths.sum():.0%} of the tokens are "
-        f"masked instead of {percent(rate)}; leave out --line_by_line to join short lines{packing}"
+        f"masked instead of {percent(rate)}; give {packing}--no_line_by_line to join short lines"
     ]
 
 
-def _few_masked(report: SplitReport, flag: str, masked: int) -> list[str]:
+def _few_masked(text: SplitText, report: SplitReport, masked: int) -> list[str]:
     """Advice if the validation text has too few masked tokens to tell two models apart."""
     masked = max(masked, 1)
     if masked >= (4000 if report.counted < 50 else 400) or report.counted != report.examples:
         return []
     points = 100 * 1.96 * math.sqrt(0.25 / masked)  # of an accuracy of one half, in 95 of 100 cases
+    sequences = report.counted if text.lengths is None else len(text.lengths)
     return [
-        f"{flag}: the validation text has only {counted(report.counted, 'example')} with about "
-        f"{counted(masked, 'masked token')}, so accuracy is known to ±{points:.0f} points; give a longer "
-        "--validation_file, or a larger --validation_split_percentage"
+        f"{text.found.flag}: an evaluation has only about {counted(masked, 'masked token')} in "
+        f"{counted(sequences, 'sequence')}, so accuracy is known to ±{points:.0f} points; give more text: a longer "
+        "--validation_file, a larger --validation_split_percentage or --max_eval_samples"
     ]

@@ -48,6 +48,8 @@ class SplitReport:
         duplicates: examples whose text another counted example has, too.
         also_in_validation: examples whose text is in the validation text.
         padding_share: the share of padding in the batches.
+        special_tokens: how often each special token is written in the text, also `[UNK]`, which `unknown_tokens` and
+            `unknown_text_share` leave out.
     """
 
     examples: int | None
@@ -66,13 +68,20 @@ class SplitReport:
     also_in_validation: int | None = None
     padding_share: float | None = None
     unknown_text_share: float = 0.0
+    special_tokens: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, text: SplitText, tokenizer: PreTrainedTokenizerBase, validation: TextCounts | None) -> SplitReport:
         """The figures of a text, given the counts of the validation text if there is one."""
         counts = text.found.findings.counts
         seen = None if validation is None else int(np.isin(counts.hashes, validation.hashes).sum())
-        characters = _unknown_characters(tokenizer, counts.unknown_words)
+        written = {tokenizer.convert_ids_to_tokens(int(token)): count for token, count in counts.special.items()}
+        unknown_words, unknown = Counter(counts.unknown_words), str(tokenizer.unk_token)
+        if as_unknown := unknown_words.pop(unknown, 0):
+            written[unknown] = as_unknown
+        unknown_tokens = counts.unknown - as_unknown
+        unknown_length = counts.unknown_length - as_unknown * len(unknown)
+        characters = _unknown_characters(tokenizer, unknown_words)
         return cls(
             examples=text.examples,
             counted=counts.examples,
@@ -80,11 +89,12 @@ class SplitReport:
             tokens=counts.tokens,
             tokens_per_word=counts.tokens / counts.words if counts.words else None,
             split_words=_most_split(counts.split, counts.split_tokens),
-            unknown_tokens=counts.unknown,
-            unknown_share=counts.unknown / max(counts.tokens, 1),
-            unknown_text_share=counts.unknown_length / max(counts.characters, 1),
+            unknown_tokens=unknown_tokens,
+            unknown_share=unknown_tokens / max(counts.tokens, 1),
+            unknown_text_share=unknown_length / max(counts.characters, 1),
             unknown_characters=dict(_ordered(characters)[:LISTED]),
-            unknown_words=dict(_ordered(counts.unknown_words)[:LISTED]),
+            unknown_words=dict(_ordered(unknown_words)[:LISTED]),
+            special_tokens=dict(_ordered(written)),
             duplicates=len(counts.hashes) - pc.count_distinct(pa.array(counts.hashes)).as_py(),
             long_lines=None if text.long_lines is None else text.long_lines._asdict(),
             all_tokens=text.tokens,
@@ -115,6 +125,9 @@ class SplitReport:
         if self.unknown_text_share > 2 * self.unknown_share:  # a word of many characters became one token
             unknown += f", {percent(self.unknown_text_share)} of the characters"
         yield "[UNK]", f"{unknown}: {characters}" if characters else unknown
+        if self.special_tokens:
+            written = ", ".join(f"{token} {count:,}" for token, count in [*self.special_tokens.items()][:SHOWN])
+            yield "special tokens in the text", written
         if self.long_lines:
             lines, room, lost, action = LongLines(**self.long_lines)
             loss = f", and {_share(lost, self.all_tokens)} of the tokens lost" if lost else ""

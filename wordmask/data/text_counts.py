@@ -18,7 +18,7 @@ from wordmask.tokenization.words import CHINESE, Characters
 from wordmask.utils.arrays import BoolArray, IntArray, places_of
 from wordmask.utils.batches import BATCH
 
-COUNTS = 3  # the version of these counts
+COUNTS = 4  # the version of these counts
 REPORTED = "reported"  # the column of a table of texts that says which of them are counted
 STRETCH = BATCH  # examples that are counted together, so that most batches are counted as a whole or not at all
 SHARE = 20  # one of so many stretches of a split is counted: to count all would take 4 to 19 % of the time,
@@ -26,7 +26,7 @@ LEAST, MOST = 5, 100  # but not fewer or more stretches than these; benchmarks/p
 KEPT = 500  # different words of a batch that are kept
 LONGEST = 40  # characters; what is longer is hardly a word, but text without spaces, or an address
 _SUMS = ("examples", "characters", "tokens", "words", "unknown", "unknown_length")
-_COUNTERS = ("split", "split_tokens", "unknown_words")
+_COUNTERS = ("split", "split_tokens", "unknown_words", "special")
 
 
 def spread(first: int, count: int, total: int) -> BoolArray:
@@ -59,6 +59,7 @@ class TextCounts:
             with a Chinese character is split if it has more tokens than characters.
         split_tokens: the tokens of all occurrences of each split word.
         unknown_words: how often each text stands behind an unknown token.
+        special: how often each special token stands in the text, by its id, such as `"103"` for a written `[MASK]`.
         hashes: (examples with a token,) the hash of each text.
     """
 
@@ -71,6 +72,7 @@ class TextCounts:
     split: Counter[str] = field(default_factory=Counter)
     split_tokens: Counter[str] = field(default_factory=Counter)
     unknown_words: Counter[str] = field(default_factory=Counter)
+    special: Counter[str] = field(default_factory=Counter)
     hashes: NDArray[np.uint64] = field(default_factory=no_hashes)
 
     def to_json(self) -> dict[str, Any]:
@@ -98,7 +100,9 @@ class TextCounts:
         return cls(**sums, **counters, hashes=hashes)
 
 
-def counts_of_texts(texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, unknown: int) -> TextCounts:
+def counts_of_texts(
+    texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, unknown: int, special_ids: IntArray
+) -> TextCounts:
     """The counts that need no words.
 
     Args:
@@ -106,11 +110,14 @@ def counts_of_texts(texts: Sequence[str], ids: NDArray[np.integer], lengths: Int
         ids: (tokens,) the tokens of all of them.
         lengths: (examples,) the number of tokens of each.
         unknown: the id of the unknown token, or -1.
+        special_ids: those of the special tokens.
     """
     hashed = map(xxhash.xxh3_64_intdigest, map(str.encode, texts))
     hashes = np.fromiter(hashed, np.uint64, len(texts))[lengths > 0]
     unknown_tokens = int(np.count_nonzero(ids == unknown))
-    return TextCounts(len(texts), sum(map(len, texts)), len(ids), unknown=unknown_tokens, hashes=hashes)
+    special = Counter(map(str, ids[np.isin(ids, special_ids)].tolist()))
+    characters = sum(map(len, texts))
+    return TextCounts(len(texts), characters, len(ids), unknown=unknown_tokens, special=special, hashes=hashes)
 
 
 def count_words(

@@ -138,7 +138,7 @@ class TextTokenizer:
         if REPORTED in batch.column_names and (reported := batch[REPORTED].to_numpy()).any():
             counted: Any = slice(None) if reported.all() else np.flatnonzero(np.repeat(reported, lengths))  # tokens
             texts = [*compress(lines, reported)]
-            counts = counts_of_texts(texts, ids[counted], lengths[reported], self.unknown_id)
+            counts = counts_of_texts(texts, ids[counted], lengths[reported], self.unknown_id, self.special_ids)
             if tokens is not None:
                 counts = replace(counts, **count_words(tokens, counted, continues, special, self.unknown_id))
             findings = replace(findings, counts=counts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto import modeling_auto
 
 from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.metric_table import METRICS
@@ -26,8 +26,19 @@ _UNUSED = {
     "compute_loss_func": "MlmTrainer has the loss of masked language modelling",
     "model_init": "MlmTrainer prepares one model",
 }
-# The classes whose loss is that of the next token. Some classes are made for both tasks.
-NEXT_TOKEN = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()} - {*MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()}
+# What a model does whose loss is not ours, by the name of its class. Some classes are made for several tasks.
+_OTHER_TASKS = {
+    model: does
+    for task, does in (
+        ("CAUSAL_LM", "predicts the next token"),
+        ("SEQUENCE_CLASSIFICATION", "sorts texts into classes"),
+        ("TOKEN_CLASSIFICATION", "sorts tokens into classes"),
+        ("QUESTION_ANSWERING", "answers questions"),
+        ("MULTIPLE_CHOICE", "chooses an answer"),
+    )
+    for model in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES").values()
+    if model not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+}
 
 
 def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str, Any]) -> None:
@@ -39,10 +50,11 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
     check_one_gpu(args.n_gpu, "your_program.py")
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"model: {kind_of(model)} is no model; give one, as from_pretrained loads it")
-    if type(model).__name__ in NEXT_TOKEN:
-        raise InputError(f"model: {kind_of(model)} predicts the next token; give a masked language model")
+    does = _OTHER_TASKS.get(type(model).__name__)
     if isinstance(model, PreTrainedModel) and "labels" not in inspect.signature(model.forward).parameters:
-        raise InputError(f"model: {kind_of(model)} has no loss; load it with AutoModelForMaskedLM")
+        does = "has no loss"
+    if does:
+        raise InputError(f"model: {kind_of(model)} {does}; give a masked language model, see AutoModelForMaskedLM")
     if masks_by is None:
         raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
 

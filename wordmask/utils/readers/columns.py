@@ -144,7 +144,7 @@ def _only_text(tables: Sequence[TableColumns], flag: str) -> Keys:
     if not kinds:
         raise InputError(f"{flag}: {source} has no text in it; give a file with one text in each row")
     if len(candidates) > 1:
-        what, choices = "several columns that could be the text", _names(candidates)
+        what, choices = "several columns that could be the text", names_of(candidates)
     else:
         for keys, found in candidates.items():
             if Kind.TEXT in found and not IDENTIFIER.search(keys[-1]):
@@ -153,7 +153,8 @@ def _only_text(tables: Sequence[TableColumns], flag: str) -> Keys:
     raise InputError(f"{flag}: {source} has {what}; choose one with --text_column_name: {choices}")
 
 
-def _names(columns: Iterable[Keys]) -> str:
+def names_of(columns: Iterable[Keys]) -> str:
+    """The names of columns, for a sentence; the first ones of many."""
     names = [".".join(keys) or "(a column without a name)" for keys in columns]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
@@ -162,7 +163,7 @@ def _names(columns: Iterable[Keys]) -> str:
 def listed(kinds: Mapping[Keys, str], but: Keys | None = None) -> str:
     """The columns to choose from: those that we can read, or else all."""
     others = [keys for keys in kinds if keys != but]
-    return _names([keys for keys in others if kinds[keys] in READABLE] or others) or "no other"
+    return names_of([keys for keys in others if kinds[keys] in READABLE] or others) or "no other"
 
 
 def values_at(node: Any, keys: Sequence[str]) -> Any:
@@ -188,7 +189,8 @@ def flattened(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
-_SENTENCE = re.compile(r"[.!?:;,…][\"'”’)»]*$|[\n\r]|[。！？，；：]")
+# A single word with a mark at its end may be a name, such as `Fall-Nr.`.
+_SENTENCE = re.compile(r"\s.*[.!?:;,…][\"'”’)»]*$|[\n\r]|[。！？，；：]")
 _HAN_RUN = re.compile("[\u3400-\u9fff]{7}")
 _NUMBER = re.compile(r"[+-]*\d(\S*\d)?")
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import csv
 import re
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import IO
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers.columns import REFERENCES, Column, Keys, Kind, looks_like_text
+from wordmask.utils.readers.columns import REFERENCES, Column, Keys, Kind, looks_like_text, names_of
 from wordmask.utils.readers.open_file import ONLY_RETURNS, OpenFile, lines, lines_with_ends
 
-DELIMITERS = (",", ";", "\t", "|")  # the header shows which one is used
+DELIMITERS = (",", ";", "\t", "|")  # the first rows show which one is used
+DECLARED = re.compile(r'"?sep=(.)"?\s*')  # a line before the header that Excel reads, and may write
+HEAD = 1000  # lines that are searched for the first two rows
 LARGEST_FIELD = 2**31 - 1  # characters; Python's own limit is 131,072
 # Python's reader ends a row at a lone `\r` in a field without quotation marks. So we give it a character in place of
 # `\r` that UTF-8 cannot hold, which no text has. `a\rb\r\n` becomes `a\udc0db\r\n`.
@@ -53,8 +55,9 @@ class DelimitedFile:
         if name is None and "text" not in header:
             if text := next(filter(looks_like_text, header), None):
                 raise self.file.mistake(
-                    f"must name the columns, but {text[:40]!r} looks like a text; add a header before it, or choose "
-                    "a column with --text_column_name if it is one"
+                    f"must name the columns, but {text[:40]!r} looks like a text; if this line is the header, choose "
+                    f"its column with --text_column_name: {names_of((field,) for field in header)}; if not, add a "
+                    "header before it"
                 )
             if not self.comma and len(header) == 1 and any(mark in header[0] for mark in DELIMITERS):
                 raise self.file.mistake(f"is {header[0][:40]!r}, without a tab in it; rename the file to .csv")
@@ -104,9 +107,13 @@ class DelimitedFile:
         text = lines_with_ends(content)
         source = (_marked(line) if -1 < line.find("\r") < len(line) - 2 else line for line in text)
         numbered = ((number, line) for number, line in enumerate(source) if not line.isspace())
-        empty_lines, header = next(numbered, (0, ""))
-        reader = csv.reader(chain([header], source), delimiter=_delimiter(header), strict=True)
-        self.file.line_of_parser = lambda: empty_lines + reader.line_num
+        lines_before, first = next(numbered, (0, ""))
+        if declared := DECLARED.fullmatch(first):
+            lines_before, first = next(numbered, (0, ""))
+        head = [first, *islice(source, HEAD)]
+        delimiter = declared[1] if declared else _delimiter(head)
+        reader = csv.reader(chain(head, source), delimiter=delimiter, strict=True)
+        self.file.line_of_parser = lambda: lines_before + reader.line_num
         return reader
 
     def _line_of_mistake(self) -> int:
@@ -144,12 +151,25 @@ def _header(rows: Iterator[list[str]]) -> list[str]:
     return next((row for row in rows if row not in EMPTY_LINE), [])
 
 
-def _delimiter(header: str) -> str:
-    """What separates the fields of a header: a comma, or if there is none, what makes the most fields."""
+def _delimiter(head: Sequence[str]) -> str:
+    """What separates the fields in the first lines of a file.
 
-    def width(delimiter: str) -> int:
-        with contextlib.suppress(csv.Error):  # a quoted name goes on in the next line, or ends before this delimiter
-            return len(next(csv.reader([header], delimiter=delimiter, strict=True), []))
-        return 0
+    It makes as many fields of the second row as of the header, and the most: `id;Age, years;text` above `7;45;a, b`
+    has two and two fields by commas, three and three by semicolons. If nothing does, it is a comma, or if the header
+    has none, what makes the most fields of it.
+    """
+    widths = {delimiter: _widths(head, delimiter) for delimiter in DELIMITERS}
+    header_widths = {delimiter: header for delimiter, (header, _) in widths.items()}
+    fitting = [delimiter for delimiter, (header, row) in widths.items() if header == row > 1]
+    if fitting or header_widths[","] <= 1:
+        return max(fitting or DELIMITERS, key=header_widths.__getitem__)
+    return ","
 
-    return "," if width(",") > 1 else max(DELIMITERS, key=width)
+
+def _widths(head: Sequence[str], delimiter: str) -> tuple[int, int]:
+    """The numbers of fields of the first two rows; 0 for a row that there is not, or not by this delimiter."""
+    widths = [0, 0]
+    with contextlib.suppress(csv.Error):  # such as a quotation mark before another delimiter
+        for place, row in enumerate(islice(filter(None, csv.reader(head, delimiter=delimiter, strict=True)), 2)):
+            widths[place] = len(row)
+    return widths[0], widths[1]
