@@ -10,11 +10,13 @@ Its other name is `wordmask ref`. `--help` lists the flags. docs/languages.md an
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from wordmask.config.number_checks import check_vocab_size
@@ -23,6 +25,7 @@ from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.output import Output, check_new_tokenizer, check_output
 from wordmask.references.provenance import Provenance, sidecar
 from wordmask.references.writer import Annotator, made_before, write_references
+from wordmask.segmenters import Segmenter
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.lock import locked
@@ -34,6 +37,9 @@ from wordmask.utils.readers.paths import find_text_files
 from wordmask.utils.script import reports_input_errors
 from wordmask.utils.terminal import clean, terminal, use
 
+logger = logging.getLogger(__name__)
+
+FIRST_LINES = 1000  # that are read to see their language
 DESCRIPTION = (
     "Find the words of a text in Chinese, Japanese, Thai, Khmer or any other language, and write them to a reference "
     "file for whole word masking. docs/languages.md names a segmenter for each language."
@@ -132,6 +138,7 @@ def _make(
         print(clean(f"{arguments.save_path} is complete; --overwrite makes it again"))
         return made
     terminal().doing("loading the segmenter")
+    _warn_of_other_language(files, column, annotator.segmenter, str(segmentation.segmenter))
     track = partial(tracked_lines, description="segmenting")
     provenance = write_references(files, output, annotator, work, track, column)
     if provenance:
@@ -143,6 +150,18 @@ def _make(
     terminal().close()
     print(clean(sentence))
     return provenance
+
+
+def _warn_of_other_language(files: Sequence[str], column: Column | None, segmenter: Segmenter, name: str) -> None:
+    """Log a warning if the first lines are in a language that a segmenter was not made for."""
+    from wordmask.data.findings import Findings, unknown_scripts
+    from wordmask.data.segmenter_advice import without_words
+    from wordmask.tokenization.words import Characters
+
+    if scripts := unknown_scripts(segmenter):
+        lines = [*islice(TextReader(files, "--file_name", column), FIRST_LINES)]
+        for sentence in without_words(Findings.of(Characters(lines), scripts), "--file_name", name):
+            logger.warning(sentence)
 
 
 def _check_names(arguments: ReferenceArguments, segmentation: SegmentationArguments) -> None:

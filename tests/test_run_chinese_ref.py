@@ -66,6 +66,19 @@ def test_classic_format_and_blank_lines_in_step(text, tokenizer, tmp_path):
     assert len(lines) == 5 and provenance.lines == 4
 
 
+def test_a_text_in_a_language_that_the_segmenter_is_not_made_for_is_told(tokenizer, tmp_path, caplog):
+    text = tmp_path / "thai.txt"
+    text.write_text("ฉันชอบกินข้าวผัด\n研究生命\n", encoding="utf-8")
+    make(str(text), tokenizer, tmp_path / "ref")
+    (said,) = (message for message in caplog.messages if "is not made for" in message)
+    assert said.startswith(
+        "--file_name: 80% of the characters are Thai (16), and jieba is not made for them; give --se"
+    )
+    caplog.clear()
+    make(str(text), tokenizer, tmp_path / "other", "--segmenter", "whitespace")
+    assert not [message for message in caplog.messages if "is not made for" in message]
+
+
 def test_mixed_words_join_only_when_asked_for(tokenizer, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("买 T恤 去\n")

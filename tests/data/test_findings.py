@@ -17,15 +17,15 @@ import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.advice import without_words
 from wordmask.data.findings import Findings, total
+from wordmask.data.segmenter_advice import without_words
 from wordmask.data.sequences import StreamedSequences
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 from wordmask.utils.files import write_atomically
 
 NO_WORDS, SINGLE = "nothing says which of them form words", "single characters are masked"
-LEFT_OUT = "are left out of the masks"
+LEFT_OUT, NOT_FOR = "are left out of the masks", "is not made for them"
 PREVIEW = ["--preview_masking", "1", "--use_cpu"]
 
 
@@ -38,7 +38,7 @@ def said(capfd):
         script.main([*argv, *PREVIEW])
         return capfd.readouterr().err.splitlines()
 
-    return lambda *argv: [line for line in of(*argv) if NO_WORDS in line or LEFT_OUT in line]
+    return lambda *argv: [line for line in of(*argv) if any(part in line for part in (NO_WORDS, LEFT_OUT, NOT_FOR))]
 
 
 @pytest.fixture
@@ -152,6 +152,9 @@ def test_text_without_words_is_counted_with_its_marks_and_reported_once(
     assert sentence.startswith(f"--train_file: {share} of the characters are {language} ({20 * count - count})")
     assert f"give --segmenter {segmenter} " in sentence
     assert said(run_mlm_wwm, *argv, "--segmenter", "whitespace") == said(run_mlm, *argv) == []
+    (other,) = said(run_mlm_wwm, *argv, "--segmenter", "jieba")
+    assert re.match(rf"--train_file: \d+% of the characters are {language} \(", other)
+    assert f"jieba is not made for them; give --segmenter {segmenter} (or" in other
 
 
 @pytest.mark.parametrize("mark", [" ", "\u200b"])

@@ -6,8 +6,10 @@ Models are made on the spot: a perceptron trained on four sentences, and a trans
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
+import linecache
 import pickle
 import random
 import shutil
@@ -302,7 +304,39 @@ def test_a_class_is_found_by_its_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "their.words", sys.modules[__name__])
     segmenter = make_segmenter("their.words:Characters")
     assert segmenter.segment(["中 国"]) == [["中", "国"]]
-    assert segmenter.identity == {"name": f"{__name__}:Characters"}
+    assert segmenter.identity["name"] == f"{__name__}:Characters"
+
+
+def test_the_identity_of_an_own_class_is_its_code_and_its_options(monkeypatch, tmp_path):
+    """Else words of an older version would come from the cache, or be mixed with others on a resume."""
+    monkeypatch.syspath_prepend(tmp_path)
+    words, identities = tmp_path / "words.txt", []
+    code = """
+import wordmask
+class Parts(wordmask.Segmenter):
+    def __init__(self, size=%d, words=None):
+        self.size = int(size)
+    def segment(self, lines):
+        return [[line[place : place + self.size] for place in range(0, len(line), self.size)] for line in lines]
+"""
+    for size, options, content in (
+        (2, {}, "a"),
+        (3, {}, "a"),
+        (3, {"size": 4}, "a"),
+        (3, {"words": str(words)}, "a"),
+        (3, {"words": str(words)}, "b"),
+    ):
+        words.write_text(content)
+        (tmp_path / "parts_of_lines.py").write_text(code % size)
+        sys.modules.pop("parts_of_lines", None)
+        linecache.clearcache()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        segmenter = make_segmenter("parts_of_lines:Parts", **options)
+        assert segmenter.identity == pickle.loads(pickle.dumps(segmenter)).identity
+        identities.append(segmenter.identity)
+    assert len({json.dumps(identity) for identity in identities}) == len(identities)
+    assert str(tmp_path) not in json.dumps(identities)
 
 
 @pytest.mark.parametrize(

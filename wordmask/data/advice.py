@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wordmask.data.findings import Findings, SplitText
+from wordmask.data.segmenter_advice import without_words
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.quantities import counted, number, percent
@@ -17,7 +18,6 @@ from wordmask.utils.quantities import counted, number, percent
 if TYPE_CHECKING:
     from wordmask.data.data_report import SplitReport
 
-SUBSTANTIAL = 0.1  # a text with this share of its characters in a language counts as of this language
 UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on something looks wrong
 MANY_COPIES = 1000
 MASKED_MORE = 1.2  # short sequences look wrong if this many times the asked share of their tokens is masked
@@ -26,7 +26,11 @@ WRITTEN = 1e-4  # a share of special tokens in the text from which on something 
 
 
 def advice_on(
-    texts: Mapping[str, SplitText], reports: Mapping[str, SplitReport], masks_words: bool, rate: float
+    texts: Mapping[str, SplitText],
+    reports: Mapping[str, SplitReport],
+    masks_words: bool,
+    rate: float,
+    segmenter: str | None = None,
 ) -> list[str]:
     """A sentence for each thing that looks wrong in the texts of a run.
 
@@ -35,11 +39,13 @@ def advice_on(
         reports: the figures of the splits whose text was counted.
         masks_words: whether words are masked.
         rate: the share of tokens that is masked.
+        segmenter: the segmenter, if one is given.
     """
     found = {split: text.found for split, text in texts.items()}
     advice = [sentence for one in found.values() for sentence in left_out(one.findings, one.reference_flag)]
     if masks_words:
-        advice += [sentence for one in found.values() for sentence in without_words(one.findings, one.flag)][:1]
+        unsegmented = (without_words(one.findings, one.flag, segmenter) for one in found.values())
+        advice += [*chain.from_iterable(unsegmented)][:1]
     unknown = [_unknown_tokens(report, found[split].flag) for split, report in reports.items()]
     written = [_special_tokens(report, found[split].flag) for split, report in reports.items()]
     cut = [_cut_lines(text, split) for split, text in texts.items()]
@@ -64,70 +70,6 @@ def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
         f"{flag}: {findings.left_out:,} of {counted(findings.positions, 'position')} {join} what does not stand "
         f"together and {are} left out of the masks{others}; "
         f"the first is {findings.example}; run_chinese_ref.py makes exact references"
-    ]
-
-
-class Language(NamedTuple):
-    """A language that is written without spaces.
-
-    Attributes:
-        scripts: its scripts, see `SCRIPTS`.
-        masked: what is masked if only the rule for text makes words of it.
-        segmenter: what `--segmenter` can find words.
-    """
-
-    scripts: Sequence[str]
-    masked: str
-    segmenter: str
-
-
-_PHRASES = "all that stands between two spaces is masked as one word"
-LANGUAGES = {
-    "Chinese": Language(["Han"], "single characters are masked", "jieba (or ltp)"),
-    "Japanese": Language(
-        ["Han", "Hiragana", "Katakana"], "single kanji and whole rows of kana are masked", "sudachi (or mecab)"
-    ),
-    "Thai": Language(["Thai"], _PHRASES, "pythainlp (or icu)"),
-    "Lao": Language(["Lao"], _PHRASES, "icu"),
-    "Khmer": Language(["Khmer"], _PHRASES, "icu"),
-    "Burmese": Language(["Myanmar"], _PHRASES, "icu"),
-    "Tibetan": Language(["Tibetan"], "single syllables are masked", "package.module:Class, a class of your own"),
-}
-SEVERAL = "icu"  # finds words in several languages
-KANA = 0.1  # a text with this share of kana among kana and Chinese characters counts as Japanese, not as Chinese
-
-
-def languages_without_words(findings: Findings) -> dict[str, int]:
-    """The number of characters of each language without words that is a substantial part of a text, largest first."""
-    found = findings.unsegmented
-    kana = found["Hiragana"] + found["Katakana"]
-    other = "Chinese" if kana >= max(KANA * (kana + found["Han"]), 1) else "Japanese"
-    counts = {name: sum(found[script] for script in language.scripts) for name, language in LANGUAGES.items()}
-    substantial = {
-        name: count
-        for name, count in counts.items()
-        if name != other and count >= max(SUBSTANTIAL * findings.characters, 1)
-    }
-    return dict(sorted(substantial.items(), key=lambda item: -item[1]))
-
-
-def without_words(findings: Findings, flag: str) -> list[str]:
-    """The sentence about text that is written without spaces and has no words, if this is much of the text."""
-    found = languages_without_words(findings)
-    if not found:
-        return []
-    shares = [
-        f"{count / findings.characters:.0%} of the characters are {name} ({count:,})" for name, count in found.items()
-    ]
-    masked = dict.fromkeys(LANGUAGES[name].masked for name in found)
-    segmenter = LANGUAGES[next(iter(found))].segmenter if len(found) == 1 else SEVERAL
-    remedy = f"give --segmenter {segmenter}"
-    if flag == "--prepared_dir":
-        remedy = f"prepare the text again with --segmenter {segmenter} or --train_ref_file"
-    elif flag.endswith("_file"):
-        remedy += f", or {flag.removesuffix('_file')}_ref_file with references that run_chinese_ref.py makes"
-    return [
-        f"{flag}: {', '.join(shares)} and nothing says which of them form words, so {', and '.join(masked)}; {remedy}"
     ]
 
 

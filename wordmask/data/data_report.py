@@ -26,6 +26,8 @@ from wordmask.utils.terminal import clean, terminal
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from wordmask.config.segmenter_arguments import SegmentationArguments
+
 logger = logging.getLogger(__name__)
 
 FILE = "data_report.json"
@@ -196,14 +198,18 @@ class DataReport:
 
     @classmethod
     def of(
-        cls, texts: Mapping[str, SplitText], tokenizer: PreTrainedTokenizerBase, masks_words: bool, rate: float
+        cls,
+        texts: Mapping[str, SplitText],
+        tokenizer: PreTrainedTokenizerBase,
+        segmentation: SegmentationArguments | None,
+        rate: float,
     ) -> DataReport:
         """The report of the texts of a run.
 
         Args:
             texts: the text of each split.
             tokenizer: the tokenizer.
-            masks_words: whether words are masked.
+            segmentation: the flags of the segmenter; `None` if no words are masked.
             rate: the share of tokens that is masked.
         """
         counts = {split: text.found.findings.counts for split, text in texts.items()}
@@ -213,7 +219,8 @@ class DataReport:
             for split, text in texts.items()
             if counts[split].examples
         }
-        return cls(reports, advice_on(texts, reports, masks_words, rate))
+        segmenter = segmentation.segmenter if segmentation else None
+        return cls(reports, advice_on(texts, reports, segmentation is not None, rate, segmenter))
 
     def show(self) -> None:
         """Show the figures, if there are any, and the advice."""

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from wordmask.data.text_counts import TextCounts
+from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import SCRIPTS, Characters
 from wordmask.utils.arrays import BoolArray, IntArray
 
@@ -69,6 +70,11 @@ class Findings:
         findings = json.loads(text)
         counts = TextCounts.from_json(findings.pop("counts"))
         return cls(**findings | {"unsegmented": Counter(findings["unsegmented"])}, counts=counts)
+
+
+def unknown_scripts(segmenter: Segmenter) -> list[str]:
+    """The scripts whose words a segmenter was not made to find."""
+    return [script for script in SCRIPTS if segmenter.scripts and script not in segmenter.scripts]
 
 
 def _is_divided(characters: Characters, in_script: BoolArray) -> bool:

@@ -109,7 +109,7 @@ def prepare(
         for split, one in texts.items()
     }
     reported = {split: SplitText(found[split], len(one.source)) for split, one in texts.items()}
-    report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation is not None, rate)
+    report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation, rate)
     if is_complete:
         with writing():
             write_json(directory.path / FILE, report.to_json())

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.data.findings import Findings, TokenBatch
+from wordmask.data.findings import Findings, TokenBatch, unknown_scripts
 from wordmask.data.text_counts import REPORTED, count_words, counts_of_texts
 from wordmask.references.positions import LineReferences, continuations
 from wordmask.references.provenance import Provenance, check_tokenizer
@@ -179,7 +179,9 @@ class TextTokenizer:
 
     def _without_words(self, has_references: bool) -> Sequence[str]:
         """The scripts in which nothing gives words: with references that only join, all but Chinese."""
-        if self.segmenter or (has_references and self.decides.all()):
+        if self.segmenter:
+            return unknown_scripts(self.segmenter)
+        if has_references and self.decides.all():
             return ()
         return SCRIPTS[1:] if has_references else SCRIPTS
 

@@ -142,17 +142,25 @@ def check_tokenizer(provenance: Provenance, tokenizer: PreTrainedTokenizerBase, 
 
 
 def warn_of_other_words(files: Iterable[tuple[str, str, Provenance]]) -> None:
-    """Log a warning for each reference file whose words do not come from where those of the first file come from.
+    """Log a warning if the words of reference files come from several segmenters, as only several languages need.
 
     Args:
         files: of each file the flag that names it, its path and its provenance.
     """
-    first_path = first_words = ""
+    paths: dict[str, list[str]] = {}
+    flags: dict[str, None] = {}
     for flag, path, provenance in files:
-        first_path, first_words = first_path or path, first_words or provenance.words
-        if provenance.words != first_words:
-            logger.warning(
-                "%s: %s has words from %s and %s from %s, so different words are masked in the two; make one of them "
-                "again with run_chinese_ref.py",
-                *(flag, path, provenance.words, first_path, first_words),
-            )
+        flags[flag] = None
+        paths.setdefault(provenance.words, []).append(path)
+    if len(paths) > 1:
+        places = [
+            f"{words} in {names[0]}" + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+            for words, names in paths.items()
+        ]
+        logger.warning(
+            "%s: the words come from %d segmenters (%s); make these references again with one of them, unless the "
+            "texts are in several languages",
+            " and ".join(flags),
+            len(paths),
+            "; ".join(places),
+        )

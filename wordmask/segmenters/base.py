@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
+import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from wordmask.segmenters.own_class import called
@@ -23,13 +29,18 @@ class Segmenter(ABC):
     options, since dictionaries and models of libraries cannot be.
 
     Attributes:
+        made_with: the options that `load_segmenter` has passed on.
         made_by: makes one of ours again; `None` for others.
         any_script: whether its words also join text of other scripts than those that are written without spaces:
             làm_việc, three words by the rule for text. If not, such text follows the rule. In Chinese, Japanese, Thai,
             Lao, Khmer, Burmese and Tibetan text the words always count, see `wordmask.tokenization.words`.
+        scripts: the names in Unicode of the scripts that it was made for, of those that are written without spaces;
+            none: it says nothing about that.
     """
 
     any_script: ClassVar[bool] = False
+    scripts: ClassVar[Collection[str]] = ()
+    made_with: Mapping[str, Any] = MappingProxyType({})
     made_by: Callable[[], Segmenter] | None = None
 
     @abstractmethod
@@ -51,9 +62,26 @@ class Segmenter(ABC):
         """What the words depend on: a name, and versions and a digest of the model if there are any.
 
         Segmenters with equal identities give equal words, except for rounding in a neural model. It has no paths and
-        no device, so it is the same on every machine.
+        no device, so it is the same on every machine. Unless a class says otherwise, it is the code of its module, and
+        the options: of a file, the content. Override it if words depend on more, such as a model or another module.
         """
-        return {"name": _name_of(self)}
+        options = {name: _content(value) for name, value in self.made_with.items() if name != "tokenizer"}
+        return {"name": _name_of(self), **options, "code": _code_of(type(self))}
+
+
+def _content(option: Any) -> str:
+    """What an option says: the digest of a file, if it is the name of one."""
+    if isinstance(option, str | os.PathLike) and os.path.isfile(option):
+        return hashlib.sha256(Path(option).read_bytes()).hexdigest()
+    return str(option)
+
+
+def _code_of(cls: type) -> str:
+    """The digest of the module that a class is in; `unknown` if its code is in no file."""
+    try:
+        return hashlib.sha256(inspect.getsource(sys.modules[cls.__module__]).encode()).hexdigest()
+    except (OSError, TypeError):
+        return "unknown"
 
 
 def _made_again(make: Callable[[], Segmenter], _identity: dict[str, str]) -> Segmenter:

@@ -34,6 +34,8 @@ class JiebaSegmenter(LineSegmenter):
         InputError: if jieba is missing or `user_dict` cannot be read.
     """
 
+    scripts = ("Han",)
+
     def __init__(self, user_dict: str | os.PathLike[str] | None = None, hmm: bool = True) -> None:
         self._identity = {"name": "jieba", "hmm": str(bool(hmm)).lower()}
         user_words = None

@@ -40,6 +40,8 @@ class LTPSegmenter(Segmenter):
             segmentation, or `device` or `batch_size` is given for a legacy model.
     """
 
+    scripts = ("Han",)
+
     def __init__(
         self, model: str | os.PathLike[str], device: str | None = None, batch_size: int | None = None
     ) -> None:

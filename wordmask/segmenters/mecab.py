@@ -27,6 +27,8 @@ class MecabSegmenter(LineSegmenter):
         InputError: if a package is missing, or a dictionary cannot be used.
     """
 
+    scripts = ("Han", "Hiragana", "Katakana")
+
     # On longer lines MeCab takes quadratic time for unknown words; one of a million characters ended the process.
     longest = 2000
 

@@ -29,6 +29,8 @@ class PkusegSegmenter(LineSegmenter):
         InputError: if spacy-pkuseg is missing, or the model or `user_dict` cannot be read.
     """
 
+    scripts = ("Han",)
+
     longest = 2000  # it takes quadratic time to look for words of its dictionary
 
     def __init__(self, model: str = DOWNLOADED, user_dict: str | os.PathLike[str] | None = None) -> None:

@@ -32,6 +32,8 @@ class PyThaiNLPSegmenter(LineSegmenter):
         InputError: if a package is missing, `engine` is unknown, or `user_dict` cannot be used.
     """
 
+    scripts = ("Thai",)
+
     longest = 2000
 
     def __init__(self, engine: str = "newmm", user_dict: str | os.PathLike[str] | None = None) -> None:

@@ -94,6 +94,7 @@ def make_segmenter(name: str, /, tokenizer: Any = None, **options: Any) -> Segme
     arguments = converted(parameters, given)
     with called(cls.__module__, f"--segmenter {name}: it cannot be made", _ADVICE):
         made = cls(**arguments)
+    made.made_with = given
     if cls.__module__.startswith("wordmask."):  # one of the user's own is pickled as Python does it
         made.made_by = partial(make_segmenter, name, **given)
     return made

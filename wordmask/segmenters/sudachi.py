@@ -30,6 +30,8 @@ class SudachiSegmenter(LineSegmenter):
         InputError: if a package is missing, a dictionary cannot be read, or `mode` is unknown.
     """
 
+    scripts = ("Han", "Hiragana", "Katakana")
+
     # Sudachi refuses more than 65,535 bytes after its normalization (NFKC), which makes up to 33 bytes of a character
     # (ﷺ).
     longest = 65_535 // 33

@@ -123,8 +123,8 @@ def make_sequences(
             sequences.validation = Sequences(stream, tokenization, max(lengths), limit=limit, corpora=corpora)
             sequences.validation_digest = hashed(texts["validation"].fingerprint, data.max_eval_samples)
             reported["validation"] = sequences.validation.text
-    masks_words, rate = tokenization.segmentation is not None, arguments.masking.rates.final
-    sequences.report = DataReport.of(reported, tokenization.tokenizer, masks_words, rate)
+    rate = arguments.masking.rates.final
+    sequences.report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation, rate)
     for split in ("train", "validation"):
         of_split = getattr(sequences, split)
         if isinstance(of_split, Sequences | StagedSequences) and not len(of_split):
