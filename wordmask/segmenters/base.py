@@ -29,7 +29,7 @@ class Segmenter(ABC):
     options, since dictionaries and models of libraries cannot be.
 
     Attributes:
-        made_with: the options that `load_segmenter` has passed on.
+        made_with: the options of one that is not ours, see `contents`.
         made_by: makes one of ours again; `None` for others.
         any_script: whether its words also join text of other scripts than those that are written without spaces:
             làm_việc, three words by the rule for text. If not, such text follows the rule. In Chinese, Japanese, Thai,
@@ -40,7 +40,7 @@ class Segmenter(ABC):
 
     any_script: ClassVar[bool] = False
     scripts: ClassVar[Collection[str]] = ()
-    made_with: Mapping[str, Any] = MappingProxyType({})
+    made_with: Mapping[str, str] = MappingProxyType({})
     made_by: Callable[[], Segmenter] | None = None
 
     @abstractmethod
@@ -65,15 +65,19 @@ class Segmenter(ABC):
         no device, so it is the same on every machine. Unless a class says otherwise, it is the code of its module, and
         the options: of a file, the content. Override it if words depend on more, such as a model or another module.
         """
-        options = {name: _content(value) for name, value in self.made_with.items() if name != "tokenizer"}
+        options = {f"option {name}": value for name, value in self.made_with.items()}
         return {"name": _name_of(self), **options, "code": _code_of(type(self))}
 
 
-def _content(option: Any) -> str:
-    """What an option says: the digest of a file, if it is the name of one."""
-    if isinstance(option, str | os.PathLike) and os.path.isfile(option):
-        return hashlib.sha256(Path(option).read_bytes()).hexdigest()
-    return str(option)
+def contents(options: Mapping[str, Any]) -> dict[str, str]:
+    """What the options of a segmenter say now: for the name of a file, the digest of its content."""
+    return {
+        name: hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        if isinstance(value, str | os.PathLike) and os.path.isfile(value)
+        else str(value)
+        for name, value in options.items()
+        if name != "tokenizer"
+    }
 
 
 def _code_of(cls: type) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from wordmask.segmenters.base import Segmenter
+from wordmask.segmenters.base import Segmenter, contents
 from wordmask.segmenters.options import converted
 from wordmask.segmenters.own_class import called, explained
 from wordmask.utils.errors import InputError, kind_of, naming_parameters, suggest
@@ -94,9 +94,10 @@ def make_segmenter(name: str, /, tokenizer: Any = None, **options: Any) -> Segme
     arguments = converted(parameters, given)
     with called(cls.__module__, f"--segmenter {name}: it cannot be made", _ADVICE):
         made = cls(**arguments)
-    made.made_with = given
-    if cls.__module__.startswith("wordmask."):  # one of the user's own is pickled as Python does it
+    if cls.__module__.startswith("wordmask."):
         made.made_by = partial(make_segmenter, name, **given)
+    else:  # one of the user's own, which is pickled as Python does it
+        made.made_with = contents(given)
     return made
 
 
