@@ -114,10 +114,25 @@ def test_what_is_drawn_from_a_corpus_is_random():
         assert statistic < (size - 1) + 4.5 * np.sqrt(2 * (size - 1))
 
 
-def test_ranks_are_within_a_stretch_and_a_corpus():
-    lengths, stretch, corpora = map(np.array, ([5, 9, 7, 30, 20, 4], [0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 0]))
-    assert ranks(lengths, stretch, corpora) == pytest.approx([1 / 6, 5 / 6, 3 / 6, 3 / 4, 1 / 4, 1 / 2])
-    assert len(ranks(*[np.zeros(0, np.int64)] * 3)) == 0
+def test_ranks_are_within_a_corpus():
+    lengths, corpora = np.array([5, 9, 7, 30, 20]), np.array([0, 0, 0, 1, 1])
+    assert ranks(lengths, corpora) == pytest.approx([1 / 6, 5 / 6, 3 / 6, 3 / 4, 1 / 4])
+    assert len(ranks(*[np.zeros(0, np.int64)] * 2)) == 0
+
+
+@given(st.lists(st.integers(1, 9), max_size=60), st.integers(1, 4), st.booleans())
+def test_stretches_are_sorted_by_length_and_in_token_steps_up_and_down_in_turn(lengths, step, by_tokens):
+    """Of sequences of equal length, the earlier one in the random order comes first."""
+    lengths, order = np.array(lengths, np.int32), shuffled(1, 0, len(lengths))
+    own, tokens, begun = lengths[order].tolist(), 9 * step, [0, *itertools.accumulate(lengths[order].tolist())]
+    if by_tokens:
+        arranged = grouped_by_tokens(order, lengths, tokens, 0, np.arange, steps=3)
+        keys = [(begun[place] // (3 * tokens), own[place]) for place in range(len(own))]
+        keys = [(stretch, -length if stretch % 2 else length) for stretch, length in keys]
+    else:
+        arranged = grouped(order, lengths, step, np.arange, steps=3)
+        keys = [(place // (3 * step), own[place]) for place in range(len(own))]
+    assert arranged.tolist() == [order[place] for place in sorted(range(len(own)), key=keys.__getitem__)]
 
 
 @given(st.integers(2, 12), st.lists(st.integers(1, 60), min_size=2, max_size=3), st.booleans(), st.data())

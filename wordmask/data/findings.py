@@ -20,7 +20,7 @@ import pyarrow as pa
 from wordmask.data.text_counts import TextCounts
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.words import SCRIPTS, Characters
-from wordmask.utils.arrays import BoolArray, IntArray
+from wordmask.utils.arrays import BoolArray, Integers
 
 PHRASES = {"Thai", "Lao", "Khmer", "Myanmar"}  # what stands between two spaces is a phrase, if not words are separated
 WORD_LENGTH = 8  # their words have 4 to 6 characters on average, with marks, and their phrases 20 or more
@@ -143,4 +143,4 @@ class SplitText(NamedTuple):
     examples: int | None
     long_lines: LongLines | None = None
     tokens: int = 0  # all tokens of all examples, if known
-    lengths: IntArray | None = None  # (sequences,) the tokens of each, if known: lines may be cut or joined
+    lengths: Integers | None = None  # (sequences,) the tokens of each, if known: lines may be cut or joined

@@ -16,42 +16,64 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wordmask.utils.arrays import Integers, index_type, starts_of
 from wordmask.utils.jit import compiled
 
 
-def shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+def shuffled(seed: int, epoch: int, count: int) -> Integers:
     """(count,) The numbers below `count` in random order."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+    numbers = np.arange(count, dtype=index_type(count))
+    np.random.Generator(np.random.Philox(key=[seed, epoch])).shuffle(numbers)
+    return numbers
 
 
-def ranks(lengths: NDArray[np.int64], stretch: NDArray[np.int64], corpora: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(sequences,) Where each sequence stands among those of its own stretch and corpus, from 0, the shortest, to 1.
+def ranks(lengths: Integers, corpora: Integers) -> NDArray[np.float64]:
+    """(sequences,) Where each sequence stands among those of its own corpus, from 0, the shortest, to 1.
 
-    In order of these ranks, sequences of similar length follow each other, and each part of a stretch has the shares
-    of the corpora that the whole of it has: lengths 5 9 7 of corpus 0 and 30 20 of corpus 1 have the ranks 1/6 5/6 3/6
-    and 3/4 1/4, so their order is 5 20 7 30 9.
+    In order of these ranks, sequences of similar length follow each other, and each part of them has the shares of the
+    corpora that all have: lengths 5 9 7 of corpus 0 and 30 20 of corpus 1 have the ranks 1/6 5/6 3/6 and 3/4 1/4, so
+    their order is 5 20 7 30 9.
 
     Args:
-        lengths, stretch, corpora: (sequences,) of each sequence.
+        lengths, corpora: (sequences,) of each sequence.
     """
-    by_length = np.lexsort((lengths, corpora, stretch))
-    # Sorted like that, each stretch of a corpus is one run: it begins where the stretch or the corpus changes.
-    changes = (np.diff(stretch[by_length]) != 0) | (np.diff(corpora[by_length]) != 0)
-    starts = np.append(0, np.flatnonzero(changes) + 1)
+    by_length = np.lexsort((lengths, corpora))
+    starts = np.append(0, np.flatnonzero(np.diff(corpora[by_length])) + 1)  # where the corpus changes
     sizes = np.diff(np.append(starts, len(lengths)))
     found = np.empty(len(lengths))
     found[by_length] = (np.arange(len(lengths)) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
     return found
 
 
+def _sorted_in_stretches(
+    order: Integers, bounds: Integers, lengths: Integers, corpora: Integers | None, in_turn: bool = False
+) -> Integers:
+    """The same sequences, sorted by length within each stretch: one after the other, which takes the least memory.
+
+    Args:
+        order: (sequences,) the sequences, or visits.
+        bounds: where each stretch begins, and where the last one ends.
+        lengths, corpora: see `grouped`.
+        in_turn: sort up and down in turn.
+    """
+    result = np.empty_like(order)
+    for number, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        stretch = order[start:stop]
+        sequences = stretch % len(lengths)
+        own: NDArray[Any] = lengths[sequences]
+        own = own if corpora is None else ranks(own, corpora[sequences])
+        result[start:stop] = stretch[np.argsort(-own if in_turn and number % 2 else own, kind="stable")]
+    return result
+
+
 def grouped(
-    order: NDArray[np.int64],
-    lengths: NDArray[np.int64],
+    order: Integers,
+    lengths: Integers,
     step: int,
-    shuffle: Callable[[int], NDArray[np.int64]],
+    shuffle: Callable[[int], Integers],
     steps: int = 50,
-    corpora: NDArray[np.int64] | None = None,
-) -> NDArray[np.int64]:
+    corpora: Integers | None = None,
+) -> Integers:
     """Sequences in random order, but with similar lengths in one step, so that little is padding.
 
     The shuffled sequences are sorted by length, `steps` steps at a time. Then the full steps are shuffled. Sequences
@@ -65,12 +87,9 @@ def grouped(
         steps: how many steps are sorted together.
         corpora: (all sequences,) the number of the corpus of each sequence, if corpora are mixed.
     """
-    # With steps of 2, and 2 of them sorted together, 8 sequences are in stretches 0 0 0 0 1 1 1 1. lexsort sorts by
-    # the stretch first, and by the length within it.
-    stretch, sequences = np.arange(len(order)) // (step * steps), order % len(lengths)
-    own: NDArray[Any] = lengths[sequences]
-    own = own if corpora is None else ranks(own, stretch, corpora[sequences])
-    order = order[np.lexsort((own, stretch))]
+    # With steps of 2, and 2 of them sorted together, 9 sequences are in the stretches 0-4, 4-8 and 8-9.
+    bounds = np.append(np.arange(0, len(order), step * steps), len(order))
+    order = _sorted_in_stretches(order, bounds, lengths, corpora)
     full = len(order) // step
     groups = order[: full * step].reshape(full, step)
     return np.concatenate([groups[shuffle(full)].ravel(), order[full * step :]])
@@ -80,8 +99,8 @@ def mixed(
     epoch: int,
     bounds: Sequence[int],
     quotas: Sequence[int],
-    order_of_pass: Callable[[int, int, int], NDArray[np.int64]],
-) -> NDArray[np.int64]:
+    order_of_pass: Callable[[int, int, int], Integers],
+) -> Integers:
     """(sum of quotas,) The visits of an epoch of several corpora, spread evenly over it.
 
     A visit is the index of a sequence, plus the number of all sequences times the number of its earlier visits. So two
@@ -101,7 +120,7 @@ def mixed(
     for number, (quota, (start, stop)) in enumerate(zip(quotas, pairwise(bounds), strict=True)):
         size, first, last = stop - start, epoch * quota, (epoch + 1) * quota
         passes = range(first // size, -(-last // size))
-        running = [one * bounds[-1] + start + order_of_pass(number, one, size) for one in passes]
+        running = [one * bounds[-1] + start + order_of_pass(number, one, size).astype(np.int64) for one in passes]
         visits.append(
             np.concatenate([np.zeros(0, np.int64), *running])[first - passes.start * size : last - passes.start * size]
         )
@@ -110,7 +129,7 @@ def mixed(
 
 
 @compiled
-def token_ends(lengths: NDArray[np.int64], tokens: int, carried: int) -> NDArray[np.int64]:
+def token_ends(lengths: Integers, tokens: int, carried: int) -> Integers:
     """(steps,) Where steps end that have at least so many tokens, each at the first sequence with which it has them.
 
     Lengths 3 4 2 2 5 1 and steps of 6 tokens end after 2 and 5 sequences; the last sequence is left for a later step.
@@ -130,14 +149,14 @@ def token_ends(lengths: NDArray[np.int64], tokens: int, carried: int) -> NDArray
 
 
 def grouped_by_tokens(
-    order: NDArray[np.int64],
-    lengths: NDArray[np.int64],
+    order: Integers,
+    lengths: Integers,
     tokens: int,
     carried: int,
-    shuffle: Callable[[int], NDArray[np.int64]],
+    shuffle: Callable[[int], Integers],
     steps: int = 50,
-    corpora: NDArray[np.int64] | None = None,
-) -> NDArray[np.int64]:
+    corpora: Integers | None = None,
+) -> Integers:
     """What `grouped` does, for steps of at least so many tokens.
 
     The first sequences stay as they are: they complete the step that has the `carried` tokens. Those that make no full
@@ -146,12 +165,11 @@ def grouped_by_tokens(
     head = int(token_ends(lengths[order % len(lengths)], tokens, carried)[:1].sum()) if carried else 0
     order, kept = order[head:], order[:head]
     # Stretches are sorted up and down in turn, so that a step at the border of two has similar lengths as well.
-    own = lengths[order % len(lengths)]
-    stretch = (np.cumsum(own) - own) // (tokens * steps)
-    keys = own if corpora is None else ranks(own, stretch, corpora[order % len(lengths)])
-    sorted_by_length = np.lexsort((keys * (1 - 2 * (stretch % 2)), stretch))
-    order, own = order[sorted_by_length], own[sorted_by_length]
-    bounds = np.append(0, token_ends(own, tokens, 0))
+    begun = starts_of(lengths[order % len(lengths)])  # the tokens before each sequence
+    in_stretches = np.arange(0, begun[-1] + 1 if len(begun) else 0, tokens * steps)
+    stretches = np.append(np.searchsorted(begun, in_stretches), len(order))
+    order = _sorted_in_stretches(order, stretches, lengths, corpora, in_turn=True)
+    bounds = np.append(0, token_ends(lengths[order % len(lengths)], tokens, 0))
     chosen = shuffle(len(bounds) - 1)
     groups = [order[bounds[group] : bounds[group + 1]] for group in chosen.tolist()]
     return np.concatenate([kept, *groups, order[bounds[-1] :]])
@@ -167,14 +185,14 @@ class Order(ABC):
     is_mixed = False
 
     @abstractmethod
-    def of_epoch(self, epoch: int) -> NDArray[np.int64]:
+    def of_epoch(self, epoch: int) -> Integers:
         """(sequences,) The sequences in the order of an epoch. The epochs of a stage count from 0."""
 
-    def in_steps(self, order: NDArray[np.int64], size: int, epoch: int) -> NDArray[np.int64]:
+    def in_steps(self, order: Integers, size: int, epoch: int) -> Integers:
         """(sequences,) The sequences of an epoch, or those that are left of it, in steps of this size."""
         return order
 
-    def in_token_steps(self, order: NDArray[np.int64], tokens: int, epoch: int, carried: int) -> NDArray[np.int64]:
+    def in_token_steps(self, order: Integers, tokens: int, epoch: int, carried: int) -> Integers:
         """(sequences,) The same in steps of at least so many tokens; the first one has `carried` of them already."""
         return order
 
@@ -186,10 +204,10 @@ class FixedOrder(Order):
         order: (sequences,) the sequences in this order.
     """
 
-    def __init__(self, order: NDArray[np.int64]):
+    def __init__(self, order: Integers):
         self.order = order
 
-    def of_epoch(self, epoch: int) -> NDArray[np.int64]:
+    def of_epoch(self, epoch: int) -> Integers:
         return self.order
 
 
@@ -207,32 +225,32 @@ class EpochOrder(Order):
         self.strategy, self.seed, self.sequences, self.quotas = strategy, seed, sequences, quotas
         self.is_mixed = bool(quotas)
 
-    def of_epoch(self, epoch: int) -> NDArray[np.int64]:
+    def of_epoch(self, epoch: int) -> Integers:
         if self.quotas:
             return mixed(epoch, self.sequences.bounds, self.quotas, self._order_of_pass)
         return self._order_of_pass(0, epoch, len(self.sequences))
 
-    def _order_of_pass(self, corpus: int, number: int, size: int) -> NDArray[np.int64]:
+    def _order_of_pass(self, corpus: int, number: int, size: int) -> Integers:
         if self.strategy == "sequential":
-            return np.arange(size)
+            return np.arange(size, dtype=index_type(size))
         return shuffled(self.seed, corpus << 32 | number, size)
 
-    def in_steps(self, order: NDArray[np.int64], size: int, epoch: int) -> NDArray[np.int64]:
+    def in_steps(self, order: Integers, size: int, epoch: int) -> Integers:
         if self.strategy != "group_by_length":
             return order
         return grouped(order, self._lengths, size, partial(shuffled, self.seed, epoch), corpora=self._corpora)
 
-    def in_token_steps(self, order: NDArray[np.int64], tokens: int, epoch: int, carried: int) -> NDArray[np.int64]:
+    def in_token_steps(self, order: Integers, tokens: int, epoch: int, carried: int) -> Integers:
         if self.strategy != "group_by_length":
             return order
         shuffle = partial(shuffled, self.seed, epoch)
         return grouped_by_tokens(order, self._lengths, tokens, carried, shuffle, corpora=self._corpora)
 
     @cached_property
-    def _lengths(self) -> NDArray[np.int64]:
+    def _lengths(self) -> Integers:
         return self.sequences.lengths
 
     @cached_property
-    def _corpora(self) -> NDArray[np.int64] | None:
+    def _corpora(self) -> Integers | None:
         """(sequences,) The number of the corpus of each sequence; `None` if they are not mixed."""
         return np.repeat(np.arange(len(self.quotas)), np.diff(self.sequences.bounds)) if self.quotas else None

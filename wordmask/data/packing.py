@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.data.order import shuffled
+from wordmask.utils.arrays import Integers
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,17 @@ class Packs:
         bounds: (sequences + 1,) where each sequence begins in `documents`, and where the last sequence ends.
     """
 
-    documents: NDArray[np.int64]
+    documents: Integers
     bounds: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
-    def __getitem__(self, index: int) -> NDArray[np.int64]:
+    def __getitem__(self, index: int) -> Integers:
         return self.documents[self.bounds[index] : self.bounds[index + 1]]
 
 
-def pack(lengths: NDArray[np.int64], capacity: int) -> Packs:
+def pack(lengths: Integers, capacity: int) -> Packs:
     """Put documents into few sequences, by best-fit packing with the longest documents first.
 
     We pack the histogram of lengths, as Krell et al. (arXiv 2107.02027) do, so the cost does not grow with the number
@@ -46,14 +47,14 @@ def pack(lengths: NDArray[np.int64], capacity: int) -> Packs:
         raise ValueError(f"a document of {lengths.max()} tokens does not fit into a sequence of {capacity}")
     shapes = _shapes(np.bincount(lengths, minlength=capacity + 1), capacity)
     # Two sequences of lengths 3 1 1 have the shape ((3, 1), (1, 2)). Their slots are 3 1 1 3 1 1, three in each.
-    slots = [np.tile(np.repeat(*np.array(shape, np.int64).T), sequences) for shape, sequences in shapes]
+    slots = [np.tile(np.repeat(*np.array(shape, np.int32).T), sequences) for shape, sequences in shapes]
     sizes = [np.full(sequences, sum(copies for _, copies in shape)) for shape, sequences in shapes]
     order = shuffled(0, 0, len(lengths))
     # The k-th shortest document goes to the k-th shortest slot, which has its length; slots 3 1 1 in order are 1 2 0.
     # Documents of one length come in a random order: a stable sort keeps that of the shuffle.
     by_length = order[np.argsort(lengths[order], kind="stable")]
-    documents = np.empty(len(lengths), np.int64)
-    documents[np.argsort(np.concatenate([*slots, np.zeros(0, np.int64)]), kind="stable")] = by_length
+    documents = np.empty_like(by_length)
+    documents[np.argsort(np.concatenate([*slots, np.zeros(0, np.int32)]), kind="stable")] = by_length
     return Packs(documents, np.cumsum(np.concatenate([[0], *sizes])))
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import Order
+from wordmask.utils.arrays import IntArray, Integers
 
 EVALUATION = 2**32 - 1  # the epoch of evaluation: its masks are the same every time
 
@@ -129,14 +129,15 @@ class Stage:
         epochs, more_steps = divmod(steps, max(1, self.steps(drop_last)))
         return epochs * self.used(drop_last) + more_steps * self.layout.step_size
 
-    def located(self, order: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def located(self, order: Integers, epoch: int) -> tuple[IntArray, IntArray]:
         """(sequences,) The indices in the dataset of what an order of an epoch has, and the epochs for their masks."""
+        order = order.astype(np.int64)
         if self.order.is_mixed:
             epochs, indices = np.divmod(order, self.sequence_count)
             return indices + self.offset, epochs
         return order + self.offset, np.broadcast_to(np.int64(epoch), order.shape)
 
-    def remaining(self, epoch: int, shown: Sequence[Piece], next_piece: Piece | None = None) -> NDArray[np.int64]:
+    def remaining(self, epoch: int, shown: Sequence[Piece], next_piece: Piece | None = None) -> Integers:
         """The sequences of an epoch that these pieces have not shown, in the order of the next piece's steps.
 
         With sequences 0 to 9 in this order, and 4 of them shown in steps of 2, steps of 3 are 4 5 6, 7 8 9. Without a

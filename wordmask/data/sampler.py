@@ -10,10 +10,10 @@ from itertools import accumulate, groupby
 from operator import itemgetter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.plan import EVALUATION, Draw, Layout, Piece, Plan, Progress, Stage, examples_in
+from wordmask.utils.arrays import Integers
 
 
 class Batches(Plan):
@@ -125,34 +125,36 @@ class Batches(Plan):
         start = self.skipped if self.epoch == self.first_epoch else 0
         steps = range(start, start + self.steps_left(self.epoch))
         for (number, stage_epoch), located in groupby(map(self._locate, steps), key=itemgetter(0)):
-            stage, columns = self.stages[number], self._order(number, stage_epoch)
-            size = stage.layout.step_size
+            stage, order = self.stages[number], self._order(number, stage_epoch)
             for _, step in located:
-                of_step = (column[step * size : (step + 1) * size].tolist() for column in columns)
-                yield from self._deal(stage.layout, list(map(Draw, *of_step)))
+                yield from self._deal(stage.layout, self._draws(number, stage_epoch, order, step))
 
     def _locate(self, step: int) -> tuple[tuple[int, int], int]:
         """The stage of a step of this epoch, the epoch of that stage, and the number of the step in that epoch."""
         return (0, 0 if self.epoch == EVALUATION else self.epoch), step
 
-    def _order(self, number: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """(sequences,) The sequences of an epoch of a stage, without those that steps of other sizes have shown; and
-        the epochs and rates that their masks depend on."""
-        stage = self.stages[number]
-        shown = self.shown if epoch == self.first_epoch else ()
-        used = stage.used(self.drop_last, examples_in(shown))
+    def _order(self, number: int, epoch: int) -> Integers:
+        """(sequences,) The sequences of an epoch of a stage, without those that steps of other sizes have shown."""
+        stage, shown = self.stages[number], self.shown if epoch == self.first_epoch else ()
+        return stage.remaining(epoch, shown)[: stage.used(self.drop_last, examples_in(shown))]
+
+    def _draws(self, number: int, epoch: int, order: Integers, step: int) -> list[Draw]:
+        """The sequences of a step, with the epoch and the rate of each mask. A whole epoch would take much memory."""
+        stage, used = self.stages[number], len(order)
+        size = stage.layout.step_size
+        places = np.arange(step * size, min((step + 1) * size, used))
         if self.constant:
-            share = np.minimum((epoch * used + np.arange(used)) / self.planned_sequences[number], 1.0)
+            share = np.minimum((epoch * used + places) / self.planned_sequences[number], 1.0)
             begin, end = self.share_bounds[number : number + 2]
             share = begin + share * (end - begin)
         else:  # by steps, because an epoch with smaller steps takes a larger share of the training
             steps, later_epochs = self.base, epoch - self.first_epoch
             if later_epochs:
                 steps += self._first_steps + (later_epochs - 1) * self.steps_in_epoch
-            share = np.minimum((steps + np.arange(used) / stage.layout.step_size) / self.planned_steps, 1.0)
-        order = stage.remaining(epoch, shown)[:used]
-        indices, epochs = stage.located(order, EVALUATION if self.epoch == EVALUATION else epoch)
-        return indices, epochs, self.rates.at(share, epochs, indices)
+            share = np.minimum((steps + places / size) / self.planned_steps, 1.0)
+        indices, epochs = stage.located(order[places], EVALUATION if self.epoch == EVALUATION else epoch)
+        rates = self.rates.at(share, epochs, indices)
+        return list(map(Draw, indices.tolist(), epochs.tolist(), rates.tolist()))
 
     def _deal(self, layout: Layout, draws: list[Draw]) -> Iterator[list[Draw]]:
         """The batches of this process in a step.

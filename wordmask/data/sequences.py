@@ -98,7 +98,7 @@ class Sequences(torch.utils.data.Dataset):
         return len(self.division.starts)
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> NDArray[np.int32]:
         """(sequences,) The number of tokens of each sequence, with special tokens."""
         return self.division.lengths(self.special_count)
 
@@ -106,7 +106,7 @@ class Sequences(torch.utils.data.Dataset):
         """Some of these sequences, without their corpora. They must not be packed."""
         part = copy.copy(self)
         part.corpora, part.bounds = [], [0, len(indices)]
-        part.division = Division(self.division.starts[indices], self.division.stops[indices])
+        part.division = Division(self.division.starts[indices], self.division.sizes[indices])
         return part
 
     def __getitem__(self, draw: Draw) -> Example:

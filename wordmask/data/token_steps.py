@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.order import token_ends
 from wordmask.data.plan import Draw, Layout, Piece, Plan, Progress, Stage, examples_in
+from wordmask.utils.arrays import Integers
 from wordmask.utils.errors import InputError
 
 
@@ -28,8 +28,8 @@ class Cut(NamedTuple):
         ends: (steps,) where in `order` each step that ends in this epoch ends. A last step may end in a later epoch.
     """
 
-    order: NDArray[np.int64]
-    ends: NDArray[np.int64]
+    order: Integers
+    ends: Integers
 
 
 class TokenCuts:
@@ -44,7 +44,7 @@ class TokenCuts:
         InputError: if a sequence has more tokens than a step.
     """
 
-    def __init__(self, stage: Stage, lengths: NDArray[np.int64], tokens: int):
+    def __init__(self, stage: Stage, lengths: Integers, tokens: int):
         longest = int(lengths.max(initial=0))
         if tokens < longest:
             raise InputError(
@@ -55,7 +55,7 @@ class TokenCuts:
         self._last: dict[tuple, Cut] = {}
         self._counts: dict[tuple, tuple[int, int]] = {}
 
-    def tokens_of(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    def tokens_of(self, order: Integers) -> Integers:
         """(sequences,) The tokens of what an order has: sequences, or visits of them."""
         return self.lengths[order % max(len(self.lengths), 1)]
 
@@ -243,7 +243,7 @@ class TokenBatches(Plan):
             yield from self._located(order[start : epoch.used], epoch.number)
             own = 0  # it goes on in the next epoch, where it is the first one to end
 
-    def _located(self, order: NDArray[np.int64], epoch: int) -> Iterator[tuple[int, int]]:
+    def _located(self, order: Integers, epoch: int) -> Iterator[tuple[int, int]]:
         indices, epochs = self.cuts.stage.located(order, epoch)
         return zip(indices.tolist(), epochs.tolist(), strict=True)
 

@@ -91,9 +91,9 @@ class StoredTokens:
         return np.cumsum([0, *map(len, self._tokens)]).tolist()
 
     @cached_property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> NDArray[np.int32]:
         """(documents,) The number of tokens of each document."""
-        return np.concatenate([np.zeros(0, np.int64), *(chunk.value_lengths().to_numpy() for chunk in self._chunks)])
+        return np.concatenate([np.zeros(0, np.int32), *(chunk.value_lengths().to_numpy() for chunk in self._chunks)])
 
     def read(self, start: int, stop: int) -> NDArray[np.integer]:
         """(stop - start,) The tokens from `start` to `stop`."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 BoolArray: TypeAlias = NDArray[np.bool_]
 IntArray: TypeAlias = NDArray[np.int64]
+Integers: TypeAlias = NDArray[np.signedinteger[Any]]  # of 32 bits or 64
 
 
-def starts_of(lengths: IntArray) -> IntArray:
+def index_type(count: int) -> type[np.signedinteger]:
+    """The smallest type for the numbers below `count`: there may be a thousand million sequences on a machine."""
+    return np.int32 if count <= 2**31 else np.int64
+
+
+def starts_of(lengths: Integers) -> IntArray:
     """Where each piece starts when pieces of these lengths follow each other.
 
     Lengths [2, 0, 3] give the starts [0, 2, 2].
