@@ -12,7 +12,7 @@ from transformers import BertTokenizer
 import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, sample_tokenizer, save_model
-from wordmask.data import text_counts
+from wordmask.data import advice, text_counts
 from wordmask.data.text_counts import spread
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -105,6 +105,7 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
         "long_lines": {"lines": 3, "room": 4, "lost": 3, "action": "cut"},
         "all_tokens": 18,
         "also_in_validation": 1,
+        "scripts": {"LATIN": 1.0},
         "padding_share": pytest.approx(1 - (6 + 6 + 6 + 5) / 24),
     }
     assert (report["validation"]["examples"], report["validation"]["words"]) == (1, 4)
@@ -131,6 +132,15 @@ def test_masked_tokens_of_the_validation_text_are_those_of_its_sequences(model, 
         "--validation_file: the validation sequences have 3.0 tokens on average, and at least one word or token of "
         "each is masked, so about 33% of the tokens are masked instead of 20.0%; give --no_line_by_line to" in joined
     )
+
+
+def test_far_too_long_evaluations_are_told(model, write, trained, monkeypatch):
+    monkeypatch.setattr(advice, "LONG_EVALUATION", 20)
+    flags = ["--validation_file", write("text", ["the cat walks."] * 20), "--line_by_line", "--do_eval"]
+    report, _ = trained(model, *flags)
+    assert any("each evaluation is on 20 sequences; give --max_eval_samples" in one for one in report["advice"])
+    report, _ = trained(model, *flags, "--max_eval_samples", "19")
+    assert not any("each evaluation is on" in one for one in report["advice"])
 
 
 def test_short_sequences_are_masked_more_and_told(model, write, trained):

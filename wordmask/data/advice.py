@@ -22,6 +22,7 @@ UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on someth
 MANY_COPIES = 1000
 MASKED_MORE = 1.2  # short sequences look wrong if this many times the asked share of their tokens is masked
 SHOWN = 5  # characters, or special tokens, in a sentence
+LONG_EVALUATION = 100_000  # sequences: the accuracy of fewer is known to a tenth of a point
 WRITTEN = 1e-4  # a share of special tokens in the text from which on something looks wrong
 
 
@@ -57,6 +58,8 @@ def advice_on(
     masked = {split: _masked_tokens(texts[split], report, masks_words, rate) for split, report in reports.items()}
     if "validation" in reports:
         advice += _few_masked(texts["validation"], reports["validation"], round(masked["validation"]))
+    if "validation" in texts:
+        advice += _long_evaluation(texts["validation"])
     more = [_masked_more(texts[split], split, tokens, rate) for split, tokens in masked.items()]
     return advice + [*chain.from_iterable(more)][:1]
 
@@ -144,6 +147,16 @@ def _masked_tokens(text: SplitText, report: SplitReport, masks_words: bool, rate
         return report.tokens * rate
     least = np.minimum(text.lengths, (report.tokens_per_word or 1) if masks_words else 1)
     return float(np.maximum(text.lengths * rate, least).sum())
+
+
+def _long_evaluation(text: SplitText) -> list[str]:
+    """Advice if evaluations are on far more text than they need, as the default share of a large text is."""
+    if text.lengths is None or len(text.lengths) < LONG_EVALUATION:
+        return []
+    return [
+        f"{text.found.flag}: each evaluation is on {len(text.lengths):,} sequences; give --max_eval_samples 10000 for "
+        "shorter ones, or --validation_file"
+    ]
 
 
 def _masked_more(text: SplitText, split: str, masked: float, rate: float) -> list[str]:

@@ -52,6 +52,7 @@ class SplitReport:
         padding_share: the share of padding in the batches.
         special_tokens: how often each special token is written in the text, also `[UNK]`, which `unknown_tokens` and
             `unknown_text_share` leave out.
+        scripts: the share of letters in each script, the largest first, see `letters_in`.
     """
 
     examples: int | None
@@ -71,6 +72,7 @@ class SplitReport:
     padding_share: float | None = None
     unknown_text_share: float = 0.0
     special_tokens: dict[str, int] = field(default_factory=dict)
+    scripts: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, text: SplitText, tokenizer: PreTrainedTokenizerBase, validation: TextCounts | None) -> SplitReport:
@@ -97,6 +99,7 @@ class SplitReport:
             unknown_characters=dict(_ordered(characters)[:LISTED]),
             unknown_words=dict(_ordered(unknown_words)[:LISTED]),
             special_tokens=dict(_ordered(written)),
+            scripts={script: count / counts.letters.total() for script, count in counts.letters.most_common()},
             duplicates=len(counts.hashes) - pc.count_distinct(pa.array(counts.hashes)).as_py(),
             long_lines=None if text.long_lines is None else text.long_lines._asdict(),
             all_tokens=text.tokens,

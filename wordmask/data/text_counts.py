@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ LEAST, MOST = 5, 100  # but not fewer or more stretches than these; benchmarks/p
 KEPT = 500  # different words of a batch that are kept
 LONGEST = 40  # characters; what is longer is hardly a word, but text without spaces, or an address
 _SUMS = ("examples", "characters", "tokens", "words", "unknown", "unknown_length")
-_COUNTERS = ("split", "split_tokens", "unknown_words", "special")
+_COUNTERS = ("split", "split_tokens", "unknown_words", "special", "letters")
+SAMPLE = slice(20), slice(200)  # texts of a batch, and characters of such a text, whose scripts are counted
 
 
 def spread(first: int, count: int, total: int) -> BoolArray:
@@ -59,6 +62,7 @@ class TextCounts:
             with a Chinese character is split if it has more tokens than characters.
         split_tokens: the tokens of all occurrences of each split word.
         unknown_words: how often each text stands behind an unknown token.
+        letters: how many letters of some texts are in each script, see `letters_in`.
         special: how often each special token stands in the text, by its id, such as `"103"` for a written `[MASK]`.
         hashes: (examples with a token,) the hash of each text.
     """
@@ -73,6 +77,7 @@ class TextCounts:
     split_tokens: Counter[str] = field(default_factory=Counter)
     unknown_words: Counter[str] = field(default_factory=Counter)
     special: Counter[str] = field(default_factory=Counter)
+    letters: Counter[str] = field(default_factory=Counter)
     hashes: NDArray[np.uint64] = field(default_factory=no_hashes)
 
     def to_json(self) -> dict[str, Any]:
@@ -116,8 +121,34 @@ def counts_of_texts(
     hashes = np.fromiter(hashed, np.uint64, len(texts))[lengths > 0]
     unknown_tokens = int(np.count_nonzero(ids == unknown))
     special = Counter(map(str, ids[np.isin(ids, special_ids)].tolist()))
-    characters = sum(map(len, texts))
-    return TextCounts(len(texts), characters, len(ids), unknown=unknown_tokens, special=special, hashes=hashes)
+    return TextCounts(
+        examples=len(texts),
+        characters=sum(map(len, texts)),
+        tokens=len(ids),
+        unknown=unknown_tokens,
+        special=special,
+        letters=letters_in(texts),
+        hashes=hashes,
+    )
+
+
+def letters_in(texts: Sequence[str]) -> Counter[str]:
+    """How many letters of the first texts are in each script, by its name in Unicode, such as `LATIN`.
+
+    Chinese characters are `CJK`, and `KANJI` in a text that has kana, too, and so is Japanese.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts[SAMPLE[0]]:
+        found = Counter(map(_script_of, filter(str.isalpha, text[SAMPLE[1]])))
+        if found["HIRAGANA"] or found["KATAKANA"]:
+            found["KANJI"] = found.pop("CJK", 0)
+        counts.update(found)
+    return +counts
+
+
+@cache
+def _script_of(letter: str) -> str:
+    return unicodedata.name(letter, "OTHER").split()[0]
 
 
 def count_words(

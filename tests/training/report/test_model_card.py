@@ -16,8 +16,9 @@ import run_chinese_ref
 import run_mlm_wwm
 from conftest import sample_lines
 from wordmask.config.metric_table import METRICS
+from wordmask.data.text_counts import letters_in
 from wordmask.training.records.run_record import SETTINGS
-from wordmask.training.report.model_card import code, escaped, languages, scripts, write_card
+from wordmask.training.report.model_card import code, escaped, languages, write_card
 from wordmask.utils.quantities import loss
 
 NASTY = "a|b `c` <script>x</script> [d](javascript:e) *f* \x1b[31m \u202e ---\n# g: {h} & $i$ \\"
@@ -161,19 +162,21 @@ def test_what_is_plain_stays_readable():
 
 
 @pytest.mark.parametrize(
-    "words, expected",
+    "texts, expected",
     [
-        ({"the": [9, 1], "und": [3, 0]}, []),
-        ({"研究": [9, 1], "bert": [1, 0]}, ["zh"]),
-        ({"研究": [9, 1], "する": [4, 0]}, ["ja"]),
-        ({"연구": [4, 0]}, ["ko"]),
-        ({"การ": [4, 0], "研究": [4, 0]}, ["th"]),
-        ({}, []),
-        ({"研": [1, 0], "the": [999, 0]}, []),
+        (["the", "und"], []),
+        (["研究 bert"], ["zh"]),
+        (["研究する"], ["ja"]),
+        (["研究する", "研究生命"], ["ja", "zh"]),
+        (["연구"], ["ko"]),
+        (["การ", "研究", "研究する"], ["ja", "th", "zh"]),
+        ([], []),
+        (["the", "of", "and the", "研"], []),
     ],
 )
-def test_a_language_is_named_only_where_the_script_tells_it(words, expected):
-    assert languages(scripts(words)) == expected
+def test_a_language_is_named_only_where_the_script_tells_it(texts, expected):
+    letters = letters_in(texts)
+    assert languages({script: count / letters.total() for script, count in letters.items()}) == expected
 
 
 def test_a_chinese_run_says_so(chinese_model, chinese_file, tmp_path):
@@ -181,7 +184,7 @@ def test_a_chinese_run_says_so(chinese_model, chinese_file, tmp_path):
     run_mlm_wwm.main(command(chinese_model, chinese_file, tmp_path / "out", *more))
     assert ModelCard.load(tmp_path / "out" / "README.md").data.language == ["zh"]
     shown = rows(tmp_path / "out" / "README.md")
-    assert shown["scripts of the validation text"][0].startswith("Chinese characters ")
+    assert shown["scripts of the text"][0].startswith("Chinese characters ")
     assert "words from whitespace" in shown["masking"][0]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,9 @@ from wordmask.utils.terminal import clean
 # What Markdown, HTML and formulas obey. An underscore within a word is nothing to them.
 _MARKDOWN = re.compile(r"[\\`*<>|&#~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])|\](?=[\[(])")
 _PLAIN = re.compile(r"[\w.,:/@+= -]+")
-# The scripts of one language alone. Chinese characters without the others are Chinese.
+# The scripts of one language alone.
 _LANGUAGES = {"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "THAI": "th", "CJK": "zh"}
-RARE = 0.01  # a script with a smaller share is left out
+RARE, SUBSTANTIAL = 0.01, 0.1  # shares from which on a script, and its language, are named
 
 
 def write_card(directory: str | Path) -> None:
@@ -38,10 +36,9 @@ def write_card(directory: str | Path) -> None:
     base = given.get("model_name_or_path")
     strategies = [part.partition(":")[0] for part in given.get("masking_strategy", "").split(",") if part]
     dataset = given.get("dataset_name")
-    evaluation = run.after or run.before
-    shares = scripts(evaluation.words) if evaluation else {}
+    scripts = next((report.scripts for split in ("train", "validation") if (report := run.data.get(split))), {})
     data = ModelCardData(
-        language=languages(shares) or None,
+        language=languages(scripts) or None,
         base_model=base if _is_on_hub(base) else None,
         datasets=[dataset] if _is_on_hub(dataset) else None,
         library_name="transformers",
@@ -58,7 +55,7 @@ def write_card(directory: str | Path) -> None:
         run=run,
         given=given,
         on_hub=data.base_model is not None,
-        shares=shares,
+        shares={script: share for script, share in scripts.items() if share >= RARE},
         settings={name: given[name] for name in (*SETTINGS, *STEP) if name in given},
         probe=ProbeResults(run.results, "").rows(),
         curve=CURVE if loss else None,
@@ -88,17 +85,6 @@ def code(value: Any) -> Markup:
     return Markup(f"`{text}`" if _PLAIN.fullmatch(text) else f"<code>{escaped(text)}</code>")
 
 
-def scripts(words: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """The scripts of words, each with its share of their letters: `{"CJK": 0.97, "LATIN": 0.03}`."""
-    counts: Counter[str] = Counter()
-    for word, (masked, _) in words.items():
-        for letter in filter(str.isalpha, word):
-            counts[unicodedata.name(letter, "OTHER").split()[0]] += masked
-    total = sum(counts.values())
-    return {name: count / total for name, count in counts.most_common() if count >= RARE * total}
-
-
-def languages(shares: Mapping[str, float]) -> list[str]:
-    """The languages that scripts tell: none for Latin letters, which many languages have."""
-    found = {_LANGUAGES[name] for name in shares if name in _LANGUAGES}
-    return sorted(found - {"zh"} or found)
+def languages(scripts: Mapping[str, float]) -> list[str]:
+    """The languages that the shares of scripts tell: none for Latin letters, which many languages have."""
+    return sorted({_LANGUAGES[name] for name, share in scripts.items() if name in _LANGUAGES and share >= SUBSTANTIAL})
