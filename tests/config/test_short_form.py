@@ -101,13 +101,13 @@ def test_a_training_file_that_ends_in_json_is_no_argument_file(here):
         (["no-such-model", "train.txt"], ["error: no-such-model is neither a directory nor"]),
         (["texts", "train.txt"], ["error: texts holds no model (no config.json)", "comes first", "MODEL train.txt"]),
         (["bert"], ["--train_file is missing"]),
-        (["--learning_rate", "1", "bert", "train.txt"], ["bert belongs to no flag", "MODEL train.txt [dev.txt]"]),
-        (["bert", "train.txt", "--seed", "1", "dev.txt"], ["dev.txt belongs to no flag", "come before all flags"]),
-        (["bert", "--max_steps", "2", "train.txt"], ["train.txt belongs to no flag; the words MODEL train.txt"]),
-        (["bert", "--max_steps=2", "train.txt", "--seed", "1"], ["train.txt belongs to no flag"]),
-        (["bert", "--max_seq_length", "16", "train.txt"], ["train.txt belongs to no flag"]),
-        (["bert", "--streaming", "train.txt"], ["train.txt belongs to no flag"]),
-        (["bert", "--bf16_full_eval", "train.txt"], ["train.txt belongs to no flag"]),
+        (["--learning_rate", "1", "bert", "train.txt"], ["bert is no value of the flag", "MODEL train.txt [dev.txt]"]),
+        (["bert", "train.txt", "--seed", "1", "dev.txt"], ["dev.txt is no value of the flag", "before all flags"]),
+        (["bert", "--max_steps", "2", "train.txt"], ["train.txt is no value of the flag before it; write MODEL"]),
+        (["bert", "--max_steps=2", "train.txt", "--seed", "1"], ["train.txt is no value of the flag"]),
+        (["bert", "--max_seq_length", "16", "train.txt"], ["train.txt is no value of the flag"]),
+        (["bert", "--streaming", "train.txt"], ["train.txt is no value of the flag"]),
+        (["bert", "--bf16_full_eval", "train.txt"], ["train.txt is no value of the flag"]),
     ],
 )
 @pytest.mark.parametrize("script", [run_mlm, run_mlm_wwm], ids=["mlm", "wwm"])
@@ -347,7 +347,7 @@ def test_a_stray_word_is_found_before_torch_is_imported(here):
     ended = subprocess.run(argv, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "False\n")
     assert ended.stderr == (
-        "error: train.txt belongs to no flag; the words MODEL train.txt [dev.txt] come before all flags\n"
+        "error: train.txt is no value of the flag before it; write MODEL train.txt [dev.txt] before all flags\n"
     )
 
 

@@ -179,7 +179,9 @@ def test_references_that_only_join_give_no_words_of_thai(chinese, said, tmp_path
 def test_positions_that_are_left_out_are_reported_in_every_run(classic, said, tmp_path):
     """All of them are counted, in whatever batches and processes they were found."""
     (sentence,) = said(run_mlm_wwm, *classic)
-    assert sentence.startswith("--train_ref_file: 3 of 6 positions join what does not stand together and are left out")
+    assert sentence.startswith(
+        "--train_ref_file: 3 of 6 positions join characters that stand apart in the text, and are"
+    )
     assert f"the first is position 2 of the reference for line 4 of the text ({tmp_path / 'ref'})" in sentence
     assert said(run_mlm_wwm, *classic) == [sentence]
     assert said(run_mlm_wwm, *classic, "--preprocessing_num_workers", "2", "--overwrite_cache") == [sentence]

@@ -286,7 +286,7 @@ def test_a_part_without_its_stamp_is_not_finished(english, tmp_path, capsys):
     part.write_bytes(b"what a process had written when it was killed")
     part.with_suffix(".json").unlink()
     argv = [*without_text(english), *STEPS, "--prepared_dir", str(directory), "--output_dir", str(tmp_path / "out")]
-    assert "part 4 of 6 of train is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
+    assert "part 4 of 6 of train (train-00003-of-00006.arrow) is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
     assert prepare(run_mlm_wwm, english, directory) == whole
 
 
@@ -296,7 +296,7 @@ def test_a_part_that_was_cut_off_is_not_finished(english, tmp_path, capsys):
     part = directory / "train-00003-of-00006.arrow"
     part.write_bytes(part.read_bytes()[:-100])
     argv = [*without_text(english), *STEPS, "--prepared_dir", str(directory), "--output_dir", str(tmp_path / "out")]
-    assert "part 4 of 6 of train is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
+    assert "part 4 of 6 of train (train-00003-of-00006.arrow) is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
     assert prepare(run_mlm_wwm, english, directory) == whole
 
 
@@ -525,9 +525,11 @@ def test_a_directory_that_is_not_whole_is_refused(english, tmp_path, capsys):
     part.write_bytes(content[:200] + b"?" * (len(content) - 200))
     assert "cannot be read" in refusal(capsys, run_mlm_wwm.main, *argv)
     part.unlink()
-    assert "part 3 of 6 of train is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
+    assert "part 3 of 6 of train (train-00002-of-00006.arrow) is missing" in refusal(capsys, run_mlm_wwm.main, *argv)
     (directory / "validation-00000-of-00001.arrow").unlink()
-    assert "part 3 of 6 of train and 1 more are missing" in refusal(capsys, run_mlm_wwm.main, *argv)
+    assert "part 3 of 6 of train (train-00002-of-00006.arrow) and 1 more are missing" in refusal(
+        capsys, run_mlm_wwm.main, *argv
+    )
     (directory / prepared_dir.RECORD).unlink()
     assert "was not made with --prepare_only" in refusal(capsys, run_mlm_wwm.main, *argv)
 

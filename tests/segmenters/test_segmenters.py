@@ -409,9 +409,11 @@ def test_as_many_lists_of_words_as_lines():
 @pytest.mark.parametrize(
     ("found", "what"),
     [
-        (["中国人"], "words that are in no list"),
-        ([None], "words that are in no list"),
-        (iter([["中国人"]]), "words that are in no list"),
+        (["中国人"], "a str for a line, not a list"),
+        ([None], "None for a line, not a list"),
+        ([iter(["中国人"])], "a list_iterator for a line, not a list"),
+        (iter([["中国人"]]), "a list_iterator, not a list"),
+        ("中国人", "a str, not a list"),
         ([[1, 2]], "words that are no strings"),
         ([["中国", None]], "words that are no strings"),
     ],

@@ -47,7 +47,7 @@ def advice_on(
     if masks_words:
         unsegmented = (without_words(one.findings, one.flag, segmenter) for one in found.values())
         advice += [*chain.from_iterable(unsegmented)][:1]
-    unknown = [_unknown_tokens(report, found[split].flag) for split, report in reports.items()]
+    unknown = [_unknown_tokens(report, split, found[split].flag) for split, report in reports.items()]
     written = [_special_tokens(report, found[split].flag) for split, report in reports.items()]
     cut = [_cut_lines(text, split) for split, text in texts.items()]
     for sentences in (unknown, written, cut):
@@ -70,25 +70,26 @@ def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
         return []
     join, are = ("joins", "is") if findings.left_out == 1 else ("join", "are")
     return [
-        f"{flag}: {findings.left_out:,} of {counted(findings.positions, 'position')} {join} what does not stand "
-        f"together and {are} left out of the masks{others}; "
-        f"the first is {findings.example}; run_chinese_ref.py makes exact references"
+        f"{flag}: {findings.left_out:,} of {counted(findings.positions, 'position')} {join} characters that stand "
+        f"apart in the text, and {are} left out of the masks{others}; the first is {findings.example}; "
+        "run_chinese_ref.py makes exact references"
     ]
 
 
-def _unknown_tokens(report: SplitReport, flag: str) -> list[str]:
+def _unknown_tokens(report: SplitReport, split: str, flag: str) -> list[str]:
     """Advice if many tokens are unknown, or if much text stands behind few of them."""
     if report.unknown_share < UNKNOWN <= report.unknown_text_share:
         return [
-            f"{flag}: {percent(report.unknown_text_share)} of the characters stand behind [UNK] "
-            f"({counted(report.unknown_tokens, 'token')}), and the model cannot learn them; take a tokenizer that "
-            "knows parts of any word, such as byte-level BPE or Unigram"
+            f"{flag}: in the {split} text, {percent(report.unknown_text_share)} of the characters stand behind [UNK] "
+            f"({counted(report.unknown_tokens, 'token')}), and the model cannot learn them; add such words with "
+            "--add_words, or take a tokenizer that knows parts of any word, such as byte-level BPE or Unigram"
         ]
     if report.unknown_share < UNKNOWN:
         return []
     characters = report.unknown_characters
     which = f", most often for {' '.join([*characters][:SHOWN])}" if characters else ""
-    said = f"{flag}: {percent(report.unknown_share)} of the tokens are [UNK]{which}, and the model cannot learn them"
+    share = f"{percent(report.unknown_share)} of the tokens are [UNK]{which}"
+    said = f"{flag}: in the {split} text, {share}, and the model cannot learn them"
     chinese = sum(count for one, count in characters.items() if is_chinese(one))
     capitals = sum(count for one, count in characters.items() if one != one.lower())
     if 2 * chinese > sum(characters.values()):

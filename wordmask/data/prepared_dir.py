@@ -274,8 +274,9 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
     missing = [part for part in record.parts if not parts.is_finished(part.file)]
     if missing:
         more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
+        first = f"{missing[0].label} ({missing[0].file})"
         raise InputError(
-            f"--prepared_dir: {directory} is not complete, {missing[0].label}{more} missing; run --prepare_only again"
+            f"--prepared_dir: {directory} is not complete, {first}{more} missing; run --prepare_only again"
         )
     for split, count in record.texts.items():
         logger.warning("--prepared_dir: %s of %s, tokenized before, from %s", counted(count, "text"), split, directory)

@@ -186,6 +186,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         self.special_count, self.length, self.rates = count_special_tokens(tokenization.tokenizer), length, rates
         self.processes, self.process = processes, process
         self.first_lengths = np.zeros(0, np.int64)  # of the first sequences, for the data report
+        self.segmented_by = ""  # see `Texts`; known after the first texts
 
     def __iter__(self) -> Iterator[Example]:
         empty_epochs = 0
@@ -232,6 +233,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         lines = long_lines(lengths, self.length - self.special_count, self.arguments)
         found = SplitFindings(total(batch.findings for batch in batches), *self.flags)
         self.warned.value = found.findings.left_out > 0  # the report says so
+        self.segmented_by = tokenizer.words_from
         return SplitText(found, None, lines, int(lengths.sum()))
 
     def _divide(self, tokens: pa.ListArray) -> Division:

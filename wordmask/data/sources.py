@@ -101,6 +101,7 @@ class Texts(Generic[AnySource]):
         reference_flag: the flag that names the references.
         references: the files with the references. The column `file` of a table is an index of this list.
         corpora: the parts of the text, one for each entry of the flag; empty for streams and datasets.
+        segmented_by: where a segmenter's words come from; known when the text was tokenized.
     """
 
     source: AnySource
@@ -108,6 +109,7 @@ class Texts(Generic[AnySource]):
     reference_flag: str = ""
     references: Sequence[str] = ()
     corpora: Sequence[Corpus] = ()
+    segmented_by: str = ""
 
     @cached_property
     def provenance(self) -> dict[str, Provenance]:
@@ -117,9 +119,9 @@ class Texts(Generic[AnySource]):
 
     @property
     def words_from(self) -> str:
-        """Where references say that words come from; empty without references."""
+        """Where words come from; empty if they come from the text itself, or if that is not known yet."""
         found = [made.words if (made := self.provenance.get(path)) else "a reference file" for path in self.references]
-        return " and ".join(dict.fromkeys(found))
+        return " and ".join(dict.fromkeys(found)) or self.segmented_by
 
     @property
     def is_stream(self) -> bool:

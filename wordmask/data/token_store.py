@@ -118,6 +118,7 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
     with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
         write = partial(_write, path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
         made_once(path, write, lambda path: _is_whole(path) and not arguments.overwrite_cache)
+    texts.segmented_by = tokenizer.words_from
     findings = SplitFindings(findings_in(path), texts.flag, texts.reference_flag)
     return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, findings)
 

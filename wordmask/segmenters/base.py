@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from wordmask.segmenters.own_class import called
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, kind_of
 
 
 class Segmenter(ABC):
@@ -105,8 +105,10 @@ def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
         "; repair its method segment",
     ):
         words = segmenter.segment(lines)
-    if not isinstance(words, Collection) or any(isinstance(w, str) or not isinstance(w, Collection) for w in words):
-        wrong = "words that are in no list"
+    if not isinstance(words, Collection) or isinstance(words, str):
+        wrong = f"{kind_of(words)}, not a list"
+    elif bad := [one for one in words if isinstance(one, str) or not isinstance(one, Collection)]:
+        wrong = f"{kind_of(bad[0])} for a line, not a list"
     elif not all(issubclass(kind, str) for kind in set(map(type, chain.from_iterable(words)))):
         wrong = "words that are no strings"
     elif len(words) != len(lines):

@@ -143,7 +143,9 @@ def _train_sequences(
         processes = training.world_size, training.process_index
         rates = replace(arguments.masking.rates, seed=training.mask_seed)
         streamed = StreamedSequences(text, tokenization, lengths[0], rates, *processes)
-        return streamed, streamed.first_text() if training.should_log else None
+        first = streamed.first_text() if training.should_log else None
+        text.segmented_by = streamed.segmented_by
+        return streamed, first
     stream = tokens_of(text, tokenization)
     weights, corpora = data.train_weights or [], text.corpora if data.train_weights else []
     if weights:
