@@ -111,7 +111,8 @@ def test_every_figure_of_an_english_run_is_as_counted_by_hand(model, write, trai
     assert (report["validation"]["examples"], report["validation"]["words"]) == (1, 4)
     assert said.count("data report of train, all 4 examples: words 15; tokens of text 18; tokens per word 1.20; ") == 1
     assert (
-        "split most (tokens x times) walked 2 x 2; [UNK] 1 (5.6%): ☃ 1; cut at 4 tokens 3 (75%), and 3 (17%)" in said
+        "split most (tokens x times) walked 2 x 2; [UNK] 1 (5.6%): ☃ 1; lines cut at 4 tokens 3 (75%), and 3 (17%)"
+        in said
     )
     assert report["advice"] and all(said.count(sentence) == 1 for sentence in report["advice"])
     joined = "\n".join(report["advice"])

@@ -278,6 +278,11 @@ def test_the_first_line_of_excel_may_name_the_separator(write):
     assert "line 4 has 3 fields" in refused(write("a.csv", "sep=;\nid;text\n1;a\n2;b;c\n"))
 
 
+def test_a_table_that_pandas_wrote_column_by_column_is_told(write):
+    texts = {"text_of_note": {str(number): f"a {number} b" for number in range(30)}}
+    assert "as pandas writes it; write rows, with to_json(..., orient" in refused(write("a.json", json.dumps(texts)))
+
+
 def test_an_abbreviation_is_the_name_of_a_column(write):
     assert texts_of(write("a.csv", "Fall-Nr.;Befund;text\n1;a;b\n")) == ["b"]
     assert refused(write("a.csv", "Fall-Nr.;Befund\n1;a\n")).endswith("--text_column_name: Fall-Nr., Befund")

@@ -198,10 +198,11 @@ def test_a_push_to_a_hub_that_cannot_be_reached_is_refused_before_anything_is_re
     assert sentence.startswith("--push_to_hub: http://127.0.0.1:9 cannot be reached")
 
 
-def test_a_push_that_the_hub_takes_goes_on(hub, unread, english_file, tmp_path):
+def test_a_push_that_the_hub_takes_goes_on(hub, unread, english_file, tmp_path, caplog):
     argv = [*PUSH, "--hub_token", "hf_writer", "--hub_model_id", "lab/bert", "--train_file", english_file, "--use_cpu"]
     with pytest.raises(TypeError, match="NoneType"):  # the reading of text, which `unread` took away
         run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "out")])
+    assert "--push_to_hub: the report and other results hold lines and words of your text" in caplog.text
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "comet_ml", "mlflow", "flyte", "azure_ml", "clearml"])

@@ -136,7 +136,7 @@ class SplitReport:
         if self.long_lines:
             lines, room, lost, action = LongLines(**self.long_lines)
             loss = f", and {_share(lost, self.all_tokens)} of the tokens lost" if lost else ""
-            yield f"{action} at {room} tokens", _share(lines, self.examples or self.counted) + loss
+            yield f"lines {action} at {room} tokens", _share(lines, self.examples or self.counted) + loss
         yield "duplicates", _share(self.duplicates, self.counted)
         if self.also_in_validation is not None:
             yield "also in the validation text", _share(self.also_in_validation, self.counted)
@@ -235,6 +235,11 @@ class DataReport:
         """Log the advice."""
         for sentence in self.advice:
             logger.warning(sentence)
+
+    def without_text(self) -> DataReport:
+        """The report without words of the text."""
+        empty: dict[str, Any] = {"split_words": [], "unknown_words": {}}
+        return replace(self, splits={split: replace(report, **empty) for split, report in self.splits.items()})
 
     def with_padding(self, share: float | None) -> DataReport:
         """The report with the share of padding in the batches of training."""

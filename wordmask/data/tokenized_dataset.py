@@ -36,7 +36,7 @@ class TokenizedDataset(torch.utils.data.Dataset):
         if isinstance(dataset, str | Mapping):
             raise InputError(f"{name}: {kind} is no dataset; give one of tokenized examples, such as one split")
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or isinstance(dataset, Iterables):
-            raise InputError(f"{name}: {kind} without a length cannot be shuffled; give a dataset")
+            raise InputError(f"{name}: {kind} without a length cannot be shuffled; give one with a length")
         if not len(dataset):
             raise InputError(f"{name}: {kind} without any example; give some")
         first = dataset[0]

@@ -138,6 +138,11 @@ def _check_start(arguments: Arguments, script: str) -> None:
         check_one_gpu(training.n_gpu, script)
     if training.push_to_hub and training.process_index == 0:
         check_push(training.hub_model_id, training.hub_token)
+        if training.text_in_results:
+            logger.warning(
+                "--push_to_hub: the report and other results hold lines and words of your text, and are pushed, too; "
+                "--no_text_in_results leaves text out"
+            )
     training.push_to_hub = training.push_to_hub and not training.dry_run
 
 

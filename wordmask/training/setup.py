@@ -149,9 +149,10 @@ def _history(
     shown = foreign and not evaluates_another(arguments)
     evaluations = read_evaluations(training.output_dir, sys.maxsize) if shown else []
     record = EvaluationRecord(training.output_dir if training.process_index == 0 else None, evaluations)
-    readable = ReadableTokens(tokenizer)
-    lines = SampleLines(text, collator, arguments.masking.rates.final, training.eval_batch_size, fixed, readable)
-    return EvaluationHistory(record, lines, readable, training.do_train, foreign, sequences.validation_digest)
+    readable, rate = ReadableTokens(tokenizer), arguments.masking.rates.final
+    lines = SampleLines(text, collator, rate, training.eval_batch_size, fixed, readable)
+    shown_lines = lines if training.text_in_results else None
+    return EvaluationHistory(record, shown_lines, readable, training.do_train, foreign, sequences.validation_digest)
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:

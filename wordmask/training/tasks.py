@@ -46,6 +46,7 @@ def show_data_report(report: DataReport, trainer: MlmTrainer) -> None:
     args = trainer.args
     if args.do_train:
         report = report.with_padding(padding_share(trainer))
+    report = report if args.text_in_results else report.without_text()
     report.show()
     if report.splits and trainer.is_world_process_zero() and not evaluates_a_training(args):
         write_json(Path(str(args.output_dir), DATA_REPORT), report.to_json())

@@ -314,3 +314,23 @@ def test_the_title_says_what_the_signs_mean():
         "predictions after step 1,200, the best words for each [masked] word, ✓ right, ✗ wrong:"
     )
     assert PredictionsTitle("").line().startswith("predictions, ")
+
+
+def test_without_text_in_results_no_word_of_the_text_is_shown_or_kept(english_model, tmp_path, capfd):
+    """Not the words of the training text, which are split, and not those of the validation text."""
+    train, validation = tmp_path / "train.txt", tmp_path / "validation.txt"
+    train.write_text("Xavieroglu walked home.\n" * 12, encoding="utf-8")
+    validation.write_text("Yvonneska walked home.\n" * 12, encoding="utf-8")
+    argv = ["--model_name_or_path", english_model, "--train_file", str(train), "--validation_file", str(validation)]
+    argv += ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(tmp_path / "cache"), "--use_cpu"]
+    argv += ["--max_steps", "2", "--do_train", "--do_eval"]
+    for more, told in (([], True), (["--no_text_in_results", "--overwrite_output_dir"], False)):
+        capfd.readouterr()
+        run_mlm_wwm.main([*argv, *more])
+        printed = capfd.readouterr()
+        results = [path for path in (tmp_path / "out").iterdir() if path.suffix in (".json", ".html", ".md", ".svg")]
+        texts = [path.read_text(encoding="utf-8").lower() for path in results if "tokenizer" not in path.name]
+        texts += [printed.out.lower(), printed.err.lower()]
+        for name in ("xavieroglu", "yvonneska"):
+            assert any(name in text for text in texts) is told, (name, more)
+        assert (tmp_path / "out" / "report.html").exists()

@@ -28,7 +28,7 @@ class EvaluationHistory:
 
     Args:
         record: the evaluations so far.
-        lines: the lines whose predictions are shown.
+        lines: the lines whose predictions are shown; `None` if no line and no word of the text is shown or kept.
         readable: turns tokens into text.
         trains: whether the run trains.
         foreign: whether the record is that of an earlier run, which trained; it stays as it is.
@@ -42,7 +42,7 @@ class EvaluationHistory:
     def __init__(
         self,
         record: EvaluationRecord,
-        lines: SampleLines,
+        lines: SampleLines | None,
         readable: ReadableTokens,
         trains: bool = True,
         foreign: bool = False,
@@ -94,13 +94,13 @@ class EvaluationHistory:
             words: its masked words.
             forward: sends a batch through the model.
         """
-        predictions = self.lines.predict(forward) if "accuracy" in evaluation.metrics else []
+        predictions = self.lines.predict(forward) if self.lines and "accuracy" in evaluation.metrics else []
         self.latest = replace(
             evaluation,
             # The best model is evaluated again at the end, when more epochs are done than it was trained.
             epoch={one.step: one.epoch for one in self.record.evaluations}.get(evaluation.step, evaluation.epoch),
             predictions=[asdict(line) for line in predictions],
-            words=frequent_words(words, self.readable),
+            words=frequent_words(words, self.readable) if self.lines else {},
             text=self.text,
         )
         self._shown = predictions

@@ -140,7 +140,13 @@ def _only_text(tables: Sequence[TableColumns], flag: str) -> Keys:
             in_list = is_document and any(kinds.get(keys[:depth]) == Kind.OBJECTS for depth in range(1, len(keys)))
             if kind in (Kind.TEXT, Kind.TEXTS) and (len(keys) == 1 or in_list) and keys != (REFERENCES,):
                 candidates.setdefault(keys, set()).add(kind)
-    source, kinds, _ = tables[0]
+    source, kinds, is_document = tables[0]
+    numbered = [keys for keys in kinds if len(keys) > 1 and keys[-1].isdecimal()]
+    if is_document and not candidates and len(numbered) > SHOWN:
+        raise InputError(
+            f"{flag}: {source} is one object with a text for each number, as pandas writes it; write rows, with "
+            'to_json(..., orient="records")'
+        )
     if not kinds:
         raise InputError(f"{flag}: {source} has no text in it; give a file with one text in each row")
     if len(candidates) > 1:
