@@ -36,7 +36,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
     - `residual_in_fp32`, `activation_memory_budget`, `chunked_head`: less memory on a GPU, see docs/speed.md.
     - `allow_nan`: train on after a loss that is not finite.
 
-    `dry_run` and `tokens_per_pass` are for the scripts alone.
+    `dry_run`, `tokens_per_pass` and `text_in_results` are for the scripts alone.
 
     Raises:
         InputError: (a `ValueError`) for values that do not go together.
