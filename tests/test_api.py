@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     TrainingArguments,
@@ -389,7 +390,7 @@ def test_predict_gives_the_figures_of_an_evaluation(english_model, tokenizer, da
     [
         ({"learning_rate": "1e-4"}, "--learning_rate: '1e-4' is a str; give a number"),
         ({"max_steps": "5"}, "--max_steps: '5' is a str"),
-        ({"max_steps": 2.5}, "--max_steps: 2.5 is not possible; give 1 or more"),
+        ({"max_steps": 2.5}, "--max_steps: 2.5 is not possible; give a whole number from 1 on"),
         ({"per_device_train_batch_size": 2.5}, "_size: 2.5 is not possible; give a whole number from 1 on$"),
         ({"gradient_accumulation_steps": 1.5}, "_steps: 1.5 is not possible; give a whole number from 1 to 1000000$"),
         ({"output_dir": 3}, "--output_dir: 3 is no name"),
@@ -428,6 +429,19 @@ def test_a_model_that_cannot_be_trained_is_refused(english_model, tokenizer, dat
     for model, does in ((trainer.model.base_model, "has no loss"), (classifier, "sorts texts into classes")):
         with pytest.raises(wordmask.InputError, match=f"^model: a Bert[A-Za-z]* {does}; give a masked language model"):
             wordmask.MlmTrainer(model, trainer.args, dataset, processing_class=tokenizer)
+
+
+def test_a_class_of_ones_own_may_pass_its_parameters_on(english_model, tokenizer, dataset, tmp_path):
+    class Mine(BertForMaskedLM):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=1, save_strategy="no")
+    trainer = wordmask.MlmTrainer(Mine.from_pretrained(english_model), args, dataset, processing_class=tokenizer)
+    assert trainer.train().training_loss > 0
+
+
+def test_sparse_prediction_refuses_what_is_no_model():
     for wrong, kind in ((None, "None"), ("bert", "a str")):
         with (
             pytest.raises(wordmask.InputError, match=f"^sparse_prediction: {kind} is no model of transformers"),

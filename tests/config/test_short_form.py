@@ -103,7 +103,10 @@ def test_a_training_file_that_ends_in_json_is_no_argument_file(here):
         (["bert"], ["--train_file is missing"]),
         (["--learning_rate", "1", "bert", "train.txt"], ["bert is no value of the flag", "MODEL train.txt [dev.txt]"]),
         (["bert", "train.txt", "--seed", "1", "dev.txt"], ["dev.txt is no value of the flag", "before all flags"]),
-        (["bert", "--max_steps", "2", "train.txt"], ["train.txt is no value of the flag before it; write MODEL"]),
+        (
+            ["bert", "--max_steps", "2", "train.txt"],
+            ["train.txt is no value of the flag before it, which takes no more; write MODEL"],
+        ),
         (["bert", "--max_steps=2", "train.txt", "--seed", "1"], ["train.txt is no value of the flag"]),
         (["bert", "--max_seq_length", "16", "train.txt"], ["train.txt is no value of the flag"]),
         (["bert", "--streaming", "train.txt"], ["train.txt is no value of the flag"]),
@@ -347,7 +350,8 @@ def test_a_stray_word_is_found_before_torch_is_imported(here):
     ended = subprocess.run(argv, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "False\n")
     assert ended.stderr == (
-        "error: train.txt is no value of the flag before it; write MODEL train.txt [dev.txt] before all flags\n"
+        "error: train.txt is no value of the flag before it, which takes no more; write MODEL train.txt [dev.txt] "
+        "before all flags\n"
     )
 
 

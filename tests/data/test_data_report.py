@@ -139,7 +139,7 @@ def test_far_too_long_evaluations_are_told(model, write, trained, monkeypatch):
     monkeypatch.setattr(advice, "LONG_EVALUATION", 20)
     flags = ["--validation_file", write("text", ["the cat walks."] * 20), "--line_by_line", "--do_eval"]
     report, _ = trained(model, *flags)
-    assert any("each evaluation is on 20 sequences; give --max_eval_samples" in one for one in report["advice"])
+    assert any("each evaluation is on 20 sequences; --max_eval_samples" in one for one in report["advice"])
     report, _ = trained(model, *flags, "--max_eval_samples", "19")
     assert not any("each evaluation is on" in one for one in report["advice"])
 

@@ -272,6 +272,20 @@ def test_the_name_of_a_column_may_hold_what_separates_others(write, separator):
     assert texts_of(path, text_column_name="Befund\nlang") == ["x", "y"]
 
 
+@pytest.mark.parametrize(
+    "content, texts",
+    [
+        ("id;Age, years;text\n7;45;a, b\n8;46;c\n", ["a, b", "c"]),  # not each row has the comma
+        ('id;"Age, years";text\n7;45,5;a\n', ["a"]),  # a quotation mark within a name
+        ('id,"tags;a;b;c",text\n1,"x;y;z;w",hello\n', ["hello"]),  # both fit: a comma is the likely one
+        ("id,lang|domain|year,text\n1,en|wiki|2020,hello\n", ["hello"]),
+        ('id;text\n1;"two\nlines, and"\n2;b\n', ["two\nlines, and", "b"]),
+    ],
+)
+def test_the_separator_is_what_all_first_rows_agree_on(write, content, texts):
+    assert texts_of(write("a.csv", content)) == texts
+
+
 def test_the_first_line_of_excel_may_name_the_separator(write):
     for line in ("sep=;", '"sep=;"'):
         assert texts_of(write("a.csv", f"{line}\nid;text\n1;RR 142, ok\n")) == ["RR 142, ok"]

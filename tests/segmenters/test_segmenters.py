@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,17 @@ from hypothesis import strategies as st
 
 from conftest import character_tokenizer
 from wordmask.references.positions import make_references
-from wordmask.segmenters import Segmenter, available, load_segmenter, make_segmenter, register, registry, words_of
+from wordmask.segmenters import (
+    Segmenter,
+    available,
+    identity_of,
+    load_segmenter,
+    make_segmenter,
+    register,
+    registry,
+    words_of,
+)
+from wordmask.segmenters.jieba import JiebaSegmenter
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError
 
@@ -337,6 +348,43 @@ class Parts(wordmask.Segmenter):
         identities.append(segmenter.identity)
     assert len({json.dumps(identity) for identity in identities}) == len(identities)
     assert str(tmp_path) not in json.dumps(identities)
+
+
+class OneByOne(JiebaSegmenter):
+    def segment(self, lines):
+        return [list(line) for line in lines]
+
+
+@dataclass(frozen=True)
+class Frozen(Segmenter):
+    size: int = 2
+    words: frozenset = frozenset()
+    other: object = None
+
+    def segment(self, lines):
+        return [[line] for line in lines]
+
+
+def test_a_class_that_is_derived_from_one_of_ours_has_an_identity_of_its_own():
+    """Else its words would be those of ours, from the cache."""
+    ours, derived = (identity_of(make_segmenter(name)) for name in ("jieba", f"{__name__}:OneByOne"))
+    assert derived["name"] == f"{__name__}:OneByOne" and derived["code"] and ours.items() - derived.items()
+    assert derived.items() >= {name: value for name, value in ours.items() if name != "name"}.items()
+
+
+def test_options_that_look_different_in_each_process_are_no_part_of_the_identity():
+    options = {"size": 3, "words": frozenset("bac"), "other": object()}
+    identity = make_segmenter(f"{__name__}:Frozen", **options).identity
+    said = {name: value for name, value in identity.items() if name.startswith("option ")}
+    assert said == {"option size": "3", "option words": "['a', 'b', 'c']"}
+
+
+def test_each_segmenter_says_for_which_scripts_it_was_made():
+    """Those that find words in any text say nothing. Nothing of a library is imported for that."""
+    japanese = ("Han", "Hiragana", "Katakana")
+    expected = dict.fromkeys(("jieba", "ltp", "pkuseg"), ("Han",)) | dict.fromkeys(("mecab", "sudachi"), japanese)
+    expected |= {"pythainlp": ("Thai",)} | dict.fromkeys(("icu", "tokenizer", "whitespace"), ())
+    assert {name: tuple(registry._find_class(name).scripts) for name in available()} == expected
 
 
 @pytest.mark.parametrize(

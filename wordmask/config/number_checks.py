@@ -92,8 +92,8 @@ def check_numbers(args: Any) -> None:
     check_workers("--dataloader_num_workers", args.dataloader_num_workers)
     if args.max_steps != -1 and not FROM_1.allows(args.max_steps):
         raise InputError(
-            f"--max_steps: {args.max_steps} is not possible; give 1 or more, drop it to train for --num_train_epochs, "
-            "or use --do_eval to evaluate only"
+            f"--max_steps: {args.max_steps} is not possible; give a whole number from 1 on, drop it to train for "
+            "--num_train_epochs, or use --do_eval to evaluate only"
         )
 
 

@@ -171,7 +171,9 @@ class Parser(HfArgumentParser):
                 following = flags[place + 1] if place + 1 < len(flags) else ""
                 left = 0 if "=" in word else self._values(flag_name(word).replace("-", "_"), following)
             elif left < 1:
-                raise InputError(f"{word} is no value of the flag before it; write {USAGE} before all flags")
+                raise InputError(
+                    f"{word} is no value of the flag before it, which takes no more; write {USAGE} before all flags"
+                )
             else:
                 left -= 1
 

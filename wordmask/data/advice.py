@@ -31,7 +31,6 @@ def advice_on(
     reports: Mapping[str, SplitReport],
     masks_words: bool,
     rate: float,
-    segmenter: str | None = None,
 ) -> list[str]:
     """A sentence for each thing that looks wrong in the texts of a run.
 
@@ -40,12 +39,11 @@ def advice_on(
         reports: the figures of the splits whose text was counted.
         masks_words: whether words are masked.
         rate: the share of tokens that is masked.
-        segmenter: the segmenter, if one is given.
     """
     found = {split: text.found for split, text in texts.items()}
     advice = [sentence for one in found.values() for sentence in left_out(one.findings, one.reference_flag)]
     if masks_words:
-        unsegmented = (without_words(one.findings, one.flag, segmenter) for one in found.values())
+        unsegmented = (without_words(one.findings, one.flag, one.segmented_by) for one in found.values())
         advice += [*chain.from_iterable(unsegmented)][:1]
     unknown = [_unknown_tokens(report, split, found[split].flag) for split, report in reports.items()]
     written = [_special_tokens(report, found[split].flag) for split, report in reports.items()]
@@ -155,8 +153,8 @@ def _long_evaluation(text: SplitText) -> list[str]:
     if text.lengths is None or len(text.lengths) < LONG_EVALUATION:
         return []
     return [
-        f"{text.found.flag}: each evaluation is on {len(text.lengths):,} sequences; give --max_eval_samples 10000 for "
-        "shorter ones, or --validation_file"
+        f"{text.found.flag}: each evaluation is on {len(text.lengths):,} sequences; --max_eval_samples 10000 makes it "
+        "shorter"
     ]
 
 
@@ -164,11 +162,13 @@ def _masked_more(text: SplitText, split: str, masked: float, rate: float) -> lis
     """Advice if sequences are so short that clearly more of their tokens are masked than the asked share."""
     if text.lengths is None or len(text.lengths) < 2 or masked <= MASKED_MORE * rate * text.lengths.sum():
         return []
-    packing = "--pack_sequences or " if split == "train" else ""
+    ways = ["--pack_sequences"] if split == "train" else []
+    ways += ["--no_line_by_line"] if text.found.flag != "--prepared_dir" else []  # it was prepared for lines
+    remedy = f"; give {' or '.join(ways)} to join short lines" if ways else ""
     return [
         f"{text.found.flag}: the {split} sequences have {number(text.lengths.mean(), 2)} tokens on average, and at "
         f"least one word or token of each is masked, so about {masked / text.lengths.sum():.0%} of the tokens are "
-        f"masked instead of {percent(rate)}; give {packing}--no_line_by_line to join short lines"
+        f"masked instead of {percent(rate)}{remedy}"
     ]
 
 

@@ -26,8 +26,6 @@ from wordmask.utils.terminal import clean, terminal
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from wordmask.config.segmenter_arguments import SegmentationArguments
-
 logger = logging.getLogger(__name__)
 
 FILE = "data_report.json"
@@ -105,6 +103,10 @@ class SplitReport:
             all_tokens=text.tokens,
             also_in_validation=seen,
         )
+
+    def without_text(self) -> SplitReport:
+        """The same figures without words and characters of the text."""
+        return replace(self, split_words=[], unknown_words={}, unknown_characters={})
 
     @property
     def heading(self) -> str:
@@ -204,16 +206,18 @@ class DataReport:
         cls,
         texts: Mapping[str, SplitText],
         tokenizer: PreTrainedTokenizerBase,
-        segmentation: SegmentationArguments | None,
+        masks_words: bool,
         rate: float,
+        shows_text: bool = True,
     ) -> DataReport:
         """The report of the texts of a run.
 
         Args:
             texts: the text of each split.
             tokenizer: the tokenizer.
-            segmentation: the flags of the segmenter; `None` if no words are masked.
+            masks_words: whether words are masked.
             rate: the share of tokens that is masked.
+            shows_text: whether words and characters of the text are shown.
         """
         counts = {split: text.found.findings.counts for split, text in texts.items()}
         validation = counts.get("validation")
@@ -222,8 +226,9 @@ class DataReport:
             for split, text in texts.items()
             if counts[split].examples
         }
-        segmenter = segmentation.segmenter if segmentation else None
-        return cls(reports, advice_on(texts, reports, segmentation is not None, rate, segmenter))
+        if not shows_text:
+            reports = {split: report.without_text() for split, report in reports.items()}
+        return cls(reports, advice_on(texts, reports, masks_words, rate))
 
     def show(self) -> None:
         """Show the figures, if there are any, and the advice."""
@@ -235,11 +240,6 @@ class DataReport:
         """Log the advice."""
         for sentence in self.advice:
             logger.warning(sentence)
-
-    def without_text(self) -> DataReport:
-        """The report without words of the text."""
-        empty: dict[str, Any] = {"split_words": [], "unknown_words": {}}
-        return replace(self, splits={split: replace(report, **empty) for split, report in self.splits.items()})
 
     def with_padding(self, share: float | None) -> DataReport:
         """The report with the share of padding in the batches of training."""

@@ -120,11 +120,13 @@ def total(findings: Iterable[Findings]) -> Findings:
 
 
 class SplitFindings(NamedTuple):
-    """The findings of a split, with the flags that name its text and its references."""
+    """The findings of a split, with the flags that name its text and its references, and where a segmenter's words are
+    from, if it has any."""
 
     findings: Findings = Findings()
     flag: str = ""
     reference_flag: str = ""
+    segmented_by: str = ""
 
 
 class LongLines(NamedTuple):

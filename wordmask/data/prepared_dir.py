@@ -70,6 +70,7 @@ def prepare(
     segmentation: SegmentationArguments,
     work: Work,
     rate: float,
+    shows_text: bool = True,
 ) -> str:
     """Tokenize texts into `--prepared_dir`: the parts of this shard that are not finished. Report on a complete text.
 
@@ -79,6 +80,7 @@ def prepare(
         segmentation: the flags about words.
         work: how the work is divided.
         rate: the share of tokens that will be masked, for advice.
+        shows_text: whether the report shows words of the texts.
 
     Returns:
         A line that says what is there now.
@@ -104,12 +106,15 @@ def prepare(
     parts = record.parts if is_complete else parts
     found = {
         split: SplitFindings(
-            total(_read_parts(directory.path, parts, split, findings_in)), one.flag, one.reference_flag
+            total(_read_parts(directory.path, parts, split, findings_in)),
+            one.flag,
+            one.reference_flag,
+            tokenizers[split].words_from,
         )
         for split, one in texts.items()
     }
     reported = {split: SplitText(found[split], len(one.source)) for split, one in texts.items()}
-    report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation, rate)
+    report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation is not None, rate, shows_text)
     if is_complete:
         with writing():
             write_json(directory.path / FILE, report.to_json())
@@ -243,7 +248,8 @@ class PreparedTexts:
             )
         parts = self.directory, self.record.parts, self.split
         dataset = datasets.concatenate_datasets(_read_parts(*parts, datasets.Dataset.from_file))
-        findings = SplitFindings(total(_read_parts(*parts, findings_in)), self.flag, self.flag)
+        segmented_by = self.words_from if self.record.flags.get("segmenter") else ""
+        findings = SplitFindings(total(_read_parts(*parts, findings_in)), self.flag, self.flag, segmented_by)
         return StoredTokens(dataset, separator is not None, findings)
 
 

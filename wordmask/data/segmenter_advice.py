@@ -54,7 +54,7 @@ def languages_without_words(findings: Findings) -> dict[str, int]:
     return dict(sorted(substantial.items(), key=lambda item: -item[1]))
 
 
-def without_words(findings: Findings, flag: str, given: str | None = None) -> list[str]:
+def without_words(findings: Findings, flag: str, given: str = "") -> list[str]:
     """The sentence about text that is written without spaces and has no words, if this is much of the text.
 
     Args:
@@ -68,15 +68,17 @@ def without_words(findings: Findings, flag: str, given: str | None = None) -> li
     shares = [
         f"{count / findings.characters:.0%} of the characters are {name} ({count:,})" for name, count in found.items()
     ]
-    segmenter = LANGUAGES[next(iter(found))].segmenter if len(found) == 1 else SEVERAL
-    if given:
-        return [f"{flag}: {', '.join(shares)}, and {given} is not made for them; give --segmenter {segmenter}"]
-    masked = dict.fromkeys(LANGUAGES[name].masked for name in found)
+    # With much other text, the segmenter for one language would not be made for the rest.
+    is_one = len(found) == 1 and (not given or sum(found.values()) >= findings.characters / 2)
+    segmenter = LANGUAGES[next(iter(found))].segmenter if is_one else SEVERAL
     remedy = f"give --segmenter {segmenter}"
     if flag == "--prepared_dir":
         remedy = f"prepare the text again with --segmenter {segmenter} or --train_ref_file"
-    elif flag.endswith("_file"):
+    elif flag.endswith("_file") and not given:
         remedy += f", or {flag.removesuffix('_file')}_ref_file with references that run_chinese_ref.py makes"
+    if given:
+        return [f"{flag}: {', '.join(shares)}, and {given} is not made for them; {remedy}"]
+    masked = dict.fromkeys(LANGUAGES[name].masked for name in found)
     return [
         f"{flag}: {', '.join(shares)} and nothing says which of them form words, so {', and '.join(masked)}; {remedy}"
     ]

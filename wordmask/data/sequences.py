@@ -231,9 +231,9 @@ class StreamedSequences(torch.utils.data.IterableDataset):
             [np.zeros(0, np.int64), *(division.lengths(self.special_count) for division in divisions)]
         )
         lines = long_lines(lengths, self.length - self.special_count, self.arguments)
-        found = SplitFindings(total(batch.findings for batch in batches), *self.flags)
-        self.warned.value = found.findings.left_out > 0  # the report says so
         self.segmented_by = tokenizer.words_from
+        found = SplitFindings(total(batch.findings for batch in batches), *self.flags, self.segmented_by)
+        self.warned.value = found.findings.left_out > 0  # the report says so
         return SplitText(found, None, lines, int(lengths.sum()))
 
     def _divide(self, tokens: pa.ListArray) -> Division:

@@ -119,7 +119,7 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
         write = partial(_write, path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
         made_once(path, write, lambda path: _is_whole(path) and not arguments.overwrite_cache)
     texts.segmented_by = tokenizer.words_from
-    findings = SplitFindings(findings_in(path), texts.flag, texts.reference_flag)
+    findings = SplitFindings(findings_in(path), texts.flag, texts.reference_flag, texts.segmented_by)
     return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, findings)
 
 

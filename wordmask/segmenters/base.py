@@ -62,29 +62,39 @@ class Segmenter(ABC):
         """What the words depend on: a name, and versions and a digest of the model if there are any.
 
         Segmenters with equal identities give equal words, except for rounding in a neural model. It has no paths and
-        no device, so it is the same on every machine. Unless a class says otherwise, it is the code of its module, and
-        the options: of a file, the content. Override it if words depend on more, such as a model or another module.
+        no device, so it is the same on every machine. A class of the user's own that does not say otherwise has the
+        code of its module, and its options: of a file, the content. Override it if words depend on more, such as a
+        model or another module.
         """
-        options = {f"option {name}": value for name, value in self.made_with.items()}
-        return {"name": _name_of(self), **options, "code": _code_of(type(self))}
+        return _own_identity(self)
 
 
 def contents(options: Mapping[str, Any]) -> dict[str, str]:
-    """What the options of a segmenter say now: for the name of a file, the digest of its content."""
-    return {
-        name: hashlib.sha256(Path(value).read_bytes()).hexdigest()
-        if isinstance(value, str | os.PathLike) and os.path.isfile(value)
-        else str(value)
-        for name, value in options.items()
-        if name != "tokenizer"
-    }
+    """What the options of a segmenter say now: for the name of a file, the digest of its content.
+
+    Objects are left out, since they look different in each process.
+    """
+    said = {}
+    for name, value in options.items():
+        if isinstance(value, str | os.PathLike) and os.path.isfile(value):
+            said[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        elif isinstance(value, set | frozenset):
+            said[name] = str(sorted(map(str, value)))
+        elif isinstance(value, str | int | float | list | tuple | dict | os.PathLike) and name != "device":
+            said[name] = str(value)
+    return said
+
+
+def _own_identity(segmenter: Segmenter) -> dict[str, str]:
+    options = {f"option {name}": value for name, value in segmenter.made_with.items()}
+    return {"name": _name_of(segmenter), **options, "code": _code_of(type(segmenter))}
 
 
 def _code_of(cls: type) -> str:
     """The digest of the module that a class is in; `unknown` if its code is in no file."""
     try:
         return hashlib.sha256(inspect.getsource(sys.modules[cls.__module__]).encode()).hexdigest()
-    except (OSError, TypeError):
+    except (OSError, TypeError, KeyError):
         return "unknown"
 
 
@@ -129,12 +139,18 @@ def identity_of(segmenter: Segmenter) -> dict[str, str]:
     """
     start = f"--segmenter: the identity of {_name_of(segmenter)} cannot be used"
     with called(type(segmenter).__module__, start, "; let it be a dictionary of strings"):
-        return dict(json.loads(json.dumps(segmenter.identity)))
+        identity = dict(json.loads(json.dumps(segmenter.identity)))
+    is_ours = type(segmenter).__module__.startswith("wordmask.")
+    defined_in = next(cls.__module__ for cls in type(segmenter).__mro__ if "identity" in vars(cls))
+    if is_ours or not defined_in.startswith("wordmask."):
+        return identity
+    return identity | _own_identity(segmenter)  # of a class that is derived from one of ours
 
 
 def _name_of(segmenter: Segmenter) -> str:
     """How the command line names a class."""
-    return f"{type(segmenter).__module__}:{type(segmenter).__qualname__}"
+    module = type(segmenter).__module__.replace("__mp_main__", "__main__")  # as a worker calls it
+    return f"{module}:{type(segmenter).__qualname__}"
 
 
 def _failing(segmenter: Segmenter, lines: Sequence[str]) -> str:

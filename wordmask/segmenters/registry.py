@@ -97,7 +97,7 @@ def make_segmenter(name: str, /, tokenizer: Any = None, **options: Any) -> Segme
     if cls.__module__.startswith("wordmask."):
         made.made_by = partial(make_segmenter, name, **given)
     else:  # one of the user's own, which is pickled as Python does it
-        made.made_with = contents(given)
+        object.__setattr__(made, "made_with", contents(given))  # also of a frozen dataclass
     return made
 
 

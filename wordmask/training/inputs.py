@@ -124,7 +124,8 @@ def make_sequences(
             sequences.validation_digest = hashed(texts["validation"].fingerprint, data.max_eval_samples)
             reported["validation"] = sequences.validation.text
     rate = arguments.masking.rates.final
-    sequences.report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation, rate)
+    masks_words, shows_text = tokenization.segmentation is not None, training.text_in_results
+    sequences.report = DataReport.of(reported, tokenization.tokenizer, masks_words, rate, shows_text)
     for split in ("train", "validation"):
         of_split = getattr(sequences, split)
         if isinstance(of_split, Sequences | StagedSequences) and not len(of_split):

@@ -38,7 +38,10 @@ def prepare_only(arguments: Arguments) -> dict[str, float]:
     needed_texts = {split: text for split, text in texts.items() if needed[split] and isinstance(text, Texts)}
     directory = Path(str(data.prepared_dir))
     with locked(directory / ".wordmask", f"--prepared_dir: {directory}", work.shard):
-        result = prepare(needed_texts, tokenization, arguments.segmentation, work, arguments.masking.rates.final)
+        rate = arguments.masking.rates.final
+        result = prepare(
+            needed_texts, tokenization, arguments.segmentation, work, rate, arguments.training.text_in_results
+        )
     terminal().close()
     print(clean(result))
     return {}

@@ -42,7 +42,7 @@ from wordmask.training.records.output_dir import (
 )
 from wordmask.training.records.run_record import Identity, read_run, resumes_with, write_run
 from wordmask.training.setup import make_collator, make_probe, make_trainer
-from wordmask.training.tasks import evaluate, publish, show_data_report, show_results, train
+from wordmask.training.tasks import evaluate, leave_text_out, publish, show_data_report, show_results, train
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.hub import check_push
 from wordmask.utils.terminal import Fact, terminal
@@ -138,7 +138,7 @@ def _check_start(arguments: Arguments, script: str) -> None:
         check_one_gpu(training.n_gpu, script)
     if training.push_to_hub and training.process_index == 0:
         check_push(training.hub_model_id, training.hub_token)
-        if training.text_in_results:
+        if training.text_in_results and not training.dry_run:
             logger.warning(
                 "--push_to_hub: the report and other results hold lines and words of your text, and are pushed, too; "
                 "--no_text_in_results leaves text out"
@@ -187,6 +187,8 @@ def _begin(
     trainer.accelerator.wait_for_everyone()  # all have read the record of the earlier run
     if trainer.is_world_process_zero():
         remove_older_run(arguments, checkpoint)
+        if not training.text_in_results:
+            leave_text_out(str(training.output_dir))
         if training.do_train and not trainer.is_finished():
             check_room(trainer)
         if writes_card or not training.do_train:

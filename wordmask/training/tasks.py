@@ -6,18 +6,21 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
 from wordmask.config.metric_table import METRICS
 from wordmask.data.data_report import FILE as DATA_REPORT
-from wordmask.data.data_report import DataReport
+from wordmask.data.data_report import DataReport, SplitReport
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.evaluation.before_after import ImprovedWords, Results
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.padding import padding_share
+from wordmask.training.records.evaluation_record import EvaluationRecord, read_evaluations
 from wordmask.training.records.file_names import REPORT
 from wordmask.training.records.progress_record import read_state, saved_step
 from wordmask.training.records.run_record import evaluates_a_training
@@ -41,12 +44,24 @@ OTHERS = {
 }
 
 
+def leave_text_out(directory: str | Path) -> None:
+    """Take lines and words of the text out of what earlier runs have left in a directory."""
+    if evaluations := read_evaluations(directory, sys.maxsize):
+        EvaluationRecord(directory, [one.without_text() for one in evaluations]).write()
+    path = Path(directory, DATA_REPORT)
+    if path.exists():
+        with damage_is_warned(path, "it is written again"):
+            splits = json.loads(path.read_text(encoding="utf-8"))
+            del splits["advice"]  # it may name characters
+            without = {split: asdict(SplitReport(**report).without_text()) for split, report in splits.items()}
+            write_json(path, without | {"advice": []})
+
+
 def show_data_report(report: DataReport, trainer: MlmTrainer) -> None:
     """Show the report, and write it to the output directory. An evaluation leaves the report of a training there."""
     args = trainer.args
     if args.do_train:
         report = report.with_padding(padding_share(trainer))
-    report = report if args.text_in_results else report.without_text()
     report.show()
     if report.splits and trainer.is_world_process_zero() and not evaluates_a_training(args):
         write_json(Path(str(args.output_dir), DATA_REPORT), report.to_json())

@@ -14,7 +14,7 @@ Integers: TypeAlias = NDArray[np.signedinteger[Any]]  # of 32 bits or 64
 
 def index_type(count: int) -> type[np.signedinteger]:
     """The smallest type for the numbers below `count`: there may be a thousand million sequences on a machine."""
-    return np.int32 if count <= 2**31 else np.int64
+    return np.int32 if count < 2**31 else np.int64
 
 
 def starts_of(lengths: Integers) -> IntArray:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -316,21 +317,44 @@ def test_the_title_says_what_the_signs_mean():
     assert PredictionsTitle("").line().startswith("predictions, ")
 
 
-def test_without_text_in_results_no_word_of_the_text_is_shown_or_kept(english_model, tmp_path, capfd):
-    """Not the words of the training text, which are split, and not those of the validation text."""
+NAMES = ("xavieroglu", "yvonneska", "zork", "☃")
+
+
+@pytest.fixture
+def private(english_model, tmp_path, capfd):
+    """Run with texts that hold `NAMES`; which of them the results hold, and what is printed."""
     train, validation = tmp_path / "train.txt", tmp_path / "validation.txt"
-    train.write_text("Xavieroglu walked home.\n" * 12, encoding="utf-8")
-    validation.write_text("Yvonneska walked home.\n" * 12, encoding="utf-8")
+    train.write_text("Xavieroglu walked home with ☃☃☃.\n" * 12, encoding="utf-8")
+    validation.write_text("Yvonneska walked home again with zork.\n" * 12, encoding="utf-8")
     argv = ["--model_name_or_path", english_model, "--train_file", str(train), "--validation_file", str(validation)]
     argv += ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(tmp_path / "cache"), "--use_cpu"]
-    argv += ["--max_steps", "2", "--do_train", "--do_eval"]
-    for more, told in (([], True), (["--no_text_in_results", "--overwrite_output_dir"], False)):
+
+    def run(*more: str) -> set[str]:
         capfd.readouterr()
         run_mlm_wwm.main([*argv, *more])
         printed = capfd.readouterr()
-        results = [path for path in (tmp_path / "out").iterdir() if path.suffix in (".json", ".html", ".md", ".svg")]
-        texts = [path.read_text(encoding="utf-8").lower() for path in results if "tokenizer" not in path.name]
-        texts += [printed.out.lower(), printed.err.lower()]
-        for name in ("xavieroglu", "yvonneska"):
-            assert any(name in text for text in texts) is told, (name, more)
-        assert (tmp_path / "out" / "report.html").exists()
+        texts = [printed.out.lower(), printed.err.lower()]
+        for path in [*tmp_path.glob("out/*"), *tmp_path.glob("prepared/*.json")]:
+            if path.suffix in (".json", ".html", ".md", ".svg") and "tokenizer" not in path.name:
+                texts.append(path.read_text(encoding="utf-8").lower())
+        return {name for name in NAMES if any(name in text for text in texts)}
+
+    return run
+
+
+def test_without_text_in_results_no_word_of_the_text_is_shown_or_kept(private):
+    """Also not what an earlier run has left: if it is resumed, or its model evaluated."""
+    training = ("--max_steps", "2", "--save_steps", "2", "--do_train", "--do_eval")
+    assert private(*training, "--no_text_in_results") == set()
+    assert private(*training, "--overwrite_output_dir") == set(NAMES)
+    assert private("--do_eval") == set(NAMES)
+    assert private("--do_eval", "--no_text_in_results") == set()
+    assert private(*training, "--overwrite_output_dir") == set(NAMES)
+    assert private(*training, "--max_steps", "4", "--no_text_in_results") == set()
+
+
+def test_without_text_in_results_a_preparation_shows_no_word(private, tmp_path):
+    prepare = ("--prepare_only", "--prepared_dir", str(tmp_path / "prepared"))
+    assert private(*prepare, "--no_text_in_results") == set()
+    shutil.rmtree(tmp_path / "prepared")
+    assert "☃" in private(*prepare)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -53,10 +53,14 @@ class EvaluationHistory:
         self.latest: Evaluation | None = None
         self.improved: list[Improved] = []
         self._shown: list[PredictedLine] = []
-        self._check_text()
+        self._take_over(record.evaluations)
 
-    def _check_text(self) -> None:
-        """Say at the start, and not only when evaluations are compared, that the validation text is another one."""
+    def _take_over(self, evaluations: Sequence[Evaluation]) -> None:
+        """Take over earlier evaluations.
+
+        Say at the start, and not only when evaluations are compared, that the validation text is another one.
+        """
+        self.record.evaluations = [one if self.lines else one.without_text() for one in evaluations]
         self._other_text = self.record.before is not None and not self.record.before.is_of(self.text)
         if self._other_text:
             logger.warning(
@@ -73,13 +77,12 @@ class EvaluationHistory:
             expected: whether the run should have evaluated before training.
         """
         directory = Path(checkpoint).parent
-        self.record.evaluations = read_evaluations(directory, step)
+        self._take_over(read_evaluations(directory, step))
         if expected and self.record.before is None:
             logger.warning(
                 "%s holds no evaluation before training, so this run shows the figures after training alone",
                 directory / EVALUATIONS,
             )
-        self._check_text()
 
     def add(
         self,

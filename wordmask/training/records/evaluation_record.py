@@ -37,6 +37,10 @@ class Evaluation:
     probe: str = ""
     text: str = ""
 
+    def without_text(self) -> Evaluation:
+        """The same figures without lines and words of the text."""
+        return replace(self, predictions=[], words={})
+
     def is_of(self, text: str) -> bool:
         """Whether its validation text has this digest, as far as the record says."""
         return self.text in ("", text)

@@ -51,7 +51,8 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"model: {kind_of(model)} is no model; give one, as from_pretrained loads it")
     does = _OTHER_TASKS.get(type(model).__name__)
-    if isinstance(model, PreTrainedModel) and "labels" not in inspect.signature(model.forward).parameters:
+    is_known = type(model).__module__.startswith("transformers.")  # else it may pass labels on
+    if is_known and "labels" not in inspect.signature(model.forward).parameters:
         does = "has no loss"
     if does:
         raise InputError(f"model: {kind_of(model)} {does}; give a masked language model, see AutoModelForMaskedLM")

@@ -130,10 +130,11 @@ class ResumableTrainer(OptimizerResumingTrainer):
                 f"--streaming: {checkpoint} was trained with {old}, and a stream continues only with the same; give "
                 "these again, or --ignore_data_skip to read the stream from its beginning"
             )
-        logger.warning(
-            "--streaming: the text of all steps that are done is read and tokenized again; a run with --prepared_dir "
-            "instead goes on at once"
-        )
+        if self.args.max_steps > self.done.step:
+            logger.warning(
+                "--streaming: the text of all steps that are done is read and tokenized again; a run with "
+                "--prepared_dir instead goes on at once"
+            )
 
     def _change(self, record: ProgressRecord) -> str:
         """What another step size changes, as the end of a sentence."""

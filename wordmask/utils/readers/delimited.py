@@ -15,7 +15,7 @@ from wordmask.utils.readers.open_file import ONLY_RETURNS, OpenFile, lines, line
 
 DELIMITERS = (",", ";", "\t", "|")  # the first rows show which one is used
 DECLARED = re.compile(r'"?sep=(.)"?\s*')  # a line before the header that Excel reads, and may write
-HEAD = 1000  # lines that are searched for the first two rows
+HEAD, ROWS = 1000, 20  # lines that are searched for the first rows, and rows that are compared
 LARGEST_FIELD = 2**31 - 1  # characters; Python's own limit is 131,072
 # Python's reader ends a row at a lone `\r` in a field without quotation marks. So we give it a character in place of
 # `\r` that UTF-8 cannot hold, which no text has. `a\rb\r\n` becomes `a\udc0db\r\n`.
@@ -56,8 +56,8 @@ class DelimitedFile:
             if text := next(filter(looks_like_text, header), None):
                 raise self.file.mistake(
                     f"must name the columns, but {text[:40]!r} looks like a text; if this line is the header, choose "
-                    f"its column with --text_column_name: {names_of((field,) for field in header)}; if not, add a "
-                    "header before it"
+                    f"its column with --text_column_name: {names_of((field[:40],) for field in header)}; if not, add "
+                    "a header before it"
                 )
             if not self.comma and len(header) == 1 and any(mark in header[0] for mark in DELIMITERS):
                 raise self.file.mistake(f"is {header[0][:40]!r}, without a tab in it; rename the file to .csv")
@@ -154,22 +154,30 @@ def _header(rows: Iterator[list[str]]) -> list[str]:
 def _delimiter(head: Sequence[str]) -> str:
     """What separates the fields in the first lines of a file.
 
-    It makes as many fields of the second row as of the header, and the most: `id;Age, years;text` above `7;45;a, b`
-    has two and two fields by commas, three and three by semicolons. If nothing does, it is a comma, or if the header
-    has none, what makes the most fields of it.
+    It gives all rows as many fields as the header. If several do, it is the comma, or else what makes the most fields.
+    `id;Age, years;text` above `7;45;a, b` and `8;46;c` has 2, 2 and 1 fields by commas, 3, 3 and 3 by semicolons. If
+    none does, the header decides in the same way.
     """
-    widths = {delimiter: _widths(head, delimiter) for delimiter in DELIMITERS}
-    header_widths = {delimiter: header for delimiter, (header, _) in widths.items()}
-    fitting = [delimiter for delimiter, (header, row) in widths.items() if header == row > 1]
-    if fitting or header_widths[","] <= 1:
-        return max(fitting or DELIMITERS, key=header_widths.__getitem__)
-    return ","
+    rows = {delimiter: _rows(head, delimiter) for delimiter in DELIMITERS}
+    widths = {delimiter: len(found[0]) if found else 0 for delimiter, found in rows.items()}
+    several = [delimiter for delimiter in DELIMITERS if widths[delimiter] > 1]
+    # A quotation mark within a name: its field ends at another delimiter, `id;"Age, years"`.
+    fitting = [
+        one for one in several if len({*map(len, rows[one])}) == 1 and not any('"' in name for name in rows[one][0])
+    ]
+    candidates = fitting or several or DELIMITERS
+    return "," if "," in candidates else max(candidates, key=widths.__getitem__)
 
 
-def _widths(head: Sequence[str], delimiter: str) -> tuple[int, int]:
-    """The numbers of fields of the first two rows; 0 for a row that there is not, or not by this delimiter."""
-    widths = [0, 0]
-    with contextlib.suppress(csv.Error):  # such as a quotation mark before another delimiter
-        for place, row in enumerate(islice(filter(None, csv.reader(head, delimiter=delimiter, strict=True)), 2)):
-            widths[place] = len(row)
-    return widths[0], widths[1]
+def _rows(head: Sequence[str], delimiter: str) -> list[list[str]]:
+    """The first rows that are not empty by this delimiter; a row without fields where there is a mistake."""
+    rows: list[list[str]] = []
+    try:
+        for row in csv.reader(head, delimiter=delimiter, strict=True):
+            if any(field.strip() for field in row):
+                rows.append(row)
+            if len(rows) == ROWS:
+                break
+    except csv.Error:  # such as text behind a quoted field
+        rows.append([])
+    return rows
