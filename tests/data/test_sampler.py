@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 from itertools import islice
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,13 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForMaskedLM
 
 from conftest import character_tokenizer, save_model
-from wordmask.config.arguments import RunArguments
+from wordmask.config.arguments import DataArguments, RunArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.data.order import EpochOrder, FixedOrder, grouped, shuffled
 from wordmask.data.plan import EVALUATION, Draw, Layout, Progress, Stage
 from wordmask.data.sampler import Batches
-from wordmask.data.sequences import StagedSequences
+from wordmask.data.sequences import Sequences, StagedSequences
+from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -36,6 +40,33 @@ def of_all_processes(rows: int, batch_size: int, accumulation: int, processes: i
     """For each process its batches."""
     layouts = [Layout(batch_size, accumulation, processes, process) for process in range(processes)]
     return [list(epoch_batches(rows, layout, **options)) for layout in layouts]
+
+
+def peak_of_planning(count: int, **more) -> int:
+    """The most bytes that Python's objects take from the division of `count` lines to the first step of an epoch."""
+    sizes = np.random.default_rng(0).integers(5, 70, count)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    tokens = pa.ListArray.from_arrays(offsets, np.zeros(sizes.sum(), np.uint16))
+    stored = StoredTokens(datasets.Dataset(pa.table({"tokens": tokens})))
+    arguments = DataArguments(train_file=["text.txt"], line_by_line=True, **more)
+    tokenization = Tokenization(character_tokenizer(["a"]), arguments)
+    tracemalloc.start()
+    sequences = Sequences(stored, tokenization, 64, arguments.pack_sequences)
+    stage = Stage(len(sequences), EpochOrder("group_by_length", 3, sequences), Layout(32))
+    next(iter(Batches([stage], CONSTANT, epochs=2)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("more", [{}, {"long_lines": "split"}, {"pack_sequences": True}])
+def test_bytes_for_each_line_of_a_training(more):
+    """docs/adapt.md has the figure, of numbers of 32 bits for most that a line needs."""
+    peak_of_planning(100, **more)  # what is imported and compiled for the first time does not count
+    count = 200_000
+    found = peak_of_planning(count, **more) / count
+    print(f"{found:.0f} bytes for each line")
+    assert found < 60
 
 
 # Order
