@@ -148,7 +148,9 @@ def letters_in(texts: Sequence[str]) -> Counter[str]:
 
 @cache
 def _script_of(letter: str) -> str:
-    return unicodedata.name(letter, "OTHER").split()[0]
+    """The first word of its name; `KATAKANA` also for KATAKANA-HIRAGANA PROLONGED SOUND MARK, and in half width."""
+    name = unicodedata.name(letter, "OTHER").removeprefix("HALFWIDTH ").removeprefix("FULLWIDTH ")
+    return name.replace("-", " ").split()[0]
 
 
 def count_words(
