@@ -29,7 +29,7 @@ from wordmask.data.token_store import Tokenization, tokenized
 from wordmask.references.provenance import TextDigest
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers import read_words
+from wordmask.utils.readers import delimited, read_words
 
 COMPRESS = {
     "": lambda content: content,
@@ -284,6 +284,14 @@ def test_the_name_of_a_column_may_hold_what_separates_others(write, separator):
 )
 def test_the_separator_is_what_all_first_rows_agree_on(write, content, texts):
     assert texts_of(write("a.csv", content)) == texts
+
+
+def test_the_separator_is_found_where_the_first_rows_are_very_long(write, monkeypatch):
+    """Only the first lines are searched: a file may have lines of any length."""
+    monkeypatch.setattr(delimited, "HEAD", 25)
+    rows = "".join(f'{number};{number};"one\ntwo, three"\n' for number in range(30))
+    path = write("a.csv", f"id;Age, years;text\n{rows}")
+    assert texts_of(path) == ["one\ntwo, three"] * 30
 
 
 def test_the_first_line_of_excel_may_name_the_separator(write):

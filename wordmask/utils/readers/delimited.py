@@ -6,7 +6,7 @@ import contextlib
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import IO
 
 from wordmask.utils.errors import InputError
@@ -15,7 +15,7 @@ from wordmask.utils.readers.open_file import ONLY_RETURNS, OpenFile, lines, line
 
 DELIMITERS = (",", ";", "\t", "|")  # the first rows show which one is used
 DECLARED = re.compile(r'"?sep=(.)"?\s*')  # a line before the header that Excel reads, and may write
-HEAD, ROWS = 1000, 20  # lines that are searched for the first rows, and rows that are compared
+HEAD, ROWS = 2**20, 20  # characters that are searched for the first rows, and rows that are compared
 LARGEST_FIELD = 2**31 - 1  # characters; Python's own limit is 131,072
 # Python's reader ends a row at a lone `\r` in a field without quotation marks. So we give it a character in place of
 # `\r` that UTF-8 cannot hold, which no text has. `a\rb\r\n` becomes `a\udc0db\r\n`.
@@ -110,7 +110,7 @@ class DelimitedFile:
         lines_before, first = next(numbered, (0, ""))
         if declared := DECLARED.fullmatch(first):
             lines_before, first = next(numbered, (0, ""))
-        head = [first, *islice(source, HEAD)]
+        head = _lines_of(chain([first], source), HEAD)
         delimiter = declared[1] if declared else _delimiter(head)
         reader = csv.reader(chain(head, source), delimiter=delimiter, strict=True)
         self.file.line_of_parser = lambda: lines_before + reader.line_num
@@ -151,6 +151,17 @@ def _header(rows: Iterator[list[str]]) -> list[str]:
     return next((row for row in rows if row not in EMPTY_LINE), [])
 
 
+def _lines_of(lines: Iterator[str], characters: int) -> list[str]:
+    """The next lines, until they have so many characters."""
+    taken, size = list[str](), 0
+    for line in lines:
+        taken.append(line)
+        size += len(line)
+        if size >= characters:
+            break
+    return taken
+
+
 def _delimiter(head: Sequence[str]) -> str:
     """What separates the fields in the first lines of a file.
 
@@ -178,6 +189,7 @@ def _rows(head: Sequence[str], delimiter: str) -> list[list[str]]:
                 rows.append(row)
             if len(rows) == ROWS:
                 break
-    except csv.Error:  # such as text behind a quoted field
-        rows.append([])
+    except csv.Error as error:
+        if str(error) != "unexpected end of data":  # of a row that goes on behind these lines
+            rows.append([])
     return rows
