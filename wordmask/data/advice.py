@@ -27,10 +27,7 @@ WRITTEN = 1e-4  # a share of special tokens in the text from which on something 
 
 
 def advice_on(
-    texts: Mapping[str, SplitText],
-    reports: Mapping[str, SplitReport],
-    masks_words: bool,
-    rate: float,
+    texts: Mapping[str, SplitText], reports: Mapping[str, SplitReport], masks_words: bool, rate: float
 ) -> list[str]:
     """A sentence for each thing that looks wrong in the texts of a run.
 

@@ -186,7 +186,6 @@ class StreamedSequences(torch.utils.data.IterableDataset):
         self.special_count, self.length, self.rates = count_special_tokens(tokenization.tokenizer), length, rates
         self.processes, self.process = processes, process
         self.first_lengths = np.zeros(0, np.int64)  # of the first sequences, for the data report
-        self.segmented_by = ""  # see `Texts`; known after the first texts
 
     def __iter__(self) -> Iterator[Example]:
         empty_epochs = 0
@@ -231,8 +230,7 @@ class StreamedSequences(torch.utils.data.IterableDataset):
             [np.zeros(0, np.int64), *(division.lengths(self.special_count) for division in divisions)]
         )
         lines = long_lines(lengths, self.length - self.special_count, self.arguments)
-        self.segmented_by = tokenizer.words_from
-        found = SplitFindings(total(batch.findings for batch in batches), *self.flags, self.segmented_by)
+        found = SplitFindings(total(batch.findings for batch in batches), *self.flags, tokenizer.words_from)
         self.warned.value = found.findings.left_out > 0  # the report says so
         return SplitText(found, None, lines, int(lengths.sum()))
 

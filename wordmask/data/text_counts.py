@@ -29,7 +29,7 @@ KEPT = 500  # different words of a batch that are kept
 LONGEST = 40  # characters; what is longer is hardly a word, but text without spaces, or an address
 _SUMS = ("examples", "characters", "tokens", "words", "unknown", "unknown_length")
 _COUNTERS = ("split", "split_tokens", "unknown_words", "special", "letters")
-SAMPLE = slice(20), slice(200)  # texts of a batch, and characters of such a text, whose scripts are counted
+SAMPLED, BEGINNING = 20, 200  # texts of a batch, and characters of such a text, whose scripts are counted
 
 
 def spread(first: int, count: int, total: int) -> BoolArray:
@@ -106,7 +106,7 @@ class TextCounts:
 
 
 def counts_of_texts(
-    texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, unknown: int, special_ids: IntArray
+    texts: Sequence[str], ids: NDArray[np.integer], lengths: IntArray, special: BoolArray, unknown: int
 ) -> TextCounts:
     """The counts that need no words.
 
@@ -114,19 +114,18 @@ def counts_of_texts(
         texts: the examples that are counted.
         ids: (tokens,) the tokens of all of them.
         lengths: (examples,) the number of tokens of each.
+        special: (tokens,) which are special tokens.
         unknown: the id of the unknown token, or -1.
-        special_ids: those of the special tokens.
     """
     hashed = map(xxhash.xxh3_64_intdigest, map(str.encode, texts))
     hashes = np.fromiter(hashed, np.uint64, len(texts))[lengths > 0]
     unknown_tokens = int(np.count_nonzero(ids == unknown))
-    special = Counter(map(str, ids[np.isin(ids, special_ids)].tolist()))
     return TextCounts(
         examples=len(texts),
         characters=sum(map(len, texts)),
         tokens=len(ids),
         unknown=unknown_tokens,
-        special=special,
+        special=Counter(map(str, ids[special].tolist())),
         letters=letters_in(texts),
         hashes=hashes,
     )
@@ -138,8 +137,8 @@ def letters_in(texts: Sequence[str]) -> Counter[str]:
     Chinese characters are `CJK`, and `KANJI` in a text that has kana, too, and so is Japanese.
     """
     counts: Counter[str] = Counter()
-    for text in texts[SAMPLE[0]]:
-        found = Counter(map(_script_of, filter(str.isalpha, text[SAMPLE[1]])))
+    for text in texts[:SAMPLED]:
+        found = Counter(map(_script_of, filter(str.isalpha, text[:BEGINNING])))
         if found["HIRAGANA"] or found["KATAKANA"]:
             found["KANJI"] = found.pop("CJK", 0)
         counts.update(found)

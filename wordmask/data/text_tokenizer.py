@@ -128,17 +128,17 @@ class TextTokenizer:
         if self.finds_words:
             tokens = tokenize(self.tokenizer, lines)
             ids, lengths = tokens.ids, tokens.lengths  # (tokens,) and (texts,)
-            special = np.isin(ids, self.special_ids)
-            continues, findings = self._continuations(tokens, special, batch)
         else:
             of_lines = self.tokenizer(lines, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
             lengths = np.fromiter(map(len, of_lines), np.int64, len(of_lines))
             ids = np.fromiter(chain.from_iterable(of_lines), np.int64, lengths.sum())
-            special = continues = np.zeros(len(ids), bool)
+        special, continues = np.isin(ids, self.special_ids), np.zeros(len(ids), bool)
+        if tokens is not None:
+            continues, findings = self._continuations(tokens, special, batch)
         if REPORTED in batch.column_names and (reported := batch[REPORTED].to_numpy()).any():
             counted: Any = slice(None) if reported.all() else np.flatnonzero(np.repeat(reported, lengths))  # tokens
             texts = [*compress(lines, reported)]
-            counts = counts_of_texts(texts, ids[counted], lengths[reported], self.unknown_id, self.special_ids)
+            counts = counts_of_texts(texts, ids[counted], lengths[reported], special[counted], self.unknown_id)
             if tokens is not None:
                 counts = replace(counts, **count_words(tokens, counted, continues, special, self.unknown_id))
             findings = replace(findings, counts=counts)

@@ -10,7 +10,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -69,6 +68,12 @@ class Segmenter(ABC):
         return _own_identity(self)
 
 
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def contents(options: Mapping[str, Any]) -> dict[str, str]:
     """What the options of a segmenter say now: for the name of a file, the digest of its content.
 
@@ -77,7 +82,7 @@ def contents(options: Mapping[str, Any]) -> dict[str, str]:
     said = {}
     for name, value in options.items():
         if isinstance(value, str | os.PathLike) and os.path.isfile(value):
-            said[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+            said[name] = file_digest(value)
         elif isinstance(value, set | frozenset):
             said[name] = str(sorted(map(str, value)))
         elif isinstance(value, str | int | float | list | tuple | dict | os.PathLike) and name != "device":

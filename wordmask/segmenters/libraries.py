@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import re
@@ -52,12 +51,6 @@ def read_user_words(path: str | os.PathLike[str]) -> bytes:
         content = Path(path).read_bytes()
         content.decode("utf-8")
     return content
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from wordmask.segmenters.base import file_digest
 from wordmask.segmenters.libraries import import_package, replace_surrogates, restore
 from wordmask.segmenters.long_lines import split_long
 from wordmask.utils.errors import InputError, reported
@@ -153,6 +154,5 @@ def _digest(directory: Path, names: Sequence[str]) -> str:
     """SHA-256 of the names and contents of those files that exist."""
     digest = hashlib.sha256()
     for path in filter(Path.is_file, map(directory.joinpath, names)):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name} {file_digest(path)}\n".encode())
     return digest.hexdigest()

@@ -6,7 +6,8 @@ import os
 import shlex
 from importlib.metadata import version
 
-from wordmask.segmenters.libraries import LineSegmenter, file_digest, import_package
+from wordmask.segmenters.base import file_digest
+from wordmask.segmenters.libraries import LineSegmenter, import_package
 from wordmask.segmenters.options import FLAG
 from wordmask.utils.errors import InputError, reported
 

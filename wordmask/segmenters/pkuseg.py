@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from wordmask.segmenters.libraries import LineSegmenter, file_digest, import_package, read_user_words
+from wordmask.segmenters.base import file_digest
+from wordmask.segmenters.libraries import LineSegmenter, import_package, read_user_words
 from wordmask.segmenters.options import FLAG
 from wordmask.utils.errors import InputError, reported
 

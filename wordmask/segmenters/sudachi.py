@@ -6,7 +6,8 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-from wordmask.segmenters.libraries import LineSegmenter, file_digest, import_package
+from wordmask.segmenters.base import file_digest
+from wordmask.segmenters.libraries import LineSegmenter, import_package
 from wordmask.segmenters.options import FLAG, check_choice
 from wordmask.utils.errors import InputError, reported
 

@@ -145,7 +145,7 @@ def _train_sequences(
         rates = replace(arguments.masking.rates, seed=training.mask_seed)
         streamed = StreamedSequences(text, tokenization, lengths[0], rates, *processes)
         first = streamed.first_text() if training.should_log else None
-        text.segmented_by = streamed.segmented_by
+        text.segmented_by = first.found.segmented_by if first else ""
         return streamed, first
     stream = tokens_of(text, tokenization)
     weights, corpora = data.train_weights or [], text.corpora if data.train_weights else []
