@@ -86,6 +86,7 @@ def run_plain(case: GpuTraining) -> dict[str, float]:
     trials = [TRIALS[name] for name in case.trials]
     workers = next((trial.workers for trial in trials if trial.workers is not None), 0 if case.on_cpu else WORKERS)
     settings: dict[str, Any] = {name: value for trial in trials for name, value in trial.settings}
+    compiles = all(trial.compiles for trial in trials)
     if not case.full:  # else graphs for the first length are compiled, and then again for all lengths
         os.environ["ACCELERATE_DYNAMO_USE_DYNAMIC"] = "true"
 
@@ -98,13 +99,13 @@ def run_plain(case: GpuTraining) -> dict[str, float]:
             folder,
             per_device_train_batch_size=case.batch,
             optim="adamw_torch_fused",
-            torch_compile=True,
+            torch_compile=compiles,
             train_sampling_strategy="group_by_length",
             dataloader_num_workers=workers,
             remove_unused_columns=False,
             tf32=None if case.on_cpu else True,
             use_cpu=case.on_cpu,
-            torch_compile_backend="eager" if case.on_cpu else None,
+            torch_compile_backend="eager" if case.on_cpu and compiles else None,
             **TRAINING,
         )
         settings.update(attn_implementation="sdpa", dtype=torch.float32)

@@ -31,6 +31,7 @@ class Trial:
         only_gpu: whether a CPU cannot run it.
         side: what is changed.
         workers: of plain's data loader; `None` as without the trial.
+        compiles: whether plain has `torch_compile`.
         settings: of the configuration of plain's model.
     """
 
@@ -43,6 +44,7 @@ class Trial:
     only_gpu: bool = False
     side: str = "ours_gpu"
     workers: int | None = None
+    compiles: bool = True
     settings: tuple[tuple[str, bool], ...] = ()
 
     def lacks(self) -> str | None:
@@ -72,6 +74,7 @@ TRIALS = {
     "passes": Trial(passes=2),
     "residual": Trial(("--no_residual_in_fp32",)),
     "flash4": Trial(change=_flash_attention_4, module="flash_attn.cute", only_gpu=True),
+    "uncompiled": Trial(side="plain", compiles=False),
     "workerless": Trial(side="plain", workers=0),
     "sparse": Trial(side="plain", settings=(("sparse_prediction", True),)),  # only ModernBERT has this setting
 }

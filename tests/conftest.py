@@ -116,6 +116,10 @@ def sequences_in(inputs: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
     """The sequences of a batch as tokens before they were masked, without those that only fill it up."""
     labels = inputs["labels"]
     tokens = torch.where(labels == -100, inputs["input_ids"], labels)
+    if "cu_seq_lens_q" in inputs:  # a flat batch: one sequence after the other
+        lengths = inputs["cu_seq_lens_q"].diff().tolist()
+        parts = zip(tokens[0].split(lengths), labels[0].split(lengths), strict=True)
+        return [tuple(part.tolist()) for part, of_part in parts if of_part.ne(-100).any()]
     each = zip(tokens, labels.ne(-100).any(1), inputs["attention_mask"].bool(), strict=True)
     return [tuple(row[real].tolist()) for row, is_labelled, real in each if is_labelled]
 

@@ -157,7 +157,7 @@ def run(model: str, text: str, directory: Path, *more: str) -> tuple[float, list
     metrics = run_mlm_wwm.main(
         f"--model_name_or_path {model} --train_file {text} --validation_file {text} --output_dir {directory} "
         "--max_steps 4 --logging_steps 1 --learning_rate 1e-2 --use_cpu --do_train --do_eval --save_strategy no "
-        "--per_device_train_batch_size 4".split()
+        "--per_device_train_batch_size 4 --train_sampling_strategy random".split()  # by default, it differs
         + (["--max_seq_length", "60"] if "--length_schedule" not in more else [])
         + list(more)
     )

@@ -102,8 +102,6 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments
     masking, segmentation = build(MaskingArguments, namespace), build(SegmentationArguments, namespace)
     probe = build(ProbeArguments, namespace)
     check_model(model)
-    if data.line_by_line and namespace.train_sampling_strategy is None:
-        namespace.train_sampling_strategy = "group_by_length"
     training = build(RunArguments, namespace)
     if is_short and "output_dir" not in parser.given:
         training.output_dir = given["output_dir"] = _of_first_process(training)

@@ -58,6 +58,9 @@ def make_trainer(
 ) -> MlmTrainer:
     """Make the Trainer, and check that it can do what its arguments ask for."""
     training, data = arguments.training, arguments.data
+    takes_default_order = "train_sampling_strategy" not in arguments.given
+    if takes_default_order and data.line_by_line and not forward.flat:  # a flat batch has no padding to save
+        training.train_sampling_strategy = "group_by_length"
     # On a CPU, where batches are divided, the positions of a micro-batch are found without waiting.
     whole, packed = forward.micro_batch_tokens is None, data.pack_sequences
     eval_collator = make_collator(arguments, vocabulary, training.evaluation_seed, positions=whole, word_ids=True)
@@ -79,6 +82,7 @@ def make_trainer(
             probe=probe,
             kept_optimizer=arguments.model.model_name_or_path if arguments.model.keep_optimizer else None,
         )
+        trainer.keeps_order = takes_default_order
         if training.do_train and trainer.optimizer_cls_and_kwargs is None:
             trainer.get_optimizer_cls_and_kwargs(training, model)  # may lack a package
     except InputError:

@@ -132,6 +132,22 @@ def test_several_changes_leave_several_pieces_in_a_checkpoint(spy, command, tmp_
     assert state(tmp_path)["global_step"] == 7
 
 
+@pytest.mark.parametrize("more", [[], ["--tokens_per_step", "100"]], ids=["sequences", "tokens"])
+def test_a_checkpoint_keeps_its_order_where_another_one_is_the_default(spy, command, tmp_path, more):
+    """Flat batches have lines in random order, and batches with padding group them by length."""
+    varlen, sdpa = ([*more, "--dropout", "0", "--attn_implementation", name] for name in ("varlen", "sdpa"))
+    spy.run(command(4, 1, *varlen), 3)
+    spy.run(command(4, 1, *sdpa))
+    assert spy.epochs(LINES) == [Counter({row: 1 for _, row in spy.rows})]
+    resumed = spy.rows.copy()
+    spy.rows.clear()
+    spy.run(command(4, 1, *sdpa, "--train_sampling_strategy", "random", out="random"))
+    assert spy.rows == resumed
+    spy.rows.clear()
+    spy.run(command(4, 1, *sdpa, out="grouped"))
+    assert spy.rows != resumed
+
+
 def test_numbers_go_on_and_schedules_run_over_the_steps_done_and_those_left(spy, command, tmp_path, caplog):
     """Of 12 steps of 4 in two epochs, 3 are done; 12 examples in 2 steps of 8 and an epoch of 3 are left: 8 in all."""
     more = ["--learning_rate", "1e-3", "--mlm_probability", "0.5:0.1"]

@@ -64,6 +64,7 @@ class ProgressRecord:
         loss: the sum of the losses of all steps.
         optimizer: the classes of the optimizer and of the schedule, whose states are in the checkpoint.
         owes_evaluation: whether the evaluation after its last step is still to be made.
+        order: the `--train_sampling_strategy` that its sequences came by; `None` if it is not known.
     """
 
     progress: Progress
@@ -72,6 +73,7 @@ class ProgressRecord:
     loss: float
     optimizer: str | None = None
     owes_evaluation: bool = False
+    order: str | None = None
 
 
 def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
@@ -90,6 +92,7 @@ def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
         "loss": record.loss,
         "optimizer": record.optimizer,
         "owes_evaluation": record.owes_evaluation,
+        "order": record.order,
     }
     write_json(Path(checkpoint) / PROGRESS, values)
 
@@ -117,6 +120,7 @@ def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None,
         values["loss"],
         values["optimizer"],
         values["owes_evaluation"],
+        values.get("order"),
     )
 
 

@@ -148,7 +148,7 @@ class MlmTrainer(EvaluatingTrainer):
         )
         self.train_sequences, self.eval_sequences, self.collator = train_sequences, eval_sequences, collator
         self.rates = replace(rates, seed=args.mask_seed)
-        self._cuts: TokenCuts | None = None
+        self._cuts: dict[str, TokenCuts] = {}  # by --train_sampling_strategy
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
@@ -224,9 +224,10 @@ class MlmTrainer(EvaluatingTrainer):
             "done": self.done,
         }
         if args.tokens_per_step:
-            if self._cuts is None:
-                self._cuts = TokenCuts(stages[0], sequences.stages[0].lengths, args.tokens_per_step)
-            return TokenBatches(self._cuts, stages[0].layout, self.rates, **length)
+            order = str(args.train_sampling_strategy)
+            if order not in self._cuts:
+                self._cuts = {order: TokenCuts(stages[0], sequences.stages[0].lengths, args.tokens_per_step)}
+            return TokenBatches(self._cuts[order], stages[0].layout, self.rates, **length)
         kind = StagedBatches if len(stages) > 1 else Batches
         return kind(stages, self.rates, fill=self.forward.fixed, drop_last=args.dataloader_drop_last, **length)
 

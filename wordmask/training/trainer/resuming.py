@@ -42,11 +42,14 @@ class ResumableTrainer(OptimizerResumingTrainer):
     Attributes:
         train_sequences: the sequences to train on.
         plan: this process's batches of the whole training, see `make_plan`; `None` for a stream.
+        keeps_order: whether a resume goes on in the order of its checkpoint, whatever `--train_sampling_strategy` is,
+            since no one has asked for that.
         stand_in: what `train` calls instead of training, with the size of a batch, the arguments and the checkpoint.
     """
 
     train_sequences: StagedSequences | StreamedSequences | None
     plan: Plan | None = None
+    keeps_order = False
     stand_in: Callable[[int, Any, str | None], None] | None = None
     _loss_done = 0.0  # the sum of the losses of the steps that are done
     _loss_at_step = 0.0  # the part of it from steps since the last log
@@ -102,6 +105,8 @@ class ResumableTrainer(OptimizerResumingTrainer):
         self.speed.moments = read_speed(Path(checkpoint).parent)
         self.done, self._loss_done, self._optimizer_done = record.progress, record.loss, record.optimizer
         self.owes_evaluation = record.owes_evaluation and self.eval_dataset is not None
+        if self.keeps_order and record.order:
+            self.args.train_sampling_strategy = record.order
         if not isinstance(sequences, StagedSequences):
             self._check_stream(record.settings, checkpoint)
             return ""
@@ -315,9 +320,8 @@ class ResumableTrainer(OptimizerResumingTrainer):
         loss = self._total_loss_scalar + float(self.accelerator.reduce(self._tr_loss.clone(), "mean"))
         progress = self.plan.progress(step) if self.plan else Progress(step)
         if self.args.should_save:
-            owes = self.owes_evaluation
-            record = ProgressRecord(progress, self.step_settings, self._sizes, loss, self._optimizer_kind, owes)
-            write_progress(path, record)
+            more = self._optimizer_kind, self.owes_evaluation, self.args.train_sampling_strategy
+            write_progress(path, ProgressRecord(progress, self.step_settings, self._sizes, loss, *more))
         super()._write_checkpoint(path, model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
