@@ -63,7 +63,8 @@ def test_lines_of_a_reference_file(lines):
 @given(st.lists(st.lists(st.integers(-3, 12) | st.integers(), max_size=5), min_size=3, max_size=3), st.booleans())
 def test_positions_of_references(positions, classic):
     """Each position is used, left out, or refused by its line."""
-    places = LineReferences(positions, str, np.full(3, classic), False, "--train_ref_file", np.full(3, not classic))
+    of_lines = (np.full(3, value) for value in (classic, False, not classic))
+    places = LineReferences(positions, str, *of_lines, "--train_ref_file")
     tokens = tokenize(TOKENIZER, LINES)
     try:
         continues, left_out = continuations(

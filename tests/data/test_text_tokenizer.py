@@ -12,6 +12,12 @@ from transformers import PreTrainedTokenizerFast
 
 import run_mlm_wwm
 from conftest import refusal, save_model
+from wordmask.config.segmenter_arguments import SegmentationArguments
+from wordmask.data.sources import Texts
+from wordmask.data.text_tokenizer import TextTokenizer
+from wordmask.references.provenance import Provenance, TextDigest, write_provenance
+from wordmask.tokenization.backend import tokenizer_digest
+from wordmask.tokenization.words import SCRIPTS
 
 VIETNAMESE = "Chúng_tôi là những nghiên_cứu_viên làm_việc tại trường đại_học ở Hà_Nội ."
 MIXED = "我 用 T恤 研究 làm_việc a\u200bb_c 研究，生命 ，"
@@ -34,12 +40,18 @@ def letters_of(text: str, *added: AddedToken) -> PreTrainedTokenizerFast:
 
 def words_shown(capsys, model: str, text: Path, *flags: str) -> list[str]:
     """The words of the first line, as --preview_masking shows them; without special tokens, pieces and marks."""
+    return lines_shown(capsys, model, text, *flags)[0]
+
+
+def lines_shown(capsys, model: str, text: Path, *flags: str) -> list[list[str]]:
+    """The same for each line that it shows."""
     capsys.readouterr()
     argv = ["--model_name_or_path", model, "--train_file", str(text), "--output_dir", str(text.parent / "out")]
     argv += ["--use_cpu", "--preview_masking", "1", "--mask_replace_prob", "1", "--random_replace_prob", "0"]
     run_mlm_wwm.main([*argv, *flags])
-    shown = capsys.readouterr().out.splitlines()[1].partition("): ")[2]
-    return re.sub(r"[\[\]·]|##", "", shown.removeprefix("[CLS] ").removesuffix(" [SEP]")).split()
+    shown = [line.partition("): ")[2] for line in capsys.readouterr().out.splitlines()]
+    lines = (line.removeprefix("[CLS] ").removesuffix(" [SEP]") for line in shown if line)
+    return [re.sub(r"[\[\]·]|##", "", line).split() for line in lines]
 
 
 def test_whitespace_on_the_spot_serves_any_script(tmp_path, capsys):
@@ -65,6 +77,52 @@ def test_words_that_mix_chinese_with_others_count_only_when_asked_for(tmp_path, 
     text.write_text(MIXED + "\n", encoding="utf-8")
     tokenizer = letters_of(MIXED)
     assert words_shown(capsys, save_model(tmp_path / "model", tokenizer), text, *flags) == words.split()
+
+
+def reference_file(path: Path, positions: list[int], **made: object) -> str:
+    """A reference file of one line, with a provenance if anything is given for it."""
+    path.write_text(f"{positions}\n", encoding="utf-8")
+    if made:
+        write_provenance(path, Provenance(**made))
+    return str(path)
+
+
+def test_each_reference_file_has_the_rule_of_its_own_provenance(tmp_path, capsys):
+    """The classic script joined 究 to the letter before it; a file beside it may hold words of any script."""
+    text, tokenizer = tmp_path / "a.txt", letters_of("研a究中b")
+    model = save_model(tmp_path / "model", tokenizer)
+    text.write_text("研a究中\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("b\n", encoding="utf-8")
+    files = [str(text), str(tmp_path / "b.txt")]
+    digest = TextDigest()
+    digest.add(["b"])
+    classic = reference_file(tmp_path / "a.ref", [2])
+    tokens = {"tokenizer_sha256": tokenizer_digest(tokenizer), "segmenter": {"name": "whitespace"}}
+    made = {"lines": 1, "text_sha256": digest.hexdigest(), **tokens}
+    for any_script in (False, True):
+        other = reference_file(tmp_path / "b.ref", [], any_script=any_script, **made)
+        flags = ["--train_file", *files, "--train_ref_file", classic, other, "--preview_masking", "2"]
+        flags += ["--validation_split_percentage", "0"]
+        assert sorted(lines_shown(capsys, model, text, *flags)) == [["b"], ["研", "a", "究", "中"]]
+
+
+@pytest.mark.parametrize("fact", [{"any_script": True}, {"mixed_words": True}, {"decides": [*SCRIPTS]}, {}])
+def test_tokens_are_made_again_for_references_of_another_provenance(tmp_path, fact):
+    """The same positions give other words, by what the provenance says, and in which of two files it says so."""
+    tokenizer = letters_of("ab")
+    tokenizer_sha256 = tokenizer_digest(tokenizer)
+    plain = reference_file(tmp_path / "plain.ref", [2], tokenizer_sha256=tokenizer_sha256)
+    other = reference_file(
+        tmp_path / "other.ref", [2], **({"tokenizer_sha256": tokenizer_sha256, **fact} if fact else {})
+    )
+
+    def identity(*references: str) -> dict:
+        texts = Texts(None, "--train_file", "--train_ref_file", references)
+        return TextTokenizer(tokenizer, texts, None, SegmentationArguments()).identity()
+
+    assert identity(plain) == identity(plain) and identity(other, plain) != identity(plain, other)
+    if fact:  # a file without provenance is classic, and one alone has always had the identity of any
+        assert identity(plain) != identity(other)
 
 
 def test_special_tokens_part_words_and_tokens_added_as_text_do_not(tmp_path, capsys):

@@ -38,7 +38,8 @@ def round_trip(words: list[list[str]], mixed: bool) -> list[bool]:
     lines = ["".join(line) for line in words]
     positions = line_positions(TOKENIZER, Given(words), lines, mixed)
     tokens = tokenize(TOKENIZER, lines)
-    references = LineReferences(positions, str, np.zeros(len(lines), bool), mixed, "--ref", np.ones(len(lines), bool))
+    of_lines = (np.full(len(lines), value) for value in (False, mixed, True))
+    references = LineReferences(positions, str, *of_lines, "--ref")
     continues, left_out = continuations(tokens, references, 1, np.zeros(len(tokens.ids), bool))
     assert not len(left_out)
     return continues.tolist()

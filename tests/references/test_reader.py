@@ -455,7 +455,8 @@ def continues(tokenizer, lines, references, mixed=False, numbers=None, special=(
     numbers = numbers or range(1, len(lines) + 1)
     classic = np.array(classic or [False] * len(lines))
     tokens, name_line = tokenize(tokenizer, lines), lambda index: f"{numbers[index]} of the text"
-    given = LineReferences(references, name_line, classic, mixed, f"{FLAG} ref.txt", ~classic)
+    any_script = np.full(len(lines), mixed)
+    given = LineReferences(references, name_line, classic, any_script, ~classic, f"{FLAG} ref.txt")
     found, wrong = continuations(tokens, given, 1, np.isin(tokens.ids, ids))
     assert not len(wrong) or classic.any()
     assert found.dtype == bool

@@ -51,14 +51,18 @@ def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
 
 
 def joined(words: list[str], kind: str = "characters", mixed: bool = False, any_script: bool = False) -> list[bool]:
-    """Whether each character of a line continues the word of the one before it. References give the same."""
+    """Whether each character of a line continues the word of the one before it.
+
+    References give the same, but for words of any script, which they have only on some lines.
+    """
     line, tokenizer = "".join(words), tokenizer_of(kind)
     tokens = tokenize(tokenizer, [line])
     character_words = segmented(tokens.characters, [words], mixed, any_script=any_script)
     continues = tokens.with_words(tokens.continuations(character_words), tokens.characters.decided)
     if not any_script:
         positions = line_positions(tokenizer, Given([words]), [line], mixed)
-        references = LineReferences(positions, str, np.zeros(1, bool), mixed, "--ref", np.ones(1, bool))
+        of_lines = (np.full(1, value) for value in (False, mixed, True))
+        references = LineReferences(positions, str, *of_lines, "--ref")
         by_positions, left_out = continuations(tokens, references, 0, np.zeros(len(tokens.ids), bool))
         assert not len(left_out)
         assert tokens.with_words(by_positions, references.decided(tokens.characters)).tolist() == continues.tolist()

@@ -59,12 +59,13 @@ class TextTokenizer:
         segmentation: SegmentationArguments | None,
     ):
         self.tokenizer, self.separator, self.segmentation = tokenizer, separator, segmentation
-        self.mixed = any(one.mixed_words or one.any_script for one in texts.provenance.values())
         self.text_flag, self.reference_flag = texts.flag, texts.reference_flag
         self.reference_files = list(texts.references)
-        self.classic = np.array([path not in texts.provenance for path in self.reference_files], bool)
-        decides = (path in texts.provenance and texts.provenance[path].decides for path in self.reference_files)
-        self.decides = np.array([*map(bool, decides)], bool)
+        # (reference files,) What `LineReferences` needs of the file of each line.
+        of_files = [texts.provenance.get(path) for path in self.reference_files]
+        self.classic = np.array([one is None for one in of_files], bool)
+        self.decides = np.array([one is not None and bool(one.decides) for one in of_files], bool)
+        self.any_script = np.array([one is not None and (one.mixed_words or one.any_script) for one in of_files], bool)
         self.prefix = len(special_affixes(tokenizer)[0])
         self.special_ids = special_ids(tokenizer)
         # An unknown token with another role, such as GPT-2's end of text, never stands for text.
@@ -82,13 +83,13 @@ class TextTokenizer:
 
     def identity(self) -> dict[str, Any]:
         """What the tokens depend on, except for the text; part of the name in the cache, and of records."""
-        without_words = {} if self.finds_words else {"without_words": True}
+        without_words, joins = {} if self.finds_words else {"without_words": True}, self.any_script.sum()
         return without_words | {
             "version": VERSION,
             "tokenizer": tokenizer_digest(self.tokenizer),
             "special_tokens": self.prefix,
             "separator": self.separator,
-            "mixed_references": self.mixed,
+            "mixed_references": bool(joins) if joins in (0, len(self.any_script)) else self.any_script.tolist(),
             "deciding_references": self.decides.tolist() if self.decides.any() else None,
             "classic_references": self.classic.tolist() if self.classic.any() != self.classic.all() else None,
             "segmenter": identity_of(self.segmenter) if self.segmenter else None,
@@ -164,8 +165,8 @@ class TextTokenizer:
             positions = [reference or [] for reference in batch["chinese_ref"].to_pylist()]
             name_line = partial(self._name_line, batch)
             file = batch["file"].to_numpy() if "file" in batch.column_names else np.zeros(len(batch), np.int64)
-            classic, decides = self.classic[file], self.decides[file]
-            references = LineReferences(positions, name_line, classic, self.mixed, self.reference_flag, decides)
+            of_lines = self.classic[file], self.any_script[file], self.decides[file]
+            references = LineReferences(positions, name_line, *of_lines, self.reference_flag)
             joined, left_out = continuations(tokens, references, self.prefix, special)
             continues = tokens.with_words(joined, references.decided(characters))
             example = references.place(int(left_out[0])) if len(left_out) else ""

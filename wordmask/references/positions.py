@@ -146,17 +146,17 @@ class LineReferences:
         classic: (lines,) whether a reference comes from a file without provenance. The classic script matches words
             against tokens. So it may join tokens that have white space, or characters that the tokenizer removes,
             between them. We leave out such positions.
-        mixed: whether words may have characters of any script.
-        flag: the flag that names the references, for an error message.
+        any_script: (lines,) whether words may have characters of any script.
         decides: (lines,) whether a reference decides every border in `SCRIPTS`, see `Provenance`.
+        flag: the flag that names the references, for an error message.
     """
 
     positions: Sequence[Sequence[int]]
     name_line: Callable[[int], str]
     classic: NDArray[np.bool_]
-    mixed: bool
-    flag: str
+    any_script: NDArray[np.bool_]
     decides: NDArray[np.bool_]
+    flag: str
 
     def decided(self, characters: Characters) -> NDArray[np.bool_]:
         """(characters,) Where the references decide, see `Encodings.with_words`."""
@@ -218,14 +218,14 @@ def continuations(
     left_out = spaces[tokens.first[token]] != spaces[tokens.last[token - 1]]
     left_out |= special[token - 1]
     refuse(left_out & exact, "is not joined to the token before it")
-    if not references.mixed:
-        # The same for characters of other scripts, from the last one of the token before to the first one of this.
-        foreign = tokens.characters.foreign & ~references.decided(tokens.characters)
-        foreign_count = np.concatenate([[0], np.cumsum(foreign)])
-        foreign = foreign_count[tokens.first[token] + 1] != foreign_count[tokens.last[token - 1]]
-        says = "joins text that is not Chinese in a file that says neither that it decides this script"
-        refuse(foreign & exact, f"{says} nor that it holds mixed words")
-        left_out |= foreign
+    # The same for characters of other scripts, from the last one of the token before to the first one of this.
+    foreign = tokens.characters.foreign & ~references.decided(tokens.characters)
+    foreign_count = np.concatenate([[0], np.cumsum(foreign)])
+    foreign = foreign_count[tokens.first[token] + 1] != foreign_count[tokens.last[token - 1]]
+    foreign &= ~references.any_script[line]
+    says = "joins text that is not Chinese in a file that says neither that it decides this script"
+    refuse(foreign & exact, f"{says} nor that it holds mixed words")
+    left_out |= foreign
     continues = np.zeros(len(tokens.ids), bool)
     continues[token[~left_out]] = True
     return continues, np.flatnonzero(left_out)

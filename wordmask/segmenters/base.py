@@ -31,8 +31,9 @@ class Segmenter(ABC):
         made_with: the options of one that is not ours, see `contents`.
         made_by: makes one of ours again; `None` for others.
         any_script: whether its words also join text of other scripts than those that are written without spaces:
-            làm_việc, three words by the rule for text. If not, such text follows the rule. In Chinese, Japanese, Thai,
-            Lao, Khmer, Burmese and Tibetan text the words always count, see `wordmask.tokenization.words`.
+            làm_việc, three words by the rule for text. If not, such text follows the rule, as does a word with white
+            space in it, such as `học sinh`. In Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan text the words
+            always count, see `wordmask.tokenization.words`.
         scripts: the names in Unicode of the scripts that it was made for, of those that are written without spaces;
             none: it says nothing about that.
     """
