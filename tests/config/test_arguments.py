@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 
 import pytest
@@ -286,10 +287,10 @@ def test_a_positional_that_is_no_argument_file_is_not_taken_for_one(tmp_path):
         (["--per_gpu_train_batch_size", "4"], "per_device_train_batch_size", 4, "--per_device_train_batch_size"),
         (["--per_gpu_eval_batch_size", "4"], "per_device_eval_batch_size", 4, "--per_device_eval_batch_size"),
         (["--use_auth_token", "secret"], "token", "secret", "--token"),
-        (["--use_auth_token"], "token", None, "--token"),
+        (["--use_auth_token"], "token", None, "not needed after hf auth login"),
         (["--resume", "out/checkpoint-9"], "resume_from_checkpoint", "out/checkpoint-9", "--resume_from_checkpoint"),
         (["--resume"], "resume_from_checkpoint", None, "not needed for the last checkpoint"),
-        (["--use_auth_token", "True"], "token", None, "--token"),
+        (["--use_auth_token", "True"], "token", None, "not needed after hf auth login"),
         (["--adafactor"], "optim", "adafactor", "--optim"),
         (["--evaluate_during_training"], "eval_strategy", "steps", "--eval_strategy"),
         (["--torch_dtype", "bfloat16"], "dtype", "bfloat16", "--dtype"),
@@ -347,6 +348,33 @@ def test_an_old_switch_that_is_off_turns_off_what_the_script_turns_on(argv, name
     defaults = {"masking_strategy": "whole_word", "line_by_line": True, "eval_strategy": "epoch", "use_cpu": True}
     arguments = parse_arguments(["--model_type", "bert", "--train_file", "a.txt", *argv], **defaults)
     assert value in (getattr(arguments.training, name, None), getattr(arguments.masking, name, None))
+
+
+def test_what_an_old_value_became_is_what_the_warning_says(caplog):
+    said = {
+        "--adafactor=false": "--adafactor false has no effect",
+        "--group_by_length=false": "--group_by_length false is now --train_sampling_strategy random",
+        "--group_by_length": "--group_by_length is now --train_sampling_strategy group_by_length, or random for false",
+        "--low_cpu_mem_usage": "--low_cpu_mem_usage is not needed: models always load that way",
+        "--use_auth_token": "--use_auth_token is not needed after hf auth login",
+        "--use_auth_token=secret": "--use_auth_token is now --token, not needed after hf auth login",
+    }
+    for flag, sentence in said.items():
+        caplog.clear()
+        assert old_flag_warnings(caplog, flag) == [sentence]
+
+
+def test_old_flags_whose_values_asked_for_nothing_are_passed_over(tmp_path, caplog):
+    """As a dump of old TrainingArguments has them."""
+    unset = {"past_index": -1, "ray_scope": "last", "half_precision_backend": "auto", "fp16_backend": "auto"}
+    unset |= {"fp16_opt_level": "O1", "fsdp_min_num_params": 0, "sharded_ddp": "", "mp_parameters": ""}
+    switches = ("use_ipex", "jit_mode_eval", "use_legacy_prediction_loop", "include_tokens_per_second")
+    unset |= dict.fromkeys((*switches, "include_inputs_for_metrics", "split_batches"), False)
+    unset |= dict.fromkeys(("dispatch_batches", "xpu_backend", "tpu_num_cores", "torchdynamo"))
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        parse_file(tmp_path / "a.json", unset)
+    assert [record for record in caplog.records if record.name.startswith("wordmask")] == []
 
 
 @pytest.mark.parametrize("argv", [["--save_safetensors", "False"], ["--no_save_safetensors"], ["--mlm=false"]])

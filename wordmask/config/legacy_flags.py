@@ -29,6 +29,8 @@ def _logging_dir(value: str | None) -> list[str]:
 def _warmup(value: str | None) -> list[str]:
     """A ratio of 0 did not change --warmup_steps. A ratio of 1 becomes a little less, since 1 means one step."""
     ratio = float(value or 0)
+    if not 0 <= ratio <= 1:
+        raise InputError(f"--warmup_ratio: {value} is no share of the steps; give 0 to 1, such as 0.1 for a tenth")
     return ["--warmup_steps", str(min(ratio, 0.999999))] if ratio else []
 
 
@@ -88,19 +90,19 @@ OLD_FLAGS: dict[str, OldFlag] = {
     ),
     "n_gpu": Gone("start with torchrun --nproc_per_node instead"),
     "eval_all_checkpoints": Gone("give each checkpoint as --model_name_or_path with --do_eval"),
-    "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
-    "half_precision_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag"),
-    "fp16_opt_level": Gone("it was apex's; use --bf16 or --fp16 without it"),
+    "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag", "auto"),
+    "half_precision_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag", "auto"),
+    "fp16_opt_level": Gone("it was apex's; use --bf16 or --fp16 without it", "o1"),
     "tpu_num_cores": Gone("the launcher sets the number of cores; start with accelerate launch --tpu"),
     "sharded_ddp": Gone("use --fsdp instead"),
-    "fsdp_min_num_params": Gone("give it as min_num_params in --fsdp_config"),
+    "fsdp_min_num_params": Gone("give it as min_num_params in --fsdp_config", "0"),
     "fsdp_transformer_layer_cls_to_wrap": Gone("give it as transformer_layer_cls_to_wrap in --fsdp_config"),
     "use_ipex": Gone("PyTorch itself has what it did; drop the flag"),
     "jit_mode_eval": Gone("use --torch_compile instead"),
     "torchdynamo": Gone("use --torch_compile_backend instead"),
-    "past_index": Gone("masked language models have no past; drop the flag"),
+    "past_index": Gone("masked language models have no past; drop the flag", "-1"),
     "mp_parameters": Gone("it was SageMaker's own; drop the flag"),
-    "ray_scope": Gone("hyperparameter search has no flag here; drop it"),
+    "ray_scope": Gone("hyperparameter search has no flag here; drop it", "last"),
     "use_legacy_prediction_loop": Gone("there is one evaluation loop; drop the flag"),
     "include_inputs_for_metrics": Gone("use --include_for_metrics inputs instead"),
     "include_tokens_per_second": Gone("use --include_num_input_tokens_seen instead"),

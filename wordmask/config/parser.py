@@ -31,9 +31,15 @@ def argument(text: str, **default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Gone:
-    """An old flag without a replacement, and advice on what to do."""
+    """An old flag without a replacement.
+
+    Attributes:
+        advice: what to do instead.
+        default: the value that asked for nothing, so that it is passed over; dumps of old arguments have it.
+    """
 
     advice: str
+    default: str = "false"
 
 
 class Unknown(NamedTuple):
@@ -194,7 +200,15 @@ class Parser(HfArgumentParser):
 
         If an old flag and the new one are both given, the new one counts.
         """
-        result, left, new_flags = list[str](), [*arguments], _names(arguments)
+        result, left, new_flags, refused = list[str](), [*arguments], _names(arguments), list[str]()
+
+        def translated(name: str, value: str | None) -> list[str]:
+            try:
+                return self._translate(name, value, new_flags)
+            except InputError as error:  # all of them are said at once
+                refused.append(str(error))
+                return []
+
         while left:
             argument = left.pop(0)
             name, equals, value = argument[2:].partition("=")
@@ -208,17 +222,21 @@ class Parser(HfArgumentParser):
                 given = value if equals else None
                 if not equals and left and not left[0].startswith("--"):
                     given = left.pop(0)
-                result += self._translate(name, given, new_flags)
+                result += translated(name, given)
             elif switch in self.old_flags:
-                result += self._translate(switch, "false", new_flags)
+                result += translated(switch, "false")
             else:
                 result.append(argument)
+        if refused:
+            raise InputError("; ".join(refused))
         return result
 
     def _translate(self, name: str, value: str | None, new_flags: Collection[str]) -> list[str]:
         """New arguments for an old flag and its value; none if a new flag of the command line says the same."""
         new = self.old_flags[name]
         if isinstance(new, Gone):
+            if value is not None and value.lower() in ("", "false", new.default):
+                return []
             raise InputError(f"--{name} is gone: {new.advice}")
         # More values of a list may follow, as in `--train_data_file a.txt b.txt`.
         renamed = [f"--{new}", *([] if value is None else [value])]
@@ -233,8 +251,16 @@ class Parser(HfArgumentParser):
         if not self.quiet and both:
             logger.warning("--%s has no effect, since --%s is given, too", name, both[0])
         elif not self.quiet:
-            logger.warning("--%s is now %s", name, description)
+            logger.warning("--%s", _change(name, value, description, arguments))
         return [] if both else arguments
+
+
+def _change(name: str, value: str | None, description: str, arguments: Sequence[str]) -> str:
+    """What became of an old flag: `adafactor false has no effect`."""
+    if value is not None and value.lower() == "false":
+        return f"{name} false is now {' '.join(arguments)}" if arguments else f"{name} false has no effect"
+    unneeded = "" if arguments else description[description.find("not needed") :]
+    return f"{name} is {unneeded}" if unneeded.startswith("not needed") else f"{name} is now {description}"
 
 
 class HelpFormatter(argparse.HelpFormatter):
