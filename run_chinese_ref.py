@@ -33,7 +33,7 @@ from wordmask.utils.parts import Work
 from wordmask.utils.progress import tracked_lines
 from wordmask.utils.quantities import counted
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
-from wordmask.utils.readers.paths import find_text_files
+from wordmask.utils.readers.paths import NAMED, find_text_files
 from wordmask.utils.script import reports_input_errors
 from wordmask.utils.terminal import clean, terminal, use
 
@@ -50,9 +50,7 @@ DESCRIPTION = (
 class ReferenceArguments:
     """The text, the tokenizer, and the output."""
 
-    file_name: list[str] = argument(
-        "The text: files, globs or a directory. Formats: txt, csv, tsv, json, jsonl, parquet, also .gz, .xz or .zst."
-    )
+    file_name: list[str] = argument(f"The text: files, globs or a directory. Formats: {NAMED}, also .gz, .xz or .zst.")
     bert: str = argument("The tokenizer that you will train with: a directory or a hub id.")
     save_path: str = argument(
         "The reference file to write. If its name ends in .jsonl, .parquet or /, it has the text, too."

@@ -255,6 +255,12 @@ def test_a_training_that_goes_on_in_the_same_steps_is_one_that_was_not_interrupt
     assert go_on(again, again[0].planned_steps) == whole[at:]
 
 
+def test_a_tenth_of_an_epoch_of_ten_steps_is_one_step_behind_steps_of_another_size():
+    """1.1 - 1 is a little more than 0.1. Of 40 rows, 8 are shown in one step, 32 are left in 8, and 4 come again."""
+    first = of_step_sizes(40, (8, 1, 1), Progress(), epochs=1.1)[0]
+    assert of_step_sizes(40, (4, 1, 1), first.progress(1), epochs=1.1)[0].planned_steps == 1 + 8 + 1
+
+
 def test_the_rate_runs_over_the_steps_done_and_those_left():
     """Of 24 rows 8 are shown in 2 steps of 4; 16 are left, 2 steps of 8: the third of four steps begins half way."""
     first = of_step_sizes(24, (4, 1, 1), Progress(), epochs=1)[0]

@@ -234,14 +234,14 @@ def test_batches_of_a_step_have_about_as_many_tokens():
 
 
 def test_a_step_is_divided_by_the_middle_of_each_sequence():
-    """Lengths 5 5 4 3 3 in four parts: with the beginnings in place of the middles, they would be 0 1 2 2 3."""
-    lengths, order = [5, 5, 4, 3, 3], FixedOrder(np.arange(5))
+    """Five of 4 tokens in four parts: by beginnings, they would be 0 0 1 2 3, and by ends 0 1 2 3 3."""
+    lengths, order = [4] * 5, FixedOrder(np.arange(5))
     parts = []
     for process in range(2):
         layout = Layout(1, 2, 2, process)
         cuts = TokenCuts(Stage(5, order, layout), np.array(lengths), 20)
         parts.append([[draw.index for draw in batch] for batch in TokenBatches(cuts, layout, LINE)])
-    assert parts == [[[0], [2]], [[1], [3, 4]]]
+    assert parts == [[[0], [2, 3]], [[1], [4]]]
 
 
 def test_sequences_that_complete_a_step_of_the_epoch_before_stay_in_front():

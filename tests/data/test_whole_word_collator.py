@@ -371,6 +371,17 @@ def assert_equal(found, expected) -> None:
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_masks_of_the_same_tokens_in_another_order_are_others(bert):
+    """Else the masks of two such examples would be the same places, each time that the generator is in one state."""
+    tokens = [*range(10, 110)]
+    places = []
+    for ids in (tokens, tokens[::-1]):
+        set_seed(0)
+        collator = wordmask.WholeWordMaskCollator(bert, 0.5, strategy="token")
+        places.append(collator([{"input_ids": ids}])["labels"].ne(-100))
+    assert places[0].float().mean() == pytest.approx(0.5, abs=0.05) and not torch.equal(*places)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_masks_follow_set_seed_and_change_with_the_epoch(examples, bert, workers):
     collator = wordmask.WholeWordMaskCollator(bert)

@@ -168,7 +168,8 @@ def test_in_a_loop_of_ones_own_inputs_may_come_in_any_form():
         by_place = model(ids, labels=labels)
         embedded = model(inputs_embeds=model.get_input_embeddings()(ids), labels=labels)
         by_trainer = of_trainer(model, inputs)  # gives labels at these positions alone
-    for found in (by_place, embedded, by_trainer):
+        by_later_trainer = Forward(find_sparse_prediction(model))(model, inputs)
+    for found in (by_place, embedded, by_trainer, by_later_trainer):
         assert found.logits.shape == (1, len(positions), WORDS)
         torch.testing.assert_close(found.loss, expected)
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ from wordmask.references import writer
 from wordmask.references.output import Output, check_output
 from wordmask.references.positions import LineReferences, continuations
 from wordmask.references.provenance import Provenance, check_tokenizer, read_provenance, sidecar
+from wordmask.references.reader import pairs_blank_lines
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.tokenize import tokenize
 from wordmask.utils.errors import InputError
 from wordmask.utils.parts import Work
+from wordmask.utils.readers import TextReader
 
 TEXT = ["研究生命", "", "我喜欢你。", "  \t", "OK研究", "\u3000", "生"]
 REFERENCES = [[2, 4], [3], [4], []]  # 研究/生命  我/喜欢/你/。  o ##k 研究  生
@@ -444,6 +447,15 @@ def test_a_stream_of_another_text_is_refused_before_it_begins(write, tokenizer, 
 def test_each_file_of_a_stream_pairs_its_blank_lines_in_its_own_way(write):
     text, each, few = write("text.txt", TEXT), write("each", ONE_A_LINE), write("few", map(json.dumps, REFERENCES))
     assert [row["chinese_ref"] for row in streamed([text, text], [each, few])] == REFERENCES * 2
+
+
+def test_lines_of_a_classic_file_are_counted_again_when_it_changes(write):
+    """A stream asks in each epoch. The texts have the same size, and the second one has two blank lines."""
+    for lines, pairs_blank in ((["a", "b"], False), (["a", "", ""], True)):
+        text, references = write("text.txt", lines), write("ref.txt", ["[]" for _ in lines])
+        os.utime(text, ns=(0, 0))  # the size stays, and so does this time
+        assert pairs_blank_lines(TextReader([text], TEXT_FLAG), references, FLAG) is pairs_blank
+        time.sleep(0.02)  # longer than the clock of the file system
 
 
 # From references to tokens

@@ -211,6 +211,18 @@ def copy_of(tmp_path: Path):
 # what every segmenter promises
 
 
+def test_every_segmenter_is_held_to_these_promises():
+    """`tokenizer` has tests of its own, since it needs one: tests/segmenters/test_languages.py."""
+    assert {name for _, name, _ in KINDS.values()} | {"tokenizer"} == {*available()}
+
+
+def test_a_library_that_changes_characters_is_a_sentence(monkeypatch):
+    """As it may do on text of another normal form, which has more characters than the one that it gives back."""
+    monkeypatch.setattr(JiebaSegmenter, "cut", lambda self, text: [text.replace("我", "你")])
+    with pytest.raises(InputError, match="^--segmenter: the words .* do not add up to the line '喜欢我'; use another"):
+        load_segmenter("jieba").segment(["喜欢我"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pickled_segmenter_gives_the_same_words(loaded, kind):
     other = pickle.loads(pickle.dumps(loaded[kind]))

@@ -14,6 +14,8 @@ import run_mlm
 import run_mlm_wwm
 from browser import CHROMIUM, Browser, Page
 from conftest import character_tokenizer, refusal, save_model
+from wordmask.masking import Strategy
+from wordmask.training.header import _UNITS
 from wordmask.training.preview import MaskedExample, Piece, write_examples
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,6 +53,10 @@ def test_preview_marks_every_chosen_token(english_model, english_file, tmp_path,
         chosen = int(head.split()[1])
         marks = re.findall(r"\[(?!CLS|SEP)[^\[\]]+\]|\{[^{}]+>[^{}]+\}|<[^<>]+>", text)
         assert len(marks) == chosen
+
+
+def test_the_header_has_words_for_each_strategy():
+    assert _UNITS.keys() == {*Strategy}
 
 
 @pytest.mark.slow

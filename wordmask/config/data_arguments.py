@@ -11,6 +11,7 @@ from wordmask.config.number_checks import check_shares
 from wordmask.config.parser import argument
 from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import counted
+from wordmask.utils.readers.paths import NAMED
 from wordmask.utils.workers import check_workers
 
 
@@ -21,7 +22,7 @@ class DataArguments:
     _argument_group_name = "text"
 
     train_file: list[str] | None = argument(
-        "Files, patterns or a directory: txt, csv, tsv, json, jsonl, parquet, also .gz, .xz, .zst.",
+        f"Files, patterns or a directory: {NAMED}, also .gz, .xz, .zst.",
         default=None,
     )
     validation_file: list[str] | None = argument("Validation text, in the same forms.", default=None)

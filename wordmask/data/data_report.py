@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,8 @@ LISTED, SHOWN = 100, 5  # words and characters in the file, and in the table
 @dataclass(frozen=True)
 class SplitReport:
     """The figures of a split. They are those of the counted examples, but for long lines, which are of all.
+
+    A new figure needs a default, since `read` gets files that earlier versions wrote.
 
     Attributes:
         examples: all examples; `None` for a stream.
@@ -71,6 +73,12 @@ class SplitReport:
     unknown_text_share: float = 0.0
     special_tokens: dict[str, int] = field(default_factory=dict)
     scripts: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> SplitReport:
+        """The figures in a file. What another version counted there is left out."""
+        known = {figure.name for figure in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
 
     @classmethod
     def of(cls, text: SplitText, tokenizer: PreTrainedTokenizerBase, validation: TextCounts | None) -> SplitReport:

@@ -68,7 +68,7 @@ class Batches(Plan):
         """Find where to continue, see `Plan`; and whether steps have never changed their size (`constant`)."""
         size, pieces = self.layout.step_size, done.pieces
         last = pieces[-1] if pieces else Piece(size, 0, 0)
-        same_size = last.carried is None and last.size == size and last.examples == size * last.steps
+        same_size = last.carried is None and last.size == size
         self.first_epoch, self.skipped = done.epoch, last.steps if same_size else 0
         self.shown = pieces[:-1] if same_size else pieces
         if self.skipped >= self._first_steps and done.step:  # that epoch is complete

@@ -256,7 +256,7 @@ class TokenBatches(Plan):
     def _deal_tokens(self, draws: list[Draw]) -> Iterator[list[Draw]]:
         """The batches of this process in a step, all with about as many tokens.
 
-        With two processes and two accumulated batches, lengths 5 5 4 3 3 are dealt as 0 1 2 3 3 by the middle of each
+        With two processes and two accumulated batches, lengths 4 4 4 4 4 are dealt as 0 1 2 2 3 by the middle of each
         sequence: the first process gets the batches 0 and 2.
         """
         layout = self.layout

@@ -105,7 +105,11 @@ class LineSegmenter(Segmenter):
 
     @abstractmethod
     def cut(self, text: str) -> list[str]:
-        """The words of a text, in order. They may leave out white space, and the start of the line, see `restore`."""
+        """The words of a text, in order. They may leave out white space, and the start of the line, see `restore`.
+
+        The library must change no character. If it would, for example since it composes accents, let `readable` give
+        it a copy without these.
+        """
 
     def readable(self, line: str) -> str:
         """A copy of equal length that the library can read."""
@@ -117,7 +121,13 @@ class LineSegmenter(Segmenter):
     def _words(self, line: str) -> list[str]:
         copy = self.readable(line)
         texts = split_long(copy, self.longest) if self.longest else [copy]
-        return restore(line, copy, [word for text in texts for word in self.cut(text)])
+        try:
+            return restore(line, copy, [word for text in texts for word in self.cut(text)])
+        except LostTextError as error:
+            raise InputError(
+                f"--segmenter: {error}; use another segmenter, or let yours leave out white space only, and change no "
+                "character"
+            ) from error
 
     @property
     def identity(self) -> dict[str, str]:

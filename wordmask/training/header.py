@@ -149,7 +149,7 @@ def _steps(trainer: MlmTrainer) -> str:
     left = f", {done:,} of them done" if done else ""
     if plan is None or not isinstance(sequences, StagedSequences):
         return f"{planned:,}{left}, each of {counted(settings.step_size, 'sequence')}"
-    epochs = trainer.args.num_train_epochs if trainer.args.max_steps < 0 else planned / max(plan.steps_in_epoch, 1)
+    epochs = trainer.args.num_train_epochs if trainer.args.max_steps < 0 else plan.epochs_at(planned)
     shown = f"{epochs:,.2f}".rstrip("0").rstrip(".") if epochs >= 0.01 else "less than 0.01"
     in_epochs = f"{planned:,} in {shown} {'epoch' if shown == '1' else 'epochs'}{left}"
     if trainer.args.tokens_per_step:

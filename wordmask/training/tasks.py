@@ -53,7 +53,7 @@ def leave_text_out(directory: str | Path) -> None:
         with damage_is_warned(path, "it is written again"):
             splits = json.loads(path.read_text(encoding="utf-8"))
             del splits["advice"]  # it may name characters
-            without = {split: asdict(SplitReport(**report).without_text()) for split, report in splits.items()}
+            without = {split: asdict(SplitReport.read(report).without_text()) for split, report in splits.items()}
             write_json(path, without | {"advice": []})
 
 

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, TrainingArguments
 
 import run_mlm
 import run_mlm_wwm
 from conftest import refusal, sample_lines, sample_tokenizer, save_model
+from wordmask.config.arguments import CONCERNS
+from wordmask.training.records.run_record import _NAMES, _TEXT, SETTINGS, STEP
 
 RECORD, EVALUATIONS = "wordmask_run.json", "wordmask_evaluations.json"
+
+
+# Flags that change neither sequences nor masks nor learning: where things are, how fast a run is, and what it shows.
+# The identity of a run has what the first five change.
+NO_SETTINGS = {
+    *("max_position_embeddings", "dropout", "text_column_name", "prepared_dir", "validation_split_percentage"),
+    *("use_fast_tokenizer", "cache_dir", "model_revision", "token", "trust_remote_code", "keep_optimizer"),
+    *("sparse_prediction", "pad_to_max_length", "tokens_per_pass", "chunked_head", "activation_memory_budget"),
+    *("validation_file", "validation_ref_file", "max_eval_samples", "probe_file", "probe_validation_file"),
+    *("preprocessing_num_workers", "overwrite_cache", "prepare_only", "part_lines", "num_shards", "shard_index"),
+    *("overwrite_output_dir", "dry_run", "allow_nan", "log_format", "text_in_results"),
+    *("preview_masking", "preview_file"),
+}
+
+
+def test_each_flag_of_ours_is_a_setting_or_has_a_reason_to_be_none():
+    """A resume tells the settings that changed, and the model card shows them."""
+    theirs = {flag.name for flag in fields(TrainingArguments)}
+    ours = {flag.name for concern in CONCERNS for flag in fields(concern) if flag.init} - theirs
+    compared = {*SETTINGS, *STEP, *_TEXT, *chain(*_NAMES.values())}
+    assert ours - compared == NO_SETTINGS and not NO_SETTINGS & compared
 
 
 @pytest.fixture(scope="module")

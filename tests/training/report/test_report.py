@@ -321,6 +321,13 @@ def test_an_interrupted_or_older_run_has_a_report_of_the_files_that_are_there(co
     assert "Speed by step" not in page.tables
 
 
+def test_figures_that_only_another_version_knows_are_left_out(copy):
+    data = read_json(copy / "data_report.json")
+    data["train"]["characters_per_token"] = 4.2
+    (copy / "data_report.json").write_text(json.dumps(data), encoding="utf-8")
+    assert "data" in [found["id"] for found in rebuilt(copy).named("section")]
+
+
 @pytest.mark.parametrize("name", ["data_report.json", "wordmask_evaluations.json", "wordmask_speed.json"])
 def test_a_damaged_file_is_left_out_with_a_sentence(name, copy, caplog, monkeypatch):
     monkeypatch.setattr("wordmask.training.report.html_report.use", lambda mode: None)

@@ -129,6 +129,8 @@ def test_several_changes_leave_several_pieces_in_a_checkpoint(spy, command, tmp_
     record = json.loads((tmp_path / "out" / "checkpoint-6" / "wordmask_progress.json").read_text(encoding="utf-8"))
     seen = [(piece["step_size"], piece["steps"], piece["examples"]) for piece in record["seen"]]
     assert (record["epoch"], seen) == (0, [(4, 2, 8), (3, 3, 9), (5, 1, 5)])
+    saved = json.loads((tmp_path / "out" / "checkpoint-6" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert saved["train_batch_size"] == 5, "--auto_find_batch_size begins with it"
     assert state(tmp_path)["global_step"] == 7
 
 

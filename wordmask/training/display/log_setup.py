@@ -16,12 +16,14 @@ from wordmask.utils.terminal import use
 def set_up_output(training: RunArguments) -> None:
     """Choose the form of what is shown, and show the log messages of this package, but no bars of libraries."""
     level = training.get_process_log_level()
-    logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if training.should_log else logging.ERROR)
+    is_quiet = level >= logging.ERROR  # --log_level error
+    says = training.should_log and not is_quiet
+    logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if says else logging.ERROR)
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
     datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors become ours, of one sentence
     # The type is checked by `AddedArguments`.
     terminal = use(training.log_format, ("wordmask", "transformers", "huggingface_hub"))  # type: ignore[arg-type]
-    terminal.hidden = training.process_index != 0
+    terminal.hidden = training.process_index != 0 or is_quiet
     training.log_format = terminal.mode
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub import ModelCardData
 from markupsafe import Markup
 
 from wordmask.config.metric_table import metrics_in
+from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.records.file_names import CURVE
 from wordmask.training.records.run_record import SETTINGS, STEP
@@ -45,6 +47,7 @@ def write_card(directory: str | Path) -> None:
         pipeline_tag="fill-mask",
         tags=["masked-lm", *strategies],
     )
+    unused = set() if given.get("segmenter") else {flag.name for flag in fields(SegmentationArguments)}
     loss = run.measures.get("loss")
     if loss:
         write_page(directory / CURVE, render("curve.svg.jinja", chart=loss.charts[0]))
@@ -56,7 +59,7 @@ def write_card(directory: str | Path) -> None:
         given=given,
         on_hub=data.base_model is not None,
         shares={script: share for script, share in scripts.items() if share >= RARE},
-        settings={name: given[name] for name in (*SETTINGS, *STEP) if name in given},
+        settings={name: given[name] for name in (*SETTINGS, *STEP) if name in given and name not in unused},
         probe=ProbeResults(run.results, "").rows(),
         curve=CURVE if loss else None,
         code=code,

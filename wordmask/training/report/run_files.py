@@ -48,7 +48,7 @@ class RunFiles:
         self.results = read_json(directory / "all_results.json") or read_json(directory / "eval_results.json")
         data = read_json(directory / DATA_REPORT)
         self.advice: list[str] = data.pop("advice", [])
-        self.data = {split: SplitReport(**report) for split, report in data.items()}
+        self.data = {split: SplitReport.read(report) for split, report in data.items()}
         evaluations, self.moments = read_evaluations(directory, sys.maxsize), read_speed(directory)
         self.evaluations = [one for one in evaluations if one.masks == evaluations[-1].masks]
         self.before = next((one for one in self.evaluations if self.record.get("trains") and not one.step), None)

@@ -13,6 +13,7 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.files import COMPRESSED
 
 FORMATS = {"txt": "txt", "csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "parquet": "parquet"}
+NAMED = ", ".join(FORMATS)  # for help texts
 ENDINGS = ", ".join(f".{ending}" for ending in FORMATS)
 SIDECAR = ".meta.json"  # the end of the name of a file that describes a reference file
 
