@@ -15,6 +15,7 @@ from wordmask.config.arguments import DataArguments
 from wordmask.utils.batches import BATCH, divided, rebatched
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.hub import quiet_hub
+from wordmask.utils.readers.arrow_schema import kinds_of
 from wordmask.utils.readers.columns import (
     REFERENCES,
     Column,
@@ -27,7 +28,6 @@ from wordmask.utils.readers.columns import (
     summarized,
     values_at,
 )
-from wordmask.utils.readers.parquet_file import kinds_of
 from wordmask.utils.readers.paths import is_saved_dataset
 
 AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset

@@ -6,6 +6,7 @@
 | `delimited` | reads CSV and TSV |
 | `json_file` | reads JSON: one object on each line, or one document |
 | `parquet_file` | reads Parquet |
+| `arrow_schema` | says what each column of an Arrow table holds |
 | `tables` | opens the table in a file of any format |
 | `text_reader` | reads texts, lines and words from files of any format |
 | `columns` | chooses the column that is the text, for all formats |

@@ -15,16 +15,11 @@ import pyarrow.parquet as pq
 
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import COMPRESSED
-from wordmask.utils.readers.columns import LISTS_OF, REFERENCES, Column, Keys, Kind, values_at
+from wordmask.utils.readers.arrow_schema import kinds_of
+from wordmask.utils.readers.columns import REFERENCES, Column, Keys, values_at
 from wordmask.utils.readers.open_file import OpenFile
 
 ROWS = 1000  # that are read at once
-KINDS: dict[pa.DataType, str] = {
-    **dict.fromkeys((pa.string(), pa.large_string(), pa.string_view()), Kind.TEXT),
-    **dict.fromkeys((pa.binary(), pa.large_binary(), pa.binary_view()), Kind.BYTES),
-    pa.null(): Kind.NOTHING,
-}
-LIST_TYPES = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
 
 class ParquetFile:
@@ -82,32 +77,3 @@ class ParquetFile:
                 f"{self.file.flag}: {self.file.path} cannot be read as Parquet after row {self.file.number} "
                 f"({one_line(error)[:200]}); write the table again"
             ) from None
-
-
-def kinds_of(schema: pa.Schema) -> dict[Keys, str]:
-    """What each column of a schema holds, with the fields inside columns."""
-    kinds: dict[Keys, str] = {}
-
-    def add(field: pa.Field, above: Keys) -> None:
-        keys, inner = (*above, field.name), field.type
-        kinds[keys] = _kind(inner)
-        while isinstance(inner, LIST_TYPES):
-            inner = inner.value_type
-        if pa.types.is_struct(inner):
-            for child in inner:
-                add(child, keys)
-
-    for field in schema:
-        add(field, ())
-    return kinds
-
-
-def _kind(column_type: pa.DataType) -> str:
-    if isinstance(column_type, pa.DictionaryType):
-        return _kind(column_type.value_type)
-    if isinstance(column_type, LIST_TYPES):
-        return LISTS_OF.get((_kind(column_type.value_type),), str(column_type))
-    if pa.types.is_struct(column_type):
-        return Kind.OBJECT
-    is_number = pa.types.is_integer(column_type) or pa.types.is_floating(column_type)
-    return KINDS.get(column_type, Kind.NUMBERS if is_number else str(column_type))
