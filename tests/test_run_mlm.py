@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
-from conftest import sample_lines, sample_tokenizer, save_model
+from conftest import refusal, sample_lines, sample_tokenizer, save_model
 
 STEPS = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu", "--report_to", "none"]
 
@@ -259,6 +259,13 @@ def test_old_flags_run_with_one_warning_each(english_model, two_splits, tmp_path
     said = [record.getMessage() for record in caplog.records if record.name == "wordmask.config.parser"]
     assert len(said) == len(set(said)) == 7  # overwrite_output_dir is a flag here still
     assert "perplexity" in metrics
+
+
+def test_with_log_level_error_only_mistakes_are_said(english_model, two_splits, tmp_path, capsys):
+    argv = ["--model_name_or_path", english_model, *STEPS, "--output_dir", str(tmp_path), "--log_level", "error"]
+    assert run_mlm_wwm.main([*argv, *two_splits])["perplexity"] > 0
+    assert capsys.readouterr().err in ("", "importing torch and transformers ...\n")
+    assert "missing.txt" in refusal(capsys, run_mlm_wwm.main, *argv, "--train_file", "missing.txt")
 
 
 def test_the_config_for_a_cpu_says_how_to_train_and_goes_with_any_command_line(

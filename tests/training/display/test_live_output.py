@@ -322,11 +322,15 @@ def test_a_change_agrees_with_the_figures_beside_it(old, new, shown):
 
 
 @pytest.mark.parametrize(
-    "steps, shown", [("1", "1 in 0.2 epochs"), ("5", "5 in 1 epoch"), ("7", "7 in 1.4 epochs")], ids=str
+    "steps, size, shown",
+    [(1, 8, "1 in 0.2 epochs"), (5, 8, "5 in 1 epoch"), (7, 8, "7 in 1.4 epochs"), (3, 12, "3 in 0.9 epochs")],
+    ids=str,
 )
-def test_epochs_have_two_decimals_at_most(capsys, flags, steps, shown):
-    lines = lines_of(capsys, run_mlm.main, *flags, "--max_steps", steps, "--line_by_line", "--no_eval_on_start")
-    assert any(line.startswith(f"steps: {shown}, each of 8 sequences") for line in lines)
+def test_epochs_count_examples_and_have_two_decimals_at_most(capsys, flags, steps, size, shown):
+    """Four steps of 12 show 40 lines: three are 0.9 epochs, as in the log."""
+    argv = [*flags, "--max_steps", str(steps), "--line_by_line", "--per_device_train_batch_size", str(size)]
+    lines = lines_of(capsys, run_mlm.main, *argv, "--no_eval_on_start")
+    assert any(line.startswith(f"steps: {shown}, each of {size} sequences") for line in lines)
 
 
 def test_the_model_flops_of_a_token_are_those_counted_by_hand(english_model):
