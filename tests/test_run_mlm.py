@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -262,10 +263,21 @@ def test_old_flags_run_with_one_warning_each(english_model, two_splits, tmp_path
 
 
 def test_with_log_level_error_only_mistakes_are_said(english_model, two_splits, tmp_path, capsys):
-    argv = ["--model_name_or_path", english_model, *STEPS, "--output_dir", str(tmp_path), "--log_level", "error"]
-    assert run_mlm_wwm.main([*argv, *two_splits])["perplexity"] > 0
-    assert capsys.readouterr().err in ("", "importing torch and transformers ...\n")
-    assert "missing.txt" in refusal(capsys, run_mlm_wwm.main, *argv, "--train_file", "missing.txt")
+    argv, quiet = ["--model_name_or_path", english_model, *STEPS, "--overwrite_output_dir"], ["--log_level", "error"]
+    argv += ["--output_dir", str(tmp_path)]
+    verbosity = transformers.utils.logging.get_verbosity()
+    try:
+        assert run_mlm_wwm.main([*argv, *two_splits, *quiet])["perplexity"] > 0
+        assert capsys.readouterr().err in ("", "importing torch and transformers ...\n")
+        logging.getLogger("wordmask.any").error("it broke")
+        assert capsys.readouterr().err == "it broke\n"
+        assert "missing.txt" in refusal(capsys, run_mlm_wwm.main, *argv, *quiet, "--train_file", "missing.txt")
+        run_mlm_wwm.main([*argv, *two_splits, *quiet, "--dry_run"])
+        assert "\nsteps: 2 in " in capsys.readouterr().err, "a plan is all that a dry run gives"
+        run_mlm_wwm.main([*argv, *two_splits])
+        assert "\nsteps: 2 in " in capsys.readouterr().err, "the next run in this process is not quiet"
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
 
 
 def test_the_config_for_a_cpu_says_how_to_train_and_goes_with_any_command_line(

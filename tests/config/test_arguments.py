@@ -353,6 +353,9 @@ def test_an_old_switch_that_is_off_turns_off_what_the_script_turns_on(argv, name
 def test_what_an_old_value_became_is_what_the_warning_says(caplog):
     said = {
         "--adafactor=false": "--adafactor false has no effect",
+        "--adafactor=0": "--adafactor 0 has no effect",
+        "--warmup_ratio=0.0": "--warmup_ratio 0.0 has no effect",
+        "--group_by_length=no": "--group_by_length no is now --train_sampling_strategy random",
         "--group_by_length=false": "--group_by_length false is now --train_sampling_strategy random",
         "--group_by_length": "--group_by_length is now --train_sampling_strategy group_by_length, or random for false",
         "--low_cpu_mem_usage": "--low_cpu_mem_usage is not needed: models always load that way",
@@ -367,7 +370,7 @@ def test_what_an_old_value_became_is_what_the_warning_says(caplog):
 def test_old_flags_whose_values_asked_for_nothing_are_passed_over(tmp_path, caplog):
     """As a dump of old TrainingArguments has them."""
     unset = {"past_index": -1, "ray_scope": "last", "half_precision_backend": "auto", "fp16_backend": "auto"}
-    unset |= {"fp16_opt_level": "O1", "fsdp_min_num_params": 0, "sharded_ddp": "", "mp_parameters": ""}
+    unset |= {"n_gpu": 0, "fp16_opt_level": "O1", "fsdp_min_num_params": 0.0, "sharded_ddp": "", "mp_parameters": ""}
     switches = ("use_ipex", "jit_mode_eval", "use_legacy_prediction_loop", "include_tokens_per_second")
     unset |= dict.fromkeys((*switches, "include_inputs_for_metrics", "split_batches"), False)
     unset |= dict.fromkeys(("dispatch_batches", "xpu_backend", "tpu_num_cores", "torchdynamo"))

@@ -55,7 +55,7 @@ class AddedArguments:
         default=False,
     )
     train_sampling_strategy: str | None = argument(
-        "random, sequential or group_by_length, the default for lines with padding.",
+        "random, sequential or group_by_length; default: the last for lines with padding, else random.",
         default=None,
     )
     tokens_per_step: int | None = argument(

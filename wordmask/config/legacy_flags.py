@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from wordmask.config.parser import Gone, OldFlag, is_true
+from wordmask.config.parser import Gone, OldFlag, Switch, is_true
 from wordmask.utils.errors import InputError
-
-
-def _boolean(then: Sequence[str] = (), otherwise: Sequence[str] = ()) -> Callable[[str | None], list[str]]:
-    """Translate an old switch: the arguments if it was on, and those if it was off."""
-    return lambda value: list(then) if is_true(value) else list(otherwise)
 
 
 def _value_for(flag: str) -> Callable[[str | None], list[str]]:
@@ -58,51 +53,51 @@ OLD_FLAGS: dict[str, OldFlag] = {
     "eval_ref_file": "validation_ref_file",
     "train_data_files": "train_file",
     "block_size": "max_seq_length",
-    "no_cuda": ("--use_cpu", _boolean(["--use_cpu"], ["--use_cpu", "false"])),
+    "no_cuda": ("--use_cpu", Switch(["--use_cpu"], ["--use_cpu", "false"])),
     "group_by_length": (
         "--train_sampling_strategy group_by_length, or random for false",
-        _boolean(["--train_sampling_strategy", "group_by_length"], ["--train_sampling_strategy", "random"]),
+        Switch(["--train_sampling_strategy", "group_by_length"], ["--train_sampling_strategy", "random"]),
     ),
-    "adafactor": ("--optim adafactor", _boolean(["--optim", "adafactor"])),
+    "adafactor": ("--optim adafactor", Switch(["--optim", "adafactor"])),
     "evaluate_during_training": (
         "--eval_strategy steps, or no for false",
-        _boolean(["--eval_strategy", "steps"], ["--eval_strategy", "no"]),
+        Switch(["--eval_strategy", "steps"], ["--eval_strategy", "no"]),
     ),
-    "tpu_metrics_debug": ("--debug tpu_metrics_debug", _boolean(["--debug", "tpu_metrics_debug"])),
+    "tpu_metrics_debug": ("--debug tpu_metrics_debug", Switch(["--debug", "tpu_metrics_debug"])),
     "use_auth_token": ("--token, not needed after hf auth login", _value_for("--token")),
     "logging_dir": ("the environment variable TENSORBOARD_LOGGING_DIR, set for this run", _logging_dir),
     "save_safetensors": (
         "not needed: weights are always saved as safetensors",
         _always("save_safetensors", "weights are always saved as safetensors"),
     ),
-    "use_mps_device": ("not needed: an Apple GPU is used where there is one", _boolean()),
-    "low_cpu_mem_usage": ("not needed: models always load that way", _boolean()),
-    "keep_linebreaks": ("not needed: the end of a line is no text", _boolean()),
+    "use_mps_device": ("not needed: an Apple GPU is used where there is one", Switch()),
+    "low_cpu_mem_usage": ("not needed: models always load that way", Switch()),
+    "keep_linebreaks": ("not needed: the end of a line is no text", Switch()),
     "mlm": ("not needed: these scripts always mask", _always("mlm", "these scripts always mask")),
     "whole_word_mask": (
         "--masking_strategy whole_word, the default of run_mlm_wwm.py",
-        _boolean(["--masking_strategy", "whole_word"], ["--masking_strategy", "token"]),
+        Switch(["--masking_strategy", "whole_word"], ["--masking_strategy", "token"]),
     ),
-    "should_continue": ("not needed: a run continues from its last checkpoint by itself", _boolean()),
+    "should_continue": ("not needed: a run continues from its last checkpoint by itself", Switch()),
     "resume": (
         "--resume_from_checkpoint, not needed for the last checkpoint",
         _value_for("--resume_from_checkpoint"),
     ),
     "n_gpu": Gone("start with torchrun --nproc_per_node instead"),
     "eval_all_checkpoints": Gone("give each checkpoint as --model_name_or_path with --do_eval"),
-    "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag", "auto"),
-    "half_precision_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag", "auto"),
-    "fp16_opt_level": Gone("it was apex's; use --bf16 or --fp16 without it", "o1"),
+    "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag", ["auto"]),
+    "half_precision_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag", ["auto"]),
+    "fp16_opt_level": Gone("it was apex's; use --bf16 or --fp16 without it", ["o1"]),
     "tpu_num_cores": Gone("the launcher sets the number of cores; start with accelerate launch --tpu"),
     "sharded_ddp": Gone("use --fsdp instead"),
-    "fsdp_min_num_params": Gone("give it as min_num_params in --fsdp_config", "0"),
+    "fsdp_min_num_params": Gone("give it as min_num_params in --fsdp_config", ["0", "0.0"]),
     "fsdp_transformer_layer_cls_to_wrap": Gone("give it as transformer_layer_cls_to_wrap in --fsdp_config"),
     "use_ipex": Gone("PyTorch itself has what it did; drop the flag"),
     "jit_mode_eval": Gone("use --torch_compile instead"),
     "torchdynamo": Gone("use --torch_compile_backend instead"),
-    "past_index": Gone("masked language models have no past; drop the flag", "-1"),
+    "past_index": Gone("masked language models have no past; drop the flag", ["-1"]),
     "mp_parameters": Gone("it was SageMaker's own; drop the flag"),
-    "ray_scope": Gone("hyperparameter search has no flag here; drop it", "last"),
+    "ray_scope": Gone("hyperparameter search has no flag here; drop it", ["last"]),
     "use_legacy_prediction_loop": Gone("there is one evaluation loop; drop the flag"),
     "include_inputs_for_metrics": Gone("use --include_for_metrics inputs instead"),
     "include_tokens_per_second": Gone("use --include_num_input_tokens_seen instead"),

@@ -29,17 +29,31 @@ def argument(text: str, **default: Any) -> Any:
     return field(metadata={"help": text}, **default)
 
 
+OFF = ("no", "false", "f", "n", "0")  # the values of a switch that is off
+
+
 @dataclass(frozen=True)
 class Gone:
     """An old flag without a replacement.
 
     Attributes:
         advice: what to do instead.
-        default: the value that asked for nothing, so that it is passed over; dumps of old arguments have it.
+        unset: the values that asked for nothing, so that they are passed over; dumps of old arguments have them.
     """
 
     advice: str
-    default: str = "false"
+    unset: Sequence[str] = OFF
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Translates an old switch: the arguments if it was on, and those if it was off."""
+
+    then: Sequence[str] = ()
+    otherwise: Sequence[str] = ()
+
+    def __call__(self, value: str | None) -> list[str]:
+        return list(self.then if is_true(value) else self.otherwise)
 
 
 class Unknown(NamedTuple):
@@ -61,7 +75,7 @@ def is_true(value: str | None) -> bool:
 
 # The flags of transformers that take several values, for a parser without them.
 TRAINER_LISTS = ("include_for_metrics", "label_names", "debug")
-TRUTH_VALUES = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")  # as `string_to_bool` has them
+TRUTH_VALUES = ("yes", "true", "t", "y", "1", *OFF)  # as `string_to_bool` has them
 
 _NEGATIVE = re.compile(r"-(\.?\d|inf$)")  # how a value begins that is no flag: -1e-4, -16:1, -inf
 
@@ -228,14 +242,14 @@ class Parser(HfArgumentParser):
             else:
                 result.append(argument)
         if refused:
-            raise InputError("; ".join(refused))
+            raise InputError("; and ".join(dict.fromkeys(refused)))
         return result
 
     def _translate(self, name: str, value: str | None, new_flags: Collection[str]) -> list[str]:
         """New arguments for an old flag and its value; none if a new flag of the command line says the same."""
         new = self.old_flags[name]
         if isinstance(new, Gone):
-            if value is not None and value.lower() in ("", "false", new.default):
+            if value is not None and value.lower() in ("", *new.unset):
                 return []
             raise InputError(f"--{name} is gone: {new.advice}")
         # More values of a list may follow, as in `--train_data_file a.txt b.txt`.
@@ -251,14 +265,14 @@ class Parser(HfArgumentParser):
         if not self.quiet and both:
             logger.warning("--%s has no effect, since --%s is given, too", name, both[0])
         elif not self.quiet:
-            logger.warning("--%s", _change(name, value, description, arguments))
+            logger.warning("--%s", _change(name, value, description, arguments, isinstance(translate, Switch)))
         return [] if both else arguments
 
 
-def _change(name: str, value: str | None, description: str, arguments: Sequence[str]) -> str:
+def _change(name: str, value: str | None, description: str, arguments: Sequence[str], is_switch: bool) -> str:
     """What became of an old flag: `adafactor false has no effect`."""
-    if value is not None and value.lower() == "false":
-        return f"{name} false is now {' '.join(arguments)}" if arguments else f"{name} false has no effect"
+    if is_switch and not is_true(value) or value in ("0", "0.0") and not arguments:
+        return f"{name} {value} is now {' '.join(arguments)}" if arguments else f"{name} {value} has no effect"
     unneeded = "" if arguments else description[description.find("not needed") :]
     return f"{name} is {unneeded}" if unneeded.startswith("not needed") else f"{name} is now {description}"
 

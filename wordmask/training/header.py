@@ -18,7 +18,8 @@ from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.quantities import counted, number, percent, short
 from wordmask.utils.terminal import Fact, Terminal
 
-LENGTH = "sequence length"  # in the record of a run, but not in the header
+LENGTH, ORDER = "sequence length", "order"  # in the record of a run, but not in the header
+_ORDERS = {"random": "random", "group_by_length": "similar lengths in a step", "sequential": "as in the text"}
 _UNITS = {
     Strategy.TOKEN: "tokens",
     Strategy.WHOLE_WORD: "whole words",
@@ -31,7 +32,7 @@ def show_header(described: Mapping[str, str], trainer: MlmTrainer, terminal: Ter
     """Show what this run will do, a line for each concern, see `describe_run`."""
     training = trainer.args
     for label, text in described.items():
-        if label != LENGTH:
+        if label not in (LENGTH, ORDER):
             terminal.show(Fact(label, text))
     if training.do_train:
         terminal.show(Fact("steps", _steps(trainer)))
@@ -46,6 +47,7 @@ def describe_run(arguments: Arguments, trainer: MlmTrainer, texts: RunTexts) -> 
         "text": _text(trainer),
         **({"mixture": mixture} if (mixture := _mixture(trainer)) else {}),
         LENGTH: _length(trainer),
+        **({ORDER: _ORDERS[str(trainer.args.train_sampling_strategy)]} if trainer.plan else {}),
         "masking": describe_masking(arguments, texts),
         **probe,
         "device": _device(arguments.training),

@@ -139,7 +139,7 @@ class Terminal:
 
     Attributes:
         console: rich's console, on stderr.
-        hidden: whether nothing is shown.
+        hidden: whether nothing is shown but the errors of the first process.
         chosen: the mode that was asked for; `None` for that of `mode`.
     """
 
@@ -160,9 +160,9 @@ class Terminal:
         """Whether there is a last line that can change: bars and spinners."""
         return self.mode == "rich" and self.console.is_terminal and not self.hidden
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event, is_error: bool = False) -> None:
         """Show an event, above what is live."""
-        if self.hidden:
+        if self.hidden and not (is_error and is_first_process()):
             return
         if self.mode == "rich":
             soft_wrap = getattr(event, "soft_wrap", False)
@@ -220,7 +220,7 @@ class _Handler(logging.Handler):
         package = record.name.partition(".")[0]
         sender = "" if package == "wordmask" else f"{package}: "
         try:
-            terminal().show(Message(sender + record.getMessage()))
+            terminal().show(Message(sender + record.getMessage()), is_error=record.levelno >= logging.ERROR)
         except Exception:
             self.handleError(record)
 

@@ -15,6 +15,7 @@ from transformers.models.bert.modeling_bert import BertModel
 import run_mlm
 import run_mlm_wwm
 from conftest import refusal, sample_lines, sequences_in, training_steps
+from wordmask.training.records.manifest import write_manifest
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 
@@ -148,6 +149,30 @@ def test_a_checkpoint_keeps_its_order_where_another_one_is_the_default(spy, comm
     spy.rows.clear()
     spy.run(command(4, 1, *sdpa, out="grouped"))
     assert spy.rows != resumed
+
+
+def test_an_older_checkpoint_goes_on_in_the_order_that_lines_had_then(spy, command, tmp_path):
+    """It does not tell its order, and neither does the record of its run: lines were grouped, also in flat batches."""
+    flat = ["--dropout", "0", "--attn_implementation", "varlen"]
+    spy.run(command(4, 1, *flat, "--train_sampling_strategy", "group_by_length"), 3)
+    checkpoint, run = tmp_path / "out" / "checkpoint-3", tmp_path / "out" / "wordmask_run.json"
+    record, progress = json.loads(run.read_text()), json.loads((checkpoint / "wordmask_progress.json").read_text())
+    del record["arguments"]["train_sampling_strategy"], progress["order"]
+    run.write_text(json.dumps(record))
+    (checkpoint / "wordmask_progress.json").write_text(json.dumps(progress))
+    (checkpoint / "wordmask_manifest.json").unlink()
+    write_manifest(checkpoint)
+    spy.run(command(4, 1, *flat))
+    assert spy.epochs(LINES) == [Counter({row: 1 for _, row in spy.rows})]
+
+
+def test_an_order_that_goes_on_is_no_other_setting(spy, command, tmp_path, caplog):
+    spy.run(command(4, 1, "--train_sampling_strategy", "random"), 3)
+    spy.run(command(4, 1))
+    assert "train_sampling_strategy" not in caplog.text
+    assert spy.epochs(LINES) == [Counter({row: 1 for _, row in spy.rows})]
+    described = json.loads((tmp_path / "out" / "wordmask_run.json").read_text(encoding="utf-8"))["described"]
+    assert described["order"] == "random" and "train_sampling_strategy" not in described.get("other settings", "")
 
 
 def test_numbers_go_on_and_schedules_run_over_the_steps_done_and_those_left(spy, command, tmp_path, caplog):

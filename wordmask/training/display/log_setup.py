@@ -16,7 +16,7 @@ from wordmask.utils.terminal import use
 def set_up_output(training: RunArguments) -> None:
     """Choose the form of what is shown, and show the log messages of this package, but no bars of libraries."""
     level = training.get_process_log_level()
-    is_quiet = level >= logging.ERROR  # --log_level error
+    is_quiet = training.log_level in ("error", "critical") and not training.dry_run  # whose plan is all that it does
     says = training.should_log and not is_quiet
     logging.getLogger("wordmask").setLevel(min(level, logging.WARNING) if says else logging.ERROR)
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))

@@ -64,7 +64,7 @@ class ProgressRecord:
         loss: the sum of the losses of all steps.
         optimizer: the classes of the optimizer and of the schedule, whose states are in the checkpoint.
         owes_evaluation: whether the evaluation after its last step is still to be made.
-        order: the `--train_sampling_strategy` that its sequences came by; `None` if it is not known.
+        order: the `--train_sampling_strategy` of its sequences; `None` if it is not known.
     """
 
     progress: Progress
@@ -120,7 +120,7 @@ def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None,
         values["loss"],
         values["optimizer"],
         values["owes_evaluation"],
-        values.get("order"),
+        values.get("order") or (run.order if run else None),
     )
 
 

@@ -44,6 +44,7 @@ SETTINGS = (
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
     *("fp16", "bf16", "residual_in_fp32", "logging_steps", "eval_steps", "save_steps"),
 )
+ORDER = "train_sampling_strategy"
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 _TEXT = (
     "dataset_name",
@@ -97,6 +98,12 @@ class RunRecord:
     identity: Mapping[str, Any]
     resumes: Sequence[Mapping[str, Any]] = ()
 
+    @property
+    def order(self) -> str | None:
+        """The order of its sequences, where its checkpoints do not tell it: lines were grouped by length."""
+        given = self.arguments
+        return given.get(ORDER) or ("group_by_length" if given.get("line_by_line") else "random")
+
     def differences(self, identity: Identity, given: Mapping[str, Any]) -> list[str]:
         """Why another run must not share the directory: its base model, tokenizer or architecture differs."""
         differences = []
@@ -136,7 +143,7 @@ class RunRecord:
         changed = [
             f"{'' if name == 'processes' else '--'}{name}: {as_written(value)} -> {as_written(new.get(name))}"
             for name, value in before.items()
-            if value != new.get(name)
+            if value != new.get(name) and (name != ORDER or new.get(ORDER))  # else that of the checkpoint goes on
         ]
         if dropout := [text for name, text in self._configured(identity) if is_dropout(name)]:
             changed.append(f"dropout: {', '.join(dropout)}")
