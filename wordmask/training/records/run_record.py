@@ -31,20 +31,20 @@ _NAMES = {
     "base_model": ("model_name_or_path", "model_type", "config_name", "config_overrides"),
     "tokenizer": ("tokenizer_name", "vocab_size", "add_words"),
 }
+ORDER = "train_sampling_strategy"
 # The flags that change sequences, masks or learning; model, tokenizer and text are compared by digests.
 SETTINGS = (
     *("dtype", "attn_implementation", "max_train_samples", "line_by_line", "long_lines", "max_seq_length"),
     *("length_schedule", "pack_sequences", "streaming"),
     *("segmenter", "segmenter_options", "ltp", "user_dict", "hmm", "mixed_words"),
     *("masking_strategy", "mlm_probability", "mask_replace_prob", "random_replace_prob", "seed", "data_seed"),
-    *("train_weights", "train_sampling_strategy", "tokens_per_step", "dataloader_drop_last"),
+    *("train_weights", ORDER, "tokens_per_step", "dataloader_drop_last"),
     *("max_steps", "num_train_epochs"),
     *("auto_find_batch_size", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     *("optim", "optim_args", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
     *("fp16", "bf16", "residual_in_fp32", "logging_steps", "eval_steps", "save_steps"),
 )
-ORDER = "train_sampling_strategy"
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 _TEXT = (
     "dataset_name",
