@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,10 +24,13 @@ from wordmask.data.sources import Source, Texts
 from wordmask.data.text_counts import COUNTS
 from wordmask.data.text_tokenizer import TextTokenizer
 from wordmask.utils.cache import cache_directory, hashed, made_once
+from wordmask.utils.errors import one_line
 from wordmask.utils.files import write_atomically
 from wordmask.utils.progress import tracked
 from wordmask.utils.workers import parallel_map
 from wordmask.utils.write_errors import output_of_workers
+
+logger = logging.getLogger(__name__)
 
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a stream in Arrow's format
 
@@ -118,8 +122,14 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
     with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
         write = partial(_write, path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
         made_once(path, write, lambda path: _is_whole(path) and not arguments.overwrite_cache)
+        try:
+            found = findings_in(path)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            logger.warning("%s is damaged (%s), so the text is tokenized again", path, one_line(error)[:100])
+            made_once(path, write, lambda path: False)
+            found = findings_in(path)
     texts.segmented_by = tokenizer.words_from
-    findings = SplitFindings(findings_in(path), texts.flag, texts.reference_flag, texts.segmented_by)
+    findings = SplitFindings(found, texts.flag, texts.reference_flag, texts.segmented_by)
     return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, findings)
 
 

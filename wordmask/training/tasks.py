@@ -59,11 +59,12 @@ def leave_text_out(directory: str | Path) -> None:
 
 def show_data_report(report: DataReport, trainer: MlmTrainer) -> None:
     """Show the report, and write it to the output directory. An evaluation leaves the report of a training there."""
-    args = trainer.args
-    if args.do_train:
+    args, is_over = trainer.args, trainer.args.do_train and trainer.is_finished()  # that of the training stays
+    if args.do_train and not is_over:
         report = report.with_padding(padding_share(trainer))
     report.show()
-    if report.splits and trainer.is_world_process_zero() and not evaluates_a_training(args):
+    keeps = is_over or evaluates_a_training(args)
+    if report.splits and trainer.is_world_process_zero() and not keeps:
         write_json(Path(str(args.output_dir), DATA_REPORT), report.to_json())
 
 

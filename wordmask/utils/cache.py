@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -49,10 +50,18 @@ def stamps(files: Sequence[str]) -> list[tuple[str, int, int, int]]:
 
 
 def made_once(path: Path, make: Callable[[], object], is_made: Callable[[Path], bool] = Path.exists) -> None:
-    """Make a file or directory of the cache, unless it is there. Of several runs that start together, one makes it."""
+    """Make a file or directory of the cache, unless it is there. Of several runs that start together, one makes it.
+
+    Only who makes it needs to write there. What killed runs have left of it is removed.
+    """
+    if is_made(path):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with waiting(f"{path}.lock"):
         if not is_made(path):
+            for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*"):
+                if unfinished.is_file():
+                    unfinished.unlink()
             make()
 
 

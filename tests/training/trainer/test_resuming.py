@@ -370,11 +370,11 @@ def test_a_length_schedule_refuses_steps_of_another_size(spy, command, tmp_path,
 @pytest.fixture
 def small_gpu(monkeypatch):
     """A device on which more than so many rows run out of memory, from some step on."""
-    forward, limit = BertModel.forward, {"rows": 4, "calls": 0}
+    forward, limit = BertModel.forward, {"rows": 4, "calls": 0, "says": "CUDA out of memory. Tried to allocate more"}
 
     def limited(self, input_ids=None, *args, **kwargs):
         if self.training and len(input_ids) > limit["rows"] and limit["calls"] == 0:
-            raise RuntimeError("CUDA out of memory. Tried to allocate (simulated)")
+            raise RuntimeError(limit["says"])
         limit["calls"] -= self.training and limit["calls"] > 0
         return forward(self, input_ids, *args, **kwargs)
 
@@ -392,6 +392,29 @@ def test_a_batch_size_that_was_found_is_that_of_the_resumed_run(spy, command, sm
     assert "holds the end" not in caplog.text and "run out of memory" not in caplog.text
     assert state(tmp_path)["global_step"] == 12
     assert [set(epoch.values()) for epoch in spy.epochs(LINES)] == [{1}, {1}]
+
+
+def test_the_search_goes_on_where_a_library_says_otherwise_that_memory_is_short(spy, command, small_gpu, caplog):
+    """As oneDNN does on a CPU, in words that accelerate does not know."""
+    small_gpu["says"] = "could not create a primitive"
+    spy.run(command(5, 1, "--auto_find_batch_size", "--tokens_per_pass", "0"))
+    assert "run out of memory after step 0, trying 4" in caplog.text
+    assert spy.epochs(LINES) == [Counter({row: 1 for _, row in spy.rows})]
+
+
+def test_the_speed_is_that_of_the_last_attempt(spy, command, small_gpu):
+    """Two steps of 5 come before it: neither their tokens count, nor their time."""
+    small_gpu["calls"] = 3  # the first one is the trial of the model
+    result = spy.run(command(5, 2, "--auto_find_batch_size", "--tokens_per_pass", "0"))
+    tokens = sum(len(row) for step, row in spy.rows if step >= 2)
+    assert result["train_tokens_per_second"] * result["train_runtime"] == pytest.approx(tokens, rel=0.01)
+
+
+def test_a_finished_run_that_is_started_again_keeps_its_data_report(spy, command, tmp_path):
+    spy.run(command(4, 1))
+    before = (tmp_path / "out" / "data_report.json").read_bytes()
+    spy.run(command(4, 1))
+    assert (tmp_path / "out" / "data_report.json").read_bytes() == before and b'"padding_share": 0.' in before
 
 
 def test_memory_that_runs_out_after_some_steps_repeats_none_of_them(spy, command, small_gpu, tmp_path, caplog):

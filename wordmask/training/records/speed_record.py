@@ -20,7 +20,8 @@ class TokenCount:
 
     Attributes:
         total: the tokens.
-        waited: the seconds in which batches were made, or in which workers were waited for.
+        earlier: those of earlier attempts of --auto_find_batch_size. The time of these does not count.
+        waited: the seconds in which batches were made, or in which workers were waited for, in the last attempt.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,11 @@ class TokenCount:
     def reset(self) -> None:
         """Begin with a new training."""
         self.total: torch.Tensor | int = 0
-        self.waited = 0.0
+        self.begin_attempt()
+
+    def begin_attempt(self) -> None:
+        """Begin with the next attempt."""
+        self.earlier, self.waited = self.total, 0.0
 
     def add(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Add the tokens of batches. Does not wait for their device."""

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from accelerate.utils.memory import should_reduce_batch_size
 
 from wordmask.data.plan import Plan, Progress, examples_in
 from wordmask.data.sequences import StagedSequences, StreamedSequences
+from wordmask.training.memory_errors import lacks_memory
 from wordmask.training.records.output_dir import check_checkpoint, last_checkpoint
 from wordmask.training.records.progress_record import (
     ProgressRecord,
@@ -42,8 +44,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
     Attributes:
         train_sequences: the sequences to train on.
         plan: this process's batches of the whole training, see `make_plan`; `None` for a stream.
-        keeps_order: whether a resume goes on in the order of its checkpoint, whatever `--train_sampling_strategy` is,
-            since no one has asked for that.
+        keeps_order: whether a resume goes on in the order of its checkpoint, since nobody has asked for another one.
         stand_in: what `train` calls instead of training, with the size of a batch, the arguments and the checkpoint.
     """
 
@@ -221,8 +222,15 @@ class ResumableTrainer(OptimizerResumingTrainer):
             )
             if step > self.done.step:
                 self._continue_in_memory(old_batch_size)
+        self.tokens.begin_attempt()
         checkpoint = None if self._continued_in_memory else resume_from_checkpoint
-        return super()._inner_training_loop(batch_size, args, checkpoint, trial, ignore_keys_for_eval)
+        try:
+            return super()._inner_training_loop(batch_size, args, checkpoint, trial, ignore_keys_for_eval)
+        except Exception as error:
+            searches = self.args.auto_find_batch_size and lacks_memory(error)
+            if searches and not should_reduce_batch_size(error):
+                raise RuntimeError(f"{error}: out of memory.") from error  # the words that accelerate knows
+            raise
 
     def _continue_in_memory(self, batch_size: int) -> None:
         """Take over the steps with larger batches: model, optimizer and schedule are those of the last step."""

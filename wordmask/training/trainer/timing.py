@@ -23,13 +23,13 @@ class TimedTrainer(StoppableTrainer):
         self.tokens, self.speed = TokenCount(), SpeedRecord()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, and record the speed. The last log gets the tokens in a second of this call of `train`."""
+        """Log, and record the speed. The last log gets the tokens in a second of the last attempt."""
         if "eval_runtime" in logs:
             self.speed.evaluated(logs["eval_runtime"])
         if "loss" in logs or "train_loss" in logs:
             tokens = self._record_speed()
             if "train_loss" in logs:
-                add_speed(logs, tokens, self.tokens.waited)
+                add_speed(logs, tokens - of_all(self, self.tokens.earlier), self.tokens.waited)
         super().log(logs, start_time)
 
     def _record_speed(self) -> int:
@@ -38,8 +38,7 @@ class TimedTrainer(StoppableTrainer):
         Returns:
             The tokens of all processes in this call of `train`.
         """
-        tokens = torch.as_tensor(self.tokens.total, device=self.args.device)
-        total = int(self.accelerator.reduce(tokens, "sum"))
+        total = of_all(self, self.tokens.total)
         self.speed.add(self.state.global_step, total)
         return total
 
@@ -56,6 +55,11 @@ class TimedTrainer(StoppableTrainer):
     def _write_speed(self) -> None:
         if self.args.should_save:
             self.speed.write(str(self.args.output_dir))
+
+
+def of_all(trainer: TimedTrainer, tokens: torch.Tensor | int) -> int:
+    """The sum over all processes."""
+    return int(trainer.accelerator.reduce(torch.as_tensor(tokens, device=trainer.args.device), "sum"))
 
 
 def add_speed(metrics: dict[str, float], tokens: int, waited: float) -> None:
