@@ -290,6 +290,22 @@ def test_a_part_without_its_stamp_is_not_finished(english, tmp_path, capsys):
     assert prepare(run_mlm_wwm, english, directory) == whole
 
 
+def test_a_part_that_is_damaged_but_has_its_size_is_made_again(english, tmp_path, caplog):
+    """As a disk leaves blocks of zeros."""
+    directory = tmp_path / "prepared"
+    whole = prepare(run_mlm_wwm, english, directory)
+    part = directory / "train-00003-of-00006.arrow"
+    content = part.read_bytes()
+    middle = len(content) // 2
+    part.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+    assert part.read_bytes() != content
+    caplog.clear()
+    assert prepare(run_mlm_wwm, english, directory) == whole
+    assert f"--prepared_dir: {part} is damaged, so it is made again" in caplog.text
+    caplog.clear()
+    assert prepare(run_mlm_wwm, english, directory) == whole and "damaged" not in caplog.text
+
+
 def test_a_part_that_was_cut_off_is_not_finished(english, tmp_path, capsys):
     directory = tmp_path / "prepared"
     whole = prepare(run_mlm_wwm, english, directory)

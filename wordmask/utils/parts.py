@@ -1,15 +1,17 @@
 """Parts on disk: an output that is made piece by piece, each piece once, by one run or by several.
 
 A directory of parts has a record, which says what all parts are made from. Each part is a file with a stamp next to
-it: `train-00002-of-00006.arrow` and `train-00002-of-00006.json`. The stamp holds the digest of the part's source and
-the part's size. It is written last, so a part without a stamp is not finished. A run makes the parts that are not
-finished and checks the source of those that are. So parts do not depend on the number of workers, on shards, or on
-interruptions.
+it: `train-00002-of-00006.arrow` and `train-00002-of-00006.json`. The stamp holds the digest of the part's source, and
+the part's size and digest. It is written last, so a part without a stamp is not finished. A run makes the parts that
+are not finished or are damaged, and checks the source of the others. So parts do not depend on the number of workers,
+on shards, or on interruptions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from typing import IO, Any, NamedTuple, Protocol
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_atomically, write_json
 from wordmask.utils.workers import check_workers, parallel_map
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,9 +148,19 @@ class PartsDirectory:
             raise InputError(f"{self.flag}: {path} cannot be read ({one_line(error)}); give {self.advice}") from None
 
     def is_finished(self, file: str) -> bool:
-        """Whether a part and its stamp are there, and nobody has cut the part off."""
+        """Whether a part and its stamp are there, and nobody has cut the part off. The part is not read."""
         path, stamp = self.path / file, self._read_stamp(file)
         return path.exists() and bool(stamp) and stamp.get("bytes", path.stat().st_size) == path.stat().st_size
+
+    def _is_intact(self, file: str) -> bool:
+        """Whether a part is finished, and holds what was written. Stamps of earlier versions do not tell."""
+        if not self.is_finished(file):
+            return False
+        written = self._read_stamp(file).get("content_sha256")
+        is_intact = written is None or written == _content_digest(self.path / file)
+        if not is_intact:
+            logger.warning("%s: %s is damaged, so it is made again", self.flag, self.path / file)
+        return is_intact
 
     def make(
         self,
@@ -171,7 +185,7 @@ class PartsDirectory:
         def unfinished() -> Iterator[tuple[str, Any]]:
             """The batches of each part that is not finished, with its file; `None` ends a part."""
             for file, label, batches, digest in sources:
-                finished = self.is_finished(file)
+                finished = self._is_intact(file)
                 for batch in batches:
                     if not finished:
                         yield file, batch
@@ -190,8 +204,11 @@ class PartsDirectory:
                 self._stamp(file).unlink(missing_ok=True)
                 with write_atomically(self.path / file, binary=True) as output:
                     write(output, takewhile(lambda result: result is not None, map(itemgetter(1), results)))
-                size = (self.path / file).stat().st_size
-                write_json(self._stamp(file), {"sha256": stamps[file], "bytes": size})
+                content = {
+                    "bytes": (self.path / file).stat().st_size,
+                    "content_sha256": _content_digest(self.path / file),
+                }
+                write_json(self._stamp(file), {"sha256": stamps[file], **content})
 
     def _read_stamp(self, file: str) -> dict[str, Any]:
         """The stamp of a part; empty if there is none that can be read."""
@@ -202,6 +219,11 @@ class PartsDirectory:
 
     def _stamp(self, file: str) -> Path:
         return (self.path / file).with_suffix(".json")
+
+
+def _content_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_part(function: Callable[[Any], Any], item: tuple[str, Any]) -> tuple[str, Any]:
