@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -31,6 +32,14 @@ def test_what_killed_runs_have_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("half")
     cache.made_once(made, lambda: made.write_text("whole"))
     assert {path.name for path in tmp_path.iterdir()} == {made.name, *others}
+
+
+def test_without_a_lock_nothing_of_another_run_is_removed(tmp_path, monkeypatch):
+    """It may be making the same file."""
+    monkeypatch.setattr(cache, "waiting", lambda path: contextlib.nullcontext(False))
+    (tmp_path / ".made.3842b57d").write_text("half")
+    cache.made_once(tmp_path / "made", lambda: None)
+    assert (tmp_path / ".made.3842b57d").exists()
 
 
 @pytest.mark.parametrize("place", [0, 900], ids=["schema", "batch"])

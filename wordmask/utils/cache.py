@@ -57,12 +57,13 @@ def made_once(path: Path, make: Callable[[], object], is_made: Callable[[Path], 
     if is_made(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with waiting(f"{path}.lock"):
-        if not is_made(path):
-            for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*"):
-                if unfinished.is_file():
-                    unfinished.unlink()
-            make()
+    with waiting(f"{path}.lock") as others_wait:
+        if is_made(path):
+            return
+        for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*") if others_wait else ():
+            if unfinished.is_file():
+                unfinished.unlink()
+        make()
 
 
 def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], Any], again: bool = False) -> Any:

@@ -51,11 +51,11 @@ def locked(stem: Path, what: str, shard: int | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def waiting(path: str | Path) -> Iterator[None]:
-    """Let one of several runs do something, while the others wait. The lock's file stays."""
+def waiting(path: str | Path) -> Iterator[bool]:
+    """Let one of several runs do something, while the others wait; tell whether they do. The lock's file stays."""
     lock = _acquired(Path(path), -1)
     try:
-        yield
+        yield lock is not None
     finally:
         if lock is not None:
             lock.release()
