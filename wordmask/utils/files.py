@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import logging
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
+import xxhash
 
 from wordmask.utils.errors import one_line
 
@@ -36,6 +38,12 @@ def decompressed(packed: IO[bytes], path: str | Path) -> IO[bytes]:
     if suffix == ".zst":  # the reader of zstandard itself does not see that a file was cut off
         return io.BufferedReader(cast(Any, pa.input_stream(packed, compression="zstd")))
     return packed
+
+
+def file_xxh3(path: str | Path) -> str:
+    """The digest of a file's content that tells whether it is still what was written. It is as fast as the disk."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def is_blank(line: str) -> bool:

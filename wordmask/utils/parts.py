@@ -9,7 +9,6 @@ on shards, or on interruptions.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.files import write_atomically, write_json
+from wordmask.utils.files import file_xxh3, write_atomically, write_json
 from wordmask.utils.workers import check_workers, parallel_map
 
 logger = logging.getLogger(__name__)
@@ -156,8 +155,8 @@ class PartsDirectory:
         """Whether a part is finished, and holds what was written. Stamps of earlier versions do not tell."""
         if not self.is_finished(file):
             return False
-        written = self._read_stamp(file).get("content_sha256")
-        is_intact = written is None or written == _content_digest(self.path / file)
+        written = self._read_stamp(file).get("content_xxh3_128")
+        is_intact = written is None or written == file_xxh3(self.path / file)
         if not is_intact:
             logger.warning("%s: %s is damaged, so it is made again", self.flag, self.path / file)
         return is_intact
@@ -206,7 +205,7 @@ class PartsDirectory:
                     write(output, takewhile(lambda result: result is not None, map(itemgetter(1), results)))
                 content = {
                     "bytes": (self.path / file).stat().st_size,
-                    "content_sha256": _content_digest(self.path / file),
+                    "content_xxh3_128": file_xxh3(self.path / file),
                 }
                 write_json(self._stamp(file), {"sha256": stamps[file], **content})
 
@@ -219,11 +218,6 @@ class PartsDirectory:
 
     def _stamp(self, file: str) -> Path:
         return (self.path / file).with_suffix(".json")
-
-
-def _content_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_part(function: Callable[[Any], Any], item: tuple[str, Any]) -> tuple[str, Any]:

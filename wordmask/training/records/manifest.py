@@ -6,19 +6,17 @@ have none, so of these we check what can be read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from safetensors import SafetensorError, safe_open
 
 from wordmask.training.records.file_names import MANIFEST, PROGRESS, STATE
 from wordmask.utils.errors import one_line
-from wordmask.utils.files import write_json
+from wordmask.utils.files import file_xxh3, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ def checkpoints_in(directory: str | Path) -> list[Path]:
 def write_manifest(checkpoint: Path) -> None:
     """Write the manifest of a checkpoint that is complete."""
     files = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
-    entries = {name: {"size": path.stat().st_size, "xxh3_128": _digest(path)} for name, path in files.items()}
+    entries = {name: {"size": path.stat().st_size, "xxh3_128": file_xxh3(path)} for name, path in files.items()}
     write_json(checkpoint / MANIFEST, {"files": entries})
 
 
@@ -59,16 +57,11 @@ def find_damage(checkpoint: str | Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != size:
                 return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
-            if _digest(path) != digest:
+            if file_xxh3(path) != digest:
                 return f"{name} is not what was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} or a file that it lists cannot be read: {one_line(error)}"
     return None
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:
