@@ -125,7 +125,7 @@ class Sizes:
     evaluated: int
 
 
-OF_LINES = ("unpacked", "uncompiled")  # what is tried with lines alone
+OF_LINES = ("unpacked", "uncompiled", "graphs")  # what is tried with lines alone
 # The most telling first.
 PARTS = [
     Part("modernbert", 1024),

@@ -3,14 +3,16 @@
     python benchmarks/gpu_profile.py --part modernbert-1024 --text wikitext2-train.txt
 
 It trains as a part of gpu.py does. PyTorch's profiler sees the last three steps, and the table has the milliseconds of
-a step that each kind of kernel takes; their sum is less than a step where the GPU waits. `--tiny` runs on a CPU, and
-profiles that.
+a step that each kind of kernel takes; their sum is less than a step where the GPU waits. `--functions 30` shows what
+Python does meanwhile, which then makes the step slower. `--tiny` runs on a CPU, and profiles that.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import os
+import pstats
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -42,8 +44,9 @@ KINDS = {  # of kernels, by their names; the first that matches
 class Profiler(TrainerCallback):
     """Profiles the last steps of a training, and times those before them."""
 
-    def __init__(self, warmup: int):
+    def __init__(self, warmup: int, functions: bool):
         self.warmup = warmup
+        self.python = cProfile.Profile() if functions else None
         self.milliseconds = 0.0  # of a step, without the profiler
         activity = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
         self.profile = profile(activities=[activity])
@@ -56,7 +59,11 @@ class Profiler(TrainerCallback):
         if state.global_step == state.max_steps - PROFILED:
             self.milliseconds = (now() - self.began) / max(1, state.global_step - first) * 1e3
             self.profile.start()
+            if self.python:
+                self.python.enable()
         if state.global_step == state.max_steps:
+            if self.python:
+                self.python.disable()
             now()
             self.profile.stop()
 
@@ -71,6 +78,16 @@ class Profiler(TrainerCallback):
         return found
 
 
+def busiest(profile: cProfile.Profile, number: int) -> list[tuple[str, float]]:
+    """The functions of Python that took most themselves, without those that they called, and their ms in a step."""
+    stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    own = {
+        f"{os.path.basename(file)}:{line} {name}": took[2] * 1e3 / PROFILED
+        for (file, line, name), took in stats.items()
+    }
+    return Counter(own).most_common(number)
+
+
 def kind_of(kernel: str) -> str:
     """The kind of a kernel."""
     name = kernel.lower()
@@ -83,10 +100,11 @@ def main(argv: Sequence[str] | None = None) -> Counter[str]:
     parts = {part.name: part for part in PARTS}
     parser.add_argument("--part", choices=parts, default=PARTS[0].name)
     parser.add_argument("--kernels", type=int, default=0, help="show so many single kernels, too")
+    parser.add_argument("--functions", type=int, default=0, help="show so many functions of Python, too")
     options = parse(parser, argv)
     with given_or_bundled(options, "english") as filled, Sides() as sides:
         case = prepare(parts[options.part], filled, rate=1.0, sides=sides)
-        profiler = Profiler(case.warmup)
+        profiler = Profiler(case.warmup, options.functions > 0)
         DEFAULT_CALLBACKS.append(profiler)  # type: ignore[arg-type]
         try:
             run_ours_gpu(case)
@@ -102,6 +120,11 @@ def main(argv: Sequence[str] | None = None) -> Counter[str]:
         table.add_row(name, f"{milliseconds:.2f}")
     table.add_row("all", f"{kernels.total():.1f}")
     Console(width=118).print(table)
+    if profiler.python:
+        table = Table("functions", "ms", title="Python, in the thread that trains")
+        for name, milliseconds in busiest(profiler.python, options.functions):
+            table.add_row(name, f"{milliseconds:.2f}")
+        Console(width=118).print(table)
     return kinds
 
 

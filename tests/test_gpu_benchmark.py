@@ -69,9 +69,10 @@ def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missin
 def test_a_profile_of_a_step_has_the_products_of_matrices(capsys):
     import gpu_profile
 
-    kinds = gpu_profile.main(["--tiny", "--part", "bert-512", "--kernels", "3"])
+    kinds = gpu_profile.main(["--tiny", "--part", "bert-512", "--kernels", "3", "--functions", "2"])
     assert kinds["matrix products"] > 0 and kinds["optimizer"] > 0
-    assert "bert-512" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "bert-512" in printed and "run_backward" in printed
 
 
 @pytest.mark.slow
@@ -203,6 +204,26 @@ def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     assert both.lacks() == "it needs an NVIDIA GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert both.lacks() == "it needs the module flash_attn.cute"
+
+
+def test_the_trial_of_graphs_only_adds_empty_documents():
+    from gpu_trials import TRIALS
+    from wordmask.data import collator
+
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
+    given = {"input_ids": np.arange(10).reshape(2, 5), "attention_mask": mask}, np.array([3, 2, 4]), 5, None
+    batch, others = collator.flatten(*given)
+    with TRIALS["graphs"].change():
+        same, filled = collator.flatten(*given)
+    for name, array in batch.items():
+        np.testing.assert_array_equal(same[name], array)
+    for side in "qk":
+        assert others[f"cu_seq_lens_{side}"].tolist() == [0, 3, 5, 9, 10]
+        assert filled[f"cu_seq_lens_{side}"].tolist() == [0, 3, 5, 9, *[10] * 60]
+        assert filled[f"max_length_{side}"] == 5
+    query, key, value = torch.randn(3, 10, 2, 4)
+    outputs = [varlen_attention.by_document(query, key, value, o["cu_seq_lens_q"], 5) for o in (others, filled)]
+    torch.testing.assert_close(outputs[1], outputs[0])
 
 
 def test_the_operations_around_flash_attention_4_give_the_gradients_of_each_document(monkeypatch):
