@@ -297,6 +297,11 @@ def test_a_positional_that_is_no_argument_file_is_not_taken_for_one(tmp_path):
         (["--block_size", "64"], "max_seq_length", 64, "--max_seq_length"),
         (["--eval_data_file", "v.txt"], "validation_file", ["v.txt"], "--validation_file"),
         (["--push_to_hub_model_id", "a/b"], "hub_model_id", "a/b", "--hub_model_id"),
+        (["--max_train_steps", "7"], "max_steps", 7, "--max_steps"),
+        (["--num_warmup_steps", "7"], "warmup_steps", 7, "--warmup_steps"),
+        (["--checkpointing_steps", "7"], "save_steps", 7, "--save_steps"),
+        (["--checkpointing_steps", "epoch"], "save_strategy", "epoch", "--save_strategy"),
+        (["--use_slow_tokenizer"], "use_fast_tokenizer", False, "--no_use_fast_tokenizer"),
     ],
 )
 def test_an_old_flag_works_with_one_warning_that_names_the_new_one(caplog, old, name, value, new):

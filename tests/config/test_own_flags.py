@@ -99,7 +99,13 @@ def test_a_switch_that_is_on_says_how_it_is_turned_off(capsys):
         entries = re.split(r"\n  (?=--)", printed_help(capsys, main, "--help"))
         words = {entry.split()[0].lstrip("-"): " ".join(entry.split()) for entry in entries}
         off = {name for name, text in words.items() if f"Default: on; --no_{name} turns it off." in text}
-        assert off == {"sparse_prediction", "use_fast_tokenizer", "hmm", *(["line_by_line"] * (script == "wwm"))}
+        assert off == {
+            "sparse_prediction",
+            "use_fast_tokenizer",
+            "hmm",
+            "text_in_results",
+            *(["line_by_line"] * (script == "wwm")),
+        }
 
 
 def test_the_command_is_named_as_it_was_called(capsys, monkeypatch):

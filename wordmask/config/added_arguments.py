@@ -75,6 +75,7 @@ class AddedArguments:
         "Log the loss every N steps; below 1: a share. By default a twentieth, at most 500.",
         default=None,
     )
+    text_in_results: bool = argument("Show lines of the text, and keep them in results.", default=True)
     allow_nan: bool = argument("Train on when a loss or weight is not finite.", default=False)
     log_format: str | None = argument(
         "rich or plain; by default rich at a terminal.",

@@ -39,7 +39,7 @@ class DataArguments:
     train_ref_file: list[str] | None = argument("Of run_chinese_ref.py, one for each --train_file.", default=None)
     validation_ref_file: list[str] | None = argument("The same for --validation_file.", default=None)
     validation_split_percentage: int = argument(
-        "Without validation text: evaluate on the first N percent of the training text; 0: not.",
+        "Else the first N percent of the text.",
         default=5,
     )
     max_seq_length: int | None = argument(

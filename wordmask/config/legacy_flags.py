@@ -40,6 +40,13 @@ def _always(name: str, fact: str) -> Callable[[str | None], list[str]]:
     return translate
 
 
+def _checkpoints(value: str | None) -> list[str]:
+    """A number of steps, or `epoch`."""
+    if value is None:
+        raise InputError("--checkpointing_steps is missing its value, a number of steps or epoch")
+    return ["--save_strategy", "epoch"] if value == "epoch" else ["--save_steps", value]
+
+
 OLD_FLAGS: dict[str, OldFlag] = {
     "evaluation_strategy": "eval_strategy",
     "warmup_ratio": ("--warmup_steps, below 1 for a share of the steps", _warmup),
@@ -83,6 +90,12 @@ OLD_FLAGS: dict[str, OldFlag] = {
         "--resume_from_checkpoint, not needed for the last checkpoint",
         _value_for("--resume_from_checkpoint"),
     ),
+    # Of run_mlm_no_trainer.py.
+    "max_train_steps": "max_steps",
+    "num_warmup_steps": "warmup_steps",
+    "checkpointing_steps": ("--save_steps, or --save_strategy epoch", _checkpoints),
+    "with_tracking": ("--report_to all", Switch(["--report_to", "all"])),
+    "use_slow_tokenizer": ("--no_use_fast_tokenizer", Switch(["--no_use_fast_tokenizer"])),
     "n_gpu": Gone("start with torchrun --nproc_per_node instead"),
     "eval_all_checkpoints": Gone("give each checkpoint as --model_name_or_path with --do_eval"),
     "fp16_backend": Gone("--fp16 or --bf16 alone chooses mixed precision; drop the flag", ["auto"]),

@@ -48,10 +48,6 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         "Leave losses that are no numbers out of the logged mean; this waits for the device in each step.",
         default=False,
     )
-    text_in_results: bool = argument(
-        "Show lines and words of the text, as predictions and the data report do, and keep them in --output_dir.",
-        default=True,
-    )
     chunked_head: bool = argument(
         "On a GPU, compute the loss in chunks, without the logits of a batch in memory (torch 2.13).", default=False
     )
