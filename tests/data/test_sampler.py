@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM
 
 from conftest import character_tokenizer, save_model
@@ -336,8 +336,10 @@ def test_a_row_has_the_rate_of_its_place_in_training():
 # Masks
 
 
-class Lines(Dataset):
+class Lines(Sequences):
     """Rows that tell themselves apart by their tokens, with words of two tokens."""
+
+    lengths, evaluated_apart = None, ()  # which `Sequences` computes
 
     def __init__(self, rows: int):
         rng = np.random.default_rng(0)
@@ -348,6 +350,7 @@ class Lines(Dataset):
             row[2::2] += 1
 
         self.lengths, self.length = np.array([len(row) + 2 for row in self.rows]), 30
+        self.bounds = [0, rows]
 
     def __len__(self) -> int:
         return len(self.rows)

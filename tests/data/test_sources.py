@@ -261,6 +261,45 @@ def test_a_dataset_saved_on_disk_is_read(tmp_path, saved):
     assert texts_of(dataset_name=str(tmp_path / "saved")) == LINES
 
 
+WRONG_DATASETS = {
+    "an empty train split": ({"text": []}, None, "cannot be loaded"),  # by datasets
+    "a column of nothing": ({"text": [None, None]}, None, "holds no text in the split train"),
+    "blank texts": ({"text": [" ", ""]}, None, "holds no text in the split train"),
+    "bytes that are not UTF-8": ({"content": [b"\xff"]}, "content", "holds bytes that are not UTF-8"),
+    "a reference of letters": ({"text": ["a"], "chinese_ref": ["[a]"]}, None, "not a list of positions such as"),
+    "a reference of half numbers": ({"text": ["a"], "chinese_ref": [[0.5]]}, None, "not a list of positions such as"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_DATASETS)
+def test_a_dataset_is_checked_as_files_are(case, english_model, tmp_path, capsys):
+    columns, column, sentence = WRONG_DATASETS[case]
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "saved")
+    argv = ["--model_name_or_path", english_model, "--dataset_name", str(tmp_path / "saved"), "--do_train"]
+    argv += ["--use_cpu", "--cache_dir", str(tmp_path / "cache"), *(["--text_column_name", column] if column else [])]
+    for flags in ((), ("--prepare_only", "--prepared_dir", str(tmp_path / "tokens"))):
+        refused = refusal(capsys, run_mlm_wwm.main, *argv, "--output_dir", str(tmp_path / "out"), *flags)
+        assert "--dataset_name: " in refused and sentence in refused
+
+
+def test_a_dataset_may_hold_bytes_and_references_as_csv_has_them(tmp_path):
+    table = {"content": [b"\xe7\xa0\x94\xe7\xa9\xb6", None], "chinese_ref": ["[2]", None]}
+    datasets.Dataset.from_dict(table).save_to_disk(tmp_path / "saved")
+    arguments = DataArguments(dataset_name=str(tmp_path / "saved"), text_column_name="content")
+    (found,) = load_texts(arguments, str(tmp_path), None, False)["train"].batches()
+    assert found.select(["text", "chinese_ref"]).to_pydict() == {"text": ["研究", ""], "chinese_ref": [[2], []]}
+
+
+@pytest.mark.parametrize("flags", [(), ("--streaming", "--max_steps", "2")])
+def test_a_damaged_file_of_a_dataset_is_one_sentence(flags, english_model, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"\n', encoding="utf-8")
+    argv = ["--model_name_or_path", english_model, "--dataset_name", str(folder), "--use_cpu", "--do_train", *flags]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--output_dir", str(tmp_path / "out"))
+    assert f"--dataset_name: {folder} cannot be " in sentence and "JSON" in sentence
+
+
 def test_a_dataset_saved_on_disk_is_trained_on(english_model, tmp_path):
     datasets.Dataset.from_dict({"text": sample_lines("english", 20)}).save_to_disk(tmp_path / "saved")
     argv = ["--model_name_or_path", english_model, "--dataset_name", str(tmp_path / "saved"), "--max_steps", "1"]

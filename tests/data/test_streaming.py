@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+import run_mlm
 import run_mlm_wwm
 from conftest import free_port, sample_lines, sample_tokenizer, training_steps, trajectory
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.file_source import FileStream
-from wordmask.data.sequences import StreamedSequences, even_shares
+from wordmask.data.sequences import STREAM_BATCH, StreamedSequences, even_shares
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 
@@ -194,14 +195,47 @@ def test_a_resumed_stream_goes_on_where_it_stopped(english_model, tmp_path):
     assert len(steps("whole")) == 12 and steps("resumed") == steps("whole")
 
 
-def test_a_streamed_dataset_with_a_validation_split_is_evaluated(english_model, english_file, tmp_path):
-    folder = tmp_path / "dataset"
-    folder.mkdir()
+def jsonl(path: Path, rows: list[dict]) -> None:
+    """Write a file with a JSON object in each line."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_a_streamed_dataset_with_a_validation_split_is_evaluated(english_model, tmp_path):
     for split in ("train", "validation"):
-        with open(folder / f"{split}.jsonl", "w") as file:
-            file.writelines(json.dumps({"text": line}) + "\n" for line in sample_lines("english", 9))
+        jsonl(tmp_path / "dataset" / f"{split}.jsonl", [{"text": line} for line in sample_lines("english", 9)])
+    name = str(tmp_path / "dataset")
     metrics = run_mlm_wwm.main(
-        ["--model_name_or_path", english_model, "--dataset_name", str(folder), "--streaming", "--max_steps", "2"]
+        ["--model_name_or_path", english_model, "--dataset_name", name, "--streaming", "--max_steps", "2"]
         + ["--output_dir", str(tmp_path / "out"), "--use_cpu"]
     )
     assert metrics["eval_samples"] == 9
+
+
+def blocks_evaluated(model: str, dataset: Path, out: Path, *flags: str) -> float:
+    """How many blocks of joined text an evaluation has."""
+    argv = ["--model_name_or_path", model, "--dataset_name", str(dataset), "--max_seq_length", "16", "--use_cpu"]
+    return run_mlm.main([*argv, "--max_eval_samples", "3", "--max_steps", "1", "--output_dir", str(out), *flags])[
+        "eval_samples"
+    ]
+
+
+def test_an_evaluation_beside_a_stream_has_as_many_blocks_as_one_beside_a_text(english_model, tmp_path):
+    for split in ("train", "validation"):
+        rows = [{"text": ""}, *({"text": line} for line in sample_lines("english", 9))]
+        jsonl(tmp_path / "dataset" / f"{split}.jsonl", rows)
+    found = [
+        blocks_evaluated(english_model, tmp_path / "dataset", tmp_path / f"out{len(flags)}", *flags)
+        for flags in ((), ("--streaming",))
+    ]
+    assert found == [3, 3]
+
+
+def test_a_batch_without_any_text_does_not_end_the_stream_of_a_dataset(english_model, tmp_path):
+    """Rows come a thousand at a time. Here the last batch holds the last row alone."""
+    rows = [{"text": f"text {number}"} for number in range(STREAM_BATCH)]
+    jsonl(tmp_path / "dataset" / "train.jsonl", [*rows, {"text": None}])
+    argv = ["--model_name_or_path", english_model, "--dataset_name", str(tmp_path / "dataset"), "--streaming"]
+    size = ["--per_device_train_batch_size", "500", "--max_seq_length", "8", "--max_steps", "4", "--use_cpu"]
+    metrics = run_mlm_wwm.main([*argv, *size, "--do_train", "--output_dir", str(tmp_path / "out")])
+    assert metrics["epoch"] >= 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import datasets
@@ -13,7 +15,8 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.utils.batches import BATCH, divided, rebatched
-from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.errors import InputError, one_line, reported
+from wordmask.utils.files import is_blank
 from wordmask.utils.hub import quiet_hub
 from wordmask.utils.readers.arrow_schema import kinds_of
 from wordmask.utils.readers.columns import (
@@ -29,15 +32,62 @@ from wordmask.utils.readers.columns import (
     values_at,
 )
 from wordmask.utils.readers.paths import is_saved_dataset
+from wordmask.utils.readers.text_reader import as_positions, as_text
 
 AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
+FLAG = "--dataset_name"
+
+
+def _readable(name: str) -> AbstractContextManager[None]:
+    return reported(f"{FLAG}: {name} cannot be read", "; download or write it again")
+
+
+def _tables(batches: Iterable[Any], name: str) -> Iterator[pa.Table]:
+    """Batches of a dataset as tables of texts and, if it has them, references. They are checked as those of files are.
+
+    Args:
+        batches: tables, or dicts of lists, with the columns `text` and maybe `chinese_ref`.
+        name: the dataset, for sentences.
+
+    Raises:
+        InputError: if a batch cannot be read, or holds what is no text or no reference.
+    """
+
+    def mistake(what: str) -> InputError:
+        return InputError(f"{FLAG}: a row of {name} {what}")
+
+    with _readable(name):
+        for batch in batches:
+            columns = {"text": _texts(batch["text"], mistake)}
+            if REFERENCES in (batch.column_names if isinstance(batch, pa.Table) else batch):
+                columns[REFERENCES] = _references(batch[REFERENCES], mistake)
+            yield pa.table(columns)
+
+
+def _texts(column: Any, mistake: Callable[[str], InputError]) -> Any:
+    if isinstance(column, pa.ChunkedArray):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            return column
+        column = column.to_pylist()
+    return pa.array([as_text(value, mistake) for value in column], pa.string())
+
+
+def _references(column: Any, mistake: Callable[[str], InputError]) -> Any:
+    if isinstance(column, pa.ChunkedArray):
+        if pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type):
+            return column
+        column = column.to_pylist()
+    return pa.array([as_positions(value, mistake) for value in column], pa.list_(pa.int64()))
+
+
 @dataclass(frozen=True)
 class DatasetSource:
-    """A `Source` of a dataset with the column `text`."""
+    """A `Source` of a dataset of this name, with the column `text`."""
 
     dataset: datasets.Dataset
+    name: str
     is_stream, digest = False, None
 
     @property
@@ -47,21 +97,28 @@ class DatasetSource:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def has_text(self) -> bool:
+        """Whether a text is not blank."""
+        tables = chain.from_iterable(self.tables([range(len(self))]))
+        return any(not is_blank(text or "") for table in tables for text in table["text"].to_pylist())
+
     def select(self, spans: Sequence[range]) -> DatasetSource:
         numbers = spans[0] if len(spans) == 1 else np.concatenate([np.arange(span.start, span.stop) for span in spans])
-        return DatasetSource(self.dataset.select(numbers))
+        return DatasetSource(self.dataset.select(numbers), self.name)
 
     def tables(self, spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:
         dataset = self.dataset.with_format("arrow")
         for span in spans:
-            yield rebatched(dataset[numbers.start : numbers.stop] for numbers in divided(span, BATCH))
+            batches = (dataset[numbers.start : numbers.stop] for numbers in divided(span, BATCH))
+            yield rebatched(_tables(batches, self.name))
 
 
 @dataclass(frozen=True)
 class DatasetStream:
-    """A `Stream` of a dataset with the column `text`."""
+    """A `Stream` of a dataset of this name, with the column `text`."""
 
     dataset: datasets.IterableDataset
+    name: str
     limited: bool = False
     is_stream = True
 
@@ -70,45 +127,57 @@ class DatasetStream:
         return [1] * (1 if self.limited else self.dataset.num_shards)
 
     def take(self, limit: int) -> DatasetStream:
-        return DatasetStream(self.dataset.take(limit), limited=True)
+        return DatasetStream(self.dataset.take(limit), self.name, limited=True)
 
     def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
         shards = len(self.shard_sizes)
         dataset = self.dataset.shard(shards, shard) if shards > 1 else self.dataset
-        names = ("text", REFERENCES)
-        return rebatched(
-            pa.table({name: batch[name] for name in names if name in batch}) for batch in dataset.iter(batch_size=size)
-        )
+        return rebatched(_tables(dataset.iter(batch_size=size), self.name))
 
 
 def loaded_dataset(arguments: DataArguments, name: str, cache_dir: str | None, token: str | None) -> Any:
     """A dataset, or its splits by name; raise an `InputError` if it cannot be loaded."""
-    try:
+    advice = "; give a dataset of the hub that the network or the cache has, or a directory that save_to_disk wrote"
+
+    def sentence(error: Exception, cause: str) -> str:
+        """datasets tells the cause of an error as another error."""
+        cause = one_line(error.__cause__)[:240] if error.__cause__ else cause
+        return f"{FLAG}: {name} cannot be loaded ({cause}){advice}"
+
+    with reported(sentence):
         if is_saved_dataset(name):
             return datasets.load_from_disk(name)
         with quiet_hub():
             return datasets.load_dataset(
                 name, arguments.dataset_config_name, cache_dir=cache_dir, token=token, streaming=arguments.streaming
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--dataset_name: {name} cannot be loaded ({one_line(error)}); give a dataset of the hub that the network "
-            "or the cache has, or a directory that save_to_disk wrote"
-        ) from None
+
+
+def evaluated(dataset: datasets.IterableDataset, name: str, limit: int | None) -> datasets.Dataset:
+    """The texts of a stream that evaluations need, which are kept: the first that are not blank, or all of them."""
+    tables = _tables(dataset.iter(batch_size=BATCH), name)
+    rows = (row for table in tables for row in table.to_pylist() if not is_blank(row["text"] or ""))
+    return datasets.Dataset.from_list(list(islice(rows, limit)))
 
 
 def with_text_column(dataset: AnyDataset, name: str | None, flag: str, source: str) -> tuple[AnyDataset, Column]:
     """A dataset with only the columns `text` and, if there is one, `chinese_ref`; and the column that was the text."""
     if dataset.features is None:
         seen: dict[Keys, set[str]] = {}
-        for row in dataset.take(BATCH):
-            observe(row, seen)
+        with _readable(source):
+            for row in dataset.take(BATCH):
+                observe(row, seen)
         kinds = summarized(seen)
     else:
         kinds = kinds_of(dataset.features.arrow_schema)
     column = choose([TableColumns(source, kinds)], name, flag)
     outer, names = column.keys[0], dataset.column_names or [keys[0] for keys in kinds if len(keys) == 1]
-    if len(column.keys) > 1 or kinds[column.keys] != Kind.TEXT:
+    if len(column.keys) > 1 or kinds[column.keys] == Kind.TEXTS:
+        if column.references:
+            raise InputError(
+                f"{flag}: {source} holds several texts in column {column} and one reference; give each text its own "
+                "row"
+            )
         return dataset.map(partial(_flatten, keys=column.keys), batched=True, remove_columns=names), column
     dataset = dataset.select_columns([outer, *([REFERENCES] if column.references else [])])
     return dataset if outer == "text" else dataset.rename_column(outer, "text"), column

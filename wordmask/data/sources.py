@@ -17,7 +17,14 @@ import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
 from wordmask.data.corpora import Corpus, corpus_names, within
-from wordmask.data.dataset_source import DatasetSource, DatasetStream, loaded_dataset, with_text_column
+from wordmask.data.dataset_source import (
+    FLAG,
+    DatasetSource,
+    DatasetStream,
+    evaluated,
+    loaded_dataset,
+    with_text_column,
+)
 from wordmask.data.file_source import FileSource, FileStream, count_texts, stream_texts
 from wordmask.data.split_files import SplitFiles, warn_of_repeats
 from wordmask.data.text_counts import REPORTED, spread
@@ -250,20 +257,23 @@ def _files(arguments: DataArguments, split: str) -> SplitFiles:
 
 def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts[Any]]:
     """The splits of a dataset of the hub, or of one saved on disk."""
-    name, flag = str(arguments.dataset_name), "--dataset_name"
+    name, flag = str(arguments.dataset_name), FLAG
     loaded = loaded_dataset(arguments, name, cache_dir, token)
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
     texts = {}
     for split in filter(splits.__contains__, SPLITS):
         dataset, column = with_text_column(splits[split], arguments.text_column_name, flag, name)
         if arguments.streaming and split == "validation":  # validation text is always read once and kept
-            dataset = datasets.Dataset.from_list(list(dataset.take(arguments.max_eval_samples or 10**9)))
-        is_stream = isinstance(dataset, datasets.IterableDataset)
-        source, count = (
-            (DatasetStream, "a stream of texts") if is_stream else (DatasetSource, counted(len(dataset), "text"))
-        )
+            dataset = evaluated(dataset, name, arguments.max_eval_samples if arguments.line_by_line else None)
+        source: DatasetStream | DatasetSource
+        if isinstance(dataset, datasets.IterableDataset):
+            source, count = DatasetStream(dataset, name), "a stream of texts"
+        else:
+            source, count = DatasetSource(dataset, name), counted(len(dataset), "text")
+            if not source.has_text():
+                raise InputError(f"{flag}: {name} holds no text in the split {split}; give one with texts")
         logger.warning("%s: %s from column %s of the split %s of %s", flag, count, column, split, name)
-        texts[split] = Texts(source(dataset), flag, flag, [name] if column.references else [])
+        texts[split] = Texts(source, flag, flag, [name] if column.references else [])
     if not texts:
         raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
     return texts

@@ -48,6 +48,8 @@ def load_run_texts(arguments: Arguments) -> RunTexts:
     training, data, model = arguments.training, arguments.data, arguments.model
     if data.is_prepared:
         return load_prepared(data, arguments.segmentation)
+    if training.local_process_index:  # the first process of this machine has read and tokenized it again
+        data.overwrite_cache = False
     must_evaluate = training.do_eval if arguments.evaluation_flag or not arguments.no_task_given else False
     with training.main_process_first(desc="reading the text"):
         return load_texts(data, model.cache_dir, model.token, must_evaluate, arguments.no_task_given)

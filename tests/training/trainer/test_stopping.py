@@ -103,6 +103,8 @@ PLACES = {
     "an evaluation": ((*EVALUATED, "steps", "--eval_steps", "4"), "prediction_step", 4, 2, 4),
     "the last step of an epoch": ((*EVALUATED, "epoch"), "training_step", 5, 1, 6),
     "an evaluation at the end of an epoch": ((*EVALUATED, "epoch"), "prediction_step", 6, 1, 6),
+    "the last step, within an epoch": ((*EVALUATED, "epoch", "--max_steps", "8"), "training_step", 7, 1, 8),
+    "a step that two epochs share": ((*EVALUATED, "epoch", "--tokens_per_step", "70"), "training_step", 4, 1, 5),
     "an evaluation after the last step": ((*EVALUATED, "epoch"), "prediction_step", 12, 1, 12),
     "a checkpoint": (("--save_strategy", "steps", "--save_steps", "2"), "_save_optimizer_and_scheduler", 4, 1, 4),
 }

@@ -109,4 +109,6 @@ def as_sequences(dataset: Any) -> Sequences | TokenizedDataset | None:
     """
     if isinstance(dataset, Mapping):
         raise InputError("eval_dataset: a dict of datasets is not possible; give one, and call evaluate for others")
-    return dataset if dataset is None or hasattr(dataset, "lengths") else TokenizedDataset(dataset, "eval_dataset")
+    if dataset is None or isinstance(dataset, Sequences | TokenizedDataset):
+        return dataset
+    return TokenizedDataset(dataset, "eval_dataset")

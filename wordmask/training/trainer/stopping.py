@@ -62,7 +62,7 @@ class StoppableTrainer(FiniteTrainer):
     stop_request: StopRequest
     owes_evaluation = False  # whether the checkpoint to continue from, or to save, lacks an evaluation
     _stopped_by = 0  # the signal
-    _step_called = _saved_step = -1
+    _step_called = _saved_step = _last_of_epoch = -1
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -95,7 +95,16 @@ class StoppableTrainer(FiniteTrainer):
         if settings["epoch"] == settings["epochs_trained"]:
             names = ("model", "trial", "epoch", "ignore_keys_for_eval", "start_time")
             self._evaluate_owed(*(settings[name] for name in names))
+        self._last_of_epoch = min(self.state.global_step + self._steps_left(**settings), self.state.max_steps)
         super()._run_epoch(**settings)
+
+    def _steps_left(self, **settings: Any) -> int:
+        """The steps of an epoch that the Trainer does not skip."""
+        done = 0
+        continues = settings["epoch"] == settings["epochs_trained"] and settings["resume_from_checkpoint"] is not None
+        if continues and not self.args.ignore_data_skip:
+            done = settings["steps_trained_in_current_epoch"] // self.args.gradient_accumulation_steps
+        return settings["num_update_steps_per_epoch"] - done
 
     def _evaluate_owed(self, *settings: Any) -> None:
         """Make the evaluation that a checkpoint lacks."""
@@ -117,7 +126,7 @@ class StoppableTrainer(FiniteTrainer):
         if self._stopped_by:  # within an epoch: what its end brings is not due yet
             control.should_log = control.should_evaluate = control.should_save = False
             return
-        last_of_epoch = step != self._step_called and float(self.state.epoch or 0).is_integer()
+        last_of_epoch = step != self._step_called and step == self._last_of_epoch
         self._step_called = step
         self._look_for_signal(last_of_epoch)
         works = control.should_evaluate or control.should_save

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,10 @@ class TextReader:
                 if type(value) is str and value.isascii():
                     yield value
                 elif not isinstance(value, list):
-                    yield _text(value, table.file)
+                    yield as_text(value, table.file.mistake)
                 elif self.column.lists:
                     for item in flattened(value):
-                        yield _text(item, table.file)
+                        yield as_text(item, table.file.mistake)
                 else:
                     raise table.file.mistake(
                         f"holds a list in column {self.column}; give --text_column_name {self.column} to read each "
@@ -76,7 +76,7 @@ class TextReader:
                     raise table.file.mistake(
                         f"holds several texts in column {self.column} and one reference; give each text its own row"
                     )
-                yield _text(value, table.file), _positions(reference, table.file)
+                yield as_text(value, table.file.mistake), as_positions(reference, table.file.mistake)
 
     def _each_table(self) -> Iterator[Table]:
         for path in self._each_path():
@@ -119,7 +119,7 @@ def _values(path: str, flag: str, name: str) -> Iterator[str]:
     for value, _ in table.rows(Column((name,))):
         if isinstance(value, list):
             raise table.file.mistake(f"holds a list in column {name}; give each row one value")
-        yield _text(value, table.file)
+        yield as_text(value, table.file.mistake)
 
 
 def read_lines(path: str | Path, flag: str) -> Iterator[str]:
@@ -132,8 +132,12 @@ def read_words(path: str | Path, flag: str) -> list[str]:
     return [*dict.fromkeys(word for line in read_lines(path, flag) if (word := line.strip()))]
 
 
-def _text(value: Any, file: OpenFile) -> str:
+def as_text(value: Any, mistake: Callable[[str], InputError]) -> str:
     """A value as a text.
+
+    Args:
+        value: of a table.
+        mistake: makes the error of a sentence that begins with "holds".
 
     Raises:
         InputError: if it is an object, bytes that are not UTF-8, or half of a surrogate pair.
@@ -142,24 +146,24 @@ def _text(value: Any, file: OpenFile) -> str:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            raise file.mistake("holds bytes that are not UTF-8; convert them") from None
+            raise mistake("holds bytes that are not UTF-8; convert them") from None
     if value is None or isinstance(value, float) and math.isnan(value):  # pandas writes NaN for a missing text
         return ""
     if isinstance(value, dict):
-        raise file.mistake("holds an object where a text is needed; choose a field of it with --text_column_name")
+        raise mistake("holds an object where a text is needed; choose a field of it with --text_column_name")
     text = value if isinstance(value, str) else json.dumps(value, default=str)  # a number or a date
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise file.mistake(
+        raise mistake(
             f"holds \\u{ord(text[error.start]):04x} without its other half, which is not a character; remove it, or "
             "replace it with U+FFFD"
         ) from None
     return text
 
 
-def _positions(reference: Any, file: OpenFile) -> list[int]:
-    """A reference: a list of integers, or in CSV its JSON. Nothing is an empty list."""
+def as_positions(reference: Any, mistake: Callable[[str], InputError]) -> list[int]:
+    """A reference: a list of integers, or in CSV its JSON. Nothing is an empty list. `mistake` is as in `as_text`."""
     positions = [] if reference is None else reference
     if isinstance(reference, str):
         try:
@@ -168,7 +172,7 @@ def _positions(reference: Any, file: OpenFile) -> list[int]:
             positions = None
     is_list = isinstance(positions, list) and all(type(position) is int for position in positions)
     if not is_list or max(map(abs, positions), default=0) >= 2**31:
-        raise file.mistake(
+        raise mistake(
             f"holds {json.dumps(reference, default=str)[:40]} in column {REFERENCES}, not a list of positions such as "
             "[2, 5]; make the file with run_chinese_ref.py"
         )
