@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ import run_chinese_ref
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, save_model
 from wordmask.__main__ import main as wordmask_command
-from wordmask.references.provenance import TextDigest
+from wordmask.references.provenance import TextDigest, write_provenance
 from wordmask.references.reader import pair_tables
 from wordmask.utils import progress
 from wordmask.utils.progress import tracked_lines
@@ -359,6 +360,10 @@ def test_every_format_has_one_reference_for_each_text_and_trains_with_it(kind, t
     if kind == "csv":
         run_mlm_wwm.main([*argv, "--streaming"])
     save.write_text("\n".join([*lines[:3], "[999]", ""]))
+    with pytest.raises(SystemExit):
+        run_mlm_wwm.main(argv)
+    assert f"--train_ref_file: {save} has changed since it was written" in capsys.readouterr().err
+    write_provenance(save, replace(provenance, contents=[]))  # as of an older version
     with pytest.raises(SystemExit):
         run_mlm_wwm.main(argv)
     assert "line 4 of the text" in capsys.readouterr().err

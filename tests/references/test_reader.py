@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from wordmask.data.sources import load_texts
 from wordmask.references import writer
 from wordmask.references.output import Output, check_output
 from wordmask.references.positions import LineReferences, continuations
-from wordmask.references.provenance import Provenance, check_tokenizer, read_provenance, sidecar
+from wordmask.references.provenance import Provenance, check_tokenizer, read_provenance, sidecar, write_provenance
 from wordmask.references.reader import pairs_blank_lines
 from wordmask.segmenters import Segmenter
 from wordmask.tokenization.backend import tokenizer_digest
@@ -624,6 +625,7 @@ def test_a_file_with_provenance_that_joins_over_gaps_ends_the_run(write, tokeniz
     text, path, _ = made(write, tokenizer, CLASSIC)
     old = write("old.txt", map(json.dumps, classic(CLASSIC)))
     write("ref.txt", map(json.dumps, classic(CLASSIC)))
+    write_provenance(path, replace(read_provenance(path, FLAG), contents=[]))
     argv = ["--model_name_or_path", save_model(tmp_path / "model", tokenizer), "--use_cpu", "--max_steps", "1"]
     argv += ["--train_file", text, text, FLAG, old, path, "--output_dir", str(tmp_path / "out")]
     argv += ["--validation_split_percentage", "0"]

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -204,13 +205,19 @@ def test_output_does_not_depend_on_the_lines_in_a_part(segmenter, kind, files, t
         make(files, save, "--segmenter", segmenter, "--part_lines", lines)
         found.append(contents(save))
         if kind == "table.parquet":  # its row groups end where parts do
-            found[-1][kind] = rows(save)
+            found[-1] = {kind: rows(save), "made from": without_contents(found[-1][f"{kind}.meta.json"])}
     assert all(other == found[0] for other in found[1:])
 
 
 def test_a_sidecar_is_the_same_for_every_kind_of_output(whole):
-    sidecars = {content for files in whole.values() for name, content in files.items() if name.endswith(".meta.json")}
-    assert len(sidecars) == 1
+    files = chain.from_iterable(files.items() for files in whole.values())
+    first, *others = (without_contents(content) for name, content in files if name.endswith(".meta.json"))
+    assert others == [first] * (len(KINDS) - 1)
+
+
+def without_contents(sidecar: bytes) -> dict:
+    """What a sidecar says, but for the digests of what was written."""
+    return {name: value for name, value in json.loads(sidecar).items() if name != "contents"}
 
 
 @pytest.mark.slow
@@ -511,10 +518,10 @@ def test_a_run_interrupted_while_parts_are_put_together_is_resumed(
     "change, word",
     [
         (["--segmenter", "pairs_of_characters:Others"], "segmenter"),
-        (["--mixed_words"], "mixed_words"),
+        (["--mixed_words"], "--mixed_words"),
         (["--bert", "other"], "tokenizer"),
         (["--file_name", "other.txt"], "text"),
-        (["--part_lines", "11"], "part_lines"),
+        (["--part_lines", "11"], "--part_lines"),
     ],
 )
 @pytest.mark.parametrize("shards", [[], ["--num_shards", "2", "--shard_index", "1"]], ids=["resume", "shard"])
@@ -955,3 +962,67 @@ def test_memory_does_not_grow_from_10_000_lines_to_100_000(files, tmp_path):
     assert many - few <= tolerance, f"{few} MiB for 10,000 lines, {many} MiB for 100,000"
     assert held - many > tolerance, "lines that are held do not show, so nothing is measured"
     assert (tmp_path / "many.ref").read_bytes() == (tmp_path / "few.ref").read_bytes() * 10
+
+
+# What was written is still there
+
+
+def lost(parts: Path) -> None:
+    """A part was lost in a copy."""
+    (parts / "part-00002-of-00007.parquet").unlink()
+
+
+def twice(parts: Path) -> None:
+    """A part lies there twice, under its own name and that of another one."""
+    shutil.copyfile(parts / "part-00002-of-00007.parquet", parts / "part-00004-of-00007.parquet")
+
+
+def training(files: Path, tmp_path: Path, *text: str) -> list[str]:
+    """A command line that trains one step on references."""
+    argv = ["--model_name_or_path", str(files / "tokenizer"), "--use_cpu", "--do_train", "--max_steps", "1"]
+    return [*argv, "--output_dir", str(tmp_path / "out"), "--overwrite_output_dir", *text]
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["", "streams"])
+@pytest.mark.parametrize("damage", [lost, twice])
+def test_a_directory_without_one_of_its_parts_is_not_trained_on(damage, streams, files, pairs, tmp_path, capsys):
+    save = target(tmp_path, "tables/")
+    make(files, save)
+    argv = training(files, tmp_path, "--train_file", save, *(["--streaming"] if streams else []))
+    run_mlm_wwm.main(argv)
+    damage(Path(save))
+    if damage is twice and streams:
+        return  # a stream reads no table before it trains
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run_mlm_wwm.main(argv)
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    found = (
+        "is not complete, part-00002-of-00007.parquet is missing"
+        if damage is lost
+        else "part-00004-of-00007.parquet has changed since it was written"
+    )
+    assert sentence.startswith("error: --train_file: ") and found in sentence
+    line = refused(capsys, command(files, save, "--resume"))
+    assert "--save_path: " in line and found in line
+    make(files, save, "--overwrite")
+    run_mlm_wwm.main(argv)
+
+
+def test_references_whose_lines_changed_places_are_refused_and_compressed_ones_are_not(files, pairs, tmp_path, capsys):
+    save = tmp_path / "ref"
+    make(files, save)
+    packed = tmp_path / "ref.gz"
+    packed.write_bytes(gzip.compress(save.read_bytes()))
+    shutil.copyfile(sidecar(save), sidecar(packed))
+    text = ["--train_file", str(files / "text.txt"), "--train_ref_file"]
+    run_mlm_wwm.main(training(files, tmp_path, *text, str(packed)))
+    lines = save.read_text().split("\n")
+    lines[0], lines[1] = lines[1], lines[0]
+    assert lines[0] != lines[1]
+    save.write_text("\n".join(lines))
+    for flags in ([], ["--streaming"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            run_mlm_wwm.main(training(files, tmp_path, *text, str(save), *flags))
+        assert f"error: --train_ref_file: {save} has changed since it was written" in capsys.readouterr().err

@@ -161,6 +161,7 @@ def count_texts(files: SplitFiles, cache: Path, again: bool) -> FileSource:
     """
 
     def count() -> tuple[list[int], int, str]:
+        files.check_contents()
         files.require_text()
         content, digests = ContentDigest(), [TextDigest() for _ in files.paths]
         for table in tracked(files.tables(digests), "counting"):
@@ -214,6 +215,7 @@ def stream_texts(files: SplitFiles) -> FileStream:
     Raises:
         InputError: if there is no text, or the references belong to another text.
     """
+    files.check_contents(read=bool(files.references))  # tables may be large, and only the stream reads them
     files.require_text()
     files.check()
     return FileStream(files)

@@ -61,7 +61,7 @@ def _given_flags(data: DataArguments, segmentation: SegmentationArguments) -> di
 
 
 def _parts_directory(path: str | Path) -> PartsDirectory:
-    return PartsDirectory(Path(path), RECORD, "--prepared_dir", "a new directory")
+    return PartsDirectory(Path(path), RECORD, "--prepared_dir", "give a new directory")
 
 
 def prepare(

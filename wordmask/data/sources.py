@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from functools import cached_property
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
@@ -28,7 +26,8 @@ from wordmask.data.dataset_source import (
 from wordmask.data.file_source import FileSource, FileStream, count_texts, stream_texts
 from wordmask.data.split_files import SplitFiles, warn_of_repeats
 from wordmask.data.text_counts import REPORTED, spread
-from wordmask.references.provenance import Provenance, read_provenance, sidecar, warn_of_other_words
+from wordmask.references.content import described
+from wordmask.references.provenance import Provenance, read_provenance, warn_of_other_words
 from wordmask.utils.cache import cache_directory
 from wordmask.utils.errors import InputError
 from wordmask.utils.progress import tracked
@@ -121,7 +120,7 @@ class Texts(Generic[AnySource]):
     @cached_property
     def provenance(self) -> dict[str, Provenance]:
         """The provenance of each reference file that has one."""
-        of_all = {path: read_provenance(_described(path), self.reference_flag) for path in self.references}
+        of_all = {path: read_provenance(described(path), self.reference_flag) for path in self.references}
         return {path: provenance for path, provenance in of_all.items() if provenance}
 
     @property
@@ -161,13 +160,6 @@ class Texts(Generic[AnySource]):
         """The same without references, as lists of strings, with a bar that says what is being done."""
         for table in tracked(self.batches(), doing, "texts", len(self.source)):
             yield [text or "" for text in table["text"].to_pylist()]
-
-
-def _described(path: str) -> str:
-    """The path that has the sidecar: for a file in a directory of references, this is the directory."""
-    parent = os.path.dirname(path)
-    is_part = fnmatch(os.path.basename(path), "part-*-of-*.parquet") and not sidecar(path).exists()
-    return parent if is_part and parent and sidecar(parent).exists() else path
 
 
 def load_texts(

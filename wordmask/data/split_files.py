@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from wordmask.references.content import check_content, described
 from wordmask.references.provenance import TextDigest, check_text, read_provenance, sidecar
 from wordmask.references.reader import pair_tables, pairs_blank_lines
 from wordmask.utils.batches import batches
@@ -45,8 +46,20 @@ class SplitFiles:
     @property
     def all(self) -> list[str]:
         """All files that the texts depend on, with references and their sidecars."""
-        sidecars = [str(sidecar(path)) for path in self.references if sidecar(path).exists()]
-        return [*self.paths, *self.references, *sidecars]
+        sidecars = dict.fromkeys(str(sidecar(described(path))) for path, _ in self._with_references())
+        return [*self.paths, *self.references, *filter(os.path.exists, sidecars)]
+
+    def _with_references(self) -> list[tuple[str, str]]:
+        """The files that hold references, each with the flag that names it."""
+        if self.references or not (self.column and self.column.references):
+            return [(path, self.reference_flag) for path in self.references]
+        return [(path, self.flag) for path in self.paths]
+
+    def check_contents(self, read: bool = True) -> None:
+        """Raise an `InputError` if a file with references is not what was written; see `check_content`."""
+        for path, flag in self._with_references():
+            if provenance := read_provenance(described(path), flag):
+                check_content(provenance, path, flag, read)
 
     def tables(self, digests: Sequence[TextDigest] | None = None) -> Iterator[pa.Table]:
         """The texts in tables of about a thousand, in the column `text`. Blank texts are skipped.

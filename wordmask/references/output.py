@@ -14,6 +14,7 @@ from typing import IO, Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wordmask.references.content import part_names
 from wordmask.references.provenance import sidecar
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
@@ -90,8 +91,8 @@ class Output:
         if self.kind == "directory":
             shutil.rmtree(complete, ignore_errors=True)
             complete.mkdir()
-            for number, part in enumerate(parts):  # copied, since the parts stay until the output is complete
-                shutil.copyfile(part, complete / f"part-{number:05d}-of-{len(parts):05d}.parquet")
+            for part, name in zip(parts, part_names(len(parts)), strict=True):
+                shutil.copyfile(part, complete / name)  # the parts stay until the output is complete
         elif self.kind == "parquet":
             with write_atomically(complete, binary=True) as file, pq.ParquetWriter(file, SCHEMA) as writer:
                 for part in parts:

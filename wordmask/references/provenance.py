@@ -35,6 +35,7 @@ class Provenance:
         any_script: whether words without a character of `SCRIPTS` count.
         decides: the scripts in which the file decides every border between words: there, a token without a position
             begins a word. Files that do not say so decide none: they only join.
+        contents: the digest of the reference file, or of each part of a directory, see `content.py`.
     """
 
     lines: int = 0
@@ -45,6 +46,7 @@ class Provenance:
     mixed_words: bool = False
     any_script: bool = False
     decides: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
 
     @property
     def words(self) -> str:

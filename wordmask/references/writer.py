@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
+from wordmask.references.content import check_directory, content_digests
 from wordmask.references.output import Block, Output
 from wordmask.references.positions import line_positions
 from wordmask.references.provenance import (
@@ -45,6 +46,16 @@ NO_POSITION = (
     "--save_path: no token in %s continues a word, so it changes no mask; docs/languages.md names a segmenter for "
     "each language, and this one is %s"
 )
+# What parts are made from: the keys of their record, and how we call each.
+_COMPARED = {
+    "tokenizer_sha256": "tokenizer",
+    "segmenter": "segmenter",
+    "any_script": "segmenter",
+    "mixed_words": "--mixed_words",
+    "part_lines": "--part_lines",
+    "kind": "kind of output",
+    "decides": "version of wordmask",
+}
 
 
 class Annotator:
@@ -149,6 +160,7 @@ def write_references(
             raise InputError(f"--file_name: {text_paths[0]} has no text in it; give a file with a text to a line")
         provenance.lines, provenance.text_sha256 = digest.lines, digest.hexdigest()
         output.join([directory.path / file for file in files])
+        provenance.contents = content_digests(output.path)
         write_provenance(output.path, provenance)
         shutil.rmtree(directory.path)
     if not output.has_positions():
@@ -169,6 +181,7 @@ def made_before(path: str, annotator: Annotator, text_paths: Sequence[str], colu
     for lines in batches(tracked_lines(TextReader(text_paths, "--file_name", column), "comparing the text")):
         digest.add(lines)
     check_text(made, digest, text_paths[0], path, "--save_path")
+    check_directory(made, path, "--save_path")
     return made
 
 
@@ -177,11 +190,11 @@ def _claim_parts(output: Output, provenance: Provenance, work: Work) -> PartsDir
     made_from = asdict(provenance) | {"part_lines": work.part_lines, "kind": output.kind}
 
     def differences(record: dict[str, Any]) -> list[str]:
-        return [name for name in made_from if record.get(name) != made_from[name] and name != "tokenizer"]
+        return [*dict.fromkeys(name for key, name in _COMPARED.items() if record.get(key) != made_from[key])]
 
-    directory = PartsDirectory(
-        output.parts, "made_from.json", "--save_path", "--overwrite without --resume to start over"
-    )
+    several = work.num_shards > 1  # which must not remove the parts of others
+    advice = f"remove {output.parts} to start over" if several else "give --overwrite without --resume to start over"
+    directory = PartsDirectory(output.parts, "made_from.json", "--save_path", advice)
     directory.claim(made_from, differences, start_over=not work.resume and work.num_shards == 1)
     return directory
 

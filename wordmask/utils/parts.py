@@ -127,8 +127,8 @@ class PartsDirectory:
         different = differences(self.read())
         if different:
             raise InputError(
-                f"{self.flag}: {self.path} was made with another {', '.join(different)}; give the same flags, or "
-                f"{self.advice}"
+                f"{self.flag}: {self.path} was made with another {', another '.join(different)}; give the same "
+                f"flags, or {self.advice}"
             )
 
     def read(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class PartsDirectory:
         except FileNotFoundError:
             raise
         except (ValueError, TypeError, OSError) as error:
-            raise InputError(f"{self.flag}: {path} cannot be read ({one_line(error)}); give {self.advice}") from None
+            raise InputError(f"{self.flag}: {path} cannot be read ({one_line(error)}); {self.advice}") from None
 
     def is_finished(self, file: str) -> bool:
         """Whether a part and its stamp are there, and nobody has cut the part off. The part is not read."""
@@ -192,9 +192,7 @@ class PartsDirectory:
                 if not finished:
                     yield file, None
                 elif stamps[file] != self._read_stamp(file).get("sha256"):
-                    raise InputError(
-                        f"{self.flag}: {label} in {self.path} was made from another text; give {self.advice}"
-                    )
+                    raise InputError(f"{self.flag}: {label} in {self.path} was made from another text; {self.advice}")
 
         with parallel_map(partial(_of_part, function), workers) as map_batches:
             # All parts share one stream, so that workers stay busy where one part ends and the next begins.

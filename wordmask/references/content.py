@@ -1,0 +1,73 @@
+"""Whether a reference file, or a directory of references, still is what was written.
+
+A copy that was cut off, or a part that is missing, would else train on less text, and say nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import xxhash
+
+from wordmask.references.provenance import Provenance, sidecar
+from wordmask.utils.errors import InputError
+from wordmask.utils.files import decompressed
+
+ADVICE = "copy it again, or make the references again with run_chinese_ref.py"
+
+
+def part_names(count: int) -> list[str]:
+    """The names of the files in a directory of so many parts."""
+    return [f"part-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
+
+
+def described(path: str) -> str:
+    """The path that has the sidecar: for a file in a directory of references, this is the directory."""
+    parent = os.path.dirname(path)
+    is_part = fnmatch(os.path.basename(path), "part-*-of-*.parquet") and not sidecar(path).exists()
+    return parent if is_part and parent and sidecar(parent).exists() else path
+
+
+def content_digest(path: str | Path) -> str:
+    """The digest of a file's content. To compress the file does not change it."""
+    with open(path, "rb") as file, decompressed(file, path) as content:
+        return hashlib.file_digest(content, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]
+
+
+def content_digests(path: str) -> list[str]:
+    """The digest of a reference file, or of each part in a directory, in order."""
+    if not os.path.isdir(path):
+        return [content_digest(path)]
+    return [content_digest(Path(path, name)) for name in part_names(len(os.listdir(path)))]
+
+
+def check_content(provenance: Provenance, path: str, flag: str, read: bool = True) -> None:
+    """Raise an `InputError` if a file with references is not what was written, or if a part beside it is missing.
+
+    Args:
+        provenance: what the file was made from. One of an older version has no digests: then nothing is checked.
+        path: the file; one part of a directory.
+        flag: the flag that names it.
+        read: whether to read the file. If not, only missing parts are found.
+    """
+    digests, directory = provenance.contents, described(path)
+    if not digests:
+        return
+    names: Sequence[str] = [path] if directory == path else part_names(len(digests))
+    for name in names if directory != path else ():
+        if not Path(directory, name).exists():
+            raise InputError(f"{flag}: {directory} is not complete, {name} is missing; {ADVICE}")
+    name = os.path.basename(path) if directory != path else path
+    if name not in names or read and content_digest(path) != digests[names.index(name)]:
+        raise InputError(f"{flag}: {path} has changed since it was written; {ADVICE}")
+
+
+def check_directory(provenance: Provenance, path: str, flag: str) -> None:
+    """The same for all of an output: a file, or each part of a directory."""
+    parts = part_names(len(provenance.contents)) if os.path.isdir(path) else []
+    for file in [os.path.join(path, part) for part in parts] or [path]:
+        check_content(provenance, file, flag)
