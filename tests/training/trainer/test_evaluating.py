@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+import run_mlm_wwm
 import wordmask
 from conftest import sample_lines
 from wordmask.data.tokenized_dataset import TokenizedDataset
+from wordmask.training.records.evaluation_record import read_evaluations
 from wordmask.training.trainer.evaluating import _FlatBatch
 
 NAMES = ["eval_loss", "eval_news_loss", "eval_wiki_loss"]
@@ -81,3 +85,31 @@ def test_tokens_without_text_of_their_own_count_as_one_character(trainer):
     tokenizer = trainer.processing_class
     ids = [tokenizer.unk_token_id, tokenizer.mask_token_id, tokenizer.convert_tokens_to_ids("the")]
     assert trainer._characters[ids].tolist() == [1, 1, 3]
+
+
+def test_the_best_step_is_one_of_those_that_were_evaluated_on_the_same_text(english_model, tmp_path, capsys):
+    """A resume with another validation text compared losses of two texts, and kept the worse model."""
+    lines = sample_lines("english", 40)
+    easy, hard = tmp_path / "easy.txt", tmp_path / "hard.txt"
+    easy.write_text("\n".join(lines[:8]) + "\n", encoding="utf-8")
+    hard.write_text("\n".join(lines[8:]) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+
+    def run(validation: Path, steps: int) -> None:
+        argv = ["--model_name_or_path", english_model, "--train_file", str(easy), "--validation_file", str(validation)]
+        argv += ["--max_steps", str(steps), "--eval_strategy", "steps", "--eval_steps", "10", "--save_steps", "10"]
+        argv += ["--learning_rate", "5e-3", "--load_best_model_at_end", "--use_cpu", "--output_dir", str(out)]
+        run_mlm_wwm.main([*argv, "--no_eval_on_start", "--lr_scheduler_type", "constant"])
+
+    run(easy, 20)
+    losses = {one.step: one.metrics["loss"] for one in read_evaluations(out, 20)}
+    capsys.readouterr()
+    run(hard, 30)
+    printed = capsys.readouterr().err
+    losses |= {one.step: one.metrics["loss"] for one in read_evaluations(out, 30) if one.step == 30}
+    assert losses[20] < losses[30], "else the step on the other text would be the best one anyway"
+    assert "this run was started with other settings: validation text: digest " in printed
+    assert "the evaluation of step 20, the best one so far, had another text" in printed
+    state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["best_global_step"] == 30 and state["best_metric"] == losses[30]
+    assert state["best_model_checkpoint"].endswith("checkpoint-30")

@@ -110,11 +110,16 @@ class EvaluationHistory:
         if not self.foreign:
             self.record.add(self.latest)
 
+    def compares_with(self, step: int | None) -> bool:
+        """Whether the latest evaluation has the text, masks and probe of the one at a step, as far as is known."""
+        latest, earlier = self.latest, next((one for one in self.record.evaluations if one.step == step), None)
+        return latest is None or earlier is None or latest.compares_with(earlier) and latest.probe == earlier.probe
+
     def previous_metrics(self) -> dict[str, float]:
         """The figures of the evaluation before the latest one, as the Trainer names them; none with another text."""
         latest = self.latest
         earlier = [one for one in self.record.evaluations if latest is not None and one.step < latest.step]
-        if latest is None or not earlier or earlier[-1].probe != latest.probe or not latest.compares_with(earlier[-1]):
+        if not earlier or not self.compares_with(earlier[-1].step):
             return {}
         metrics = earlier[-1].metrics
         return {metric.trainer_name: metrics[metric.name] for metric in metrics_in(metrics, "name")}

@@ -63,12 +63,14 @@ class Identity:
         architecture: the model's configuration.
         tokenizer: the tokenizer's digest.
         text: the digest of the training text; `None` for a stream and without training.
+        validation: that of the validation text; `None` without an evaluation.
     """
 
     base_model: str
     architecture: dict[str, Any]
     tokenizer: str
     text: str | None
+    validation: str | None = None
 
     @classmethod
     def of(cls, arguments: Arguments, model: Any, tokenizer: Any, texts: Mapping[str, Any]) -> Identity:
@@ -77,7 +79,8 @@ class Identity:
         with arguments.training.main_process_first(desc="reading the model"):
             base = base_model(arguments.model)
         text = None if train is None or arguments.data.streaming else train.fingerprint
-        return cls(base, architecture(model), tokenizer_digest(tokenizer), text)
+        validation = texts["validation"].fingerprint if arguments.training.do_eval else None
+        return cls(base, architecture(model), tokenizer_digest(tokenizer), text, validation)
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,14 @@ class RunRecord:
         ]
         if dropout := [text for name, text in self._configured(identity) if is_dropout(name)]:
             changed.append(f"dropout: {', '.join(dropout)}")
-        text = self.identity.get("text")
-        if text and identity.text and text != identity.text:
-            changed.insert(0, f"training text, or its references: digest {text[:12]} -> {identity.text[:12]}")
-        return changed
+        texts = {"training text, or its references": "text", "validation text": "validation"}
+        pairs = {name: (self.identity.get(key), getattr(identity, key)) for name, key in texts.items()}
+        other = [
+            f"{name}: digest {was[:12]} -> {now[:12]}"
+            for name, (was, now) in pairs.items()
+            if was and now and was != now
+        ]
+        return [*other, *changed]
 
 
 def read_run(directory: str | Path) -> RunRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,6 +31,8 @@ from wordmask.training.trainer.resuming import ResumableTrainer
 from wordmask.utils.arrays import BoolArray, IntArray
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -149,6 +152,19 @@ class EvaluatingTrainer(ResumableTrainer):
             history.show_predictions()
             self._latest = self._model_step, metrics
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether an evaluation is the best one of those that have its text, masks and probe."""
+        state = self.state
+        if self.history is not None and not self.history.compares_with(state.best_global_step):
+            logger.warning(
+                "the evaluation of step %s, the best one so far, had another text, other masks or another probe; the "
+                "best step is one from step %s on",
+                state.best_global_step,
+                state.global_step,
+            )
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+        return super()._determine_best_metric(metrics, trial)
 
     def evaluate_trained(self) -> dict[str, float]:
         """The metrics of the model as it is now, which need no evaluation if training ended with one."""
