@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -51,7 +52,7 @@ def test_every_public_name_is_there_with_a_docstring():
 
 def test_type_checkers_see_the_names_that_are_imported_on_use():
     tree = ast.parse(Path(wordmask.__file__).read_text(encoding="utf-8"))
-    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: node.module for node in block.body for alias in node.names}
     assert seen == wordmask._MODULES and sorted(seen) == sorted(wordmask.__all__)
 
@@ -214,6 +215,41 @@ def test_a_text_that_is_longer_than_the_model_is_one_sentence(name, last, worker
                 use()
 
 
+def test_an_evaluation_has_the_rate_and_the_strategy_of_its_own_collator(english_model, tokenizer, dataset, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(english_model)
+    args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    tokens = sum(len(ids) - 2 for ids in dataset["input_ids"])
+
+    def share(**options) -> float:
+        trainer = wordmask.MlmTrainer(model, args, dataset, dataset, processing_class=tokenizer, **options)
+        return trainer.evaluate()["eval_masked_tokens"] / tokens
+
+    half = wordmask.WholeWordMaskCollator(tokenizer, 0.5, strategy="token", seed=3)
+    third = wordmask.WholeWordMaskCollator(tokenizer, 0.3)
+    for options, rate in (
+        ({}, 0.15),
+        ({"rates": "0.5:0.3"}, 0.3),
+        ({"data_collator": third}, 0.3),
+        ({"eval_collator": half}, 0.5),
+        ({"eval_collator": half, "data_collator": third}, 0.5),
+    ):
+        assert share(**options) == pytest.approx(rate, abs=0.03)
+    assert not half.word_ids, "the user's own collator stays as it is"
+
+
+@pytest.mark.parametrize("name, wrong", [("epoch", 0.25), ("example_id", 1.5), ("example_id", "1"), ("epoch", None)])
+def test_a_number_that_masks_depend_on_must_be_whole(name, wrong, tokenizer, dataset):
+    collator, example = wordmask.WholeWordMaskCollator(tokenizer), {**dataset[0], "example_id": 1, "epoch": 2}
+    assert collator([example | {name: 1.0}])["labels"].equal(collator([example | {name: np.int64(1)}])["labels"])
+    with pytest.raises(wordmask.InputError, match="is not a whole number; give numbers"):
+        collator([example | {name: wrong}])
+
+
+def test_a_batch_goes_to_a_device_as_that_of_other_collators(tokenizer, dataset):
+    batch = wordmask.WholeWordMaskCollator(tokenizer)([dataset[0]]).to("cpu")
+    assert batch.input_ids.shape == batch["labels"].shape
+
+
 def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, dataset, tmp_path):
     model = AutoModelForMaskedLM.from_pretrained(english_model)
     args = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
@@ -221,8 +257,18 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
         wordmask.MlmTrainer(model, args, (row for row in dataset), processing_class=tokenizer)
     with pytest.raises(wordmask.InputError, match="eval_dataset: a dict of datasets"):
         wordmask.MlmTrainer(model, args, dataset, {"one": dataset}, processing_class=tokenizer)
-    with pytest.raises(wordmask.InputError, match="data_collator: function"):
-        wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, data_collator=lambda batch: batch)
+    for name in ("data_collator", "eval_collator"):
+        with pytest.raises(wordmask.InputError, match=f"{name}: a function does not mask words"):
+            wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, **{name: lambda batch: batch})
+    with pytest.raises(wordmask.InputError, match="tokenizer: .* is called processing_class now"):
+        wordmask.MlmTrainer(model, args, dataset, tokenizer=tokenizer)
+    with pytest.raises(wordmask.InputError, match="dry_run: an MlmTrainer has none, and would train"):
+        dry = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", dry_run=True)
+        wordmask.MlmTrainer(model, dry, dataset, processing_class=tokenizer)
+    with pytest.raises(wordmask.InputError, match="hyperparameter_search: .* one model"):
+        wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer).hyperparameter_search()
+    with pytest.raises(wordmask.InputError, match="evaluation: no token of the text can be masked"):
+        wordmask.MlmTrainer(model, args, None, [{"input_ids": [2, 3]}] * 3, processing_class=tokenizer).evaluate()
     with pytest.raises(wordmask.InputError, match="args: TrainingArguments .* give a wordmask.RunArguments"):
         plain = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
         wordmask.MlmTrainer(model, plain, dataset, processing_class=tokenizer)
@@ -242,7 +288,7 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
         "split": "a DatasetDict is no dataset; give .* split",
         "text": "its first example is the columns text, without input_ids",
         "list": "its first example is a list",
-        "stream": "a Stream without a length",
+        "stream": "a Stream has no length",
     }.items():
         given = {
             "empty": dataset.select([]),

@@ -75,7 +75,7 @@ class RateSchedule:
         except ValueError:
             phases = []
         if not phases or not all(0 < phase.first < 1 and 0 < phase.last < 1 for phase in phases):
-            raise InputError(f"{flag}: {text} is no masking rate between 0 and 1; give {forms}")
+            raise InputError(f"{flag}: {text} is no masking rate above 0 and below 1; give {forms}")
         if low := next((phase for phase in phases if phase.draws and phase.first >= phase.last), None):
             raise InputError(f"{flag}: {text} draws from {low.first:g} up to {low.last:g}; give the lower rate first")
         advice = "give each rate a share above 0, so that they add up to 1, such as 0.30@0.7,0.15@0.3"

@@ -36,13 +36,22 @@ class TokenizedDataset(torch.utils.data.Dataset):
         if isinstance(dataset, str | Mapping):
             raise InputError(f"{name}: {kind} is no dataset; give one of tokenized examples, such as one split")
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or isinstance(dataset, Iterables):
-            raise InputError(f"{name}: {kind} without a length cannot be shuffled; give one with a length")
+            raise InputError(f"{name}: {kind} has no length, or no examples by index; give a dataset that has both")
         if not len(dataset):
             raise InputError(f"{name}: {kind} without any example; give some")
-        first = dataset[0]
+        try:
+            first = dataset[0]
+        except (KeyError, TypeError):
+            raise InputError(
+                f"{name}: {kind} gives no example for the index 0; give a dataset, such as one of "
+                "datasets.Dataset.from_pandas"
+            ) from None
         if not isinstance(first, Mapping) or first.get("input_ids") is None:
             found = f"the columns {', '.join(first)}" if isinstance(first, Mapping) else kind_of(first)
-            raise InputError(f"{name}: its first example is {found}, without input_ids; tokenize it first")
+            raise InputError(
+                f"{name}: its first example is {found}, without input_ids; give each as a dict with input_ids, as a "
+                "tokenizer makes it"
+            )
         self.dataset = dataset
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from wordmask.config.masking_arguments import MaskingArguments, parse_strategy
 from wordmask.config.rate_schedule import RateSchedule
@@ -149,7 +149,7 @@ class WholeWordMaskCollator(Masker):
 
     def __call__(
         self, examples: Iterable[Mapping[str, Any] | Sequence[int] | torch.Tensor], return_tensors: str = "pt"
-    ) -> dict[str, torch.Tensor]:
+    ) -> BatchEncoding:
         """Mask a batch.
 
         Args:
@@ -157,8 +157,9 @@ class WholeWordMaskCollator(Masker):
             return_tensors: must be `pt`; other collators have the same parameter.
 
         Returns:
-            Tensors (batch, length) of int64: `input_ids`, `attention_mask`, `labels` (-100 where nothing is
-            predicted), `token_type_ids` if the examples have them, and `word_ids` if you asked for them.
+            A dict that also has `.to(device)`, of tensors (batch, length) of int64: `input_ids`, `attention_mask`,
+            `labels` (-100 where nothing is predicted), `token_type_ids` if the examples have them, and `word_ids` if
+            you asked for them.
         """
         if return_tensors != "pt":
             raise InputError(f"return_tensors: {return_tensors} is not possible; give pt, for tensors of PyTorch")
@@ -196,7 +197,7 @@ class WholeWordMaskCollator(Masker):
             # A sequence of 3 tokens in 5 columns is read from the columns 3, 4, 0, 1, 2.
             places = (np.arange(length) + sizes[:, None]) % length
             batch = {name: np.take_along_axis(array, places, 1) for name, array in batch.items()}
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        return BatchEncoding({name: torch.from_numpy(array) for name, array in batch.items()})
 
     def _continues(self, examples: Sequence[TokenizedExample], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(tokens,) Whether each token continues the word of the token before it; sizes (examples,) count tokens."""
@@ -236,7 +237,7 @@ class WholeWordMaskCollator(Masker):
             )
         if all(numbered):
             try:
-                numbers = [[int(example[name]) % 2**64 for name in ("epoch", "example_id")] for example in examples]
+                numbers = [[_whole(example[name]) for name in ("epoch", "example_id")] for example in examples]
             except (TypeError, ValueError):
                 raise InputError(
                     f"example_id: {examples[0]['example_id']!r} of epoch {examples[0]['epoch']!r} is not a whole "
@@ -266,6 +267,13 @@ def _as_columns(examples: Any) -> list[Mapping[str, Any]]:
     if not columns:
         raise InputError("examples is empty; give at least one example")
     return columns
+
+
+def _whole(number: Any) -> int:
+    """A whole number of 64 bits; raise a `ValueError` or a `TypeError` for another one."""
+    if int(number) != number:
+        raise ValueError
+    return int(number) % 2**64
 
 
 def _checked(rates: Sequence[Any]) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ from wordmask.training.records.progress_record import saved_step
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.trainer.resuming import ResumableTrainer
 from wordmask.utils.arrays import BoolArray, IntArray
+from wordmask.utils.errors import InputError
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
 
@@ -210,6 +211,8 @@ class EvaluatingTrainer(ResumableTrainer):
             sums = torch.from_numpy(metric.sums_as_array()).to(self.args.device)
             metric.replace_sums(self.accelerator.reduce(sums, "sum").cpu().numpy())
         figures = metric.compute()
+        if not figures:
+            raise InputError("evaluation: no token of the text can be masked, so it has no loss; give another text")
         if running.words is not None and self.history is not None:
             words = running.words.over_all(self.accelerator)
             step, epoch = self._model_step, float(self.state.epoch or 0.0)

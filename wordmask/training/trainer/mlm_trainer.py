@@ -51,6 +51,7 @@ from wordmask.training.trainer.muon import muon_of
 from wordmask.training.trainer.parameters import (
     as_sequences,
     as_stages,
+    check_collator,
     check_ids,
     check_metric,
     check_parameters,
@@ -90,8 +91,8 @@ class MlmTrainer(EvaluatingTrainer):
             from `wordmask.data.sequences`.
         processing_class: the tokenizer, saved with the model.
         data_collator: makes batches; `None` for a `WholeWordMaskCollator` with its defaults and the run's seed.
-        eval_collator: the same for evaluation, with word numbers; `None` for one made from `data_collator`, whose
-            masks do not depend on its seed or `args.seed`, but on `args.data_seed` alone.
+        eval_collator: the same for evaluation, with a rate, a strategy and a seed of its own; `None` for one made from
+            `data_collator`, whose masks do not depend on its seed or `args.seed`, but on `args.data_seed` alone.
         rates: the masking rate over the training, such as 0.15 or `"0.30:0.15"`, see `--mlm_probability`; `None` for
             that of `data_collator`.
         forward: the forward pass; `None` for one with sparse prediction, if the model can.
@@ -124,14 +125,17 @@ class MlmTrainer(EvaluatingTrainer):
         if train_sequences is not None:
             check_metric(args.metric_for_best_model, eval_sequences, options.get("probe") is not None)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
+        check_collator(collator, "data_collator")
+        own_rates = None
+        if isinstance(eval_collator, WholeWordMaskCollator):
+            own_rates, eval_collator = eval_collator.rates, eval_collator.for_evaluation(eval_collator.seed)
         if isinstance(collator, WholeWordMaskCollator):
+            if args.dry_run:
+                raise InputError("dry_run: an MlmTrainer has none, and would train; drop it")
             rates = collator.rates if rates is None else rates
             eval_collator = eval_collator or collator.for_evaluation(args.evaluation_seed)
             check_ids(model, collator.vocabulary.highest_used)
-        if rates is None or eval_collator is None:
-            raise InputError(
-                f"data_collator: {type(collator).__name__} does not mask words; give a wordmask.WholeWordMaskCollator"
-            )
+        check_collator(eval_collator, "eval_collator")
         rates = rates if isinstance(rates, RateSchedule) else RateSchedule.of(rates, flag="rates")
         if args.optim == MUON:
             options.setdefault("optimizer_cls_and_kwargs", muon_of(model, args))
@@ -147,7 +151,7 @@ class MlmTrainer(EvaluatingTrainer):
             **options,
         )
         self.train_sequences, self.eval_sequences, self.collator = train_sequences, eval_sequences, collator
-        self.rates = replace(rates, seed=args.mask_seed)
+        self.rates, self.eval_rate = replace(rates, seed=args.mask_seed), (own_rates or rates).final
         self._cuts: dict[str, TokenCuts] = {}  # by --train_sampling_strategy
         if args.log_format:  # else the Trainer's own bars and dictionaries stay
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
@@ -247,7 +251,7 @@ class MlmTrainer(EvaluatingTrainer):
         sequences = self.eval_sequences if eval_dataset is None else as_sequences(eval_dataset)
         if sequences is None:
             raise InputError("eval_dataset is missing; give a dataset to evaluate on")
-        layout, rates = self._layout(self.args.eval_batch_size, 1), RateSchedule.of(self.rates.final)
+        layout, rates = self._layout(self.args.eval_batch_size, 1), RateSchedule.of(self.eval_rate)
         bounds, names = getattr(sequences, "bounds", [0, len(sequences)]), getattr(sequences, "evaluated_apart", [])
         parts = []
         for start, stop in pairwise(bounds):
@@ -259,6 +263,12 @@ class MlmTrainer(EvaluatingTrainer):
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """The same, for `predict`, which returns metrics and stores no predictions."""
         return self.get_eval_dataloader(test_dataset)
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused with an `InputError`: it needs new models, and this trainer has prepared one."""
+        raise InputError(
+            "hyperparameter_search: MlmTrainer prepares one model; make a trainer with a new model for each trial"
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our own card, since that of transformers links to the hub even for a local directory."""

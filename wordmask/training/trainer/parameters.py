@@ -13,6 +13,7 @@ from transformers.models.auto import modeling_auto
 from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.metric_table import METRICS
 from wordmask.config.run_arguments import RunArguments
+from wordmask.data.collator import Masker
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.models.positions import position_limits
@@ -45,6 +46,8 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
     """Raise an `InputError` for parameters of a `Trainer` that this one cannot use, or without a tokenizer."""
     if not isinstance(args, RunArguments):
         raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
+    if "tokenizer" in options:
+        raise InputError("tokenizer: this parameter of the Trainer is called processing_class now; rename it")
     if unused := first_of({name: options.get(name) for name in _UNUSED}):
         raise InputError(f"{unused}: {_UNUSED[unused]}, so it is not called; drop it")
     check_one_gpu(args.n_gpu, "your_program.py")
@@ -58,6 +61,12 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
         raise InputError(f"model: {kind_of(model)} {does}; give a masked language model, see AutoModelForMaskedLM")
     if masks_by is None:
         raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
+
+
+def check_collator(collator: Any, name: str) -> None:
+    """Raise an `InputError` for a collator that does not mask words."""
+    if not isinstance(collator, Masker):
+        raise InputError(f"{name}: {kind_of(collator)} does not mask words; give a wordmask.WholeWordMaskCollator")
 
 
 def check_metric(metric: str | None, sequences: Any, has_probe: bool) -> None:
