@@ -176,6 +176,14 @@ def test_much_text_behind_few_unknown_tokens_is_said(model, write, trained):
     assert "28.7% of the characters stand behind [UNK] (1 token), and the model cannot learn them" in said
 
 
+def test_a_few_long_lines_that_lose_much_text_are_said(model, write, trained):
+    lines = [*ENGLISH, *["the cat"] * 20, "the cat walks. " * 40]
+    text = write("text", lines)
+    cut = "--train_file", text, "--line_by_line", "--max_seq_length", "16", "--do_train"
+    _, said = trained(model, *cut)
+    assert "4.0% of the train examples are cut at 14 tokens, so 72% of the tokens are lost; add --long_lines" in said
+
+
 def test_lines_that_are_split_lose_nothing(model, write, trained):
     report, said = trained(
         *(model, "--train_file", write("text", ENGLISH), "--line_by_line", "--max_seq_length", "6", "--do_train"),

@@ -584,6 +584,22 @@ def test_a_user_dictionary_is_its_segmenters_own(tmp_path, loaded):
     assert len(segmenter.identity["user_dict"]) == 64
 
 
+@pytest.mark.parametrize(
+    "entry",
+    ["增长率的\t5", "增长率的,5,n", "增长率的 n 5", "增长率的 5 N", "增长率的 5.0", "增长率的\u30005", "AT T 5"],
+)
+def test_an_entry_that_jieba_never_finds_is_named(entry, tmp_path, caplog):
+    words = tmp_path / "words.txt"
+    words.write_text(f"\ufeff石墨烯 5 n\nC++ 3\n{entry}\n\n杭研\n", encoding="utf-8")
+    make_segmenter("jieba", user_dict=words)
+    (said,) = caplog.messages
+    assert said.startswith(f"--user_dict {words}: jieba never finds 1 of 4 entries, such as ") and "in line 3;" in said
+    caplog.clear()
+    words.write_text("增长率的 5 n\n云计算 v\nC++\n", encoding="utf-8")
+    make_segmenter("jieba", user_dict=words)
+    assert caplog.messages == []
+
+
 def test_jieba_writes_nothing_to_stderr():
     code = "from wordmask.segmenters import make_segmenter; print(make_segmenter('jieba').segment(['中国']))"
     assert fresh_python(code, "-W", "default") == ("[['中国']]\n", "")

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from conftest import SPECIAL, BertTokenizer, sample_tokenizer
 from wordmask.tokenization import added_words
-from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words, pieces_of
+from wordmask.tokenization.added_words import add_words, addable_words, decoded_wrongly, find_words, pieces_of
 from wordmask.tokenization.encoding import encode_lines
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.tokenization.tokenize import tokenize
@@ -113,7 +113,7 @@ def test_the_search_forgets_rare_words_alone_and_keeps_few(monkeypatch):
 
 def test_a_word_that_the_tokenizer_does_not_know_is_found():
     assert find_words(word_pieces(), [["a quay"] * 5], 5) == ["quay"]
-    check_words(word_pieces(), ["quay"])
+    assert addable_words(word_pieces(), ["quay"]) == ["quay"]
 
 
 def test_nothing_is_found_where_no_word_is_split():
@@ -126,29 +126,41 @@ def test_nothing_is_found_where_no_word_is_split():
 @pytest.mark.parametrize(
     "word, sentence",
     [
-        ("Graft", "--add_words: the tokenizer's normalizer changes Graft to graft; give graft"),
-        ("new graft", "--add_words: new graft has a space inside; give one word in each line"),
-        ("我们", "--add_words: 我们 is of a script that is written without spaces"),
-        ("ภาษา", "--add_words: ภาษา is of a script that is written without spaces"),
-        ("new", "--add_words: new is in the vocabulary already; leave out what it has"),
-        ("\x00", "--add_words: the tokenizer's normalizer changes \x00 to nothing; leave it out"),
-        ("[MASK]", "--add_words: [MASK] is a special token of this tokenizer; leave it out"),
-        ("##graft", "--add_words: ##graft begins with ##, a mark that only pieces in a vocabulary have; give graft"),
-        ("##", "--add_words: ## begins with ##, a mark that only pieces in a vocabulary have; give a word"),
+        ("new graft", "--add_words: new graft: a word has no space inside; give one word in each line"),
+        ("我们", "--add_words: 我们: it is of a script that is written without spaces"),
+        ("ภาษา", "--add_words: ภาษา: it is of a script that is written without spaces"),
+        ("\x00", "--add_words: \x00: the tokenizer's normalizer makes no single word of it; leave it out"),
+        ("[MASK]", "--add_words: [MASK]: special tokens of this tokenizer are not added; leave them out"),
+        ("##graft", "--add_words: ##graft: only pieces in a vocabulary begin with ## or ▁; leave the mark out"),
+        ("##", "--add_words: ##: only pieces in a vocabulary begin with ## or ▁; leave the mark out"),
     ],
 )
 def test_words_that_cannot_be_added_are_refused(word, sentence):
     with pytest.raises(InputError) as refused:
-        check_words(word_pieces(), ["graft", word])
+        addable_words(word_pieces(), ["graft", word])
     assert str(refused.value).startswith(sentence)
+
+
+def test_all_wrong_words_are_named_at_once():
+    with pytest.raises(InputError, match="^--add_words: a b, c d, e f, g h, i j and 1 other: a word has no space"):
+        addable_words(word_pieces(), ["graft", *"a b,c d,e f,g h,i j,k l".split(",")])
+
+
+def test_words_are_added_as_the_normalizer_writes_them_and_known_ones_are_left_out(caplog):
+    assert addable_words(word_pieces(), ["Graft", "graft", "new", "Lupus"]) == ["graft", "lupus"]
+    assert caplog.messages == [
+        "--add_words: the tokenizer's normalizer writes Graft as graft, Lupus as lupus",
+        "--add_words: left out, since the vocabulary has them already: new",
+    ]
+    with pytest.raises(InputError, match="the vocabulary has all of these words already; drop the flag"):
+        addable_words(word_pieces(), ["new", "A"])
 
 
 def test_a_piece_of_longer_words_is_no_new_word():
     """A byte-level `graft` without `Ġ` stands inside of words; to add it would give it another meaning."""
     tokenizer = tokenizer_of("roberta")
     piece = next(token for token in tokenizer.get_vocab() if len(token) > 2 and token.isalpha() and token.isascii())
-    with pytest.raises(InputError, match=f"{piece} is in the vocabulary already"):
-        check_words(tokenizer, [piece])
+    assert piece not in addable_words(tokenizer, [piece, "immunoglobulin"])
 
 
 # The word cache

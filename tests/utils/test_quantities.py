@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from wordmask.utils.quantities import changed, counted, duration, loss, number, percent, short, size
+from wordmask.utils.quantities import changed, counted, duration, loss, number, percent, share, short, size
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,11 @@ def test_units_change_where_the_number_would_need_a_fourth_digit():
         "4.21 M",
     ]
     assert [size(value) for value in (512, 999.6, 4.2e9, 123e6)] == ["512 B", "1.0 kB", "4.2 GB", "123 MB"]
+
+
+def test_a_part_that_is_not_all_is_never_shown_as_all():
+    shown = {(1, 3): "33%", (238_342, 239_200): ">99%", (3, 3): "100%", (41, 10_000): "0.41%", (1, 10**6): "0.0001%"}
+    assert {pair: share(*pair) for pair in shown} == shown
 
 
 def test_counts_and_shares_have_their_noun_and_sign():

@@ -13,12 +13,12 @@ from wordmask.data.findings import Findings, SplitText
 from wordmask.data.segmenter_advice import without_words
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import is_chinese
-from wordmask.utils.quantities import counted, number, percent
+from wordmask.utils.quantities import counted, number, percent, share
 
 if TYPE_CHECKING:
     from wordmask.data.data_report import SplitReport
 
-UNKNOWN, CUT, COPIES, SEEN = 0.05, 0.5, 0.1, 0.05  # shares from which on something looks wrong
+UNKNOWN, CUT, LOST, COPIES, SEEN = 0.05, 0.5, 0.1, 0.1, 0.05  # shares from which on something looks wrong
 MANY_COPIES = 1000
 MASKED_MORE = 1.2  # short sequences look wrong if this many times the asked share of their tokens is masked
 SHOWN = 5  # characters, or special tokens, in a sentence
@@ -107,14 +107,14 @@ def _special_tokens(report: SplitReport, flag: str) -> list[str]:
 
 
 def _cut_lines(text: SplitText, split: str) -> list[str]:
-    """Advice if at least half of the examples are cut."""
+    """Advice if at least half of the examples are cut, or a tenth of the tokens is lost."""
     lines = text.long_lines
     examples = text.examples or text.found.findings.counts.examples
-    if lines is None or not lines.lost or lines.lines < CUT * examples:
+    if lines is None or not lines.lost or lines.lines < CUT * examples and lines.lost < LOST * text.tokens:
         return []
     return [
-        f"{text.found.flag}: {lines.lines / examples:.0%} of the {split} examples are cut at {lines.room} tokens, so "
-        f"{lines.lost / text.tokens:.0%} of the tokens are lost; add --long_lines split to keep them"
+        f"{text.found.flag}: {share(lines.lines, examples)} of the {split} examples are cut at {lines.room} tokens, "
+        f"so {share(lines.lost, text.tokens)} of the tokens are lost; add --long_lines split to keep them"
     ]
 
 

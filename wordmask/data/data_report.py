@@ -20,7 +20,7 @@ from wordmask.data.findings import LongLines, SplitText
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.backend import untruncated
 from wordmask.tokenization.words import is_chinese
-from wordmask.utils.quantities import counted, number, percent
+from wordmask.utils.quantities import counted, number, percent, share
 from wordmask.utils.terminal import clean, terminal
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class SplitReport:
 
 def _share(count: int, total: int) -> str:
     """`12 (0.4%)`, or `0`."""
-    return f"{count:,} ({number(100 * count / total, 2)}%)" if count else "0"
+    return f"{count:,} ({share(count, total)})" if count else "0"
 
 
 def _ordered(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:

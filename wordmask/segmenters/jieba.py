@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing import parent_process
 from typing import Any
 
 from wordmask.segmenters.libraries import LineSegmenter, import_package, read_user_words
+
+logger = logging.getLogger(__name__)
 
 
 class JiebaSegmenter(LineSegmenter):
@@ -27,7 +31,7 @@ class JiebaSegmenter(LineSegmenter):
 
     Args:
         user_dict: a UTF-8 file in jieba's format: one word in each line, optionally with frequency and tag. Only this
-            segmenter uses it.
+            segmenter uses it. A warning names an entry that jieba never finds in a text.
         hmm: guess words that are not in the dictionary.
 
     Raises:
@@ -41,6 +45,8 @@ class JiebaSegmenter(LineSegmenter):
         user_words = None
         if user_dict is not None:
             user_words = read_user_words(user_dict)
+            if parent_process() is None:  # workers read the same file
+                _warn_of_useless_entries(user_words, user_dict)
             self._identity["user_dict"] = hashlib.sha256(user_words).hexdigest()
         rust = not hmm and user_words is None and find_spec("rjieba") is not None
         self._cut = _rust_cut() if rust else _python_cut(user_words, hmm)
@@ -82,6 +88,26 @@ def _python_cut(user_words: bytes | None, hmm: bool) -> Cut:
             return list(tokenizer.cut(text, HMM=hmm))
 
     return cut
+
+
+def _warn_of_useless_entries(content: bytes, path: str | os.PathLike[str]) -> None:
+    """Log a warning if jieba never finds a word of a dictionary: it takes a tab, or `5.0`, for a part of the word."""
+    jieba: Any = import_package("jieba", segmenter="jieba", distribution="jieba")
+    lines = enumerate(content.decode("utf-8-sig").splitlines(), 1)
+    entries = {number: line.strip() for number, line in lines if line.strip()}
+    words = {number: jieba.re_userdict.match(entry)[1] for number, entry in entries.items()}
+    useless = [number for number, word in words.items() if not jieba.re_han_default.fullmatch(word)]
+    if useless:
+        logger.warning(
+            "--user_dict %s: jieba never finds %d of %d entries, such as %r in line %d; write a word of Chinese "
+            "characters, letters, digits and +#&._%%-, and behind it, each after one space, a whole number and a tag "
+            "of small letters, if you want them",
+            os.fspath(path),
+            len(useless),
+            len(entries),
+            words[useless[0]],
+            useless[0],
+        )
 
 
 @contextmanager

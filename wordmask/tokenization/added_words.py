@@ -1,7 +1,8 @@
-"""Words of a domain that become tokens of a tokenizer: find them in a text, check them, add them."""
+"""Words of a domain that become tokens of a tokenizer: find them in a text, choose those that can, add them."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -14,8 +15,11 @@ from wordmask.tokenization.words import Characters, script_of
 from wordmask.utils.errors import InputError
 from wordmask.utils.quantities import counted
 
+logger = logging.getLogger(__name__)
+
 LEAST = 5  # occurrences of a word that is found: of fewer, a model learns little about its token
 LONGEST = 40  # characters; what is longer is hardly a word
+SHOWN = 5  # words in a sentence
 _MOST = 2_000_000  # different words that are counted at once; with more, the rarer half is forgotten
 _BEFORE = "a "  # what stands before a word when we ask for its pieces, since most words follow a space
 # The library's rule for `single_word`: neither neighbour of a token may match \w. So a word that we find is all of the
@@ -93,40 +97,51 @@ def find_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]
     return best[:count]
 
 
-def check_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> None:
-    """Raise an `InputError` if a word cannot become a token, or is one."""
-    for word in words:
-        if word in tokenizer.all_special_tokens:
-            raise InputError(f"--add_words: {word} is a special token of this tokenizer; leave it out")
-        if mark := next((mark for mark in _MARKS if word.startswith(mark)), None):
-            raise InputError(
-                f"--add_words: {word} begins with {mark}, a mark that only pieces in a vocabulary have; give "
-                f"{word.lstrip(mark) or 'a word'}"
-            )
-        if len(word.split()) != 1:
-            raise InputError(f"--add_words: {word} has a space inside; give one word in each line")
-        if has_no_spaces(word):
-            raise InputError(
-                f"--add_words: {word} is of a script that is written without spaces, where no token can tell a word "
-                "from a part of another one; leave it out"
-            )
-        if (form := normalized(tokenizer, word)) != word:
-            advice = f"give {form}" if len(form.split()) == 1 else "leave it out"
-            raise InputError(
-                f"--add_words: the tokenizer's normalizer changes {word} to {form or 'nothing'}; {advice}"
-            )
-    vocabulary, unknown = tokenizer.get_vocab(), tokenizer.unk_token_id
+def addable_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[str]:
+    """The words that can become tokens, as the normalizer writes them; others are already in the vocabulary.
+
+    A warning says which words are changed, and which are left out.
+
+    Raises:
+        InputError: naming the words that can be no token, or if none is left.
+    """
+    forms = {word: normalized(tokenizer, word) for word in words}
+    refused = {
+        "special tokens of this tokenizer are not added; leave them out": lambda word: (
+            word in tokenizer.all_special_tokens
+        ),
+        f"only pieces in a vocabulary begin with {' or '.join(_MARKS)}; leave the mark out": lambda word: (
+            word.startswith(_MARKS)
+        ),
+        "a word has no space inside; give one word in each line": lambda word: len(word.split()) != 1,
+        "it is of a script that is written without spaces, where no token can tell a word from a part of another one; "
+        "leave it out": has_no_spaces,
+        "the tokenizer's normalizer makes no single word of it; leave it out": lambda word: (
+            len(forms[word].split()) != 1
+        ),
+    }
+    for reason, is_refused in refused.items():
+        if wrong := [word for word in words if is_refused(word)]:
+            raise InputError(f"--add_words: {_listed(wrong)}: {reason}")
+    if changed := [f"{word} as {form}" for word, form in forms.items() if word != form]:
+        logger.warning("--add_words: the tokenizer's normalizer writes %s", _listed(changed))
+    new, vocabulary, unknown = list(dict.fromkeys(forms.values())), tokenizer.get_vocab(), tokenizer.unk_token_id
     known = [
         word
-        for word, pieces in zip(words, pieces_of(tokenizer, words), strict=True)
+        for word, pieces in zip(new, pieces_of(tokenizer, new), strict=True)
         if word in vocabulary or len(pieces) < 2 and pieces != [unknown]
     ]
     if known:
-        more = f" and {counted(len(known) - 3, 'other word')}" if len(known) > 3 else ""
-        verb = "is" if len(known) == 1 else "are"
-        raise InputError(
-            f"--add_words: {', '.join(known[:3])}{more} {verb} in the vocabulary already; leave out what it has"
-        )
+        logger.warning("--add_words: left out, since the vocabulary has them already: %s", _listed(known))
+    if len(known) == len(new):
+        raise InputError("--add_words: the vocabulary has all of these words already; drop the flag")
+    return [word for word in new if word not in {*known}]
+
+
+def _listed(words: Sequence[str]) -> str:
+    """The first words, and how many others there are."""
+    more = f" and {counted(len(words) - SHOWN, 'other')}" if len(words) > SHOWN else ""
+    return f"{', '.join(words[:SHOWN])}{more}"
 
 
 def add_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[int, list[int]]:
@@ -134,7 +149,7 @@ def add_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[
 
     Args:
         tokenizer: a fast tokenizer, which is changed.
-        words: words that `check_words` has found to be new.
+        words: new words, from `addable_words`.
 
     Returns:
         For the id of each new token, the ids of the pieces that the word had before.

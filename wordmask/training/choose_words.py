@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.data.prepared_dir import RunTexts
 from wordmask.data.sources import Texts
-from wordmask.tokenization.added_words import add_words, check_words, decoded_wrongly, find_words
+from wordmask.tokenization.added_words import add_words, addable_words, decoded_wrongly, find_words
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import InputError, kind_of
@@ -52,10 +52,10 @@ def add_chosen_words(
             "words from --segmenter instead of references"
         )
     if arguments.words_to_find is None:
-        words = read_words(arguments.add_words, "--add_words")
-        if not words:
+        given = read_words(arguments.add_words, "--add_words")
+        if not given:
             raise InputError(f"--add_words: {arguments.add_words} has no word; give one in each line")
-        check_words(tokenizer, words)
+        words = addable_words(tokenizer, given)
     else:
         words = _of_checkpoint(tokenizer, checkpoint) if checkpoint else _found(arguments, tokenizer, texts)
     pieces = add_words(tokenizer, words)

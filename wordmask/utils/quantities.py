@@ -70,6 +70,12 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
+def share(count: float, total: float) -> str:
+    """A part of a total with two digits: `0.41%`, `12%`, `>99%` for nearly all, and `100%` for all."""
+    shown = number(100 * count / total, 2)
+    return ">99%" if shown == "100" and count < total else f"{shown}%"
+
+
 def short(value: float) -> str:
     """A large count with three digits: 850, 12.3 k, 4.21 M, 1.10 G."""
     exponent = 0

@@ -168,12 +168,13 @@ def test_a_label_that_only_the_prediction_has_counts_as_in_scikit_learn():
     assert found["f1_low"] <= found["f1"] <= found["f1_high"]
 
 
-def test_the_best_checkpoint_is_chosen_by_the_probe(command, folder, tmp_path, capsys):
+@pytest.mark.parametrize("more", [(), ("--no_text_in_results",)], ids=["", "without text"])
+def test_the_best_checkpoint_is_chosen_by_the_probe(more, command, folder, tmp_path, capsys):
     """Here the lowest macro-F1 counts as the best. Which step has it differs between machines."""
     out = tmp_path / "out"
     flags = "--eval_strategy steps --eval_steps 1 --save_steps 1 --metric_for_best_model probe_f1".split()
     chosen = ("--load_best_model_at_end", "--greater_is_better", "false")
-    metrics = run_mlm_wwm.main(command(out, *held_out(folder), *flags, *chosen))
+    metrics = run_mlm_wwm.main(command(out, *held_out(folder), *flags, *chosen, *more))
     evaluations = results(out, "wordmask_evaluations.json")["evaluations"]
     by_step = {one["step"]: one["metrics"] for one in evaluations if one["step"]}
     best = min(by_step, key=lambda step: by_step[step]["probe_f1"])

@@ -52,11 +52,12 @@ class RunFiles:
         evaluations, self.moments = read_evaluations(directory, sys.maxsize), read_speed(directory)
         self.evaluations = [one for one in evaluations if one.masks == evaluations[-1].masks]
         self.before = next((one for one in self.evaluations if self.record.get("trains") and not one.step), None)
-        others = [one for one in self.evaluations if one is not self.before]
-        # The record keeps the words of the saved model. It is not the last one with --load_best_model_at_end.
-        self.after = next((one for one in others[::-1] if one.words), others[-1] if others else None)
         last = map(read_json, [directory / STATE, *(path / STATE for path in checkpoints_in(directory)[-1:])])
         self.state = max(last, key=lambda state: state.get("global_step", -1))
+        others = [one for one in self.evaluations if one is not self.before]
+        keeps_best = self.record.get("arguments", {}).get("load_best_model_at_end")
+        best = [one for one in others if keeps_best and one.step == self.state.get("best_global_step")]
+        self.after = next(iter(best or others[-1:]), None)
 
     @property
     def changed(self) -> dict[str, Any]:
