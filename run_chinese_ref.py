@@ -30,6 +30,7 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
+from wordmask.utils.processes import check_one_process, world_size
 from wordmask.utils.progress import tracked_lines
 from wordmask.utils.quantities import counted
 from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     work = Work(
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
     )
+    check_one_process(world_size(), "--save_path", "--num_workers")
     output = Output(arguments.save_path)
     use(None)  # shows log messages, with what a terminal would obey as text
     files = find_text_files(arguments.file_name, "--file_name")

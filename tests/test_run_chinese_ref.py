@@ -421,3 +421,23 @@ def test_a_line_of_five_megabytes_is_done_in_seconds(tokenizer, tmp_path):
     make(str(text), tokenizer, save)
     [positions] = map(json.loads, save.read_text().splitlines())
     assert len(positions) >= 140_000 and positions == sorted({*positions})
+
+
+def test_several_processes_of_a_launcher_are_refused(text, tokenizer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "0"), monkeypatch.setenv("WORLD_SIZE", "2")
+    argv = ["--file_name", text, "--bert", tokenizer, "--save_path", str(tmp_path / "ref"), "--segmenter", "jieba"]
+    line = refused(capsys, *argv)
+    assert "--save_path: 2 processes of a launcher cannot divide this work; " in line and "--num_workers" in line
+
+
+@pytest.mark.parametrize("name", ["ref.csv", "ref.tsv", "ref.json", "REF.CSV"])
+def test_references_are_not_written_under_the_name_of_another_table(name, text, tokenizer, tmp_path, capsys):
+    argv = ["--file_name", text, "--bert", tokenizer, "--save_path", str(tmp_path / name), "--segmenter", "jieba"]
+    assert f"{name} is named like a {Path(name).suffix.lower()} table, which is not written" in refused(capsys, *argv)
+    assert not list(tmp_path.glob(f"*{name}*"))
+
+
+def test_the_ending_of_a_table_may_have_capitals(text, tokenizer, tmp_path):
+    make(text, tokenizer, tmp_path / "ref.JSONL")
+    first = json.loads((tmp_path / "ref.JSONL").read_text(encoding="utf-8").splitlines()[0])
+    assert first.keys() == {"text", "chinese_ref"}

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 import run_mlm_wwm
 from conftest import refusal, sample_tokenizer, save_model, trajectory, uneven_text
+from wordmask.data.collator import positions_of
 from wordmask.models.micro_batches import cheapest_sizes, divide_batch
-from wordmask.models.sparse_prediction import positions_to_predict
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def batch_of(lengths: list[int]) -> dict[str, torch.Tensor]:
+def batch_of(lengths: list[int], pads_left: bool = False) -> dict[str, torch.Tensor]:
     """A batch in which each token tells its row and its place."""
     filled = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    filled = filled.flip(1) if pads_left else filled
     numbers = torch.arange(filled.numel()).reshape(filled.shape) + 1
     return {"input_ids": numbers * filled, "attention_mask": filled.long(), "labels": -numbers * filled}
 
@@ -31,9 +32,10 @@ def batch_of(lengths: list[int]) -> dict[str, torch.Tensor]:
     lengths=st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any),
     tokens=st.integers(1, 200),
     multiple=st.sampled_from([1, 8]),
+    pads_left=st.booleans(),
 )
-def test_parts_hold_every_token_once_and_no_more_than_they_may(lengths, tokens, multiple):
-    batch = batch_of(lengths)
+def test_parts_hold_every_token_once_and_no_more_than_they_may(lengths, tokens, multiple, pads_left):
+    batch = batch_of(lengths, pads_left)
     parts = list(divide_batch(batch, tokens, multiple))
     assert all(part.keys() == {*batch, "positions", "is_padded"} for part in parts)
     found = torch.cat([part["input_ids"][part["attention_mask"].bool()] for part in parts])
@@ -42,7 +44,7 @@ def test_parts_hold_every_token_once_and_no_more_than_they_may(lengths, tokens, 
     for part in parts:
         rows, width = part["input_ids"].shape
         assert torch.equal(part["labels"], -part["input_ids"])
-        assert torch.equal(part["positions"], positions_to_predict(part["labels"]))
+        assert torch.equal(part["positions"], torch.from_numpy(positions_of(part["labels"].numpy())))
         assert part["is_padded"] == bool((part["attention_mask"] == 0).any())
         assert rows == 1 or rows * width <= tokens
         longest = int(part["attention_mask"].sum(1).max())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,6 @@ from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import Value, apply_defaults, is_short_form
-
-logger = logging.getLogger(__name__)
 
 # The classes of all flags, with those of transformers.
 CONCERNS: tuple[type, ...] = tuple(RunArguments if concern is AddedArguments else concern for concern in OWN[1:])

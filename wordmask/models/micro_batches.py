@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.models.sparse_prediction import positions_to_predict
+from wordmask.data.collator import positions_of
 
 FIXED_COST = 1 / 16  # of a micro-batch of any size, as a share of the cost of the largest one
 
@@ -17,7 +17,8 @@ FIXED_COST = 1 / 16  # of a micro-batch of any size, as a share of the cost of t
 def divide_batch(batch: dict[str, torch.Tensor], tokens: int, pad_to_multiple_of: int = 1) -> Iterator[dict[str, Any]]:
     """Divide a batch into micro-batches of sequences of similar length, each cut to its longest sequence.
 
-    Each has `positions` and `is_padded`, as a whole batch has from the collator. If the batch is pinned, so are they.
+    Padding may stand on either side. Each has `positions` and `is_padded`, as a whole batch has from the collator. If
+    the batch is pinned, so are they.
 
     Args:
         batch: tensors (batch, length), `attention_mask` and `labels` among them.
@@ -26,10 +27,11 @@ def divide_batch(batch: dict[str, torch.Tensor], tokens: int, pad_to_multiple_of
     """
     lengths = batch["attention_mask"].sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
-    start = 0
+    pads_left, start = bool((batch["attention_mask"][:, 0] < batch["attention_mask"][:, -1]).any()), 0
     for size, width in micro_batch_shapes(lengths[order].cpu().numpy(), tokens, pad_to_multiple_of):
-        part = {name: tensor[order[start : start + size], :width] for name, tensor in batch.items()}
-        part["positions"] = positions_to_predict(part["labels"])
+        columns, rows = slice(-width, None) if pads_left else slice(width), order[start : start + size]
+        part = {name: tensor[rows, columns] for name, tensor in batch.items()}
+        part["positions"] = torch.from_numpy(positions_of(part["labels"].numpy()))
         if batch["labels"].is_pinned():
             part = {name: tensor.pin_memory() for name, tensor in part.items()}
         yield {**part, "is_padded": not part["attention_mask"].all()}

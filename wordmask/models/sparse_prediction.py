@@ -29,12 +29,6 @@ def labelled_positions(labels: torch.Tensor) -> torch.Tensor:
     return labels.reshape(-1).ne(IGNORED).nonzero()[:, 0]
 
 
-def positions_to_predict(labels: torch.Tensor) -> torch.Tensor:
-    """(positions,) Those with a label; the first position if there is none, since a model needs one."""
-    labelled = labelled_positions(labels)
-    return labelled if len(labelled) else labelled.new_zeros(1)
-
-
 def last_hidden_state(output: Any) -> torch.Tensor:
     """The last hidden states among the outputs of an encoder."""
     return output["last_hidden_state"] if isinstance(output, dict) else output[0]

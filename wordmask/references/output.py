@@ -19,8 +19,10 @@ from wordmask.references.provenance import sidecar
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import COMPRESSED, write_atomically
+from wordmask.utils.readers.paths import FORMATS
 
 ROW_GROUP = 10  # batches
+TABLES = {".parquet": "parquet", ".jsonl": "jsonl"}  # by the endings of their names
 Block: TypeAlias = bytes | pa.Table  # what a batch becomes in the output
 SCHEMA = pa.schema({"text": pa.string(), "chinese_ref": pa.list_(pa.int32())})
 
@@ -32,7 +34,7 @@ class Output:
     A name that ends in .jsonl or .parquet is a table. A name that ends in / is a directory of Parquet files.
 
     Raises:
-        InputError: if the name says that the file is compressed, since we write plain text.
+        InputError: if the name says that the file is compressed, or a table of another format.
     """
 
     path: str
@@ -40,11 +42,17 @@ class Output:
     def __post_init__(self) -> None:
         if not self.path.strip("/"):
             raise InputError(f"--save_path: {self.path!r} names no file; give a name")
-        if self.path.endswith(COMPRESSED):
+        ending = Path(self.path).suffix.lower()
+        if ending in COMPRESSED:
             name, suffix = os.path.splitext(self.path)
             raise InputError(
                 f"--save_path: {self.path} would hold plain text, and {suffix} says that it is compressed; give "
                 f"{name} and compress it afterwards, or a name that ends in .parquet"
+            )
+        if not self.path.endswith("/") and ending[1:] in {*FORMATS} - {"txt"} and ending not in TABLES:
+            raise InputError(
+                f"--save_path: {self.path} is named like a {ending} table, which is not written; give a name that "
+                "ends in .jsonl or .parquet for a table with the text, or another one for references alone"
             )
 
     @property
@@ -63,7 +71,7 @@ class Output:
         """`directory`, `parquet`, `jsonl` or `references`."""
         if self.path.endswith("/"):
             return "directory"
-        return {".parquet": "parquet", ".jsonl": "jsonl"}.get(Path(self.path).suffix, "references")
+        return TABLES.get(Path(self.path).suffix.lower(), "references")
 
     def block(self, texts: Sequence[str], references: Sequence[list[int] | None]) -> Block:
         """Lines and their references in the form of a part. `None` is the reference of a blank line."""

@@ -12,20 +12,16 @@ from wordmask.models.loading import load_tokenizer
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.choose_words import add_chosen_words
 from wordmask.training.inputs import decide_tasks, load_run_texts
-from wordmask.utils.errors import InputError
 from wordmask.utils.lock import locked
 from wordmask.utils.parts import Work
+from wordmask.utils.processes import check_one_process
 from wordmask.utils.terminal import clean, terminal
 
 
 def prepare_only(arguments: Arguments) -> dict[str, float]:
     """Tokenize the splits that this run needs into --prepared_dir, without a model or an --output_dir."""
     training, data = arguments.training, arguments.data
-    if training.world_size > 1:
-        raise InputError(
-            f"--prepare_only: {training.world_size} processes of a launcher cannot divide this work; start with plain "
-            "python, and divide it with --preprocessing_num_workers, or with --num_shards and --shard_index"
-        )
+    check_one_process(training.world_size, "--prepare_only", "--preprocessing_num_workers")
     work = Work(data.preprocessing_num_workers or 1, data.part_lines, data.num_shards, data.shard_index)
     texts = load_run_texts(arguments)
     decide_tasks(arguments, texts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +21,6 @@ from wordmask.training.records.file_names import RUN
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
 from wordmask.utils.quantities import as_written, plain
-
-logger = logging.getLogger(__name__)
 
 LEFT_OUT = ("token", "hub_token", "overwrite_output_dir")  # secrets, and a flag that is meant for one run
 # The flags that name a model and a tokenizer, for records without digests.

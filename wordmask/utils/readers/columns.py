@@ -114,10 +114,12 @@ def choose(tables: Sequence[TableColumns], name: str | None, flag: str) -> Colum
         if kind is None:
             raise InputError(f"--text_column_name: {source} has no column {column}, but {listed(kinds)}")
         if kind not in (READABLE if name is not None else (Kind.TEXT, Kind.NOTHING)):
-            advice = f"give --text_column_name {column} to read it, or choose" if kind in READABLE else "choose"
+            others = listed(kinds, keys)
+            advice = [f"give --text_column_name {column} to read it"] if kind in READABLE else []
+            advice += [f"choose another column; there is {others}"] if others else []
             raise InputError(
                 f"{flag if name is None else '--text_column_name'}: column {column} of {source} holds {kind}, not "
-                f"text; {advice} another column; there is {listed(kinds, keys)}"
+                f"text; {', or '.join(advice) or 'there is no other column, so give a file with text'}"
             )
         if column.references and (REFERENCES,) not in kinds:
             raise InputError(f"{flag}: {source} has no column {REFERENCES}, but other files do; add it")
@@ -167,9 +169,9 @@ def names_of(columns: Iterable[Keys]) -> str:
 
 
 def listed(kinds: Mapping[Keys, str], but: Keys | None = None) -> str:
-    """The columns to choose from: those that we can read, or else all."""
+    """The columns to choose from: those that we can read, or else all; empty if there is none."""
     others = [keys for keys in kinds if keys != but]
-    return names_of([keys for keys in others if kinds[keys] in READABLE] or others) or "no other"
+    return names_of([keys for keys in others if kinds[keys] in READABLE] or others)
 
 
 def values_at(node: Any, keys: Sequence[str]) -> Any:

@@ -68,7 +68,7 @@ class OpenFile:
                     line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     is_utf16 = number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-                    known = "UTF-16" if is_utf16 else "GBK, SHIFT_JIS or CP1252"
+                    known = "UTF-16" if is_utf16 else "GBK, BIG5, SHIFT_JIS, CP1252 or UTF-16LE"
                     return InputError(
                         f"{self.flag}: {self.path}, line {number}: byte 0x{line[error.start]:02x} at column "
                         f"{error.start + 1} is not UTF-8; convert the file: iconv -f OLD -t UTF-8, where OLD is its "
@@ -94,9 +94,12 @@ def lines(content: IO[bytes], file: OpenFile) -> Iterator[str]:
     """The lines of UTF-8 without their ends, `\\n` or `\\r\\n`.
 
     Raises:
-        InputError: if all line ends are `\\r`, as old programs write them: the file would be one line.
+        InputError: if all line ends are `\\r`, as old programs write them: the file would be one line. Also for a line
+            with a NUL in every third place or more: in UTF-16, Latin letters have one beside each.
     """
     for file.number, line in enumerate(lines_with_ends(content), 1):
         if file.number == 1 and "\r" in line.rstrip("\r\n") and not line.endswith("\n"):
             raise file.mistake(ONLY_RETURNS)
+        if "\0" in line and 3 * line.count("\0") > len(line):
+            raise file.mistake("has NULs between its characters, as in UTF-16; convert it: iconv -f UTF-16LE -t UTF-8")
         yield line.removesuffix("\n").removesuffix("\r")
