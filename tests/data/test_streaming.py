@@ -239,3 +239,20 @@ def test_a_batch_without_any_text_does_not_end_the_stream_of_a_dataset(english_m
     size = ["--per_device_train_batch_size", "500", "--max_seq_length", "8", "--max_steps", "4", "--use_cpu"]
     metrics = run_mlm_wwm.main([*argv, *size, "--do_train", "--output_dir", str(tmp_path / "out")])
     assert metrics["epoch"] >= 1
+
+
+def test_a_stream_that_goes_on_over_another_text_says_so(english_model, tmp_path, capsys):
+    lines, text = sample_lines("english", 40), tmp_path / "text.txt"
+    argv = ["--model_name_or_path", english_model, "--streaming", "--do_train", "--use_cpu", "--save_steps", "2"]
+    argv += ["--output_dir", str(tmp_path / "out")]
+
+    def said(path: Path, content: list[str], steps: int) -> str:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(content) + "\n", encoding="utf-8")
+        run_mlm_wwm.main([*argv, "--train_file", str(path), "--max_steps", str(steps)])
+        return capsys.readouterr().err
+
+    said(text, lines, 2)
+    assert "training text" not in said(tmp_path / "moved" / "text.txt", lines, 3), "the same text in another place"
+    sentence = "this run was started with other settings: training text, or its references: digest "
+    assert sentence in said(text, lines[20:], 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from wordmask.models.sparse_prediction import (
     labelled_positions,
     sparse_prediction,
 )
+from wordmask.utils.errors import InputError
 
 ARCHITECTURES = {
     "bert": {},
@@ -172,6 +174,22 @@ def test_in_a_loop_of_ones_own_inputs_may_come_in_any_form():
     for found in (by_place, embedded, by_trainer, by_later_trainer):
         assert found.logits.shape == (1, len(positions), WORDS)
         torch.testing.assert_close(found.loss, expected)
+
+
+def test_a_copy_that_is_made_inside_predicts_so_too_and_is_one_that_can_be_saved():
+    """As a moving average of the weights is. It failed in each later pass."""
+    model, (inputs, positions) = tiny("bert"), batch()
+    expected = model(**inputs)
+    with sparse_prediction(model):
+        average = torch.optim.swa_utils.AveragedModel(model)
+        saved = pickle.loads(pickle.dumps(model))
+        with pytest.raises(InputError, match="predicts at labelled positions already"), sparse_prediction(model):
+            pass
+    assert model(**inputs).logits.shape == expected.logits.shape
+    for copied in (average, saved):
+        found = copied(**inputs)
+        torch.testing.assert_close(found.loss, expected.loss)
+        assert found.logits.shape == (1, len(positions), WORDS)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -120,7 +120,7 @@ class DatasetStream:
     dataset: datasets.IterableDataset
     name: str
     limited: bool = False
-    is_stream = True
+    is_stream, fingerprint = True, None
 
     @property
     def shard_sizes(self) -> list[int]:

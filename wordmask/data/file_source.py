@@ -192,6 +192,11 @@ class FileStream:
     def shard_sizes(self) -> list[int]:
         return [1] if self.limit is not None else list(map(os.path.getsize, self.files.paths))
 
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the names and the sizes of the files: a text that changes nearly always has another size."""
+        return hashed([(os.path.basename(path), os.path.getsize(path)) for path in self.files.all])
+
     def take(self, limit: int) -> FileStream:
         """The first `limit` texts."""
         return replace(self, limit=limit)

@@ -76,11 +76,15 @@ class Stream(Protocol):
 
     Attributes:
         is_stream: `True`.
+        fingerprint: what tells these texts from others, as far as is known without reading them; `None` if nothing is.
         shard_sizes: how large each shard is, in any unit. Different processes can read different shards.
     """
 
     @property
     def is_stream(self) -> bool: ...
+
+    @property
+    def fingerprint(self) -> str | None: ...
 
     @property
     def shard_sizes(self) -> Sequence[int]: ...
@@ -135,8 +139,8 @@ class Texts(Generic[AnySource]):
         return self.source.is_stream
 
     @property
-    def fingerprint(self: Texts[Source]) -> str:
-        """What tells these texts from others. Not for streams."""
+    def fingerprint(self) -> Any:
+        """What tells these texts from others; of a stream `None` if that is not known."""
         return self.source.fingerprint
 
     def tables(self: Texts[Source], spans: Iterable[range]) -> Iterator[Iterator[pa.Table]]:

@@ -100,7 +100,8 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
 
     or `with wordmask.sparse_prediction(model): trainer.train()`. The model takes its usual inputs. Where `labels`
     are among them, its `logits` have the shape (1, labelled positions, vocabulary); without labels, nothing
-    changes. `MlmTrainer` does this by itself.
+    changes. `MlmTrainer` does this by itself. A copy of the model that is made inside, such as a moving average of its
+    weights, goes on predicting so.
 
     Args:
         model: a masked language model of transformers, also one that is compiled, or wrapped for several
@@ -113,6 +114,8 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
     inner = extract_model_from_parallel(model, keep_torch_compile=False) if is_model else model
     if not isinstance(inner, PreTrainedModel):
         raise InputError(f"sparse_prediction: {kind_of(inner)} is no model of transformers; give one")
+    if any(isinstance(getattr(hook, "__self__", None), _AtLabels) for hook in inner._forward_pre_hooks.values()):
+        raise InputError("sparse_prediction: this model predicts at labelled positions already; use it as it is")
     sparse = _hook(inner)
     if isinstance(sparse, Exception):
         raise InputError(
@@ -120,24 +123,44 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
             f"({named(sparse)}); use the model without it"
         )
 
-    def keep_labelled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
-        # Labels of another shape are those of the labelled positions already.
-        if labels is None or (ids is not None and ids.shape != labels.shape):
-            return None
-        sparse.positions = labelled_positions(labels)
-        return args, kwargs | {"labels": labels.reshape(-1)[sparse.positions][None]}
-
-    def keep_all(*_: Any) -> None:
-        sparse.positions = None
-
-    hooks: list[Hook] = [sparse, inner.register_forward_pre_hook(keep_labelled, with_kwargs=True)]
-    hooks.append(inner.register_forward_hook(keep_all, always_call=True))
+    hooks: list[Hook] = [sparse, _AtLabels(inner, sparse)]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class _AtLabels:
+    """The hooks that let a model predict at its labels. Methods, unlike local functions, are copied with a model.
+
+    Args:
+        model: a masked language model of transformers.
+        sparse: the hook on its encoder.
+    """
+
+    def __init__(self, model: PreTrainedModel, sparse: SparsePrediction):
+        self.sparse = sparse
+        self._handles = [
+            model.register_forward_pre_hook(self._keep_labelled, with_kwargs=True),
+            model.register_forward_hook(self._keep_all, always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _keep_labelled(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
+        # Labels of another shape are those of the labelled positions already.
+        if labels is None or (ids is not None and ids.shape != labels.shape):
+            return None
+        positions = self.sparse.positions = labelled_positions(labels)
+        return args, kwargs | {"labels": labels.reshape(-1)[positions][None]}
+
+    def _keep_all(self, *_: Any) -> None:
+        self.sparse.positions = None
 
 
 def _agrees(model: PreTrainedModel, sparse: SparsePrediction) -> bool:

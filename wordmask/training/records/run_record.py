@@ -48,7 +48,7 @@ _TEXT = (
     "dataset_config_name",
     "train_file",
     "train_ref_file",
-)  # of a stream, whose text has no digest
+)  # of a streamed dataset, whose text has no digest
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Identity:
         base_model: the digest of the weights that it starts from, or `from scratch`.
         architecture: the model's configuration.
         tokenizer: the tokenizer's digest.
-        text: the digest of the training text; `None` for a stream and without training.
+        text: the digest of the training text; of a stream, that of the names and sizes of its files; `None` for a
+            streamed dataset and without training.
         validation: that of the validation text; `None` without an evaluation.
     """
 
@@ -75,7 +76,7 @@ class Identity:
         train = texts.get("train") if arguments.training.do_train else None
         with arguments.training.main_process_first(desc="reading the model"):
             base = base_model(arguments.model)
-        text = None if train is None or arguments.data.streaming else train.fingerprint
+        text = None if train is None else train.fingerprint
         validation = texts["validation"].fingerprint if arguments.training.do_eval else None
         return cls(base, architecture(model), tokenizer_digest(tokenizer), text, validation)
 
