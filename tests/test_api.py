@@ -454,6 +454,7 @@ def test_arguments_of_a_wrong_type_get_a_sentence(arguments, sentence):
         ({"text": ["我"]}, "whitespace", "^lines: a dict is no list of lines"),
         (None, "whitespace", "^lines: None"),
         (["我", None], "whitespace", "^lines: number 1 is None; give strings"),
+        (["我", "喜\ud800"], "whitespace", "^lines: number 1 holds .* without its other half; remove it"),
         (["我"], None, "^segmenter: None is no segmenter"),
         (["我"], wordmask.Segmenter, "^segmenter: the class Segmenter is no segmenter"),
         (["我"], "ltp", '^segmenter ltp needs an object, load_segmenter."ltp", model=".*; give it$'),

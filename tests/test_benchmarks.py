@@ -59,6 +59,7 @@ def test_masking_prints_every_side(tmp_path, capsys):
     assert set(results[0]) == {
         "token",
         "whole word",
+        "whole word, any loop",
         "ngram",
         "span",
         "v5 token",

@@ -367,9 +367,12 @@ def test_an_empty_text_with_an_empty_reference_file_has_no_pairs(write):
 @pytest.mark.parametrize(
     "lines, found",
     [
-        (TEXT[::-1], "of as many lines, 7, but with other characters in them"),
+        (TEXT[::-1], "of as many lines, 7, but these are others, or in another order"),
         ([*TEXT, ""], "7 lines where this one has 8"),
-        ([line.replace("我", "你") for line in TEXT], "of as many lines, 7, but with other characters in them"),
+        (
+            [line.replace("我", "你") for line in TEXT],
+            "of as many lines, 7, but these are others, or in another order",
+        ),
         ([line for line in TEXT if line.strip()], "7 lines where this one has 4"),
     ],
     ids=["another order", "a blank line more", "a character", "without blank lines"],

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.segmenters import Segmenter, check_segmenter, make_segmenter, words_of
+from wordmask.segmenters.libraries import LONE_SURROGATE
 from wordmask.tokenization.backend import Tokenizer, check_is_tokenizer
 from wordmask.tokenization.encoding import Encodings
 from wordmask.tokenization.segmented import segmented
@@ -133,6 +134,8 @@ def _strings(lines: Iterable[Any]) -> Iterator[str]:
     for number, line in enumerate(lines):
         if not isinstance(line, str):
             raise InputError(f"lines: number {number} is {kind_of(line)}; give strings")
+        if not line.isascii() and (half := LONE_SURROGATE.search(line)):
+            raise InputError(f"lines: number {number} holds {half[0]!r} without its other half; remove it")
         yield line
 
 

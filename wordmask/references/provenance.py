@@ -117,17 +117,23 @@ class TextDigest:
         return self._hash.hexdigest()
 
 
-def check_text(provenance: Provenance, digest: TextDigest, text_path: str, reference_path: str, flag: str) -> None:
+def check_text(
+    provenance: Provenance,
+    digest: TextDigest,
+    text_path: str,
+    reference_path: str,
+    flag: str,
+    advice: str = "make the references again with run_chinese_ref.py",
+) -> None:
     """Raise an `InputError` if the references were made from another text."""
     if provenance.text_sha256 != digest.hexdigest():
         difference = (
             f"{provenance.lines} lines where this one has {digest.lines}"
             if provenance.lines != digest.lines
-            else f"of as many lines, {digest.lines}, but with other characters in them"
+            else f"of as many lines, {digest.lines}, but these are others, or in another order"
         )
         raise InputError(
-            f"{flag}: {reference_path} was made from another text than {text_path} ({difference}); make the "
-            "references again with run_chinese_ref.py"
+            f"{flag}: {reference_path} was made from another text than {text_path} ({difference}); {advice}"
         )
 
 

@@ -180,7 +180,10 @@ def made_before(path: str, annotator: Annotator, text_paths: Sequence[str], colu
     digest = TextDigest()
     for lines in batches(tracked_lines(TextReader(text_paths, "--file_name", column), "comparing the text")):
         digest.add(lines)
-    check_text(made, digest, text_paths[0], path, "--save_path")
+    others = f" and {counted(len(text_paths) - 1, 'other file')}" if len(text_paths) > 1 else ""
+    check_text(
+        made, digest, text_paths[0] + others, path, "--save_path", "give --overwrite to make the references again"
+    )
     check_directory(made, path, "--save_path")
     return made
 

@@ -53,12 +53,12 @@ def read_user_words(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def replace_surrogates(line: str) -> str:
     """A copy of equal length that can be encoded. A `str` may contain lone surrogates, which libraries refuse."""
-    return _SURROGATE.sub("\ufffd", line)
+    return LONE_SURROGATE.sub("\ufffd", line)
 
 
 def restore(line: str, copy: str, words: Sequence[str]) -> list[str]:
