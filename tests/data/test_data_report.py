@@ -184,6 +184,13 @@ def test_a_few_long_lines_that_lose_much_text_are_said(model, write, trained):
     assert "4.0% of the train examples are cut at 14 tokens, so 72% of the tokens are lost; add --long_lines" in said
 
 
+def test_a_text_without_letters_is_said(model, write, trained):
+    sentence = "--train_file: the text has no letters; if it is a column of numbers, choose another --text_column_name"
+    for lines, is_said in (([f"{number}.5" for number in range(9)], True), ([*"123456789", "the cat"], False)):
+        _, said = trained(model, "--train_file", write("text", lines), "--do_train", "--line_by_line")
+        assert (sentence in said) == is_said
+
+
 def test_lines_that_are_split_lose_nothing(model, write, trained):
     report, said = trained(
         *(model, "--train_file", write("text", ENGLISH), "--line_by_line", "--max_seq_length", "6", "--do_train"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wordmask.data.findings import Findings, SplitText
+from wordmask.data.findings import Findings, SplitFindings, SplitText
 from wordmask.data.segmenter_advice import without_words
 from wordmask.data.text_counts import TextCounts
 from wordmask.tokenization.words import is_chinese
@@ -43,9 +43,10 @@ def advice_on(
         unsegmented = (without_words(one.findings, one.flag, one.segmented_by) for one in found.values())
         advice += [*chain.from_iterable(unsegmented)][:1]
     unknown = [_unknown_tokens(report, split, found[split].flag) for split, report in reports.items()]
+    letterless = [_no_letters(one) for one in found.values()]
     written = [_special_tokens(report, found[split].flag) for split, report in reports.items()]
     cut = [_cut_lines(text, split) for split, text in texts.items()]
-    for sentences in (unknown, written, cut):
+    for sentences in (letterless, unknown, written, cut):
         advice += [*chain.from_iterable(sentences)][:1]
     if "train" in reports:
         validation = found["validation"].findings.counts if "validation" in found else None
@@ -92,6 +93,14 @@ def _unknown_tokens(report: SplitReport, split: str, flag: str) -> list[str]:
     if 2 * capitals > sum(characters.values()):
         return [f'{said}: its vocabulary has no capitals; set "do_lower_case": true in tokenizer_config.json']
     return [f"{said}; start from a model whose --tokenizer_name knows these characters, or take them out of the text"]
+
+
+def _no_letters(found: SplitFindings) -> list[str]:
+    """Advice if a text has no letter, as a column of numbers has none."""
+    counts = found.findings.counts
+    if not counts.characters or counts.letters:
+        return []
+    return [f"{found.flag}: the text has no letters; if it is a column of numbers, choose another --text_column_name"]
 
 
 def _special_tokens(report: SplitReport, flag: str) -> list[str]:
