@@ -59,7 +59,7 @@ class Identity:
         base_model: the digest of the weights that it starts from, or `from scratch`.
         architecture: the model's configuration.
         tokenizer: the tokenizer's digest.
-        text: the digest of the training text; of a stream, that of the names and sizes of its files; `None` for a
+        text: the digest of the training text; of a stream, that of the sizes of its files; `None` for a
             streamed dataset and without training.
         validation: that of the validation text; `None` without an evaluation.
     """
