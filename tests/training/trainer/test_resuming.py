@@ -347,7 +347,8 @@ def test_a_stream_may_be_read_from_its_beginning_again(spy, command, text, tmp_p
     spy.run(command(4, 1, *argv), 3)
     shutil.copy(text, tmp_path / "copy.txt")
     spy.run(command(6, 1, *argv, "--ignore_data_skip", "--train_file", str(tmp_path / "copy.txt")))
-    assert "other settings" not in caplog.text, "a copy is the same text"
+    assert "other settings: training text" not in caplog.text, "a copy is the same text"
+    assert "--train_file: " not in caplog.text.partition("other settings")[2]
     assert "the stream is read from its beginning again" in caplog.text
     rows = [row for _, row in spy.rows]
     assert rows[12:16] == rows[:4] and len(rows) == 3 * 4 + 2 * 6
