@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> Provenance | None:
     work = Work(
         arguments.num_workers, arguments.part_lines, arguments.num_shards, arguments.shard_index, arguments.resume
     )
-    check_one_process(world_size(), "--save_path", "--num_workers")
+    if work.num_shards == 1:
+        check_one_process(world_size(), "--save_path", "--num_workers")
     output = Output(arguments.save_path)
     use(None)  # shows log messages, with what a terminal would obey as text
     files = find_text_files(arguments.file_name, "--file_name")

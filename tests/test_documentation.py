@@ -317,7 +317,7 @@ def test_each_use_of_a_model_works_on_what_a_run_has_saved(name, trained, monkey
     if "SentenceTransformer" in code:
         pytest.importorskip("sentence_transformers")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    (trained / "pairs.csv").write_text("question,answer\n" + "a room,the room was quiet\n" * 8, encoding="utf-8")
+    (trained / "pairs.csv").write_text("id,question,answer\n" + "1,a room,the room was quiet\n" * 8, encoding="utf-8")
     capsys.readouterr()
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out

@@ -428,6 +428,7 @@ def test_several_processes_of_a_launcher_are_refused(text, tokenizer, tmp_path, 
     argv = ["--file_name", text, "--bert", tokenizer, "--save_path", str(tmp_path / "ref"), "--segmenter", "jieba"]
     line = refused(capsys, *argv)
     assert "--save_path: 2 processes of a launcher cannot divide this work; " in line and "--num_workers" in line
+    assert run_chinese_ref.main([*argv, "--num_shards", "2", "--shard_index", "0"]) is None, "divided already"
 
 
 @pytest.mark.parametrize("name", ["ref.csv", "ref.tsv", "ref.json", "REF.CSV"])

@@ -155,7 +155,9 @@ def _make_bytes(folder: Path) -> None:
     pa.parquet.write_table(pa.table({"text": [1, 2]}), folder / "numbers.parquet")
     (folder / "gb18030.txt").write_bytes(f"{LINES[0]}\n".encode() + LINES[1].encode("gb18030"))
     (folder / "utf16.txt").write_bytes(TEXT.encode("utf-16"))
-    (folder / "utf16_without_mark.txt").write_bytes("Latin letters, as of a hospital\n".encode("utf-16-le"))
+    for kind in ("le", "be"):
+        letters = "Latin letters, as of a hospital\n".encode(f"utf-16-{kind}")
+        (folder / f"utf16{kind}.txt").write_bytes(letters)
     (folder / "returns.txt").write_bytes(b"a b\rc d\r")
     (folder / "returns.csv").write_bytes(b"text\ra b\rc d\r")
     (folder / "zeros.txt").write_bytes(bytes(1000))

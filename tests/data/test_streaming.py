@@ -256,3 +256,9 @@ def test_a_stream_that_goes_on_over_another_text_says_so(english_model, tmp_path
     assert "training text" not in said(tmp_path / "moved" / "text.txt", lines, 3), "the same text in another place"
     sentence = "this run was started with other settings: training text, or its references: digest "
     assert sentence in said(text, lines[20:], 4)
+    assert sentence in said(text, [line[::-1] for line in lines[20:]], 5), "of the same size"
+    record = tmp_path / "out" / "wordmask_run.json"
+    values = json.loads(record.read_text(encoding="utf-8"))
+    values["identity"]["text"] = None  # as earlier versions wrote it
+    record.write_text(json.dumps(values), encoding="utf-8")
+    assert f"--train_file: {text} -> {tmp_path / 'other.txt'}" in said(tmp_path / "other.txt", lines, 6)

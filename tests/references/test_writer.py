@@ -983,20 +983,23 @@ def training(files: Path, tmp_path: Path, *text: str) -> list[str]:
     return [*argv, "--output_dir", str(tmp_path / "out"), "--overwrite_output_dir", *text]
 
 
-@pytest.mark.parametrize("streams", [False, True], ids=["", "streams"])
-@pytest.mark.parametrize("damage", [lost, twice])
+def refused_training(argv: list[str], capsys) -> str:
+    """The last line of a training that is refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run_mlm_wwm.main(argv)
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+# A stream reads no table before it trains, so it does not see that one is there twice.
+@pytest.mark.parametrize("damage, streams", [(lost, False), (lost, True), (twice, False)])
 def test_a_directory_without_one_of_its_parts_is_not_trained_on(damage, streams, files, pairs, tmp_path, capsys):
     save = target(tmp_path, "tables/")
     make(files, save)
     argv = training(files, tmp_path, "--train_file", save, *(["--streaming"] if streams else []))
     run_mlm_wwm.main(argv)
     damage(Path(save))
-    if damage is twice and streams:
-        return  # a stream reads no table before it trains
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        run_mlm_wwm.main(argv)
-    sentence = capsys.readouterr().err.splitlines()[-1]
+    sentence = refused_training(argv, capsys)
     found = (
         "is not complete, part-00002-of-00007.parquet is missing"
         if damage is lost
@@ -1017,12 +1020,27 @@ def test_references_whose_lines_changed_places_are_refused_and_compressed_ones_a
     shutil.copyfile(sidecar(save), sidecar(packed))
     text = ["--train_file", str(files / "text.txt"), "--train_ref_file"]
     run_mlm_wwm.main(training(files, tmp_path, *text, str(packed)))
+    packed.write_bytes(packed.read_bytes()[:200])  # cut off
+    sentence = refused_training(training(files, tmp_path, *text, str(packed)), capsys)
+    assert sentence.startswith(f"error: --train_ref_file: {packed} cannot be read (") and "copy it again" in sentence
     lines = save.read_text().split("\n")
     lines[0], lines[1] = lines[1], lines[0]
     assert lines[0] != lines[1]
     save.write_text("\n".join(lines))
     for flags in ([], ["--streaming"]):
-        capsys.readouterr()
-        with pytest.raises(SystemExit):
-            run_mlm_wwm.main(training(files, tmp_path, *text, str(save), *flags))
-        assert f"error: --train_ref_file: {save} has changed since it was written" in capsys.readouterr().err
+        sentence = refused_training(training(files, tmp_path, *text, str(save), *flags), capsys)
+        assert f"error: --train_ref_file: {save} has changed since it was written" in sentence
+
+
+def test_a_part_alone_and_a_table_that_was_changed_on_purpose_can_be_trained_on(files, pairs, tmp_path, capsys):
+    save = target(tmp_path, "tables/")
+    make(files, save)
+    lost(Path(save))
+    run_mlm_wwm.main(training(files, tmp_path, "--train_file", f"{save}part-00001-of-00007.parquet"))
+    table = tmp_path / "table.jsonl"
+    make(files, table)
+    table.write_text("".join(table.read_text(encoding="utf-8").splitlines(True)[:20]), encoding="utf-8")
+    argv = training(files, tmp_path, "--train_file", str(table))
+    assert f"or remove {sidecar(table)} if the change is right" in refused_training(argv, capsys)
+    sidecar(table).unlink()
+    run_mlm_wwm.main(argv)

@@ -66,9 +66,7 @@ class AddedArguments:
         "Split batches of more tokens: same gradients, less memory; 0: never; by default 2048 on a CPU.",
         default=None,
     )
-    eval_on_start: bool | None = argument(
-        "Evaluate before training, too; by default on where the run trains and evaluates.", default=None
-    )
+    eval_on_start: bool | None = argument("Evaluate before training. Default: as at its end.", default=None)
     optim: str | None = argument("muon, or another; default adamw_torch_fused.", default=None)
 
     logging_steps: float | None = argument(

@@ -14,6 +14,8 @@ from wordmask.utils.quantities import counted
 from wordmask.utils.readers.paths import NAMED
 from wordmask.utils.workers import check_workers
 
+LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a limit
+
 
 @dataclass
 class DataArguments:
@@ -39,11 +41,11 @@ class DataArguments:
     train_ref_file: list[str] | None = argument("Of run_chinese_ref.py, one for each --train_file.", default=None)
     validation_ref_file: list[str] | None = argument("The same for --validation_file.", default=None)
     validation_split_percentage: int = argument(
-        "Else the first N percent of the text.",
+        "Without validation text: the first N percent of the training text; 0: none.",
         default=5,
     )
     max_seq_length: int | None = argument(
-        "In tokens; by default the model's limit, up to 1024.",
+        f"In tokens; by default the model's limit, up to {LONGEST}.",
         default=None,
     )
     line_by_line: bool = argument("Each line is a sequence; else blocks of joined text.", default=False)

@@ -24,7 +24,7 @@ class MaskingArguments:
         default=Strategy.TOKEN.value,
     )
     mlm_probability: str = argument(
-        "Share: 0.15, 0.30:0.15, 0.3@0.7,0.15@0.3, 0.1..0.9; to evaluate: the last or the middle.",
+        "Share: 0.15, 0.30:0.15, 0.3@0.7,0.15@0.3, 0.1..0.9; evaluations: the last, or the middle.",
         default="0.15",
     )
     mask_replace_prob: float = argument("The share that becomes [MASK].", default=0.8)

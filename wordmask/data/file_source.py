@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from xxhash import xxh3_128_hexdigest
 
 from wordmask.data.corpora import Corpus
 from wordmask.data.split_files import SplitFiles
@@ -21,6 +22,8 @@ from wordmask.utils.batches import rebatched
 from wordmask.utils.cache import found_once, hashed, stamps
 from wordmask.utils.errors import InputError
 from wordmask.utils.progress import tracked
+
+ENDS = 2**16  # bytes at each end of a file, that tell it from another one
 
 
 class ContentDigest:
@@ -194,8 +197,8 @@ class FileStream:
 
     @property
     def fingerprint(self) -> str:
-        """The digest of the sizes of the files: a text that changes nearly always has another one."""
-        return hashed([os.path.getsize(path) for path in self.files.all])
+        """The digest of the size, the beginning and the end of each file, since reading all of them takes long."""
+        return hashed([_ends(path) for path in self.files.all])
 
     def take(self, limit: int) -> FileStream:
         """The first `limit` texts."""
@@ -212,6 +215,15 @@ class FileStream:
             remaining -= len(table)
             if remaining <= 0:
                 return
+
+
+def _ends(path: str) -> tuple[int, str, str]:
+    """The size of a file, and the digests of its first and its last bytes."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        first = file.read(ENDS)
+        file.seek(max(size - ENDS, 0))
+        return size, xxh3_128_hexdigest(first), xxh3_128_hexdigest(file.read(ENDS))
 
 
 def stream_texts(files: SplitFiles) -> FileStream:

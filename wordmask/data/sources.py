@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from wordmask.config.arguments import DataArguments
+from wordmask.config.data_arguments import LONGEST
 from wordmask.data.corpora import Corpus, corpus_names, within
 from wordmask.data.dataset_source import (
     FLAG,
@@ -181,7 +183,10 @@ def load_texts(
     Raises:
         InputError: naming the flag, if text is missing or cannot be read.
     """
-    texts = _from_dataset(arguments, cache_dir, token) if arguments.dataset_name else _from_files(arguments, cache_dir)
+    if arguments.dataset_name:
+        texts = _from_dataset(arguments, cache_dir, token, evaluate or if_possible)
+    else:
+        texts = _from_files(arguments, cache_dir)
     warn_of_other_words((each.reference_flag, *item) for each in texts.values() for item in each.provenance.items())
     percentage = arguments.validation_split_percentage
     splits = percentage and "train" in texts and "validation" not in texts and not arguments.streaming
@@ -248,10 +253,13 @@ def _files(arguments: DataArguments, split: str) -> SplitFiles:
     column = choose_column(files, flag, arguments.text_column_name)
     counts = [len(expand_files([entry], flag, directories=True)) for entry in entries]
     corpora = dict(zip(corpus_names(entries), counts, strict=True))
-    return SplitFiles(tuple(files), flag, column, tuple(references), reference_flag, corpora)
+    directories = tuple(filter(os.path.isdir, entries))
+    return SplitFiles(tuple(files), flag, column, tuple(references), reference_flag, corpora, directories)
 
 
-def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | None) -> dict[str, Texts[Any]]:
+def _from_dataset(
+    arguments: DataArguments, cache_dir: str | None, token: str | None, evaluate: bool
+) -> dict[str, Texts[Any]]:
     """The splits of a dataset of the hub, or of one saved on disk."""
     name, flag = str(arguments.dataset_name), FLAG
     loaded = loaded_dataset(arguments, name, cache_dir, token)
@@ -260,13 +268,17 @@ def _from_dataset(arguments: DataArguments, cache_dir: str | None, token: str | 
     for split in filter(splits.__contains__, SPLITS):
         dataset, column = with_text_column(splits[split], arguments.text_column_name, flag, name)
         if arguments.streaming and split == "validation":  # validation text is always read once and kept
-            dataset = evaluated(dataset, name, arguments.max_eval_samples if arguments.line_by_line else None)
+            # A text has a token at least, so a block needs no more texts than it has tokens.
+            texts_of_one = 1 if arguments.line_by_line else arguments.max_seq_length or LONGEST
+            dataset = evaluated(dataset, name, (arguments.max_eval_samples or 10**9) * texts_of_one)
         source: DatasetStream | DatasetSource
         if isinstance(dataset, datasets.IterableDataset):
             source, count = DatasetStream(dataset, name), "a stream of texts"
         else:
             source, count = DatasetSource(dataset, name), counted(len(dataset), "text")
             if not source.has_text():
+                if split == "validation" and not evaluate:
+                    continue
                 raise InputError(f"{flag}: {name} holds no text in the split {split}; give one with texts")
         logger.warning("%s: %s from column %s of the split %s of %s", flag, count, column, split, name)
         texts[split] = Texts(source, flag, flag, [name] if column.references else [])

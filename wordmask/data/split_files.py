@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from wordmask.references.content import check_content, described
+from wordmask.references.content import check_complete, check_content, described
 from wordmask.references.provenance import TextDigest, check_text, read_provenance, sidecar
 from wordmask.references.reader import pair_tables, pairs_blank_lines
 from wordmask.utils.batches import batches
@@ -34,6 +34,7 @@ class SplitFiles:
         references: a reference file for each file of text, or none.
         reference_flag: the flag that names the reference files.
         corpora: the number of files of each corpus, by its name.
+        directories: those that stand for all files in them.
     """
 
     paths: tuple[str, ...]
@@ -42,6 +43,7 @@ class SplitFiles:
     references: tuple[str, ...] = ()
     reference_flag: str = ""
     corpora: Mapping[str, int] = field(default_factory=dict)
+    directories: tuple[str, ...] = ()
 
     @property
     def all(self) -> list[str]:
@@ -56,10 +58,17 @@ class SplitFiles:
         return [(path, self.flag) for path in self.paths]
 
     def check_contents(self, read: bool = True) -> None:
-        """Raise an `InputError` if a file with references is not what was written; see `check_content`."""
-        for path, flag in self._with_references():
+        """Raise an `InputError` if references are not what was written.
+
+        Args:
+            read: whether to read the files. If not, only missing parts of directories are found.
+        """
+        for directory in self.directories:
+            if provenance := read_provenance(directory, self.flag):
+                check_complete(provenance, directory, self.flag)
+        for path, flag in self._with_references() if read else ():
             if provenance := read_provenance(described(path), flag):
-                check_content(provenance, path, flag, read)
+                check_content(provenance, path, flag)
 
     def tables(self, digests: Sequence[TextDigest] | None = None) -> Iterator[pa.Table]:
         """The texts in tables of about a thousand, in the column `text`. Blank texts are skipped.

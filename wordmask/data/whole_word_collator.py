@@ -157,9 +157,9 @@ class WholeWordMaskCollator(Masker):
             return_tensors: must be `pt`; other collators have the same parameter.
 
         Returns:
-            A dict that also has `.to(device)`, of tensors (batch, length) of int64: `input_ids`, `attention_mask`,
-            `labels` (-100 where nothing is predicted), `token_type_ids` if the examples have them, and `word_ids` if
-            you asked for them.
+            A `BatchEncoding`: a mapping of names to tensors (batch, length) of int64, with `.to(device)`. It has
+            `input_ids`, `attention_mask`, `labels` (-100 where nothing is predicted), `token_type_ids` if the examples
+            have them, and `word_ids` if you asked for them.
         """
         if return_tensors != "pt":
             raise InputError(f"return_tensors: {return_tensors} is not possible; give pt, for tensors of PyTorch")

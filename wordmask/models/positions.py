@@ -6,10 +6,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from wordmask.config.data_arguments import LONGEST
 from wordmask.tokenization.special_tokens import length_limit
 from wordmask.utils.errors import InputError
-
-LONGEST = 1024  # tokens in a sequence, if neither the user nor the model sets a limit
 
 # Tables of positions are found in two ways. Here they are found by name: each run asks for them, and a name needs no
 # second model. To make them longer, more_positions.py has to find everything that grows with them, whatever its name:

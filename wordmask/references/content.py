@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 import xxhash
 
 from wordmask.references.provenance import Provenance, sidecar
-from wordmask.utils.errors import InputError
-from wordmask.utils.files import decompressed
+from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.files import DECOMPRESSION_ERRORS, decompressed
 
 ADVICE = "copy it again, or make the references again with run_chinese_ref.py"
 
@@ -45,29 +44,41 @@ def content_digests(path: str) -> list[str]:
     return [content_digest(Path(path, name)) for name in part_names(len(os.listdir(path)))]
 
 
-def check_content(provenance: Provenance, path: str, flag: str, read: bool = True) -> None:
-    """Raise an `InputError` if a file with references is not what was written, or if a part beside it is missing.
+def check_content(provenance: Provenance, path: str, flag: str) -> None:
+    """Raise an `InputError` if a file with references is not what was written.
 
     Args:
         provenance: what the file was made from. One of an older version has no digests: then nothing is checked.
-        path: the file; one part of a directory.
+        path: the file, which may be a part of a directory.
         flag: the flag that names it.
-        read: whether to read the file. If not, only missing parts are found.
     """
-    digests, directory = provenance.contents, described(path)
+    digests, made = provenance.contents, described(path)
     if not digests:
         return
-    names: Sequence[str] = [path] if directory == path else part_names(len(digests))
-    for name in names if directory != path else ():
+    names = [path] if made == path else [os.path.join(made, name) for name in part_names(len(digests))]
+    try:
+        same = path in names and content_digest(path) == digests[names.index(path)]
+    except DECOMPRESSION_ERRORS as error:
+        raise InputError(f"{flag}: {path} cannot be read ({one_line(error)}); {ADVICE}") from None
+    if not same:
+        raise InputError(
+            f"{flag}: {path} has changed since it was written; {ADVICE}, or remove {sidecar(made)} if the change is "
+            "right"
+        )
+
+
+def check_complete(provenance: Provenance, directory: str, flag: str) -> None:
+    """Raise an `InputError` if a part of a directory of references is missing."""
+    for name in part_names(len(provenance.contents)):
         if not Path(directory, name).exists():
             raise InputError(f"{flag}: {directory} is not complete, {name} is missing; {ADVICE}")
-    name = os.path.basename(path) if directory != path else path
-    if name not in names or read and content_digest(path) != digests[names.index(name)]:
-        raise InputError(f"{flag}: {path} has changed since it was written; {ADVICE}")
 
 
-def check_directory(provenance: Provenance, path: str, flag: str) -> None:
+def check_output_content(provenance: Provenance, path: str, flag: str) -> None:
     """The same for all of an output: a file, or each part of a directory."""
-    parts = part_names(len(provenance.contents)) if os.path.isdir(path) else []
-    for file in [os.path.join(path, part) for part in parts] or [path]:
-        check_content(provenance, file, flag)
+    if not os.path.isdir(path):
+        check_content(provenance, path, flag)
+        return
+    check_complete(provenance, path, flag)
+    for name in part_names(len(provenance.contents)):
+        check_content(provenance, os.path.join(path.rstrip("/"), name), flag)

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,11 @@ def read_provenance(path: str | Path, flag: str) -> Provenance | None:
         InputError: if its sidecar cannot be read, or the file decides other words than this version can read.
     """
     try:
-        provenance = Provenance(**json.loads(sidecar(path).read_text(encoding="utf-8")))
+        values = dict(json.loads(sidecar(path).read_text(encoding="utf-8")))
+        known = {each.name for each in fields(Provenance)}
+        if not known & values.keys():
+            raise ValueError("it says nothing of what we know")
+        provenance = Provenance(**{name: value for name, value in values.items() if name in known})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, OSError) as error:

@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
-from wordmask.references.content import check_directory, content_digests
+from wordmask.references.content import check_output_content, content_digests
 from wordmask.references.output import Block, Output
 from wordmask.references.positions import line_positions
 from wordmask.references.provenance import (
@@ -184,7 +184,7 @@ def made_before(path: str, annotator: Annotator, text_paths: Sequence[str], colu
     check_text(
         made, digest, text_paths[0] + others, path, "--save_path", "give --overwrite to make the references again"
     )
-    check_directory(made, path, "--save_path")
+    check_output_content(made, path, "--save_path")
     return made
 
 

@@ -105,23 +105,32 @@ def addable_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> l
     Raises:
         InputError: naming the words that can be no token, or if none is left.
     """
-    forms = {word: normalized(tokenizer, word) for word in words}
-    refused = {
-        "special tokens of this tokenizer are not added; leave them out": lambda word: (
-            word in tokenizer.all_special_tokens
+    forms, special = {word: normalized(tokenizer, word) for word in words}, {*tokenizer.all_special_tokens}
+    marks = " or ".join(_MARKS)
+    for wrong, reason in (
+        (
+            [word for word in words if word in special],
+            "special tokens of this tokenizer are not added; leave them out",
         ),
-        f"only pieces in a vocabulary begin with {' or '.join(_MARKS)}; leave the mark out": lambda word: (
-            word.startswith(_MARKS)
+        (
+            [word for word in words if word.startswith(_MARKS)],
+            f"only pieces in a vocabulary begin with {marks}; leave the mark out",
         ),
-        "a word has no space inside; give one word in each line": lambda word: len(word.split()) != 1,
-        "it is of a script that is written without spaces, where no token can tell a word from a part of another one; "
-        "leave it out": has_no_spaces,
-        "the tokenizer's normalizer makes no single word of it; leave it out": lambda word: (
-            len(forms[word].split()) != 1
+        (
+            [word for word in words if len(word.split()) != 1],
+            "a word has no space inside; give one word in each line",
         ),
-    }
-    for reason, is_refused in refused.items():
-        if wrong := [word for word in words if is_refused(word)]:
+        (
+            [word for word in words if has_no_spaces(word)],
+            "it is of a script that is written without spaces, where no token can tell a word from a part of another "
+            "one; leave it out",
+        ),
+        (
+            [word for word, form in forms.items() if len(form.split()) != 1],
+            "the tokenizer's normalizer makes no single word of it; leave it out",
+        ),
+    ):
+        if wrong:
             raise InputError(f"--add_words: {_listed(wrong)}: {reason}")
     if changed := [f"{word} as {form}" for word, form in forms.items() if word != form]:
         logger.warning("--add_words: the tokenizer's normalizer writes %s", _listed(changed))
@@ -135,7 +144,8 @@ def addable_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> l
         logger.warning("--add_words: left out, since the vocabulary has them already: %s", _listed(known))
     if len(known) == len(new):
         raise InputError("--add_words: the vocabulary has all of these words already; drop the flag")
-    return [word for word in new if word not in {*known}]
+    left_out = {*known}
+    return [word for word in new if word not in left_out]
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ _TEXT = (
     "dataset_config_name",
     "train_file",
     "train_ref_file",
-)  # of a streamed dataset, whose text has no digest
+)  # where a text has no digest: of a streamed dataset, and in records of older versions
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Identity:
         base_model: the digest of the weights that it starts from, or `from scratch`.
         architecture: the model's configuration.
         tokenizer: the tokenizer's digest.
-        text: the digest of the training text; of a stream, that of the sizes of its files; `None` for a
-            streamed dataset and without training.
+        text: the digest of the training text; of a stream, that of the ends and sizes of its files; `None`
+            for a streamed dataset and without training.
         validation: that of the validation text; `None` without an evaluation.
     """
 
@@ -138,7 +138,8 @@ class RunRecord:
         old_step, new_step = (math.prod(flags.get(name, 1) for name in STEP) for flags in (old, new))
         same_step = old_step == new_step and not new.get("streaming")  # as 8 x 1 and 4 x 2
         same_step |= bool(old.get("tokens_per_step") and new.get("tokens_per_step"))
-        names = (*(() if identity.text else _TEXT), *SETTINGS, *(() if same_step else STEP))
+        of_text = () if identity.text and self.identity.get("text") else _TEXT
+        names = (*of_text, *SETTINGS, *(() if same_step else STEP))
         defaults = _defaults()  # of flags without a value, and of those that are newer than the record
         before = {name: old.get(name, defaults.get(name)) for name in names}
         changed = [

@@ -52,9 +52,9 @@ from wordmask.training.trainer.parameters import (
     as_sequences,
     as_stages,
     check_collator,
-    check_ids,
     check_metric,
     check_parameters,
+    check_program,
     longest_text,
 )
 from wordmask.utils.errors import InputError
@@ -125,16 +125,15 @@ class MlmTrainer(EvaluatingTrainer):
         if train_sequences is not None:
             check_metric(args.metric_for_best_model, eval_sequences, options.get("probe") is not None)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
-        check_collator(collator, "data_collator")
+        if rates is None or eval_collator is None:  # else it may be any that makes batches
+            check_collator(collator, "data_collator")
         own_rates = None
         if isinstance(eval_collator, WholeWordMaskCollator):
             own_rates, eval_collator = eval_collator.rates, eval_collator.for_evaluation(eval_collator.seed)
         if isinstance(collator, WholeWordMaskCollator):
-            if args.dry_run:
-                raise InputError("dry_run: an MlmTrainer has none, and would train; drop it")
+            check_program(args, model, collator.vocabulary.highest_used)
             rates = collator.rates if rates is None else rates
             eval_collator = eval_collator or collator.for_evaluation(args.evaluation_seed)
-            check_ids(model, collator.vocabulary.highest_used)
         check_collator(eval_collator, "eval_collator")
         rates = rates if isinstance(rates, RateSchedule) else RateSchedule.of(rates, flag="rates")
         if args.optim == MUON:

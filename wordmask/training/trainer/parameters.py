@@ -85,8 +85,16 @@ def check_metric(metric: str | None, sequences: Any, has_probe: bool) -> None:
         )
 
 
-def check_ids(model: Any, highest: int) -> None:
-    """Raise an `InputError` if a tokenizer has ids up to this one, and a model has embeddings for fewer."""
+def check_program(args: RunArguments, model: Any, highest: int) -> None:
+    """Raise an `InputError` for what a program of one's own can give, and a script cannot.
+
+    Args:
+        args: a dry run is one of the scripts.
+        model: must have embeddings for all ids of the tokenizer.
+        highest: the highest of these ids.
+    """
+    if args.dry_run:
+        raise InputError("dry_run: an MlmTrainer has none, and would train; drop it")
     try:
         embedded = embedded_ids(model)
     except (AttributeError, NotImplementedError):  # a model of one's own, which may not say it

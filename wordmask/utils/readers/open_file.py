@@ -68,7 +68,7 @@ class OpenFile:
                     line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     is_utf16 = number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-                    known = "UTF-16" if is_utf16 else "GBK, BIG5, SHIFT_JIS, CP1252 or UTF-16LE"
+                    known = "UTF-16" if is_utf16 else "GBK, BIG5, SHIFT_JIS, CP1252, UTF-16LE or UTF-16BE"
                     return InputError(
                         f"{self.flag}: {self.path}, line {number}: byte 0x{line[error.start]:02x} at column "
                         f"{error.start + 1} is not UTF-8; convert the file: iconv -f OLD -t UTF-8, where OLD is its "
@@ -101,5 +101,6 @@ def lines(content: IO[bytes], file: OpenFile) -> Iterator[str]:
         if file.number == 1 and "\r" in line.rstrip("\r\n") and not line.endswith("\n"):
             raise file.mistake(ONLY_RETURNS)
         if "\0" in line and 3 * line.count("\0") > len(line):
-            raise file.mistake("has NULs between its characters, as in UTF-16; convert it: iconv -f UTF-16LE -t UTF-8")
+            kind = "UTF-16BE" if line.startswith("\0") else "UTF-16LE"
+            raise file.mistake(f"has NULs between its characters, as in UTF-16; convert it: iconv -f {kind} -t UTF-8")
         yield line.removesuffix("\n").removesuffix("\r")
