@@ -67,6 +67,7 @@ def _tables(batches: Iterable[Any], name: str) -> Iterator[pa.Table]:
 
 
 def _texts(column: Any, mistake: Callable[[str], InputError]) -> Any:
+    """A column of strings as it is; other values, such as bytes, as texts."""
     if isinstance(column, pa.ChunkedArray):
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             return column
@@ -75,6 +76,7 @@ def _texts(column: Any, mistake: Callable[[str], InputError]) -> Any:
 
 
 def _references(column: Any, mistake: Callable[[str], InputError]) -> Any:
+    """A column of lists of integers as it is; other values, such as JSON, as positions."""
     if isinstance(column, pa.ChunkedArray):
         if pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type):
             return column
@@ -153,8 +155,8 @@ def loaded_dataset(arguments: DataArguments, name: str, cache_dir: str | None, t
             )
 
 
-def evaluated(dataset: datasets.IterableDataset, name: str, limit: int | None) -> datasets.Dataset:
-    """The texts of a stream that evaluations need, which are kept: the first that are not blank, or all of them."""
+def evaluated(dataset: datasets.IterableDataset, name: str, limit: int) -> datasets.Dataset:
+    """The first texts of a stream that are not blank, at most so many, kept for evaluations."""
     tables = _tables(dataset.iter(batch_size=BATCH), name)
     rows = (row for table in tables for row in table.to_pylist() if not is_blank(row["text"] or ""))
     return datasets.Dataset.from_list(list(islice(rows, limit)))

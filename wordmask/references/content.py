@@ -1,6 +1,6 @@
 """Whether a reference file, or a directory of references, still is what was written.
 
-A copy that was cut off, or a part that is missing, would else train on less text, and say nothing.
+Without this check, a run would train on less text after a part was lost in a copy, and nobody would know.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def described(path: str) -> str:
 
 
 def content_digest(path: str | Path) -> str:
-    """The digest of a file's content. To compress the file does not change it."""
+    """The digest of a file's content. It stays the same if the file is compressed."""
     with open(path, "rb") as file, decompressed(file, path) as content:
         return hashlib.file_digest(content, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]
 
@@ -55,9 +55,10 @@ def check_content(provenance: Provenance, path: str, flag: str) -> None:
     digests, made = provenance.contents, described(path)
     if not digests:
         return
-    names = [path] if made == path else [os.path.join(made, name) for name in part_names(len(digests))]
+    name = os.path.basename(path)
+    names = [name] if made == path else part_names(len(digests))
     try:
-        same = path in names and content_digest(path) == digests[names.index(path)]
+        same = name in names and content_digest(path) == digests[names.index(name)]
     except DECOMPRESSION_ERRORS as error:
         raise InputError(f"{flag}: {path} cannot be read ({one_line(error)}); {ADVICE}") from None
     if not same:
