@@ -5,16 +5,13 @@ Without this check, a run would train on less text after a part was lost in a co
 
 from __future__ import annotations
 
-import hashlib
 import os
 from fnmatch import fnmatch
 from pathlib import Path
 
-import xxhash
-
 from wordmask.references.provenance import Provenance, sidecar
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.files import DECOMPRESSION_ERRORS, decompressed
+from wordmask.utils.files import DECOMPRESSION_ERRORS, file_xxh3
 
 ADVICE = "copy it again, or make the references again with run_chinese_ref.py"
 
@@ -31,17 +28,11 @@ def described(path: str) -> str:
     return parent if is_part and parent and sidecar(parent).exists() else path
 
 
-def content_digest(path: str | Path) -> str:
-    """The digest of a file's content. It stays the same if the file is compressed."""
-    with open(path, "rb") as file, decompressed(file, path) as content:
-        return hashlib.file_digest(content, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]
-
-
 def content_digests(path: str) -> list[str]:
-    """The digest of a reference file, or of each part in a directory, in order."""
+    """The digest of a reference file, or of each part in a directory, in order. It ignores compression."""
     if not os.path.isdir(path):
-        return [content_digest(path)]
-    return [content_digest(Path(path, name)) for name in part_names(len(os.listdir(path)))]
+        return [file_xxh3(path, unpacked=True)]
+    return [file_xxh3(Path(path, name)) for name in part_names(len(os.listdir(path)))]
 
 
 def check_content(provenance: Provenance, path: str, flag: str) -> None:
@@ -58,7 +49,7 @@ def check_content(provenance: Provenance, path: str, flag: str) -> None:
     name = os.path.basename(path)
     names = [name] if made == path else part_names(len(digests))
     try:
-        same = name in names and content_digest(path) == digests[names.index(name)]
+        same = name in names and file_xxh3(path, unpacked=True) == digests[names.index(name)]
     except DECOMPRESSION_ERRORS as error:
         raise InputError(f"{flag}: {path} cannot be read ({one_line(error)}); {ADVICE}") from None
     if not same:

@@ -40,10 +40,15 @@ def decompressed(packed: IO[bytes], path: str | Path) -> IO[bytes]:
     return packed
 
 
-def file_xxh3(path: str | Path) -> str:
-    """The digest of a file's content that tells whether it is still what was written. It is as fast as the disk."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+def file_xxh3(path: str | Path, unpacked: bool = False) -> str:
+    """The digest of a file's content that tells whether it is still what was written. It is as fast as the disk.
+
+    Args:
+        path: the file.
+        unpacked: whether to take what is in a compressed file, so that the digest is the same for the plain one.
+    """
+    with open(path, "rb") as file, decompressed(file, path) if unpacked else file as content:
+        return hashlib.file_digest(content, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]
 
 
 def is_blank(line: str) -> bool:
