@@ -600,9 +600,13 @@ def test_an_entry_that_jieba_never_finds_is_named(entry, tmp_path, caplog):
     assert caplog.messages == []
 
 
-def test_jieba_writes_nothing_to_stderr():
-    code = "from wordmask.segmenters import make_segmenter; print(make_segmenter('jieba').segment(['中国']))"
-    assert fresh_python(code, "-W", "default") == ("[['中国']]\n", "")
+def test_jieba_writes_nothing_to_stderr(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("石墨烯 5 n\n", encoding="utf-8")
+    for options in ("", f", user_dict={str(words)!r}"):
+        make = f"make_segmenter('jieba'{options})"
+        code = f"from wordmask.segmenters import make_segmenter; print({make}.segment(['中国']))"
+        assert fresh_python(code, "-W", "default") == ("[['中国']]\n", "")
 
 
 def test_an_unreadable_user_dictionary_is_explained(tmp_path):

@@ -45,13 +45,13 @@ class JiebaSegmenter(LineSegmenter):
         user_words = None
         if user_dict is not None:
             user_words = read_user_words(user_dict)
-            if parent_process() is None:  # workers read the same file
-                _warn_of_useless_entries(user_words, user_dict)
             self._identity["user_dict"] = hashlib.sha256(user_words).hexdigest()
         rust = not hmm and user_words is None and find_spec("rjieba") is not None
         self._cut = _rust_cut() if rust else _python_cut(user_words, hmm)
         backend = "rjieba" if rust else "jieba"
         self._identity[backend] = version(backend)
+        if user_dict is not None and user_words is not None and parent_process() is None:  # workers read the same file
+            _warn_of_useless_entries(user_words, user_dict)
 
     def cut(self, text: str) -> list[str]:
         return self._cut(text)
