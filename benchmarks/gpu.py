@@ -4,7 +4,8 @@
 
 The most telling part comes first. Each result is written as it comes, to gpu.json and gpu.md, and a second call goes
 on where the first one stopped: after --minutes, what still runs is stopped. `--only modernbert-1024 tests` chooses
-parts. `--tiny` runs the same program with small models on a CPU, where its figures mean nothing.
+parts. `--at_once 3` measures three parts at a time: they load and compile side by side, and one after the other is
+timed. `--tiny` runs the same program with small models on a CPU, where its figures mean nothing.
 
 Each side has a process of its own and starts from the same random weights. Tokens per second are those without
 padding, after the warm-up. Utilisation is the share of what matrix products alone reach on this card (8192 × 8192 in
@@ -28,6 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -152,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output_dir", required=True, help="for gpu.json and gpu.md; a second call goes on there")
     parser.add_argument("--only", nargs="+", choices=[*(part.name for part in PARTS), TESTS], help="some parts")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--at_once", type=int, default=1, help="so many parts at a time; default 1")
     parser.add_argument("--minutes", type=float, default=9, help="after these, what still runs is stopped; default 9")
     options = parse(parser, argv)
     deadline = time.monotonic() + 60 * options.minutes
@@ -163,9 +166,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         results = Results(options.output_dir, facts(filled, sides))
         if options.tokenizer is None:
             shutil.copytree(filled.tokenizer, kept)
-        for part in PARTS:
-            if part.name in wanted:
-                measure(part, filled, results, sides, deadline)
+        parts = [part for part in PARTS if part.name in wanted]
+        with ThreadPoolExecutor(options.at_once) as pool:
+            futures = [pool.submit(measure, part, filled, results, sides, deadline) for part in parts]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)  # after an error, no other part begins
     tests = results.found.get(TESTS, {"ended": False})
     if TESTS in wanted and (not tests["ended"] or tests["failed"]):
         found = run_tests(deadline) if time.monotonic() < deadline else {"ended": False, "counts": {}}
@@ -198,7 +206,8 @@ def measure(part: Part, options: argparse.Namespace, results: Results, sides: Si
             continue
         found: dict[str, Any] = {}
         if time.monotonic() + (0 if options.tiny else LEAST_SECONDS[side]) < deadline:
-            case = case or prepare(part, options, results.found["matrix_rate"], sides)
+            with sides.preparing:
+                case = case or prepare(part, options, results.found["matrix_rate"], sides)
             print(f"{part.name}, {side}", flush=True)
             found = sides.run(partial(SIDES[side], case), deadline)
         if found and ("loss" in found or time.monotonic() < deadline):
@@ -220,7 +229,9 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
     lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)]
     steps = sizes.warmup + sizes.timed
     counts = sizes.evaluated, steps * sizes.batch
-    text = write_text(lines, tokenizer, sizes.length, counts, sides.folder, part.full)
+    folder = sides.folder / part.name
+    folder.mkdir()
+    text = write_text(lines, tokenizer, sizes.length, counts, folder, part.full)
     packed = max(1, round(text.lengths.sum() / sizes.length / steps))
     return GpuTraining(
         model=str(model),
@@ -231,6 +242,7 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
         packed_batch=sizes.batch if part.full or not part.packs else packed,
         full=part.full,
         warmup=sizes.warmup,
+        turn=str(sides.folder / "turn"),
         flops=operations(AutoConfig.from_pretrained(model), text.lengths, sizes.length),
         rate=rate,
         trials=part.trials,
@@ -243,9 +255,11 @@ class Sides:
 
     Attributes:
         folder: for models and texts, as long as this lasts.
+        preparing: to be held by who writes there, since parts may share a model.
     """
 
     def __enter__(self) -> Sides:
+        self.preparing, self._handing_over = threading.Lock(), threading.Lock()
         self.temporary = tempfile.TemporaryDirectory()
         self.folder, self.next = Path(self.temporary.name), self._start()
         return self
@@ -259,7 +273,8 @@ class Sides:
 
     def run(self, side: Callable[[], dict[str, Any]], deadline: float = math.inf) -> dict[str, Any]:
         """The figures of a side, or its error; it is stopped at the deadline."""
-        process, self.next = self.next, self._start()
+        with self._handing_over:
+            process, self.next = self.next, self._start()
         try:
             return process.run(side, max(0.0, min(SECONDS, deadline - time.monotonic())))
         except RuntimeError as error:

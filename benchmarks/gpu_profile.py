@@ -1,10 +1,11 @@
 """Where the time of a training step goes on a GPU, with configs/gpu.yaml.
 
-    python benchmarks/gpu_profile.py --part modernbert-1024 --text wikitext2-train.txt
+    python benchmarks/gpu_profile.py --parts modernbert-1024 bert-512 --text wikitext2-train.txt
 
-It trains as a part of gpu.py does. PyTorch's profiler sees the last three steps, and the table has the milliseconds of
-a step that each kind of kernel takes; their sum is less than a step where the GPU waits. `--functions 30` shows what
-Python does meanwhile, which then makes the step slower. `--tiny` runs on a CPU, and profiles that.
+It trains as parts of gpu.py do, one after the other. PyTorch's profiler sees the last three steps, and the table has
+the milliseconds of a step that each kind of kernel takes; their sum is less than a step where the GPU waits.
+`--functions 30` shows what the CPU does meanwhile, which then makes the step slower. `--tiny` runs on a CPU, and
+profiles that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import cProfile
 import os
 import pstats
 import re
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +30,7 @@ from transformers.trainer import DEFAULT_CALLBACKS
 
 from bundled import given_or_bundled
 from gpu import PARTS, Sides, parse, prepare
-from gpu_sides import run_ours_gpu
+from gpu_sides import GpuTraining, run_ours_gpu
 from meter import now
 
 PROFILED = 3  # steps, the last ones
@@ -48,8 +50,9 @@ class Profiler(TrainerCallback):
         self.warmup = warmup
         self.python = cProfile.Profile() if functions else None
         self.milliseconds = 0.0  # of a step, without the profiler
-        activity = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
-        self.profile = profile(activities=[activity])
+        on_gpu = torch.cuda.is_available()
+        on_cpu = [ProfilerActivity.CPU] if functions or not on_gpu else []
+        self.profile = profile(activities=[*on_cpu, *([ProfilerActivity.CUDA] if on_gpu else [])])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """Take the time where a part begins or ends."""
@@ -77,6 +80,11 @@ class Profiler(TrainerCallback):
                 found[event.key] += taken / 1e3 / PROFILED
         return found
 
+    def operations(self) -> Counter[str]:
+        """The milliseconds of a step that each operation takes of the CPU, in all threads, without those inside it."""
+        averages = self.profile.key_averages()
+        return Counter({event.key: event.self_cpu_time_total / 1e3 / PROFILED for event in averages})
+
 
 def busiest(profile: cProfile.Profile, number: int) -> list[tuple[str, float]]:
     """The functions of Python that took most themselves, without those that they called, and their ms in a step."""
@@ -94,38 +102,58 @@ def kind_of(kernel: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "others")
 
 
-def main(argv: Sequence[str] | None = None) -> Counter[str]:
-    """Print the table, and return the milliseconds of each kind in a step."""
+def profiled(case: GpuTraining, functions: bool) -> tuple[Profiler, dict[str, float]]:
+    """Train, and return the profile and what gpu.py measures, in which the profiled steps are slower."""
+    torch._dynamo.reset()  # nothing compiled for an earlier part
+    profiler = Profiler(case.warmup, functions)
+    DEFAULT_CALLBACKS.append(profiler)  # type: ignore[arg-type]
+    try:
+        return profiler, run_ours_gpu(case)
+    finally:
+        DEFAULT_CALLBACKS.remove(profiler)  # type: ignore[arg-type]
+
+
+def show(part: str, profiler: Profiler, kernels: int, functions: int) -> Counter[str]:
+    """Print the tables of a part, and return the milliseconds of each kind of kernel in a step."""
+    found, kinds = profiler.kernels(), Counter[str]()
+    for kernel, milliseconds in found.items():
+        kinds[kind_of(kernel)] += milliseconds
+    table = Table("kernels", "ms", title=f"{part}: {profiler.milliseconds:.1f} ms a step without the profiler")
+    for name, milliseconds in [*kinds.most_common(), *found.most_common(kernels), ("all", found.total())]:
+        table.add_row(name, f"{milliseconds:.2f}")
+    tables = [table]
+    if profiler.python:
+        for title, rows in {
+            "functions of Python": busiest(profiler.python, functions),
+            "operations of PyTorch, all threads": profiler.operations().most_common(functions),
+        }.items():
+            tables.append(Table(title, "ms", title="the CPU"))
+            for name, milliseconds in rows:
+                tables[-1].add_row(name, f"{milliseconds:.2f}")
+    Console(width=118).print(*tables)
+    return kinds
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Counter[str]]:
+    """Print the tables, and return the milliseconds of each kind in a step of each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {part.name: part for part in PARTS}
-    parser.add_argument("--part", choices=parts, default=PARTS[0].name)
+    parser.add_argument("--parts", nargs="+", choices=parts, default=[PARTS[0].name])
     parser.add_argument("--kernels", type=int, default=0, help="show so many single kernels, too")
     parser.add_argument("--functions", type=int, default=0, help="show so many functions of Python, too")
     options = parse(parser, argv)
+    found = {}
     with given_or_bundled(options, "english") as filled, Sides() as sides:
-        case = prepare(parts[options.part], filled, rate=1.0, sides=sides)
-        profiler = Profiler(case.warmup, options.functions > 0)
-        DEFAULT_CALLBACKS.append(profiler)  # type: ignore[arg-type]
-        try:
-            run_ours_gpu(case)
-        finally:
-            DEFAULT_CALLBACKS.remove(profiler)  # type: ignore[arg-type]
-    kernels, kinds = profiler.kernels(), Counter[str]()
-    for kernel, milliseconds in kernels.items():
-        kinds[kind_of(kernel)] += milliseconds
-    table = Table(title=f"{options.part}: {profiler.milliseconds:.1f} ms a step without the profiler")
-    table.add_column("kernels")
-    table.add_column("ms", justify="right")
-    for name, milliseconds in [*kinds.most_common(), *kernels.most_common(options.kernels)]:
-        table.add_row(name, f"{milliseconds:.2f}")
-    table.add_row("all", f"{kernels.total():.1f}")
-    Console(width=118).print(table)
-    if profiler.python:
-        table = Table("functions", "ms", title="Python, in the thread that trains")
-        for name, milliseconds in busiest(profiler.python, options.functions):
-            table.add_row(name, f"{milliseconds:.2f}")
-        Console(width=118).print(table)
-    return kinds
+        for name in options.parts:
+            try:
+                case = prepare(parts[name], filled, rate=1.0, sides=sides)
+                profiler, figures = profiled(case, options.functions > 0)
+            except Exception:  # minutes on a GPU are dear: the next part may do
+                traceback.print_exc()
+                continue
+            found[name] = show(name, profiler, options.kernels, options.functions)
+            print(f"{figures['peak_memory_mb']:,.0f} MB, loss {figures['loss']:.3f}\n", flush=True)
+    return found
 
 
 if __name__ == "__main__":

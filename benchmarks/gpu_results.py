@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Results:
     SAME = ("card", "versions", "text", "tiny")
 
     def __init__(self, directory: str, facts: dict[str, Any]):
-        self.directory, self.found = Path(directory), facts
+        self.directory, self.found, self.adding = Path(directory), facts, threading.Lock()
         path = self.directory / "gpu.json"
         if path.exists():
             earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -55,12 +56,13 @@ class Results:
 
     def add(self, part: str, side: str | None, figures: dict[str, Any]) -> None:
         """Add what was found for a side of a part, or for the whole part, and write."""
-        if side is None:
-            self.found[part] = figures
-        else:
-            self.found.setdefault(part, {})[side] = figures
-            self._compare()
-        self.write()
+        with self.adding:  # several parts may be measured at once
+            if side is None:
+                self.found[part] = figures
+            else:
+                self.found.setdefault(part, {})[side] = figures
+                self._compare()
+            self.write()
 
     def _compare(self) -> None:
         """Give each side its shares of what plain reaches: with a trial, in the part without it."""

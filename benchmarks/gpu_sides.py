@@ -57,6 +57,7 @@ class GpuTraining(Case):
     Attributes:
         full: whether all documents have the full length.
         warmup: the steps that are not timed.
+        turn: a file that a side locks from its first step to its end, in case several are measured at once.
         flops: the operations that one real token takes.
         rate: the operations per second of matrix products alone.
         trials: the names of what is tried.
@@ -65,6 +66,7 @@ class GpuTraining(Case):
 
     full: bool
     warmup: int
+    turn: str
     flops: float
     rate: float
     trials: tuple[str, ...]
@@ -73,12 +75,13 @@ class GpuTraining(Case):
     def measured(self, train: Callable[[str, PreTrainedTokenizerBase], None]) -> dict[str, float]:
         """Train in a directory, and say what was measured, and the loss on other documents."""
         tokenizer = AutoTokenizer.from_pretrained(self.model)
-        meter = Meter(self.warmup, tokenizer.pad_token_id)
-        with tempfile.TemporaryDirectory() as folder, meter.attached():
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder, "compiled"))  # nothing of an earlier side or call
-            train(folder, tokenizer)
-        figures = meter.figures(self.flops, self.rate)
-        return figures | {"loss": evaluate(self, meter.model, tokenizer)}
+        meter = Meter(self.warmup, tokenizer.pad_token_id, self.turn)
+        with meter:
+            with tempfile.TemporaryDirectory() as folder, meter.attached():
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder, "compiled"))  # nothing of an earlier side
+                train(folder, tokenizer)
+            figures = meter.figures(self.flops, self.rate)
+            return figures | {"loss": evaluate(self, meter.model, tokenizer)}
 
 
 def run_plain(case: GpuTraining) -> dict[str, float]:

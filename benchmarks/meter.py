@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.utils.data.dataloader import _BaseDataLoaderIter
@@ -50,10 +51,12 @@ class Meter(TrainerCallback):
     Args:
         warmup: the steps that are not timed.
         pad: the id of padding.
+        turn: a file for all that are measured at once. After its first step, in which most is compiled, a training
+            waits for its turn, which lasts until the end of `with meter`.
     """
 
-    def __init__(self, warmup: int, pad: int):
-        self.warmup, self.pad = warmup, pad
+    def __init__(self, warmup: int, pad: int, turn: str | None = None):
+        self.warmup, self.pad, self.turn = warmup, pad, turn
         self.began = time.perf_counter()
         self.times: dict[int, float] = {}  # seconds at the end of a step
         self.counts: list[torch.Tensor] = []  # (real tokens, labels) of each batch
@@ -62,6 +65,14 @@ class Meter(TrainerCallback):
         self.compiled = 0
         self.last = 0
         self.model: Any = None
+        self.locked: IO[str] | None = None
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.locked:
+            self.locked.close()
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -115,6 +126,9 @@ class Meter(TrainerCallback):
         """Take the time after those steps that matter."""
         if state.global_step in (1, self.warmup, self.last):
             self.times[state.global_step] = now()
+        if state.global_step == 1 and self.turn:
+            self.locked = open(self.turn, "w")  # noqa: SIM115 - for its turn
+            fcntl.flock(self.locked, fcntl.LOCK_EX)
         if state.global_step == self.warmup:
             self.compiled = compilations()
             if torch.cuda.is_available():

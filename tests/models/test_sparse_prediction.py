@@ -217,17 +217,23 @@ def test_half_precision_is_no_reason_to_fall_back(model_type):
     assert find_sparse_prediction(tiny(model_type).bfloat16()) is not None
 
 
-def test_what_a_model_can_take_is_tried_without_tf32():
-    seen = []
-    before = torch.backends.fp32_precision
+@pytest.mark.parametrize("has_compiled", [False, True])
+def test_what_a_model_can_take_is_tried_without_tf32(has_compiled):
+    """Whoever has compiled something with TF32 in this process has written it down for products of matrices alone."""
+    seen, products, before = [], torch.backends.cuda.matmul, torch.backends.fp32_precision
     torch.backends.fp32_precision = "tf32"
     try:
+        if has_compiled:
+            torch.compile(torch.neg, backend="eager")(torch.ones(1))
         model = tiny("bert")
-        model.register_forward_hook(lambda *_: seen.append(torch.backends.fp32_precision))
-        assert find_sparse_prediction(model) and torch.backends.fp32_precision == "tf32"
+        model.register_forward_hook(lambda *_: seen.append((torch.backends.fp32_precision, products.fp32_precision)))
+        assert find_sparse_prediction(model)
+        assert torch.backends.fp32_precision == products.fp32_precision == "tf32"
+        torch.backends.fp32_precision = "ieee"
+        assert has_compiled or products.fp32_precision == "ieee", "it still follows"
     finally:
-        torch.backends.fp32_precision = before
-    assert set(seen) == {"ieee"}
+        torch.backends.fp32_precision, products.fp32_precision = before, "none"
+    assert set(seen) == {("ieee", "ieee")}
 
 
 def passes(model: torch.nn.Module) -> list[int]:

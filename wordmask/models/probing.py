@@ -65,6 +65,24 @@ def named(reason: Exception) -> str:
     return str(reason) if isinstance(reason, Unfit) else type(reason).__name__
 
 
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Multiply single precision as it is, also where a user allows TF32.
+
+    `torch.compile` writes down the precision for matrix products that holds when it compiles, and from then on they no
+    longer follow the one for everything. So both are set.
+    """
+    everything: Any = torch.backends
+    products: Any = torch.backends.cuda.matmul
+    before, of_products = everything.fp32_precision, products.fp32_precision
+    everything.fp32_precision = products.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        everything.fp32_precision = before
+        products.fp32_precision = "none" if of_products == before else of_products  # none: follow the other
+
+
 @torch.no_grad()
 def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> Exception | None:
     """Why a check of a model fails; `None` if it succeeds. Any exception counts, since architectures fail differently.
@@ -77,18 +95,14 @@ def why_not(model: PreTrainedModel, check: Callable[[], bool]) -> Exception | No
             dropout and gradients unless it turns these on.
         check: compares outputs of the model.
     """
-    precision = torch.backends.fp32_precision  # type: ignore[attr-defined]
-    torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
     try:
-        with unchanged(model):
+        with without_tf32(), unchanged(model):
             model.eval()
             return None if check() else Unfit("the numbers differ")
     except Exception as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         return error.with_traceback(None)  # whose frames would keep tensors in memory
-    finally:
-        torch.backends.fp32_precision = precision  # type: ignore[attr-defined]
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, scale: torch.Tensor | None = None) -> bool:

@@ -75,7 +75,7 @@ def _has_kernel(query: torch.Tensor) -> bool:
 
 def _flat(states: torch.Tensor, heads: int) -> torch.Tensor:
     """(tokens, heads, size) The states of a flat batch, in the type that autocast gives to a multiplication."""
-    flat = states.transpose(1, 2)[0]
+    flat = states.transpose(1, 2).squeeze(0)  # the gradient of [0] would be a copy
     if flat.shape[1] < heads:  # several query heads share a head of keys and values
         flat = flat.repeat_interleave(heads // flat.shape[1], 1)
     return flat.to(autocast_dtype(flat))
