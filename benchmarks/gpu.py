@@ -127,7 +127,7 @@ class Sizes:
     evaluated: int
 
 
-OF_LINES = ("unpacked", "uncompiled", "graphs")  # what is tried with lines alone
+OF_LINES = ("unpacked", "uncompiled", "launched")  # what is tried with lines alone
 # The most telling first.
 PARTS = [
     Part("modernbert", 1024),
@@ -137,12 +137,13 @@ PARTS = [
     Part("modernbert", 512),
     Part("bert", 128),
     *(Part("bert", 512, full=False, trials=(name,)) for name in OF_LINES),
-    *(Part("modernbert", 1024, trials=(name,)) for name in TRIALS if name not in OF_LINES),
+    *(Part("modernbert", 1024, trials=(name,)) for name in TRIALS if name not in (*OF_LINES, "double")),
     Part("modernbert", 1024, trials=("budget", "residual")),
     Part("modernbert", 1024, trials=("residual", "flash4")),
     Part("modernbert", 1024, trials=("budget", "residual", "flash4")),
     Part("bert", 512, trials=("residual",)),
     Part("bert", 512, trials=("residual", "flash4")),
+    Part("bert", 512, trials=("residual", "flash4", "double")),
 ]
 TESTS = "tests"
 
@@ -161,12 +162,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     kept = Path(options.output_dir, "tokenizer")  # a second training on the same text would give another one
     if options.tokenizer is None and kept.exists():
         options.tokenizer = str(kept)
-    wanted = options.only or [*(part.name for part in PARTS), TESTS]
+    parts_by_name = {part.name: part for part in PARTS}
+    wanted = options.only or [*parts_by_name, TESTS]
     with given_or_bundled(options, "english") as filled, Sides() as sides:
         results = Results(options.output_dir, facts(filled, sides))
         if options.tokenizer is None:
             shutil.copytree(filled.tokenizer, kept)
-        parts = [part for part in PARTS if part.name in wanted]
+        parts = [parts_by_name[name] for name in wanted if name != TESTS]
         with ThreadPoolExecutor(options.at_once) as pool:
             futures = [pool.submit(measure, part, filled, results, sides, deadline) for part in parts]
             try:
@@ -242,7 +244,7 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
         packed_batch=sizes.batch if part.full or not part.packs else packed,
         full=part.full,
         warmup=sizes.warmup,
-        turn=str(sides.folder / "turn"),
+        turn=sides.turn,
         flops=operations(AutoConfig.from_pretrained(model), text.lengths, sizes.length),
         rate=rate,
         trials=part.trials,
@@ -255,13 +257,16 @@ class Sides:
 
     Attributes:
         folder: for models and texts, as long as this lasts.
+        turn: a file that a process locks while it is timed.
         preparing: to be held by who writes there, since parts may share a model.
     """
 
     def __enter__(self) -> Sides:
         self.preparing, self._handing_over = threading.Lock(), threading.Lock()
         self.temporary = tempfile.TemporaryDirectory()
-        self.folder, self.next = Path(self.temporary.name), self._start()
+        self.folder = Path(self.temporary.name)
+        self.turn = str(self.folder / "turn")
+        self.next = self._start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -269,7 +274,7 @@ class Sides:
         self.temporary.cleanup()
 
     def _start(self) -> Process:
-        return Process(MODULE, "spawn" if torch.cuda.is_available() else "forkserver")
+        return Process(MODULE, "spawn" if torch.cuda.is_available() else "forkserver", self.turn)
 
     def run(self, side: Callable[[], dict[str, Any]], deadline: float = math.inf) -> dict[str, Any]:
         """The figures of a side, or its error; it is stopped at the deadline."""

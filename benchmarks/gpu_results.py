@@ -17,6 +17,7 @@ COLUMNS = {
     "times_plain": ("× plain", "{:.2f}"),
     "utilisation": ("utilisation", "{:.1%}"),
     "peak_memory_mb": ("peak memory, MB", "{:,.0f}"),
+    "allocated_memory_mb": ("of tensors", "{:,.0f}"),
     "memory_of_plain": ("of plain's", "{:.0%}"),
     "seconds_to_first_step": ("first step, s", "{:.1f}"),
     "compilations_after_warmup": ("compiled after warm-up", "{:.0f}"),

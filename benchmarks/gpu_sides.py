@@ -57,7 +57,7 @@ class GpuTraining(Case):
     Attributes:
         full: whether all documents have the full length.
         warmup: the steps that are not timed.
-        turn: a file that a side locks from its first step to its end, in case several are measured at once.
+        turn: a file that a side locks from its first step to its end, and the next one while it imports.
         flops: the operations that one real token takes.
         rate: the operations per second of matrix products alone.
         trials: the names of what is tried.
@@ -128,7 +128,7 @@ def run_ours(case: GpuTraining) -> dict[str, float]:
 def run_ours_gpu(case: GpuTraining) -> dict[str, float]:
     """Our script with configs/gpu.yaml, and what it tries."""
     trials = [TRIALS[name] for name in case.trials]
-    passes = math.prod(trial.passes for trial in trials)
+    passes, times = math.prod(trial.passes for trial in trials), math.prod(trial.times for trial in trials)
     config = str(ROOT / "configs/gpu.yaml")
     on_cpu = ["--no_tf32", "--torch_compile_backend", "eager"] if case.on_cpu else []
     divided = ["--gradient_accumulation_steps", str(passes)] if passes > 1 else []
@@ -138,7 +138,7 @@ def run_ours_gpu(case: GpuTraining) -> dict[str, float]:
         with ExitStack() as changes:
             for trial in trials:
                 changes.enter_context(trial.change())
-            _script(case, folder, case.packed_batch // passes, *flags)
+            _script(case, folder, case.packed_batch * times // passes, *flags)
 
     return case.measured(train)
 

@@ -9,16 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 from unittest.mock import patch
 
 import torch
 from packaging.version import Version
 
-from wordmask.data import collator
 from wordmask.models import varlen_attention
-
-DOCUMENTS = 64  # whose multiple a batch has, with the trial `graphs`
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,7 @@ class Trial:
     Attributes:
         flags: of our script, in addition to configs/gpu.yaml.
         passes: into which a step is divided.
+        times: how many times as many tokens a step has; there are fewer steps then.
         change: what holds while the side trains.
         packs: whether documents are packed.
         since: the oldest PyTorch that has it.
@@ -41,6 +38,7 @@ class Trial:
 
     flags: tuple[str, ...] = ()
     passes: int = 1
+    times: int = 1
     change: Callable[[], AbstractContextManager[None]] = nullcontext
     packs: bool = True
     since: str = "2.11"
@@ -71,32 +69,15 @@ def _flash_attention_4() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _fewer_shapes() -> Iterator[None]:
-    """Fill the bounds of a flat batch up with empty documents: a CUDA graph serves one number of documents only.
-
-    Bounds 0 3 5 of two documents become 0 3 5 5 5 ... 5, of `DOCUMENTS` numbers.
-    """
-    flatten = collator.flatten
-
-    def filled(*args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        batch, others = flatten(*args)
-        bounds = others["cu_seq_lens_q"]
-        bounds = torch.cat([bounds, bounds[-1:].expand(-len(bounds) % DOCUMENTS)])
-        return batch, others | {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
-
-    with patch.object(collator, "flatten", filled):
-        yield
-
-
 TRIALS = {
     "unpacked": Trial(("--no_pack_sequences", "--no_pad_to_max_length"), packs=False),
     "chunked": Trial(("--chunked_head",), since="2.13", only_gpu=True),
     "budget": Trial(("--activation_memory_budget", "0.8"), only_gpu=True),
     "passes": Trial(passes=2),
+    "double": Trial(times=2),
     "residual": Trial(("--no_residual_in_fp32",)),
     "flash4": Trial(change=_flash_attention_4, module="flash_attn.cute", only_gpu=True),
-    "graphs": Trial(("--torch_compile_mode", "reduce-overhead"), change=_fewer_shapes),
+    "launched": Trial(("--torch_compile_mode", "default"), only_gpu=True),
     "uncompiled": Trial(side="plain", compiles=False),
     "workerless": Trial(side="plain", workers=0),
     "sparse": Trial(side="plain", settings=(("sparse_prediction", True),)),  # only ModernBERT has this setting

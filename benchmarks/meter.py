@@ -131,12 +131,15 @@ class Meter(TrainerCallback):
             fcntl.flock(self.locked, fcntl.LOCK_EX)
         if state.global_step == self.warmup:
             self.compiled = compilations()
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()  # that of checks and compilation does not count
+            if torch.cuda.is_available():  # what checks and compilation took does not count
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
         if state.global_step == self.last:
             self.compiled = compilations() - self.compiled
             on_gpu = torch.cuda.is_available()
-            self.memory = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_megabytes() - self.memory
+            # Memory of CUDA graphs is reserved, and never allocated.
+            self.memory = torch.cuda.max_memory_reserved() / 2**20 if on_gpu else peak_megabytes() - self.memory
+            self.allocated = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else self.memory
 
     def figures(self, flops: float, rate: float) -> dict[str, float]:
         """What was measured after the warm-up.
@@ -152,6 +155,7 @@ class Meter(TrainerCallback):
             "tokens_per_second": speed,
             "utilisation": speed * flops / rate,
             "peak_memory_mb": self.memory,
+            "allocated_memory_mb": self.allocated,
             "seconds_to_first_step": self.times[1] - self.began,
             "compilations_after_warmup": self.compiled,
             "padding": 1 - real / self.positions,

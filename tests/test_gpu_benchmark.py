@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -206,26 +207,6 @@ def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     assert both.lacks() == "it needs the module flash_attn.cute"
 
 
-def test_the_trial_of_graphs_only_adds_empty_documents():
-    from gpu_trials import TRIALS
-    from wordmask.data import collator
-
-    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
-    given = {"input_ids": np.arange(10).reshape(2, 5), "attention_mask": mask}, np.array([3, 2, 4]), 5, None
-    batch, others = collator.flatten(*given)
-    with TRIALS["graphs"].change():
-        same, filled = collator.flatten(*given)
-    for name, array in batch.items():
-        np.testing.assert_array_equal(same[name], array)
-    for side in "qk":
-        assert others[f"cu_seq_lens_{side}"].tolist() == [0, 3, 5, 9, 10]
-        assert filled[f"cu_seq_lens_{side}"].tolist() == [0, 3, 5, 9, *[10] * 60]
-        assert filled[f"max_length_{side}"] == 5
-    query, key, value = torch.randn(3, 10, 2, 4)
-    outputs = [varlen_attention.by_document(query, key, value, o["cu_seq_lens_q"], 5) for o in (others, filled)]
-    torch.testing.assert_close(outputs[1], outputs[0])
-
-
 def test_the_operations_around_flash_attention_4_give_the_gradients_of_each_document(monkeypatch):
     """With other kernels, whose functions return as many values as those of the package."""
     import flash_attention_4
@@ -304,7 +285,8 @@ def test_a_side_begins_only_where_it_can_end_before_the_deadline(monkeypatch, ca
     import gpu
 
     begun, added = [], {}
-    sides = SimpleNamespace(run=lambda work, deadline: begun.append(work.func) or {"loss": 1.0})
+    sides = SimpleNamespace(preparing=nullcontext())
+    sides.run = lambda work, deadline: begun.append(work.func) or {"loss": 1.0}
     results = SimpleNamespace(
         found={"matrix_rate": 1.0}, add=lambda part, side, found: added.setdefault(part, []).append(side)
     )

@@ -295,7 +295,7 @@ def test_a_flat_batch_is_exact():
     assert batch["cu_seq_lens_q"].dtype == batch["cu_seq_lens_k"].dtype == torch.int32
     batch = collator(flat=True, fixed=True)([single, single, pair])
     assert batch["max_length_q"] == 9, "a number that differed between batches would compile again"
-    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 6, 9, 14, 23, 27]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 6, 9, 14, 23, *[27] * 58], "so that it has one shape, too"
     assert batch["input_ids"].shape == (1, 27) and batch["attention_mask"].tolist() == [[1] * 14 + [0] * 13]
     assert batch["position_ids"][0, 14:].tolist() == [*range(9), *range(4)]
 
@@ -325,6 +325,8 @@ def test_flat_batches_hold_the_tokens_and_masks_of_padded_ones(counts, fixed, pa
     most = padded["input_ids"].numel()
     assert tokens == (most if fixed else min(most, -(-real // pad_to_multiple_of) * pad_to_multiple_of))
     assert flat["cu_seq_lens_q"][0] == 0 and flat["cu_seq_lens_q"][-1] == tokens
-    assert sizes.min() > 0 and sizes.max() <= flat["max_length_q"]
+    documents = int((sizes > 0).sum())
+    assert (sizes[documents:] == 0).all() and sizes.max() <= flat["max_length_q"]
+    assert len(sizes) + 1 == (64 if fixed else documents + 1)
     starts = flat["cu_seq_lens_q"][:-1].repeat_interleave(sizes)
     assert torch.equal(flat["position_ids"][0], torch.arange(tokens) - starts)

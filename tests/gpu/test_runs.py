@@ -98,16 +98,17 @@ def test_ddp_yaml_runs_under_nccl_with_the_losses_of_plain_python(models, text, 
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
-def test_a_model_inside_ddp_learns_what_it_learns_alone(models, text, tmp_path, monkeypatch):
+@pytest.mark.parametrize("config", ["ddp", "gpu"])
+def test_a_model_inside_ddp_learns_what_it_learns_alone(models, text, tmp_path, monkeypatch, config):
     """accelerate wraps no model for one process; a small program has it do so all the same."""
     program = tmp_path / "wrapped.py"
     program.write_text(WRAPPED, encoding="utf-8")
-    argv = flags("ddp", models["bert"], text, tmp_path / "ddp")
+    argv = flags(config, models["bert"], text, tmp_path / "ddp")
     command = [*TORCHRUN, free_port(), str(program), *argv]
     assert "inside DDP" in run_command(command)
     assert_trained(tmp_path / "ddp")
     monkeypatch.chdir(ROOT)
-    run_mlm_wwm.main(flags("ddp", models["bert"], text, tmp_path / "plain"))
+    run_mlm_wwm.main(flags(config, models["bert"], text, tmp_path / "plain"))
     losses = [[loss for loss, _ in trajectory(tmp_path / name)] for name in ("ddp", "plain")]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm
 from conftest import SMALL, training_steps
-from wordmask.models.compilation import compile_layers, repeated_layers
+from wordmask.models.compilation import _write_parts_in_place, compile_layers, keep_gradients, repeated_layers
 from wordmask.models.loss_head import LossHead, whole_loss
 
 ROOT = Path(__file__).parent.parent.parent
@@ -159,3 +159,64 @@ def test_a_run_with_less_memory_trains_the_same(english_model, english_file, tmp
         budgets.append(torch._functorch.config.activation_memory_budget)
     assert budgets == [1.0, 0.5] and graphs() > 0
     assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def gated(states: torch.Tensor) -> torch.Tensor:
+    """A gated activation, as ModernBERT has it, between products of matrices."""
+    left, right = states.mm(WEIGHTS).chunk(2, -1)
+    return (nn.functional.gelu(left) * right).mm(WEIGHTS[:, :16].t())
+
+
+WEIGHTS = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.slow
+def test_the_halves_of_a_gradient_are_computed_once(monkeypatch):
+    """On a CPU only if we force it to do as on a GPU: then each number of a half costs the other half, too."""
+    from torch._inductor import config, lowering
+    from torch._inductor.utils import run_and_get_code
+
+    monkeypatch.setattr(config, "force_pointwise_cat", True)
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    monkeypatch.setattr(lowering, "pointwise_cat", lowering.pointwise_cat)  # so that it is put back
+    states = torch.randn(8, 16, requires_grad=True)
+
+    def gradient(function) -> torch.Tensor:
+        return torch.autograd.grad(function(states).square().sum(), states)[0]
+
+    counts = []
+    for _ in range(2):
+        found, code = run_and_get_code(gradient, torch.compile(gated))
+        torch.testing.assert_close(found, gradient(gated), rtol=1e-4, atol=1e-4)
+        counts.append(code[-1].count("erf("))
+        torch._dynamo.reset()
+        _write_parts_in_place.__wrapped__()
+    assert counts == [2, 1], "error functions"
+
+
+@pytest.mark.parametrize(("mode", "marks"), [("reduce-overhead", 1), ("max-autotune", 1), ("default", 0)])
+def test_each_pass_begins_anew_for_cuda_graphs(monkeypatch, mode, marks):
+    """Else a layer may write to where the layer before it has its output, in an evaluation for example."""
+    seen = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: seen.append("pass"))
+    model = tiny("bert", num_hidden_layers=2).eval()
+    for layer in repeated_layers(model):
+        layer.register_forward_hook(lambda *_: seen.append("layer"))
+    compile_layers(model, None, "eager", mode)
+    for _ in range(2):
+        model(input_ids=torch.arange(5, 25)[None])
+    assert seen == [*["pass"] * marks, "layer", "layer"] * 2
+
+
+def test_kept_gradients_are_copies_that_later_passes_add_to():
+    weights = nn.Linear(3, 2)
+    inputs = torch.ones(1, 3)
+    weights(inputs).sum().backward()
+    in_a_graph = weights.weight.grad
+    keep_gradients(weights)
+    kept, before = weights.weight.grad, weights.weight.grad.clone()
+    in_a_graph.zero_()  # as the next run of the graph may do
+    weights(inputs).sum().backward()
+    keep_gradients(weights)
+    assert weights.weight.grad is kept
+    torch.testing.assert_close(kept, 2 * before)

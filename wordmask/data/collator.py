@@ -21,6 +21,8 @@ from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError
 from wordmask.utils.jit import compiled
 
+BOUNDS = 64  # of documents; a flat batch of one shape has a multiple of it
+
 
 class Example(NamedTuple):
     """A sequence, and what its mask depends on.
@@ -201,6 +203,8 @@ def flatten(
         max_length_q    5
 
     The last two are the bounds of the documents (int32), and a number that none of them exceeds. Keys have the same.
+    In batches of one shape, empty documents follow, [0, 3, 5, 9, 10, 10, ... 10], so that there is a multiple of
+    `BOUNDS` numbers: a CUDA graph serves one shape only.
 
     Args:
         batch: arrays (batch, length), with `attention_mask`.
@@ -220,7 +224,8 @@ def flatten(
     starts = starts_of(sizes_and_padding)
     flat = {name: array.ravel()[order][None] for name, array in batch.items()}
     flat["position_ids"] = (np.arange(len(order)) - np.repeat(starts, sizes_and_padding))[None]
-    bounds = torch.from_numpy(np.append(starts, len(order)).astype(np.int32))
+    after = 1 if tokens is not None else 1 + -(len(starts) + 1) % BOUNDS
+    bounds = torch.from_numpy(np.append(starts, [len(order)] * after).astype(np.int32))
     most = longest if tokens is None else int(sizes_and_padding.max())
     return flat, {f"cu_seq_lens_{side}": bounds for side in "qk"} | {f"max_length_{side}": most for side in "qk"}
 

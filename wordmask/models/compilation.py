@@ -4,6 +4,10 @@ The layers of an encoder are alike, so one graph serves most of them: the first 
 with the whole model in one graph, and later steps are as fast (docs/gpu.md). A layer is compiled in place: the names
 of its weights stay, and so do hooks, wrappers for several processes and checkpoints. The loss is one more graph.
 
+With `--torch_compile_mode reduce-overhead`, a GPU starts all kernels of a layer at once, by a CUDA graph. It serves
+one shape of a batch, and its results stay in memory that its next run overwrites. So the model marks where a pass
+begins, and `keep_gradients` copies the gradients of one pass before the next.
+
 What a graph keeps for the backward pass can be limited: `--activation_memory_budget 0.8` computes cheap results again,
 such as those of an activation function; 0.5, some products of matrices, too. Losses and gradients stay the same.
 """
@@ -20,6 +24,7 @@ from transformers import PreTrainedModel
 from wordmask.config.attention_checks import is_varlen_available
 from wordmask.models.loss_head import LossHead
 
+CAPTURING = ("reduce-overhead", "max-autotune")  # modes of torch.compile with CUDA graphs
 LEAST = 2  # layers, to gain by one graph for all
 GRAPHS = 64  # of one function: kinds of layers, times shapes, times training and evaluation
 
@@ -60,6 +65,26 @@ def _save_attention() -> None:
     partitioners.get_default_op_list = with_attention
 
 
+@functools.cache
+def _write_parts_in_place() -> None:
+    """Let the compiler write each part of a tensor, such as the halves of a gated activation's gradient, to its place.
+
+    Else a kernel computes all parts for each number on a GPU, and keeps one of them. That is fine only where the
+    tensor is not written, since what follows is computed in the same kernel.
+    """
+    from torch._inductor import ir, lowering
+    from torch._inductor.virtualized import V
+
+    together = lowering.pointwise_cat
+
+    def in_place(inputs: Any, dim: int = 0) -> Any:
+        if all(lowering.is_pointwise_use(use) for use in V.current_node.users):
+            return together(inputs, dim)
+        return ir.TensorBox(ir.ConcatKernel.create(inputs, dim))
+
+    lowering.pointwise_cat = in_place
+
+
 def compile_layers(
     model: PreTrainedModel, head: LossHead | None, backend: str | None, mode: str | None, memory_budget: float = 1.0
 ) -> bool:
@@ -80,8 +105,21 @@ def compile_layers(
         # Past this number, PyTorch gives up on a function and no longer compiles it.
         torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
     options: dict[str, Any] = {"backend": backend or "inductor", "mode": mode}
+    if layers and options["backend"] == "inductor":
+        _write_parts_in_place()
     for layer in layers:
         layer.compile(**options)
+    if layers and mode in CAPTURING:
+        # Else each layer may overwrite what the layer before it has given, in an evaluation for example.
+        model.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
     if layers and head is not None:
         head.compile(options["backend"])
     return bool(layers)
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Copy the gradients of a model to memory of their own, once; later passes are added to these."""
+    for weight in model.parameters():
+        if weight.grad is not None and not hasattr(weight.grad, "is_kept"):
+            weight.grad = weight.grad.clone()
+            weight.grad.is_kept = True  # type: ignore[attr-defined]

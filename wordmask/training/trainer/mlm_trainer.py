@@ -39,7 +39,7 @@ from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
-from wordmask.models.compilation import compile_layers
+from wordmask.models.compilation import CAPTURING, compile_layers, keep_gradients
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.display.live_output import LiveOutput
@@ -297,15 +297,22 @@ class MlmTrainer(EvaluatingTrainer):
     ) -> torch.Tensor:
         """Forward and backward through a batch, one micro-batch after the other."""
         if not self.forward.micro_batch_tokens:
-            return super().training_step(model, inputs, num_items_in_batch)
+            return self._pass(model, inputs, num_items_in_batch)
         losses = []
         micro_batches = list(divide_batch(inputs, self.forward.micro_batch_tokens, self.collator.pad_to_multiple_of))
         for number, micro_batch in enumerate(micro_batches, 1):
             # Processes exchange gradients once a batch, since they have different numbers of micro-batches.
             with contextlib.nullcontext() if number == len(micro_batches) else self.accelerator.no_sync(model):
                 micro_batch = send_to_device(micro_batch, self.args.device, non_blocking=True)
-                losses.append(super().training_step(model, micro_batch, num_items_in_batch))
+                losses.append(self._pass(model, micro_batch, num_items_in_batch))
         return torch.stack(losses).sum()
+
+    def _pass(self, *inputs: Any) -> torch.Tensor:
+        loss = super().training_step(*inputs)
+        is_one_of_several = self.args.gradient_accumulation_steps > 1 or self.forward.micro_batch_tokens
+        if is_one_of_several and self.args.torch_compile and self.args.torch_compile_mode in CAPTURING:
+            keep_gradients(inputs[0])
+        return loss
 
     def compute_loss(
         self,
