@@ -162,9 +162,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     kept = Path(options.output_dir, "tokenizer")  # a second training on the same text would give another one
     if options.tokenizer is None and kept.exists():
         options.tokenizer = str(kept)
+    ahead = 1 if options.at_once == 1 else 4 * options.at_once  # nothing is timed while a process imports
     parts_by_name = {part.name: part for part in PARTS}
     wanted = options.only or [*parts_by_name, TESTS]
-    with given_or_bundled(options, "english") as filled, Sides() as sides:
+    with given_or_bundled(options, "english") as filled, Sides(ahead) as sides:
         results = Results(options.output_dir, facts(filled, sides))
         if options.tokenizer is None:
             shutil.copytree(filled.tokenizer, kept)
@@ -255,22 +256,29 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
 class Sides:
     """Runs each side in a process of its own. The next process imports while a side runs.
 
+    Args:
+        ahead: how many processes import before any is needed. When none of them is left, one more does.
+
     Attributes:
         folder: for models and texts, as long as this lasts.
         turn: a file that a process locks while it is timed.
         preparing: to be held by who writes there, since parts may share a model.
     """
 
+    def __init__(self, ahead: int = 1):
+        self.ahead = ahead
+
     def __enter__(self) -> Sides:
         self.preparing, self._handing_over = threading.Lock(), threading.Lock()
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self.temporary.name)
         self.turn = str(self.folder / "turn")
-        self.next = self._start()
+        self.ready = [self._start() for _ in range(self.ahead)]
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self.next.end()
+        for process in self.ready:
+            process.end()
         self.temporary.cleanup()
 
     def _start(self) -> Process:
@@ -279,7 +287,8 @@ class Sides:
     def run(self, side: Callable[[], dict[str, Any]], deadline: float = math.inf) -> dict[str, Any]:
         """The figures of a side, or its error; it is stopped at the deadline."""
         with self._handing_over:
-            process, self.next = self.next, self._start()
+            process = self.ready.pop()
+            self.ready = self.ready or [self._start()]
         try:
             return process.run(side, max(0.0, min(SECONDS, deadline - time.monotonic())))
         except RuntimeError as error:
