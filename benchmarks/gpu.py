@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     kept = Path(options.output_dir, "tokenizer")  # a second training on the same text would give another one
     if options.tokenizer is None and kept.exists():
         options.tokenizer = str(kept)
-    ahead = 1 if options.at_once == 1 else 4 * options.at_once  # nothing is timed while a process imports
+    ahead = 1 if options.at_once == 1 else 3 * options.at_once  # nothing is timed while a process imports
     parts_by_name = {part.name: part for part in PARTS}
     wanted = options.only or [*parts_by_name, TESTS]
     with given_or_bundled(options, "english") as filled, Sides(ahead) as sides:
