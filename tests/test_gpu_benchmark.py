@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
@@ -59,8 +61,10 @@ def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missin
     assert results["tests"]["ended"] and not results["tests"]["failed"]
     assert "| modernbert-1024 | ours_gpu |" in (tmp_path / "gpu.md").read_text()
     lost = results["bert-128"].pop("ours")
+    del results["bert-512"]["ours"]
     (tmp_path / "gpu.json").write_text(json.dumps(results))
-    again = call("--only", "bert-128")
+    again = call("--only", "bert-128", "bert-512", "--at_once", "2")
+    assert "loss" in again["bert-512"]["ours"]
     same = {name: again["bert-128"]["ours"][name] for name in ("timed_tokens", "labelled", "padding")}
     assert same == {name: lost[name] for name in same}, "the same text, tokenizer and masks"
     assert again["bert-128"]["plain"] == results["bert-128"]["plain"]
@@ -70,10 +74,13 @@ def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missin
 def test_a_profile_of_a_step_has_the_products_of_matrices(capsys):
     import gpu_profile
 
-    kinds = gpu_profile.main(["--tiny", "--part", "bert-512", "--kernels", "3", "--functions", "2"])
-    assert kinds["matrix products"] > 0 and kinds["optimizer"] > 0
+    names = ["bert-512", "modernbert-512"]
+    found = gpu_profile.main(["--tiny", "--parts", *names, "--kernels", "3", "--functions", "2"])
     printed = capsys.readouterr().out
-    assert "bert-512" in printed and "run_backward" in printed
+    for name in names:
+        assert found[name]["matrix products"] > 0 and found[name]["optimizer"] > 0
+        assert f"{name}: " in printed
+    assert "run_backward" in printed and "aten::" in printed
 
 
 @pytest.mark.slow
@@ -137,9 +144,8 @@ def test_operations_are_those_of_the_weights_and_of_attention():
     assert operations(config, np.array([64]), 64) == pytest.approx(6 * weights + 12 * 8 * (64 + 16 + 16))
 
 
-def test_the_meter_counts_real_tokens_after_the_warm_up(tmp_path):
-    from meter import Meter
-
+def tiny_training(folder: Path) -> tuple[AutoModelForMaskedLM, TrainingArguments, list[dict], int]:
+    """The model, the arguments and the rows of a training of 5 steps of 4 rows, and the id of their padding."""
     tokenizer = sample_tokenizer("bert")
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     config = BertConfig(vocab_size=len(tokenizer), **size)
@@ -151,11 +157,18 @@ def test_the_meter_counts_real_tokens_after_the_warm_up(tmp_path):
         {"input_ids": ids[0], "attention_mask": ids[0].ne(tokenizer.pad_token_id).long(), "labels": labels[0]}
     ] * 20
     arguments = TrainingArguments(
-        tmp_path, max_steps=5, per_device_train_batch_size=4, use_cpu=True, report_to="none", disable_tqdm=True
+        folder, max_steps=5, per_device_train_batch_size=4, use_cpu=True, report_to="none", disable_tqdm=True
     )
-    meter = Meter(2, tokenizer.pad_token_id)
+    return AutoModelForMaskedLM.from_config(config), arguments, rows, tokenizer.pad_token_id
+
+
+def test_the_meter_counts_real_tokens_after_the_warm_up(tmp_path):
+    from meter import Meter
+
+    model, arguments, rows, pad = tiny_training(tmp_path)
+    meter = Meter(2, pad)
     with meter.attached():
-        Trainer(AutoModelForMaskedLM.from_config(config), arguments, train_dataset=rows).train()
+        Trainer(model, arguments, train_dataset=rows).train()
     figures = meter.figures(flops=10.0, rate=1000.0)
     assert figures["timed_steps"] == 3 and figures["timed_tokens"] == 3 * 4 * 6
     assert figures["padding"] == pytest.approx(0.4) and figures["labelled"] == pytest.approx(1 / 6)
@@ -163,7 +176,25 @@ def test_the_meter_counts_real_tokens_after_the_warm_up(tmp_path):
     assert 0 < figures["waiting_for_data"] < 1 and figures["compilations_after_warmup"] == 0
     with meter.attached(), pytest.raises(ValueError, match="warm-up"):
         arguments.max_steps = 2
-        Trainer(AutoModelForMaskedLM.from_config(config), arguments, train_dataset=rows).train()
+        Trainer(model, arguments, train_dataset=rows).train()
+
+
+def test_nothing_is_timed_while_another_process_has_its_turn(tmp_path):
+    from meter import Meter
+
+    model, arguments, rows, pad = tiny_training(tmp_path)
+    meter = Meter(2, pad, str(tmp_path / "turn"))
+    with ThreadPoolExecutor(1) as pool, meter, meter.attached():
+        with open(tmp_path / "turn", "w") as other:
+            fcntl.flock(other, fcntl.LOCK_SH)  # as a process does that imports
+            done = pool.submit(Trainer(model, arguments, train_dataset=rows).train)
+            while 1 not in meter.times:
+                assert not done.done() or done.result()
+                time.sleep(0.01)
+            time.sleep(0.3)
+            assert list(meter.times) == [1]
+        done.result()
+    assert list(meter.times) == [1, 2, 5] and meter.locked.closed
 
 
 def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
