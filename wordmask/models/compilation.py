@@ -75,7 +75,9 @@ def _write_parts_in_place() -> None:
     from torch._inductor import ir, lowering
     from torch._inductor.virtualized import V
 
-    together = lowering.pointwise_cat
+    together = getattr(lowering, "pointwise_cat", None)
+    if together is None:  # another version of PyTorch may do without it
+        return
 
     def in_place(inputs: Any, dim: int = 0) -> Any:
         if all(lowering.is_pointwise_use(use) for use in V.current_node.users):
