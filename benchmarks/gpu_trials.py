@@ -70,7 +70,9 @@ def _flash_attention_4() -> Iterator[None]:
 
 
 TRIALS = {
-    "unpacked": Trial(("--no_pack_sequences", "--no_pad_to_max_length"), packs=False),
+    "unpacked": Trial(
+        ("--no_pack_sequences", "--no_pad_to_max_length", "--torch_compile_mode", "default"), packs=False
+    ),
     "chunked": Trial(("--chunked_head",), since="2.13", only_gpu=True),
     "budget": Trial(("--activation_memory_budget", "0.8"), only_gpu=True),
     "passes": Trial(passes=2),

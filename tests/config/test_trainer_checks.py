@@ -16,7 +16,7 @@ from transformers.training_args import OptimizerNames
 
 import run_mlm
 from conftest import refusal
-from wordmask.config import optimizer_checks, trainer_checks
+from wordmask.config import flag_checks, optimizer_checks, trainer_checks
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.metric_table import METRICS
 from wordmask.config.number_checks import RANGES
@@ -307,3 +307,13 @@ def test_the_bounds_of_a_range_are_possible_or_not():
 def test_a_loss_that_is_not_finite_is_logged_as_it_is():
     """The Trainer's filter would wait for the GPU in each step, and hide it."""
     assert parse().logging_nan_inf_filter is False and parse("--logging_nan_inf_filter").logging_nan_inf_filter is True
+
+
+def test_cuda_graphs_are_refused_with_fsdp():
+    training = {"captures_graphs": True, "torch_compile_backend": "inductor", "torch_compile_mode": "max-autotune"}
+    for fsdp in ("", "full_shard"):
+        given = SimpleNamespace(training=SimpleNamespace(**training, fsdp=fsdp), data=SimpleNamespace())
+        given.data.pad_to_max_length = bool(fsdp)
+        expected = "not tried with --fsdp; drop one of them" if fsdp else "give --pad_to_max_length"
+        with pytest.raises(InputError, match=f"^--torch_compile_mode max-autotune .*{expected}"):
+            flag_checks._check_graphs(given)

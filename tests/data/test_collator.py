@@ -300,6 +300,13 @@ def test_a_flat_batch_is_exact():
     assert batch["position_ids"][0, 14:].tolist() == [*range(9), *range(4)]
 
 
+def test_flat_batches_of_many_documents_have_few_numbers_of_bounds():
+    for documents, bounds in ((62, 64), (63, 128), (510, 512), (599, 640), (1399, 1536)):  # padding makes one more
+        numbers = example(WORDS[1])._replace(documents=[np.array(WORDS[1])] * documents, length=3 * documents + 1)
+        batch = collator(flat=True, fixed=True)([numbers])
+        assert len(batch["cu_seq_lens_q"]) == len(batch["cu_seq_lens_k"]) == bounds
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     counts=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=3), min_size=1, max_size=4),

@@ -21,7 +21,6 @@ SIZE = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 4}
         ("bert", "--pack_sequences", ""),
         ("bert", "--pack_sequences --gradient_accumulation_steps 2", ""),
         ("bert", "--pack_sequences --activation_checkpointing", ""),
-        ("bert", "--tokens_per_pass 256 --attn_implementation sdpa --no_pad_to_max_length", ""),
         ("modernbert", "--pack_sequences", "--activation_memory_budget 0.8"),
         ("modernbert", "--length_schedule 32:0.5,64:0.5 --pack_sequences", ""),
     ],
@@ -29,6 +28,8 @@ SIZE = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 4}
 def test_training_and_evaluation_with_graphs_are_those_without(tmp_path, model_type, more, budget):
     from torch._inductor import cudagraph_trees
 
+    torch._dynamo.reset()
+    cudagraph_trees.reset_cudagraph_trees()  # those of another test
     model = save_model(tmp_path / "model", sample_tokenizer("bert"), model_type, **SIZE)
     argv = f"--model_name_or_path {model} --train_file {uneven_text(tmp_path, 200)} --bf16 --dropout 0 --max_steps 8"
     argv += " --pad_to_max_length --per_device_train_batch_size 8 --learning_rate 1e-3 --eval_strategy steps"

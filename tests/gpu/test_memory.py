@@ -38,7 +38,10 @@ def run(program: Path, argv: list[str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("more", ["", "--bf16 --torch_compile --pad_to_max_length"])
+COMPILED = "--bf16 --torch_compile --pad_to_max_length"
+
+
+@pytest.mark.parametrize("more", ["", COMPILED, f"{COMPILED} --torch_compile_mode reduce-overhead"])
 def test_a_batch_without_room_names_one_that_has_room(tmp_path, more):
     size = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3}
     model = save_model(tmp_path / "model", sample_tokenizer("bert"), **size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import run_mlm
 from conftest import SMALL, training_steps
 from wordmask.models.compilation import _write_parts_in_place, compile_layers, keep_gradients, repeated_layers
 from wordmask.models.loss_head import LossHead, whole_loss
+from wordmask.training.trainer import mlm_trainer
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -194,18 +196,50 @@ def test_the_halves_of_a_gradient_are_computed_once(monkeypatch):
     assert counts == [2, 1], "error functions"
 
 
-@pytest.mark.parametrize(("mode", "marks"), [("reduce-overhead", 1), ("max-autotune", 1), ("default", 0)])
-def test_each_pass_begins_anew_for_cuda_graphs(monkeypatch, mode, marks):
+@pytest.mark.parametrize(
+    ("backend", "mode", "marks"),
+    [
+        (None, "reduce-overhead", 1),
+        ("inductor", "max-autotune", 1),
+        ("cudagraphs", None, 1),
+        ("inductor", "default", 0),
+        ("eager", "reduce-overhead", 0),
+    ],
+)
+def test_each_pass_begins_anew_for_cuda_graphs(monkeypatch, backend, mode, marks):
     """Else a layer may write to where the layer before it has its output, in an evaluation for example."""
     seen = []
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: seen.append("pass"))
     model = tiny("bert", num_hidden_layers=2).eval()
     for layer in repeated_layers(model):
         layer.register_forward_hook(lambda *_: seen.append("layer"))
-    compile_layers(model, None, "eager", mode)
+    compile_layers(model, None, backend, mode)
     for _ in range(2):
         model(input_ids=torch.arange(5, 25)[None])
     assert seen == [*["pass"] * marks, "layer", "layer"] * 2
+    pickle.dumps(model.base_model._forward_pre_hooks)
+
+
+@pytest.mark.parametrize(
+    ("more", "passes"),
+    [
+        ("--gradient_accumulation_steps 2 --pad_to_max_length --torch_compile_mode reduce-overhead", 4),
+        ("--gradient_accumulation_steps 2 --pad_to_max_length --torch_compile_mode default", 0),
+        ("--pad_to_max_length --torch_compile_mode reduce-overhead", 0),
+    ],
+)
+def test_gradients_of_each_of_several_passes_are_kept(monkeypatch, tmp_path, english_model, more, passes):
+    kept = []
+    monkeypatch.setattr(mlm_trainer, "compile_layers", lambda *_: True)
+    monkeypatch.setattr(mlm_trainer, "keep_gradients", kept.append)
+    (tmp_path / "text.txt").write_text("the old man walks\n" * 40)
+    argv = (
+        f"--model_name_or_path {english_model} --train_file {tmp_path}/text.txt --output_dir {tmp_path}/out --use_cpu"
+    )
+    argv += f" --max_steps 2 --max_seq_length 16 --save_strategy no --per_device_train_batch_size 4 --do_train {more}"
+    run_mlm.main(argv.split())
+    assert len(kept) == passes
 
 
 def test_kept_gradients_are_copies_that_later_passes_add_to():

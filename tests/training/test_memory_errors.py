@@ -120,6 +120,14 @@ def test_all_messages_of_a_gpu_are_known(message):
     assert lacks_memory(RuntimeError(message))
 
 
+def test_an_error_that_follows_from_too_little_memory_is_one():
+    """As at the end of a CUDA graph's recording. What hides its reason has dealt with it."""
+    for hides, expected in ((False, True), (True, False)):
+        error = RuntimeError("operation failed due to a previous error during capture")
+        error.__context__, error.__suppress_context__ = torch.OutOfMemoryError("CUDA out of memory"), hides
+        assert lacks_memory(error) == expected
+
+
 def test_a_sentence_that_quotes_a_text_is_none_of_them():
     assert not lacks_memory(InputError("--train_file: out of memory.txt does not exist; give another"))
 

@@ -80,6 +80,7 @@ def check_flags(arguments: Arguments) -> None:
     _check_prepared(arguments)
     _check_exits(arguments)
     _check_token_steps(arguments)
+    _check_graphs(arguments)
     _say_what_has_no_effect(arguments)
     whole = needs_whole_batches(arguments)
     if whole and arguments.training.tokens_per_pass:
@@ -202,6 +203,23 @@ def _check_token_steps(arguments: Arguments) -> None:
         raise InputError(f"--tokens_per_step: {reason}; drop one of them")
     if arguments.training.tokens_per_step and "per_device_train_batch_size" in arguments.named:
         logger.warning("--per_device_train_batch_size has no effect with --tokens_per_step")
+
+
+def _check_graphs(arguments: Arguments) -> None:
+    """Raise an `InputError` if CUDA graphs do not go with other flags."""
+    training = arguments.training
+    if not training.captures_graphs:
+        return
+    mode = f"--torch_compile_mode {training.torch_compile_mode}"
+    if training.torch_compile_backend == "cudagraphs":
+        mode = "--torch_compile_backend cudagraphs"
+    if training.fsdp:
+        raise InputError(f"{mode} makes CUDA graphs, which are not tried with --fsdp; drop one of them")
+    if not arguments.data.pad_to_max_length:
+        raise InputError(
+            f"{mode} makes a CUDA graph for each shape of a batch; give --pad_to_max_length, or --torch_compile_mode "
+            "default"
+        )
 
 
 def needs_whole_batches(arguments: Arguments) -> str | None:

@@ -20,6 +20,12 @@ from wordmask.utils.errors import InputError, one_line
 logger = logging.getLogger(__name__)
 
 LOGGING_STEPS = 500  # at most, where the user gives no number
+CAPTURING = ("reduce-overhead", "max-autotune")  # modes of torch.compile with CUDA graphs
+
+
+def captures_graphs(backend: str | None, mode: str | None) -> bool:
+    """Whether a backend and a mode of `torch.compile` make CUDA graphs."""
+    return backend == "cudagraphs" or (backend in (None, "inductor") and mode in CAPTURING)
 
 
 @dataclass
@@ -105,6 +111,11 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
     def half_dtype(self) -> torch.dtype | None:
         """The half precision in which the model computes, by autocast; `None` if it does not."""
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else None
+
+    @property
+    def captures_graphs(self) -> bool:
+        """Whether the model is compiled to CUDA graphs."""
+        return self.torch_compile and captures_graphs(self.torch_compile_backend, self.torch_compile_mode)
 
     @property
     def should_save(self) -> bool:

@@ -22,9 +22,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wordmask.config.attention_checks import is_varlen_available
+from wordmask.config.run_arguments import captures_graphs
 from wordmask.models.loss_head import LossHead
 
-CAPTURING = ("reduce-overhead", "max-autotune")  # modes of torch.compile with CUDA graphs
 LEAST = 2  # layers, to gain by one graph for all
 GRAPHS = 64  # of one function: kinds of layers, times shapes, times training and evaluation
 
@@ -72,7 +72,7 @@ def _write_parts_in_place() -> None:
     Else a kernel computes all parts for each number on a GPU, and keeps one of them. That is fine only where the
     tensor is not written, since what follows is computed in the same kernel.
     """
-    from torch._inductor import ir, lowering
+    from torch._inductor import config, ir, lowering
     from torch._inductor.virtualized import V
 
     together = getattr(lowering, "pointwise_cat", None)
@@ -85,6 +85,9 @@ def _write_parts_in_place() -> None:
         return ir.TensorBox(ir.ConcatKernel.create(inputs, dim))
 
     lowering.pointwise_cat = in_place
+    # What was compiled without this must not come from the compiler's cache, whose keys hold this setting. It changes
+    # nothing else: for up to 8 parts, another rule comes first.
+    config.max_pointwise_cat_inputs = 7
 
 
 def compile_layers(
@@ -111,12 +114,16 @@ def compile_layers(
         _write_parts_in_place()
     for layer in layers:
         layer.compile(**options)
-    if layers and mode in CAPTURING:
+    if captures_graphs(backend, mode):
         # Else each layer may overwrite what the layer before it has given, in an evaluation for example.
-        model.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
+        model.base_model.register_forward_pre_hook(_begin_pass)
     if layers and head is not None:
         head.compile(options["backend"])
     return bool(layers)
+
+
+def _begin_pass(*_: Any) -> None:
+    torch.compiler.cudagraph_mark_step_begin()
 
 
 def keep_gradients(model: nn.Module) -> None:

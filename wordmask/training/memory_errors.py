@@ -27,7 +27,8 @@ _SIGNS = (  # of too little memory, in messages
 def lacks_memory(error: BaseException | None) -> bool:
     """Whether an exception, or one that it comes from, says that memory is short.
 
-    The sentence of an `InputError` does not count: it may quote a text.
+    The sentence of an `InputError` does not count: it may quote a text. When memory is short while a CUDA graph is
+    recorded, the end of the recording fails, too.
     """
     while error is not None:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -35,7 +36,7 @@ def lacks_memory(error: BaseException | None) -> bool:
         is_of_library = isinstance(error, Exception) and not isinstance(error, InputError)
         if is_of_library and (any(sign in str(error) for sign in _SIGNS) or should_reduce_batch_size(error)):
             return True
-        error = error.__cause__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 
 

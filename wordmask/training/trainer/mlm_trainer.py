@@ -39,7 +39,7 @@ from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.masking import IGNORED
-from wordmask.models.compilation import CAPTURING, compile_layers, keep_gradients
+from wordmask.models.compilation import compile_layers, keep_gradients
 from wordmask.models.forward import Forward
 from wordmask.models.micro_batches import divide_batch
 from wordmask.training.display.live_output import LiveOutput
@@ -310,7 +310,7 @@ class MlmTrainer(EvaluatingTrainer):
     def _pass(self, *inputs: Any) -> torch.Tensor:
         loss = super().training_step(*inputs)
         is_one_of_several = self.args.gradient_accumulation_steps > 1 or self.forward.micro_batch_tokens
-        if is_one_of_several and self.args.torch_compile and self.args.torch_compile_mode in CAPTURING:
+        if is_one_of_several and self.args.captures_graphs:
             keep_gradients(inputs[0])
         return loss
 
