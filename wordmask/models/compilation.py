@@ -79,6 +79,7 @@ def _write_parts_in_place() -> None:
     if together is None:  # another version of PyTorch may do without it
         return
 
+    @functools.wraps(together)
     def in_place(inputs: Any, dim: int = 0) -> Any:
         if all(lowering.is_pointwise_use(use) for use in V.current_node.users):
             return together(inputs, dim)
