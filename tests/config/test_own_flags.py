@@ -51,7 +51,7 @@ def test_help_and_mistakes_take_no_time(call, status):
     )
     found, seconds = shown.stdout.splitlines()[-1].rsplit(" ", 1)
     assert found == f"{status or 0} []", shown.stderr
-    assert float(seconds) < 1.5
+    assert float(seconds) < 5, "far more than it takes on a slow machine"
 
 
 def printed_help(capsys, main, *argv: str) -> str:
