@@ -179,8 +179,6 @@ def test_the_halves_of_a_gradient_are_computed_once(monkeypatch):
     from torch._inductor import config, lowering
     from torch._inductor.utils import run_and_get_code
 
-    monkeypatch.setattr(config, "force_pointwise_cat", True)
-    monkeypatch.setattr(config, "force_disable_caches", True)
     monkeypatch.setattr(lowering, "pointwise_cat", inspect.unwrap(lowering.pointwise_cat))  # as PyTorch has it
     states = torch.randn(8, 16, requires_grad=True)
 
@@ -188,12 +186,14 @@ def test_the_halves_of_a_gradient_are_computed_once(monkeypatch):
         return torch.autograd.grad(function(states).square().sum(), states)[0]
 
     counts = []
-    for _ in range(2):
-        found, code = run_and_get_code(gradient, torch.compile(gated))
-        torch.testing.assert_close(found, gradient(gated), rtol=1e-4, atol=1e-4)
-        counts.append(code[-1].count("erf("))
-        torch._dynamo.reset()
-        _write_parts_in_place.__wrapped__()
+    # Not by monkeypatch, which deletes settings of the compiler when it takes them back.
+    with config.patch(force_pointwise_cat=True, force_disable_caches=True):
+        for _ in range(2):
+            found, code = run_and_get_code(gradient, torch.compile(gated))
+            torch.testing.assert_close(found, gradient(gated), rtol=1e-4, atol=1e-4)
+            counts.append(code[-1].count("erf("))
+            torch._dynamo.reset()
+            _write_parts_in_place.__wrapped__()
     assert counts == [2, 1], "error functions"
 
 
