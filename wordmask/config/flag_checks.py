@@ -210,15 +210,14 @@ def _check_graphs(arguments: Arguments) -> None:
     training = arguments.training
     if not training.captures_graphs:
         return
-    mode = f"--torch_compile_mode {training.torch_compile_mode}"
+    mode, other = f"--torch_compile_mode {training.torch_compile_mode}", "--torch_compile_mode default"
     if training.torch_compile_backend == "cudagraphs":
-        mode = "--torch_compile_backend cudagraphs"
+        mode, other = "--torch_compile_backend cudagraphs", "--torch_compile_backend inductor"
     if training.fsdp:
         raise InputError(f"{mode} makes CUDA graphs, which are not tried with --fsdp; drop one of them")
     if not arguments.data.pad_to_max_length:
         raise InputError(
-            f"{mode} makes a CUDA graph for each shape of a batch; give --pad_to_max_length, or --torch_compile_mode "
-            "default"
+            f"{mode} makes a CUDA graph for each shape of a batch; give --pad_to_max_length, or {other}"
         )
 
 

@@ -308,6 +308,7 @@ class MlmTrainer(EvaluatingTrainer):
         return torch.stack(losses).sum()
 
     def _pass(self, *inputs: Any) -> torch.Tensor:
+        """One forward and backward pass. Where CUDA graphs run, the next one would overwrite its gradients."""
         loss = super().training_step(*inputs)
         is_one_of_several = self.args.gradient_accumulation_steps > 1 or self.forward.micro_batch_tokens
         if is_one_of_several and self.args.captures_graphs:

@@ -209,28 +209,27 @@ class ResumableTrainer(OptimizerResumingTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
         """Train with batches of this size; if larger ones did some steps, continue after those."""
-        if self.stand_in is not None:
-            return self.stand_in(batch_size or self._train_batch_size, args, resume_from_checkpoint)
-        self._attempts += 1
-        if self._attempts > 1:
-            step, old_batch_size = self.state.global_step, self._train_batch_size
-            logger.warning(
-                "--auto_find_batch_size: batches of %d run out of memory after step %d, trying %d",
-                old_batch_size,
-                step,
-                batch_size,
-            )
-            if step > self.done.step:
-                self._continue_in_memory(old_batch_size)
-        self.tokens.begin_attempt()
-        checkpoint = None if self._continued_in_memory else resume_from_checkpoint
         try:
+            if self.stand_in is not None:
+                return self.stand_in(batch_size or self._train_batch_size, args, resume_from_checkpoint)
+            self._begin_attempt(batch_size)
+            checkpoint = None if self._continued_in_memory else resume_from_checkpoint
             return super()._inner_training_loop(batch_size, args, checkpoint, trial, ignore_keys_for_eval)
         except Exception as error:
             searches = self.args.auto_find_batch_size and lacks_memory(error)
             if searches and not should_reduce_batch_size(error):
                 raise RuntimeError(f"{error}: out of memory.") from error  # the words that accelerate knows
             raise
+
+    def _begin_attempt(self, batch_size: int | None) -> None:
+        self._attempts += 1
+        step, old = self.state.global_step, self._train_batch_size
+        if self._attempts > 1:
+            found = "--auto_find_batch_size: batches of %d run out of memory after step %d, trying %d"
+            logger.warning(found, old, step, batch_size)
+            if step > self.done.step:
+                self._continue_in_memory(old)
+        self.tokens.begin_attempt()
 
     def _continue_in_memory(self, batch_size: int) -> None:
         """Take over the steps with larger batches: model, optimizer and schedule are those of the last step."""
