@@ -70,6 +70,18 @@ def memory_errors_reported(arguments: Arguments) -> Iterator[None]:
         raise InputError(_sentence(error, arguments, free_memory(training.device, room))) from None
 
 
+@contextlib.contextmanager
+def smaller_batches_tried(training: RunArguments) -> Iterator[None]:
+    """With --auto_find_batch_size, say too little memory in the words with which accelerate's search goes on."""
+    try:
+        yield
+    except Exception as error:
+        if not training.auto_find_batch_size or not lacks_memory(error) or should_reduce_batch_size(error):
+            raise
+        torch.backends.mkldnn.set_flags(False)  # oneDNN does not recover from a failed allocation
+        raise RuntimeError(f"{error}: out of memory.") from error
+
+
 def _sentence(error: BaseException, arguments: Arguments, free: str) -> str:
     """What does not fit, and what to do. The functions that the error went through tell what the run was doing."""
     training, (flag, value) = arguments.training, origin(arguments.model)

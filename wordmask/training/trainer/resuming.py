@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from accelerate.utils.memory import should_reduce_batch_size
 
 from wordmask.data.plan import Plan, Progress, examples_in
 from wordmask.data.sequences import StagedSequences, StreamedSequences
-from wordmask.training.memory_errors import lacks_memory
+from wordmask.training.memory_errors import smaller_batches_tried
 from wordmask.training.records.output_dir import check_checkpoint, last_checkpoint
 from wordmask.training.records.progress_record import (
     ProgressRecord,
@@ -209,17 +208,12 @@ class ResumableTrainer(OptimizerResumingTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
         """Train with batches of this size; if larger ones did some steps, continue after those."""
-        try:
+        with smaller_batches_tried(self.args):
             if self.stand_in is not None:
                 return self.stand_in(batch_size or self._train_batch_size, args, resume_from_checkpoint)
             self._begin_attempt(batch_size)
             checkpoint = None if self._continued_in_memory else resume_from_checkpoint
             return super()._inner_training_loop(batch_size, args, checkpoint, trial, ignore_keys_for_eval)
-        except Exception as error:
-            searches = self.args.auto_find_batch_size and lacks_memory(error)
-            if searches and not should_reduce_batch_size(error):
-                raise RuntimeError(f"{error}: out of memory.") from error  # the words that accelerate knows
-            raise
 
     def _begin_attempt(self, batch_size: int | None) -> None:
         self._attempts += 1
