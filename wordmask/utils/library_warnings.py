@@ -33,12 +33,10 @@ WARNINGS = (
     (r"Please use DTensor instead and we are deprecating", r"torch\.distributed", "accelerate's own business"),
     (r"FSDP\.state_dict_type\(\) and", r"torch\.distributed", "the same"),
     (r"FSDP2-wrapped module .* returned a view", r"torch\.distributed", "nothing writes into the logits"),
-    (r"Was asked to gather along dimension 0, but all input", r"torch\.nn\.parallel", "scalars become vectors"),
 )
 # The logger, how the message begins, and why nothing is to be done.
 MESSAGES = (
     ("transformers.modeling_utils", r"The new (embeddings|lm_head weights) will be init", "models/loading.py says it"),
-    ("transformers.trainer_utils", r"mtime may not be reliable", "checkpoints are in the order of their steps"),
     ("transformers.trainer_utils", r"The tokenizer has new PAD/BOS/EOS", "the configuration follows the tokenizer"),
     ("accelerate.utils.other", r"Detected kernel version", "a user cannot change the kernel"),
     ("transformers.training_args", r"The speedups for torchdynamo mostly come with GPU", "a property of the card"),
