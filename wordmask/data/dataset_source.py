@@ -90,7 +90,7 @@ class DatasetSource:
 
     dataset: datasets.Dataset
     name: str
-    is_stream, digest = False, None
+    digest = None
 
     @property
     def fingerprint(self) -> str:
@@ -122,7 +122,7 @@ class DatasetStream:
     dataset: datasets.IterableDataset
     name: str
     limited: bool = False
-    is_stream, fingerprint = True, None
+    fingerprint = None
 
     @property
     def shard_sizes(self) -> list[int]:

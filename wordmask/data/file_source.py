@@ -100,7 +100,6 @@ class FileSource:
     blank_count: int
     digest: str
     stamps: list[tuple[str, int, int, int]]
-    is_stream = False
 
     def __len__(self) -> int:
         return sum(map(len, self.spans))
@@ -189,7 +188,6 @@ class FileStream:
 
     files: SplitFiles
     limit: int | None = None
-    is_stream = True
 
     @property
     def shard_sizes(self) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -45,13 +45,9 @@ class Source(Protocol):
     """Texts of known number, in tables with the column `text`, and `chinese_ref` if there are references.
 
     Attributes:
-        is_stream: `False`.
         digest: that of the content of files; `None` for datasets.
         fingerprint: what tells these texts from others.
     """
-
-    @property
-    def is_stream(self) -> bool: ...
 
     @property
     def digest(self) -> str | None: ...
@@ -77,13 +73,9 @@ class Stream(Protocol):
     """Texts of unknown number, in tables as `Source` has them.
 
     Attributes:
-        is_stream: `True`.
         fingerprint: what tells these texts from others, as far as is known without reading them; `None` if nothing is.
         shard_sizes: how large each shard is, in any unit. Different processes can read different shards.
     """
-
-    @property
-    def is_stream(self) -> bool: ...
 
     @property
     def fingerprint(self) -> str | None: ...
@@ -138,7 +130,7 @@ class Texts(Generic[AnySource]):
     @property
     def is_stream(self) -> bool:
         """Whether the number of texts is not known."""
-        return self.source.is_stream
+        return not isinstance(self.source, Sized)
 
     @property
     def fingerprint(self) -> Any:
