@@ -121,7 +121,7 @@ def test_ranks_are_within_a_corpus():
 
 
 @given(st.lists(st.integers(1, 9), max_size=60), st.integers(1, 4), st.booleans())
-def test_stretches_are_sorted_by_length_and_in_token_steps_up_and_down_in_turn(lengths, step, by_tokens):
+def test_stretches_are_sorted_by_length_and_in_steps_up_and_down_in_turn(lengths, step, by_tokens):
     """Of sequences of equal length, the earlier one in the random order comes first."""
     lengths, order = np.array(lengths, np.int32), shuffled(1, 0, len(lengths))
     own, tokens, begun = lengths[order].tolist(), 9 * step, [0, *itertools.accumulate(lengths[order].tolist())]
@@ -286,5 +286,5 @@ def test_steps_of_tokens_keep_the_shares_of_corpora_where_lengths_are_grouped():
     visits, shuffle = ORDER.of_epoch(0), partial(shuffled, 3, 0)
     corpora = np.repeat([0, 1], [40, 10])
     expected = grouped_by_tokens(visits, LENGTHS, 40, 0, shuffle, corpora=corpora)
-    assert ORDER.in_token_steps(visits, 40, 0, 0).tolist() == expected.tolist()
+    assert ORDER.in_steps(visits, 40, 0, 0).tolist() == expected.tolist()
     assert expected.tolist() != grouped_by_tokens(visits, LENGTHS, 40, 0, shuffle).tolist()

@@ -180,7 +180,7 @@ def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
 class InShortStretches(EpochOrder):
     """Rows of like length in the same step, with 3 steps sorted together: an epoch has several such stretches."""
 
-    def in_steps(self, order: np.ndarray, size: int, epoch: int) -> np.ndarray:
+    def in_steps(self, order: np.ndarray, size: int, epoch: int, carried: int | None = None) -> np.ndarray:
         lengths = np.arange(len(self.sequences)) * 7 % 11
         return grouped(order, lengths, size, partial(shuffled, self.seed, epoch), steps=3)
 

@@ -24,11 +24,11 @@ LINE, DRAWN = RateSchedule.of("0.3:0.1"), RateSchedule.of("0.1..0.9", SEED)
 class InShortStretches(EpochOrder):
     """Similar lengths in the same step, with 3 steps sorted together: an epoch has several such stretches."""
 
-    def in_steps(self, order: np.ndarray, size: int, epoch: int) -> np.ndarray:
-        return grouped(order, self.sequences, size, partial(shuffled, self.seed, epoch), steps=3)
-
-    def in_token_steps(self, order: np.ndarray, tokens: int, epoch: int, carried: int) -> np.ndarray:
-        return grouped_by_tokens(order, self.sequences, tokens, carried, partial(shuffled, self.seed, epoch), steps=3)
+    def in_steps(self, order: np.ndarray, size: int, epoch: int, carried: int | None = None) -> np.ndarray:
+        shuffle = partial(shuffled, self.seed, epoch)
+        if carried is None:
+            return grouped(order, self.sequences, size, shuffle, steps=3)
+        return grouped_by_tokens(order, self.sequences, size, carried, shuffle, steps=3)
 
 
 def stage_of(lengths: np.ndarray, groups: bool, layout: Layout) -> Stage:
@@ -250,8 +250,8 @@ def test_sequences_that_complete_a_step_of_the_epoch_before_stay_in_front():
     order = InShortStretches("random", SEED, lengths)
     shown = Piece(40, 0, 0, 25)
     found = Stage(30, order, WHOLE).remaining(1, (), shown)
-    expected = order.in_token_steps(order.of_epoch(1), 40, 1, 25)
-    assert found.tolist() == expected.tolist() != order.in_token_steps(order.of_epoch(1), 40, 1, 0).tolist()
+    expected = order.in_steps(order.of_epoch(1), 40, 1, 25)
+    assert found.tolist() == expected.tolist() != order.in_steps(order.of_epoch(1), 40, 1, 0).tolist()
     head = int(token_ends(lengths[order.of_epoch(1)], 40, 25)[0])
     assert found[:head].tolist() == order.of_epoch(1)[:head].tolist()
 

@@ -188,12 +188,11 @@ class Order(ABC):
     def of_epoch(self, epoch: int) -> Integers:
         """(sequences,) The sequences in the order of an epoch. The epochs of a stage count from 0."""
 
-    def in_steps(self, order: Integers, size: int, epoch: int) -> Integers:
-        """(sequences,) The sequences of an epoch, or those that are left of it, in steps of this size."""
-        return order
+    def in_steps(self, order: Integers, size: int, epoch: int, carried: int | None = None) -> Integers:
+        """(sequences,) The sequences of an epoch, or those that are left of it, in steps of this size.
 
-    def in_token_steps(self, order: Integers, tokens: int, epoch: int, carried: int) -> Integers:
-        """(sequences,) The same in steps of at least so many tokens; the first one has `carried` of them already."""
+        The size counts sequences, or tokens if `carried` is a number: those that the first step has already.
+        """
         return order
 
 
@@ -235,16 +234,13 @@ class EpochOrder(Order):
             return np.arange(size, dtype=index_type(size))
         return shuffled(self.seed, corpus << 32 | number, size)
 
-    def in_steps(self, order: Integers, size: int, epoch: int) -> Integers:
-        if self.strategy != "group_by_length":
-            return order
-        return grouped(order, self._lengths, size, partial(shuffled, self.seed, epoch), corpora=self._corpora)
-
-    def in_token_steps(self, order: Integers, tokens: int, epoch: int, carried: int) -> Integers:
+    def in_steps(self, order: Integers, size: int, epoch: int, carried: int | None = None) -> Integers:
         if self.strategy != "group_by_length":
             return order
         shuffle = partial(shuffled, self.seed, epoch)
-        return grouped_by_tokens(order, self._lengths, tokens, carried, shuffle, corpora=self._corpora)
+        if carried is None:
+            return grouped(order, self._lengths, size, shuffle, corpora=self._corpora)
+        return grouped_by_tokens(order, self._lengths, size, carried, shuffle, corpora=self._corpora)
 
     @cached_property
     def _lengths(self) -> Integers:

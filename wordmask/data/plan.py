@@ -145,10 +145,7 @@ class Stage:
         """
         order = self.order.of_epoch(epoch)
         for piece in (*shown, next_piece or Piece(self.layout.step_size, 0, 0)):
-            if piece.carried is None:
-                order = self.order.in_steps(order, piece.size, epoch)[piece.examples :]
-            else:
-                order = self.order.in_token_steps(order, piece.size, epoch, piece.carried)[piece.examples :]
+            order = self.order.in_steps(order, piece.size, epoch, piece.carried)[piece.examples :]
         return order
 
 
