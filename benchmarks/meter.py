@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
+from unittest.mock import patch
 
 import torch
 from torch.utils.data.dataloader import _BaseDataLoaderIter
@@ -43,6 +44,22 @@ def compilations() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@contextmanager
+def watching(callback: TrainerCallback, see: Callable[[dict[str, torch.Tensor]], None]) -> Iterator[None]:
+    """Give a callback to each Trainer that is made here, and show each batch of its steps to `see`."""
+    get_batch_samples = Trainer.get_batch_samples
+
+    def showing(trainer: Trainer, *arguments: Any, **options: Any) -> Any:
+        batches, labels = get_batch_samples(trainer, *arguments, **options)
+        for batch in batches:
+            see(batch)
+        return batches, labels
+
+    callbacks = patch("transformers.trainer.DEFAULT_CALLBACKS", [*DEFAULT_CALLBACKS, callback])
+    with callbacks, patch.object(Trainer, "get_batch_samples", showing):
+        yield
+
+
 class Meter(TrainerCallback):
     """Counts the tokens of any Trainer that is made inside `attached`, and times its steps.
 
@@ -77,13 +94,7 @@ class Meter(TrainerCallback):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Measure each Trainer that is made and run here."""
-        get_batch_samples, get_next = Trainer.get_batch_samples, _BaseDataLoaderIter.__next__
-
-        def counting(trainer: Trainer, *arguments: Any, **options: Any) -> Any:
-            batches, labels = get_batch_samples(trainer, *arguments, **options)
-            for batch in batches if self.timed else ():
-                self._count(batch)
-            return batches, labels
+        get_next = _BaseDataLoaderIter.__next__
 
         def waiting(iterator: Any) -> Any:
             begin = time.perf_counter()
@@ -91,15 +102,8 @@ class Meter(TrainerCallback):
             self.waited += time.perf_counter() - begin if self.timed else 0.0
             return batch
 
-        DEFAULT_CALLBACKS.append(self)  # type: ignore[arg-type]
-        Trainer.get_batch_samples = counting  # type: ignore[method-assign]
-        _BaseDataLoaderIter.__next__ = waiting  # type: ignore[method-assign]
-        try:
+        with watching(self, self._count), patch.object(_BaseDataLoaderIter, "__next__", waiting):
             yield
-        finally:
-            Trainer.get_batch_samples = get_batch_samples  # type: ignore[method-assign]
-            _BaseDataLoaderIter.__next__ = get_next  # type: ignore[method-assign]
-            DEFAULT_CALLBACKS.remove(self)  # type: ignore[arg-type]
 
     @property
     def timed(self) -> bool:
@@ -107,6 +111,8 @@ class Meter(TrainerCallback):
         return self.warmup in self.times
 
     def _count(self, batch: dict[str, torch.Tensor]) -> None:
+        if not self.timed:
+            return
         ids, labelled = batch["input_ids"], batch["labels"].ne(IGNORED)
         real = ids.ne(self.pad)
         if labelled.shape == real.shape:  # a masked token may have become padding

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,9 +33,9 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer import DEFAULT_CALLBACKS
 from transformers.utils.logging import disable_progress_bar
 
+from meter import watching
 from sides import Case, Figures, Process
 from wordmask.training.run import run
 from wordmask.utils.files import is_blank
@@ -78,31 +78,16 @@ class Training(Case):
 
 
 class Stopwatch(TrainerCallback):
-    """Times any Trainer that is made inside `attached`, and counts its real tokens."""
+    """Times a Trainer, and counts its real tokens."""
 
     def __init__(self, pad: int):
         self.pad, self.steps = pad, 0
         self.counts: list[torch.Tensor] = []
         self.model: Any = None
 
-    @contextlib.contextmanager
-    def attached(self) -> Iterator[None]:
-        """Watch each Trainer that is made and run here."""
-        get_batch_samples = Trainer.get_batch_samples
-
-        def counting(trainer: Trainer, *arguments: Any, **options: Any) -> Any:
-            batches, labels = get_batch_samples(trainer, *arguments, **options)
-            for batch in batches:  # a masked token may have become padding
-                self.counts.append((batch["input_ids"].ne(self.pad) | batch["labels"].ne(-100)).sum())
-            return batches, labels
-
-        DEFAULT_CALLBACKS.append(self)  # type: ignore[arg-type]
-        Trainer.get_batch_samples = counting  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            Trainer.get_batch_samples = get_batch_samples  # type: ignore[method-assign]
-            DEFAULT_CALLBACKS.remove(self)  # type: ignore[arg-type]
+    def count(self, batch: dict[str, torch.Tensor]) -> None:
+        """Count the real tokens of a batch; a masked token may have become padding."""
+        self.counts.append((batch["input_ids"].ne(self.pad) | batch["labels"].ne(-100)).sum())
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **options: Any) -> None:
         """The clock starts."""
@@ -152,7 +137,7 @@ def train(side: Side, case: Training, steps: int, rate: float, save_to: str | No
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(case.model)
     watch = Stopwatch(tokenizer.pad_token_id)
-    with tempfile.TemporaryDirectory() as folder, watch.attached():
+    with tempfile.TemporaryDirectory() as folder, watching(watch, watch.count):
         (_train_plainly if side.plain else _train_ours)(side, case, steps, rate, folder)
     model = BertForMaskedLM.from_pretrained(case.model, dtype=torch.float32)  # without any hook of the side
     model.load_state_dict(watch.model.state_dict())
