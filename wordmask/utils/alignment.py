@@ -15,26 +15,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import accumulate, groupby, pairwise
 from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]  # the index of the first character, and the index after the last one
+Fold: TypeAlias = Callable[[str], str]  # what a character becomes
 _ASCII_SPACE = " \t\n\r\x0b\x0c"
 
 
-class _Fold(dict[str, str]):
-    """What each character becomes, computed when it is met for the first time."""
-
-    def __init__(self, fold: Callable[[str], str]):
-        super().__init__()
-        self.fold = fold
-
-    def __missing__(self, character: str) -> str:
-        self[character] = folded = self.fold(character)
-        return folded
-
-
-def _forgetting(categories: str) -> Callable[[str], str]:
+def _forgetting(categories: str) -> Fold:
     """A fold that forgets case, width and composition, and characters of these categories (Z: white space).
 
     With the marks (M), it also forgets which punctuation it is.
@@ -68,9 +58,9 @@ def _without_space(character: str) -> str:
 
 # How we fold the text and the pieces, from the fold that forgets least. Some tokenizers make tokens of white space.
 # Others remove it, and control characters, and accents, and write “ as ". Pieces of byte tokenizers are bytes already.
-_FOLDS = [
-    *((fold, fold) for fold in map(_Fold, map(_forgetting, ("", "Z", "ZC", "ZCM")))),
-    *((_Fold(fold), _Fold(_without_space)) for fold in (_as_bytes, _as_compatible_bytes)),
+_FOLDS: list[tuple[Fold, Fold]] = [
+    *((fold, fold) for fold in map(cache, map(_forgetting, ("", "Z", "ZC", "ZCM")))),
+    *((cache(fold), _without_space) for fold in (_as_bytes, _as_compatible_bytes)),
 ]
 
 
@@ -95,9 +85,9 @@ def align(text: str, pieces: Sequence[str | None]) -> list[Span] | None:
     if len(known) == len(pieces) and "".join(known) == text:  # mostly so, and many times as fast
         return [*pairwise(accumulate(map(len, known), initial=0))]
     for of_text, of_piece in _FOLDS:
-        folded = [of_text[character] for character in text]
+        folded = [*map(of_text, text)]
         comes_from = [index for index, characters in enumerate(folded) for _ in characters]
-        surfaces = [None if piece is None else "".join(map(of_piece.__getitem__, piece)) for piece in pieces]
+        surfaces = [None if piece is None else "".join(map(of_piece, piece)) for piece in pieces]
         groups = [[*group] for _, group in groupby(surfaces, lambda surface: surface is None)]
         borders = _borders("".join(folded), groups)
         if borders is None:
