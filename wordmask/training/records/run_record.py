@@ -23,11 +23,6 @@ from wordmask.utils.files import write_json
 from wordmask.utils.quantities import as_written, plain
 
 LEFT_OUT = ("token", "hub_token", "overwrite_output_dir")  # secrets, and a flag that is meant for one run
-# The flags that name a model and a tokenizer, for records without digests.
-_NAMES = {
-    "base_model": ("model_name_or_path", "model_type", "config_name", "config_overrides"),
-    "tokenizer": ("tokenizer_name", "vocab_size", "add_words"),
-}
 ORDER = "train_sampling_strategy"
 # The flags that change sequences, masks or learning; model, tokenizer and text are compared by digests.
 SETTINGS = (
@@ -43,12 +38,7 @@ SETTINGS = (
     *("fp16", "bf16", "residual_in_fp32", "logging_steps", "eval_steps", "save_steps"),
 )
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
-_TEXT = (
-    "dataset_name",
-    "dataset_config_name",
-    "train_file",
-    "train_ref_file",
-)  # where a text has no digest: of a streamed dataset, and in records of older versions
+_TEXT = ("dataset_name", "dataset_config_name", "train_file", "train_ref_file")  # where a text has no digest
 
 
 @dataclass(frozen=True)
@@ -108,17 +98,14 @@ class RunRecord:
     def differences(self, identity: Identity, given: Mapping[str, Any]) -> list[str]:
         """Why another run must not share the directory: its base model, tokenizer or architecture differs."""
         differences = []
-        for name, flags in _NAMES.items():
-            digest = self.identity.get(name)
-            old, new = self.arguments.get(flags[0]), given.get(flags[0])
-            changed_flags = [flag for flag in flags if self.arguments.get(flag) != plain(given.get(flag))]
-            # What a training text decides is taken from the checkpoint, so its size is told by the flag alone.
-            sizes = {"vocab_size"} | ({"add_words"} if str(given.get("add_words")).isdecimal() else set())
-            other_size = any(given.get(flag) is not None for flag in sizes.intersection(changed_flags))
-            differs = bool(changed_flags) if digest is None else (digest != getattr(identity, name) or other_size)
-            if differs:
-                shown = f" ({old or SCRATCH} -> {new or SCRATCH})" if name == "base_model" and old != new else ""
-                differences.append(name.replace("_", " ") + shown)
+        if self.identity["base_model"] != identity.base_model:
+            old, new = (flags.get("model_name_or_path") or SCRATCH for flags in (self.arguments, given))
+            differences.append("base model" + (f" ({old} -> {new})" if old != new else ""))
+        # What a training text decides is taken from the checkpoint, so its size is told by the flag alone.
+        sizes = ("vocab_size", "add_words") if str(given.get("add_words")).isdecimal() else ("vocab_size",)
+        other_size = any(given.get(flag) not in (None, self.arguments.get(flag)) for flag in sizes)
+        if self.identity["tokenizer"] != identity.tokenizer or other_size:
+            differences.append("tokenizer")
         changed = [text for name, text in self._configured(identity) if not is_dropout(name)]
         if changed and not differences:
             differences.append(f"architecture ({', '.join(changed[:3])})")
@@ -126,7 +113,7 @@ class RunRecord:
 
     def _configured(self, identity: Identity) -> Iterator[tuple[str, str]]:
         """The settings of the model's configuration that differ, with both values."""
-        config = self.identity.get("architecture", {})
+        config = self.identity["architecture"]
         for name, value in identity.architecture.items():
             if name in config and config[name] != value:
                 yield name, f"{name} {config[name]} -> {value}"
@@ -170,12 +157,9 @@ def read_run(directory: str | Path) -> RunRecord | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        arguments = record["arguments"]
-        only_evaluates = arguments.get("do_eval") and not arguments.get("do_train")
-        trains = record.get("trains", not only_evaluates)
-        others = record.get("identity", {}), record.get("resumes", [])
-        return RunRecord(arguments, record.get("processes", 1), trains, *others)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        arguments, identity = dict(record["arguments"]), dict(record["identity"])
+        return RunRecord(arguments, record["processes"], record["trains"], identity, record.get("resumes", []))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--output_dir: {path} cannot be read as the record of a run ({one_line(error)}); give another directory"
         ) from None
