@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
+from transformers import TrainerState
 
 from wordmask.config.metric_table import METRICS
 from wordmask.data.data_report import FILE as DATA_REPORT
@@ -21,7 +22,7 @@ from wordmask.training.evaluation.before_after import ImprovedWords, Results
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.padding import padding_share
 from wordmask.training.records.evaluation_record import EvaluationRecord, read_evaluations
-from wordmask.training.records.file_names import REPORT
+from wordmask.training.records.file_names import REPORT, STATE
 from wordmask.training.records.progress_record import read_state, saved_step
 from wordmask.training.records.run_record import evaluates_a_training
 from wordmask.training.report.html_report import write_report
@@ -118,11 +119,18 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
         "; its results stay" if results else "",
     )
     if results:
-        trainer.state = read_state(checkpoint)
+        trainer.state = _final_state(str(trainer.args.output_dir), checkpoint)
         if not _load_saved(trainer):
             trainer._load_from_checkpoint(checkpoint)
             _save_model(trainer)
     return results
+
+
+def _final_state(directory: str, checkpoint: str) -> TrainerState:
+    """The state of the model that a finished run has saved. Its last checkpoint may be older, or of more steps."""
+    with damage_is_warned(Path(directory, STATE), "the state in the last checkpoint is taken"):
+        return read_state(directory)
+    return read_state(checkpoint)
 
 
 def _load_saved(trainer: MlmTrainer) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,10 +13,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm_wwm
 import wordmask
-from conftest import sample_lines
+from conftest import run_until, sample_lines
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.training.records.evaluation_record import read_evaluations
 from wordmask.training.trainer.evaluating import _FlatBatch
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 NAMES = ["eval_loss", "eval_news_loss", "eval_wiki_loss"]
 
@@ -113,3 +115,85 @@ def test_the_best_step_is_one_of_those_that_were_evaluated_on_the_same_text(engl
     state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["best_global_step"] == 30 and state["best_metric"] == losses[30]
     assert state["best_model_checkpoint"].endswith("checkpoint-30")
+
+
+@pytest.fixture
+def evaluating(needed_flags) -> list[str]:
+    """A run that evaluates after each second step, and keeps the best model."""
+    more = "--eval_strategy steps --eval_steps 2 --save_steps 2 --load_best_model_at_end --no_eval_on_start --use_cpu"
+    return [*needed_flags, *more.split(), "--per_device_train_batch_size", "4"]
+
+
+def tell_losses(monkeypatch, losses: dict[int, float]) -> None:
+    """Let the evaluations of a training find these losses, by step."""
+    evaluate = MlmTrainer.evaluate
+
+    def told(self, *args, **kwargs):
+        metrics = evaluate(self, *args, **kwargs)
+        return metrics | ({"eval_loss": losses[self.state.global_step]} if self.is_in_train else {})
+
+    monkeypatch.setattr(MlmTrainer, "evaluate", told)
+
+
+def saved_steps(out: Path) -> list[int]:
+    """The steps of the checkpoints that hold the weights of the saved model."""
+    saved = AutoModelForMaskedLM.from_pretrained(out).state_dict()
+    found = []
+    for path in sorted(out.glob("checkpoint-*")):
+        weights = AutoModelForMaskedLM.from_pretrained(path).state_dict()
+        found += [int(path.name.partition("-")[2])] if all(map(torch.equal, weights.values(), saved.values())) else []
+    return found
+
+
+def test_the_best_model_is_one_that_was_saved(evaluating, tmp_path, monkeypatch, capsys):
+    """The step with the lowest loss was called the saved one, and its record got the figures of another one."""
+    tell_losses(monkeypatch, {2: 1.0, 4: 3.0, 6: 2.0, 8: 4.0})
+    run_mlm_wwm.main([*evaluating, "--save_steps", "4", "--max_steps", "8"])
+    out = tmp_path / "out"
+    state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
+    assert (saved_steps(out), state["best_global_step"], state["best_metric"]) == ([4], 4, 3.0)
+    assert "saved model: that of step 4" in capsys.readouterr().err
+    losses = {one.step: one.metrics["loss"] for one in read_evaluations(out, 8)}
+    assert len({*losses.values()}) == 4, "the record of a step keeps the figures of that step"
+
+
+def test_a_signal_makes_no_other_model_the_best_one(evaluating, tmp_path, monkeypatch):
+    """The checkpoint of a step that would not be saved otherwise."""
+    tell_losses(monkeypatch, {2: 1.0, 4: 3.0, 6: 2.0, 8: 4.0})
+    argv = [*evaluating, "--save_steps", "4", "--max_steps", "8"]
+    run_until(2, argv)
+    run_mlm_wwm.main(argv)
+    assert saved_steps(tmp_path / "out") == [4]
+
+
+@pytest.mark.parametrize("best", [2, 4])
+def test_the_best_model_is_found_if_the_last_evaluation_is_made_by_a_resume(best, evaluating, tmp_path, monkeypatch):
+    """Also in a directory that was moved: of the best model, the one before was saved, or the last one."""
+    tell_losses(monkeypatch, {2: 2.0, 4: 2.0} | {best: 1.0})
+    run_until(4, [*evaluating, "--max_steps", "4"])
+    moved = tmp_path / "moved"
+    (tmp_path / "out").rename(moved)
+    figures = run_mlm_wwm.main([*evaluating, "--max_steps", "4", "--output_dir", str(moved)])
+    assert saved_steps(moved) == [best]
+    if best == 2:  # else it is the loss that we told
+        assert figures["eval_loss"] == read_evaluations(moved, 2)[0].metrics["loss"]
+
+
+def test_another_model_is_the_best_one_if_the_checkpoint_of_the_best_one_is_gone(
+    evaluating, tmp_path, monkeypatch, capsys
+):
+    tell_losses(monkeypatch, {2: 1.0, 4: 3.0, 6: 2.0, 8: 4.0})
+    run_mlm_wwm.main([*evaluating, "--max_steps", "4"])
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    run_mlm_wwm.main([*evaluating, "--max_steps", "8"])
+    assert "checkpoint-2, the best checkpoint so far, is not there" in capsys.readouterr().err
+    assert saved_steps(tmp_path / "out") == [6]
+
+
+def test_a_finished_run_is_evaluated_at_the_step_of_its_model(evaluating, tmp_path):
+    """A run that was made longer and stopped, and is then asked for its first steps, has checkpoints of later ones."""
+    run_mlm_wwm.main([*evaluating, "--max_steps", "4"])
+    run_until(6, [*evaluating, "--max_steps", "8"])
+    before = [(one.step, one.metrics["loss"]) for one in read_evaluations(tmp_path / "out", 8)]
+    run_mlm_wwm.main([*evaluating, "--max_steps", "4"])
+    assert [(one.step, one.metrics["loss"]) for one in read_evaluations(tmp_path / "out", 8)] == before

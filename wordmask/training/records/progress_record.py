@@ -138,7 +138,8 @@ def read_state(checkpoint: str) -> TrainerState:
 
 def saved_step(args: RunArguments, state: TrainerState) -> int:
     """The step of the model after training: the last one, or that of the best checkpoint if it was loaded."""
-    return (state.best_global_step if args.load_best_model_at_end else None) or state.global_step
+    loads_best = args.load_best_model_at_end and state.best_model_checkpoint
+    return (state.best_global_step if loads_best else None) or state.global_step
 
 
 def _assumed(checkpoint: str, default: StepSettings, run: RunRecord | None, examples: int) -> ProgressRecord:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from wordmask.data.corpora import InTurn
 from wordmask.masking import IGNORED, original_ids
@@ -114,6 +116,7 @@ class EvaluatingTrainer(ResumableTrainer):
 
     _reported = False  # whether `history` gets the evaluation that comes, or is in progress
     _running: _Running  # while there is one
+    _begun_from: str | None = None  # the checkpoint that the training goes on from
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
 
     def __init__(
@@ -155,8 +158,12 @@ class EvaluatingTrainer(ResumableTrainer):
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Whether an evaluation is the best one of those that have its text, masks and probe."""
-        state = self.state
+        """Whether an evaluation is the best one of those that have its text, masks and probe.
+
+        If the best model is loaded at the end, only evaluations of a model that is in a checkpoint count. A checkpoint
+        that a signal made does not, so that a run that is stopped and goes on keeps the same model as another one.
+        """
+        state, saved = self.state, self._saved_checkpoint
         if self.history is not None and not self.history.compares_with(state.best_global_step):
             logger.warning(
                 "the evaluation of step %s, the best one so far, had another text, other masks or another probe; the "
@@ -165,7 +172,42 @@ class EvaluatingTrainer(ResumableTrainer):
                 state.global_step,
             )
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
-        return super()._determine_best_metric(metrics, trial)
+        is_saved = saved is not None or self.control.should_save or self.args.save_strategy == SaveStrategy.BEST
+        if saved is not None and self.args.save_strategy == SaveStrategy.STEPS:
+            is_saved = state.global_step % state.save_steps == 0 or state.global_step >= state.max_steps
+        if self.args.load_best_model_at_end and not is_saved:
+            return False
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and saved is not None:  # else the Trainer notes it when it saves
+            state.best_model_checkpoint = saved
+        return is_best
+
+    @property
+    def _saved_checkpoint(self) -> str | None:
+        """The checkpoint that holds the model of this step, if it is saved already."""
+        step = self.state.global_step
+        if step == self._saved_step:
+            return os.path.join(str(self.args.output_dir), f"checkpoint-{step}")
+        return self._begun_from if step == self.done.step else None
+
+    def _init_training_state(
+        self, max_steps: int, steps: int, epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """The state to continue from. Find its best checkpoint again, since the directory of a run may have moved."""
+        place = super()._init_training_state(max_steps, steps, epochs, checkpoint, trial)
+        self._begun_from, state = checkpoint, self.state
+        if checkpoint and self.args.load_best_model_at_end and state.best_global_step:
+            best = Path(checkpoint).with_name(f"checkpoint-{state.best_global_step}")
+            if best.is_dir():
+                state.best_model_checkpoint = str(best)
+            elif Path(state.best_model_checkpoint or "").name != best.name:
+                logger.warning(
+                    "%s, the best checkpoint so far, is not there; the best step is one from step %s on",
+                    best,
+                    state.global_step,
+                )
+                state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+        return place
 
     def evaluate_trained(self) -> dict[str, float]:
         """The metrics of the model as it is now, which need no evaluation if training ended with one."""
