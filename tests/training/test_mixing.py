@@ -277,6 +277,24 @@ def test_a_corpus_may_have_a_name_that_begins_like_a_probe(folder, tmp_path):
     assert read(tmp_path / "out" / "trainer_state.json")["best_metric"] > 0
 
 
+@pytest.mark.parametrize("metric", ["eval_wiki_loss", "eval_eval_wiki_loss"])
+def test_a_corpus_may_have_a_name_that_begins_like_a_metric(metric, folder, tmp_path):
+    """The list of metrics that a sentence gives has `eval_wiki_loss`, so that name is taken, too."""
+    shutil.copy(folder / "wiki_dev.txt", tmp_path / "eval_wiki.txt")
+    argv = command(folder, tmp_path / "out", "--do_eval", "--validation_file", str(folder / "news_dev.txt"))
+    argv += [str(tmp_path / "eval_wiki.txt"), "--max_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
+    argv[argv.index("--save_strategy") + 1] = "steps"
+    metrics = run_mlm_wwm.main([*argv, "--save_steps", "1", "--metric_for_best_model", metric])
+    assert read(tmp_path / "out" / "trainer_state.json")["best_metric"] == metrics["eval_eval_wiki_loss"]
+
+
+def test_the_loss_of_a_corpus_without_text_chooses_no_model(folder, tmp_path, capsys):
+    (tmp_path / "blank.txt").write_text("\n\n", encoding="utf-8")
+    argv = command(folder, tmp_path / "out", *validation(folder), str(tmp_path / "blank.txt"), "--max_steps", "1")
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--metric_for_best_model", "blank_loss")
+    assert "gives no blank_loss; choose from" in sentence and sentence.endswith("news_dev_loss, wiki_dev_loss")
+
+
 @pytest.mark.parametrize("more", ["", "--tokens_per_step 120"])
 def test_each_step_has_the_mixture_although_lengths_are_grouped(more, tmp_path, folder, seen):
     """Short and long corpora, half of the sequences each: by length alone, steps would have one of them."""

@@ -123,7 +123,7 @@ class MlmTrainer(EvaluatingTrainer):
         check_parameters(model, args, processing_class or data_collator, options)
         train_sequences, eval_sequences = as_stages(train_dataset), as_sequences(eval_dataset)
         if train_sequences is not None:
-            check_metric(args.metric_for_best_model, eval_sequences, options.get("probe") is not None)
+            check_metric(args, eval_sequences, options.get("probe") is not None)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if rates is None or eval_collator is None:  # else it may be any that makes batches
             check_collator(collator, "data_collator")

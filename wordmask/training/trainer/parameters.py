@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -69,20 +70,30 @@ def check_collator(collator: Any, name: str) -> None:
         raise InputError(f"{name}: {kind_of(collator)} does not mask words; give a wordmask.WholeWordMaskCollator")
 
 
-def check_metric(metric: str | None, sequences: Any, has_probe: bool) -> None:
-    """Raise an `InputError` if the best model is chosen by a metric that evaluations do not give.
+def check_metric(args: RunArguments, sequences: Any, has_probe: bool) -> None:
+    """Check the metric that chooses the best model, and give it the name that the Trainer understands.
+
+    The Trainer takes `eval_wiki_loss` for the loss of `wiki`, and it may be that of `eval_wiki`.
 
     Args:
-        metric: its name; `None` or empty for the loss.
+        args: has its name; `None` or empty for the loss.
         sequences: those to evaluate on.
         has_probe: whether there is a probe.
+
+    Raises:
+        InputError: if evaluations do not give it.
     """
-    losses = [f"{name}_loss" for name in getattr(sequences, "evaluated_apart", ())]
+    metric, names = args.metric_for_best_model, getattr(sequences, "evaluated_apart", ())
+    corpora = zip(names, pairwise(sequences.bounds), strict=True) if names else ()
+    losses = [f"{name}_loss" for name, (start, stop) in corpora if start < stop]
     known = [*(name for name in METRICS if has_probe or not name.startswith("probe_")), *losses]
-    if metric and metric.removeprefix("eval_") not in known:
+    if not metric or metric.removeprefix("eval_") in known:
+        return
+    if metric not in losses:
         raise InputError(
             f"--metric_for_best_model: an evaluation here gives no {metric}; choose from {', '.join(known)}"
         )
+    args.metric_for_best_model = f"eval_{metric}"
 
 
 def check_program(args: RunArguments, model: Any, highest: int) -> None:
