@@ -1012,6 +1012,28 @@ def test_a_directory_without_one_of_its_parts_is_not_trained_on(damage, streams,
     run_mlm_wwm.main(argv)
 
 
+@pytest.mark.parametrize("named", [".", "..", "folder"])
+def test_a_part_is_missed_in_whatever_way_its_directory_is_named(named, files, pairs, tmp_path, monkeypatch, capsys):
+    """As the directory that one works in, and as one of several in the directory that is given."""
+    save = target(tmp_path, "folder/tables/")
+    make(files, save)
+    lost(Path(save))
+    (inside := tmp_path / "folder" / "tables" / "inside").mkdir()
+    monkeypatch.chdir({".": Path(save), "..": inside, "folder": tmp_path}[named])
+    for flags in ([], ["--streaming"]):
+        sentence = refused_training(training(files, tmp_path, "--train_file", named, *flags), capsys)
+        assert "is not complete, part-00002-of-00007.parquet is missing" in sentence
+
+
+def test_a_part_has_its_directory_checked_where_one_works_in_it(files, pairs, tmp_path, monkeypatch, capsys):
+    save = target(tmp_path, "tables/")
+    make(files, save)
+    twice(Path(save))
+    monkeypatch.chdir(save)
+    sentence = refused_training(training(files, tmp_path, "--train_file", "part-00004-of-00007.parquet"), capsys)
+    assert "part-00004-of-00007.parquet has changed since it was written" in sentence
+
+
 def test_references_whose_lines_changed_places_are_refused_and_compressed_ones_are_not(files, pairs, tmp_path, capsys):
     save = tmp_path / "ref"
     make(files, save)

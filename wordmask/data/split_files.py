@@ -7,6 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -63,7 +64,9 @@ class SplitFiles:
         Args:
             read: whether to read the files. If not, only missing parts of directories are found.
         """
-        for directory in self.directories:
+        inside = [path for path in self.paths if any(Path(one) in Path(path).parents for one in self.directories)]
+        of_parts = [made for path in inside if (made := described(path)) != path]
+        for directory in dict.fromkeys([*self.directories, *of_parts]):
             if provenance := read_provenance(directory, self.flag):
                 check_complete(provenance, directory, self.flag)
         for path, flag in self._with_references() if read else ():

@@ -23,9 +23,9 @@ def part_names(count: int) -> list[str]:
 
 def described(path: str) -> str:
     """The path that has the sidecar: for a file in a directory of references, this is the directory."""
-    parent = os.path.dirname(path)
+    parent = os.path.dirname(path) or "."
     is_part = fnmatch(os.path.basename(path), "part-*-of-*.parquet") and not sidecar(path).exists()
-    return parent if is_part and parent and sidecar(parent).exists() else path
+    return parent if is_part and sidecar(parent).exists() else path
 
 
 def content_digests(path: str) -> list[str]:

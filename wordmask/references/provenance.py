@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -60,8 +61,10 @@ class Provenance:
 
 
 def sidecar(path: str | Path) -> Path:
-    """The file that holds the provenance of a reference file."""
-    return Path(f"{str(path).rstrip('/')}.meta.json")
+    """The file that holds the provenance of a reference file, or of a directory, which may be `.` or `..`."""
+    name = str(path).rstrip("/")
+    name = os.path.abspath(name) if os.path.basename(name) in ("", ".", "..") else name
+    return Path(f"{name}.meta.json")
 
 
 def read_provenance(path: str | Path, flag: str) -> Provenance | None:
