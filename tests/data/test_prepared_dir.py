@@ -111,7 +111,10 @@ def test_a_segmenter_of_ones_own_is_needed_for_the_preparation_alone(english, tm
 
 def test_the_same_file_divided_into_other_splits_is_another_text():
     """A resume compares this name: with another share set apart, the same file holds other sequences."""
-    records = [SimpleNamespace(digests={"train": "a"}, texts={"train": count, "validation": 9}) for count in (90, 80)]
+    records = [
+        SimpleNamespace(digests={"train": "a"}, texts={"train": count, "validation": 9}, fingerprints={})
+        for count in (90, 80)
+    ]
     texts = [prepared_dir.PreparedTexts(Path("x"), record, "train") for record in records]
     assert len({one.fingerprint for one in texts}) == 2
 
@@ -119,7 +122,8 @@ def test_the_same_file_divided_into_other_splits_is_another_text():
 def test_two_datasets_of_as_many_texts_are_two_texts():
     """A dataset has no digest."""
     records = [
-        SimpleNamespace(digests={"train": None}, texts={"train": 9}, flags={"dataset_name": name}) for name in "ab"
+        SimpleNamespace(digests={"train": None}, texts={"train": 9}, flags={"dataset_name": name}, fingerprints={})
+        for name in "ab"
     ]
     texts = [prepared_dir.PreparedTexts(Path("x"), record, "train") for record in records]
     assert len({one.fingerprint for one in texts}) == 2
@@ -136,6 +140,25 @@ def test_words_of_references_and_of_a_segmenter_are_prepared_too(chinese, tmp_pa
         expected = trained(run_mlm_wwm, plain, tmp_path / f"{name}_text", *flags)
         directory = ["--prepared_dir", str(tmp_path / name)]
         assert trained(run_mlm_wwm, without_text(chinese), tmp_path / f"{name}_out", *directory) == expected
+
+
+def test_a_run_goes_on_with_the_tokens_of_its_text_and_is_told_of_other_words(chinese, tmp_path, caplog):
+    """It was told that the text had changed, and lost its figures before training; of other words it was not told."""
+    plain = [word for word in chinese if not word.endswith(".ref") and not word.endswith("_ref_file")]
+    for segmenter in ("whitespace", "jieba"):
+        prepare(run_mlm_wwm, plain, tmp_path / segmenter, "--segmenter", segmenter)
+    more = [*STEPS, "--save_steps", "3", "--output_dir", str(tmp_path / "out"), "--segmenter", "whitespace"]
+    before = run_mlm_wwm.main([*plain, *more])["eval_loss_before"]
+    prepared = [*without_text(chinese), *more[:-2], "--prepared_dir"]
+    caplog.clear()
+    figures = run_mlm_wwm.main([*prepared, str(tmp_path / "whitespace"), "--max_steps", "6"])
+    said = [line for line in caplog.messages if "other settings" in line or "before and after" in line]
+    assert figures["eval_loss_before"] == before
+    assert said == ["this run was started with other settings: --max_steps: 3 -> 6"]
+    run_mlm_wwm.main([*prepared, str(tmp_path / "jieba"), "--max_steps", "9"])
+    assert "this run was started with other settings: --segmenter: whitespace -> jieba" in caplog.messages
+    record = json.loads((tmp_path / "out" / "wordmask_run.json").read_text(encoding="utf-8"))
+    assert record["arguments"]["segmenter"] == "jieba"
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def _record(
         {split: tokenizer.identity() for split, tokenizer in tokenizers.items()},
         {split: {corpus.name: corpus.texts for corpus in of_split.corpora} for split, of_split in texts.items()},
         {split: texts[split].words_from or tokenizer.words_from for split, tokenizer in tokenizers.items()},
+        {split: of_split.fingerprint for split, of_split in texts.items()},
     )
 
 
@@ -208,7 +209,12 @@ class PreparedTexts:
 
     @property
     def fingerprint(self) -> str:
-        """A name that differs for different texts. A dataset has no digest, so its name and the like stand for it."""
+        """That of the text itself, so that a run may go on with its tokens. Older records do not have it.
+
+        Of theirs, a dataset has no digest, so its name and the like stand for it.
+        """
+        if known := self.record.fingerprints.get(self.split):
+            return known
         return hashed(self.record.digests[self.split] or self.record.flags, self.record.texts, self.split)
 
     @property
@@ -287,6 +293,13 @@ def load_prepared(arguments: DataArguments, segmentation: SegmentationArguments)
     for split, count in record.texts.items():
         logger.warning("--prepared_dir: %s of %s, tokenized before, from %s", counted(count, "text"), split, directory)
     return {split: PreparedTexts(directory, record, split) for split in record.texts}
+
+
+def word_flags(texts: RunTexts) -> dict[str, Any]:
+    """The flags about words that --prepared_dir was made with; none for texts that come as they are."""
+    known = {flag.name for flag in fields(SegmentationArguments)}
+    records = [text.record for text in texts.values() if isinstance(text, PreparedTexts)]
+    return {name: value for record in records[:1] for name, value in record.flags.items() if name in known}
 
 
 def tokens_of(texts: Texts[Source] | PreparedTexts, tokenization: Tokenization) -> StoredTokens:

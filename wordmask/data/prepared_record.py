@@ -44,6 +44,7 @@ class PreparedRecord:
         made_with: what else the tokens of each split depend on, see `TextTokenizer.identity`.
         corpora: the number of texts of each corpus of each split, by name; older records have none.
         words_from: where the words of each split come from, for messages; empty for those of the text itself.
+        fingerprints: the fingerprint of the text of each split, see `Source`; older records have none.
     """
 
     tokenizer: str
@@ -54,6 +55,7 @@ class PreparedRecord:
     made_with: dict[str, dict[str, Any]]
     corpora: dict[str, dict[str, int]] = field(default_factory=dict)
     words_from: dict[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:

@@ -15,7 +15,7 @@ from wordmask.config.flag_checks import needs_validation_text, without_evaluatio
 from wordmask.data.corpora import quotas
 from wordmask.data.data_report import DataReport
 from wordmask.data.findings import SplitText
-from wordmask.data.prepared_dir import RunTexts, load_prepared, tokens_of
+from wordmask.data.prepared_dir import RunTexts, load_prepared, tokens_of, word_flags
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
@@ -47,7 +47,10 @@ def load_run_texts(arguments: Arguments) -> RunTexts:
     terminal().doing("reading the text")
     training, data, model = arguments.training, arguments.data, arguments.model
     if data.is_prepared:
-        return load_prepared(data, arguments.segmentation)
+        texts = load_prepared(data, arguments.segmentation)
+        if arguments.needed_segmentation is not None:  # the record of the run says where its words are from
+            arguments.given |= word_flags(texts)
+        return texts
     if training.local_process_index:  # the first process of this machine has read and tokenized it again
         data.overwrite_cache = False
     must_evaluate = training.do_eval if arguments.evaluation_flag or not arguments.no_task_given else False
