@@ -197,3 +197,16 @@ def test_a_finished_run_is_evaluated_at_the_step_of_its_model(evaluating, tmp_pa
     before = [(one.step, one.metrics["loss"]) for one in read_evaluations(tmp_path / "out", 8)]
     run_mlm_wwm.main([*evaluating, "--max_steps", "4"])
     assert [(one.step, one.metrics["loss"]) for one in read_evaluations(tmp_path / "out", 8)] == before
+
+
+def test_a_finished_run_is_not_trained_again_if_its_best_checkpoint_is_not_its_last_one(
+    evaluating, tmp_path, monkeypatch, capsys
+):
+    """With room for one checkpoint, the last one was removed, so the same command trained from the best one on."""
+    tell_losses(monkeypatch, {2: 1.0, 4: 3.0})
+    argv = [*evaluating, "--max_steps", "4", "--save_total_limit", "1"]
+    run_mlm_wwm.main(argv)
+    capsys.readouterr()
+    run_mlm_wwm.main(argv)
+    assert "holds the end of this run; its results stay" in capsys.readouterr().err
+    assert saved_steps(tmp_path / "out") == [2]

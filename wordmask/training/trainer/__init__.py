@@ -25,7 +25,7 @@ override one, each calls that of the class before it:
     _evaluate                        stopping, evaluating
     _save_checkpoint                 checkpoints, finite, stopping, timing
     _load_optimizer_and_scheduler    checkpoints, optimizer_resuming
-    _finalize_training               finite, stopping, resuming
+    _finalize_training               checkpoints, finite, stopping, resuming
 
 parameters, fsdp and muon are no classes of this chain: what a program may not give, how FSDP divides a model, and an
 optimizer.

@@ -72,6 +72,17 @@ class CheckpointingTrainer(Trainer):
         if self._rotates_later:
             self.args.save_total_limit = None
 
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Finish, and keep the last checkpoint, which says that the training is done.
+
+        With a limit of one, the Trainer would remove it if another one is the best.
+        """
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
     def check_fits(self, checkpoint: str) -> None:
         """Raise an `InputError` if a checkpoint holds weights of other sizes than the model's."""
         model: Any = self.model
