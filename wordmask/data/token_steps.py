@@ -201,6 +201,9 @@ class TokenBatches(Plan):
         number = epoch - self.first_epoch
         return len(self.trainer_epochs[number][1]) if 0 <= number < len(self.trainer_epochs) else 0
 
+    def __len__(self) -> int:
+        return max(super().__len__(), 1)  # the Trainer refuses a length of 0, and no step may be left
+
     def after(self, step: int) -> Self:
         later = super().after(step)
         later._lay_out()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import run_mlm_wwm
-from conftest import refusal, sample_tokenizer, save_model, training_steps, trajectory, uneven_text
+from conftest import refusal, run_until, sample_tokenizer, save_model, training_steps, trajectory, uneven_text
 
 TOKENS, LINES, EPOCHS = 150, 37, 3
 FLAGS = "--use_cpu --do_train --max_seq_length 48 --logging_steps 1 --save_strategy no"
@@ -48,6 +48,15 @@ def whole(folder) -> Path:
     """A run that nothing happens to, with a checkpoint of each step."""
     run_mlm_wwm.main(command(folder, folder / "whole", *SAVING, model="dropout"))
     return folder / "whole"
+
+
+def test_a_run_that_was_stopped_after_its_last_step_ends_when_it_goes_on(folder, whole, tmp_path):
+    """It ended in a traceback: for the Trainer, a length of 0 was none."""
+    argv, last = command(folder, tmp_path / "out", *SAVING, model="dropout"), state(whole)["global_step"]
+    run_until(last, argv)
+    metrics = run_mlm_wwm.main(argv)
+    assert trajectory(tmp_path / "out") == trajectory(whole)
+    assert metrics["train_loss"] == state(whole)["log_history"][-1]["train_loss"]
 
 
 def seen(out: Path) -> list[float]:
