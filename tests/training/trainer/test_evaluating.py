@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm_wwm
 import wordmask
-from conftest import run_until, sample_lines
+from conftest import run_until, sample_lines, trajectory
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.training.records.evaluation_record import read_evaluations
 from wordmask.training.trainer.evaluating import _FlatBatch
@@ -210,3 +210,13 @@ def test_a_finished_run_is_not_trained_again_if_its_best_checkpoint_is_not_its_l
     run_mlm_wwm.main(argv)
     assert "holds the end of this run; its results stay" in capsys.readouterr().err
     assert saved_steps(tmp_path / "out") == [2]
+
+
+def test_an_evaluation_that_a_resume_makes_saves_no_checkpoint_again(evaluating, tmp_path):
+    """With --save_strategy best it did: it removed the only checkpoint first, and saved other random numbers."""
+    argv = [*evaluating, "--save_strategy", "best", "--max_steps", "4", "--logging_steps", "1"]
+    argv += ["--metric_for_best_model", "loss", "--learning_rate", "1e-3"]
+    run_mlm_wwm.main([*argv, "--output_dir", str(tmp_path / "whole")])
+    run_until(2, argv)
+    run_mlm_wwm.main(argv)
+    assert trajectory(tmp_path / "out") == trajectory(tmp_path / "whole")

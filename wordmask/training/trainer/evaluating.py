@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -185,10 +184,13 @@ class EvaluatingTrainer(ResumableTrainer):
     @property
     def _saved_checkpoint(self) -> str | None:
         """The checkpoint that holds the model of this step, if it is saved already."""
-        step = self.state.global_step
-        if step == self._saved_step:
-            return os.path.join(str(self.args.output_dir), f"checkpoint-{step}")
-        return self._begun_from if step == self.done.step else None
+        if self.state.global_step == self._saved_step:
+            return str(self._checkpoint_of_step)
+        return self._begun_from if self.state.global_step == self.done.step else None
+
+    @property
+    def _checkpoint_of_step(self) -> Path:
+        return Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")
 
     def _init_training_state(
         self, max_steps: int, steps: int, epochs: int, checkpoint: str | None, trial: Any
@@ -196,6 +198,8 @@ class EvaluatingTrainer(ResumableTrainer):
         """The state to continue from. Find its best checkpoint again, since the directory of a run may have moved."""
         place = super()._init_training_state(max_steps, steps, epochs, checkpoint, trial)
         self._begun_from, state = checkpoint, self.state
+        if checkpoint and Path(checkpoint).resolve() == self._checkpoint_of_step.resolve():
+            self._saved_step = state.global_step  # to save it again would remove it first
         if checkpoint and self.args.load_best_model_at_end and state.best_global_step:
             best = Path(checkpoint).with_name(f"checkpoint-{state.best_global_step}")
             if best.is_dir():
