@@ -18,6 +18,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines, sample_tokenizer, save_model, uneven_text
 from wordmask.training.dry_run import forecast
+from wordmask.training.dry_run.rehearsal import Rehearsal
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.memory import _rooms_of_groups, available_memory, limited_memory, peak_memory
 
@@ -270,6 +271,23 @@ def test_automatic_batches_are_made_smaller(wide):
     assert ended.returncode == 0 and json.loads(ended.stdout)["steps"] == 2, ended.stderr
     size = re.search(r"^steps: .* each of (\d+) sequences", ended.stderr, re.MULTILINE)
     assert size and 1 <= int(size[1]) < 64
+
+
+def test_a_search_for_a_batch_size_goes_on_without_onednn(flags, monkeypatch):
+    """After a failed allocation, oneDNN fails for each smaller batch, too, so the search found none."""
+    tried, time_steps = [], Rehearsal.time_steps
+
+    def failing(self, steps):
+        tried.append(self.trainer._train_batch_size)
+        if torch._C._get_mkldnn_enabled():
+            raise RuntimeError("could not create a primitive")
+        return time_steps(self, steps)
+
+    monkeypatch.setattr(Rehearsal, "time_steps", failing)
+    more = "--dry_run --tokens_per_pass 0 --auto_find_batch_size --per_device_train_batch_size 6"
+    with torch.backends.mkldnn.flags(True, allow_tf32=None):
+        run_mlm_wwm.main([*flags, *more.split()])
+    assert tried == [6, 5]
 
 
 @pytest.mark.parametrize(

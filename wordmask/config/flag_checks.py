@@ -216,9 +216,7 @@ def _check_graphs(arguments: Arguments) -> None:
     if training.fsdp:
         raise InputError(f"{mode} makes CUDA graphs, which are not tried with --fsdp; drop one of them")
     if not arguments.data.pad_to_max_length:
-        raise InputError(
-            f"{mode} makes a CUDA graph for each shape of a batch; give --pad_to_max_length, or {other}"
-        )
+        raise InputError(f"{mode} makes a CUDA graph for each shape of a batch; give --pad_to_max_length, or {other}")
 
 
 def needs_whole_batches(arguments: Arguments) -> str | None:

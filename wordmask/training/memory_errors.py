@@ -78,7 +78,8 @@ def smaller_batches_tried(training: RunArguments) -> Iterator[None]:
     except Exception as error:
         if not training.auto_find_batch_size or not lacks_memory(error) or should_reduce_batch_size(error):
             raise
-        torch.backends.mkldnn.set_flags(False)  # oneDNN does not recover from a failed allocation
+        if "could not create a" in str(error):  # said by oneDNN, which does not recover from it
+            torch.backends.mkldnn.set_flags(False)
         raise RuntimeError(f"{error}: out of memory.") from error
 
 

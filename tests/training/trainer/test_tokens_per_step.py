@@ -59,6 +59,15 @@ def test_a_run_that_was_stopped_after_its_last_step_ends_when_it_goes_on(folder,
     assert metrics["train_loss"] == state(whole)["log_history"][-1]["train_loss"]
 
 
+@pytest.mark.parametrize("more", [(), ("--max_steps", "4")])
+def test_the_sequences_in_a_second_are_those_that_were_trained(folder, tmp_path, more):
+    """It counted as many in a step as --per_device_train_batch_size says, which such a step does not have."""
+    metrics = run_mlm_wwm.main(command(folder, tmp_path / "out", *more))
+    sequences = round(seen(tmp_path / "out")[-1] * LINES)
+    # Both are rounded to three and four digits.
+    assert metrics["train_samples_per_second"] * metrics["train_runtime"] == pytest.approx(sequences, rel=0.01)
+
+
 def seen(out: Path) -> list[float]:
     """The epochs seen after each step."""
     return [step["epoch"] for step in training_steps(out)]

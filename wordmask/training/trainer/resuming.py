@@ -239,13 +239,15 @@ class ResumableTrainer(OptimizerResumingTrainer):
         self._loss_done = self._total_loss_scalar + (0.0 if logged else float(self._loss_at_step))
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple:
-        """The Trainer's numbers of epochs and steps, which count steps of other sizes, too."""
+        """The Trainer's numbers of epochs, steps and sequences, which count steps of other sizes, too."""
         epochs, steps, examples, samples, size, batches, planned = super().set_initial_training_values(
             args, dataloader
         )
         if self.plan is not None:
             epochs, steps, planned = self.plan.planned_epochs, self.plan.steps_in_epoch, self.plan.planned_steps
             batches = steps * args.gradient_accumulation_steps
+            if len(self.plan.stages) == 1:
+                samples = round(self.plan.epochs_at(planned) * self.plan.stages[0].sequence_count)
         return epochs, steps, examples, samples, size, batches, planned
 
     def _init_training_state(
