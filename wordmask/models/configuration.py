@@ -9,7 +9,13 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 import yaml
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.hf_argparser import string_to_bool
 
 from wordmask.config.flag_checks import refuse_encoder_decoder
@@ -49,7 +55,8 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
     """Load the configuration from a directory or the hub; `None` if only the type of the model is given.
 
     Raises:
-        InputError: if there is none of that name, or if it is that of an encoder-decoder.
+        InputError: if there is none of that name, or if it is that of an encoder-decoder, or of a type without a
+            masked language model.
     """
     source = arguments.config_name or arguments.model_name_or_path
     if not source:
@@ -58,7 +65,21 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
     with loading(flag, source, "a configuration", is_model=True):
         config = AutoConfig.from_pretrained(source, **hub_options(arguments))
     refuse_encoder_decoder(flag, source, config)
+    if (
+        config.model_type in CONFIG_MAPPING
+        and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+        and not _has_code(config)
+    ):
+        raise InputError(
+            f"{flag}: {source} is of the type {config.model_type}, which has no masked language model; docs/adapt.md "
+            "lists all types, such as bert"
+        )
     return config
+
+
+def _has_code(config: PreTrainedConfig) -> bool:
+    """Whether a model brings code of its own for a masked language model."""
+    return "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
 
 
 def make_config(
