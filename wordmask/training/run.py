@@ -117,12 +117,15 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
     resumes = resumes_with(earlier, trainer.done.step, changed_settings)
     write_record = partial(write_run, script, arguments, identity, recorded, resumes)
     writes_card = _begin(arguments, trainer, checkpoint, changed_settings, write_record)
+    keeps_results = training.do_train and training.do_eval and not writes_card
+    if keeps_results and trainer.history:
+        trainer.history.foreign = True
 
     show_header(described, trainer, terminal())
     show_data_report(sequences.report, trainer)
     metrics = train(trainer, checkpoint, changed_steps) if training.do_train else {}
     if training.do_eval:
-        metrics |= evaluate(trainer, combined=not evaluates_another(arguments))
+        metrics |= evaluate(trainer, combined=not keeps_results and not evaluates_another(arguments))
     publish(trainer, writes_card)
     if trainer.is_world_process_zero():
         show_results(metrics, trainer)
@@ -178,7 +181,7 @@ def _begin(
 
     Returns:
         Whether to write the model card. If a finished training is started again, its record and its card stay, unless
-        there are new results for the card.
+        there are new results for the card. An evaluation with other settings is none: then all results stay.
     """
     training, card = arguments.training, Path(arguments.training.output_dir, "README.md")
     writes_card = training.do_train

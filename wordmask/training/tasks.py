@@ -159,8 +159,22 @@ def _save_model(trainer: MlmTrainer) -> None:
 
 
 def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
-    """Evaluate the model; `combined` adds the results to `all_results.json`, with those of training."""
+    """Evaluate the model; `combined` adds the results to `all_results.json`, with those of training.
+
+    If not, they are those of another model, or of a finished training with other settings.
+    """
+    if trainer.args.do_train and not combined:
+        logger.warning(
+            "this evaluation has other settings than the training had, so it replaces eval_results.json alone; "
+            "all_results.json, the report and the model card stay"
+        )
     metrics = trainer.evaluate_trained()
+    if combined and not trainer.args.do_train and trainer.history and not trainer.history.compares_with_last():
+        combined = False
+        logger.warning(
+            "text, masks or probe are not those of the last evaluation of the training here, so this one replaces "
+            "eval_results.json alone; all_results.json and the report stay"
+        )
     metrics["eval_samples"] = len(trainer.eval_sequences or ())
     metrics |= trainer.probe.baselines if trainer.probe else {}
     for metric in METRICS.values():

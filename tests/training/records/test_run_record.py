@@ -243,6 +243,29 @@ def test_a_finished_run_is_not_said_to_be_of_settings_that_came_later(command, o
     assert {name: (out / name).read_bytes() for name in kept} == before
 
 
+@pytest.mark.parametrize("flags", [["--masking_strategy", "token"], ["--mlm_probability", "0.3"]])
+def test_a_finished_run_keeps_its_results_when_it_is_evaluated_with_other_settings(flags, command, out, caplog):
+    """The report and all_results.json took the new figures, beside the old settings and the figures in the card."""
+    run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval"))
+    before = contents(out)
+    figures = run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval", *flags))
+    assert "replaces eval_results.json alone" in caplog.text
+    after = contents(out)
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {"eval_results.json"}
+    assert json.loads(after["eval_results.json"])["eval_loss"] == figures["eval_loss"]
+
+
+def test_an_evaluation_on_another_text_leaves_the_report_of_a_training_alone(command, folder, out, tmp_path, caplog):
+    """The report had the figures of one text beside the name and the size of another."""
+    run_mlm_wwm.main(command(str(out), out, "--do_eval"))
+    before = contents(out)
+    (tmp_path / "dev.txt").write_text("\n".join(sample_lines("english", 40)[24:]), encoding="utf-8")
+    run_mlm_wwm.main(command(str(out), out, "--do_eval", "--validation_file", str(tmp_path / "dev.txt")))
+    after = contents(out)
+    assert {name for name in before if before[name] != after[name]} == {"eval_results.json"}
+    assert "replaces eval_results.json alone" in caplog.text
+
+
 @pytest.mark.parametrize("content", ["[1]", '{"arguments": {}}'])
 def test_a_record_that_cannot_be_read_is_a_sentence(content, command, out, capsys):
     (out / RECORD).write_text(content)

@@ -31,7 +31,7 @@ class EvaluationHistory:
         lines: the lines whose predictions are shown; `None` if no line and no word of the text is shown or kept.
         readable: turns tokens into text.
         trains: whether the run trains.
-        foreign: whether the record is that of an earlier run, which trained; it stays as it is.
+        foreign: whether the record is that of an earlier run, which trained; it stays as it is. May be set later.
         text: a digest of the validation text.
 
     Attributes:
@@ -114,6 +114,11 @@ class EvaluationHistory:
         """Whether the latest evaluation has the text, masks and probe of the one at a step, as far as is known."""
         latest, earlier = self.latest, next((one for one in self.record.evaluations if one.step == step), None)
         return latest is None or earlier is None or latest.compares_with(earlier) and latest.probe == earlier.probe
+
+    def compares_with_last(self) -> bool:
+        """The same as `compares_with`, for the last evaluation in the record."""
+        last = self.record.evaluations[-1] if self.record.evaluations else None
+        return self.compares_with(last.step if last else None)
 
     def previous_metrics(self) -> dict[str, float]:
         """The figures of the evaluation before the latest one, as the Trainer names them; none with another text."""
