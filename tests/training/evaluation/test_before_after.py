@@ -114,6 +114,14 @@ def before_and_after(metrics: dict) -> tuple[list[float], list[float]]:
 # The figures
 
 
+@pytest.mark.parametrize("rate, is_worse", [("30", True), ("0.003", False)])
+def test_a_model_that_became_worse_is_said_to_be(rate, is_worse, command, tmp_path, caplog):
+    """A learning rate of 5 gave a loss of 738 after 10, and the run ended as any other."""
+    metrics = run_mlm_wwm.main(command(tmp_path / "out", "--learning_rate", rate))
+    assert (metrics["eval_loss"] > metrics["eval_loss_before"]) is is_worse
+    assert ("higher than before training" in caplog.text) is is_worse
+
+
 @pytest.mark.parametrize(
     "more",
     [[], ["--label_smoothing_factor", "0.2"], ["--pad_to_max_length"], ["--masking_strategy", "token"]],
