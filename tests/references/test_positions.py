@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import character_tokenizer
 from wordmask.references.positions import LineReferences, continuations, line_positions
 from wordmask.segmenters import Segmenter
+from wordmask.tokenization.backend import Backend
+from wordmask.tokenization.encoding import set_apart
 from wordmask.tokenization.segmented import segmented
+from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.tokenize import tokenize
 
 CHINESE, OTHERS = "研究生命起源", "Tk9。 "
@@ -66,3 +70,19 @@ def test_words_that_underscores_join_count_on_lines_without_chinese_alone():
     segmenter.any_script = True
     tokenizer = character_tokenizer(["研究ab_"])
     assert line_positions(tokenizer, segmenter, lines) == [[2, 3, 4, 5], [2], []]
+
+
+@pytest.mark.parametrize("words", [["ab_ab", " ", "[MASK]_ab"], ["研究", "生命者起源"]])
+def test_special_tokens_in_a_text_belong_to_no_word(words):
+    """Neither they nor what follows gets a position, which training would refuse, also as a worker makes them."""
+    tokenizer, segmenter, line = character_tokenizer(["研究生命起源ab_"]), Given([words]), "".join(words)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["者"]})
+    segmenter.any_script = True
+    tokens = tokenize(tokenizer, [line])
+    special = np.isin(tokens.ids, special_ids(tokenizer))
+    [positions] = line_positions(tokenizer, segmenter, [line])
+    assert line_positions(Backend(tokenizer, special_ids(tokenizer)), segmenter, [line]) == [positions]
+    of_lines = (np.array([value]) for value in (False, True, True))
+    continues, left_out = continuations(tokens, LineReferences([positions], str, *of_lines, "--ref"), 1, special)
+    assert special.any() and len(positions) and not len(left_out)
+    assert continues.tolist() == set_apart(continues, special).tolist()

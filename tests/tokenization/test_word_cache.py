@@ -24,7 +24,7 @@ from conftest import character_tokenizer, sample_lines, sample_tokenizer
 from wordmask.tokenization.backend import Backend, tokenizer_digest
 from wordmask.tokenization.encoding import Encodings, encode_lines
 from wordmask.tokenization.recipes import Components, divider_of
-from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.tokenization.special_tokens import special_affixes, special_ids
 from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.word_cache import WordCache, word_cache_of
 from wordmask.tokenization.words import CHINESE_BLOCKS, Characters
@@ -146,7 +146,7 @@ def test_the_backend_by_itself_gives_the_tokens_of_its_tokenizer(added):
     tokenizer = deepcopy(like_bert_base_chinese("uncased"))
     tokenizer.add_tokens(added)
     texts = ["研究 walked[SEP]生命é", "", "研\u200b究"]
-    sent, expected = pickle.loads(pickle.dumps(Backend(tokenizer))), tokenize(tokenizer, texts)
+    sent, expected = pickle.loads(pickle.dumps(Backend(tokenizer, special_ids(tokenizer)))), tokenize(tokenizer, texts)
     assert (tokenizer.convert_tokens_to_ids("研究") in expected.ids.tolist()) is bool(added)
     assert_equal(tokenize(sent, texts), expected)
     assert special_affixes(sent) == special_affixes(tokenizer) == ([2], [3])

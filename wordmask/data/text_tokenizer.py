@@ -114,7 +114,7 @@ class TextTokenizer:
         """What another process needs: no segmenter, and of a fast tokenizer only the backend."""
         state = {name: value for name, value in vars(self).items() if name != "segmenter"}
         if self.tokenizer.is_fast and serialized(self.tokenizer.backend_tokenizer) is not None:
-            state["tokenizer"] = Backend(self.tokenizer)
+            state["tokenizer"] = Backend(self.tokenizer, self.special_ids)
         return state
 
     def __call__(self, batch: pa.Table) -> TokenBatch:

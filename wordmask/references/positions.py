@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from wordmask.segmenters import Segmenter, check_segmenter, make_segmenter, words_of
 from wordmask.segmenters.libraries import LONE_SURROGATE
 from wordmask.tokenization.backend import Tokenizer, check_is_tokenizer
-from wordmask.tokenization.encoding import Encodings
+from wordmask.tokenization.encoding import Encodings, set_apart
 from wordmask.tokenization.segmented import segmented
-from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.tokenization.special_tokens import special_affixes, special_ids
 from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.words import CHINESE, Characters
 from wordmask.utils.batches import batches
@@ -58,6 +58,8 @@ def line_positions(
     words = words_of(segmenter, tokens.characters.lines)
     any_script = getattr(segmenter, "any_script", False) & _joined_by_underscores(tokens.characters)
     continues = tokens.continuations(segmented(tokens.characters, words, mixed, numbers, any_script))
+    # A text may hold special tokens, as `<mask>.` does. They belong to no word, and readers refuse them.
+    continues = set_apart(continues, np.isin(tokens.ids, special_ids(tokenizer)))
     token = np.flatnonzero(continues)  # (positions,) in the batch
     # Lines of 3 and 2 tokens, where tokens 1 and 4 continue a word, give the bounds 0 1 2: line 0 has the first of
     # these two tokens, line 1 has the second.

@@ -29,6 +29,7 @@ from wordmask.references.provenance import (
 )
 from wordmask.segmenters import Segmenter, identity_of
 from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
+from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.batches import batches
 from wordmask.utils.errors import InputError
@@ -90,7 +91,7 @@ class Annotator:
         state = {"_load_segmenter": self._load_segmenter, "mixed": self.mixed}
         if not self.tokenizer.is_fast or serialized(self.tokenizer.backend_tokenizer) is None:
             return state | {"_load_tokenizer": self._load_tokenizer}
-        return state | {"tokenizer": Backend(self.tokenizer)}
+        return state | {"tokenizer": Backend(self.tokenizer, special_ids(self.tokenizer))}
 
     def __call__(self, batch: Batch) -> list[list[int] | None]:
         """The reference of each line, `None` for a blank one."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wordmask.segmenters.tokenizer import word_identity
+from wordmask.utils.arrays import IntArray
 from wordmask.utils.errors import InputError, kind_of
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ class Backend:
 
     Args:
         tokenizer: a fast tokenizer that can be serialized, see `serialized`.
+        special_ids: its special tokens, which the backend does not know.
     """
 
     is_fast = True
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, special_ids: IntArray):
+        self.special_ids = special_ids
         self.backend_tokenizer: tokenizers.Tokenizer = tokenizer.backend_tokenizer
         self.added_tokens_decoder = self.backend_tokenizer.get_added_tokens_decoder()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wordmask.tokenization.backend import Tokenizer, untruncated
+from wordmask.tokenization.backend import Backend, Tokenizer, untruncated
 from wordmask.utils.arrays import IntArray
 
 if TYPE_CHECKING:
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 NO_LIMIT = 10**6  # tokens: for no limit, transformers saves a very large number
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> IntArray:
+def special_ids(tokenizer: Tokenizer) -> IntArray:
     """The ids of special tokens, also of those added as special, but not of `[UNK]`, which stands for text."""
+    if isinstance(tokenizer, Backend):
+        return tokenizer.special_ids
     added = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special]
     names = ("bos", "eos", "sep", "pad", "cls", "mask")
     roles = {getattr(tokenizer, f"{name}_token_id") for name in names} - {None}
