@@ -6,6 +6,7 @@ inside such scripts belong to one word if and only if no border is between them,
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -215,6 +216,15 @@ def test_a_file_that_does_not_say_what_it_decides_only_joins(thai, tmp_path):
     sidecar(tmp_path / "ref").write_text(json.dumps(beside))
     with pytest.raises(InputError, match="--train_ref_file: position 2 .* line 1 .* joins text that is not Chinese"):
         bits(thai["model"], thai["text"], str(tmp_path / "ref"))
+
+
+def test_a_compressed_file_says_the_same(thai, tmp_path):
+    """`gzip` leaves the file beside it under its old name. Without that, a phrase was one word again."""
+    make(thai, tmp_path / "ref")
+    plain = bits(thai["model"], thai["text"], str(tmp_path / "ref"))
+    (tmp_path / "ref.gz").write_bytes(gzip.compress((tmp_path / "ref").read_bytes()))
+    (tmp_path / "ref").unlink()
+    assert (bits(thai["model"], thai["text"], str(tmp_path / "ref.gz")) == plain).all()
 
 
 def test_the_cache_tells_a_file_that_decides_from_one_that_only_joins(thai, capsys, tmp_path):

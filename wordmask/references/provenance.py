@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError
-from wordmask.utils.files import is_blank, write_json
+from wordmask.utils.files import COMPRESSED, is_blank, write_json
+from wordmask.utils.readers.paths import SIDECAR
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,10 +62,15 @@ class Provenance:
 
 
 def sidecar(path: str | Path) -> Path:
-    """The file that holds the provenance of a reference file, or of a directory, which may be `.` or `..`."""
+    """The file that holds the provenance of a reference file, or of a directory, which may be `.` or `..`.
+
+    `gzip x.ref` leaves `x.ref.meta.json` as it is. So for `x.ref.gz` this is that file, if there is no other one.
+    """
     name = str(path).rstrip("/")
     name = os.path.abspath(name) if os.path.basename(name) in ("", ".", "..") else name
-    return Path(f"{name}.meta.json")
+    plain, ending = os.path.splitext(name)
+    own, of_plain = Path(f"{name}{SIDECAR}"), Path(f"{plain}{SIDECAR}")
+    return of_plain if ending.lower() in COMPRESSED and not own.exists() and of_plain.exists() else own
 
 
 def read_provenance(path: str | Path, flag: str) -> Provenance | None:
