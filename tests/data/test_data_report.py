@@ -144,6 +144,15 @@ def test_far_too_long_evaluations_are_told(model, write, trained, monkeypatch):
     assert not any("each evaluation is on" in one for one in report["advice"])
 
 
+def test_of_a_long_word_a_part_is_masked(model, write, trained):
+    """A word of 30 tokens, as a phrase of Thai is without a segmenter, is masked in parts of 10: no half of a line."""
+    word = "walk" + "s" * 29
+    flags = ["--train_file", write("text", [f"{word} {word}"] * 20), "--line_by_line", "--do_train"]
+    report, _ = trained(model, *flags)
+    assert report["train"]["tokens_per_word"] == 30
+    assert not any("masked instead of" in one for one in report["advice"]), report
+
+
 def test_short_sequences_are_masked_more_and_told(model, write, trained):
     """Each line has two words of two tokens, of which one is masked: half of its tokens, not 15 %."""
     flags = ["--train_file", write("text", ["walked walks"] * 20), "--line_by_line", "--do_train"]

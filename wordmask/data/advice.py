@@ -12,6 +12,7 @@ import numpy as np
 from wordmask.data.findings import Findings, SplitFindings, SplitText
 from wordmask.data.segmenter_advice import without_words
 from wordmask.data.text_counts import TextCounts
+from wordmask.masking import MAX_UNIT
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.quantities import counted, number, percent, share
 
@@ -147,10 +148,14 @@ def _copies(report: SplitReport, flag: str, train: TextCounts, validation: TextC
 
 
 def _masked_tokens(text: SplitText, report: SplitReport, masks_words: bool, rate: float) -> float:
-    """About how many tokens are masked in an epoch: in each sequence one token, or one word, at least."""
+    """About how many tokens are masked in an epoch: in each sequence one token, or one word, at least.
+
+    Of a long word this is a part: 37 tokens are 4 units of 10 or fewer, so 9 tokens on average.
+    """
     if text.lengths is None or not rate:
         return report.tokens * rate
-    least = np.minimum(text.lengths, (report.tokens_per_word or 1) if masks_words else 1)
+    of_word = (report.tokens_per_word or 1) if masks_words else 1
+    least = np.minimum(text.lengths, of_word / math.ceil(of_word / MAX_UNIT))
     return float(np.maximum(text.lengths * rate, least).sum())
 
 
