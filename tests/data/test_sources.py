@@ -249,16 +249,19 @@ def test_a_changed_file_is_not_read_from_the_cache(tmp_path):
         assert texts_of(train_file=[str(tmp_path / f"text.{kind}")], overwrite_cache=kind == "csv") == ["new text"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("saved", ["dataset", "splits"])
-def test_a_dataset_saved_on_disk_is_read(tmp_path, saved):
+def test_a_dataset_saved_on_disk_is_read(tmp_path, saved, streaming):
     rows = datasets.Dataset.from_dict({"text": LINES, "other": range(len(LINES))})
     if saved == "splits":
         part = datasets.Dataset.from_dict({"text": ["for evaluation"], "other": [1]})
         datasets.DatasetDict({"train": rows, "validation": part}).save_to_disk(tmp_path / "saved")
-        assert texts_of(dataset_name=str(tmp_path / "saved"), split="validation") == ["for evaluation"]
+        arguments = DataArguments(dataset_name=str(tmp_path / "saved"), streaming=streaming)
+        (found,) = load_texts(arguments, None, None, True)["validation"].batches()  # which is never a stream
+        assert found["text"].to_pylist() == ["for evaluation"]
     else:
         rows.save_to_disk(tmp_path / "saved")
-    assert texts_of(dataset_name=str(tmp_path / "saved")) == LINES
+    assert texts_of(dataset_name=str(tmp_path / "saved"), streaming=streaming) == LINES
 
 
 WRONG_DATASETS = {
@@ -300,11 +303,13 @@ def test_a_damaged_file_of_a_dataset_is_one_sentence(flags, english_model, tmp_p
     assert f"--dataset_name: {folder} cannot be " in sentence and "JSON" in sentence
 
 
-def test_a_dataset_saved_on_disk_is_trained_on(english_model, tmp_path):
+@pytest.mark.parametrize("flags", [(), ("--streaming",)])
+def test_a_dataset_saved_on_disk_is_trained_on(flags, english_model, tmp_path):
     datasets.Dataset.from_dict({"text": sample_lines("english", 20)}).save_to_disk(tmp_path / "saved")
     argv = ["--model_name_or_path", english_model, "--dataset_name", str(tmp_path / "saved"), "--max_steps", "1"]
-    metrics = run_mlm_wwm.main([*argv, "--use_cpu", "--output_dir", str(tmp_path / "out")])
-    assert (metrics["train_samples"], metrics["eval_samples"]) == (19, 1)
+    metrics = run_mlm_wwm.main([*argv, "--use_cpu", "--output_dir", str(tmp_path / "out"), *flags])
+    if not flags:  # of a stream, nothing is set apart
+        assert (metrics["train_samples"], metrics["eval_samples"]) == (19, 1)
 
 
 @pytest.mark.parametrize("percentage, count", [(5, 2), (25, 10), (1, 1), (0, 0)])

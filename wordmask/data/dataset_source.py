@@ -148,11 +148,19 @@ def loaded_dataset(arguments: DataArguments, name: str, cache_dir: str | None, t
 
     with reported(sentence):
         if is_saved_dataset(name):
-            return datasets.load_from_disk(name)
+            saved = datasets.load_from_disk(name)
+            return _as_streams(saved) if arguments.streaming else saved
         with quiet_hub():
             return datasets.load_dataset(
                 name, arguments.dataset_config_name, cache_dir=cache_dir, token=token, streaming=arguments.streaming
             )
+
+
+def _as_streams(saved: datasets.Dataset | datasets.DatasetDict) -> Any:
+    """A saved dataset as `load_dataset` gives one that is streamed."""
+    if isinstance(saved, dict):
+        return {split: dataset.to_iterable_dataset() for split, dataset in saved.items()}
+    return saved.to_iterable_dataset()
 
 
 def evaluated(dataset: datasets.IterableDataset, name: str, limit: int) -> datasets.Dataset:
