@@ -107,6 +107,19 @@ def parse_file(path, content, *argv: str):
     return parse_arguments([str(path), *argv])
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("run.yaml", "learning_rate: 1e-4\nmax_steps: 5\nlearning_rate: 1e-5\n"),
+        ("run.json", '{"learning_rate": 1e-4, "learning_rate": 1e-5}'),
+    ],
+)
+def test_a_name_that_comes_twice_in_an_argument_file_is_refused(tmp_path, name, content):
+    """YAML and JSON take the last one, and the first one would be lost without a word."""
+    with pytest.raises(InputError, match="cannot be read: learning_rate is in it twice; keep one of them"):
+        parse_file(tmp_path / name, content)
+
+
 def old_flag_warnings(caplog, *argv: str) -> list[str]:
     """What is said about old flags on this command line."""
     caplog.clear()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers.hf_argparser import string_to_bool
@@ -16,6 +18,26 @@ from wordmask.utils.errors import InputError, one_line
 def is_switch(action: argparse.Action | None) -> bool:
     """Whether a flag can be on or off."""
     return action is not None and action.type is string_to_bool
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, and refuses a name that comes twice. YAML and JSON would take the last value without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        if isinstance(node, yaml.MappingNode):  # anything else is refused there
+            _once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    _once([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _once(names: Sequence[str]) -> None:
+    """Raise a `ValueError` for a name that comes twice."""
+    if twice := next((name for name, times in Counter(names).items() if times > 1), None):
+        raise ValueError(f"{twice} is in it twice; keep one of them")
 
 
 def read_argument_file(path: str, flags: Mapping[str, argparse.Action]) -> dict[str, object]:
@@ -30,7 +52,7 @@ def read_argument_file(path: str, flags: Mapping[str, argparse.Action]) -> dict[
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+        values = json.loads(text, object_pairs_hook=_object) if path.endswith(".json") else yaml.load(text, _Loader)
     except FileNotFoundError:
         raise InputError(f"the argument file {path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
