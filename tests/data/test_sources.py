@@ -31,6 +31,7 @@ from wordmask.masking import Strategy
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.utils.errors import InputError
 from wordmask.utils.readers import TextReader
+from wordmask.utils.readers.paths import find_text_files
 
 LINES = ["one, two", 'three "four" five', "sixième", "seven\u2028eight\x85nine\x0bten", "NA", "null"]
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard.open}
@@ -262,6 +263,14 @@ def test_a_dataset_saved_on_disk_is_read(tmp_path, saved, streaming):
     else:
         rows.save_to_disk(tmp_path / "saved")
     assert texts_of(dataset_name=str(tmp_path / "saved"), streaming=streaming) == LINES
+
+
+def test_a_pattern_that_matches_directories_alone_is_told_what_would_match(tmp_path):
+    (tmp_path / "one").mkdir()
+    write(tmp_path / "one" / "text.txt", ["a text"])
+    with pytest.raises(InputError, match=r"matches directories alone, whose files .*/o\*/\*\*/\*.txt would match"):
+        find_text_files([str(tmp_path / "o*")], "--train_file")
+    assert find_text_files([str(tmp_path / "o*/**/*.txt")], "--train_file") == [str(tmp_path / "one" / "text.txt")]
 
 
 WRONG_DATASETS = {

@@ -64,6 +64,8 @@ def expand_files(patterns: Sequence[str], flag: str, directories: bool = False) 
         else:
             kind = "directory" if os.path.isdir(pattern) else "device or pipe" if os.path.exists(pattern) else ""
             what = f"is a {kind}, not a file" if kind else "does not exist"
+            if not kind and directories and any(map(os.path.isdir, glob.glob(pattern, recursive=True))):
+                what = f"matches directories alone, whose files {os.path.join(pattern, '**', '*.txt')} would match"
             raise InputError(f"{flag}: {pattern} {what}; give a file or a glob that matches files")
     return files
 
