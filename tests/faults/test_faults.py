@@ -13,6 +13,7 @@ from faults.cases import READ_AGAIN, RUNS, SAMPLE, table
 from faults.events import EVENTS, PLACES, Event, Place, happened, inject
 
 
+@pytest.mark.slow
 def test_a_run_that_was_hurt_ends_as_if_nothing_happened():
     """In a process of its own, which forks before it has threads."""
     command = [sys.executable, str(Path(__file__).with_name("harness.py")), "--sample", "--jobs", "1"]

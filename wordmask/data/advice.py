@@ -12,7 +12,6 @@ import numpy as np
 from wordmask.data.findings import Findings, SplitFindings, SplitText
 from wordmask.data.segmenter_advice import without_words
 from wordmask.data.text_counts import TextCounts
-from wordmask.masking import MAX_UNIT
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.quantities import counted, number, percent, share
 
@@ -152,6 +151,8 @@ def _masked_tokens(text: SplitText, report: SplitReport, masks_words: bool, rate
 
     Of a long word this is a part: 37 tokens are 4 units of 10 or fewer, so 9 tokens on average.
     """
+    from wordmask.masking import MAX_UNIT  # imports Numba, and `wordmask report` does without
+
     if text.lengths is None or not rate:
         return report.tokens * rate
     of_word = (report.tokens_per_word or 1) if masks_words else 1

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wordmask.segmenters.tokenizer import word_identity
-from wordmask.utils.arrays import IntArray
 from wordmask.utils.errors import InputError, kind_of
 
 if TYPE_CHECKING:
     import tokenizers
     from transformers import PreTrainedTokenizerBase
+
+    from wordmask.utils.arrays import IntArray  # imports Numba, and `wordmask report` does without
 
 
 class Backend:
