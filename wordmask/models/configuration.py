@@ -9,16 +9,10 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 import yaml
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.hf_argparser import string_to_bool
 
-from wordmask.config.flag_checks import refuse_encoder_decoder
+from wordmask.config.flag_checks import MODEL_TYPES, refuse_encoder_decoder
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.tokenization.special_tokens import vocabulary_size
 from wordmask.utils.errors import InputError, one_line, reported, with_article
@@ -65,11 +59,8 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig | None:
     with loading(flag, source, "a configuration", is_model=True):
         config = AutoConfig.from_pretrained(source, **hub_options(arguments))
     refuse_encoder_decoder(flag, source, config)
-    if (
-        config.model_type in CONFIG_MAPPING
-        and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-        and not _has_code(config)
-    ):
+    is_known = config.model_type in CONFIG_MAPPING and not _has_code(config)
+    if is_known and config.model_type not in MODEL_TYPES:
         raise InputError(
             f"{flag}: {source} is of the type {config.model_type}, which has no masked language model; docs/adapt.md "
             "lists all types, such as bert"

@@ -33,7 +33,7 @@ class CheckpointingTrainer(Trainer):
             InputError: if the disk is full. The part that was written is removed.
         """
         args, limit = self.args, self.args.save_total_limit
-        path = Path(str(args.output_dir), f"checkpoint-{self.state.global_step}")
+        path = self._checkpoint_of_step
         if args.should_save and path.exists():
             shutil.rmtree(path)
         self.accelerator.wait_for_everyone()
@@ -54,6 +54,11 @@ class CheckpointingTrainer(Trainer):
             best = self.state.best_model_checkpoint
             found = checkpoints_in(path.parent)
             _rotate(found, limit, self.state.global_step, checkpoint_step(Path(best)) if best else None)
+
+    @property
+    def _checkpoint_of_step(self) -> Path:
+        """The directory for a checkpoint of this step."""
+        return Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")
 
     def _write_checkpoint(self, path: Path, model: Any, trial: Any) -> None:
         """Write the files of a checkpoint.

@@ -188,10 +188,6 @@ class EvaluatingTrainer(ResumableTrainer):
             return str(self._checkpoint_of_step)
         return self._begun_from if self.state.global_step == self.done.step else None
 
-    @property
-    def _checkpoint_of_step(self) -> Path:
-        return Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}")
-
     def _init_training_state(
         self, max_steps: int, steps: int, epochs: int, checkpoint: str | None, trial: Any
     ) -> tuple[int, int]:
