@@ -10,6 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
@@ -52,6 +55,13 @@ SMALL = {
     "intermediate_size": 32,
     "max_position_embeddings": 70,
 }
+
+
+def slow_after(count: int, cases: Iterable) -> list:
+    """The first cases of a test as they are, and all others marked slow."""
+    cases = [*cases]
+    values = (other if isinstance(other, tuple) else (other,) for other in cases[count:])
+    return [*cases[:count], *(pytest.param(*value, marks=pytest.mark.slow) for value in values)]
 
 
 def sample_lines(language: str, count: int = 200) -> list[str]:
@@ -268,15 +278,22 @@ def caches(tmp_path_factory):
     patch.undo()
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def frozen_imports():
     """Leave what is imported out of garbage collections: accelerate collects whenever a training begins (0.3 s)."""
     import wordmask.training.run  # noqa: F401  # and with it all that a run imports
 
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def packages_keep_their_versions():
+    """The record of each run names them, and to read them takes 8 ms."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("wordmask.training.records.run_record.version", cache(version))
     yield
-    gc.unfreeze()
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

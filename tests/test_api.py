@@ -196,8 +196,9 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 @pytest.mark.parametrize("name, last, workers", [("bert", 70, 0), ("roberta", 69, 0), ("bert", 70, 1)])
-def test_a_text_that_is_longer_than_the_model_is_one_sentence(name, last, workers, tmp_path, tokenizer):
+def test_a_text_that_is_longer_than_the_model_is_one_sentence(name, last, workers, tmp_path, tokenizer, monkeypatch):
     """On a GPU it would be an error that names no reason. RoBERTa's first position is behind padding."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # how long torch waits for a worker
     args = wordmask.RunArguments(
         output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1, dataloader_num_workers=workers
     )

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal
+from conftest import refusal, slow_after
 from wordmask import __main__ as command
 from wordmask import cluster
 from wordmask.config.added_arguments import UsedArguments
@@ -35,14 +35,17 @@ except SystemExit as end:
 
 @pytest.mark.parametrize(
     "call, status",
-    [
-        ("import run_mlm_wwm; run_mlm_wwm.main(['--help'])", None),
-        ("import run_chinese_ref; run_chinese_ref.main(['--help'])", None),
-        ("import wordmask.cluster; wordmask.cluster.main(['--help'])", None),
-        ("import wordmask.__main__; wordmask.__main__.main(['mlm', '--help'])", None),
-        ("import run_mlm; run_mlm.main(['--train_file', 'x', '--model_type', 'bert', '--mlm_probability', '2'])", 2),
-        ("import run_mlm; run_mlm.main(['--learning_rate', '1', '--dtype', 'float8'])", 2),
-    ],
+    slow_after(
+        3,
+        [
+            ("import run_mlm_wwm; run_mlm_wwm.main(['--help'])", None),
+            ("import run_chinese_ref; run_chinese_ref.main(['--help'])", None),
+            ("import run_mlm; run_mlm.main('--train_file x --model_type bert --mlm_probability 2'.split())", 2),
+            ("import run_mlm; run_mlm.main(['--learning_rate', '1', '--dtype', 'float8'])", 2),
+            ("import wordmask.cluster; wordmask.cluster.main(['--help'])", None),
+            ("import wordmask.__main__; wordmask.__main__.main(['mlm', '--help'])", None),
+        ],
+    ),
 )
 def test_help_and_mistakes_take_no_time(call, status):
     """Neither torch nor the Trainer is imported; in seconds of CPU, so that other work does not count."""

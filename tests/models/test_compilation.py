@@ -14,7 +14,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 import run_mlm
-from conftest import SMALL, training_steps
+from conftest import SMALL, slow_after, training_steps
 from wordmask.models.compilation import _write_parts_in_place, compile_layers, keep_gradients, repeated_layers
 from wordmask.models.loss_head import LossHead, whole_loss
 from wordmask.training.trainer import mlm_trainer
@@ -100,7 +100,7 @@ def test_what_a_program_has_set_for_its_own_graphs_stays(before, after):
         assert (of_graphs.recompile_limit, of_memory.activation_memory_budget) == (after, 0.7)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+@pytest.mark.parametrize("model_type", slow_after(1, ["bert", "modernbert"]))
 def test_less_is_kept_and_gradients_are_the_same(monkeypatch, model_type):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import datasets
@@ -29,7 +29,7 @@ from transformers import RoFormerTokenizer, Wav2Vec2CTCTokenizer
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
-from conftest import PEAK, character_tokenizer, pair_with_text, sample_lines, save_model
+from conftest import PEAK, character_tokenizer, pair_with_text, sample_lines, save_model, slow_after
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.provenance import read_provenance, sidecar
 from wordmask.references.writer import Annotator
@@ -196,8 +196,7 @@ def stop_in_the_middle(files: Path, save: str, pairs: Pairs, capsys, *flags: str
 # The same bytes, however the work is divided
 
 
-@pytest.mark.parametrize("kind", KINDS[:3])
-@pytest.mark.parametrize("segmenter", ["whitespace", "jieba"])
+@pytest.mark.parametrize("segmenter, kind", slow_after(4, product(("whitespace", "jieba"), KINDS[:3])))
 def test_output_does_not_depend_on_the_lines_in_a_part(segmenter, kind, files, tmp_path):
     found = []
     for lines in ("1", "1000") if segmenter == "jieba" else ("1", "7", "60", "1000"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import CanineTokenizer, PerceiverTokenizer, PreTrainedTokenizerFast
 
-from conftest import sample_lines, sample_tokenizer
+from conftest import sample_lines, sample_tokenizer, slow_after
 from wordmask.tokenization.added_words import add_words
 from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.surfaces import Surfaces
@@ -112,8 +114,9 @@ def test_every_mark_of_a_word_is_read(tokens, decoder):
     assert found.tolist() == [False, True, False, True, False, False]
 
 
-@pytest.mark.parametrize("adds", [False, True])
-@pytest.mark.parametrize("tokenizer_class", [PerceiverTokenizer, CanineTokenizer])
+@pytest.mark.parametrize(
+    "tokenizer_class, adds", slow_after(3, product([PerceiverTokenizer, CanineTokenizer], [True, False]))
+)
 def test_tokens_of_one_byte_or_character_are_the_text_as_it_is(tokenizer_class, adds):
     tokenizer, line = tokenizer_class(), "walking é, on 山"
     if adds:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertTokenizer, PreTrainedTokenizerFast, RoFormerTokenizer
 
-from conftest import character_tokenizer, sample_lines, sample_tokenizer
+from conftest import character_tokenizer, sample_lines, sample_tokenizer, slow_after
 from wordmask.tokenization.backend import Backend, tokenizer_digest
 from wordmask.tokenization.encoding import Encodings, encode_lines
 from wordmask.tokenization.recipes import Components, divider_of
@@ -336,7 +336,7 @@ def spaced(kind: str) -> PreTrainedTokenizerFast:
     return SPACED[kind]()
 
 
-@pytest.mark.parametrize("kind", SPACED)
+@pytest.mark.parametrize("kind", slow_after(6, dict.fromkeys(["t5", "albert", "bad rules", *SPACED])))
 @settings(max_examples=120, deadline=None)
 @given(texts=spaced_lines)
 @example(texts=["", " ", "a", " a", "a ", "  a  b ", "a b\nc d\n\ne", "\ta \tb"])

@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, refusal, sample_lines, sample_tokenizer, save_model, uneven_text
+from conftest import free_port, refusal, sample_lines, sample_tokenizer, save_model, slow_after, uneven_text
 from wordmask.training.dry_run import forecast
 from wordmask.training.dry_run.rehearsal import Rehearsal
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -62,17 +62,20 @@ def steps_of(output: Path) -> int:
 
 @pytest.mark.parametrize(
     "more",
-    [
-        "",
-        "--train_sampling_strategy random --dataloader_drop_last --per_device_train_batch_size 7",
-        "--tokens_per_pass 128 --per_device_train_batch_size 12 --num_train_epochs 1.5 --dataloader_num_workers 1",
-        "--tokens_per_pass 0 --max_steps 7",
-        "--pack_sequences --max_seq_length 64 --per_device_train_batch_size 2 --gradient_accumulation_steps 2",
-        "--no_line_by_line --max_seq_length 32",
-        "--attn_implementation varlen --dropout 0",
-        "--pad_to_max_length --max_seq_length 64",
-        "--length_schedule 32:0.5,64:0.5 --pack_sequences --long_lines split --per_device_train_batch_size 2",
-    ],
+    slow_after(
+        4,
+        [
+            "",
+            "--tokens_per_pass 128 --per_device_train_batch_size 12 --num_train_epochs 1.5 --dataloader_num_workers 1",
+            "--pack_sequences --max_seq_length 64 --per_device_train_batch_size 2 --gradient_accumulation_steps 2",
+            "--length_schedule 32:0.5,64:0.5 --pack_sequences --long_lines split --per_device_train_batch_size 2",
+            "--train_sampling_strategy random --dataloader_drop_last --per_device_train_batch_size 7",
+            "--tokens_per_pass 0 --max_steps 7",
+            "--no_line_by_line --max_seq_length 32",
+            "--attn_implementation varlen --dropout 0",
+            "--pad_to_max_length --max_seq_length 64",
+        ],
+    ),
 )
 def test_steps_tokens_and_padding_are_those_of_the_run(flags, tmp_path, computed, more):
     children = psutil.Process().children()

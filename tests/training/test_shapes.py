@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import run_mlm_wwm
-from conftest import sample_tokenizer, save_model, uneven_text
+from conftest import sample_tokenizer, save_model, slow_after, uneven_text
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -75,27 +75,30 @@ def train(model: str, text: str, directory: Path, *more: str) -> None:
 
 @pytest.mark.parametrize(
     "model, more",
-    [
-        ("bert", "--masking_strategy token"),
-        ("bert", "--masking_strategy whole_word"),
-        ("bert", "--masking_strategy ngram"),
-        ("bert", "--masking_strategy span"),
-        ("bert", "--masking_strategy whole_word:0.5,span:0.5 --mlm_probability 0.1..0.5"),
-        ("bert", "--no_sparse_prediction"),
-        ("bert", "--gradient_accumulation_steps 3 --eval_strategy steps --eval_steps 2"),
-        ("bert", "--no_line_by_line"),
-        ("bert", "--dataloader_drop_last --dataloader_num_workers 1"),
-        ("bert", "--train_sampling_strategy group_by_length"),
-        ("bert", "--pack_sequences"),
-        ("bert", "--pack_sequences --attn_implementation eager --no_sparse_prediction"),
-        ("bert", "--streaming --max_steps 12 --mlm_probability 0.15"),
-        ("bert", "--streaming --max_steps 12 --mlm_probability 0.15 --pack_sequences"),
-        ("modernbert", "--attn_implementation varlen"),
-        ("modernbert", "--attn_implementation varlen --no_line_by_line --no_sparse_prediction"),
-        ("modernbert", "--attn_implementation varlen --pack_sequences"),
-        ("modernbert", "--masking_strategy span"),
-        ("modernbert", "--pack_sequences"),
-    ],
+    slow_after(
+        6,
+        [
+            ("bert", "--masking_strategy whole_word:0.5,span:0.5 --mlm_probability 0.1..0.5"),
+            ("bert", "--no_sparse_prediction"),
+            ("bert", "--gradient_accumulation_steps 3 --eval_strategy steps --eval_steps 2"),
+            ("bert", "--pack_sequences"),
+            ("bert", "--streaming --max_steps 12 --mlm_probability 0.15"),
+            ("modernbert", "--attn_implementation varlen --no_line_by_line --no_sparse_prediction"),
+            ("bert", "--masking_strategy token"),
+            ("bert", "--masking_strategy whole_word"),
+            ("bert", "--masking_strategy ngram"),
+            ("bert", "--masking_strategy span"),
+            ("bert", "--no_line_by_line"),
+            ("bert", "--dataloader_drop_last --dataloader_num_workers 1"),
+            ("bert", "--train_sampling_strategy group_by_length"),
+            ("bert", "--pack_sequences --attn_implementation eager --no_sparse_prediction"),
+            ("bert", "--streaming --max_steps 12 --mlm_probability 0.15 --pack_sequences"),
+            ("modernbert", "--attn_implementation varlen"),
+            ("modernbert", "--attn_implementation varlen --pack_sequences"),
+            ("modernbert", "--masking_strategy span"),
+            ("modernbert", "--pack_sequences"),
+        ],
+    ),
 )
 def test_every_phase_sees_one_set_of_shapes(models, text, tmp_path, seen, model, more):
     train(models[model], text, tmp_path, "--pad_to_max_length", *more.split())

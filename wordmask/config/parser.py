@@ -171,7 +171,8 @@ class Parser(HfArgumentParser):
         _check_encoding(argv)
         path, words, flags = split_words(argv)
         values = read_argument_file(path, self.flags) if path else {}
-        known = {name: value for name, value in values.items() if name in {*self.flags, *self.old_flags}}
+        names = {*self.flags, *self.old_flags}
+        known = {name: value for name, value in values.items() if name in names}
         unknown = [Unknown(f"--{name}", path) for name in values if name not in known]
         flags = self._modernize(flags)
         if self.takes_words:
@@ -215,6 +216,7 @@ class Parser(HfArgumentParser):
         If an old flag and the new one are both given, the new one counts.
         """
         result, left, new_flags, refused = list[str](), [*arguments], _names(arguments), list[str]()
+        flags = self.flags
 
         def translated(name: str, value: str | None) -> list[str]:
             try:
@@ -228,9 +230,9 @@ class Parser(HfArgumentParser):
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
             switch = name.removeprefix("no_")
-            if not argument.startswith("--") or name in self.flags:
+            if not argument.startswith("--") or name in flags:
                 result.append(argument)
-            elif switch != name and is_switch(self.flags.get(switch)):
+            elif switch != name and is_switch(flags.get(switch)):
                 result += [f"--{switch}", "false"]
             elif name in self.old_flags:
                 given = value if equals else None

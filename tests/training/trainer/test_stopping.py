@@ -19,7 +19,7 @@ import torch
 from transformers import Trainer
 
 import run_mlm_wwm
-from conftest import free_port, refusal
+from conftest import free_port, refusal, slow_after
 from wordmask.training.records.file_names import MANIFEST
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.lock import locked
@@ -99,18 +99,18 @@ SAVED = "--save_strategy", "epoch"
 EVALUATED = "--do_eval", "--eval_strategy"
 PLACES = {
     "a step": ((), "training_step", 3, 1, 4),
-    "a step whose evaluation is due": ((*EVALUATED, "steps", "--eval_steps", "4"), "training_step", 3, 1, 4),
     "an evaluation": ((*EVALUATED, "steps", "--eval_steps", "4"), "prediction_step", 4, 2, 4),
+    "a step that two epochs share": ((*EVALUATED, "epoch", "--tokens_per_step", "70"), "training_step", 4, 1, 5),
+    "a checkpoint": (("--save_strategy", "steps", "--save_steps", "2"), "_save_optimizer_and_scheduler", 4, 1, 4),
+    "a step whose evaluation is due": ((*EVALUATED, "steps", "--eval_steps", "4"), "training_step", 3, 1, 4),
     "the last step of an epoch": ((*EVALUATED, "epoch"), "training_step", 5, 1, 6),
     "an evaluation at the end of an epoch": ((*EVALUATED, "epoch"), "prediction_step", 6, 1, 6),
     "the last step, within an epoch": ((*EVALUATED, "epoch", "--max_steps", "8"), "training_step", 7, 1, 8),
-    "a step that two epochs share": ((*EVALUATED, "epoch", "--tokens_per_step", "70"), "training_step", 4, 1, 5),
     "an evaluation after the last step": ((*EVALUATED, "epoch"), "prediction_step", 12, 1, 12),
-    "a checkpoint": (("--save_strategy", "steps", "--save_steps", "2"), "_save_optimizer_and_scheduler", 4, 1, 4),
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", slow_after(4, PLACES))
 def test_a_run_that_is_interrupted_goes_on_as_if_it_was_not(place, command, text, tmp_path, monkeypatch, capsys):
     more, method, step, call, saved = PLACES[place]
     if "--do_eval" in more:
