@@ -79,11 +79,15 @@ def test_rows_in_half_precision_stay_within_the_models_positions(command):
     assert 5 < metrics["train_loss"] < 8
 
 
-def test_a_stream_without_a_token_trains_nothing(command, tmp_path, capsys):
-    path = tmp_path / "empty.txt"
+@pytest.mark.parametrize("more", [[], ["--dry_run"]])
+@pytest.mark.parametrize("flag", ["train_file", "dataset_name"])
+def test_a_stream_without_a_token_trains_nothing(english_model, tmp_path, capsys, flag, more):
+    path = tmp_path / "train.txt"
     path.write_text("\u200b\n\u200b\n", encoding="utf-8")
-    sentence = refusal(capsys, run_mlm_wwm.main, *command, "--train_file", str(path), "--streaming")
-    assert "finds no token in this text" in sentence
+    command = f"--model_name_or_path {english_model} --streaming --max_steps 2 --do_train --use_cpu"
+    text = [f"--{flag}", str(path if flag == "train_file" else tmp_path), "--output_dir", str(tmp_path / "out")]
+    sentence = refusal(capsys, run_mlm_wwm.main, *command.split(), *text, *more)
+    assert sentence.startswith(f"--{flag}: the tokenizer finds no token in this text; ")
 
 
 def test_a_mistake_that_a_worker_finds_gets_one_sentence_too(command, tmp_path, capsys):

@@ -32,6 +32,7 @@ from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.tokenization.backend import Tokenizer
 from wordmask.tokenization.special_tokens import special_affixes
+from wordmask.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,11 @@ FIRST_TEXTS = 2000  # of a stream, for the data report
 def count_special_tokens(tokenizer: Tokenizer) -> int:
     """The number of special tokens around a document."""
     return sum(map(len, special_affixes(tokenizer)))
+
+
+def no_tokens(flag: str, where: str = "this text") -> InputError:
+    """The error for a text that has no token."""
+    return InputError(f"{flag}: the tokenizer finds no token in {where}; give text that it was made for")
 
 
 class Sequences(torch.utils.data.Dataset):

@@ -16,7 +16,7 @@ from wordmask.data.corpora import quotas
 from wordmask.data.data_report import DataReport
 from wordmask.data.findings import SplitText
 from wordmask.data.prepared_dir import RunTexts, load_prepared, tokens_of, word_flags
-from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, count_special_tokens, no_tokens
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
 from wordmask.models.positions import choose_length, longest_sequence
@@ -134,9 +134,7 @@ def make_sequences(
     for split in ("train", "validation"):
         of_split = getattr(sequences, split)
         if isinstance(of_split, Sequences | StagedSequences) and not len(of_split):
-            raise InputError(
-                f"{texts[split].flag}: the tokenizer finds no token in this text; give text that it was made for"
-            )
+            raise no_tokens(texts[split].flag)
     return sequences
 
 
@@ -170,9 +168,7 @@ def _check_shares(sequences: Sequences, weights: list[float]) -> None:
     of_each = zip(sequences.corpora, quotas(weights, len(sequences)), pairwise(sequences.bounds), strict=True)
     for corpus, quota, (start, stop) in of_each:
         if start == stop:
-            raise InputError(
-                f"--train_weights: the tokenizer finds no token in {corpus.name}; give text that it was made for"
-            )
+            raise no_tokens("--train_weights", corpus.name)
         if not quota:
             raise InputError(
                 f"--train_weights: an epoch has {counted(len(sequences), 'sequence')}, and the share of {corpus.name} "

@@ -18,7 +18,7 @@ from transformers import TrainerState
 from wordmask.config.metric_table import METRICS
 from wordmask.data.data_report import FILE as DATA_REPORT
 from wordmask.data.data_report import DataReport, SplitReport
-from wordmask.data.sequences import StagedSequences
+from wordmask.data.sequences import StagedSequences, no_tokens
 from wordmask.training.evaluation.before_after import ImprovedWords, Results
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.padding import padding_share
@@ -86,12 +86,10 @@ def train(trainer: MlmTrainer, checkpoint: str | None, change: str) -> dict[str,
             trainer.history.record.write()  # those of a checkpoint that lies elsewhere
     with deferred(), loader_workers(trainer.args.dataloader_num_workers, reads=False):
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if not trainer.state.global_step:
-        raise InputError(
-            "--train_file: the tokenizer finds no token in this text; give text in a language that it knows"
-        )
     if isinstance(trainer.train_sequences, StagedSequences):
         metrics["train_samples"] = trainer.train_sequences.stages[-1].document_count
+    elif trainer.train_sequences is not None and not trainer.state.global_step:
+        raise no_tokens(trainer.train_sequences.flags[0])
     step = saved_step(trainer.args, trainer.state)
     if step != trainer.state.global_step:
         terminal().show(Fact("saved model", f"that of step {step:,}, which was the best one"))

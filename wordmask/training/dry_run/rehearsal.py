@@ -16,7 +16,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from wordmask.config.arguments import Arguments
 from wordmask.data.plan import Draw
-from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
+from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences, no_tokens
 from wordmask.data.token_steps import TokenBatches
 from wordmask.models.configuration import origin
 from wordmask.training.dry_run.forecast import steps_from
@@ -164,7 +164,7 @@ class Rehearsal:
         if isinstance(sequences, StreamedSequences):
             example = next(iter(sequences), None)
             if example is None:
-                raise InputError("--train_file: the tokenizer finds no token in this text; give another text")
+                raise no_tokens(sequences.flags[0])
             longest = np.resize(example.documents[0], sequences.length - sequences.special_count)
             batch = collator([example._replace(documents=[longest])] * trainer._train_batch_size)
             yield [batch] * self.args.gradient_accumulation_steps
