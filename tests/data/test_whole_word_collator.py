@@ -99,6 +99,17 @@ def test_words_are_those_of_the_command_line(model_type, names):
     assert continues(collator, encode(tokenizer, lines, *names)) == on_the_command_line(tokenizer, lines)
 
 
+def test_white_space_at_the_end_of_a_text_belongs_to_the_word_before_it():
+    """Also where special tokens follow it, as in each line of WikiText. Alone, it would be masked as a word."""
+    tokenizer, lines = sample_tokenizer("roberta"), ["the boats . ", "the old boat  "]
+    collator, by_text = wordmask.WholeWordMaskCollator(tokenizer), on_the_command_line(tokenizer, lines)
+    assert all(line[-2] for line in by_text)
+    assert continues(collator, encode(tokenizer, lines)) == by_text
+    # Lines that are joined to a block, as the classic scripts do.
+    block = [token for line in tokenizer(lines)["input_ids"] for token in line]
+    assert continues(collator, [{"input_ids": block}, {"input_ids": block[:1]}]) == [sum(by_text, []), [False]]
+
+
 def test_word_ids_go_before_all_else(bert):
     """They are the user's own: here two words that the rule for text divides."""
     ids = bert("the old boat")["input_ids"]

@@ -48,8 +48,9 @@ class WholeWordMaskCollator(Masker):
     - `offset_mapping` with `text` (and `text_pair`): words by the rule for text (docs/masking.md);
     - `input_ids` alone: we rebuild the text from the tokens (`##`, `Ġ`, `▁`, `@@`, `</w>`) and apply the same rule.
       The words are the same as from the text, except for what ids do not show: characters that the tokenizer changes
-      (`…` to `...`), the text of an unknown token (which is a word of its own), and the white space around a token
-      that was added to the vocabulary (a byte-level tokenizer shows it; for others we assume it).
+      (`…` to `...`), the text of an unknown token (which is a word of its own), the white space around a token that
+      was added to the vocabulary (a byte-level tokenizer shows it; for others we assume it), and whether a text goes
+      on at a special token (we take each for its end).
 
     `chinese_ref` adds to any of these. It lists the positions of tokens that continue the word of the token before
     them, as `make_references` gives them. Special tokens count, padding does not. Positions after the end of a
@@ -114,7 +115,7 @@ class WholeWordMaskCollator(Masker):
         self.tokenizer, self.mlm_probability = tokenizer, mlm_probability
         _ = self.rates  # refuses what is no rate
         unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
-        self.surfaces = Surfaces(tokenizer, np.append(np.flatnonzero(~vocabulary.maskable), unknown).astype(np.int64))
+        self.surfaces = Surfaces(tokenizer, np.array(unknown, np.int64))
         others = {getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "bos", "eos", "unk")}
         self.padding = None if tokenizer.pad_token_id in others else tokenizer.pad_token_id
         self.type_padding = getattr(tokenizer, "pad_token_type_id", 0)
@@ -220,10 +221,16 @@ class WholeWordMaskCollator(Masker):
 
     def _continues_by_ids(self, examples: Sequence[TokenizedExample], joined: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(tokens,) The same for examples that have only ids; `joined` as in `continues_by_offsets`."""
-        ids = [example.ids for example in examples]
-        encodings = self.surfaces.encodings(np.concatenate(ids), np.array(list(map(len, ids))))
-        referenced = np.array([example.reference is not None for example in examples])
-        return encodings.with_words(joined, encodings.characters.decided_on(referenced))
+        ids, sizes = np.concatenate([example.ids for example in examples]), [len(example.ids) for example in examples]
+        inside, number = self.vocabulary.maskable[ids], np.repeat(np.arange(len(examples)), sizes)
+        # Special tokens and the ends of examples stand around a text: all its tokens have as many of them before it.
+        ends = np.cumsum(~inside) + number
+        _, first, lengths = np.unique(ends[inside], return_index=True, return_counts=True)
+        referenced = np.array([example.reference is not None for example in examples])[number[inside][first]]
+        encodings = self.surfaces.encodings(ids[inside], lengths)
+        continues = np.zeros(len(ids), bool)
+        continues[inside] = encodings.with_words(joined[inside], encodings.characters.decided_on(referenced))
+        return continues
 
     def _keys(
         self, examples: Sequence[Mapping[str, Any]], input_ids: NDArray[np.int64], inside: NDArray[np.bool_]

@@ -87,7 +87,7 @@ class Surfaces:
         # [0, 3, 5, 9] at [0, 2, 3], so [0, 5, 9].
         edges = np.append(0, ends)[np.append(0, np.cumsum(lengths))]
         # A token may be a part of a character, so a line may begin or end with one. Such a byte becomes a surrogate.
-        lines = [line.tobytes().decode("utf-8", "surrogateescape") for line in np.split(text, edges[1:-1])]
+        lines = [line.tobytes().decode("utf-8", "surrogateescape") for line in np.split(text, edges[:-1])[1:]]
         characters = Characters(lines)
         widths = _bytes_of(characters.code_points)
         widths[characters.line_starts + characters.line_lengths] = 0  # the line ends are not in the text
