@@ -80,7 +80,15 @@ def test_a_single_sequence_that_is_too_large(room, refused, monkeypatch):
     assert "no smaller batch does" in found and sizes[0] == 1 and sizes[-1] == 1
 
 
-@pytest.mark.parametrize("when", ["--do_eval", "--do_train --eval_strategy steps --eval_steps 1 --no_eval_on_start"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "--do_eval",
+        "--do_train --eval_strategy steps --eval_steps 1 --no_eval_on_start",
+        # A smaller batch of training does not help. The search would go on without the figures before training.
+        "--do_train --eval_strategy epoch --auto_find_batch_size",
+    ],
+)
 def test_an_evaluation_that_is_too_large(room, refused, when):
     room(evaluation=5)
     found = refused(f"{when} --validation_split_percentage 50")

@@ -72,11 +72,20 @@ def memory_errors_reported(arguments: Arguments) -> Iterator[None]:
 
 @contextlib.contextmanager
 def smaller_batches_tried(training: RunArguments) -> Iterator[None]:
-    """With --auto_find_batch_size, say too little memory in the words with which accelerate's search goes on."""
+    """With --auto_find_batch_size, say too little memory in the words with which accelerate's search goes on.
+
+    Raises:
+        InputError: instead, if it is an evaluation that does not fit: it has batches of its own, and the search would
+            go on without its figures.
+    """
     try:
         yield
     except Exception as error:
-        if not training.auto_find_batch_size or not lacks_memory(error) or should_reduce_batch_size(error):
+        if not training.auto_find_batch_size or not lacks_memory(error):
+            raise
+        if "_evaluate" in _passed(error):  # the Trainer says it in other words, which name no flag
+            raise InputError(_evaluation(training, free_memory(training.device))) from None
+        if should_reduce_batch_size(error):
             raise
         if "could not create a" in str(error):  # said by oneDNN, which does not recover from it
             torch.backends.mkldnn.set_flags(False)
@@ -86,14 +95,23 @@ def smaller_batches_tried(training: RunArguments) -> Iterator[None]:
 def _sentence(error: BaseException, arguments: Arguments, free: str) -> str:
     """What does not fit, and what to do. The functions that the error went through tell what the run was doing."""
     training, (flag, value) = arguments.training, origin(arguments.model)
-    passed = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    passed = _passed(error)
     if "evaluation_loop" in passed:
-        batch = training.per_device_eval_batch_size
-        advice = f"give {batch // 2}" if batch > 1 else "give a smaller --max_seq_length or model"
-        return f"--per_device_eval_batch_size {batch}: the batches of an evaluation do not fit into {free}; {advice}"
+        return _evaluation(training, free)
     if "train" in passed:
         return f"{_step(arguments)} does not fit into {free}; {_smaller_step(arguments)}"
     return f"{flag}: {value} and its text do not fit into {free}; give a smaller model, or free memory"
+
+
+def _passed(error: BaseException) -> set[str]:
+    """The names of the functions that an error went through."""
+    return {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+
+
+def _evaluation(training: RunArguments, free: str) -> str:
+    batch = training.per_device_eval_batch_size
+    advice = f"give {batch // 2}" if batch > 1 else "give a smaller --max_seq_length or model"
+    return f"--per_device_eval_batch_size {batch}: the batches of an evaluation do not fit into {free}; {advice}"
 
 
 def _step(arguments: Arguments) -> str:
