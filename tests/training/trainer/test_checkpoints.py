@@ -103,6 +103,20 @@ def test_the_one_before_a_broken_checkpoint_is_used(name, out, finished, resume,
     assert is_as_finished(out, finished) and [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-6"]
 
 
+@pytest.mark.parametrize("more", [["--save_total_limit", "1"], ["--overwrite_output_dir", "--save_strategy", "no"]])
+def test_of_a_checkpoint_that_was_moved_to_another_disk_only_the_link_is_removed(more, out, resume, tmp_path):
+    moved = [tmp_path / "disk" / f"checkpoint-{step}" for step in (2, 4)]
+    for place in moved:
+        shutil.move(out / place.name, place)
+        (out / place.name).symlink_to(place)
+    cut(moved[1] / "optimizer.pt")  # so that step 4 is saved again
+    resume(*more)
+    assert find_damage(moved[0]) is None and (moved[1] / "model.safetensors").exists()
+    assert [path.name for path in out.glob("checkpoint-*")] == (
+        ["checkpoint-6"] if more[0] == "--save_total_limit" else []
+    )
+
+
 def test_without_a_whole_checkpoint_the_run_says_so_and_begins_anew(out, finished, resume, caplog):
     for step in (2, 4):
         cut(out / f"checkpoint-{step}" / "model.safetensors")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ def checkpoints_in(directory: str | Path) -> list[Path]:
     """The checkpoints in an output directory, whole or not, in the order of their steps."""
     steps = {path: checkpoint_step(path) for path in Path(directory).glob("checkpoint-*")}
     return sorted((path for path, step in steps.items() if step >= 0), key=steps.__getitem__)
+
+
+def remove_checkpoint(path: Path, ignore_errors: bool = False) -> None:
+    """Remove a checkpoint. Of one that was moved away, and is a link to its new place, only the link is removed."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
 
 
 def write_manifest(checkpoint: Path) -> None:

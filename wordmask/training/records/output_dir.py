@@ -6,7 +6,6 @@ import contextlib
 import glob
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from wordmask.config.arguments import Arguments, RunArguments
 from wordmask.data.data_report import FILE as DATA_REPORT
 from wordmask.training.records.file_names import CURVE, EVALUATIONS, REPORT, RUN, SPEED, STATE, is_ours
-from wordmask.training.records.manifest import checkpoints_in, find_damage
+from wordmask.training.records.manifest import checkpoints_in, find_damage, remove_checkpoint
 from wordmask.training.records.run_record import Identity, RunRecord, evaluates_a_training, read_run
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
@@ -266,7 +265,7 @@ def remove_older_run(arguments: Arguments, checkpoint: str | None = None) -> Non
         stale += [] if used else _MODEL
         for path in checkpoints_in(directory):
             if not (checkpoint and path.samefile(checkpoint)):
-                shutil.rmtree(path)
+                remove_checkpoint(path)
     for path in (directory / name for name in _matching(training.output_dir, stale)):
         if path.is_file() and (path.name not in (REPORT, CURVE) or is_ours(path)):
             path.unlink()

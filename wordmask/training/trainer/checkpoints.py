@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import Trainer
 
 from wordmask.config.run_arguments import RunArguments
-from wordmask.training.records.manifest import checkpoint_step, checkpoints_in, write_manifest
+from wordmask.training.records.manifest import checkpoint_step, checkpoints_in, remove_checkpoint, write_manifest
 from wordmask.training.records.output_dir import written
 from wordmask.utils.errors import InputError, reported
 
@@ -35,7 +35,7 @@ class CheckpointingTrainer(Trainer):
         args, limit = self.args, self.args.save_total_limit
         path = self._checkpoint_of_step
         if args.should_save and path.exists():
-            shutil.rmtree(path)
+            remove_checkpoint(path)
         self.accelerator.wait_for_everyone()
         self._rotates_later = True
         try:
@@ -149,4 +149,4 @@ def _rotate(checkpoints: list[Path], limit: int, step: int, best: int | None) ->
     later_first = sorted(checkpoints, key=lambda path: checkpoint_step(path) <= step)
     removable = [path for path in later_first if checkpoint_step(path) not in kept]
     for path in removable[: max(len(checkpoints) - max(limit, len(kept)), 0)]:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_checkpoint(path, ignore_errors=True)
