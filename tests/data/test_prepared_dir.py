@@ -274,7 +274,7 @@ def test_mistakes_in_what_other_shards_do_are_found_by_all(chinese, tmp_path, ca
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize("content", ["one\ntwo\n", "", "one\ntwo\nthree\nfour\n", "one\ntwo\nTHREE\n"])
+@pytest.mark.parametrize("content", ["one\ntwo\n", "", "one\ntwo\nthree\nfour\n", "one\ntwo\nTHREE\n", None])
 def test_a_text_that_is_changed_while_it_is_read_is_refused(tmp_path, content):
     """What is known of it, by which its tokens are found again, would be another text's."""
     path = tmp_path / "text.txt"
@@ -284,8 +284,11 @@ def test_a_text_that_is_changed_while_it_is_read_is_refused(tmp_path, content):
     assert [table["text"].to_pylist() for table in tables_of(range(1, 2))] == [["two"]]
     tables = tables_of(range(1), range(1, 3))
     assert next(tables)["text"].to_pylist() == ["one"]
-    path.write_text(content)
-    os.utime(path, (1, 1))
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+        os.utime(path, (1, 1))
     for rest in (tables, tables_of(range(3))):
         with pytest.raises(InputError, match="--train_file: .*text.txt changed"):
             list(rest)

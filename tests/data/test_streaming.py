@@ -25,6 +25,7 @@ from wordmask.data.file_source import FileStream
 from wordmask.data.sequences import STREAM_BATCH, StreamedSequences, even_shares
 from wordmask.data.sources import load_texts
 from wordmask.data.token_store import Tokenization
+from wordmask.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -239,6 +240,14 @@ def test_a_batch_without_any_text_does_not_end_the_stream_of_a_dataset(english_m
     size = ["--per_device_train_batch_size", "500", "--max_seq_length", "8", "--max_steps", "4", "--use_cpu"]
     metrics = run_mlm_wwm.main([*argv, *size, "--do_train", "--output_dir", str(tmp_path / "out")])
     assert metrics["epoch"] >= 1
+
+
+@pytest.mark.parametrize("name", ["fingerprint", "shard_sizes"])
+def test_a_file_that_is_gone_before_its_stream_begins_is_a_sentence(name, english_file):
+    texts = load_texts(DataArguments(train_file=[english_file], streaming=True), None, None, evaluate=False)
+    os.unlink(english_file)
+    with pytest.raises(InputError, match="--train_file: .*english.txt changed"):
+        getattr(texts["train"].source, name)
 
 
 def test_a_stream_that_goes_on_over_another_text_says_so(english_model, tmp_path, capsys):

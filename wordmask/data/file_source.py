@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -24,6 +26,20 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.progress import tracked
 
 ENDS = 2**16  # bytes at each end of a file, that tell it from another one
+
+
+def _changed(files: SplitFiles) -> InputError:
+    names = ", ".join(files.paths[:3])
+    return InputError(f"{files.flag}: {names} changed while it was read; run again when it is complete")
+
+
+@contextlib.contextmanager
+def _still_there(files: SplitFiles) -> Iterator[None]:
+    """Raise an `InputError` if a file is gone since it was found."""
+    try:
+        yield
+    except OSError:
+        raise _changed(files) from None
 
 
 class ContentDigest:
@@ -136,18 +152,16 @@ class FileSource:
             InputError: if a file has changed since its texts were counted.
         """
         self._check_files()
-        texts = _TextsInOrder(self.files.tables(), self._changed)
+        texts = _TextsInOrder(self.files.tables(), partial(_changed, self.files))
         for span in spans:
             yield rebatched(chain.from_iterable(map(texts.read, self._numbers(span))))
         self._check_files()
 
     def _check_files(self) -> None:
-        if stamps(self.files.all) != self.stamps:
-            raise self._changed()
-
-    def _changed(self) -> InputError:
-        files = ", ".join(self.files.paths[:3])
-        return InputError(f"{self.files.flag}: {files} changed while it was read; run again when it is complete")
+        with _still_there(self.files):
+            now = stamps(self.files.all)
+        if now != self.stamps:
+            raise _changed(self.files)
 
 
 def count_texts(files: SplitFiles, cache: Path, again: bool) -> FileSource:
@@ -191,12 +205,14 @@ class FileStream:
 
     @property
     def shard_sizes(self) -> list[int]:
-        return [1] if self.limit is not None else list(map(os.path.getsize, self.files.paths))
+        with _still_there(self.files):
+            return [1] if self.limit is not None else list(map(os.path.getsize, self.files.paths))
 
     @property
     def fingerprint(self) -> str:
         """The digest of the size, the beginning and the end of each file, since reading all of them takes long."""
-        return hashed([_ends(path) for path in self.files.all])
+        with _still_there(self.files):
+            return hashed([_ends(path) for path in self.files.all])
 
     def take(self, limit: int) -> FileStream:
         """The first `limit` texts."""
