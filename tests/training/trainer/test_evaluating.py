@@ -199,12 +199,15 @@ def test_a_finished_run_is_evaluated_at_the_step_of_its_model(evaluating, tmp_pa
     assert [(one.step, one.metrics["loss"]) for one in read_evaluations(tmp_path / "out", 8)] == before
 
 
+@pytest.mark.parametrize(
+    "more", [["--save_total_limit", "1"], ["--save_strategy", "best", "--metric_for_best_model", "loss"]]
+)
 def test_a_finished_run_is_not_trained_again_if_its_best_checkpoint_is_not_its_last_one(
-    evaluating, tmp_path, monkeypatch, capsys
+    more, evaluating, tmp_path, monkeypatch, capsys
 ):
-    """With room for one checkpoint, the last one was removed, so the same command trained from the best one on."""
+    """The last one was removed, or never saved, so the same command trained from the best one on."""
     tell_losses(monkeypatch, {2: 1.0, 4: 3.0})
-    argv = [*evaluating, "--max_steps", "4", "--save_total_limit", "1"]
+    argv = [*evaluating, "--max_steps", "4", *more]
     run_mlm_wwm.main(argv)
     capsys.readouterr()
     run_mlm_wwm.main(argv)

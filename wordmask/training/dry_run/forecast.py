@@ -81,8 +81,8 @@ def stops_of(trainer: MlmTrainer, steps: range) -> Stops:
             if control.should_evaluate:
                 evaluated.append(step)
             logs += control.should_log
-            is_best = args.save_strategy == SaveStrategy.BEST and control.should_evaluate  # it may be
-            if control.should_save or is_best:
+            may_be_best = control.should_evaluate or step == steps.stop  # the last one is saved in any case
+            if control.should_save or args.save_strategy == SaveStrategy.BEST and may_be_best:
                 saved.add(step)
     if args.do_eval and (steps.stop not in evaluated or args.load_best_model_at_end):
         evaluated.append(steps.stop)  # at the end

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from wordmask.training.trainer.finite import FiniteTrainer
 from wordmask.utils.signals import Interrupted, received
@@ -155,6 +155,10 @@ class StoppableTrainer(FiniteTrainer):
     def _end_training(self, model: Any, trial: Any) -> None:
         """Let the training end, with a checkpoint of this step."""
         self.control.should_training_stop, self.control.should_evaluate = True, False
+        self._save_last(model, trial)
+
+    def _save_last(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint of the last step, unless there is one."""
         if self._saved_step != self.state.global_step:
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
@@ -170,6 +174,8 @@ class StoppableTrainer(FiniteTrainer):
         if not self._stopped_by:
             if self.state.global_step == self._initial_global_step:  # it was stopped after the last step
                 self._evaluate_owed(self.model_wrapped, trial, self.state.epoch, None, start_time)
+            elif self.args.save_strategy == SaveStrategy.BEST:  # the best checkpoint does not say that all is done
+                self._save_last(self.model_wrapped, trial)
             return super()._finalize_training(trial, num_train_samples, start_time)
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self._finish_current_push()
