@@ -62,24 +62,6 @@ def test_what_another_command_did_before_is_not_taken_for_done(tmp_path):
     assert sorted(calls.read_text().splitlines()) == sorted(expected)
 
 
-@pytest.mark.parametrize(
-    "argv, words",
-    [
-        (["--tasks", "2"], ["--"]),
-        (["--tasks", "2", "--"], ["--"]),
-        (["--tasks", "0", "--", "x.py"], ["--tasks"]),
-        (["--tasks", "2", "--executor", "slurm", "--", "x.py"], ["--partition"]),
-        (["--tasks", "2", "--executor", "slurm", "--partition", "cpu", "--", "x.py"], ["--executor slurm", "sbatch"]),
-    ],
-)
-def test_mistakes_get_a_sentence(argv, words, capsys, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit):
-        cluster.main(argv)
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: ") and all(word in line for word in words)
-
-
 def test_logs_lie_in_the_cache_where_no_directory_was_named(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "work").mkdir()

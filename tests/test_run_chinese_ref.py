@@ -185,29 +185,6 @@ def test_existing_output_is_kept_without_overwrite(text, tokenizer, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"--file_name": None}, ["--file_name"]),
-        ({"--file_name": None, "--file_nam": "x"}, ["--file_nam is not a flag", "did you mean --file_name?"]),
-        ({"--bert": None}, ["--bert"]),
-        ({"--save_path": None}, ["--save_path"]),
-        ({"--file_name": "missing.txt"}, ["--file_name", "missing.txt", "does not exist"]),
-        ({"--bert": "no/such-tokenizer"}, ["--bert", "no/such-tokenizer"]),
-        ({"--segmenter": "ltp"}, ["--ltp", "missing"]),
-        ({"--segmenter": "nobody"}, ["--segmenter", "nobody", "jieba"]),
-        ({"--user_dict": "missing.dict"}, ["--user_dict", "missing.dict"]),
-        ({"--sgmenter": "jieba"}, ["--sgmenter", "did you mean --segmenter"]),
-    ],
-)
-def test_mistakes_get_a_sentence_that_names_the_flag(change, words, text, tokenizer, tmp_path, capsys):
-    flags = {"--file_name": text, "--bert": tokenizer, "--save_path": str(tmp_path / "ref"), "--segmenter": "jieba"}
-    flags = {name: value for name, value in (flags | change).items() if value is not None}
-    line = refused(capsys, *[part for pair in flags.items() for part in pair])
-    assert all(word in line for word in words)
-    assert not (tmp_path / "ref").exists()
-
-
-@pytest.mark.parametrize(
     "content, words", [(b"\n \n", ["no text"]), ("好\n".encode() + b"\xff\n", ["line 2", "UTF-8"])]
 )
 def test_unusable_text_leaves_no_file_behind(content, words, tokenizer, tmp_path, capsys):
@@ -235,13 +212,6 @@ def test_tokenizer_trained_on_the_spot_serves_training_too(text, tmp_path):
         + ["--validation_ref_file", str(tmp_path / "ref")]
     )
     assert metrics["train_samples"] == 3 and metrics["eval_loss"] > 0
-
-
-@pytest.mark.parametrize("size", ["9", "0", "-5"])
-def test_a_vocabulary_without_room_for_words(size, text, tmp_path, capsys):
-    flags = ["--file_name", text, "--bert", str(tmp_path / "made"), "--save_path", str(tmp_path / "ref")]
-    line = refused(capsys, *flags, "--segmenter", "jieba", f"--vocab_size={size}")
-    assert f"--vocab_size: {size} leaves no room" in line and not (tmp_path / "made").exists()
 
 
 @pytest.mark.slow

@@ -77,15 +77,6 @@ def test_the_usual_optimizers_and_trackers_are_known():
     assert {*USUAL} <= {"none", *INTEGRATION_TO_CALLBACK}
 
 
-@pytest.mark.parametrize("what", ["a text", "nothing"])
-def test_a_directory_without_a_model_is_called_so(capsys, tmp_path, english_file, what):
-    (tmp_path / "adir").mkdir()
-    (tmp_path / "adir" / "one.txt").write_text("one\n" * (what == "a text"))
-    argv = ["--model_name_or_path", str(tmp_path / "adir"), "--train_file", english_file, "--use_cpu"]
-    sentence = refusal(capsys, run_mlm.main, *argv, "--output_dir", str(tmp_path / "out"))
-    assert sentence.startswith(f"--model_name_or_path: {tmp_path / 'adir'} holds no model (no config.json); give")
-
-
 def test_a_setting_of_the_wrong_kind():
     sentence = refused("--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr_rate": "low"}')
     assert sentence.startswith("--lr_scheduler_kwargs") and '{"min_lr_rate": 0.1}' in sentence

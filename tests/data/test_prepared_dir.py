@@ -434,38 +434,6 @@ def test_the_command_line_of_preparation_may_be_repeated(english, tmp_path, caps
         assert flags[0] in sentence and flags[1] in sentence and "not what" in sentence
 
 
-@pytest.mark.parametrize(
-    "flags, words",
-    [
-        (["--prepare_only"], ["--prepare_only", "--prepared_dir"]),
-        (["--prepare_only", "--prepared_dir", "d", "--streaming"], ["--streaming", "--prepared_dir"]),
-        (["--prepared_dir", "d", "--streaming"], ["--streaming", "--prepared_dir"]),
-        (["--prepare_only", "--prepared_dir", "d", "--preview_masking", "2"], ["--prepare_only", "--preview_masking"]),
-        (["--num_shards", "2"], ["--num_shards", "--prepare_only"]),
-        (["--shard_index", "1", "--prepared_dir", "d"], ["--shard_index", "--prepare_only"]),
-        (
-            ["--prepare_only", "--prepared_dir", "d", "--num_shards", "3", "--shard_index", "3"],
-            ["--shard_index", "3", "from 0 to 2"],
-        ),
-        (["--prepare_only", "--prepared_dir", "d", "--shard_index", "-1"], ["--shard_index", "-1"]),
-        (["--prepare_only", "--prepared_dir", "d", "--num_shards", "0"], ["--num_shards", "0"]),
-        (["--prepare_only", "--prepared_dir", "d", "--part_lines", "0"], ["--part_lines", "0"]),
-        (["--prepared_dir", "d"], ["--prepared_dir", "d is no directory", "--prepare_only"]),
-    ],
-)
-def test_flags_that_do_not_go_together(english, tmp_path, capsys, monkeypatch, flags, words):
-    monkeypatch.chdir(tmp_path)
-    sentence = refusal(capsys, run_mlm_wwm.main, *english, "--use_cpu", *flags)
-    assert all(word in sentence for word in words), sentence
-    assert not Path("d").exists()
-
-
-def test_a_tokenizer_that_would_not_stay_is_refused(english, tmp_path, capsys):
-    argv = ["--model_type", "bert", "--vocab_size", "300", *english[2:], "--prepare_only", "--prepared_dir"]
-    sentence = refusal(capsys, run_mlm_wwm.main, *argv, str(tmp_path / "d"), "--use_cpu")
-    assert "--vocab_size" in sentence and "--tokenizer_name" in sentence
-
-
 def test_the_processes_of_a_launcher_are_refused(english, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(RunArguments, "world_size", 2)
     argv = [*english, "--prepare_only", "--prepared_dir", str(tmp_path / "d"), "--use_cpu"]

@@ -252,18 +252,6 @@ def test_the_dropout_of_other_heads_stays(settings, names):
     assert {after[name] for name in names} == {0.25}
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--dropout", "1"), "--dropout: 1 is no probability below 1; give for example 0 or 0.1"),
-        (("--dropout", "nan"), "--dropout: nan is no probability below 1; give for example 0 or 0.1"),
-        (("--dropout", "-0.1"), "--dropout: -0.1 is no probability below 1; give for example 0 or 0.1"),
-    ],
-)
-def test_dropout_that_is_no_probability_is_refused(capsys, english_file, english_model, tmp_path, flags, words):
-    assert words in refuse(capsys, english_file, tmp_path, "--model_name_or_path", english_model, *flags)
-
-
 def test_dropout_for_a_model_without_any_is_refused():
     with pytest.raises(InputError, match="--dropout: a plain model has no dropout to set; drop the flag"):
         with_dropout(

@@ -723,23 +723,6 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence_and_keeps_what_was_ther
     assert pairs.seen() in remains
 
 
-@pytest.mark.parametrize(
-    "flags, words",
-    [
-        (["--num_workers", "0"], ["--num_workers", "0"]),
-        (["--num_workers", "-1"], ["--num_workers", "-1"]),
-        (["--part_lines", "0"], ["--part_lines", "0"]),
-        (["--num_shards", "0"], ["--num_shards", "0"]),
-        (["--num_shards", "2", "--shard_index", "2"], ["--shard_index", "2", "--num_shards"]),
-        (["--num_shards", "2", "--shard_index", "-1"], ["--shard_index", "-1", "--num_shards"]),
-        (["--shard_index", "1"], ["--shard_index", "1", "--num_shards"]),
-    ],
-)
-def test_divisions_that_cannot_be_are_refused(flags, words, files, pairs, tmp_path, capsys):
-    line = refused(capsys, command(files, tmp_path / "ref", *flags))
-    assert all(word in line for word in words) and list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("name", ["ref.txt.gz", "ref.xz", "table.jsonl.zst"])
 def test_a_name_that_says_compressed_is_refused_before_any_work(name, files, pairs, tmp_path, capsys):
     line = refused(capsys, command(files, tmp_path / name))

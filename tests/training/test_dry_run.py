@@ -193,12 +193,6 @@ def test_each_fact_is_one_plain_line(flags, english_file, capsys):
     assert "--optim adamw_torch_fused" in shown.err and "--train_sampling_strategy group_by_length" in shown.err
 
 
-@pytest.mark.parametrize("other", [["--prepare_only", "--prepared_dir", "p"], ["--preview_masking", "2"]])
-def test_one_thing_at_a_time(flags, capsys, other):
-    said = refusal(capsys, run_mlm_wwm.main, *flags, *other, "--dry_run")
-    assert said == f"{other[0]} and --dry_run each do one thing and exit; drop one of them"
-
-
 # What is short
 
 

@@ -99,11 +99,6 @@ def test_it_goes_with_packing_with_added_words_and_without_dropout(base, argv, t
     assert tokenizer.convert_tokens_to_ids("morning") == len(tokenizer) - 1
 
 
-def test_a_longer_sequence_than_the_flag_says_is_refused(argv, capsys):
-    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--max_seq_length", "131")
-    assert sentence.startswith("--max_seq_length: 131 tokens are more than the 130 that this model")
-
-
 def test_a_model_from_scratch_is_made_with_its_positions(capsys, tmp_path):
     argv = ["--model_type", "bert", "--vocab_size", "300", "--train_file", "text.txt", "--output_dir", str(tmp_path)]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--max_position_embeddings", "1024")

@@ -168,8 +168,3 @@ def test_a_page_that_cannot_be_written_is_a_sentence(name, sentence, flags, tmp_
     (tmp_path / "folder.html").mkdir()
     assert refusal(capsys, run_mlm_wwm.main, *flags, "--preview_file", name) == sentence
     assert (tmp_path / "there.html").read_text() == "mine"
-
-
-def test_a_page_without_a_preview_is_a_sentence(flags, capsys):
-    sentence = refusal(capsys, run_mlm_wwm.main, *flags[:-2], "--preview_file", "x.html")
-    assert sentence == "--preview_file x.html: there is no preview; give --preview_masking N, too"
