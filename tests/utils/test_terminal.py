@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -111,7 +112,7 @@ def test_no_color_keeps_colours_away(monkeypatch):
 
 def test_what_is_live_is_gone_at_the_end_and_the_cursor_is_back(monkeypatch):
     screen = on_screen(monkeypatch)
-    with pytest.raises(KeyError), terminal().closing():
+    with pytest.raises(KeyError), contextlib.closing(terminal()):
         terminal().doing("reading text")
         terminal().show(Loss(6.5))
         raise KeyError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ def start(script: str, argv: Sequence[str] | None, **defaults: object) -> dict[s
     argv = list(sys.argv[1:] if argv is None else argv)
     shown = terminal()
     shown.chosen = asked_format(argv)  # type: ignore[assignment]  # a `Mode`, if it is one
-    with filtered_warnings(), shown.closing():
+    with filtered_warnings(), contextlib.closing(shown):
         short = is_short_form(argv)
         if not (short or {"--help", "-h", "--help_all"} & {*argv}):
             shown.doing("importing torch and transformers")

@@ -9,13 +9,12 @@ An *event* says itself in two ways: `line()` is one plain line, and `__rich__()`
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -204,14 +203,6 @@ class Terminal:
         if live is not None:
             live.stop()
 
-    @contextlib.contextmanager
-    def closing(self) -> Iterator[None]:
-        """Remove what is live at the end, also after an error."""
-        try:
-            yield
-        finally:
-            self.close()
-
 
 class _Handler(logging.Handler):
     """Shows log messages as sentences, those of other packages with the package's name."""
@@ -262,4 +253,4 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
-atexit.register(lambda: terminal().close())  # also where nobody called `closing`: a hidden cursor would stay hidden
+atexit.register(lambda: terminal().close())  # also where nobody has closed it: a hidden cursor would stay hidden

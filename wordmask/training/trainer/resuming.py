@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -196,7 +197,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
             self.done, self._loss_done, self._optimizer_done, self.owes_evaluation = Progress(), 0.0, None, False
         self._continued_from = None
         self.speed.begin(self.done.step)
-        with terminal().closing():
+        with contextlib.closing(terminal()):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _inner_training_loop(  # accelerate's search for a batch size counts its parameters
