@@ -11,12 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 
 from wordmask.utils.errors import InputError
 
-OUTPUT_ERRORS = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
-}
 # What tells that a file system takes no more, and not what we wanted of it.
-FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+OUTPUT_ERRORS = FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # at the end of what libraries in Rust raise: safetensors, tokenizers
 # What torch raises as it writes a file, and as it ends one: `basic_ios::clear: iostream error`.
 _TORCH_CANNOT_WRITE = re.compile("PytorchStreamWriter|inline_container|iostream")
