@@ -20,7 +20,6 @@ class Metric:
 
     Attributes:
         name: its name in the code, in `wordmask_evaluations.json` and in `--metric_for_best_model`.
-        result: its name in the files of results.
         label: its name in the results at the end of a run.
         short_label: its name in the line of an evaluation; empty for a metric that has no place there.
         shown: how people read a value.
@@ -30,7 +29,6 @@ class Metric:
     """
 
     name: str
-    result: str
     label: str
     short_label: str
     shown: Callable[[float], str]
@@ -43,6 +41,11 @@ class Metric:
         """Its name in what the Trainer returns and logs."""
         return f"eval_{self.name}"
 
+    @property
+    def result(self) -> str:
+        """Its name in the files of results: as the Trainer's, but for `perplexity`, as in transformers' example."""
+        return self.name if self.name == "perplexity" else self.trainer_name
+
 
 _SHARE_OF_PREDICTIONS: dict[str, Any] = {"shown": percent, "more_is_better": True, "needs_predictions": True}
 _OF_PROBE: dict[str, Any] = {"shown": percent, "more_is_better": True, "needs_predictions": False}
@@ -51,20 +54,14 @@ _OF_LOSS: dict[str, Any] = {"more_is_better": False, "needs_predictions": False}
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("loss", "eval_loss", "evaluation loss", "loss", loss, **_OF_LOSS),
-        Metric("perplexity", "perplexity", "perplexity", "perplexity", number, **_OF_LOSS),
+        Metric("loss", "evaluation loss", "loss", loss, **_OF_LOSS),
+        Metric("perplexity", "perplexity", "perplexity", number, **_OF_LOSS),
         # To compare runs with different vocabularies.
-        Metric("loss_per_character", "eval_loss_per_character", "loss per character", "", loss, **_OF_LOSS),
-        Metric("accuracy", "eval_accuracy", "masked tokens right", "tokens right", **_SHARE_OF_PREDICTIONS),
-        Metric(
-            "whole_word_accuracy",
-            "eval_whole_word_accuracy",
-            "masked words right",
-            "words right",
-            **_SHARE_OF_PREDICTIONS,
-        ),
-        Metric("probe_accuracy", "eval_probe_accuracy", "probe accuracy", "probe accuracy", **_OF_PROBE),
-        Metric("probe_f1", "eval_probe_f1", "probe macro-F1", "probe macro-F1", **_OF_PROBE),
+        Metric("loss_per_character", "loss per character", "", loss, **_OF_LOSS),
+        Metric("accuracy", "masked tokens right", "tokens right", **_SHARE_OF_PREDICTIONS),
+        Metric("whole_word_accuracy", "masked words right", "words right", **_SHARE_OF_PREDICTIONS),
+        Metric("probe_accuracy", "probe accuracy", "probe accuracy", **_OF_PROBE),
+        Metric("probe_f1", "probe macro-F1", "probe macro-F1", **_OF_PROBE),
     )
 }
 
@@ -84,15 +81,7 @@ def metrics_in(names: Iterable[str], kind: Literal["name", "result", "trainer_na
     given, prefix = [*names], "" if kind == "name" else "eval_"
     corpora = [found[1] for name in given if (found := re.fullmatch(rf"{prefix}(\w+)_loss", name))]
     losses = [
-        Metric(
-            f"{one}_loss",
-            f"eval_{one}_loss",
-            f"evaluation loss of {one}",
-            f"loss of {one}",
-            loss,
-            **_OF_LOSS,
-            corpus=one,
-        )
+        Metric(f"{one}_loss", f"evaluation loss of {one}", f"loss of {one}", loss, **_OF_LOSS, corpus=one)
         for one in corpora
     ]
     return [*(metric for metric in METRICS.values() if getattr(metric, kind) in given), *losses]
