@@ -40,13 +40,17 @@ def environment(monkeypatch, tmp_path):
     return monkeypatch
 
 
+def put(environment, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+
+
 @pytest.fixture
 def refuse(capsys, environment, needed_flags, tmp_path):
     """A function that gives the sentence with which a command line is refused in an environment."""
 
     def check(*argv: str, **variables: str) -> str:
-        for name, value in variables.items():
-            environment.setenv(name, value)
+        put(environment, variables)
         sentence = refusal(capsys, run_mlm_wwm.main, *needed_flags, "--max_steps", "1", *argv)
         assert not (tmp_path / "out").exists()
         return sentence
@@ -117,7 +121,7 @@ def test_accelerate_launch_that_started_one_process(refuse, use_cpu):
 
 
 @pytest.mark.slow
-def test_accelerate_launch_still_does_that(tmp_path):
+def test_accelerate_launch_still_does_that(environment, tmp_path):
     """A guard for the test above: when this fails, `accelerate launch --cpu` starts what it is asked for."""
     script = tmp_path / "script.py"
     script.write_text("import json, os; print(json.dumps(dict(os.environ)))")
@@ -129,8 +133,9 @@ def test_accelerate_launch_still_does_that(tmp_path):
         check=True,
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    put(environment, json.loads(line))
     with pytest.raises(InputError, match="accelerate launch started one process"):
-        launch_checks.check_environment(True, None, json.loads(line))
+        launch_checks.check_environment(True, None)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +150,9 @@ def test_accelerate_launch_still_does_that(tmp_path):
         {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "node1", "OMPI_COMM_WORLD_SIZE": "2"},
     ],
 )
-def test_environments_that_work_are_let_pass(variables):
-    launch_checks.check_environment(True, None, variables)
+def test_environments_that_work_are_let_pass(environment, variables):
+    put(environment, variables)
+    launch_checks.check_environment(True, None)
 
 
 def test_a_backend_that_does_not_join_cpus(refuse):

@@ -6,7 +6,6 @@ flag_checks.py says where else flags are checked.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 import torch
 from transformers.integrations import is_deepspeed_available
@@ -18,37 +17,36 @@ LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  #
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-def check_environment(use_cpu: bool, backend: str | None, environment: Mapping[str, str] = os.environ) -> None:
+def check_environment(use_cpu: bool, backend: str | None) -> None:
     """Check the variables that a launcher sets for this process.
 
     Args:
         use_cpu, backend: the values of --use_cpu and --ddp_backend.
-        environment: the environment variables.
 
     Raises:
         InputError: if some of the variables are missing or contradict each other, or if the processes would not
             find each other and each would train alone.
     """
-    size, rank = _number(environment, "WORLD_SIZE", 1), _number(environment, "RANK", 0)
-    if not is_launched(environment):
-        simple = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
-        if simple and not any(name in environment for name in MPI) and tpu_package() is None:
+    size, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
+    if not is_launched():
+        simple = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+        if simple and not any(name in os.environ for name in MPI) and tpu_package() is None:
             raise InputError(
                 "accelerate launch started one process, whatever its --num_processes, as it does without several "
                 "GPUs; start with torchrun --nproc_per_node instead, and with --use_cpu for CPUs"
             )
         return
-    missing = [name for name in LAUNCHER if not environment.get(name)]
+    missing = [name for name in LAUNCHER if not os.environ.get(name)]
     if missing:
-        found = [f"{name}={environment[name]}" for name in LAUNCHER if environment.get(name)]
+        found = [f"{name}={os.environ[name]}" for name in LAUNCHER if os.environ.get(name)]
         raise InputError(
             f"the environment has {', '.join(found)} without {', '.join(missing)}; start with torchrun, which sets "
             "them all, or unset them to train in one process"
         )
-    _number(environment, "MASTER_PORT", 0)
+    _number("MASTER_PORT", 0)
     if not 0 <= rank < size:
         raise InputError(f"the environment has RANK={rank} and WORLD_SIZE={size}; ranks count from 0 to {size - 1}")
-    if _on_cpu(use_cpu, environment):
+    if _on_cpu(use_cpu):
         if backend not in (None, "gloo", "mpi"):
             raise InputError(f"--ddp_backend {backend} does not connect CPUs; give gloo, or drop the flag")
         return
@@ -94,7 +92,7 @@ def check_sharding(fsdp: object, fsdp_config: object, deepspeed: object, use_cpu
     flag = "--fsdp" if fsdp else "--deepspeed"
     if deepspeed and not is_deepspeed_available():
         raise InputError("--deepspeed needs the package deepspeed: pip install deepspeed")
-    if _on_cpu(use_cpu, os.environ):
+    if _on_cpu(use_cpu):
         raise InputError(f"{flag} divides a model over GPUs, and CPUs train without it; drop it or --use_cpu")
     if not is_launched() and tpu_package() is None:
         raise InputError(
@@ -103,18 +101,18 @@ def check_sharding(fsdp: object, fsdp_config: object, deepspeed: object, use_cpu
         )
 
 
-def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+def is_launched() -> bool:
     """Whether a launcher started this process, maybe as the only one of its group."""
-    return _number(environment, "LOCAL_RANK", -1) >= 0 or _number(environment, "WORLD_SIZE", 1) > 1
+    return _number("LOCAL_RANK", -1) >= 0 or _number("WORLD_SIZE", 1) > 1
 
 
-def _on_cpu(use_cpu: bool, environment: Mapping[str, str]) -> bool:
-    return use_cpu or environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
+def _on_cpu(use_cpu: bool) -> bool:
+    return use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
 
 
-def _number(environment: Mapping[str, str], name: str, otherwise: int) -> int:
+def _number(name: str, otherwise: int) -> int:
     """An environment variable as a number; an `InputError` if it is not one."""
-    value = environment.get(name) or otherwise
+    value = os.environ.get(name) or otherwise
     try:
         return int(value)
     except ValueError:
