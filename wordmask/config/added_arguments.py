@@ -46,39 +46,24 @@ class AddedArguments:
 
     _argument_group_name = "training, added by this suite"
 
-    overwrite_output_dir: bool = argument(
-        "Start over in an --output_dir that holds a run.",
-        default=False,
-    )
-    dry_run: bool = argument(
-        "Try some steps, print the plan, and exit.",
-        default=False,
-    )
+    overwrite_output_dir: bool = argument("Start over in an --output_dir that holds a run.", default=False)
+    dry_run: bool = argument("Try some steps, print the plan, and exit.", default=False)
     train_sampling_strategy: str | None = argument(
-        "random, sequential or group_by_length; default: the last for lines with padding, else random.",
-        default=None,
+        "random, sequential or group_by_length; default: the last for lines with padding, else random.", default=None
     )
-    tokens_per_step: int | None = argument(
-        "End a step at N tokens, not at a batch size.",
-        default=None,
-    )
+    tokens_per_step: int | None = argument("End a step at N tokens, not at a batch size.", default=None)
     tokens_per_pass: int | None = argument(
-        "Split batches of more tokens: same gradients, less memory; 0: never; by default 2048 on a CPU.",
-        default=None,
+        "Split batches of more tokens: same gradients, less memory; 0: never; by default 2048 on a CPU.", default=None
     )
     eval_on_start: bool | None = argument("Evaluate before training. Default: as at its end.", default=None)
     optim: str | None = argument("muon, or another; default adamw_torch_fused.", default=None)
 
     logging_steps: float | None = argument(
-        "Log the loss every N steps; below 1: a share. By default a twentieth, at most 500.",
-        default=None,
+        "Log the loss every N steps; below 1: a share. By default a twentieth, at most 500.", default=None
     )
     text_in_results: bool = argument("Show lines of the text, and keep them in results.", default=True)
     allow_nan: bool = argument("Train on when a loss or weight is not finite.", default=False)
-    log_format: str | None = argument(
-        "rich or plain; by default rich at a terminal.",
-        default=None,
-    )
+    log_format: str | None = argument("rich or plain; by default rich at a terminal.", default=None)
 
     def __post_init__(self) -> None:
         if self.train_sampling_strategy not in (None, *SAMPLING):

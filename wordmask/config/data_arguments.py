@@ -24,37 +24,23 @@ class DataArguments:
     _argument_group_name = "text"
 
     train_file: list[str] | None = argument(
-        f"Files, patterns or a directory: {NAMED}, also .gz, .xz, .zst.",
-        default=None,
+        f"Files, patterns or a directory: {NAMED}, also .gz, .xz, .zst.", default=None
     )
     validation_file: list[str] | None = argument("Validation text, in the same forms.", default=None)
-    train_weights: list[float] | None = argument(
-        "The share of each --train_file in the sequences.",
-        default=None,
-    )
+    train_weights: list[float] | None = argument("The share of each --train_file in the sequences.", default=None)
     dataset_name: str | None = argument("A dataset of the hub, or what save_to_disk made.", default=None)
     dataset_config_name: str | None = argument("The configuration of the hub's dataset.", default=None)
-    text_column_name: str | None = argument(
-        "The column of the text, such as review.body.",
-        default=None,
-    )
+    text_column_name: str | None = argument("The column of the text, such as review.body.", default=None)
     train_ref_file: list[str] | None = argument("Of run_chinese_ref.py, one for each --train_file.", default=None)
     validation_ref_file: list[str] | None = argument("The same for --validation_file.", default=None)
     validation_split_percentage: int = argument(
-        "Without validation text: the first N percent of the training text; 0: none.",
-        default=5,
+        "Without validation text: the first N percent of the training text; 0: none.", default=5
     )
-    max_seq_length: int | None = argument(
-        f"In tokens; by default the model's limit, up to {LONGEST}.",
-        default=None,
-    )
+    max_seq_length: int | None = argument(f"In tokens; by default the model's limit, up to {LONGEST}.", default=None)
     line_by_line: bool = argument("Each line is a sequence; else blocks of joined text.", default=False)
     long_lines: Literal["truncate", "split"] = argument("For lines above --max_seq_length.", default="truncate")
     pack_sequences: bool = argument("Put lines into one sequence; each sees only itself.", default=False)
-    length_schedule: str | None = argument(
-        "Sequence lengths by share of steps: 128:0.9,512:0.1.",
-        default=None,
-    )
+    length_schedule: str | None = argument("Sequence lengths by share of steps: 128:0.9,512:0.1.", default=None)
     pad_to_max_length: bool = argument("Always pad to --max_seq_length (TPU, torch.compile).", default=False)
     max_train_samples: int | None = argument("Train on the first N examples or blocks.", default=None)
     max_eval_samples: int | None = argument("The same for each --validation_file.", default=None)

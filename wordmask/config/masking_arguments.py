@@ -20,12 +20,10 @@ class MaskingArguments:
     _argument_group_name = "masking"
 
     masking_strategy: str = argument(
-        "token, whole_word, ngram, span, or a mix: whole_word:0.8,token:0.2.",
-        default=Strategy.TOKEN.value,
+        "token, whole_word, ngram, span, or a mix: whole_word:0.8,token:0.2.", default=Strategy.TOKEN.value
     )
     mlm_probability: str = argument(
-        "Share: 0.15, 0.30:0.15, 0.3@0.7,0.15@0.3, 0.1..0.9; evaluations: the last, or the middle.",
-        default="0.15",
+        "Share: 0.15, 0.30:0.15, 0.3@0.7,0.15@0.3, 0.1..0.9; evaluations: the last, or the middle.", default="0.15"
     )
     mask_replace_prob: float = argument("The share that becomes [MASK].", default=0.8)
     random_replace_prob: float = argument("The share that becomes a random token.", default=0.1)

@@ -25,23 +25,14 @@ class ModelArguments:
     model_name_or_path: str | None = argument("A directory or a hub id, such as bert-base-chinese.", default=None)
     tokenizer_name: str | None = argument("The tokenizer; by default, the model's.", default=None)
     model_type: str | None = argument("From scratch: the type of the model, such as bert.", default=None)
-    config_overrides: str | None = argument(
-        "From scratch: hidden_size=256,num_hidden_layers=4 …",
-        default=None,
-    )
+    config_overrides: str | None = argument("From scratch: hidden_size=256,num_hidden_layers=4 …", default=None)
     config_name: str | None = argument("The configuration; by default, the model's.", default=None)
     vocab_size: int | None = argument("From scratch: entries of a tokenizer, such as 30000.", default=None)
     add_words: str | None = argument("A file of words to be tokens, or how many to find.", default=None)
     max_position_embeddings: int | None = argument("Let a loaded model take sequences of N tokens.", default=None)
     keep_optimizer: bool = argument("Start with the checkpoint's optimizer state, too.", default=False)
-    sparse_prediction: bool = argument(
-        "Predict masked positions only: same loss, faster.",
-        default=True,
-    )
-    attn_implementation: str | None = argument(
-        "Such as sdpa or varlen; by default, the fastest.",
-        default=None,
-    )
+    sparse_prediction: bool = argument("Predict masked positions only: same loss, faster.", default=True)
+    attn_implementation: str | None = argument("Such as sdpa or varlen; by default, the fastest.", default=None)
     dropout: float | None = argument("Of all layers, such as 0; by default, the model's.", default=None)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
         "Type of weights; auto: as saved.", default="float32"

@@ -15,10 +15,7 @@ class ProbeArguments:
 
     _argument_group_name = "probe"
 
-    probe_file: str | None = argument(
-        "Texts with labels: do embeddings tell them apart?",
-        default=None,
-    )
+    probe_file: str | None = argument("Texts with labels: do embeddings tell them apart?", default=None)
     probe_validation_file: str | None = argument("By default, a quarter of --probe_file.", default=None)
 
     def __post_init__(self) -> None:
