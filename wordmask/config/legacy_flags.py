@@ -86,10 +86,7 @@ OLD_FLAGS: dict[str, OldFlag] = {
         Switch(["--masking_strategy", "whole_word"], ["--masking_strategy", "token"]),
     ),
     "should_continue": ("not needed: a run continues from its last checkpoint by itself", Switch()),
-    "resume": (
-        "--resume_from_checkpoint, not needed for the last checkpoint",
-        _value_for("--resume_from_checkpoint"),
-    ),
+    "resume": ("--resume_from_checkpoint, not needed for the last checkpoint", _value_for("--resume_from_checkpoint")),
     # Of run_mlm_no_trainer.py.
     "max_train_steps": "max_steps",
     "num_warmup_steps": "warmup_steps",

@@ -96,10 +96,7 @@ def grouped(
 
 
 def mixed(
-    epoch: int,
-    bounds: Sequence[int],
-    quotas: Sequence[int],
-    order_of_pass: Callable[[int, int, int], Integers],
+    epoch: int, bounds: Sequence[int], quotas: Sequence[int], order_of_pass: Callable[[int, int, int], Integers]
 ) -> Integers:
     """(sum of quotas,) The visits of an epoch of several corpora, spread evenly over it.
 

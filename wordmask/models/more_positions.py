@@ -193,12 +193,7 @@ def _lengthened(model: PreTrainedModel, tables: dict[str, _Table], more: int) ->
         else:
             del weights[name]
     with no_report():
-        longer = type(model).from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=model.dtype,
-        )
+        longer = type(model).from_pretrained(None, config=config, state_dict=weights, dtype=model.dtype)
     short = min((table.positions for table in tables.values()), default=0)
     reason = why_not(model, lambda: _same_logits(model, longer, min(short, 64))) if tables else None
     if isinstance(reason, Unfit):

@@ -116,10 +116,7 @@ def addable_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> l
             [word for word in words if word.startswith(_MARKS)],
             f"only pieces in a vocabulary begin with {marks}; leave the mark out",
         ),
-        (
-            [word for word in words if len(word.split()) != 1],
-            "a word has no space inside; give one word in each line",
-        ),
+        ([word for word in words if len(word.split()) != 1], "a word has no space inside; give one word in each line"),
         (
             [word for word in words if has_no_spaces(word)],
             "it is of a script that is written without spaces, where no token can tell a word from a part of another "

@@ -20,11 +20,7 @@ from wordmask.utils.terminal import Message, terminal
 # How a warning begins (a regular expression), the module that it comes from, and why nothing is to be done.
 WARNINGS = (
     (r"This DataLoader will create \d+ worker processes", r"torch\.utils\.data", "the user has chosen the number"),
-    (
-        r"Detected call of `lr_scheduler\.step\(\)` before",
-        r"torch\.optim",
-        "a first step in float16 overflows",
-    ),
+    (r"Detected call of `lr_scheduler\.step\(\)` before", r"torch\.optim", "a first step in float16 overflows"),
     (r"None of the inputs have requires_grad=True", r"torch\.utils\.checkpoint", "ids have no gradient"),
     (r"barrier\(\): using the device under current context", r"torch\.distributed", "it is the right device"),
     (r"Online softmax is disabled on the fly", r"torch\._inductor", "inductor chooses what is fastest"),

@@ -201,10 +201,7 @@ class PartsDirectory:
                 self._stamp(file).unlink(missing_ok=True)
                 with write_atomically(self.path / file, binary=True) as output:
                     write(output, takewhile(lambda result: result is not None, map(itemgetter(1), results)))
-                content = {
-                    "bytes": (self.path / file).stat().st_size,
-                    "content_xxh3_128": file_xxh3(self.path / file),
-                }
+                content = {"bytes": (self.path / file).stat().st_size, "content_xxh3_128": file_xxh3(self.path / file)}
                 write_json(self._stamp(file), {"sha256": stamps[file], **content})
 
     def _read_stamp(self, file: str) -> dict[str, Any]:

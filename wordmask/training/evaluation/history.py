@@ -85,10 +85,7 @@ class EvaluationHistory:
             )
 
     def add(
-        self,
-        evaluation: Evaluation,
-        words: MaskedWords,
-        forward: Callable[[dict[str, torch.Tensor]], Prediction],
+        self, evaluation: Evaluation, words: MaskedWords, forward: Callable[[dict[str, torch.Tensor]], Prediction]
     ) -> None:
         """Add an evaluation, with predictions and words. On several processes, all must call this.
 

@@ -35,13 +35,7 @@ class MaskedWords(NamedTuple):
         return cls(np.zeros((0, MAX_UNIT), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     @classmethod
-    def of_batch(
-        cls,
-        tokens: IntArray,
-        words: IntArray,
-        masked: BoolArray,
-        right: BoolArray,
-    ) -> MaskedWords:
+    def of_batch(cls, tokens: IntArray, words: IntArray, masked: BoolArray, right: BoolArray) -> MaskedWords:
         """The masked words of a batch, each as often as it was masked.
 
         With the tokens 7 8 9 in the words 1 1 2, of which 7 and 8 are masked and only 7 is right, one word is masked,

@@ -85,13 +85,7 @@ class SampleLines:
     """
 
     def __init__(
-        self,
-        sequences: Any,
-        collator: Any,
-        rate: float,
-        batch_size: int,
-        fixed: bool,
-        readable: ReadableTokens,
+        self, sequences: Any, collator: Any, rate: float, batch_size: int, fixed: bool, readable: ReadableTokens
     ):
         self.sequences, self.collator, self.rate, self.readable = sequences, collator, rate, readable
         self.batch_size, self.fixed = batch_size if fixed else min(batch_size, LINES), fixed

@@ -139,10 +139,7 @@ class EvaluatingTrainer(ResumableTrainer):
         return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
 
     def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The metrics of an evaluation, as the Trainer returns them."""
         history = self.history if eval_dataset is None else None
@@ -275,11 +272,7 @@ class EvaluatingTrainer(ResumableTrainer):
         return self.probe.measure(predict, self.accelerator) if self.probe else {}
 
     def prediction_step(
-        self,
-        model,
-        inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, None, None]:
         """Add a batch to the sums of the evaluation; nothing else of it is kept."""
         running = self._running
