@@ -16,18 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordmask.masking import (
-    NGRAM_LENGTHS,
-    RATE,
-    Mix,
-    Strategy,
-    choose,
-    drawn,
-    hash64,
-    replace,
-    uniform,
-    word_starts,
-)
+from wordmask.masking import NGRAM_LENGTHS, RATE, Mix, Strategy, choose, drawn, hash64, replace, uniform, word_starts
 from wordmask.utils.jit import compiled
 
 MASK, PAD, SPECIAL = 3, 0, 2  # ids; text begins at 10

@@ -134,10 +134,7 @@ def test_the_other_commands_have_help(capsys):
     "argv, words",
     [
         # What is missing is there, with a slip of the finger.
-        (
-            ["--model_name_or_pth", "x", "--train_file", "x"],
-            ["--model_name_or_pth", "mean --model_name_or_path"],
-        ),
+        (["--model_name_or_pth", "x", "--train_file", "x"], ["--model_name_or_pth", "mean --model_name_or_path"]),
         (["--model_type", "bert", "--train_fle", "x", "--do_train"], ["--train_fle", "did you mean --train_file"]),
         (["--model_type", "bert", "--do_train"], ["--train_file is missing"]),
         (["--model_type", "bert", "--train_file", "x", "--tokens_per_pass", "-1"], ["--tokens_per_pass: -1"]),

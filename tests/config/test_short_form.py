@@ -21,14 +21,7 @@ from wordmask.config.arguments import parse_arguments
 from wordmask.config.own_flags import parse_own_flags, training_parser
 from wordmask.config.parser import TRAINER_LISTS
 from wordmask.config.run_arguments import RunArguments
-from wordmask.config.short_form import (
-    DEFAULTS,
-    asked_format,
-    choose_output_dir,
-    describe,
-    new_output_dir,
-    split_words,
-)
+from wordmask.config.short_form import DEFAULTS, asked_format, choose_output_dir, describe, new_output_dir, split_words
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,10 +8,7 @@ import torch
 import run_mlm_wwm
 from conftest import sample_tokenizer, save_model, trajectory, uneven_text
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 SIZE = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 4}
 
 

@@ -13,10 +13,7 @@ import torch
 
 from conftest import sample_tokenizer, save_model, trajectory
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 ROOT = Path(__file__).parent.parent.parent
 BATCH, LENGTH = 1024, 64  # the activations of a step take some GB
 LIMITED = """

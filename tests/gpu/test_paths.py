@@ -17,10 +17,7 @@ from wordmask.models.forward import Forward
 from wordmask.models.loss_head import LossHead, find_loss_head
 from wordmask.models.packed_attention import packed_attention
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 SIZES = (40, 3, 21, 9)
 IDS = 1000
 MODELS = {

@@ -20,10 +20,7 @@ from transformers import AutoModelForMaskedLM
 import run_mlm_wwm
 from conftest import free_port, sample_tokenizer, save_model, trajectory, uneven_text
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = [sys.executable]
 TORCHRUN = [*PYTHON, "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port"]

@@ -13,10 +13,7 @@ from wordmask.config.run_arguments import RunArguments
 from wordmask.models import loss_head
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 MODERNBERT = {"hidden_size": 64, "num_attention_heads": 2, "local_attention": 16, "num_hidden_layers": 3}
 
 

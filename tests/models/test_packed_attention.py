@@ -35,9 +35,7 @@ def packed_and_apart(model, attention: PackedAttention, sizes=(9, 4, 13)):
     row = torch.nn.functional.pad(ids, (0, padding), value=0)
     lines = torch.repeat_interleave(torch.tensor([1, 2, 3, 0]), torch.tensor([*sizes, padding]))[None]
     packed = model(
-        input_ids=row,
-        labels=torch.nn.functional.pad(labels, (0, padding), value=-100),
-        **attention.inputs(lines),
+        input_ids=row, labels=torch.nn.functional.pad(labels, (0, padding), value=-100), **attention.inputs(lines)
     )
     packed.loss.backward()
     found = gradients(model)

@@ -27,16 +27,7 @@ from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.special_tokens import special_affixes
 from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.tokenization.words import (
-    EXTEND,
-    FLAG,
-    LETTER,
-    SPACE,
-    SYMBOL,
-    Characters,
-    character_class,
-    is_chinese,
-)
+from wordmask.tokenization.words import EXTEND, FLAG, LETTER, SPACE, SYMBOL, Characters, character_class, is_chinese
 from wordmask.utils.errors import InputError
 
 SENTENCE = "He walked, unbelievably don't 2004 3.14"

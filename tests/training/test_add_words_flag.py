@@ -11,14 +11,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm_wwm
-from conftest import (
-    bpe_tokenizer,
-    check_a_resume_learns_the_same,
-    refusal,
-    sample_tokenizer,
-    save_model,
-    trajectory,
-)
+from conftest import bpe_tokenizer, check_a_resume_learns_the_same, refusal, sample_tokenizer, save_model, trajectory
 from wordmask.tokenization.added_words import pieces_of
 from wordmask.utils import quantities
 

@@ -9,13 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm_wwm
-from conftest import (
-    check_a_resume_learns_the_same,
-    refusal,
-    sample_lines,
-    sample_tokenizer,
-    save_model,
-)
+from conftest import check_a_resume_learns_the_same, refusal, sample_lines, sample_tokenizer, save_model
 from wordmask.models.positions import position_embeddings
 
 FLAGS = ["--use_cpu", "--report_to", "none", "--no_eval_on_start", "--logging_steps", "1", "--long_lines", "split"]

@@ -15,15 +15,7 @@ from typing import NamedTuple
 import pytest
 
 import run_mlm_wwm
-from conftest import (
-    run_two_processes,
-    run_until,
-    sample_lines,
-    sample_tokenizer,
-    save_model,
-    sequences_in,
-    trajectory,
-)
+from conftest import run_two_processes, run_until, sample_lines, sample_tokenizer, save_model, sequences_in, trajectory
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 pytestmark = pytest.mark.slow  # processes start twice
