@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wordmask.training.records.file_names import RUN, STATE
 from wordmask.utils.command_line import resume_command
-from wordmask.utils.said_once import INTERRUPTED, leave_mark
+from wordmask.utils.said_once import leave_mark
 from wordmask.utils.signals import exit_status
 from wordmask.utils.terminal import Command, terminal
 
@@ -35,7 +35,7 @@ def resumable(
     try:
         yield
     except KeyboardInterrupt as error:
-        leave_mark(INTERRUPTED)
+        leave_mark()
         record = directory / RUN
         has_begun = record.exists() and record.stat().st_mtime >= started
         start_over = own.overwrite_output_dir and not has_begun  # the older run is still there

@@ -16,7 +16,6 @@ from pathlib import Path
 from wordmask.utils.processes import is_of_torchrun, local_rank
 
 PATIENCE = 3.0  # seconds that other processes wait for the first one. If all meet a mistake, it is said without a rank
-INTERRUPTED = "interrupted"
 FORGOTTEN = 300.0  # seconds; an older file belongs to an earlier launch, whose process ids may come again
 
 
@@ -44,11 +43,11 @@ def first_to_say(sentence: str) -> bool:
     return True
 
 
-def leave_mark(sentence: str) -> None:
-    """Let the other processes of this launch know that this one has said why it ends."""
+def leave_mark() -> None:
+    """Let the other processes of this launch know that this one ends, since it was interrupted."""
     if is_of_torchrun():
         with contextlib.suppress(OSError):
-            _mark(sentence).touch()
+            _mark("interrupted").touch()
 
 
 def others_said_something() -> bool:

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from wordmask.utils.errors import InputError, from_worker
 from wordmask.utils.processes import local_rank
-from wordmask.utils.said_once import INTERRUPTED, first_to_say, leave_mark, others_said_something
+from wordmask.utils.said_once import first_to_say, leave_mark, others_said_something
 from wordmask.utils.signals import exit_status, handled, interruption_behind
 from wordmask.utils.terminal import clean
 
@@ -36,7 +36,7 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
                 return main(*args, **kwargs)
             except (KeyboardInterrupt, Exception) as error:
                 if interruption := interruption_behind(error):
-                    leave_mark(INTERRUPTED)
+                    leave_mark()
                     if local_rank() == 0:
                         print("\ninterrupted", file=sys.stderr, flush=True)
                     raise SystemExit(exit_status(interruption)) from None
