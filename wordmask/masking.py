@@ -1,9 +1,8 @@
 """Choose which tokens to mask, then replace them.
 
 This module knows nothing about words or text. It sees one bit for each token, `continues`: whether the token continues
-the word of the token before it. What a word is, tokenization/words.py decides. To mask other units than words, such as
-syllables, change the rule there, and raise `VERSION` in data/text_tokenizer.py. To join words to longer units, add a
-`Strategy` here.
+the word of the token before it. What a word is, tokenization/words.py decides: go there to mask other units, such as
+syllables. To join words to longer units, add a `Strategy` here.
 
 All are pure, compiled functions of arrays. Their time grows in proportion to batch × length.
 
@@ -258,9 +257,8 @@ def choose(
         strategy: what is masked as one unit; of a mix, each sequence draws its own.
 
     Returns:
-        The flat positions that were chosen, in no order. A sequence with something
-        to mask and a rate above 0 has at least one unit. One with n maskable tokens and rate p has at most
-        ceil(np) + MAX_UNIT - 1 positions.
+        The flat positions that were chosen, in no order. A sequence with something to mask and a rate above 0 has at
+        least one unit. One with n maskable tokens and rate p has at most ceil(np) + MAX_UNIT - 1 positions.
     """
     if isinstance(strategy, Mix):
         number, width = strategy.drawn(keys), maskable.shape[1]

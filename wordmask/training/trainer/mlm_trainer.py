@@ -1,14 +1,7 @@
 """The Trainer with the loss, the batches and the evaluation of masked language modelling.
 
-The docstring of this folder lists the classes that it builds on. To log a figure of the training batches, such as the
-share of masked words:
-
-1. `make_trainer` in setup.py makes the collator: `word_ids=True` adds the number of each token's word to a batch.
-2. `_get_num_items_in_batch` here sees the batches of a step before the model does: take `word_ids` out, and count.
-3. `log` in resuming.py adds the figure, summed over processes. In display/live_output.py, `on_log` shows it in a log
-   file, and `_bar_figures` at a terminal.
-
-The test is tests/training/trainer/test_loss.py.
+The docstring of this folder lists the classes that it builds on. The table in docs/design.md says how to log a figure
+of the training batches, such as the share of masked words.
 """
 
 from __future__ import annotations
