@@ -56,7 +56,7 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
         model.zero_grad(set_to_none=True)
 
 
-class Unfit(Exception):  # noqa: N818 - it is given as a reason, not raised
+class Unfit(Exception):  # noqa: N818 - it is a reason, and no error of a program
     """Why a model cannot do something, in words for a message."""
 
 

@@ -31,12 +31,12 @@ _PATIENCE = 1.0  # seconds: another run that starts now may look at the same loc
 
 @contextlib.contextmanager
 def locked(stem: Path, what: str, shard: int | None = None) -> Iterator[None]:
-    """Keep other runs out: those of the same shard, and a run without shards out of those with, and the other way.
+    """Keep other runs out: of a shard, those of the same shard and a run of all; of a run of all, every other run.
 
     Args:
         stem: how the names of the lock files begin. Its directory is made, and removed again if it stays empty.
         what: the flag and its value, for messages.
-        shard: the number of this shard; `None` for a run that does all.
+        shard: the number of this shard; `None` for a run of all.
 
     Raises:
         InputError: if another run holds the lock, or nothing can be written there.

@@ -50,7 +50,7 @@ def available_memory() -> int:
 
 
 def _rooms_of_groups(path: Path, root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """The room in each control group of this process; files that can be read again need none."""
+    """The room in each control group of this process. Cached files count as room: the system drops them if needed."""
     for line in path.read_text().splitlines() if path.exists() else ():
         _, controllers, place = line.split(":", 2)
         if controllers not in ("", "memory"):

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from wordmask.utils.errors import InputError
 
-# What tells that a file system takes no more, and not what we wanted of it.
+# Of a file system that takes no more. The others can also be a mistake in what we ask of it.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 OUTPUT_ERRORS = FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # at the end of what libraries in Rust raise: safetensors, tokenizers
