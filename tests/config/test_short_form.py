@@ -81,19 +81,15 @@ def test_a_training_file_that_ends_in_json_is_no_argument_file(here):
 @pytest.mark.parametrize(
     "argv, words",
     [
-        (["bert", "train.txt", "--train_file", "dev.txt"], ["train.txt and --train_file say the same"]),
         (["bert", "train.txt", "--train_data_file=dev.txt"], ["train.txt and --train_file say the same"]),
-        (["bert", "train.txt", "--model_name_or_path", "other"], ["bert and --model_name_or_path"]),
         (["bert", "train.txt", "dev.txt", "--validation-file", "a"], ["dev.txt and --validation_file"]),
         (["bert", "train.txt", "dev.txt", "other.txt"], ["other.txt", "MODEL train.txt [dev.txt]", "data/*.txt"]),
-        (["bert", "missing.txt"], ["--train_file", "missing.txt", "does not exist"]),
         (["bert", "train.txt", "missing*.gz"], ["--validation_file", "missing*.gz", "does not exist"]),
         (["./missing", "train.txt"], ["./missing is neither a directory nor the id of a model"]),
         (["a/b/c", "train.txt"], ["a/b/c is neither a directory nor"]),
         (["train.txt", "dev.txt"], ["train.txt is a file, and the model comes first"]),
         (["no-such-model", "train.txt"], ["error: no-such-model is neither a directory nor"]),
         (["texts", "train.txt"], ["error: texts holds no model (no config.json)", "comes first", "MODEL train.txt"]),
-        (["bert"], ["--train_file is missing"]),
         (["--learning_rate", "1", "bert", "train.txt"], ["bert is no value of the flag", "MODEL train.txt [dev.txt]"]),
         (["bert", "train.txt", "--seed", "1", "dev.txt"], ["dev.txt is no value of the flag", "before all flags"]),
         (

@@ -113,12 +113,6 @@ def test_prepared_text_must_have_the_words(argv, base, capsys, tmp_path):
     assert sentence.startswith("--prepared_dir: ") and "another tokenizer" in sentence
 
 
-def test_references_of_other_tokens_are_refused(argv, capsys, tmp_path):
-    (tmp_path / "text.ref").write_text("[]\n" * len(TEXT))
-    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--train_ref_file", str(tmp_path / "text.ref"))
-    assert sentence.startswith("--add_words changes the tokens that --train_ref_file was made for")
-
-
 def test_a_tokenizer_that_runs_in_python_is_refused(argv, capsys, tmp_path):
     """It would find the words inside of others."""
     tokenizer = bpe_tokenizer(tmp_path / "files", ["lupus"])

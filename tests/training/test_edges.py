@@ -163,17 +163,3 @@ def test_a_step_of_as_many_rows_is_the_same_step(command, caplog, more, lines):
     with caplog.at_level(logging.WARNING):
         run_mlm_wwm.main([*command, *more.split(), "--save_steps", "1"])
     assert told(caplog) == lines
-
-
-@pytest.mark.parametrize(
-    "more, flag",
-    [
-        ("--streaming --train_sampling_strategy group_by_length", "--train_sampling_strategy needs the whole text"),
-        ("--attn_implementation sdpaa", "--attn_implementation: sdpaa is not known (did you mean sdpa"),
-        ("--attn_implementation flash_attention_2", "--attn_implementation flash_attention_2 needs a GPU"),
-        ("--attn_implementation flex_attention --pack_sequences", "--pack_sequences with --attn_implementation flex"),
-        ("--use_liger_kernel", "--use_liger_kernel needs its package"),
-    ],
-)
-def test_flags_that_cannot_be_met_are_named(command, more, flag, capsys):
-    assert refusal(capsys, run_mlm_wwm.main, *command, *more.split()).startswith(flag)

@@ -114,12 +114,6 @@ def test_what_the_cache_lacks_is_a_sentence_offline(refuse, cached_model, more):
     assert "--model_revision" in sentence
 
 
-@pytest.mark.parametrize("name", ["./no/such/directory", "/no/such/directory", "no such model", "a/b/c"])
-def test_a_name_that_is_no_hub_id_is_called_so(refuse, name):
-    sentence = refuse("--model_name_or_path", name)
-    assert sentence.startswith(f"--model_name_or_path: {name} is neither a directory nor") and "check" in sentence
-
-
 @pytest.mark.parametrize("flag", ["--model_name_or_path", "--tokenizer_name"])
 @pytest.mark.parametrize(
     "name, words", [("me/gated", "gated --token"), ("me/absent", "--token"), ("me/tiny", "--model_revision")]
