@@ -30,12 +30,11 @@ class Segmenter(ABC):
     Attributes:
         made_with: the options of one that is not ours, see `contents`.
         made_by: makes one of ours again; `None` for others.
-        any_script: whether its words also join text of other scripts than those that are written without spaces:
-            làm_việc, three words by the rule for text. If not, such text follows the rule, as does a word with white
-            space in it, such as `học sinh`. In Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan text the words
-            always count, see `wordmask.tokenization.words`.
-        scripts: the names in Unicode of the scripts that it was made for, of those that are written without spaces;
-            none: it says nothing about that.
+        any_script: whether its words count in scripts that are written with spaces, too: làm_việc is three words by
+            the rule for text. If not, such text follows the rule, and so does a word with white space in it, such as
+            `học sinh`. In Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan text the words always count, see
+            `wordmask.tokenization.words`.
+        scripts: the scripts without spaces that it was made for, by their names in Unicode; empty if it does not say.
     """
 
     any_script: ClassVar[bool] = False

@@ -52,7 +52,7 @@ def stamps(files: Sequence[str]) -> list[tuple[str, int, int, int]]:
 def made_once(path: Path, make: Callable[[], object], is_made: Callable[[Path], bool] = Path.exists) -> None:
     """Make a file or directory of the cache, unless it is there. Of several runs that start together, one makes it.
 
-    Only who makes it needs to write there. What killed runs have left of it is removed.
+    Only the run that makes it has to be able to write there. What killed runs have left of it is removed.
     """
     if is_made(path):
         return

@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has ended the run. It is a `KeyboardInterrupt`, so that code which cleans up after Ctrl-C does.
+    """A signal has ended the run. It is a `KeyboardInterrupt`, so that what cleans up after Ctrl-C cleans up.
 
     Attributes:
         number: the signal.
@@ -52,7 +52,7 @@ def exit_status(error: KeyboardInterrupt) -> int:
 def interruption_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     """The Ctrl-C or SIGTERM that an exception is or comes from; `None` if there is none.
 
-    Until 3.11, Python makes a `RuntimeError` of one that comes while it makes a class, as in an import.
+    Up to 3.11, Python raises a `RuntimeError` instead if it comes while a class is made, as during an import.
     """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
@@ -182,7 +182,7 @@ def leave_to_parent(*numbers: int) -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold signals back until the end, also in processes that start in here: they must not die half started."""
+    """Hold Ctrl-C back until the end, also in processes that start inside, so that they do not die half started."""
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
