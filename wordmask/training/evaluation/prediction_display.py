@@ -36,10 +36,6 @@ class Signs:
         """The signs that an encoding has."""
         return cls("+", "-", "...", "/") if ascii_only else cls()
 
-    def of_word(self, word: MaskedWord) -> str:
-        """The sign of a masked word."""
-        return self.right if word.right else self.wrong
-
 
 @dataclass(frozen=True)
 class PredictionsTitle:
@@ -121,8 +117,8 @@ def _marked(part: Part) -> str:
 
 def _word(word: MaskedWord, signs: Signs) -> Text:
     """`✗ shore: river 12% · side 8% · north 5%`"""
-    style = "green" if word.right else "red"
-    text = Text.assemble((f"{signs.of_word(word)} ", style), (clean(word.word), "bold"), ": ")
+    sign = (f"{signs.right} ", "green") if word.right else (f"{signs.wrong} ", "red")
+    text = Text.assemble(sign, (clean(word.word), "bold"), ": ")
     for number, guess in enumerate(word.predictions):
         share = "<1%" if guess.probability < 0.005 else f"{guess.probability:.0%}"
         text.append(f" {signs.between} " if number else "", "dim")
