@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_mlm_wwm
-from conftest import refusal, sample_tokenizer, save_model, trajectory, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, slow_after, trajectory, uneven_text
 from wordmask.data.collator import positions_of
 from wordmask.models.micro_batches import cheapest_sizes, divide_batch
 
@@ -97,13 +97,16 @@ def run(model: str, text: str, directory: Path, *more: str) -> list[tuple[float,
 
 @pytest.mark.parametrize(
     "more",
-    [
-        "--train_sampling_strategy random",
-        "--train_sampling_strategy random --no_sparse_prediction",
-        "--gradient_accumulation_steps 4 --per_device_train_batch_size 4",
-        "--pack_sequences",
-        "--mlm_probability 0.01",  # parts without any label
-    ],
+    slow_after(
+        3,
+        [
+            "--gradient_accumulation_steps 4 --per_device_train_batch_size 4",
+            "--pack_sequences",
+            "--mlm_probability 0.01",  # parts without any label
+            "--train_sampling_strategy random",
+            "--train_sampling_strategy random --no_sparse_prediction",
+        ],
+    ),
 )
 def test_training_in_parts_is_training_on_whole_batches(model, text, tmp_path, monkeypatch, more):
     passes: list[int] = []

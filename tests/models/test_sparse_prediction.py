@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
 
 import run_mlm_wwm
-from conftest import SMALL, sample_lines, sample_tokenizer, save_model, trajectory
+from conftest import SMALL, sample_lines, sample_tokenizer, save_model, slow_after, trajectory
 from wordmask.models.forward import Forward
 from wordmask.models.sparse_prediction import (
     SparsePrediction,
@@ -329,13 +329,16 @@ def both(command: list[str], folder: Path, monkeypatch, *more: str) -> tuple[Pat
 
 @pytest.mark.parametrize(
     "flags, tolerance",
-    [
-        (["--gradient_accumulation_steps", "3"], 1e-5),
-        (["--activation_checkpointing"], 1e-5),
-        (["--bf16"], 2**-7),
-        (["--bf16", "--gradient_accumulation_steps", "2", "--activation_checkpointing"], 2**-7),
-        (["--pad_to_max_length", "--max_seq_length", "48"], 1e-5),
-    ],
+    slow_after(
+        3,
+        [
+            (["--gradient_accumulation_steps", "3"], 1e-5),
+            (["--bf16", "--gradient_accumulation_steps", "2", "--activation_checkpointing"], 2**-7),
+            (["--pad_to_max_length", "--max_seq_length", "48"], 1e-5),
+            (["--activation_checkpointing"], 1e-5),
+            (["--bf16"], 2**-7),
+        ],
+    ),
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_runs_with_and_without_it_train_alike(command, tmp_path, monkeypatch, flags, tolerance):

@@ -23,7 +23,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import run_mlm
 import run_mlm_wwm
 import wordmask
-from conftest import free_port, refusal
+from conftest import free_port, refusal, slow_after
 from wordmask.training.display.live_output import Evaluated, LiveOutput
 from wordmask.training.display.speed import Speed
 from wordmask.training.display.utilisation import Utilisation, flops_per_token, peak_rate
@@ -143,7 +143,7 @@ def of_others(lines: list[str]) -> list[str]:
     return [line for line in lines if not (OURS.fullmatch(line) or OF_REPORTS.match(line))]
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", slow_after(3, STARTS))
 def test_libraries_print_nothing(capfd, flags, start):
     main, added = run_mlm_wwm.main, STARTS[start]
     flags = flags[:-4] + flags[-2:] if start == "best" else flags
