@@ -11,7 +11,6 @@ import subprocess
 import sys
 from itertools import chain, cycle
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -107,26 +106,6 @@ def test_a_segmenter_of_ones_own_is_needed_for_the_preparation_alone(english, tm
     sys.modules.pop("own_words")
     directory = ["--prepared_dir", str(tmp_path / "prepared")]
     assert trained(run_mlm_wwm, without_text(english), tmp_path / "out", *flags, *directory)
-
-
-def test_the_same_file_divided_into_other_splits_is_another_text():
-    """A resume compares this name: with another share set apart, the same file holds other sequences."""
-    records = [
-        SimpleNamespace(digests={"train": "a"}, texts={"train": count, "validation": 9}, fingerprints={})
-        for count in (90, 80)
-    ]
-    texts = [prepared_dir.PreparedTexts(Path("x"), record, "train") for record in records]
-    assert len({one.fingerprint for one in texts}) == 2
-
-
-def test_two_datasets_of_as_many_texts_are_two_texts():
-    """A dataset has no digest."""
-    records = [
-        SimpleNamespace(digests={"train": None}, texts={"train": 9}, flags={"dataset_name": name}, fingerprints={})
-        for name in "ab"
-    ]
-    texts = [prepared_dir.PreparedTexts(Path("x"), record, "train") for record in records]
-    assert len({one.fingerprint for one in texts}) == 2
 
 
 def test_words_of_references_and_of_a_segmenter_are_prepared_too(chinese, tmp_path):

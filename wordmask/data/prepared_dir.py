@@ -29,7 +29,6 @@ from wordmask.data.sources import Source, Texts
 from wordmask.data.text_tokenizer import TextTokenizer, tokens_of_split
 from wordmask.data.token_store import StoredTokens, Tokenization, token_schema, tokenized, write_tokens
 from wordmask.tokenization.backend import tokenizer_digest
-from wordmask.utils.cache import hashed
 from wordmask.utils.errors import InputError, one_line
 from wordmask.utils.files import write_json
 from wordmask.utils.parts import PartsDirectory, PartSource, Work
@@ -209,13 +208,8 @@ class PreparedTexts:
 
     @property
     def fingerprint(self) -> str:
-        """That of the text itself, so that a run may go on with its tokens. Older records do not have it.
-
-        Of theirs, a dataset has no digest, so its name and the like stand for it.
-        """
-        if known := self.record.fingerprints.get(self.split):
-            return known
-        return hashed(self.record.digests[self.split] or self.record.flags, self.record.texts, self.split)
+        """That of the text itself, so that a run may go on with its tokens."""
+        return self.record.fingerprints[self.split]
 
     @property
     def words_from(self) -> str:

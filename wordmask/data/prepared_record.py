@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +42,9 @@ class PreparedRecord:
         texts: the number of texts of each split.
         digests: the digest of the files of each split; `None` for datasets.
         made_with: what else the tokens of each split depend on, see `TextTokenizer.identity`.
-        corpora: the number of texts of each corpus of each split, by name; older records have none.
+        corpora: the number of texts of each corpus of each split, by name.
         words_from: where the words of each split come from, for messages; empty for those of the text itself.
-        fingerprints: the fingerprint of the text of each split, see `Source`; older records have none.
+        fingerprints: the fingerprint of the text of each split, see `Source`.
     """
 
     tokenizer: str
@@ -53,9 +53,9 @@ class PreparedRecord:
     texts: dict[str, int]
     digests: dict[str, str | None]
     made_with: dict[str, dict[str, Any]]
-    corpora: dict[str, dict[str, int]] = field(default_factory=dict)
-    words_from: dict[str, str] = field(default_factory=dict)
-    fingerprints: dict[str, str] = field(default_factory=dict)
+    corpora: dict[str, dict[str, int]]
+    words_from: dict[str, str]
+    fingerprints: dict[str, str]
 
     @property
     def parts(self) -> list[Part]:
@@ -98,13 +98,13 @@ def checked(record: dict[str, Any], directory: Path) -> PreparedRecord:
     try:
         prepared = PreparedRecord(**record)
         versions = {made["version"] for made in prepared.made_with.values()}
-        made_with = [
-            prepared.made_with[split] for split in prepared.texts if split in SPLITS and split in prepared.digests
-        ]
-        counts = [prepared.part_lines, *prepared.texts.values()]
+        splits, counts = prepared.texts.keys(), [prepared.part_lines, *prepared.texts.values()]
+        others = [prepared.digests, prepared.made_with, prepared.corpora, prepared.words_from, prepared.fingerprints]
         if not (
-            len(made_with) == len(prepared.texts) > 0
-            and all({"tokenizer", "separator"} <= made.keys() for made in made_with)
+            splits
+            and splits <= {*SPLITS}
+            and all(other.keys() == splits for other in others)
+            and all({"tokenizer", "separator"} <= made.keys() for made in prepared.made_with.values())
             and all(type(count) is int and count > 0 for count in counts)
             and isinstance(prepared.flags, dict)
         ):

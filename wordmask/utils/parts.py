@@ -149,14 +149,13 @@ class PartsDirectory:
     def is_finished(self, file: str) -> bool:
         """Whether a part and its stamp are there, and nobody has cut the part off. The part is not read."""
         path, stamp = self.path / file, self._read_stamp(file)
-        return path.exists() and bool(stamp) and stamp.get("bytes", path.stat().st_size) == path.stat().st_size
+        return path.exists() and stamp.get("bytes") == path.stat().st_size
 
     def _is_intact(self, file: str) -> bool:
-        """Whether a part is finished, and holds what was written. Stamps of earlier versions do not tell."""
+        """Whether a part is finished, and holds what was written."""
         if not self.is_finished(file):
             return False
-        written = self._read_stamp(file).get("content_xxh3_128")
-        is_intact = written is None or written == file_xxh3(self.path / file)
+        is_intact = self._read_stamp(file).get("content_xxh3_128") == file_xxh3(self.path / file)
         if not is_intact:
             logger.warning("%s: %s is damaged, so it is made again", self.flag, self.path / file)
         return is_intact
