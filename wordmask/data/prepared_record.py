@@ -99,7 +99,7 @@ def checked(record: dict[str, Any], directory: Path) -> PreparedRecord:
         prepared = PreparedRecord(**record)
         versions = {made["version"] for made in prepared.made_with.values()}
         splits, counts = prepared.texts.keys(), [prepared.part_lines, *prepared.texts.values()]
-        others = [prepared.digests, prepared.made_with, prepared.corpora, prepared.words_from, prepared.fingerprints]
+        others = prepared.digests, prepared.made_with, prepared.corpora, prepared.words_from, prepared.fingerprints
         if not (
             splits
             and splits <= {*SPLITS}
