@@ -82,6 +82,7 @@ def test_exactness_is_judged_by_the_tokenizers_own_offsets(tmp_path, capsys):
     assert "2 of 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_prepare_prints_both_sides_with_the_tokens_that_the_classic_one_loses(program, english_model, capsys):
     prepare = program("prepare")
     results = prepare.main(["--tokenizer", english_model, "--text", str(SAMPLES / "english.txt"), "--times", "7"])

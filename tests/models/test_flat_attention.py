@@ -262,6 +262,7 @@ def test_the_operation_of_pytorch_gets_what_our_loop_gets():
     assert_as_alone(with_varlen("modernbert", **WINDOWS), *flat_batch((30, 4, 21, 9)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernel")
 def test_attention_is_not_computed_again(monkeypatch):
     """Where less is kept for the backward pass. The budget of the process is given back."""

@@ -9,7 +9,7 @@ import torch
 from test_sparse_prediction import gradients, tiny
 
 import run_mlm_wwm
-from conftest import refusal, sample_tokenizer, save_model, training_steps, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, slow_after, training_steps, uneven_text
 from wordmask.models.packed_attention import PackedAttention, packed_attention
 from wordmask.models.probing import Unfit
 from wordmask.models.sparse_prediction import find_sparse_prediction
@@ -147,7 +147,10 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 @pytest.mark.parametrize(
     "model_type, settings",
-    [("bert", NO_DROPOUT), ("roberta", NO_DROPOUT), ("modernbert", {"hidden_size": 32, "embedding_dropout": 0.0})],
+    slow_after(
+        1,
+        [("modernbert", {"hidden_size": 32, "embedding_dropout": 0.0}), ("bert", NO_DROPOUT), ("roberta", NO_DROPOUT)],
+    ),
 )
 def test_packed_training_is_the_same_however_a_step_is_divided(tokenizer, text, tmp_path, model_type, settings):
     model = save_model(tmp_path / "model", tokenizer, model_type, **settings)

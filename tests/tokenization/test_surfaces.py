@@ -115,7 +115,7 @@ def test_every_mark_of_a_word_is_read(tokens, decoder):
 
 
 @pytest.mark.parametrize(
-    "tokenizer_class, adds", slow_after(3, product([PerceiverTokenizer, CanineTokenizer], [True, False]))
+    "tokenizer_class, adds", slow_after(2, product([PerceiverTokenizer, CanineTokenizer], [True, False]))
 )
 def test_tokens_of_one_byte_or_character_are_the_text_as_it_is(tokenizer_class, adds):
     tokenizer, line = tokenizer_class(), "walking é, on 山"

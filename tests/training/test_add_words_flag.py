@@ -11,7 +11,15 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm_wwm
-from conftest import bpe_tokenizer, check_a_resume_learns_the_same, refusal, sample_tokenizer, save_model, trajectory
+from conftest import (
+    bpe_tokenizer,
+    check_a_resume_learns_the_same,
+    refusal,
+    sample_tokenizer,
+    save_model,
+    slow_after,
+    trajectory,
+)
 from wordmask.tokenization.added_words import pieces_of
 from wordmask.utils import quantities
 
@@ -69,7 +77,7 @@ def test_the_table_at_the_end_shows_the_loss_per_character_of_the_results(argv, 
     assert "character" not in line  # each evaluation has the figures that change most
 
 
-@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("found", slow_after(1, [True, False]))
 def test_a_resumed_run_finds_its_words_and_learns_the_same(argv, tmp_path, found):
     check_a_resume_learns_the_same([*argv, *(["--add_words", "3"] if found else [])], tmp_path)
 

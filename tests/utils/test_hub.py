@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 
 import run_mlm_wwm
-from conftest import refusal
+from conftest import refusal, slow_after
 from wordmask.utils.errors import InputError
 from wordmask.utils.hub import loading
 
@@ -116,7 +116,8 @@ def test_what_the_cache_lacks_is_a_sentence_offline(refuse, cached_model, more):
 
 @pytest.mark.parametrize("flag", ["--model_name_or_path", "--tokenizer_name"])
 @pytest.mark.parametrize(
-    "name, words", [("me/gated", "gated --token"), ("me/absent", "--token"), ("me/tiny", "--model_revision")]
+    "name, words",
+    slow_after(1, [("me/gated", "gated --token"), ("me/absent", "--token"), ("me/tiny", "--model_revision")]),
 )
 def test_what_the_hub_refuses_names_the_flag_that_mends_it(refuse, hub, flag, name, words):
     others = [] if flag == "--model_name_or_path" else ["--model_type", "bert"]

@@ -133,7 +133,7 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_was_not(place, command, text
     assert final_state(out) == final_state(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("method", ["_finalize_training", "save_model", "save_metrics"])
+@pytest.mark.parametrize("method", slow_after(1, ["save_model", "_finalize_training", "save_metrics"]))
 def test_a_run_that_is_killed_after_its_last_step_has_its_results_when_it_goes_on(
     method, command, tmp_path, monkeypatch
 ):
