@@ -38,9 +38,9 @@ def training_parser(concerns: Sequence[type], quiet: bool = False) -> Parser:
     """A parser of the training scripts for these dataclasses."""
     usage = f"%(prog)s [ARGUMENT_FILE] [{USAGE}] [--flag ...]"
     parser = Parser(concerns, OLD_FLAGS, quiet, takes_words=True, usage=usage, epilog=EPILOG)
-    parser.flags["report_to"].nargs = "+"  # transformers takes a list, but its parser one word
     # An action that prints and exits, so no run records it.
     parser.add_argument("--help_all", action="help", help="show all flags, with transformers' TrainingArguments")
+    parser.flags["report_to"].nargs = "+"  # transformers takes a list, but its parser one word
     return parser
 
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -141,9 +142,9 @@ class Parser(HfArgumentParser):
             sentence = re.sub(theirs, ours, sentence)
         raise InputError(sentence)
 
-    @property
+    @cached_property
     def flags(self) -> dict[str, argparse.Action]:
-        """The action of each flag, by the flag's name without dashes."""
+        """The action of each flag, by the flag's name without dashes. It is asked for when all flags are there."""
         return {
             option.lstrip("-"): action
             for action in self._actions
@@ -171,8 +172,7 @@ class Parser(HfArgumentParser):
         _check_encoding(argv)
         path, words, flags = split_words(argv)
         values = read_argument_file(path, self.flags) if path else {}
-        names = {*self.flags, *self.old_flags}
-        known = {name: value for name, value in values.items() if name in names}
+        known = {name: value for name, value in values.items() if name in self.flags or name in self.old_flags}
         unknown = [Unknown(f"--{name}", path) for name in values if name not in known]
         flags = self._modernize(flags)
         if self.takes_words:
@@ -200,10 +200,9 @@ class Parser(HfArgumentParser):
 
     def _values(self, name: str, following: str) -> float:
         """How many values a flag takes at most, if this word follows it."""
-        known = self.flags
-        action = known.get(name)
+        action = self.flags.get(name)
         if action is None:  # of transformers, or misspelled, which is said later
-            lists = [name for name, action in known.items() if action.nargs == "+"]
+            lists = [name for name, action in self.flags.items() if action.nargs == "+"]
             return math.inf if name in TRAINER_LISTS or suggest(name, lists) else 1
         if is_switch(action) and action.nargs == "?":
             # argparse refuses other words, and names the switch.
@@ -216,7 +215,6 @@ class Parser(HfArgumentParser):
         If an old flag and the new one are both given, the new one counts.
         """
         result, left, new_flags, refused = list[str](), [*arguments], _names(arguments), list[str]()
-        flags = self.flags
 
         def translated(name: str, value: str | None) -> list[str]:
             try:
@@ -230,9 +228,9 @@ class Parser(HfArgumentParser):
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
             switch = name.removeprefix("no_")
-            if not argument.startswith("--") or name in flags:
+            if not argument.startswith("--") or name in self.flags:
                 result.append(argument)
-            elif switch != name and is_switch(flags.get(switch)):
+            elif switch != name and is_switch(self.flags.get(switch)):
                 result += [f"--{switch}", "false"]
             elif name in self.old_flags:
                 given = value if equals else None

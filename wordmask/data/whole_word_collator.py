@@ -223,7 +223,8 @@ class WholeWordMaskCollator(Masker):
         """(tokens,) The same for examples that have only ids; `joined` as in `continues_by_offsets`."""
         ids, sizes = np.concatenate([example.ids for example in examples]), [len(example.ids) for example in examples]
         inside, number = self.vocabulary.maskable[ids], np.repeat(np.arange(len(examples)), sizes)
-        # Special tokens and the ends of examples stand around a text: all its tokens have as many of them before it.
+        # Special tokens and the ends of examples stand around a text, so its tokens have as many of them before them:
+        # `<s> a b </s> <s> c </s>` and `<s> d </s>` give the numbers 1 1 to a and b, 3 to c, and 6 to d.
         ends = np.cumsum(~inside) + number
         _, first, lengths = np.unique(ends[inside], return_index=True, return_counts=True)
         referenced = np.array([example.reference is not None for example in examples])[number[inside][first]]

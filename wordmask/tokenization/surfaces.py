@@ -84,7 +84,7 @@ class Surfaces:
         ends = np.cumsum(sizes)
         text = self.text[places_of(self.starts[ids], sizes)]
         # Where lines begin and end in the text. Tokens that end at bytes [3, 5, 9], in lines of 2 and 1 tokens, give
-        # [0, 3, 5, 9] at [0, 2, 3], so [0, 5, 9].
+        # [0, 3, 5, 9] at [0, 2, 3], so [0, 5, 9]. What `split` gives first ends at 0, and is no line.
         edges = np.append(0, ends)[np.append(0, np.cumsum(lengths))]
         # A token may be a part of a character, so a line may begin or end with one. Such a byte becomes a surrogate.
         lines = [line.tobytes().decode("utf-8", "surrogateescape") for line in np.split(text, edges[:-1])[1:]]

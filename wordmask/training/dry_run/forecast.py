@@ -81,8 +81,10 @@ def stops_of(trainer: MlmTrainer, steps: range) -> Stops:
             if control.should_evaluate:
                 evaluated.append(step)
             logs += control.should_log
-            may_be_best = control.should_evaluate or step == steps.stop  # the last one is saved in any case
-            if control.should_save or args.save_strategy == SaveStrategy.BEST and may_be_best:
+            is_saved = control.should_save
+            if args.save_strategy == SaveStrategy.BEST:  # each evaluation may be the best, and the last step is saved
+                is_saved |= control.should_evaluate or step == steps.stop
+            if is_saved:
                 saved.add(step)
     if args.do_eval and (steps.stop not in evaluated or args.load_best_model_at_end):
         evaluated.append(steps.stop)  # at the end
