@@ -398,6 +398,8 @@ def test_tables_and_plain_text_go_together_with_a_named_column(write):
         ("a.csv", "我喜欢你。\n今天\n", ["line 1", "looks like a text"]),
         ("a.csv", "0,words\n1,more\n", ["line 1", "'0'", "looks like a text"]),
         ("a.csv", "text,text\na,b\n", ["line 1", "text twice"]),
+        ("a.csv", "body,body\na,b\n", ["line 1", "body twice"]),
+        ("a.tsv", "body\tchinese_ref\tchinese_ref\na\t[]\t[]\n", ["line 1", "chinese_ref twice"]),
         ("a.csv", "id,text\r1,a\r2,b\r", ["line 1", "\\r alone"]),
         ("a.tsv", 'id\ttext\n1\t"a ""b"""\n2\t"c"\n', ["quoted as in CSV", "rename it to .csv"]),
         ("a.tsv", "id,text\n1,a\n", ["without a tab", "rename the file to .csv"]),

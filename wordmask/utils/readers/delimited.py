@@ -50,8 +50,10 @@ class DelimitedFile:
             raise self._is_csv()
         if any(IN_PLACE_OF_RETURN in field for field in header):
             raise self.file.mistake(ONLY_RETURNS)
-        if header.count(name or "text") > 1:
-            raise self.file.mistake(f"names the column {name or 'text'} twice; give each column its own name")
+        others = {*header} - {REFERENCES}
+        chosen = name or (others.pop() if len(others) == 1 else "text")
+        if doubled := next((column for column in (chosen, REFERENCES) if header.count(column) > 1), None):
+            raise self.file.mistake(f"names the column {doubled} twice; give each column its own name")
         if name is None and "text" not in header:
             if text := next(filter(looks_like_text, header), None):
                 raise self.file.mistake(
