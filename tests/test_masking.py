@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import slow_after
 from wordmask.masking import NGRAM_LENGTHS, RATE, Mix, Strategy, choose, drawn, hash64, replace, uniform, word_starts
 from wordmask.utils.jit import compiled
 
@@ -232,7 +233,7 @@ WORDS = {
 
 
 @EVERY
-@pytest.mark.parametrize("tokens", [20, 40, 128, 512])
+@pytest.mark.parametrize("tokens", slow_after(2, [20, 128, 40, 512]))
 def test_the_expected_share_is_the_rate_at_every_length(strategy, tokens):
     """Within 4 standard errors, and 0.1 percentage points for rows that hold less than one run (BERT: 2 points)."""
     rows = 200_000 // tokens
@@ -312,7 +313,7 @@ def touching(lengths: np.ndarray, rate: float, longest: int) -> np.ndarray:
 
 @RUNS
 @pytest.mark.parametrize("word", [1, 2])
-@pytest.mark.parametrize("longest", [3, 6, 10])
+@pytest.mark.parametrize("longest", slow_after(1, [6, 3, 10]))
 def test_run_lengths_have_the_distribution_of_the_paper_as_far_as_they_fit(strategy, word, longest):
     """40, 30, 20, 10 % for n-grams; geometric with p = 0.2, cut at 10, for spans; and no run above the row's budget.
 

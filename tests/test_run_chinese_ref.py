@@ -19,7 +19,7 @@ from transformers import BertTokenizer
 
 import run_chinese_ref
 import run_mlm_wwm
-from conftest import character_tokenizer, sample_lines, save_model
+from conftest import character_tokenizer, sample_lines, save_model, slow_after
 from wordmask.__main__ import main as wordmask_command
 from wordmask.references.provenance import TextDigest, write_provenance
 from wordmask.references.reader import pair_tables
@@ -301,7 +301,7 @@ def tables(folder: Path) -> dict[str, Path]:
     return {kind: folder / f"a.{kind}" for kind in ("csv", "jsonl", "json", "parquet")}
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize("kind", slow_after(1, ["csv", "jsonl", "json", "parquet"]))
 def test_every_format_has_one_reference_for_each_text_and_trains_with_it(kind, tmp_path, tokenizer, capsys, caplog):
     path, save = str(tables(tmp_path)[kind]), tmp_path / "ref"
     flags = ["--text_column_name", "body"]

@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines, sample_tokenizer, save_model
+from conftest import refusal, sample_lines, sample_tokenizer, save_model, slow_after
 
 STEPS = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu", "--report_to", "none"]
 
@@ -98,7 +98,7 @@ def test_the_two_scripts_differ_in_masking_and_in_lines(english_model, two_split
     assert same["eval_loss"] == whole_word["eval_loss"]
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta", "albert", "distilbert", "electra"])
+@pytest.mark.parametrize("model_type", slow_after(2, ["roberta", "xlm-roberta", "albert", "distilbert", "electra"]))
 def test_words_are_found_for_every_kind_of_fast_tokenizer(tmp_path, two_splits, model_type):
     settings = {
         "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
@@ -143,12 +143,15 @@ def test_a_model_is_trained_from_scratch_with_a_tokenizer_of_its_own(two_splits,
 
 @pytest.mark.parametrize(
     "model_type, overrides, length",
-    [
-        ("bert", "max_position_embeddings=70", 70),
-        ("roberta", "max_position_embeddings=70", 69),
-        ("nystromformer", "max_position_embeddings=70", 70),
-        ("modernbert", "", 8192),
-    ],
+    slow_after(
+        1,
+        [
+            ("bert", "max_position_embeddings=70", 70),
+            ("roberta", "max_position_embeddings=70", 69),
+            ("nystromformer", "max_position_embeddings=70", 70),
+            ("modernbert", "", 8192),
+        ],
+    ),
 )
 def test_a_trained_tokenizer_knows_the_longest_sequence_of_its_model(
     two_splits, tmp_path, model_type, overrides, length

@@ -18,7 +18,7 @@ import zstandard
 
 import run_mlm
 import run_mlm_wwm
-from conftest import PEAK, character_tokenizer, refusal, sample_lines, sample_tokenizer, save_model
+from conftest import PEAK, character_tokenizer, refusal, sample_lines, sample_tokenizer, save_model, slow_after
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
 from wordmask.data.data_report import FILE as REPORT
@@ -79,12 +79,15 @@ def chinese(chinese_model, tmp_path) -> list[str]:
 
 @pytest.mark.parametrize(
     "script, language, flags",
-    [
-        (run_mlm, "english", []),
-        (run_mlm_wwm, "english", []),
-        (run_mlm_wwm, "chinese", []),
-        (run_mlm_wwm, "chinese", ["--no_line_by_line"]),
-    ],
+    slow_after(
+        1,
+        [
+            (run_mlm, "english", []),
+            (run_mlm_wwm, "english", []),
+            (run_mlm_wwm, "chinese", []),
+            (run_mlm_wwm, "chinese", ["--no_line_by_line"]),
+        ],
+    ),
 )
 def test_training_from_prepared_text_is_training_from_the_text(request, tmp_path, script, language, flags):
     argv = request.getfixturevalue(language)
@@ -108,6 +111,7 @@ def test_a_segmenter_of_ones_own_is_needed_for_the_preparation_alone(english, tm
     assert trained(run_mlm_wwm, without_text(english), tmp_path / "out", *flags, *directory)
 
 
+@pytest.mark.slow
 def test_words_of_references_and_of_a_segmenter_are_prepared_too(chinese, tmp_path):
     with_references = prepare(run_mlm_wwm, chinese, tmp_path / "references")
     plain = [word for word in chinese if not word.endswith(".ref") and not word.endswith("_ref_file")]
@@ -142,11 +146,14 @@ def test_a_run_goes_on_with_the_tokens_of_its_text_and_is_told_of_other_words(ch
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        ["--max_seq_length", "20", "--masking_strategy", "span", "--max_train_samples", "11"],
-        ["--max_seq_length", "24", "--masking_strategy", "token", "--long_lines", "split", "--pack_sequences"],
-        ["--pack_sequences", "--length_schedule", "24:0.5,48:0.5"],
-    ],
+    slow_after(
+        1,
+        [
+            ["--max_seq_length", "20", "--masking_strategy", "span", "--max_train_samples", "11"],
+            ["--max_seq_length", "24", "--masking_strategy", "token", "--long_lines", "split", "--pack_sequences"],
+            ["--pack_sequences", "--length_schedule", "24:0.5,48:0.5"],
+        ],
+    ),
 )
 def test_rows_and_masks_are_chosen_when_training(english, tmp_path, flags):
     prepare(run_mlm_wwm, english, tmp_path / "prepared")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import run_mlm_wwm
-from conftest import refusal, sample_lines
+from conftest import refusal, sample_lines, slow_after
 from wordmask.config.arguments import DataArguments
 from wordmask.data.sources import load_texts
 from wordmask.data.text_counts import REPORTED
@@ -142,7 +142,7 @@ def content_of(name: str, texts: list[str]) -> tuple[bytes, list[str]]:
     return FORMATS[name](["one", *texts]), ["one", *(text for text in texts if text.strip())]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", slow_after(5, FORMATS))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=TEXTS, compression=st.sampled_from(list(COMPRESS)), streaming=st.booleans())
 def test_texts_come_back_exactly(tmp_path, name, texts, compression, streaming):

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines
+from conftest import refusal, sample_lines, slow_after
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import Phase, RateSchedule
 from wordmask.data.collator import MaskingCollator
@@ -120,7 +120,7 @@ def test_a_compressed_file_of_several_frames_is_read_to_its_end(tmp_path, kind, 
     assert texts_of(train_file=[str(whole)]) == LINES * 2
 
 
-@pytest.mark.parametrize("compression", OPENERS)
+@pytest.mark.parametrize("compression", slow_after(1, OPENERS))
 def test_how_far_files_have_been_read_is_told_by_their_size_on_disk(tmp_path, compression):
     paths = [tmp_path / f"{name}.txt{compression}" for name in ("a", "b")]
     for path in paths:
@@ -433,7 +433,7 @@ def test_the_words_of_a_row_are_those_of_its_text(tokenizer, tmp_path):
         assert [numbers.count(number) for number in dict.fromkeys(numbers)] == [pieces] * words
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", slow_after(1, ["csv", "jsonl", "parquet"]))
 def test_tables_are_trained_on_by_both_scripts(english_model, tmp_path, kind):
     path = write(tmp_path / f"text.{kind}", sample_lines("english", 20))
     argv = ["--model_name_or_path", english_model, "--train_file", path, "--use_cpu", "--max_steps", "1"]

@@ -35,7 +35,7 @@ def _fresh():
     torch._functorch.config.activation_memory_budget = 1.0
 
 
-@pytest.mark.parametrize(("model_type", "kinds"), [("bert", 1), ("modernbert", 3)])
+@pytest.mark.parametrize(("model_type", "kinds"), slow_after(1, [("modernbert", 3), ("bert", 1)]))
 def test_layers_that_are_alike_share_a_graph(model_type, kinds):
     """ModernBERT's first layer has no norm; others have a window, or none."""
     model = tiny(model_type, num_hidden_layers=12).eval()

@@ -15,7 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 import run_mlm_wwm
 import varlen_kernel
-from conftest import refusal, sample_tokenizer, save_model, training_steps, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, slow_after, training_steps, uneven_text
 from varlen_kernel import kernel  # noqa: F401  # a fixture
 from wordmask.data.collator import flatten
 from wordmask.models import varlen_attention
@@ -166,12 +166,15 @@ def run(model: str, text: str, directory: Path, *more: str) -> tuple[float, list
 
 @pytest.mark.parametrize(
     "model_type, more",
-    [
-        ("bert", "--pack_sequences"),
-        ("roberta", "--pack_sequences --pad_to_max_length"),
-        ("modernbert", "--pack_sequences --pad_to_max_length"),
-        ("modernbert", ""),
-    ],
+    slow_after(
+        1,
+        [
+            ("bert", "--pack_sequences"),
+            ("roberta", "--pack_sequences --pad_to_max_length"),
+            ("modernbert", "--pack_sequences --pad_to_max_length"),
+            ("modernbert", ""),
+        ],
+    ),
 )
 def test_training_without_masks_is_training_with_them(tokenizer, text, tmp_path, model_type, more):
     model = save_model(tmp_path / "model", tokenizer, model_type, **MODELS[model_type])

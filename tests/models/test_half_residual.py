@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 from transformers.utils import ModelOutput
 
 import run_mlm
-from conftest import SMALL, sample_tokenizer, save_model, training_steps
+from conftest import SMALL, sample_tokenizer, save_model, slow_after, training_steps
 from wordmask.config.run_arguments import RunArguments
 from wordmask.models.choose_forward import default_forward
 from wordmask.models.compilation import repeated_layers
@@ -63,7 +63,7 @@ def dtype_of(output: torch.Tensor | tuple[torch.Tensor, ...] | ModelOutput) -> t
     return (output if isinstance(output, torch.Tensor) else output[0]).dtype
 
 
-@pytest.mark.parametrize("model_type", [*HALVED, *NO_NORM_AFTER_EMBEDDINGS])
+@pytest.mark.parametrize("model_type", slow_after(5, [*HALVED, *NO_NORM_AFTER_EMBEDDINGS]))
 def test_layers_give_half_precision_under_autocast_alone(model_type):
     model, seen = model_of(model_type), []
     before, names = model(input_ids=IDS).logits, list(model.state_dict())
@@ -77,7 +77,7 @@ def test_layers_give_half_precision_under_autocast_alone(model_type):
     assert torch.equal(model(input_ids=IDS).logits, before) and list(model.state_dict()) == names
 
 
-@pytest.mark.parametrize("model_type", [*HALVED, *NO_NORM_AFTER_EMBEDDINGS])
+@pytest.mark.parametrize("model_type", slow_after(5, [*HALVED, *NO_NORM_AFTER_EMBEDDINGS]))
 def test_gradients_are_near_those_of_single_precision(model_type):
     """They differ by up to twice as much as with autocast alone."""
     model = model_of(model_type)

@@ -11,7 +11,7 @@ from test_sparse_prediction import WORDS, batch, gradients, tiny
 from torch import nn
 
 import run_mlm_wwm
-from conftest import refusal, sample_tokenizer, save_model, uneven_text
+from conftest import refusal, sample_tokenizer, save_model, slow_after, uneven_text
 from wordmask.models import loss_head
 from wordmask.models.forward import Forward
 from wordmask.models.loss_head import LossHead, chunked_loss, find_loss_head, whole_loss
@@ -36,7 +36,7 @@ ENDS_LINEAR = (
 
 @pytest.mark.parametrize("chunked", [False, CHUNKED])
 @pytest.mark.parametrize("is_sparse", [False, True])
-@pytest.mark.parametrize("model_type", ENDS_LINEAR)
+@pytest.mark.parametrize("model_type", slow_after(3, ENDS_LINEAR))
 def test_loss_and_gradients_are_those_of_the_model(model_type, is_sparse, chunked, monkeypatch):
     """Some heads cast logits to float32 for the loss; without that, all is exact."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)

@@ -98,7 +98,7 @@ def run(model: str, text: str, directory: Path, *more: str) -> list[tuple[float,
 @pytest.mark.parametrize(
     "more",
     slow_after(
-        3,
+        2,
         [
             "--gradient_accumulation_steps 4 --per_device_train_batch_size 4",
             "--pack_sequences",

@@ -51,7 +51,7 @@ def packed_and_apart(model, attention: PackedAttention, sizes=(9, 4, 13)):
     return (packed.loss, packed.logits[:, : sum(sizes)], found), (total, torch.cat(logits, 1), expected)
 
 
-@pytest.mark.parametrize("model_type, implementation", PACKABLE, ids=lambda value: value)
+@pytest.mark.parametrize("model_type, implementation", slow_after(8, PACKABLE), ids=lambda value: value)
 def test_a_row_gives_the_numbers_of_its_lines_by_themselves(model_type, implementation):
     model = tiny(model_type)
     model.set_attn_implementation(implementation)

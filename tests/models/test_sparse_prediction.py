@@ -330,7 +330,7 @@ def both(command: list[str], folder: Path, monkeypatch, *more: str) -> tuple[Pat
 @pytest.mark.parametrize(
     "flags, tolerance",
     slow_after(
-        3,
+        1,
         [
             (["--gradient_accumulation_steps", "3"], 1e-5),
             (["--bf16", "--gradient_accumulation_steps", "2", "--activation_checkpointing"], 2**-7),

@@ -10,7 +10,7 @@ import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM, AutoTokenizer, BartConfig
 
 import run_mlm_wwm
-from conftest import refusal, sample_lines, sample_tokenizer
+from conftest import refusal, sample_lines, sample_tokenizer, slow_after
 from wordmask.config.arguments import ModelArguments
 from wordmask.config.flag_checks import MODEL_TYPES
 from wordmask.models.configuration import load_config, make_config
@@ -79,15 +79,14 @@ def command(model_type: str, tokenizer: str, text: str, output: Path, *flags: st
 
 
 QUICK = ("modernbert", "eurobert", "neomme", "perceiver", "reformer", "xmod", "big_bird", "mpnet")
+EACH_TYPE = slow_after(len(QUICK), [*QUICK, *sorted(TRAINED.keys() - QUICK)])
 
 
 def test_the_tables_hold_every_type():
     assert sorted([*TRAINED, *REFUSED]) == sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING})
 
 
-@pytest.mark.parametrize(
-    "model_type", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
-)
+@pytest.mark.parametrize("model_type", EACH_TYPE)
 def test_a_type_is_trained_and_saved(model_type, tokenizer, text, tmp_path):
     """One step through all of a run, from the command line to a directory that loads without a missing weight."""
     overrides, *flags = TRAINED[model_type]
@@ -107,9 +106,7 @@ SPARSE_BLOCKS = f"{BERT.replace('=70', '=130')},block_size=4,num_random_blocks=1
 WHOLE = ["--tokens_per_pass", "0", "--per_device_train_batch_size", "6", "--per_device_eval_batch_size", "6"]
 
 
-@pytest.mark.parametrize(
-    "model_type", [name if name in ("fnet",) else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
-)
+@pytest.mark.parametrize("model_type", slow_after(1, ["fnet", *sorted(TRAINED.keys() - {"fnet"})]))
 def test_a_type_trains_on_whole_batches_with_padding(model_type, tokenizer, text, tmp_path):
     overrides, *flags = TRAINED[model_type]
     argv = [*command(model_type, tokenizer, text, tmp_path / "out", *flags), *WHOLE, "--save_strategy", "no"]
@@ -152,7 +149,7 @@ def test_settings_follow_in_a_saved_configuration_as_in_its_type(model_type, tok
     assert made == remade
 
 
-@pytest.mark.parametrize("model_type", TRAINED)
+@pytest.mark.parametrize("model_type", EACH_TYPE)
 def test_a_type_gets_embeddings_for_the_tokens_of_a_larger_tokenizer(model_type, tokenizer, tmp_path):
     """It does, or one sentence says that it cannot."""
     entries = AutoTokenizer.from_pretrained(tokenizer)

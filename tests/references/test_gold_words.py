@@ -174,6 +174,7 @@ def test_the_first_words_of_a_run_are_those_of_the_segmenter_on_every_way(thai, 
         assert first_words(thai, capsys, tmp_path, *flags) == ["ฉัน", "ชอบ", "กิน", "ข้าวผัด"], flags
 
 
+@pytest.mark.slow
 def test_references_are_the_same_bytes_in_parts_by_shards_and_after_an_interruption(thai, tmp_path):
     """White space says where the words are: a worker has no need of this module, whose imports take seconds."""
     (tmp_path / "text.txt").write_text("\n".join(map(" ".join, LINES)) + "\n", encoding="utf-8")

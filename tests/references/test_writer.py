@@ -196,7 +196,7 @@ def stop_in_the_middle(files: Path, save: str, pairs: Pairs, capsys, *flags: str
 # The same bytes, however the work is divided
 
 
-@pytest.mark.parametrize("segmenter, kind", slow_after(4, product(("whitespace", "jieba"), KINDS[:3])))
+@pytest.mark.parametrize("segmenter, kind", slow_after(2, product(("whitespace", "jieba"), KINDS[:3])))
 def test_output_does_not_depend_on_the_lines_in_a_part(segmenter, kind, files, tmp_path):
     found = []
     for lines in ("1", "1000") if segmenter == "jieba" else ("1", "7", "60", "1000"):

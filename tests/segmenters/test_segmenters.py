@@ -24,7 +24,7 @@ from datasets.fingerprint import Hasher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import character_tokenizer
+from conftest import character_tokenizer, slow_after
 from wordmask.references.positions import make_references
 from wordmask.segmenters import (
     Segmenter,
@@ -223,13 +223,14 @@ def test_a_library_that_changes_characters_is_a_sentence(monkeypatch):
         load_segmenter("jieba").segment(["喜欢我"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_after(2, KINDS))
 def test_a_pickled_segmenter_gives_the_same_words(loaded, kind):
     other = pickle.loads(pickle.dumps(loaded[kind]))
     assert other.segment(AWKWARD) == loaded[kind].segment(AWKWARD) and other.identity == loaded[kind].identity
     assert Hasher.hash(other) == Hasher.hash(loaded[kind]), "the cache of datasets knows it again"
 
 
+@pytest.mark.slow
 def test_the_cache_of_datasets_knows_a_function_that_makes_references_again():
     segmenter = load_segmenter("jieba")
 
@@ -260,7 +261,7 @@ def test_awkward_lines_add_up(loaded, kind, line):
     assert all(words), "an empty word has no place in the line"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_after(4, KINDS))
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_text_adds_up(loaded, kind, data):
@@ -377,6 +378,7 @@ class Frozen(Segmenter):
         return [[line] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_class_that_is_derived_from_one_of_ours_has_an_identity_of_its_own():
     """Else its words would be those of ours, from the cache."""
     ours, derived = (identity_of(make_segmenter(name)) for name in ("jieba", f"{__name__}:OneByOne"))

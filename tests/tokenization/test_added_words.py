@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from conftest import SPECIAL, BertTokenizer, sample_tokenizer
+from conftest import SPECIAL, BertTokenizer, sample_tokenizer, slow_after
 from wordmask.tokenization import added_words
 from wordmask.tokenization.added_words import add_words, addable_words, decoded_wrongly, find_words, pieces_of
 from wordmask.tokenization.encoding import encode_lines
@@ -178,7 +178,7 @@ parts = st.sampled_from(
 )
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", slow_after(1, TYPES))
 @given(texts=st.lists(st.lists(parts, max_size=12).map("".join), max_size=4))
 def test_the_word_cache_gives_the_tokens_of_whole_lines(model_type, texts):
     tokenizer = with_words(model_type)

@@ -94,7 +94,7 @@ def assert_equal_to_whole_lines(tokenizer, texts: list[str]) -> None:
 # The same tokens
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_after(1, KINDS))
 @settings(max_examples=250, deadline=None)
 @given(texts=lines)
 @example(texts=[])
@@ -116,7 +116,7 @@ def with_words(kind: str) -> BertTokenizer:
     return tokenizer
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_after(1, KINDS))
 @settings(max_examples=100, deadline=None)
 @given(texts=lines)
 @example(texts=["walked研walked", "研walkeds walked\u200b", f"walked{LEFT_TOGETHER}", "\u0301walked研\u0301walked"])
@@ -336,7 +336,7 @@ def spaced(kind: str) -> PreTrainedTokenizerFast:
     return SPACED[kind]()
 
 
-@pytest.mark.parametrize("kind", slow_after(6, dict.fromkeys(["t5", "albert", "bad rules", *SPACED])))
+@pytest.mark.parametrize("kind", slow_after(2, dict.fromkeys(["t5", "albert", "bad rules", *SPACED])))
 @settings(max_examples=120, deadline=None)
 @given(texts=spaced_lines)
 @example(texts=["", " ", "a", " a", "a ", "  a  b ", "a b\nc d\n\ne", "\ta \tb"])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, TOKENIZER_MAPPING, BertTokenizer, PreTrainedTokenizerFast
 
-from conftest import character_tokenizer
+from conftest import character_tokenizer, slow_after
 from wordmask.masking import word_starts
 from wordmask.references.positions import line_positions
 from wordmask.segmenters import Segmenter
@@ -420,7 +420,7 @@ def continues_by_the_rule(line: str, offsets: list[tuple[int, int]]) -> list[boo
     return continues
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", slow_after(3, KINDS))
 @settings(max_examples=120, deadline=None)
 @given(
     line=ANY_TEXT | st.lists(st.sampled_from([*"ab é研1._\u0301\u200b👍", "new wave", "ab"]), max_size=9).map("".join)

@@ -63,7 +63,7 @@ def steps_of(output: Path) -> int:
 @pytest.mark.parametrize(
     "more",
     slow_after(
-        4,
+        2,
         [
             "",
             "--tokens_per_pass 128 --per_device_train_batch_size 12 --num_train_epochs 1.5 --dataloader_num_workers 1",

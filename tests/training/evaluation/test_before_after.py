@@ -17,7 +17,7 @@ from rich.console import Console
 
 import run_mlm
 import run_mlm_wwm
-from conftest import run_two_processes, sample_lines, sample_tokenizer
+from conftest import run_two_processes, sample_lines, sample_tokenizer, slow_after
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation import before_after
 from wordmask.training.evaluation.before_after import Improved, ImprovedWords, Results, most_improved
@@ -124,7 +124,7 @@ def test_a_model_that_became_worse_is_said_to_be(rate, is_worse, command, tmp_pa
 
 @pytest.mark.parametrize(
     "more",
-    [[], ["--label_smoothing_factor", "0.2"], ["--pad_to_max_length"], ["--masking_strategy", "token"]],
+    slow_after(1, [[], ["--label_smoothing_factor", "0.2"], ["--pad_to_max_length"], ["--masking_strategy", "token"]]),
     ids=["plain", "smoothed", "fixed", "tokens"],
 )
 def test_before_and_after_are_two_separate_evaluations_to_the_last_digit(more, command, english_model, tmp_path):
@@ -143,7 +143,7 @@ def test_before_and_after_are_two_separate_evaluations_to_the_last_digit(more, c
     assert [first["metrics"]["loss"], last["metrics"]["loss"]] == [before[0], after[0]]
 
 
-@pytest.mark.parametrize("sparse", ["true", "false"])
+@pytest.mark.parametrize("sparse", slow_after(1, ["true", "false"]))
 @pytest.mark.parametrize("fixed", [[], ["--pad_to_max_length"]], ids=["", "fixed"])
 def test_label_smoothing_changes_no_evaluation(sparse, fixed, command, english_model, tmp_path):
     """Perplexity was 554 where it is 528: that of the smoothed loss."""
@@ -264,7 +264,7 @@ def test_a_checkpoint_of_another_directory_brings_its_figures(command, killed_af
     assert [one["step"] for one in evaluations(second)] == [0, 4] and (first / FILE).read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [None, "{bad", '{"evaluations": [{"step": 0}]}', "[1]"])
+@pytest.mark.parametrize("content", slow_after(2, [None, "{bad", '{"evaluations": [{"step": 0}]}', "[1]"]))
 def test_without_a_record_that_can_be_read_there_is_one_column(
     content, command, killed_after, tmp_path, caplog, capsys
 ):

@@ -21,7 +21,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import run_mlm
 import run_mlm_wwm
 import wordmask
-from conftest import sample_lines, sample_tokenizer, save_model
+from conftest import sample_lines, sample_tokenizer, save_model, slow_after
 from wordmask.tokenization.readable import ReadableTokens
 from wordmask.training.evaluation.prediction_display import LinePrediction, PredictionsTitle, excerpt
 from wordmask.training.evaluation.predictions import BEST, Guess, MaskedWord, PredictedLine, best_words, told_apart
@@ -94,7 +94,9 @@ def test_fewer_lines_than_five_are_all_there_are(argv, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-@pytest.mark.parametrize("more", [[], ["--pad_to_max_length"], ["--no_sparse_prediction"]], ids=["", "fixed", "full"])
+@pytest.mark.parametrize(
+    "more", slow_after(1, [[], ["--pad_to_max_length"], ["--no_sparse_prediction"]]), ids=["", "fixed", "full"]
+)
 def test_they_are_the_best_combinations_of_what_the_model_itself_gives(kind, more, argv, tmp_path):
     """Against the model by hand: its three most probable tokens at each position, every combination of them."""
     model = save_model(tmp_path / kind, sample_tokenizer(kind, 400), kind, initializer_range=0.5)

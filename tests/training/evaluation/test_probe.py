@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, refusal, sample_lines
+from conftest import free_port, refusal, sample_lines, slow_after
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.data.labelled_examples import read_labelled
 from wordmask.models.text_embedding import Embedder
@@ -105,6 +105,7 @@ def embeddings(model: str, texts: list[str]) -> np.ndarray:
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_scikit_learn_by_hand(command, folder, tmp_path, english_model):
     out = tmp_path / "out"
     metrics = run_mlm_wwm.main(command(out, *held_out(folder)))
@@ -168,7 +169,7 @@ def test_a_label_that_only_the_prediction_has_counts_as_in_scikit_learn():
     assert found["f1_low"] <= found["f1"] <= found["f1_high"]
 
 
-@pytest.mark.parametrize("more", [(), ("--no_text_in_results",)], ids=["", "without text"])
+@pytest.mark.parametrize("more", slow_after(1, [[], ["--no_text_in_results"]]), ids=["", "without text"])
 def test_the_best_checkpoint_is_chosen_by_the_probe(more, command, folder, tmp_path, capsys):
     """Here the lowest macro-F1 counts as the best. Which step has it differs between machines."""
     out = tmp_path / "out"

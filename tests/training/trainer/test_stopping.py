@@ -110,7 +110,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", slow_after(4, PLACES))
+@pytest.mark.parametrize("place", slow_after(2, PLACES))
 def test_a_run_that_is_interrupted_goes_on_as_if_it_was_not(place, command, text, tmp_path, monkeypatch, capsys):
     more, method, step, call, saved = PLACES[place]
     if "--do_eval" in more:

@@ -87,7 +87,7 @@ def waits_in(profiler: Profiler) -> float:
 @pytest.mark.parametrize(
     "model, more",
     slow_after(
-        5,
+        3,
         [
             ("bert", ""),
             ("bert", "--pack_sequences --pad_to_max_length --gradient_accumulation_steps 2 --no_sparse_prediction"),
