@@ -19,24 +19,26 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from wordmask.config.number_checks import check_vocab_size
-from wordmask.config.parser import Parser, argument, build
-from wordmask.config.segmenter_arguments import SegmentationArguments
-from wordmask.references.output import Output, check_new_tokenizer, check_output
-from wordmask.references.provenance import Provenance, sidecar
-from wordmask.references.writer import Annotator, made_before, write_references
-from wordmask.segmenters import Segmenter
-from wordmask.utils.errors import InputError
-from wordmask.utils.files import make_directory_atomically
-from wordmask.utils.lock import locked
-from wordmask.utils.parts import Work
-from wordmask.utils.processes import check_one_process, world_size
-from wordmask.utils.progress import tracked_lines
-from wordmask.utils.quantities import counted
-from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
-from wordmask.utils.readers.paths import NAMED, find_text_files
-from wordmask.utils.script import reports_input_errors
-from wordmask.utils.terminal import clean, terminal, use
+from wordmask.utils.script import reports_input_errors, while_importing
+
+with while_importing(__name__):
+    from wordmask.config.number_checks import check_vocab_size
+    from wordmask.config.parser import Parser, argument, build
+    from wordmask.config.segmenter_arguments import SegmentationArguments
+    from wordmask.references.output import Output, check_new_tokenizer, check_output
+    from wordmask.references.provenance import Provenance, sidecar
+    from wordmask.references.writer import Annotator, made_before, write_references
+    from wordmask.segmenters import Segmenter
+    from wordmask.utils.errors import InputError
+    from wordmask.utils.files import make_directory_atomically
+    from wordmask.utils.lock import locked
+    from wordmask.utils.parts import Work
+    from wordmask.utils.processes import check_one_process, world_size
+    from wordmask.utils.progress import tracked_lines
+    from wordmask.utils.quantities import counted
+    from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
+    from wordmask.utils.readers.paths import NAMED, find_text_files
+    from wordmask.utils.terminal import clean, terminal, use
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from wordmask.config.parser import Parser, argument, build
-from wordmask.utils.errors import InputError
-from wordmask.utils.script import reports_input_errors
-from wordmask.utils.terminal import clean, use
+from wordmask.utils.script import reports_input_errors, while_importing
+
+with while_importing(__name__):
+    from wordmask.config.parser import Parser, argument, build
+    from wordmask.utils.errors import InputError
+    from wordmask.utils.terminal import clean, use
 
 DESCRIPTION = (
     "Run the shards of a script on several processes or machines: of run_chinese_ref.py, or of run_mlm.py and "

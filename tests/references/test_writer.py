@@ -416,6 +416,35 @@ def test_a_second_run_is_refused_and_a_signal_ends_the_first_with_its_finished_p
     assert contents(save) == whole["ref"] and len(pairs.seen()) < len([line for line in LINES if line.strip()])
 
 
+# Python runs this as it starts. A worker that has just begun sends a signal to the run.
+SIGNAL_AT_START = """
+import os, sys
+if "multiprocessing.spawn" in " ".join(sys.orig_argv):
+    os.kill(os.getppid(), int(os.environ["SIGNAL_AT_START"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", ["2", "4"])
+def test_a_signal_while_workers_start_ends_the_run_with_one_line(workers, number, status, files, tmp_path):
+    """It once left a worker half started, which ended in a traceback, or for which the run waited for ever."""
+    (tmp_path / "sitecustomize.py").write_text(SIGNAL_AT_START)
+    large = str(tmp_path / "large")  # more than a pipe holds, so the run waits until the worker has read it
+    character_tokenizer([TEXT, "".join(map(chr, range(0x4E00, 0x8000)))]).save_pretrained(large)
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(files)])
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "run_chinese_ref.py")]
+        + command(files, tmp_path / "ref", "--num_workers", workers, "--segmenter", "whitespace", "--bert", large),
+        env={**os.environ, "PYTHONPATH": path, "SIGNAL_AT_START": str(int(number)), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == status and not run.stdout
+    assert run.stderr.splitlines()[-1] == "interrupted" and "Traceback" not in run.stderr, run.stderr
+
+
 @pytest.mark.parametrize("name", ["000001.part", "000001.json"])
 def test_a_part_or_a_stamp_that_was_cut_off_is_made_again(name, files, whole, pairs, tmp_path, capsys):
     save = tmp_path / "ref"

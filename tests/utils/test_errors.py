@@ -187,6 +187,33 @@ def test_ctrl_c_ends_a_script_with_one_line(capsys):
     assert ended.value.code == 130 and capsys.readouterr().err == "\ninterrupted\n"
 
 
+# Runs a script as Python does, and sends it a signal as it imports transformers.
+INTERRUPTED_IMPORT = """
+import os, runpy, sys
+
+class SendsSignal:
+    def find_spec(name, path=None, target=None):
+        if name == "transformers":
+            os.kill(os.getpid(), int(sys.argv.pop()))
+
+sys.meta_path.insert(0, SendsSignal)
+if sys.argv[1].endswith(".py"):
+    runpy.run_path(sys.argv[1], run_name="__main__")
+else:
+    runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("script", ["run_mlm_wwm.py", "run_chinese_ref.py", "wordmask.cluster"])
+def test_a_signal_while_a_script_imports_ends_it_with_one_line(script, number, status):
+    argv = [sys.executable, "-c", INTERRUPTED_IMPORT, script, "--train_file", "text.txt", str(int(number))]
+    run = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    lines = [line for line in run.stderr.splitlines() if line and not line.startswith("importing")]
+    assert (run.returncode, lines, run.stdout) == (status, ["interrupted"], "")
+
+
 def test_sigterm_while_a_class_is_made_ends_a_script_with_one_line(capsys):
     """Until 3.11, Python makes a RuntimeError of an exception there."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 from wordmask.utils.errors import InputError, from_worker
@@ -19,7 +20,30 @@ T = TypeVar("T")
 
 
 def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
-    """Let a script's `main` end with one line on stderr and exit status 2 after a mistake of the user.
+    """Let a script's `main` end as `one_line_endings` says."""
+
+    @functools.wraps(main)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        with one_line_endings():
+            return main(*args, **kwargs)
+
+    return wrapper
+
+
+@contextlib.contextmanager
+def while_importing(name: str) -> Iterator[None]:
+    """Let a script end as `one_line_endings` says while it imports large packages, before its `main` begins.
+
+    Args:
+        name: the script's `__name__`. A program that imports the script keeps its own handling of signals.
+    """
+    with one_line_endings() if name == "__main__" else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def one_line_endings() -> Iterator[None]:
+    """Let a script end with one line on stderr and exit status 2 after a mistake of the user.
 
     If several processes of a launch meet the same mistake on one machine, only one of them prints it. This is the
     first process, if it meets the mistake too. If only another process meets it, the line begins with its rank.
@@ -28,29 +52,24 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
 
     Any other exception is a bug of ours and keeps its traceback.
     """
-
-    @functools.wraps(main)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        with handled():
-            try:
-                return main(*args, **kwargs)
-            except (KeyboardInterrupt, Exception) as error:
-                if interruption := interruption_behind(error):
-                    leave_mark()
-                    if local_rank() == 0:
-                        print("\ninterrupted", file=sys.stderr, flush=True)
-                    raise SystemExit(exit_status(interruption)) from None
-                mistake = find_input_error(error)
-                # If one process leaves after a mistake or a signal, the others fail as they wait for it. They have
-                # nothing to add.
-                if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
-                    raise
-                if mistake is not None and first_to_say(str(mistake)):
-                    rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
-                    print(clean(f"error: {rank}{mistake}"), file=sys.stderr, flush=True)
-                raise SystemExit(2) from None
-
-    return wrapper
+    with handled():
+        try:
+            yield
+        except (KeyboardInterrupt, Exception) as error:
+            if interruption := interruption_behind(error):
+                leave_mark()
+                if local_rank() == 0:
+                    print("\ninterrupted", file=sys.stderr, flush=True)
+                raise SystemExit(exit_status(interruption)) from None
+            mistake = find_input_error(error)
+            # If one process leaves after a mistake or a signal, the others fail as they wait for it. They have
+            # nothing to add.
+            if mistake is None and not (isinstance(error, RuntimeError) and others_said_something()):
+                raise
+            if mistake is not None and first_to_say(str(mistake)):
+                rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
+                print(clean(f"error: {rank}{mistake}"), file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

@@ -63,8 +63,9 @@ class _Handler:
     """What the signals do in this process."""
 
     def __init__(self) -> None:
-        self.process, self.is_deferred = os.getpid(), False
+        self.process, self.is_deferred, self.is_held = os.getpid(), False, False
         self.received: int | None = None
+        self.held: int | None = None  # the signal that comes when `is_held` ends
         self.since = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -72,6 +73,9 @@ class _Handler:
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
+            return
+        if self.is_held:
+            self.held = self.held or number
             return
         is_first, now = self.received is None, time.monotonic()
         if is_first:
@@ -182,9 +186,24 @@ def leave_to_parent(*numbers: int) -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold Ctrl-C back until the end, also in processes that start inside, so that they do not die half started."""
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Hold signals back until the end, also in processes that start inside, so that these do not die half started.
+
+    A process that starts inside calls `take_terminations` when it is ready.
+    """
+    handler, earlier = _handler, signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    if handler is not None:  # since a signal for this process may come to a thread that does not block it
+        handler.is_held = True
     try:
         yield
     finally:
+        if handler is not None:
+            handler.is_held = False
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+        if handler is not None and handler.held is not None:
+            number, handler.held = handler.held, None
+            handler(number, None)
+
+
+def take_terminations() -> None:
+    """Let a process that has started in `held_back` take SIGTERM, also one that came earlier."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -20,7 +20,7 @@ from typing import Any
 
 from wordmask.utils.errors import InputError, from_worker
 from wordmask.utils.forking import WatchedForkContext
-from wordmask.utils.signals import held_back, leave_to_parent
+from wordmask.utils.signals import held_back, leave_to_parent, take_terminations
 
 # What torch says of a worker that is gone. The parent may also meet the end of a pipe, or a socket that is gone.
 _DEATH = re.compile(r"DataLoader worker \(pid|in pin memory thread|Pin memory thread exited")
@@ -82,7 +82,8 @@ _function: Callable[[Any], Any]
 def _set_up(threads: int, function: Callable[[Any], Any]) -> None:
     """Prepare a worker process."""
     global _function
-    leave_to_parent(signal.SIGINT)  # but not SIGTERM, which the pool sends to its processes
+    leave_to_parent(signal.SIGINT)
+    take_terminations()  # the pool sends them to its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     _function = function
