@@ -369,6 +369,31 @@ def test_other_columns_may_be_anything(write):
     assert texts_of(numbers)[2998:] == ["2998", "2999", "words"]
 
 
+@pytest.mark.parametrize("begin, between, end", [("", "", ""), ("[", ",", "]")], ids=["lines", "array"])
+@pytest.mark.parametrize(
+    "before, other", [({}, "text"), ({}, "body"), ({"body": None}, "body"), ({"body": 3}, "body")]
+)
+def test_a_text_in_another_column_after_the_first_rows_is_not_lost(write, begin, between, end, before, other):
+    """The first 1,000 rows alone chose the column, and a text in another one was left out."""
+    rows = [{"title": "a", **before}] * 1500 + [{"title": "b", other: "long"}] * 3
+    path = write("a.json", begin + between.join(f"{json.dumps(row)}\n" for row in rows) + end)
+    sentence = refused(path)
+    assert all(part in sentence for part in ("a.json, line 1501", f"column {other}", f"title, {other}")), sentence
+    assert texts_of(path, text_column_name="title") == ["a"] * 1500 + ["b"] * 3
+    assert texts_of(path, text_column_name=other)[-3:] == ["long"] * 3
+
+
+def test_a_column_that_begins_with_numbers_is_read(write):
+    path = write("a.jsonl", '{"text": 1}\n' * 1500 + '{"text": "a"}\n')
+    assert texts_of(path) == ["1"] * 1500 + ["a"]
+
+
+def test_a_column_that_one_file_lacks_is_said_of_the_files(write):
+    """Nobody gave --text_column_name, which the sentence blamed."""
+    sentence = refused(write("1.csv", "id,text\n1,a\n"), write("2.csv", "body,lab\nb,c\n"))
+    assert sentence.startswith("--train_file: ") and "2.csv has no column text, as another file has" in sentence
+
+
 def test_a_column_may_begin_late_and_is_missed_where_no_row_has_it(write):
     path = write("a.jsonl", '{"content": "a"}\n' * 2500 + '{"late": "b"}\n')
     assert texts_of(path, text_column_name="late") == ["b"]

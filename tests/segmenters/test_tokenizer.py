@@ -27,6 +27,27 @@ def test_the_words_of_mecab(tmp_path):
     assert make_references(["食べ物が好き"], tokenizer, "tokenizer") == [[2, 3, 6]]
 
 
+@pytest.mark.parametrize(
+    "packages, options",
+    [
+        (["fugashi", "unidic_lite"], {"word_tokenizer_type": "mecab"}),
+        (
+            ["sudachipy", "sudachidict_small"],
+            {"word_tokenizer_type": "sudachi", "sudachi_kwargs": {"sudachi_dict_type": "small"}},
+        ),
+    ],
+    ids=["mecab", "sudachi"],
+)
+def test_a_character_that_becomes_several_words_is_one_word(packages, options, tmp_path):
+    """The tokenizers normalize it first: `…` is `...`, and each of them may be a word."""
+    for package in packages:
+        pytest.importorskip(package)
+    lines = ["そう…ですか。", "…", "株式会社㈱と½", "⑴は‥℃ℓ", "ﷺ か゛き゜ く", "é e\u0301。"]
+    tokenizer = japanese_tokenizer(tmp_path, lines, subword_tokenizer_type="character", **options)
+    for line, words in zip(lines, load(tokenizer).segment(lines), strict=True):
+        assert "".join(words).replace(" ", "") == line.replace(" ", "") and all(words), words
+
+
 def test_words_of_a_pre_tokenizer_in_python():
     """RoFormer's finds words by jieba, and leaves those whole that the vocabulary has."""
     pytest.importorskip("rjieba")

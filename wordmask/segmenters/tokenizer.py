@@ -114,8 +114,12 @@ class TokenizerSegmenter(Segmenter):
     def _in_line(self, line: str) -> list[str]:
         words = self._words(replace_surrogates(line))
         spans = align(line, words)
-        # If the words are not those of the line, the caller says so.
-        return words if spans is None else [line[start:end] for start, end in spans]
+        if spans is None:  # they are not the words of the line, so the caller says so
+            return words
+        # A character that became several words, as `…` becomes `.` `.` `.`, belongs to the first of them.
+        ends = [0, *(end for _, end in spans)]
+        found = (line[max(start, before) : end] for before, (start, end) in zip(ends, spans, strict=False))
+        return [*filter(None, found)]
 
     @property
     def identity(self) -> dict[str, str]:

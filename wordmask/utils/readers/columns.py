@@ -53,6 +53,11 @@ class Column:
     def __str__(self) -> str:
         return ".".join(self.keys)
 
+    @property
+    def is_only(self) -> bool:
+        """Whether we chose the column as the only one with text."""
+        return not self.lists and self.keys != ("text",)
+
 
 class TableColumns(NamedTuple):
     """The columns of one table.
@@ -78,15 +83,16 @@ def observe(row: Mapping[str, Any], seen: dict[Keys, set[str]], above: Keys = ()
     """
     for name, value in row.items():
         keys = (*above, name)
-        seen.setdefault(keys, set()).add(_kind(value))
+        seen.setdefault(keys, set()).add(kind_of_value(value))
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict) and len(keys) < MAX_DEPTH:
                 observe(item, seen, keys)
 
 
-def _kind(value: Any) -> str:
+def kind_of_value(value: Any) -> str:
+    """What a value of JSON is."""
     if isinstance(value, list):
-        return LISTS_OF.get(tuple({_kind(item) for item in value[:SHOWN]} - {Kind.NOTHING}), Kind.LISTS)
+        return LISTS_OF.get(tuple({kind_of_value(item) for item in value[:SHOWN]} - {Kind.NOTHING}), Kind.LISTS)
     return {str: Kind.TEXT, dict: Kind.OBJECT, type(None): Kind.NOTHING}.get(type(value), Kind.NUMBERS)
 
 
@@ -112,7 +118,8 @@ def choose(tables: Sequence[TableColumns], name: str | None, flag: str) -> Colum
     for source, kinds, _ in tables:
         kind = kinds.get(keys)
         if kind is None:
-            raise InputError(f"--text_column_name: {source} has no column {column}, but {listed(kinds)}")
+            where, as_others = (flag, ", as another file has") if name is None else ("--text_column_name", "")
+            raise InputError(f"{where}: {source} has no column {column}{as_others}, but {listed(kinds)}")
         if kind not in (READABLE if name is not None else (Kind.TEXT, Kind.NOTHING)):
             others = listed(kinds, keys)
             advice = [f"give --text_column_name {column} to read it"] if kind in READABLE else []

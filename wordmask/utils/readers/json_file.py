@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.readers.columns import REFERENCES, Column, Keys, Kind, observe, summarized, values_at
+from wordmask.utils.readers.columns import (
+    REFERENCES,
+    Column,
+    Keys,
+    Kind,
+    kind_of_value,
+    names_of,
+    observe,
+    summarized,
+    values_at,
+)
 from wordmask.utils.readers.open_file import OpenFile, lines_with_ends
 
-SAMPLE = 1000  # rows that show which columns there are
+SAMPLE = 1000  # rows that show which columns there are; more if they do not show what the text column holds
 CHUNK = 2**20  # characters that are read at once; a longer object is read field by field
 VISIBLE = re.compile(r"\S")
 TOO_LONG = object()  # stands for an object of more than CHUNK characters
@@ -42,26 +52,35 @@ class JsonFile:
         self.is_document = False
 
     def columns(self, name: str | None) -> dict[Keys, str]:
-        """What each field holds. We look at all rows if the first ones do not show what the field `name` holds."""
+        """What each field holds, by the first rows. Of a document we look at all rows, to find the list of texts."""
         kinds: dict[Keys, set[str]] = {}
         for count, row in enumerate(self._objects(), 1):
             observe(row, kinds)
-            if count % SAMPLE == 0:
-                named = (seen for keys, seen in kinds.items() if ".".join(keys) == name)
-                known = any(seen - {Kind.NUMBERS, Kind.NOTHING} for seen in named)
-                if known or name is None and not self.is_document:
-                    break
+            if count % SAMPLE == 0 and not (name is None and self.is_document) and _show_text(kinds, name):
+                break
         return summarized(kinds)
 
     def rows(self, column: Column) -> Iterator[tuple[Any, Any]]:
         """The value in the text column and the reference of each row, see `Table`.
 
         Raises:
-            InputError: naming the line of what is not JSON, or not an object.
+            InputError: naming the line of what is not JSON, or not an object, or of a text in another column if this
+                one was chosen as the only one with text.
         """
         name, *inner = column.keys
         for row in self._objects(name, whole=column.references):
+            if column.is_only and len(row) > (name in row):
+                self._check_others(row, name)
             yield values_at(row.get(name), inner) if inner else row.get(name), row.get(REFERENCES)
+
+    def _check_others(self, row: dict[str, Any], name: str) -> None:
+        """Raise an `InputError` if another field than `name` has text. The first rows did not show that."""
+        for other, value in row.items():
+            if other not in (name, REFERENCES) and kind_of_value(value) in (Kind.TEXT, Kind.TEXTS):
+                raise self.file.mistake(
+                    f"has text in column {other}, too, which the first {SAMPLE:,} rows do not have; choose one with "
+                    f"--text_column_name: {names_of([(name,), (other,)])}"
+                )
 
     def _objects(self, wanted: str | None = None, whole: bool = False) -> Iterator[dict[str, Any]]:
         """The objects. If one is too long, a row for each of its fields, and for each element of a list in it.
@@ -87,6 +106,14 @@ class JsonFile:
                     )
             if parser.peek():
                 raise parser.mistake("something stands behind the array")
+
+
+def _show_text(kinds: Mapping[Keys, set[str]], name: str | None) -> bool:
+    """Whether some rows show what the text column holds: `name`, or else `text`, or else any field with text."""
+    named = [seen for keys, seen in kinds.items() if ".".join(keys) == (name or "text")]
+    if named or name is not None:
+        return any(seen - {Kind.NUMBERS, Kind.NOTHING} for seen in named)
+    return any(seen & {Kind.TEXT, Kind.TEXTS} for keys, seen in kinds.items() if len(keys) == 1)
 
 
 class _Parser:
