@@ -335,6 +335,14 @@ def test_long_words_and_characters_of_any_plane_are_counted_as_they_are(write, p
     assert figures["unknown_words"] == {"\U0001f600": 1, "\U00020001": 1}
 
 
+@pytest.mark.parametrize("line", ["ne\u0301ae\u0301", "ne\u0301ae\u0301\u0323\tb", "b ne\u0301ae\u0301. "])
+def test_a_word_is_shown_with_the_marks_that_the_tokenizer_removes(write, prepared, tmp_path, line):
+    """The last ones were cut off: no token covers them."""
+    model = save_model(tmp_path / "m", word_pieces("n", "##e", "##a", "b", "."))
+    (split,) = prepared(model, write("text", [line, line]))[0]["train"]["split_words"]
+    assert split == {"word": line.strip("b. \t"), "tokens": 4, "count": 2}
+
+
 # What is shown
 
 

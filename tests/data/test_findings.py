@@ -188,7 +188,7 @@ def test_positions_that_are_left_out_are_reported_in_every_run(classic, said, tm
     """All of them are counted, in whatever batches and processes they were found."""
     (sentence,) = said(run_mlm_wwm, *classic)
     assert sentence.startswith(
-        "--train_ref_file: 3 of 6 positions join characters that stand apart in the text, and are"
+        "--train_ref_file: 3 of 6 positions join characters that stand apart in the text or are not all Chinese, and "
     )
     assert f"the first is position 2 of the reference for line 4 of the text ({tmp_path / 'ref'})" in sentence
     assert said(run_mlm_wwm, *classic) == [sentence]

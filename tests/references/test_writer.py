@@ -493,7 +493,7 @@ def test_a_stopped_run_of_any_kind_is_resumed_to_the_same_bytes(kind, files, who
     stop_in_the_middle(files, save, pairs, capsys)
     assert not Path(save).exists()
     made = make(files, save, "--resume")
-    assert f"--save_path: {STOPPED} parts from before, which are kept\n" in capsys.readouterr().err
+    assert f"--save_path: keeping {STOPPED} parts from before\n" in capsys.readouterr().err
     assert contents(save) == whole[kind]
     assert pairs.seen() == [line for line in LINES[PART * STOPPED :] if line.strip()]
     capsys.readouterr()

@@ -46,9 +46,11 @@ class MaskingArguments:
 
     def _check_preview_file(self) -> None:
         """Raise an `InputError` if the page of a preview cannot be written."""
-        path = Path(self.preview_file or "")
         if self.preview_file is None:
             return
+        if not self.preview_file:
+            raise InputError("--preview_file: the name is empty; give a name for a page, such as masks.html")
+        path = Path(self.preview_file)
         if not self.preview_masking:
             raise InputError(f"--preview_file {path}: there is no preview; give --preview_masking N, too")
         if path.suffix.lower() not in (".html", ".htm"):

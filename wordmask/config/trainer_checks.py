@@ -86,7 +86,7 @@ def _check_evaluation(args: RunArguments) -> None:
     if not found:
         raise InputError(
             f"--metric_for_best_model: {metric} is not known{suggest(metric, METRICS)}; choose from "
-            f"{', '.join(METRICS)}"
+            f"{', '.join(METRICS)}, or the loss of one of several --validation_file, such as news_loss"
         )
     if args.prediction_loss_only and found[0].needs_predictions:
         raise InputError(

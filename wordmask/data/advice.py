@@ -67,8 +67,8 @@ def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
     join, are = ("joins", "is") if findings.left_out == 1 else ("join", "are")
     return [
         f"{flag}: {findings.left_out:,} of {counted(findings.positions, 'position')} {join} characters that stand "
-        f"apart in the text, and {are} left out of the masks{others}; the first is {findings.example}; "
-        "run_chinese_ref.py makes exact references"
+        f"apart in the text or are not all Chinese, and {are} left out of the masks{others}; the first is "
+        f"{findings.example}; run_chinese_ref.py makes exact references, and a .meta.json that belongs beside them"
     ]
 
 

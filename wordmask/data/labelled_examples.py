@@ -123,8 +123,10 @@ def _read(path: str, flag: str) -> tuple[list[str], NDArray[np.str_]]:
     for name, values in zip(COLUMNS, zip(*rows, strict=True), strict=False):
         empty = [number for number, value in enumerate(values, 1) if is_blank(value)]
         if empty:
-            others = f", and so have {len(empty) - 1:,} others" if len(empty) > 1 else ""
-            raise InputError(f"{flag}: example {empty[0]:,} of {path} has no {name}{others}; remove or complete them")
+            others, have = (f" and {counted(len(empty) - 1, 'other')}", "have") if len(empty) > 1 else ("", "has")
+            raise InputError(
+                f"{flag}: example {empty[0]:,}{others} of {path} {have} no {name}; remove or complete them"
+            )
     return [text for text, _ in rows], np.array([label.strip() for _, label in rows], dtype=np.str_)
 
 

@@ -187,6 +187,15 @@ def count_words(
     }
 
 
+def _with_marks(characters: Characters, stops: IntArray) -> IntArray:
+    """(stops,) The stops, behind the marks that follow. Many tokenizers remove marks, so that no token covers them."""
+    marks = characters.marks
+    if not len(marks.places):
+        return stops
+    nearest = np.minimum(np.searchsorted(marks.places, stops), len(marks.places) - 1)
+    return np.where(marks.places[nearest] == stops, marks.behind[nearest], stops)
+
+
 def _counted(
     characters: Characters, starts: IntArray, stops: IntArray, sizes: IntArray
 ) -> tuple[Counter[str], Counter[str]]:
@@ -199,6 +208,7 @@ def _counted(
         starts, stops: (occurrences,) where each occurrence begins, and the index after its end.
         sizes: (occurrences,) its number of tokens.
     """
+    stops = _with_marks(characters, stops)
     short = stops - starts <= LONGEST
     starts, stops, sizes = starts[short], stops[short], sizes[short]
     lengths = stops - starts

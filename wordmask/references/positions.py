@@ -150,7 +150,7 @@ class LineReferences:
         name_line: gives the name of a line by its index in the batch, for messages: `7 of the text`.
         classic: (lines,) whether a reference comes from a file without provenance. The classic script matches words
             against tokens. So it may join tokens that have white space, or characters that the tokenizer removes,
-            between them. We leave out such positions.
+            between them. We leave out such positions, and those that join text that is not Chinese.
         any_script: (lines,) whether words may have characters of any script.
         decides: (lines,) whether a reference decides every border in `SCRIPTS`, see `Provenance`.
         flag: the flag that names the references, for an error message.

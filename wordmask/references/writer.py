@@ -143,7 +143,7 @@ def write_references(
         )
         directory = _claim_parts(output, provenance, work)
         if done := sum(directory.is_finished(part.name) for part in directory.path.glob("*.part")):
-            logger.warning("--save_path: %s from before, which are kept", counted(done, "part"))
+            logger.warning("--save_path: keeping %s from before", counted(done, "part"))
         digest, files = TextDigest(), list[str]()
         sources = _sources(track(TextReader(text_paths, "--file_name", column)), digest, files, work)
         try:

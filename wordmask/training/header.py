@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.utils import is_torch_tf32_available
 
-from wordmask.config.arguments import Arguments, RunArguments
+from wordmask.config.arguments import Arguments
 from wordmask.data.corpora import quotas
 from wordmask.data.prepared_dir import RunTexts
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.masking import Strategy
+from wordmask.training.records.run_record import DEVICE
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.quantities import counted, number, percent, short
 from wordmask.utils.terminal import Fact, Terminal
@@ -50,7 +51,7 @@ def describe_run(arguments: Arguments, trainer: MlmTrainer, texts: RunTexts) -> 
         **({ORDER: _ORDERS[str(trainer.args.train_sampling_strategy)]} if trainer.plan else {}),
         "masking": describe_masking(arguments, texts),
         **probe,
-        "device": _device(arguments.training),
+        DEVICE: _device(trainer),
     }
 
 
@@ -128,7 +129,8 @@ def describe_masking(arguments: Arguments, texts: RunTexts) -> str:
     return f"{', '.join(parts)}{words}, {masking.rates}: {replaced}"
 
 
-def _device(training: RunArguments) -> str:
+def _device(trainer: MlmTrainer) -> str:
+    training, model = trainer.args, cast(torch.nn.Module, trainer.model)
     device, processes, half = training.device, training.world_size, training.half_dtype
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -136,7 +138,10 @@ def _device(training: RunArguments) -> str:
         threads = f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
         name = f"{device.type.upper()}{threads}"
     tf32 = device.type == "cuda" and is_torch_tf32_available() and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    precision = f"{str(half).removeprefix('torch.')} autocast" if half else "float32 (tf32)" if tf32 else "float32"
+    weights = next(model.parameters()).dtype
+    kinds = [f"{half} autocast"] if half else []
+    kinds += [f"{weights} weights"] if weights != torch.float32 else []
+    precision = ", ".join(kinds).replace("torch.", "") or ("float32 (tf32)" if tf32 else "float32")
     residual = "" if training.residual_in_fp32 else ", the residual too"
     compiled = ", compiled" if training.torch_compile else ""
     each_on = f"{processes} processes, each on " if processes > 1 else ""

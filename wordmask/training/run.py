@@ -40,7 +40,7 @@ from wordmask.training.records.output_dir import (
     remove_older_run,
     written,
 )
-from wordmask.training.records.run_record import Identity, read_run, resumes_with, write_run
+from wordmask.training.records.run_record import DEVICE, Identity, read_run, resumes_with, write_run
 from wordmask.training.setup import make_collator, make_probe, make_trainer
 from wordmask.training.tasks import evaluate, leave_text_out, publish, show_data_report, show_results, train
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -114,6 +114,8 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
         sequences.report.warn()
         return DryRun(arguments, trainer, described).run(checkpoint, changed_steps)
     recorded = described | ({"head": "new"} if head_is_new else {})
+    if earlier and earlier.device and trainer.is_finished():  # what it trained on, not what it is evaluated on
+        recorded[DEVICE] = earlier.device
     resumes = resumes_with(earlier, trainer.done.step, changed_settings)
     write_record = partial(write_run, script, arguments, identity, recorded, resumes)
     writes_card = _begin(arguments, trainer, checkpoint, changed_settings, write_record)

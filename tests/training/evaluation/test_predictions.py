@@ -259,7 +259,8 @@ def test_an_excerpt_holds_its_words_in_order_and_fits(words, width, data):
     starts = [sum(len(word) + 1 for word in words[:number]) for number in range(len(words))]
     chosen = sorted(data.draw(st.sets(st.integers(0, len(words) - 1), min_size=1, max_size=6)))
     masked = [MaskedWord(words[number], starts[number], True, []) for number in chosen]
-    parts = excerpt(" ".join(words), masked, width)
+    shown = data.draw(st.integers(1, len(masked)))
+    parts = excerpt(" ".join(words), masked, shown, width)
     kept = [word for _, word in parts if word is not None]
     assert kept == masked[: len(kept)] and kept
     total = sum(cell_len(text) + 2 * (word is not None) for text, word in parts)
@@ -274,7 +275,9 @@ def test_of_many_masked_words_some_are_shown_and_the_rest_is_counted():
     for width, shown in ((160, 3), (100, 2), (50, 1)):
         text, guesses = drawn(line, width)
         assert guesses.count("✓") == shown and guesses.endswith(f"   +{9 - shown}")
-    assert "[word0] [word1] [word2] word3" in drawn(line, 160)[0]
+    assert drawn(line, 160)[0].endswith(" ".join(f"[word{number}]" for number in range(9))), "all are masked"
+    assert drawn(line, 50)[0].endswith("[word0] [word1] [word2] [word3] [word4] …")
+    assert "[word5] [word6] [word7] [word8] | " in LinePrediction(1, line).line()
     assert LinePrediction(1, line).line().endswith("and 3 more masked words")
 
 

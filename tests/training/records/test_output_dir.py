@@ -269,6 +269,8 @@ def test_a_checkpoint_in_half_precision_trains_in_float32(text, tmp_path, asked,
     run_mlm.main([*argv, "--output_dir", str(tmp_path / "out"), *asked])
     assert {str(tensor.dtype) for tensor in weights(tmp_path / "out").values()} == {f"torch.{expected}"}
     assert read_json(tmp_path / "out" / "config.json")["dtype"] == expected
+    device = read_json(tmp_path / "out" / "wordmask_run.json")["described"]["device"]
+    assert device == f"CPU with 1 thread, {expected}{' weights' * (expected != 'float32')}"
 
 
 @pytest.mark.parametrize("source", ["scratch", "model"])

@@ -235,6 +235,14 @@ def test_a_finished_run_that_is_started_again_keeps_the_results_in_its_card(comm
     assert (out / "README.md").read_text(encoding="utf-8") == before
 
 
+def test_a_finished_run_keeps_the_device_that_it_trained_on(command, out, monkeypatch):
+    """The card named the device of the evaluation beside the time of the training."""
+    before = (out / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    run_mlm_wwm.main(command("one", out, "--do_train", "--do_eval"))
+    assert "CPU with 1 thread" in before and (out / "README.md").read_text(encoding="utf-8") == before
+
+
 def test_a_finished_run_is_not_said_to_be_of_settings_that_came_later(command, out, caplog):
     kept = ("README.md", RECORD, "model.safetensors")
     before = {name: (out / name).read_bytes() for name in kept}

@@ -72,7 +72,8 @@ class LinePrediction:
         """`1. On the [shore] of the lake | ✗ shore: river 12% · side 8% · north 5%`"""
         signs = Signs.of(terminal().console.options.ascii_only)
         words = self.predicted.words[:PLAIN_WORDS]
-        text = "".join(_marked(part) for part in excerpt(self.predicted.text, words, PLAIN_WIDTH, signs.gap))
+        parts = excerpt(self.predicted.text, self.predicted.words, len(words), PLAIN_WIDTH, signs.gap)
+        text = "".join(map(_marked, parts))
         guesses = [_word(word, signs).plain for word in words]
         hidden = len(self.predicted.words) - len(words)
         more = f"and {counted(hidden, 'more masked word')}" if hidden else ""
@@ -93,7 +94,7 @@ class _Fitted:
         signs, margin = Signs.of(options.ascii_only), f"{self.number:>2}  "
         width, words = options.max_width - len(margin), self.predicted.words[:WORDS]
         line = Text(no_wrap=True, overflow="ellipsis").append(margin, "dim")
-        for part in excerpt(self.predicted.text, words, width, signs.gap):
+        for part in excerpt(self.predicted.text, self.predicted.words, len(words), width, signs.gap):
             style = "default" if part[1] is None else "bold green" if part[1].right else "bold red"
             line.append(_marked(part), style)
         guesses = [self._guesses(words[:count], signs) for count in range(len(words), 0, -1)]
@@ -127,23 +128,24 @@ def _word(word: MaskedWord, signs: Signs) -> Text:
     return text
 
 
-def excerpt(text: str, words: Sequence[MaskedWord], width: int, gap: str = "…") -> list[Part]:
-    """The pieces of a line: its masked words, each in brackets, with as much text around them as fits.
+def excerpt(text: str, words: Sequence[MaskedWord], shown: int, width: int, gap: str = "…") -> list[Part]:
+    """The pieces of a line: its first masked words with as much text around them as fits, all masked ones in brackets.
 
     Args:
         text: the line.
         words: its masked words, in order.
-        width: the columns that there are for it. Where the words alone need more, the last ones are left out.
+        shown: how many of them must be in the excerpt.
+        width: the columns that there are for it. Where these words alone need more, the last ones are left out.
         gap: what stands for text that is left out.
     """
-    context, fitting = 0, _pieces(text, words, 0, gap)
-    while len(words) > 1 and _columns(fitting) > width:
-        words = words[:-1]
-        fitting = _pieces(text, words, 0, gap)
+    context, fitting = 0, _pieces(text, words, shown, 0, gap)
+    while shown > 1 and _columns(fitting) > width:
+        shown -= 1
+        fitting = _pieces(text, words, shown, 0, gap)
     longest = max(len(text), 1)
     while context < min(width, longest):
         context += 1
-        wider = _pieces(text, words, context, gap)
+        wider = _pieces(text, words, shown, context, gap)
         if _columns(wider) > width:
             break
         fitting = wider
@@ -154,12 +156,15 @@ def _columns(parts: Sequence[Part]) -> int:
     return sum(cell_len(_marked(part)) for part in parts)
 
 
-def _pieces(text: str, words: Sequence[MaskedWord], context: int, gap: str) -> list[Part]:
-    """The masked words with `context` characters before and behind each, cut between words."""
+def _pieces(text: str, words: Sequence[MaskedWord], shown: int, context: int, gap: str) -> list[Part]:
+    """The first masked words with `context` characters before and behind each, cut between words."""
     spans: list[tuple[int, int]] = []
-    for word in words:
-        end = word.start + len(word.word)
-        span = _begin(text, word.start, context), _end(text, end, context)
+    places = [(word.start, word.start + len(word.word)) for word in words]
+    for start, end in places[:shown]:
+        span = _begin(text, start, context), _end(text, end, context)
+        for other in places[shown:]:  # one that is in view in part, as Chinese may be, is in view as a whole
+            if span[0] < other[1] and other[0] < span[1]:
+                span = min(span[0], other[0]), max(span[1], other[1])
         if spans and span[0] <= spans[-1][1] + 1:
             spans[-1] = spans[-1][0], max(span[1], spans[-1][1])
         else:

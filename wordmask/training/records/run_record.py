@@ -24,6 +24,7 @@ from wordmask.utils.quantities import as_written, plain
 
 LEFT_OUT = ("token", "hub_token", "overwrite_output_dir")  # secrets, and a flag that is meant for one run
 ORDER = "train_sampling_strategy"
+DEVICE = "device"  # what a run trains on, among what is described for people
 # The flags that change sequences, masks or learning; model, tokenizer and text are compared by digests.
 SETTINGS = (
     *("dtype", "attn_implementation", "max_train_samples", "line_by_line", "long_lines", "max_seq_length"),
@@ -81,6 +82,7 @@ class RunRecord:
         trains: whether it trained; if not, it evaluated.
         identity: the fields of its `Identity`; older records lack some.
         resumes: see `resumes_with`.
+        device: what it trained on, for people; empty if the record does not say.
     """
 
     arguments: Mapping[str, Any]
@@ -88,6 +90,7 @@ class RunRecord:
     trains: bool
     identity: Mapping[str, Any]
     resumes: Sequence[Mapping[str, Any]] = ()
+    device: str = ""
 
     @property
     def order(self) -> str | None:
@@ -158,7 +161,8 @@ def read_run(directory: str | Path) -> RunRecord | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         arguments, identity = dict(record["arguments"]), dict(record["identity"])
-        return RunRecord(arguments, record["processes"], record["trains"], identity, record.get("resumes", []))
+        resumes, device = record.get("resumes", []), dict(record.get("described", {})).get(DEVICE, "")
+        return RunRecord(arguments, record["processes"], record["trains"], identity, resumes, device)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--output_dir: {path} cannot be read as the record of a run ({one_line(error)}); give another directory"
