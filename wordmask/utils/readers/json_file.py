@@ -28,6 +28,7 @@ from wordmask.utils.readers.open_file import OpenFile, lines_with_ends
 
 SAMPLE = 1000  # rows that show which columns there are; more if they do not show what the text column holds
 CHUNK = 2**20  # characters that are read at once; a longer object is read field by field
+TEXTUAL = (str, list)  # what a text or texts are in Python
 VISIBLE = re.compile(r"\S")
 TOO_LONG = object()  # stands for an object of more than CHUNK characters
 
@@ -67,16 +68,17 @@ class JsonFile:
             InputError: naming the line of what is not JSON, or not an object, or of a text in another column if this
                 one was chosen as the only one with text.
         """
-        name, *inner = column.keys
+        (name, *inner), is_only = column.keys, column.is_only
         for row in self._objects(name, whole=column.references):
-            if column.is_only and len(row) > (name in row):
+            if is_only and len(row) > (name in row):
                 self._check_others(row, name)
             yield values_at(row.get(name), inner) if inner else row.get(name), row.get(REFERENCES)
 
     def _check_others(self, row: dict[str, Any], name: str) -> None:
         """Raise an `InputError` if another field than `name` has text. The first rows did not show that."""
         for other, value in row.items():
-            if other not in (name, REFERENCES) and kind_of_value(value) in (Kind.TEXT, Kind.TEXTS):
+            may_be_text = isinstance(value, TEXTUAL) and other not in (name, REFERENCES)
+            if may_be_text and kind_of_value(value) in (Kind.TEXT, Kind.TEXTS):
                 raise self.file.mistake(
                     f"has text in column {other}, too, which the first {SAMPLE:,} rows do not have; choose one with "
                     f"--text_column_name: {names_of([(name,), (other,)])}"
