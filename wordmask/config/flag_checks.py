@@ -70,6 +70,7 @@ def refuse_encoder_decoder(flag: str, name: str, config: PreTrainedConfig | type
 
 def check_flags(arguments: Arguments) -> None:
     """Raise an `InputError` if flags contradict each other. An evaluation that a flag asks for is turned on."""
+    _check_tasks(arguments)
     _check_precision(arguments)
     _check_words(arguments)
     if arguments.needed_segmentation is not None and not arguments.data.is_prepared:  # there it is only compared
@@ -97,6 +98,15 @@ def check_flags(arguments: Arguments) -> None:
         raise InputError(
             "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "
             "only; give sdpa or eager"
+        )
+
+
+def _check_tasks(arguments: Arguments) -> None:
+    """Raise an `InputError` if a task is turned off, and the other one is not asked for: then a run does both."""
+    off = [name for name in ("do_train", "do_eval") if {name, f"no_{name}"} & {*arguments.named}]
+    if off and arguments.no_task_given:
+        raise InputError(
+            f"--{off[0]} is false, and without --do_train and --do_eval a run does both; give the one that you want"
         )
 
 

@@ -206,6 +206,7 @@ def write_run(
     training = arguments.training
     if evaluates_a_training(training):
         return
+    left_out = {*LEFT_OUT, *(("do_train", "do_eval") if arguments.no_task_given else ())}
     packages = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "evaluate")
     later = "; ".join(f"since step {one['step']:,}: {', '.join(one['changes'])}" for one in resumes)
     record = {
@@ -218,7 +219,7 @@ def write_run(
         "resumes": [*resumes],
         "identity": asdict(identity),
         "changed_arguments": _changed(arguments),
-        "arguments": {name: plain(value) for name, value in sorted(arguments.given.items()) if name not in LEFT_OUT},
+        "arguments": {name: plain(value) for name, value in sorted(arguments.given.items()) if name not in left_out},
     }
     write_json(Path(training.output_dir) / RUN, record)
 
