@@ -331,6 +331,7 @@ def test_a_rate_of_an_example_is_a_share(tokenizer, dataset, rate):
 
 def test_an_example_keeps_a_masking_rate_of_its_own(english_model, tokenizer, dataset, tmp_path):
     rates = [0.0 if number < 10 else 0.9 for number in range(len(dataset))]
+    rates[-1] = None  # as of an example without the column in `concatenate_datasets`
     rated = dataset.add_column("mlm_probability", rates)
     trainer = train(
         english_model, tokenizer, rated, tmp_path, save_strategy="no", train_sampling_strategy="sequential"
@@ -338,6 +339,7 @@ def test_an_example_keeps_a_masking_rate_of_its_own(english_model, tokenizer, da
     batches = [batch["labels"].ne(-100).sum(1).tolist() for batch in trainer.get_train_dataloader()]
     counts = [count for batch in batches[:4] for count in batch]
     assert counts[:10] == [0] * 10 and min(counts[10:]) > 3
+    assert wordmask.WholeWordMaskCollator(tokenizer)([rated[-1]])["labels"].ne(-100).any()
 
 
 class OwnLabels(wordmask.WholeWordMaskCollator):

@@ -75,6 +75,11 @@ def _settings(args: RunArguments) -> list[str]:
     return [] if args.optim_args is None else args.optim_args.replace(" ", "").split(",")
 
 
+def settings_given(args: RunArguments) -> set[str]:
+    """The names of the settings in --optim_args."""
+    return {one.partition("=")[0] for one in _settings(args)}
+
+
 def _check_muon(args: RunArguments) -> None:
     """Raise an `InputError` if weights are divided as Muon cannot take them, or for a setting that it has not."""
     dividing = {

@@ -16,6 +16,7 @@ from wordmask.config.optimizer_checks import MUON, choose_optimizer
 from wordmask.config.parser import argument
 from wordmask.config.trainer_checks import check_after, check_before, name_flags
 from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.signals import are_handled
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         self.logging_steps = LOGGING_STEPS if self.logging_steps is None else self.logging_steps
         self.train_sampling_strategy = self.train_sampling_strategy or "random"
         self.do_eval = self.do_eval or bool(self.eval_on_start)
-        if self.enable_jit_checkpoint:
+        if self.enable_jit_checkpoint and are_handled():
             logger.warning("--enable_jit_checkpoint does nothing: SIGTERM always ends a run with a checkpoint")
             self.enable_jit_checkpoint = False
         try:

@@ -78,6 +78,7 @@ class TokenizedDataset(torch.utils.data.Dataset):
         for draw in draws:
             example = self.dataset[draw.index]
             # An example's own rate counts; but a rate of 0 fills a batch up, and stays.
-            rate = draw.rate and example.get("mlm_probability", draw.rate)
+            own = example.get("mlm_probability")
+            rate = draw.rate if own is None or not draw.rate else own
             found.append({**example, "example_id": draw.index, "epoch": draw.epoch, "mlm_probability": rate})
         return found

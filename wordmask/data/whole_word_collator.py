@@ -187,7 +187,8 @@ class WholeWordMaskCollator(Masker):
         maskable &= (attention_mask > 0) & (column("special_tokens_mask", 0) == 0)
         keys = self._keys(columns, input_ids, inside)
         own = self.rates.of_keys(keys, np.zeros(len(keys))).tolist()
-        rates = [example.get("mlm_probability", rate) for example, rate in zip(columns, own, strict=True)]
+        given = [example.get("mlm_probability") for example in columns]
+        rates = [rate if one is None else one for one, rate in zip(given, own, strict=True)]
         batch = self._mask(input_ids, continues, maskable, _checked(rates), keys)
         batch["attention_mask"] = attention_mask
         if self.word_ids:

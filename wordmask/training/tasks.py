@@ -174,6 +174,8 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
             "text, masks or probe are not those of the last evaluation of the training here, so this one replaces "
             "eval_results.json alone; all_results.json and the report stay"
         )
+    if not trainer.args.do_train:
+        metrics.pop("epoch", None)  # 0, beside the epochs of the training
     metrics["eval_samples"] = len(trainer.eval_sequences or ())
     metrics |= trainer.probe.baselines if trainer.probe else {}
     for metric in METRICS.values():

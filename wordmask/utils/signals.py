@@ -156,6 +156,11 @@ def deferred() -> Iterator[None]:
         raise Interrupted(handler.received)
 
 
+def are_handled() -> bool:
+    """Whether this program is in `handled`, as each script is."""
+    return _handler is not None
+
+
 def received() -> int | None:
     """The signal that has asked this process to stop; `None` without one."""
     return _handler.received if _handler is not None else None

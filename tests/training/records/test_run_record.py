@@ -263,6 +263,14 @@ def test_a_finished_run_keeps_its_results_when_it_is_evaluated_with_other_settin
     assert json.loads(after["eval_results.json"])["eval_loss"] == figures["eval_loss"]
 
 
+def test_an_evaluation_leaves_the_epochs_of_the_training(command, out):
+    """It added its own epoch, which is 0, to the figures of the training."""
+    before = json.loads((out / "all_results.json").read_text())["epoch"]
+    run_mlm_wwm.main(command(str(out), out, "--do_eval"))
+    after = json.loads((out / "all_results.json").read_text())
+    assert after["epoch"] == before > 0 and "epoch" not in json.loads((out / "eval_results.json").read_text())
+
+
 def test_an_evaluation_on_another_text_leaves_the_report_of_a_training_alone(command, folder, out, tmp_path, caplog):
     """The report had the figures of one text beside the name and the size of another."""
     run_mlm_wwm.main(command(str(out), out, "--do_eval"))

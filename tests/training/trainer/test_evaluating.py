@@ -223,3 +223,47 @@ def test_an_evaluation_that_a_resume_makes_saves_no_checkpoint_again(evaluating,
     run_until(2, argv)
     run_mlm_wwm.main(argv)
     assert trajectory(tmp_path / "out") == trajectory(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "name, flags",
+    [("eval_loss", ["--greater_is_better", "true"]), ("eval_accuracy", ["--metric_for_best_model", "accuracy"])],
+)
+def test_another_metric_chooses_the_best_model_among_the_earlier_ones_too(name, flags, evaluating, tmp_path, capsys):
+    """Its values were compared with those of the metric before it, so no later model was better."""
+    argv = [*evaluating, "--learning_rate", "1e-2"]
+    run_mlm_wwm.main([*argv, "--max_steps", "4"])
+    run_mlm_wwm.main([*argv, "--max_steps", "8", *flags])
+    printed = capsys.readouterr().err
+    assert f"chosen by eval_loss, less, and is by {name}, more now: step " in printed
+    assert f"with other settings: {flags[0]}: none -> {flags[1].replace('true', 'True')}" in printed
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))
+    found = {entry["step"]: entry[name] for entry in state["log_history"] if name in entry}
+    best = max(found, key=found.__getitem__)
+    assert (state["best_global_step"], state["best_metric"]) == (best, found[best]) and len(found) == 4
+    assert saved_steps(tmp_path / "out") == [best]
+
+
+def groups_in(checkpoint: Path) -> list[dict]:
+    """The settings of the optimizer in a checkpoint."""
+    return torch.load(checkpoint / "optimizer.pt", weights_only=True)["param_groups"]
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_schedules_that_follow_evaluations_resume_with_the_settings_of_today(schedule, evaluating, tmp_path):
+    """Those of the checkpoint went on, and the run said that they had changed."""
+    argv, out = [*evaluating, "--lr_scheduler_type", schedule, "--max_steps"], tmp_path / "out"
+    halving = '{"patience": 0, "factor": 0.5, "threshold": 1, "min_lr": 0}'
+    constant = '{"patience": 100, "factor": 0.5, "threshold": 1, "min_lr": 0}'
+    run_mlm_wwm.main([*argv, "4", "--learning_rate", "1e-3", "--lr_scheduler_kwargs", halving])
+    first, before = (groups_in(out / f"checkpoint-{step}")[0]["lr"] for step in (2, 4))
+    run_mlm_wwm.main([*argv, "8", "--learning_rate", "1e-5", "--lr_scheduler_kwargs", constant])
+    after = [group["lr"] for step in (6, 8) for group in groups_in(out / f"checkpoint-{step}")]
+    assert before == first / 2 and after == pytest.approx([before / 100] * len(after))
+
+
+def test_all_settings_of_optim_args_are_those_of_today(evaluating, tmp_path):
+    argv = [*evaluating, "--optim", "rmsprop", "--max_steps"]
+    run_mlm_wwm.main([*argv, "2", "--optim_args", "alpha=0.9"])
+    run_mlm_wwm.main([*argv, "4", "--optim_args", "alpha=0.5,centered=False"])
+    assert {group["alpha"] for group in groups_in(tmp_path / "out" / "checkpoint-4")} == {0.5}

@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from transformers import Trainer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, TrainerCallback
 
 import run_mlm_wwm
+import wordmask
 from conftest import free_port, refusal, slow_after
 from wordmask.training.records.file_names import MANIFEST
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -402,3 +403,28 @@ def test_a_second_ctrl_c_leaves_at_once():
     assert done.stderr.strip() == (
         "interrupted: the step in progress is finished and saved first; Ctrl-C again leaves at once"
     )
+
+
+@pytest.mark.slow
+def test_in_a_program_sigterm_saves_the_checkpoint_of_transformers(english_model, tmp_path):
+    """The flag was turned off there, too, where nothing else saves one."""
+    tokenizer = AutoTokenizer.from_pretrained(english_model)
+    args = wordmask.RunArguments(
+        output_dir=str(tmp_path), max_steps=100_000, use_cpu=True, report_to="none", enable_jit_checkpoint=True
+    )
+
+    class Terminates(TrainerCallback):
+        def on_step_end(self, args, state, control, **more):
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    data = [{"input_ids": [2, 40, 41, 3]}] * 8
+    model = AutoModelForMaskedLM.from_pretrained(english_model)
+    trainer = wordmask.MlmTrainer(model, args, data, processing_class=tokenizer, callbacks=[Terminates()])
+    try:
+        trainer.train()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert 2 <= trainer.state.global_step < 100_000 and (checkpoint / MANIFEST).exists()

@@ -65,6 +65,8 @@ class ProgressRecord:
         optimizer: the classes of the optimizer and of the schedule, whose states are in the checkpoint.
         owes_evaluation: whether the evaluation after its last step is still to be made.
         order: the `--train_sampling_strategy` of its sequences; `None` if it is not known.
+        learning_rate: the value of the flag, from which its learning rates follow; `None` if it is not known.
+        best_by: by what its best step was chosen, such as `eval_loss, less`; `None` if by nothing that is known.
     """
 
     progress: Progress
@@ -74,6 +76,8 @@ class ProgressRecord:
     optimizer: str | None = None
     owes_evaluation: bool = False
     order: str | None = None
+    learning_rate: float | None = None
+    best_by: str | None = None
 
 
 def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
@@ -93,6 +97,8 @@ def write_progress(checkpoint: str | Path, record: ProgressRecord) -> None:
         "optimizer": record.optimizer,
         "owes_evaluation": record.owes_evaluation,
         "order": record.order,
+        "learning_rate": record.learning_rate,
+        "best_by": record.best_by,
     }
     write_json(Path(checkpoint) / PROGRESS, values)
 
@@ -121,6 +127,8 @@ def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None,
         values["optimizer"],
         values["owes_evaluation"],
         values.get("order") or (run.order if run else None),
+        values.get("learning_rate"),
+        values.get("best_by"),
     )
 
 
@@ -134,6 +142,12 @@ def optimizer_in(checkpoint: str) -> str | None:
 def read_state(checkpoint: str) -> TrainerState:
     """The Trainer's own state in a checkpoint."""
     return TrainerState.load_from_json(os.path.join(checkpoint, STATE))
+
+
+def best_by(args: RunArguments) -> str | None:
+    """By what the best step of a training is chosen, such as `eval_loss, less`; `None` if none is."""
+    metric = args.metric_for_best_model
+    return f"eval_{metric.removeprefix('eval_')}, {'more' if args.greater_is_better else 'less'}" if metric else None
 
 
 def saved_step(args: RunArguments, state: TrainerState) -> int:

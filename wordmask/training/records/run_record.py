@@ -37,6 +37,7 @@ SETTINGS = (
     *("optim", "optim_args", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
     *("fp16", "bf16", "residual_in_fp32", "logging_steps", "eval_steps", "save_steps"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
 )
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 _TEXT = ("dataset_name", "dataset_config_name", "train_file", "train_ref_file")  # where a text has no digest

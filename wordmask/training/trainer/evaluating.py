@@ -26,7 +26,7 @@ from wordmask.training.evaluation.masked_words import MaskedWords, WordCounts
 from wordmask.training.evaluation.metrics import MaskedLMMetric, mask_digest
 from wordmask.training.evaluation.probe import Probe
 from wordmask.training.records.evaluation_record import Evaluation
-from wordmask.training.records.progress_record import saved_step
+from wordmask.training.records.progress_record import best_by, saved_step
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.trainer.resuming import ResumableTrainer
 from wordmask.utils.arrays import BoolArray, IntArray
@@ -116,6 +116,7 @@ class EvaluatingTrainer(ResumableTrainer):
     _reported = False  # whether `history` gets the evaluation that comes, or is in progress
     _running: _Running  # while there is one
     _begun_from: str | None = None  # the checkpoint that the training goes on from
+    _best_done_by: str | None = None  # by what its best step was chosen
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
 
     def __init__(
@@ -193,6 +194,8 @@ class EvaluatingTrainer(ResumableTrainer):
         self._begun_from, state = checkpoint, self.state
         if checkpoint and Path(checkpoint).resolve() == self._checkpoint_of_step.resolve():
             self._saved_step = state.global_step  # to save it again would remove it first
+        if checkpoint and self._best_done_by and best_by(self.args) not in (None, self._best_done_by):
+            self._choose_best_again(Path(checkpoint).parent)
         if checkpoint and self.args.load_best_model_at_end and state.best_global_step:
             best = Path(checkpoint).with_name(f"checkpoint-{state.best_global_step}")
             if best.is_dir():
@@ -205,6 +208,24 @@ class EvaluatingTrainer(ResumableTrainer):
                 )
                 state.best_metric = state.best_model_checkpoint = state.best_global_step = None
         return place
+
+    def _choose_best_again(self, directory: Path) -> None:
+        """Choose the best step by today's `--metric_for_best_model`, among the evaluations before a resume."""
+        state, args, chosen_by = self.state, self.args, str(best_by(self.args))
+        name = chosen_by.split(", ")[0]
+        found = {int(entry["step"]): entry[name] for entry in state.log_history if name in entry and entry["step"]}
+        if args.load_best_model_at_end:
+            found = {step: value for step, value in found.items() if (directory / f"checkpoint-{step}").is_dir()}
+        best = (max if args.greater_is_better else min)(found, key=found.__getitem__, default=None)
+        state.best_global_step, state.best_metric = best, None if best is None else found[best]
+        path = directory / f"checkpoint-{best}"
+        state.best_model_checkpoint = str(path) if path.is_dir() else None
+        logger.warning(
+            "--metric_for_best_model: the best step was chosen by %s, and is by %s now: %s",
+            self._best_done_by,
+            chosen_by,
+            f"step {best} so far" if best else "none so far",
+        )
 
     def evaluate_trained(self) -> dict[str, float]:
         """The metrics of the model as it is now, which need no evaluation if training ended with one."""

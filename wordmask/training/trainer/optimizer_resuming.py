@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from wordmask.config.optimizer_checks import settings_given
 from wordmask.config.schedule_checks import schedule_settings
 from wordmask.data.plan import Progress
 from wordmask.training.records.progress_record import optimizer_in
@@ -18,8 +20,10 @@ from wordmask.utils.errors import InputError, reported
 
 logger = logging.getLogger(__name__)
 
-# Settings in an optimizer's state that flags set.
+# Settings in an optimizer's state that flags set, beside those that --optim_args names.
 _SETTINGS = ("weight_decay", "betas", "eps", "momentum", "fused")
+# What the parameters of a schedule become in its state. GreedyLR counts `reset_start` down, and keeps what was given.
+_KEPT_AS = {"min_lr": "min_lrs", "max_lr": "max_lrs", "reset_start": "reset_start_original"}
 
 
 class OptimizerResumingTrainer(TimedTrainer):
@@ -35,6 +39,7 @@ class OptimizerResumingTrainer(TimedTrainer):
 
     done: Progress = Progress()
     _optimizer_done: str | None = None  # the kind of the optimizer whose state the checkpoint holds
+    _rate_done: float | None = None  # the --learning_rate of the checkpoint
 
     def __init__(self, *args: Any, kept_optimizer: str | None = None, **options: Any):
         super().__init__(*args, **options)
@@ -62,10 +67,16 @@ class OptimizerResumingTrainer(TimedTrainer):
             return super()._load_optimizer_and_scheduler(checkpoint)
         optimizer: Any = self.optimizer
         schedule: Any = self.lr_scheduler
-        settings = [{name: group[name] for name in _SETTINGS if name in group} for group in optimizer.param_groups]
-        rates = getattr(schedule, "base_lrs", None)
+        names = {*_SETTINGS, *settings_given(self.args)}
+        settings = [{name: group[name] for name in names if name in group} for group in optimizer.param_groups]
+        rates, of_schedule = getattr(schedule, "base_lrs", None), _settings_of(schedule)
         if self._optimizer_done in (None, self._optimizer_kind):
             super()._load_optimizer_and_scheduler(checkpoint)
+            if rates is None:  # it changes the rates of the optimizer by what it sees, so they have no formula
+                vars(schedule).update(of_schedule)
+                change = self.args.learning_rate / self._rate_done if self._rate_done else 1.0
+                for group in optimizer.param_groups:
+                    group["lr"] *= change
         else:
             logger.warning("--optim or --lr_scheduler_type has changed, so the optimizer starts without its old state")
         if not schedule.last_epoch:  # a checkpoint of --save_only_model has no states
@@ -113,6 +124,12 @@ class OptimizerResumingTrainer(TimedTrainer):
             for group, rate, factor in parts:
                 group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
             schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def _settings_of(schedule: Any) -> dict[str, Any]:
+    """The settings that a schedule was made with, by the names that they have in its state."""
+    names = {_KEPT_AS.get(name, name) for name in inspect.signature(type(schedule)).parameters} - {"optimizer"}
+    return {name: value for name, value in vars(schedule).items() if name in names}
 
 
 def _set(optimizer: Any, settings: Sequence[Mapping[str, Any]]) -> None:

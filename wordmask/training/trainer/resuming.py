@@ -19,6 +19,7 @@ from wordmask.training.records.output_dir import check_checkpoint, last_checkpoi
 from wordmask.training.records.progress_record import (
     ProgressRecord,
     StepSettings,
+    best_by,
     read_progress,
     read_state,
     write_progress,
@@ -105,6 +106,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
         record = read_progress(checkpoint, self.step_settings, run, examples)
         self.speed.moments = read_speed(Path(checkpoint).parent)
         self.done, self._loss_done, self._optimizer_done = record.progress, record.loss, record.optimizer
+        self._rate_done, self._best_done_by = record.learning_rate, record.best_by
         self.owes_evaluation = record.owes_evaluation and self.eval_dataset is not None
         if self.keeps_order and record.order:
             self.args.train_sampling_strategy = record.order
@@ -324,7 +326,8 @@ class ResumableTrainer(OptimizerResumingTrainer):
         loss = self._total_loss_scalar + float(self.accelerator.reduce(self._tr_loss.clone(), "mean"))
         progress = self.plan.progress(step) if self.plan else Progress(step)
         if self.args.should_save:
-            more = self._optimizer_kind, self.owes_evaluation, self.args.train_sampling_strategy
+            flags = self.args.train_sampling_strategy, self.args.learning_rate, best_by(self.args)
+            more = self._optimizer_kind, self.owes_evaluation, *flags
             write_progress(path, ProgressRecord(progress, self.step_settings, self._sizes, loss, *more))
         super()._write_checkpoint(path, model, trial)
 
