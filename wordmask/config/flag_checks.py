@@ -69,8 +69,8 @@ def refuse_encoder_decoder(flag: str, name: str, config: PreTrainedConfig | type
 
 
 def check_flags(arguments: Arguments) -> None:
-    """Raise an `InputError` if flags contradict each other. An evaluation that a flag asks for is turned on."""
-    _check_tasks(arguments)
+    """Raise an `InputError` if flags contradict each other. A task that they ask for is turned on."""
+    _choose_other_task(arguments)
     _check_precision(arguments)
     _check_words(arguments)
     if arguments.needed_segmentation is not None and not arguments.data.is_prepared:  # there it is only compared
@@ -101,13 +101,15 @@ def check_flags(arguments: Arguments) -> None:
         )
 
 
-def _check_tasks(arguments: Arguments) -> None:
-    """Raise an `InputError` if a task is turned off, and the other one is not asked for: then a run does both."""
-    off = [name for name in ("do_train", "do_eval") if {name, f"no_{name}"} & {*arguments.named}]
-    if off and arguments.no_task_given:
-        raise InputError(
-            f"--{off[0]} is false, and without --do_train and --do_eval a run does both; give the one that you want"
-        )
+def _choose_other_task(arguments: Arguments) -> None:
+    """If one of the tasks is turned off, turn the other one on; raise an `InputError` if both are turned off."""
+    tasks = ("do_train", "do_eval")
+    off = [name for name in tasks if {name, f"no_{name}"} & {*arguments.named} and not arguments.given[name]]
+    if len(off) == 2:
+        raise InputError("--do_train and --do_eval are both false, so there is nothing to do; drop one of them")
+    for name in tasks if off else ():
+        arguments.given[name] = name not in off
+        setattr(arguments.training, name, name not in off)
 
 
 def _check_precision(arguments: Arguments) -> None:

@@ -263,6 +263,16 @@ def test_a_finished_run_keeps_its_results_when_it_is_evaluated_with_other_settin
     assert json.loads(after["eval_results.json"])["eval_loss"] == figures["eval_loss"]
 
 
+@pytest.mark.parametrize("flags", [["--do_eval", "false"], ["--no_do_train"]])
+def test_a_task_that_is_turned_off_is_not_done(flags, command, tmp_path):
+    """Such a run did both, as one without the two flags does."""
+    figures = run_mlm_wwm.main(command("one", tmp_path / "out", *flags))
+    trains, evaluates = "train_loss" in figures, "eval_loss" in figures
+    assert (trains, evaluates) == ((True, False) if "--do_eval" in flags else (False, True))
+    given = json.loads((tmp_path / "out" / RECORD).read_text())["arguments"]
+    assert (given["do_train"], given["do_eval"]) == (trains, evaluates)
+
+
 def test_an_evaluation_leaves_the_epochs_of_the_training(command, out):
     """It added its own epoch, which is 0, to the figures of the training."""
     before = json.loads((out / "all_results.json").read_text())["epoch"]
