@@ -97,6 +97,7 @@ def test_sparse_prediction_gives_the_same_losses_in_a_bare_loop(english_model, t
     assert sparse(**batches[0]).logits.shape[:2] == labels.shape
 
 
+@pytest.mark.slow
 def test_sparse_prediction_takes_a_compiled_model(english_model, tokenizer, dataset):
     batch = wordmask.WholeWordMaskCollator(tokenizer)([dataset[0], dataset[1]])
     model = AutoModelForMaskedLM.from_pretrained(english_model).eval()

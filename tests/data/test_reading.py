@@ -152,6 +152,7 @@ def test_texts_come_back_exactly(tmp_path, name, texts, compression, streaming):
     assert texts_of(path, streaming=streaming, overwrite_cache=True) == expected
 
 
+@pytest.mark.slow
 def test_formats_change_neither_tokens_nor_the_processes_that_make_them(english_model, tmp_path):
     """Nor is a text tokenized again that was read from another format before."""
     texts = [*sample_lines("english", 30), 'a "lone quote', "=1+1, and; more|", "two\u2028lines"]

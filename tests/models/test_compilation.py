@@ -133,6 +133,7 @@ def test_a_model_without_repeated_layers_is_left_alone():
     assert not compile_layers(model, head, "eager", None) and head.whole_loss is whole_loss
 
 
+@pytest.mark.slow
 def test_a_run_whose_model_is_compiled_as_a_whole_trains_the_same(english_model, english_file, tmp_path):
     """It has one layer. In half precision, its loss is a part of that graph, for any number of positions."""
     argv = (

@@ -860,7 +860,7 @@ def spaced(tmp_path_factory) -> tuple[Path, str]:
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["", "streaming"])
 @pytest.mark.parametrize("mixed", [False, True], ids=["", "mixed"])
-@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("kind", slow_after(1, KINDS[1:]))
 def test_training_reads_each_kind_of_table_as_it_is(kind, mixed, streaming, spaced, tmp_path, capsys):
     folder, model = spaced
     save, output = target(tmp_path, kind), str(tmp_path / "out")

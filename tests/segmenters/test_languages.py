@@ -123,6 +123,7 @@ def test_mecab_reads_on_after_a_nul():
     assert words("mecab", "食べる\x00こと") == ["食べる", "\x00", "こと"]
 
 
+@pytest.mark.slow
 def test_mecab_takes_a_line_that_would_end_the_process():
     pytest.importorskip("unidic_lite")
     line = "あ" * 1_000_000

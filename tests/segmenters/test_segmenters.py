@@ -216,6 +216,7 @@ def test_every_segmenter_is_held_to_these_promises():
     assert {name for _, name, _ in KINDS.values()} | {"tokenizer"} == {*available()}
 
 
+@pytest.mark.slow
 def test_a_library_that_changes_characters_is_a_sentence(monkeypatch):
     """As it may do on text of another normal form, which has more characters than the one that it gives back."""
     monkeypatch.setattr(JiebaSegmenter, "cut", lambda self, text: [text.replace("我", "你")])
@@ -242,6 +243,7 @@ def test_the_cache_of_datasets_knows_a_function_that_makes_references_again():
     assert Hasher.hash(referenced) == first
 
 
+@pytest.mark.slow
 def test_the_cache_of_datasets_notices_another_dictionary(tmp_path):
     words, digests = tmp_path / "a--seed.txt", []
     for word in ("研究生", "生命的"):
@@ -261,7 +263,7 @@ def test_awkward_lines_add_up(loaded, kind, line):
     assert all(words), "an empty word has no place in the line"
 
 
-@pytest.mark.parametrize("kind", slow_after(4, KINDS))
+@pytest.mark.parametrize("kind", slow_after(2, KINDS))
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_text_adds_up(loaded, kind, data):
@@ -586,6 +588,7 @@ def test_a_user_dictionary_is_its_segmenters_own(tmp_path, loaded):
     assert len(segmenter.identity["user_dict"]) == 64
 
 
+@pytest.mark.slow
 def test_entries_that_jieba_never_finds_are_counted_and_one_is_named(tmp_path, caplog):
     words = tmp_path / "words.txt"
     lost = ["增长率的\t5", "增长率的,5,n", "增长率的 n 5", "增长率的 5 N", "增长率的 5.0", "增长率的\u30005", "AT T 5"]
@@ -601,6 +604,7 @@ def test_entries_that_jieba_never_finds_are_counted_and_one_is_named(tmp_path, c
     assert caplog.messages == []
 
 
+@pytest.mark.slow
 def test_jieba_writes_nothing_to_stderr(tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("石墨烯 5 n\n", encoding="utf-8")
@@ -795,6 +799,7 @@ def test_a_legacy_model_without_its_file(copy_of, legacy_dir):
     rejected(legacy_dir / "cws_model.bin", "neither a directory")
 
 
+@pytest.mark.slow
 def test_a_legacy_model_cut_short(copy_of, legacy_dir):
     """`CWSModel.load` would end this very process."""
     directory = copy_of(legacy_dir)

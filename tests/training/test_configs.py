@@ -33,6 +33,7 @@ def test_adapting_to_a_domain_shows_the_loss_of_both_texts(english_model, tmp_pa
     assert record["described"]["mixture"].startswith("domain: ")
 
 
+@pytest.mark.slow
 def test_a_chinese_modernbert_trains_its_vocabulary_and_falls_to_its_last_rate(tmp_path):
     text = write(tmp_path / "corpus.txt", sample_lines("chinese", 60))
     argv = [str(CONFIGS / "chinese_modernbert.yaml"), "--train_file", text, "--output_dir", str(tmp_path / "out")]
@@ -47,6 +48,7 @@ def test_a_chinese_modernbert_trains_its_vocabulary_and_falls_to_its_last_rate(t
     assert described["model"].startswith("modernbert")
 
 
+@pytest.mark.slow
 def test_a_modernbert_decays_from_a_stable_checkpoint_to_a_thousandth(tmp_path):
     """With the phase at a constant rate before it, as the comment in the config says."""
     tokenizer = sample_tokenizer("bert", 300)

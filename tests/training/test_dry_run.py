@@ -154,7 +154,7 @@ def test_an_evaluation_alone(flags, english_file, capsys, tmp_path):
     assert re.search(r"^time: about .*: 1 evaluation of [\d.]+ s$", capsys.readouterr().err, re.MULTILINE)
 
 
-@pytest.mark.parametrize("script", [run_mlm, run_mlm_wwm])
+@pytest.mark.parametrize("script", slow_after(1, [run_mlm_wwm, run_mlm]))
 def test_a_model_from_scratch_and_prepared_text(script, english_model, english_file, tmp_path):
     scratch = ["--model_type", "bert", "--train_file", english_file, "--max_steps", "3", "--report_to", "none"]
     scratch += ["--config_overrides", "hidden_size=16,num_hidden_layers=1,num_attention_heads=2"]

@@ -107,6 +107,7 @@ def test_a_run_that_goes_on_otherwise_than_it_began_says_so(command, caplog):
     assert sorted(told(caplog)) == sorted(changes)
 
 
+@pytest.mark.slow
 def test_record_report_and_card_keep_what_was_changed_on_the_way(command, tmp_path):
     """Also over several resumes. If one goes on from an earlier checkpoint, what was changed begins with that."""
     command, out = [*command, "--save_steps", "2"], tmp_path / "out"

@@ -83,6 +83,7 @@ def test_each_corpus_has_its_share_and_what_comes_again_has_new_masks(weights, s
     assert len({*drawn}) > 0.8 * len(drawn) and len(drawn) == 3 * (NEWS + WIKI)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(folder, tmp_path, seen):
     """With all that is drawn; in the middle of an epoch, at the end of one, and with workers that load batches."""
     drawn = [

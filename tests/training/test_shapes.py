@@ -76,7 +76,7 @@ def train(model: str, text: str, directory: Path, *more: str) -> None:
 @pytest.mark.parametrize(
     "model, more",
     slow_after(
-        6,
+        3,
         [
             ("bert", "--masking_strategy whole_word:0.5,span:0.5 --mlm_probability 0.1..0.5"),
             ("bert", "--no_sparse_prediction"),

@@ -217,6 +217,7 @@ def test_after_is_the_model_that_is_saved(command, counted, tmp_path):
 # Over a resume
 
 
+@pytest.mark.slow
 def test_a_resume_takes_the_figures_from_the_record_and_evaluates_no_more(
     command, counted, killed_after, english_model, tmp_path
 ):
@@ -423,6 +424,7 @@ def test_words_are_counted_by_their_text_over_the_whole_evaluation(command, fold
     assert masked == 40 and right / masked == metrics["eval_whole_word_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_chinese_words_are_words_and_not_characters(chinese_model, tmp_path, capsys):
     text, references = tmp_path / "text.txt", tmp_path / "text.ref"
     text.write_text("我们喜欢\n" * 12, encoding="utf-8")

@@ -191,6 +191,7 @@ def test_the_best_checkpoint_is_chosen_by_the_probe(more, command, folder, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_a_signal_leaves_a_probe(command, tmp_path, monkeypatch):
     """In the evaluation after step 2, at the second batch of the labelled texts. The one before training has ten."""
     out, batches, original = tmp_path / "out", [], Embedder._batch
@@ -228,6 +229,7 @@ def test_bfloat16_gives_nearly_the_same(command, tmp_path):
     assert half == pytest.approx(plain, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_training_is_the_same_with_a_probe(command, folder, tmp_path):
     with_probe = run_mlm_wwm.main(command(tmp_path / "with", *held_out(folder)))
     argv = command(tmp_path / "without")

@@ -12,7 +12,7 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.tensor import DTensor
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
-from conftest import SMALL
+from conftest import SMALL, slow_after
 from wordmask.models.loss_head import find_loss_head
 from wordmask.models.sparse_prediction import find_sparse_prediction
 from wordmask.training.trainer.fsdp import layer_classes, tied_weights_together
@@ -54,7 +54,7 @@ def shard(model: torch.nn.Module, together: bool) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("in_head", [False, True])
-@pytest.mark.parametrize("model_type", LAYERS)
+@pytest.mark.parametrize("model_type", slow_after(1, LAYERS))
 def test_loss_and_gradients_are_those_of_the_whole_model(model_type, in_head, group):
     ids = torch.arange(2 * 9).reshape(2, 9) + 10
     whole, model = tiny(model_type), tiny(model_type)
