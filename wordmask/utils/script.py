@@ -30,15 +30,13 @@ def reports_input_errors(main: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
-@contextlib.contextmanager
-def while_importing(name: str) -> Iterator[None]:
+def while_importing(name: str) -> contextlib.AbstractContextManager[None]:
     """Let a script end as `one_line_endings` says while it imports large packages, before its `main` begins.
 
     Args:
         name: the script's `__name__`. A program that imports the script keeps its own handling of signals.
     """
-    with one_line_endings() if name == "__main__" else contextlib.nullcontext():
-        yield
+    return one_line_endings() if name == "__main__" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
