@@ -119,9 +119,12 @@ class TextDigest:
 
     def add(self, lines: Sequence[str]) -> None:
         """Add the next lines."""
-        # The text of a table may have a line end inside. It becomes a byte that UTF-8 does not have.
-        encoded = (line.encode("utf-8", "surrogatepass").replace(b"\n", b"\xff") for line in lines)
-        self._hash.update(b"".join(line + b"\n" for line in encoded))
+        encoded = "\n".join([*lines, ""]).encode("utf-8", "surrogatepass")
+        if encoded.count(b"\n") > len(lines):
+            # The text of a table may have a line end inside. It becomes a byte that UTF-8 does not have.
+            each = (line.encode("utf-8", "surrogatepass").replace(b"\n", b"\xff") for line in lines)
+            encoded = b"".join(line + b"\n" for line in each)
+        self._hash.update(encoded)
         self.lines += len(lines)
         self.blank += sum(map(is_blank, lines))
 

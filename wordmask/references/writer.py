@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import chain, compress, count, islice
 from typing import Any, TypeAlias
 
 from wordmask.references.content import check_output_content, content_digests
@@ -96,10 +96,10 @@ class Annotator:
     def __call__(self, batch: Batch) -> list[list[int] | None]:
         """The reference of each line, `None` for a blank one."""
         start, lines = batch
-        numbers = [number for number, line in enumerate(lines, start) if not is_blank(line)]
-        texts = [line for line in lines if not is_blank(line)]
+        visible = [not is_blank(line) for line in lines]
+        numbers, texts = [*compress(count(start), visible)], [*compress(lines, visible)]
         references = iter(line_positions(self.tokenizer, self.segmenter, texts, self.mixed, numbers) if texts else [])
-        return [None if is_blank(line) else next(references) for line in lines]
+        return [next(references) if is_visible else None for is_visible in visible]
 
 
 def _make_block(annotator: Annotator, output: Output, batch: Batch) -> Block:

@@ -120,9 +120,9 @@ def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
         "; repair its method segment",
     ):
         words = segmenter.segment(lines)
-    if not isinstance(words, Collection) or isinstance(words, str):
+    if _is_no_list(words):
         wrong = f"{kind_of(words)}, not a list"
-    elif bad := [one for one in words if isinstance(one, str) or not isinstance(one, Collection)]:
+    elif bad := [*filter(_is_no_list, {type(one): one for one in words}.values())]:  # one of each class is enough
         wrong = f"{kind_of(bad[0])} for a line, not a list"
     elif not all(issubclass(kind, str) for kind in set(map(type, chain.from_iterable(words)))):
         wrong = "words that are no strings"
@@ -134,6 +134,10 @@ def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
         f"--segmenter: {_name_of(segmenter)} gave {wrong}; let its method segment return one list of strings for each "
         "line, which may be empty"
     )
+
+
+def _is_no_list(value: Any) -> bool:
+    return isinstance(value, str) or not isinstance(value, Collection)
 
 
 def identity_of(segmenter: Segmenter) -> dict[str, str]:

@@ -116,7 +116,7 @@ def _word_starts(characters: Characters, words: Sequence[Sequence[str]], numbers
     lengths: list[int] = []
     known: Sequence[int | None] = numbers or [None] * len(words)
     for number, line, line_words in zip(known, characters.lines, words, strict=True):
-        complete = "".join(line_words) == line and "" not in line_words
+        complete = "".join(line_words) == line
         lengths += map(len, line_words) if complete else _piece_lengths(line, line_words, number)
         lengths.append(1)
     begins = np.zeros(len(characters.code_points), bool)
