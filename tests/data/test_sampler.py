@@ -20,9 +20,9 @@ from conftest import character_tokenizer, save_model
 from wordmask.config.arguments import DataArguments, RunArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
-from wordmask.data.order import EpochOrder, FixedOrder, grouped, shuffled
+from wordmask.data.order import EpochOrder, grouped, shuffled
 from wordmask.data.plan import EVALUATION, Draw, Layout, Progress, Stage
-from wordmask.data.sampler import Batches
+from wordmask.data.sampler import Batches, EvaluationBatches
 from wordmask.data.sequences import Sequences, StagedSequences
 from wordmask.data.token_store import StoredTokens, Tokenization
 from wordmask.masking import Strategy
@@ -32,8 +32,12 @@ from wordmask.training.trainer.mlm_trainer import MlmTrainer
 CONSTANT = RateSchedule.of("0.15:0.15")
 
 
-def epoch_batches(rows: int, layout: Layout, rates: RateSchedule = CONSTANT, seed: int = 3, **options) -> Batches:
-    return Batches([Stage(rows, EpochOrder("random", seed, range(rows)), layout)], rates, **options)
+def epoch_batches(
+    rows: int, layout: Layout, rates: RateSchedule = CONSTANT, seed: int = 3, epoch: int = 0, **options
+) -> Batches:
+    batches = Batches([Stage(rows, EpochOrder("random", seed, range(rows)), layout)], rates, **options)
+    batches.set_epoch(epoch)
+    return batches
 
 
 def of_all_processes(rows: int, batch_size: int, accumulation: int, processes: int, **options) -> list[list[list]]:
@@ -165,13 +169,25 @@ def test_an_epoch_is_the_same_each_time_and_another_one_is_new():
     assert list(islice(batches, 3, None)) == first[3:]
 
 
-def test_evaluation_has_its_own_order_and_epoch_whatever_training_says():
-    stage = Stage(10, FixedOrder(np.arange(10)), Layout(4))
-    batches = Batches([stage], RateSchedule.of("0.2:0.2"), epoch=EVALUATION)
-    first = list(batches)
-    batches.set_epoch(2)
-    assert list(batches) == first
-    assert [tuple(draw) for batch in first for draw in batch] == [(row, EVALUATION, 0.2) for row in range(10)]
+def test_an_evaluation_shows_all_sequences_once_in_its_order_and_with_its_epoch():
+    batches = EvaluationBatches(np.arange(10)[::-1], Layout(4), 0.2, fill=False)
+    assert [len(batch) for batch in batches] == [4, 4, 2] and len(batches) == 3
+    draws = [(row, EVALUATION, 0.2) for row in reversed(range(10))]
+    for _ in range(2):
+        assert [tuple(draw) for batch in batches for draw in batch] == draws
+
+
+def test_the_processes_of_an_evaluation_have_as_many_batches_as_each_other():
+    """Of 9 sequences in steps of 2 × 3, the third process has none in the last step: one of rate 0 takes its place."""
+    shown = [[*EvaluationBatches(np.arange(9), Layout(2, 1, 3, process), 0.2, fill=False)] for process in range(3)]
+    assert [[[draw.index for draw in batch] for batch in batches] for batches in shown] == [
+        [[0, 1], [6, 7]],
+        [[2, 3], [8]],
+        [[4, 5], [6]],
+    ]
+    assert shown[2][1] == [Draw(6, EVALUATION, 0.0)]
+    filled = [*EvaluationBatches(np.arange(9), Layout(2, 1, 3, 1), 0.2, fill=True)]
+    assert filled[1] == [Draw(8, EVALUATION, 0.2), Draw(6, EVALUATION, 0.0)]
 
 
 # Other steps in the middle of a training

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.order import EpochOrder, FixedOrder, grouped, grouped_by_tokens, shuffled, token_ends
+from wordmask.data.order import EpochOrder, grouped, grouped_by_tokens, shuffled, token_ends
 from wordmask.data.plan import Draw, Layout, Piece, Progress, Stage
 from wordmask.data.sampler import Batches
 from wordmask.data.token_steps import TokenBatches, TokenCuts
@@ -235,7 +235,7 @@ def test_batches_of_a_step_have_about_as_many_tokens():
 
 def test_a_step_is_divided_by_the_middle_of_each_sequence():
     """Five of 4 tokens in four parts: by beginnings, they would be 0 0 1 2 3, and by ends 0 1 2 3 3."""
-    lengths, order = [4] * 5, FixedOrder(np.arange(5))
+    lengths, order = [4] * 5, EpochOrder("sequential", SEED, range(5))
     parts = []
     for process in range(2):
         layout = Layout(1, 2, 2, process)
@@ -314,7 +314,7 @@ def test_the_trainer_sees_no_steps_outside_of_its_epochs():
 
 def test_an_epoch_is_cut_anew_where_its_first_step_has_other_tokens_from_before():
     lengths = np.array([3, 4, 2, 2, 5, 1])
-    cuts = TokenCuts(Stage(6, FixedOrder(np.arange(6)), WHOLE), lengths, 6)
+    cuts = TokenCuts(Stage(6, EpochOrder("sequential", SEED, range(6)), WHOLE), lengths, 6)
     for _ in range(2):
         assert cuts.of(1, (), 0).ends.tolist() == [2, 5] and cuts.of(1, (), 5).ends.tolist() == [1, 3, 5]
         assert (cuts.counts(1, (), 0, 6), cuts.counts(1, (), 5, 6)) == ((2, 1), (3, 1))

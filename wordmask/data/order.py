@@ -193,20 +193,6 @@ class Order(ABC):
         return order
 
 
-class FixedOrder(Order):
-    """The same order in every epoch.
-
-    Args:
-        order: (sequences,) the sequences in this order.
-    """
-
-    def __init__(self, order: Integers):
-        self.order = order
-
-    def of_epoch(self, epoch: int) -> Integers:
-        return self.order
-
-
 class EpochOrder(Order):
     """The order of sequences in an epoch, and in the steps of an epoch, by `--train_sampling_strategy`.
 

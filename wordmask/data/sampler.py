@@ -10,6 +10,7 @@ from itertools import accumulate, groupby
 from operator import itemgetter
 
 import numpy as np
+from torch.utils.data import Sampler
 
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.plan import EVALUATION, Draw, Layout, Piece, Plan, Progress, Stage, examples_in
@@ -34,7 +35,6 @@ class Batches(Plan):
         epochs: the number of epochs of the whole training, which may be a fraction.
         fill: whether all batches must have the same size.
         drop_last: whether to leave out sequences that do not fill a batch on every process.
-        epoch: the epoch, until `set_epoch` changes it.
         done: what was done before.
     """
 
@@ -46,11 +46,10 @@ class Batches(Plan):
         epochs: float = 1.0,
         fill: bool = False,
         drop_last: bool = False,
-        epoch: int = 0,
         done: Progress | None = None,
     ):
         self.stages, self.layout, self.rates, self.drop_last = stages, stages[-1].layout, rates, drop_last
-        self.fill, self.epoch = fill or drop_last, epoch
+        self.fill, self.epoch = fill or drop_last, 0
         self.steps_in_epoch = stages[-1].steps(drop_last)
         self._begin(done or Progress())
         self.planned_steps = steps or self._steps_for(epochs)
@@ -117,10 +116,6 @@ class Batches(Plan):
         shown = examples_in(self.shown) if done.epoch == self.first_epoch else 0
         return done.epoch + done.examples / max(1, shown + stage.used(self.drop_last, shown))
 
-    def set_epoch(self, epoch: int) -> None:
-        if self.epoch != EVALUATION:
-            super().set_epoch(epoch)
-
     def __iter__(self) -> Iterator[list[Draw]]:
         start = self.skipped if self.epoch == self.first_epoch else 0
         steps = range(start, start + self.steps_left(self.epoch))
@@ -131,7 +126,7 @@ class Batches(Plan):
 
     def _locate(self, step: int) -> tuple[tuple[int, int], int]:
         """The stage of a step of this epoch, the epoch of that stage, and the number of the step in that epoch."""
-        return (0, 0 if self.epoch == EVALUATION else self.epoch), step
+        return (0, self.epoch), step
 
     def _order(self, number: int, epoch: int) -> Integers:
         """(sequences,) The sequences of an epoch of a stage, without those that steps of other sizes have shown."""
@@ -152,7 +147,7 @@ class Batches(Plan):
             if later_epochs:
                 steps += self._first_steps + (later_epochs - 1) * self.steps_in_epoch
             share = np.minimum((steps + places / size) / self.planned_steps, 1.0)
-        indices, epochs = stage.located(order[places], EVALUATION if self.epoch == EVALUATION else epoch)
+        indices, epochs = stage.located(order[places], epoch)
         rates = self.rates.at(share, epochs, indices)
         return list(map(Draw, indices.tolist(), epochs.tolist(), rates.tolist()))
 
@@ -163,10 +158,15 @@ class Batches(Plan):
         second process gets 2 3 and 6 7.
         """
         for number in range(layout.accumulation):
-            start = (number * layout.processes + layout.process) * layout.batch_size
-            batch = draws[start : start + layout.batch_size]
-            missing = layout.batch_size - len(batch) if self.fill else int(not batch)
-            yield batch + [draws[0]._replace(rate=0.0)] * missing
+            yield _batch(layout, draws, number, self.fill)
+
+
+def _batch(layout: Layout, draws: list[Draw], number: int, fill: bool) -> list[Draw]:
+    """A batch of this process in a step, see `Batches`, given the draws of the step and the number of the batch."""
+    start = (number * layout.processes + layout.process) * layout.batch_size
+    batch = draws[start : start + layout.batch_size]
+    missing = layout.batch_size - len(batch) if fill else int(not batch)
+    return batch + [draws[0]._replace(rate=0.0)] * missing
 
 
 class StagedBatches(Batches):
@@ -200,3 +200,25 @@ class StagedBatches(Batches):
         number = min(bisect.bisect_right(self.step_bounds, step), len(self.stages)) - 1
         epoch, step = divmod(step - self.step_bounds[number], self.stages[number].steps(self.drop_last))
         return (number, epoch), step
+
+
+class EvaluationBatches(Sampler[list[Draw]]):
+    """The batches of one process that show all sequences once, each with the same mask every time.
+
+    Args:
+        order: (sequences,) the sequences in this order.
+        layout: how a step is divided; it has one batch of each process.
+        rate: the masking rate.
+        fill: whether all batches must have the same size, see `Batches`.
+    """
+
+    def __init__(self, order: Integers, layout: Layout, rate: float, fill: bool):
+        self.order, self.layout, self.rate, self.fill = order, layout, rate, fill
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.layout.step_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for start in range(0, len(self.order), self.layout.step_size):
+            step = self.order[start : start + self.layout.step_size].tolist()
+            yield _batch(self.layout, [Draw(index, EVALUATION, self.rate) for index in step], 0, self.fill)

@@ -24,9 +24,9 @@ from wordmask.config.rate_schedule import RateSchedule
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import MaskingCollator, WithPositions
 from wordmask.data.corpora import InTurn, quotas
-from wordmask.data.order import EpochOrder, FixedOrder
-from wordmask.data.plan import EVALUATION, Layout, Plan, Stage
-from wordmask.data.sampler import Batches, StagedBatches
+from wordmask.data.order import EpochOrder
+from wordmask.data.plan import Layout, Plan, Stage
+from wordmask.data.sampler import Batches, EvaluationBatches, StagedBatches
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.token_steps import TokenBatches, TokenCuts
 from wordmask.data.tokenized_dataset import TokenizedDataset
@@ -243,13 +243,12 @@ class MlmTrainer(EvaluatingTrainer):
         sequences = self.eval_sequences if eval_dataset is None else as_sequences(eval_dataset)
         if sequences is None:
             raise InputError("eval_dataset is missing; give a dataset to evaluate on")
-        layout, rates = self._layout(self.args.eval_batch_size, 1), RateSchedule.of(self.eval_rate)
+        layout, fill = self._layout(self.args.eval_batch_size, 1), self.forward.fixed
         bounds, names = getattr(sequences, "bounds", [0, len(sequences)]), getattr(sequences, "evaluated_apart", [])
         parts = []
         for start, stop in pairwise(bounds):
-            order = np.argsort(-sequences.lengths[start:stop], kind="stable")
-            stage = Stage(stop - start, FixedOrder(order), layout, offset=start)
-            parts.append(Batches([stage], rates, fill=self.forward.fixed, epoch=EVALUATION))
+            order = start + np.argsort(-sequences.lengths[start:stop], kind="stable")
+            parts.append(EvaluationBatches(order, layout, self.eval_rate, fill))
         return self._loader(sequences, self.eval_collator, batch_sampler=InTurn(parts, names))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
