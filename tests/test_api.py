@@ -16,7 +16,13 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
+    ElectraConfig,
+    ElectraForPreTraining,
     GPT2Config,
     GPT2LMHeadModel,
     TrainingArguments,
@@ -279,9 +285,43 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
             wordmask.MlmTrainer(model, args, dataset, processing_class=tokenizer, **{name: len})
     with pytest.raises(wordmask.InputError, match="^model: a str is no model"):
         wordmask.MlmTrainer("bert-base-uncased", args, dataset, processing_class=tokenizer)
+    with pytest.raises(wordmask.InputError, match="^model: a Sequential has no config of transformers"):
+        wordmask.MlmTrainer(torch.nn.Sequential(), args, dataset, processing_class=tokenizer)
     causal = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(wordmask.InputError, match="^model: a GPT2LMHeadModel predicts the next token"):
         wordmask.MlmTrainer(causal, args, dataset, processing_class=tokenizer)
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    for other in (
+        ElectraForPreTraining(ElectraConfig(vocab_size=600, **size)),
+        BertForPreTraining(BertConfig(**size)),
+    ):
+        with pytest.raises(wordmask.InputError, match="^model: .* has another loss than that of masked words; give a"):
+            wordmask.MlmTrainer(other, args, dataset, processing_class=tokenizer)
+    decoder = BertForMaskedLM(BertConfig(vocab_size=600, is_decoder=True, **size))
+    with pytest.raises(wordmask.InputError, match="^model: BertForMaskedLM has is_decoder=true"):
+        wordmask.MlmTrainer(decoder, args, dataset, processing_class=tokenizer)
+    bart = BartConfig(
+        vocab_size=600,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=1,
+        decoder_attention_heads=1,
+    )
+    with pytest.raises(wordmask.InputError, match="^model: BartForConditionalGeneration is an encoder-decoder"):
+        wordmask.MlmTrainer(BartForConditionalGeneration(bart), args, dataset, processing_class=tokenizer)
+    evaluates = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, eval_strategy="steps", eval_steps=1)
+    with pytest.raises(wordmask.InputError, match="^eval_strategy: steps needs an eval_dataset"):
+        wordmask.MlmTrainer(model, evaluates, dataset, processing_class=tokenizer)
+    dropping = wordmask.RunArguments(output_dir=str(tmp_path), use_cpu=True, dataloader_drop_last=True)
+    with pytest.raises(wordmask.InputError, match="dataloader_drop_last: 2 sequences do not fill a step of 8"):
+        wordmask.MlmTrainer(model, dropping, dataset.select([0, 1]), processing_class=tokenizer).train()
+    others = wordmask.WholeWordMaskCollator(sample_tokenizer("roberta", 600))
+    for name in ("data_collator", "eval_collator"):
+        with pytest.raises(
+            wordmask.InputError, match=f"^{name}: its tokenizer has other tokens than processing_class"
+        ):
+            wordmask.MlmTrainer(model, args, dataset, dataset, processing_class=tokenizer, **{name: others})
     with pytest.raises(wordmask.InputError, match=r"^tokenizer: its ids go up to 1999, .* for 600; .*\(2000\)"):
         wordmask.MlmTrainer(model, args, dataset, processing_class=sample_tokenizer("roberta", 2000))
     for wrong, sentence in {

@@ -109,13 +109,13 @@ def test_rows_that_fill_up_have_no_weight_and_are_as_few_as_can_be(layout):
 
 @settings(max_examples=60, deadline=None)
 @given(layout=LAYOUTS)
-def test_dropping_the_last_rows_drops_less_than_one_batch_of_each_process(layout):
-    rows, batch_size, _, processes = layout
+def test_dropping_the_last_rows_drops_less_than_a_step_however_it_is_divided(layout):
+    rows, batch_size, accumulation, processes = layout
     everywhere = of_all_processes(*layout, drop_last=True)
     draws = [draw for batches in everywhere for batch in batches for draw in batch]
     assert {len(batch) for batches in everywhere for batch in batches} <= {batch_size}
     draws = [draw for draw in draws if draw.rate]
-    assert len({draw.index for draw in draws}) == len(draws) == rows - rows % (batch_size * processes)
+    assert len({draw.index for draw in draws}) == len(draws) == rows - rows % (batch_size * accumulation * processes)
 
 
 def steps(rows: int, batch_size: int, accumulation: int, processes: int, **options) -> list[list]:
@@ -302,16 +302,27 @@ def test_an_epoch_that_steps_of_another_size_have_begun_is_begun():
 
 
 def test_what_is_dropped_counts_neither_in_the_progress_nor_in_the_rates():
-    """Of 11 rows, batches of 2 show 10 an epoch, in steps of 4, 4 and 2; the rate ends with the last row shown."""
+    """Of 11 rows, steps of 4 show 8 an epoch; the rate ends with the last row shown."""
     layout, rates = Layout(2, 2), RateSchedule.of("0.4:0.2")
     batches = epoch_batches(11, layout, rates, epochs=2, drop_last=True)
-    assert [batches.progress(step).examples for step in range(7)] == [0, 4, 8, 10, 4, 8, 10]
-    assert [batches.epochs_at(step) for step in range(7)] == [0, 0.4, 0.8, 1, 1.4, 1.8, 2]
+    assert [batches.progress(step).examples for step in range(5)] == [0, 4, 8, 4, 8]
+    assert [batches.epochs_at(step) for step in range(5)] == [0, 0.5, 1, 1.5, 2]
     drawn = []
     for epoch in (0, 1):
         batches.set_epoch(epoch)
         drawn += [draw.rate for batch in batches for draw in batch if draw.rate]
-    np.testing.assert_allclose(drawn, 0.4 - 0.01 * np.arange(20))
+    np.testing.assert_allclose(drawn, 0.4 - 0.2 * np.arange(16) / 16)
+
+
+def test_rows_that_an_epoch_has_dropped_are_not_shown_by_smaller_steps():
+    """Steps of 8 have dropped 5 of 61 rows, at the end of both epochs; for steps of 4, nothing is left of them."""
+    first = epoch_batches(61, Layout(8), epochs=2, drop_last=True)
+    assert first.planned_steps == 14
+    for layout in (Layout(4), Layout(4, 2), Layout(2, 2, 2)):
+        second = epoch_batches(61, layout, epochs=2, drop_last=True, done=first.progress(14))
+        assert second.planned_steps == 14, layout
+        halfway = epoch_batches(61, layout, epochs=2, drop_last=True, done=first.progress(7))
+        assert halfway.first_epoch == 1 and halfway.steps_left(1) == (15 if layout.step_size == 4 else 7), layout
 
 
 def test_an_epoch_behind_one_of_two_step_sizes_is_counted_by_its_own_rows():

@@ -253,14 +253,17 @@ def test_the_space_that_a_tokenizer_puts_before_a_text_belongs_to_its_first_word
     assert continues(collator, examples) == on_the_command_line(tokenizer, [line])
 
 
-def test_token_type_ids_come_through_where_every_example_has_them(bert):
+def test_token_type_ids_come_through_and_are_0_where_an_example_has_none(bert):
     encoding = bert([("old boats", "new walls and more"), ("old", "new")])
     examples = [{name: encoding[name][row] for name in ("input_ids", "token_type_ids")} for row in (0, 1)]
     batch = wordmask.WholeWordMaskCollator(bert)(examples)
     for row, example in enumerate(examples):
         types = example["token_type_ids"]
         assert batch["token_type_ids"][row].tolist() == types + [0] * (len(batch["labels"][row]) - len(types))
-    assert "token_type_ids" not in wordmask.WholeWordMaskCollator(bert)([examples[0], {"input_ids": [2, 9, 3]}])
+    mixed = wordmask.WholeWordMaskCollator(bert)([examples[0], {"input_ids": [2, 9, 3]}])
+    assert torch.equal(mixed["token_type_ids"][0], batch["token_type_ids"][0]), "not by what shares its batch"
+    assert not mixed["token_type_ids"][1].any()
+    assert "token_type_ids" not in wordmask.WholeWordMaskCollator(bert)([{"input_ids": [2, 9, 3]}])
 
 
 def test_padding_has_the_token_type_that_the_tokenizer_gives_it(bert):

@@ -220,7 +220,11 @@ def test_a_classic_file_has_no_provenance(write):
     assert read_provenance(write("ref.txt", ["[2]"]), FLAG) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"unknown": 1}', "3", "\x00"])
+WRONG_VALUES = ['{"contents": 5}', '{"contents": {"a": 1}}', '{"segmenter": null}', '{"segmenter": ["a"]}']
+WRONG_VALUES += ['{"segmenter": {"name": 5}}', '{"mixed_words": "no"}', '{"lines": "7"}', '{"decides": [1]}']
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"unknown": 1}', "3", "\x00", *WRONG_VALUES])
 def test_a_sidecar_that_is_none_is_named(write, content):
     path = write("ref.txt", ["[2]"])
     sidecar(path).write_text(content)

@@ -29,7 +29,7 @@ from transformers import RoFormerTokenizer, Wav2Vec2CTCTokenizer
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
-from conftest import PEAK, character_tokenizer, pair_with_text, sample_lines, save_model, slow_after
+from conftest import PEAK, character_tokenizer, pair_with_text, refusal, sample_lines, save_model, slow_after
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.provenance import read_provenance, sidecar
 from wordmask.references.writer import Annotator
@@ -846,6 +846,21 @@ def test_references_that_change_no_mask_are_said(kind, last, changes_nothing, sp
     assert len(said) == changes_nothing and all("the words of whitespace" in message for message in said)
 
 
+@pytest.mark.parametrize(("last", "changes_nothing"), [("研 究", True), ("研究", False)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_says_that_references_change_no_mask(kind, last, changes_nothing, spaced, tmp_path, capsys):
+    model, save = spaced[1], target(tmp_path, kind)
+    text = tmp_path / "text.txt"
+    text.write_text(f"我 你\n\n的\n{last}\n", encoding="utf-8")
+    run_chinese_ref.main(["--file_name", str(text), "--segmenter", "whitespace", "--bert", model, "--save_path", save])
+    given = ["--train_file", str(text), "--train_ref_file", save] if kind == "ref" else trains_on(kind, save)
+    capsys.readouterr()
+    argv = ["--model_name_or_path", model, "--output_dir", str(tmp_path / "out"), "--validation_split_percentage", "0"]
+    run_mlm_wwm.main([*given, *argv, "--prepare_only", "--prepared_dir", str(tmp_path / "prepared")])
+    shown = capsys.readouterr()
+    assert ("no position in the references" in " ".join((shown.out + shown.err).split())) is changes_nothing
+
+
 def trains_on(kind: str, save: str) -> list[str]:
     return ["--dataset_name", save] if kind.endswith("/") else ["--train_file", save]
 
@@ -907,6 +922,15 @@ def test_a_table_made_with_another_tokenizer_is_refused(kind, spaced, tmp_path, 
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ") and "another tokenizer" in line
     assert ("--dataset_name" if kind.endswith("/") else "--train_file") in line
+
+
+def test_a_table_with_references_and_a_segmenter_is_refused(spaced, tmp_path, capsys):
+    """Both define the words; before, those of the table were checked, and then dropped without a word."""
+    (folder, model), table = spaced, str(tmp_path / "table.jsonl")
+    make(folder, table, "--segmenter", "whitespace")
+    argv = ["--model_name_or_path", model, "--train_file", table, "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--segmenter", "whitespace")
+    assert sentence.startswith(f"--train_file: {table} has references in its column chinese_ref, and --segmenter")
 
 
 def test_a_table_that_begins_with_text_without_words_is_read_to_its_end(spaced, tmp_path, monkeypatch):

@@ -58,6 +58,22 @@ class Window(Segmenter):
         return [[line] for line in lines]
 
 
+class Above(Segmenter):
+    """Another one, whose option is a fraction."""
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        self.threshold = threshold
+
+    def segment(self, lines):
+        return [[line] for line in lines]
+
+
+def test_an_option_may_be_a_fraction():
+    assert make_segmenter(f"{__name__}:Above", threshold="0.25").threshold == 0.25
+    with pytest.raises(InputError, match="^--segmenter_options: threshold=much is not a number; give one"):
+        make_segmenter(f"{__name__}:Above", threshold="much")
+
+
 def window(options: str) -> tuple:
     found = SegmentationArguments(segmenter=f"{__name__}:Window", segmenter_options=options).load()
     return found.options

@@ -381,6 +381,32 @@ class Frozen(Segmenter):
 
 
 @pytest.mark.slow
+def test_pkuseg_reads_a_dictionary_that_begins_with_a_byte_order_mark(pkuseg_dir, tmp_path):
+    """Editors on Windows write it. pkuseg itself would take it for a part of the first word."""
+    words = []
+    for number, start in enumerate(("", "\ufeff")):
+        dictionary = tmp_path / f"{number}.txt"
+        dictionary.write_text(f"{start}究的生\n喜欢你\tn\n", encoding="utf-8")
+        segmenter = make_segmenter("pkuseg", model=str(pkuseg_dir), user_dict=dictionary)
+        words.append(segmenter.segment(["研究的生命", "我喜欢你"]))
+    assert words[0] == words[1] and "究的生" in words[0][0] and "喜欢你" in words[0][1]
+
+
+def test_an_ltp_model_that_is_no_name_is_refused():
+    with pytest.raises(InputError, match="^--ltp: an int is neither a directory nor a hub id"):
+        make_segmenter("ltp", model=3)
+
+
+class Versioned(Characters):
+    """Its identity has a number, and no name."""
+
+    identity = {"version": 3, "parts": [1, 2]}
+
+
+def test_an_identity_of_ones_own_has_strings_and_a_name():
+    assert identity_of(Versioned()) == {"name": f"{__name__}:Versioned", "version": "3", "parts": "[1, 2]"}
+
+
 def test_a_class_that_is_derived_from_one_of_ours_has_an_identity_of_its_own():
     """Else its words would be those of ours, from the cache."""
     ours, derived = (identity_of(make_segmenter(name)) for name in ("jieba", f"{__name__}:OneByOne"))

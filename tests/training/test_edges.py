@@ -64,7 +64,7 @@ def test_the_loss_that_two_processes_report_is_that_of_one(command, tmp_path):
 )
 def test_rows_that_fill_no_batch_are_not_dropped_in_silence(command, more, capsys):
     sentence = refusal(capsys, run_mlm_wwm.main, *command, "--dataloader_drop_last", *more.split())
-    assert sentence.startswith("--dataloader_drop_last: ") and "sequences do not fill a batch" in sentence
+    assert sentence.startswith("--dataloader_drop_last: ") and "sequences do not fill a step" in sentence
 
 
 def test_a_stage_without_a_step_is_noticed_wherever_it_stands(command, capsys):

@@ -39,6 +39,7 @@ def advice_on(
     """
     found = {split: text.found for split, text in texts.items()}
     advice = [sentence for one in found.values() for sentence in left_out(one.findings, one.reference_flag)]
+    advice += [*chain.from_iterable(map(_no_position, found.values()))][:1]
     if masks_words:
         unsegmented = (without_words(one.findings, one.flag, one.segmented_by) for one in found.values())
         advice += [*chain.from_iterable(unsegmented)][:1]
@@ -69,6 +70,16 @@ def left_out(findings: Findings, flag: str, others: str = "") -> list[str]:
         f"{flag}: {findings.left_out:,} of {counted(findings.positions, 'position')} {join} characters that stand "
         f"apart in the text or are not all Chinese, and {are} left out of the masks{others}; the first is "
         f"{findings.example}; run_chinese_ref.py makes exact references, and a .meta.json that belongs beside them"
+    ]
+
+
+def _no_position(found: SplitFindings) -> list[str]:
+    """Advice if references join no token at all; those of tokens that were prepared are not known."""
+    if not found.reference_flag or found.reference_flag == "--prepared_dir" or found.findings.positions:
+        return []
+    return [
+        f"{found.reference_flag}: no position in the references, so they join no tokens and change no mask; make them "
+        "again with run_chinese_ref.py and a segmenter for this language"
     ]
 
 

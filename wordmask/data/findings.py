@@ -120,8 +120,8 @@ def total(findings: Iterable[Findings]) -> Findings:
 
 
 class SplitFindings(NamedTuple):
-    """The findings of a split, with the flags that name its text and its references, and where a segmenter's words are
-    from, if it has any."""
+    """The findings of a split, with the flags that name its text and its references (empty if it has none), and where
+    a segmenter's words are from, if it has any."""
 
     findings: Findings = Findings()
     flag: str = ""

@@ -120,9 +120,9 @@ class Stage:
         return -(-self.used(drop_last, shown) // self.layout.step_size)
 
     def used(self, drop_last: bool, shown: int = 0) -> int:
-        """How many sequences are in the rest of an epoch. With `drop_last`, they fill all batches."""
-        of_all, remaining = self.layout.batch_size * self.layout.processes, max(self.sequence_count - shown, 0)
-        return remaining // of_all * of_all if drop_last else remaining
+        """How many sequences are in the rest of an epoch. With `drop_last`, they fill all steps."""
+        size, remaining = self.layout.step_size, max(self.sequence_count - shown, 0)
+        return remaining // size * size if drop_last else remaining
 
     def seen_in(self, steps: int, drop_last: bool) -> int:
         """How many sequences so many steps show."""
@@ -160,7 +160,7 @@ class Plan(Sampler[list[Draw]], ABC):
         step_bounds: where each stage begins and the last one ends: stages of 9 steps and of 1 step have 0 9 10.
         layout: how a step of the last stage is divided.
         rates: the masking rate over the training.
-        drop_last: whether to leave out sequences that do not fill a batch on every process.
+        drop_last: whether to leave out sequences that do not fill a step.
         steps_in_epoch: the number of steps of a whole epoch.
         planned_steps: the number of steps of the whole training, with those that are done.
         epoch: the epoch of the next iteration.

@@ -34,7 +34,7 @@ class Batches(Plan):
         steps: the number of steps of the whole training; `None` if `epochs` gives its length.
         epochs: the number of epochs of the whole training, which may be a fraction.
         fill: whether all batches must have the same size.
-        drop_last: whether to leave out sequences that do not fill a batch on every process.
+        drop_last: whether to leave out sequences that do not fill a step.
         done: what was done before.
     """
 
@@ -70,7 +70,8 @@ class Batches(Plan):
         same_size = last.carried is None and last.size == size
         self.first_epoch, self.skipped = done.epoch, last.steps if same_size else 0
         self.shown = pieces[:-1] if same_size else pieces
-        if self.skipped >= self._first_steps and done.step:  # that epoch is complete
+        dropped = self.drop_last and self.stages[-1].sequence_count - done.examples < last.size
+        if done.step and (dropped or self.skipped >= self._first_steps):  # that epoch is complete
             self.first_epoch, self.skipped, self.shown = done.epoch + 1, 0, ()
         self.base = done.step - self.skipped
         was_constant = done.constant and not self.shown and self.base == self.first_epoch * self.steps_in_epoch

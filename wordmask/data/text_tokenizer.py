@@ -59,6 +59,11 @@ class TextTokenizer:
         segmentation: SegmentationArguments | None,
     ):
         self.tokenizer, self.separator, self.segmentation = tokenizer, separator, segmentation
+        if texts.references and segmentation and segmentation.segmenter:
+            raise InputError(
+                f"{texts.reference_flag}: {texts.references[0]} has references in its column chinese_ref, and "
+                "--segmenter defines the words, too; drop --segmenter, or give the text without this column"
+            )
         self.text_flag, self.reference_flag = texts.flag, texts.reference_flag
         self.reference_files = list(texts.references)
         # (reference files,) What `LineReferences` needs of the file of each line.

@@ -193,7 +193,7 @@ class WholeWordMaskCollator(Masker):
         batch["attention_mask"] = attention_mask
         if self.word_ids:
             batch["word_ids"][~maskable] = -1
-        if all("token_type_ids" in example.columns for example in tokenized):
+        if any("token_type_ids" in example.columns for example in tokenized):
             batch["token_type_ids"] = column("token_type_ids", 0, self.type_padding)
         if self.pads_left:
             # A sequence of 3 tokens in 5 columns is read from the columns 3, 4, 0, 1, 2.

@@ -132,7 +132,10 @@ def check_output(path: str, overwrite: bool) -> None:
     if path.endswith("/") and Path(path.rstrip("/")).exists() and not Path(path).is_dir():
         raise InputError(f"--save_path: {path} is a file, not a directory; give another name")
     if Path(path).is_dir():
-        others = [name for name in os.listdir(path) if not fnmatch(name, "part-*-of-*.parquet")]
+        names = os.listdir(path)
+        others = [name for name in names if not fnmatch(name, "part-*-of-*.parquet")]
+        if names and not others and not path.endswith("/"):
+            raise InputError(f"--save_path: {path} is a directory of references; give {path}/ for such a directory")
         if others or not path.endswith("/"):
             raise InputError(f"--save_path: {path} is a directory with other files; give another name")
     existing = [file for file in (path, str(sidecar(path))) if Path(file).exists()]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
@@ -84,6 +84,8 @@ def read_provenance(path: str | Path, flag: str) -> Provenance | None:
         known = {each.name for each in fields(Provenance)}
         if not known & values.keys():
             raise ValueError("it says nothing of what we know")
+        if wrong := [name for name, one in values.items() if name in known and not _is_value(name, one)]:
+            raise ValueError(f"{wrong[0]} is {str(values[wrong[0]])[:40]!r}")
         provenance = Provenance(**{name: value for name, value in values.items() if name in known})
     except FileNotFoundError:
         return None
@@ -98,6 +100,13 @@ def read_provenance(path: str | Path, flag: str) -> Provenance | None:
             "run_chinese_ref.py"
         )
     return provenance
+
+
+def _is_value(name: str, value: Any) -> bool:
+    """Whether a field of a provenance can have this value, from JSON."""
+    default = getattr(Provenance(), name)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return type(value) is type(default) and all(isinstance(part, str) for part in parts)
 
 
 def write_provenance(path: str | Path, provenance: Provenance) -> None:

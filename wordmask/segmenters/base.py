@@ -148,7 +148,8 @@ def identity_of(segmenter: Segmenter) -> dict[str, str]:
     """
     start = f"--segmenter: the identity of {_name_of(segmenter)} cannot be used"
     with called(type(segmenter).__module__, start, "; let it be a dictionary of strings"):
-        identity = dict(json.loads(json.dumps(segmenter.identity)))
+        values = {"name": _name_of(segmenter)} | dict(segmenter.identity)
+        identity = {str(name): one if isinstance(one, str) else json.dumps(one) for name, one in values.items()}
     is_ours = type(segmenter).__module__.startswith("wordmask.")
     defined_in = next(cls.__module__ for cls in type(segmenter).__mro__ if "identity" in vars(cls))
     if is_ours or not defined_in.startswith("wordmask."):

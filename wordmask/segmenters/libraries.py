@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import reprlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,16 +78,21 @@ def restore(line: str, copy: str, words: Sequence[str]) -> list[str]:
         start = copy.find(word, end)
         gap = line[end:start]
         if start < 0 or (end > 0 and gap.strip()):
-            raise LostTextError(f"the words {words} do not add up to the line {line!r}")
+            raise LostTextError(_lost(line, words))
         end = start + len(word)
         if gap.strip():
             found.append(gap)
         found.append(line[start:end])
     if copy[end:].strip():
         if found:
-            raise LostTextError(f"the words {words} do not add up to the line {line!r}")
+            raise LostTextError(_lost(line, words))
         found.append(line)
     return found
+
+
+def _lost(line: str, words: Sequence[str]) -> str:
+    """A sentence about words that do not add up; of long lines it has the beginning and the end."""
+    return f"the words {reprlib.repr([*words])} do not add up to the line {reprlib.repr(line)}"
 
 
 class LineSegmenter(Segmenter):

@@ -19,7 +19,7 @@ from wordmask.segmenters.base import Segmenter
 from wordmask.segmenters.libraries import LostTextError
 from wordmask.segmenters.ltp_legacy import LegacyModel
 from wordmask.segmenters.ltp_neural import NeuralModel
-from wordmask.utils.errors import InputError, reported
+from wordmask.utils.errors import InputError, kind_of, reported
 
 
 class LTPSegmenter(Segmenter):
@@ -45,6 +45,10 @@ class LTPSegmenter(Segmenter):
     def __init__(
         self, model: str | os.PathLike[str], device: str | None = None, batch_size: int | None = None
     ) -> None:
+        if not isinstance(model, str | os.PathLike):
+            raise InputError(
+                f"--ltp: {kind_of(model)} is neither a directory nor a hub id; give one, such as LTP/small"
+            )
         self._source = f"--ltp {os.fspath(model)}"
         directory = _find_directory(os.fspath(model), self._source)
         config = _read_config(directory, self._source)

@@ -13,6 +13,7 @@ from typing import Any
 from wordmask.segmenters.base import file_digest
 from wordmask.segmenters.libraries import import_package, replace_surrogates, restore
 from wordmask.segmenters.long_lines import split_long
+from wordmask.segmenters.options import FLAG
 from wordmask.utils.errors import InputError, reported
 
 TOKENS_ON_CPU = 1024  # in a batch, padding included: more do not fit into its caches
@@ -57,11 +58,11 @@ class NeuralModel:
 
         self._batch_size = batch_size
         if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: a neural LTP model needs a batch of at least 1 line")
+            raise InputError(f"{FLAG}: batch_size={batch_size}: a neural LTP model needs a batch of at least 1 line")
         _check_neural_config(config, source)
         self._ltp = _build(directory, config, source)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        with reported(f"device={device}: torch cannot use it"):
+        with reported(f"{FLAG}: device={device}: torch cannot use it"):
             self._ltp.to(torch.device(device))
         self._tokens = TOKENS_ON_CPU if device.startswith("cpu") else TOKENS_ON_GPU
         with reported(f"{source}: this model cannot segment a word"):  # if its components do not fit each other

@@ -12,7 +12,12 @@ from wordmask.utils.errors import InputError
 
 FLAG = "--segmenter_options"
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_TYPES: dict[type, str] = {bool: "neither true nor false; give one of them", int: "not a whole number; give one"}
+# The types that a word can become, and what is said of one that cannot. An annotation `int | float` takes 0.5.
+_TYPES: dict[type, str] = {
+    bool: "neither true nor false; give one of them",
+    float: "not a number; give one",
+    int: "not a whole number; give one",
+}
 
 
 def parse_options(text: str) -> dict[str, str]:
@@ -65,7 +70,7 @@ def converted(parameters: Mapping[str, inspect.Parameter], options: Mapping[str,
         types = _types(parameters[name]) if name in parameters else ()
         if not isinstance(value, str) or str in types:
             continue
-        for kind in filter(_TYPES.__contains__, types):
+        for kind in [kind for kind in _TYPES if kind in types][:1]:
             try:
                 result[name] = _TRUTH[value.lower()] if kind is bool else kind(value)
             except (KeyError, ValueError):

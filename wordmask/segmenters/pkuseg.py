@@ -38,15 +38,19 @@ class PkusegSegmenter(LineSegmenter):
         pkuseg: Any = import_package("spacy_pkuseg", segmenter="pkuseg", distribution="spacy-pkuseg")
         source = f"{FLAG}: model={model}"
         self._identity = {"name": "pkuseg", "spacy-pkuseg": version("spacy-pkuseg")}
+        words: list[str] | str = "default"
         if user_dict is not None:
+            from wordmask.utils.readers import read_words  # here, since it imports numpy, which takes time
+
             self._identity["user_dict"] = hashlib.sha256(read_user_words(user_dict)).hexdigest()
+            # We read the file, since pkuseg would take a byte order mark for a part of the first word.
+            words = [word.split("\t")[0] for word in read_words(os.fspath(user_dict), "--user_dict")]
         directory = Path(pkuseg.config.pkuseg_home if model == DOWNLOADED else "", model)
         missing = [name for name in FILES if not (directory / name).is_file()]
         if missing and model != DOWNLOADED:
             raise InputError(f"{source}: there is no file {missing[0]}; give {DOWNLOADED}, or a model's directory")
         advice = "; download the model where there is a network, and give its directory" if missing else ""
         with reported(f"{source}: cannot {'download' if missing else 'read'} it", advice):
-            words = "default" if user_dict is None else os.path.abspath(user_dict)
             self._model = pkuseg.pkuseg(model if missing else str(directory), words)
             self._identity |= {name: file_digest(directory / name) for name in FILES}
 

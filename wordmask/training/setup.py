@@ -160,17 +160,11 @@ def _history(
 
 
 def _check_stages(trainer: MlmTrainer, data: DataArguments) -> None:
-    """Raise an `InputError` if a stage, or the whole training, has no step, or a step has far too many batches."""
+    """Raise an `InputError` if the whole training has no step, or a step has far too many batches."""
     plan = trainer.plan
     if plan is None:
         return
     for stage in plan.stages:
-        if not stage.steps(plan.drop_last):
-            raise InputError(
-                f"--dataloader_drop_last: {stage.sequence_count} sequences do not fill a batch of "
-                f"{stage.layout.batch_size} on {stage.layout.processes} processes; drop it, or lower "
-                "--per_device_train_batch_size"
-            )
         layout = stage.layout
         most = -(-stage.sequence_count // (layout.batch_size * layout.processes))
         if layout.accumulation > 10 * most + EMPTY_BATCHES:  # each empty batch goes through the model, too

@@ -73,7 +73,7 @@ def loading(flag: str, name: str, what: str, is_model: bool) -> AbstractContextM
             return f"{flag}: {name} holds no model (no config.json); give the directory of a model"
         if os.path.isdir(name):
             return f"{flag}: {name} is a directory without {what} ({reason}); check its files"
-        return f"{flag}: {name} {_advice(error, what, reason)}"
+        return f"{flag}: {name} {_advice(error, flag, what, reason)}"
 
     return _reported_quietly(explain)
 
@@ -109,7 +109,7 @@ _ADVICE = {
 }
 
 
-def _advice(error: BaseException, what: str, reason: str) -> str:
+def _advice(error: BaseException, flag: str, what: str, reason: str) -> str:
     """The end of a sentence: why the hub did not give something, and what to do."""
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < 10:
@@ -119,9 +119,10 @@ def _advice(error: BaseException, what: str, reason: str) -> str:
             return advice
     if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError) for cause in causes):
         if constants.is_offline_mode():
+            revision = "" if flag == "--bert" else ", with this --model_revision,"  # which run_chinese_ref.py has not
             return (
-                f"is neither a directory nor, with this --model_revision, in the hub's cache as {what}, and "
-                "HF_HUB_OFFLINE forbids a download; unset that, or give a directory"
+                f"is neither a directory nor{revision} in the hub's cache as {what}, and HF_HUB_OFFLINE forbids a "
+                "download; unset that, or give a directory"
             )
         return f"is neither a directory nor in the cache, and {constants.ENDPOINT} cannot be reached; give a directory"
     return f"is neither a directory nor found on the hub as {what} ({reason}); check the name, or the network"
@@ -158,7 +159,7 @@ def check_model_exists(
             return
         cause = error if is_known else LocalEntryNotFoundError(str(error))
         start = f"{flag}: {name}" if flag else name
-        raise InputError(f"{start} {_advice(cause, 'a configuration', '')}") from None
+        raise InputError(f"{start} {_advice(cause, flag or '', 'a configuration', '')}") from None
 
 
 def check_push(repository: str | None, token: str | None) -> None:

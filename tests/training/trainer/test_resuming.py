@@ -329,6 +329,8 @@ def test_a_stream_refuses_steps_of_another_size(spy, command, tmp_path, capsys):
     assert sentence.startswith("--streaming: ") and "--per_device_train_batch_size 4" in sentence
     spy.run(command(2, 1, *argv, "--gradient_accumulation_steps", "2"))  # the same size in other parts
     assert state(tmp_path)["global_step"] == 6 and len(set(spy.rows)) == 24
+    run_mlm_wwm.main(command(6, 1, *argv))  # of a training that is over, nothing is read
+    assert state(tmp_path)["global_step"] == 6
 
 
 def test_a_stream_of_several_workers_refuses_batches_of_another_size(command, tmp_path, capsys):

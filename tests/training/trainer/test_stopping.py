@@ -78,6 +78,17 @@ def stopped(argv: list[str], status: int = 130) -> None:
     assert ended.value.code == status
 
 
+def test_a_run_that_was_stopped_once_is_not_trained_again_when_it_is_over(command, monkeypatch, tmp_path, caplog):
+    """Without a last checkpoint, only that of the signal would be there, and a new start would go on from it."""
+    send_at(monkeypatch, "training_step", signal.SIGTERM, 3)
+    stopped(command(), 143)
+    run_mlm_wwm.main(command())
+    assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-12"}
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    run_mlm_wwm.main(command("--learning_rate", "1e-2"))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+
+
 def final_state(out: Path) -> dict[str, object]:
     """All that must be the same after an interruption: the last checkpoint, the results, and the log without times."""
     last = max(out.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))

@@ -32,13 +32,15 @@ class FiniteTrainer(CheckpointingTrainer):
         device = self.args.device
         # Of the loss and of the gradient norm: whether all were finite, and the number of steps before the first that
         # was not. A counter on the device, since the number of a step would be compiled into each step on a TPU.
-        self._are_finite = [torch.ones((), dtype=torch.bool, device=device) for _ in range(2)]
-        self._finite_steps = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)]
+        self._are_finite = torch.ones(2, dtype=torch.bool, device=device)
+        self._finite_steps = torch.zeros(2, dtype=torch.int64, device=device)
+        self._has_loss = torch.zeros((), dtype=torch.bool, device=device)  # whether any loss was not 0
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward through a batch."""
         loss = super().training_step(*args, **kwargs)
         self._are_finite[0] &= torch.isfinite(loss)
+        self._has_loss |= loss != 0
         return loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
@@ -47,8 +49,7 @@ class FiniteTrainer(CheckpointingTrainer):
         if norm is not None and getattr(self.accelerator, "scaler", None) is None:
             whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a model that is divided by FSDP
             self._are_finite[1] &= torch.as_tensor(whole, device=self.args.device).isfinite()
-        for steps, are_finite in zip(self._finite_steps, self._are_finite, strict=True):
-            steps += are_finite
+        self._finite_steps += self._are_finite
         return norm
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -63,8 +64,14 @@ class FiniteTrainer(CheckpointingTrainer):
         super()._save_checkpoint(*args, **kwargs)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Finish, if the model is finite."""
+        """Finish, if the model is finite, and has learned from any token."""
         self._check_finite(weights=True)
+        has_loss = self.accelerator.gather(self._has_loss.long().unsqueeze(0)).any()
+        if self.state.global_step > self._initial_global_step == 0 and not has_loss:
+            raise InputError(
+                "training: no token of the text can be masked, so every loss was 0; give another text, and if its "
+                "examples have an attention_mask or a special_tokens_mask, check these"
+            )
         return super()._finalize_training(*args, **kwargs)
 
     def _check_finite(self, weights: bool = False) -> None:
@@ -75,9 +82,9 @@ class FiniteTrainer(CheckpointingTrainer):
         """
         if self.args.allow_nan:
             return
-        noted = [*self._are_finite, *self._finite_steps]
-        noted += [_weights_are_finite(self.model)] if weights else []
-        of_all = self.accelerator.gather(torch.stack([value.long() for value in noted]).unsqueeze(0))
+        noted = [self._are_finite.long(), self._finite_steps]
+        noted += [_weights_are_finite(self.model).long().unsqueeze(0)] if weights else []
+        of_all = self.accelerator.gather(torch.cat(noted).unsqueeze(0))
         loss, norm, loss_steps, norm_steps, *weight = of_all.amin(0).tolist()
         first, now = self._initial_global_step + 1, self.state.global_step
         broken = []

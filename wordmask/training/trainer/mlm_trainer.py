@@ -48,6 +48,7 @@ from wordmask.training.trainer.parameters import (
     check_metric,
     check_parameters,
     check_program,
+    check_same_tokenizer,
     longest_text,
 )
 from wordmask.utils.errors import InputError
@@ -113,13 +114,14 @@ class MlmTrainer(EvaluatingTrainer):
         forward: Forward | None = None,
         **options: Any,
     ):
-        check_parameters(model, args, processing_class or data_collator, options)
+        check_parameters(model, args, eval_dataset, processing_class or data_collator, options)
         train_sequences, eval_sequences = as_stages(train_dataset), as_sequences(eval_dataset)
         if train_sequences is not None:
             check_metric(args, eval_sequences, options.get("probe") is not None)
         collator = data_collator or WholeWordMaskCollator(processing_class, seed=args.mask_seed)
         if rates is None or eval_collator is None:  # else it may be any that makes batches
             check_collator(collator, "data_collator")
+        check_same_tokenizer(processing_class, data_collator=data_collator, eval_collator=eval_collator)
         own_rates = None
         if isinstance(eval_collator, WholeWordMaskCollator):
             own_rates, eval_collator = eval_collator.rates, eval_collator.for_evaluation(eval_collator.seed)
@@ -236,6 +238,11 @@ class MlmTrainer(EvaluatingTrainer):
             of_corpora = quotas(sequences.weights, len(stage)) if sequences.weights else []
             order = EpochOrder(str(self.args.train_sampling_strategy), self.args.mask_seed, stage, of_corpora)
             stages.append(Stage(len(stage), order, layout, share, first))
+            if not stages[-1].steps(self.args.dataloader_drop_last):
+                raise InputError(
+                    f"--dataloader_drop_last: {len(stage)} sequences do not fill a step of {layout.step_size}; drop "
+                    "it, or lower --per_device_train_batch_size"
+                )
         return stages
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:

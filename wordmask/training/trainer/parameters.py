@@ -8,15 +8,18 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
+from transformers.trainer_utils import IntervalStrategy
 
+from wordmask.config.flag_checks import refuse_encoder_decoder
 from wordmask.config.launch_checks import check_one_gpu
 from wordmask.config.metric_table import METRICS
 from wordmask.config.run_arguments import RunArguments
 from wordmask.data.collator import Masker
 from wordmask.data.sequences import Sequences, StagedSequences, StreamedSequences
 from wordmask.data.tokenized_dataset import TokenizedDataset
+from wordmask.data.whole_word_collator import WholeWordMaskCollator
 from wordmask.models.positions import position_limits
 from wordmask.models.probing import embedded_ids
 from wordmask.utils.errors import InputError, first_of, kind_of
@@ -28,6 +31,7 @@ _UNUSED = {
     "compute_loss_func": "MlmTrainer has the loss of masked language modelling",
     "model_init": "MlmTrainer prepares one model",
 }
+MASKED_LM = {*modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()}  # names of classes
 # What a model does whose loss is not ours, by the name of its class. Some classes are made for several tasks.
 _OTHER_TASKS = {
     model: does
@@ -39,11 +43,11 @@ _OTHER_TASKS = {
         ("MULTIPLE_CHOICE", "chooses an answer"),
     )
     for model in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES").values()
-    if model not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    if model not in MASKED_LM
 }
 
 
-def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str, Any]) -> None:
+def check_parameters(model: Any, args: Any, eval_dataset: Any, masks_by: Any, options: Mapping[str, Any]) -> None:
     """Raise an `InputError` for parameters of a `Trainer` that this one cannot use, or without a tokenizer."""
     if not isinstance(args, RunArguments):
         raise InputError(f"args: {type(args).__name__} lacks what MlmTrainer reads; give a wordmask.RunArguments")
@@ -54,12 +58,22 @@ def check_parameters(model: Any, args: Any, masks_by: Any, options: Mapping[str,
     check_one_gpu(args.n_gpu, "your_program.py")
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"model: {kind_of(model)} is no model; give one, as from_pretrained loads it")
-    does = _OTHER_TASKS.get(type(model).__name__)
-    is_known = type(model).__module__.startswith("transformers.")  # else it may pass labels on
-    if is_known and "labels" not in inspect.signature(model.forward).parameters:
-        does = "has no loss"
+    name = type(model).__name__
+    does = _OTHER_TASKS.get(name)
+    if type(model).__module__.startswith("transformers."):  # else it may pass labels on
+        if "labels" not in inspect.signature(model.forward).parameters:
+            does = "has no loss"
+        elif name not in MASKED_LM and not does:
+            does = "has another loss than that of masked words"
     if does:
         raise InputError(f"model: {kind_of(model)} {does}; give a masked language model, see AutoModelForMaskedLM")
+    config = getattr(model, "config", None)
+    if not isinstance(config, PreTrainedConfig):
+        raise InputError(f"model: {kind_of(model)} has no config of transformers; give a PreTrainedModel")
+    refuse_encoder_decoder("model", name, config)
+    if args.eval_strategy != IntervalStrategy.NO and eval_dataset is None:
+        strategy = IntervalStrategy(args.eval_strategy).value
+        raise InputError(f"eval_strategy: {strategy} needs an eval_dataset; give one, or drop it")
     if masks_by is None:
         raise InputError("processing_class is missing; give the tokenizer, or a data_collator that has one")
 
@@ -68,6 +82,21 @@ def check_collator(collator: Any, name: str) -> None:
     """Raise an `InputError` for a collator that does not mask words."""
     if not isinstance(collator, Masker):
         raise InputError(f"{name}: {kind_of(collator)} does not mask words; give a wordmask.WholeWordMaskCollator")
+
+
+def check_same_tokenizer(tokenizer: Any, **collators: Any) -> None:
+    """Raise an `InputError` if a collator masks the words of another tokenizer than the one that goes with the model.
+
+    Args:
+        tokenizer: that of the model; `None` if only a collator has one.
+        collators: what makes batches, by the names of their parameters.
+    """
+    for name, collator in collators.items():
+        own = collator.tokenizer if isinstance(collator, WholeWordMaskCollator) else tokenizer
+        if own is tokenizer or tokenizer is None:
+            continue
+        if own.get_vocab() != tokenizer.get_vocab() or own.mask_token_id != tokenizer.mask_token_id:
+            raise InputError(f"{name}: its tokenizer has other tokens than processing_class; give both the same")
 
 
 def check_metric(args: RunArguments, sequences: Any, has_probe: bool) -> None:

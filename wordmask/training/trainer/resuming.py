@@ -133,7 +133,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
             workers = max(settings.workers, 1)
             return settings.step_size, settings.processes, workers, settings.batch_size if workers > 1 else 0
 
-        if sizes(old) != sizes(self.step_settings):
+        if sizes(old) != sizes(self.step_settings) and not self.is_finished():
             raise InputError(
                 f"--streaming: {checkpoint} was trained with {old}, and a stream continues only with the same; give "
                 "these again, or --ignore_data_skip to read the stream from its beginning"

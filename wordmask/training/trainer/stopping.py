@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.trainer.finite import FiniteTrainer
 from wordmask.utils.signals import Interrupted, received
 
@@ -169,12 +170,18 @@ class StoppableTrainer(FiniteTrainer):
             super()._save_checkpoint(*args, **kwargs)
             self._saved_step = self.state.global_step
 
+    def _newest_lags(self) -> bool:
+        """Whether the newest checkpoint does not say that all is done: the best one, or that of an earlier signal."""
+        if self.args.save_strategy == SaveStrategy.NO and self._initial_global_step:
+            return bool(checkpoints_in(str(self.args.output_dir)))
+        return self.args.save_strategy == SaveStrategy.BEST
+
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
         """Finish, or raise `Interrupted` if the training was stopped: there are no results then."""
         if not self._stopped_by:
             if self.state.global_step == self._initial_global_step:  # it was stopped after the last step
                 self._evaluate_owed(self.model_wrapped, trial, self.state.epoch, None, start_time)
-            elif self.args.save_strategy == SaveStrategy.BEST:  # the best checkpoint does not say that all is done
+            elif self._newest_lags():
                 self._save_last(self.model_wrapped, trial)
             return super()._finalize_training(trial, num_train_samples, start_time)
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
