@@ -847,7 +847,7 @@ def test_references_that_change_no_mask_are_said(kind, last, changes_nothing, sp
 
 
 @pytest.mark.parametrize(("last", "changes_nothing"), [("研 究", True), ("研究", False)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_after(1, KINDS))
 def test_training_says_that_references_change_no_mask(kind, last, changes_nothing, spaced, tmp_path, capsys):
     model, save = spaced[1], target(tmp_path, kind)
     text = tmp_path / "text.txt"

@@ -1,7 +1,8 @@
 """The table of the metrics of an evaluation: their names, and how people read them.
 
 To add a metric, add a row here, and compute it in training/evaluation/metrics.py (those of a probe: in probe.py). Then
-the terminal, the table "before and after", the model card and `--metric_for_best_model` know it.
+the terminal, the table "before and after", the model card and `--metric_for_best_model` know it. Of what the model
+predicts, training/trainer/evaluating.py passes on the loss and the best token at each masked position.
 """
 
 from __future__ import annotations

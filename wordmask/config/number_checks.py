@@ -1,6 +1,6 @@
-"""What numbers the Trainer's flags may have: one table. transformers takes most others, and trains with them.
+"""The numbers that flags may have: a table of those of the Trainer, of which transformers does not check most.
 
-And what several flags ask of shares, and what `--vocab_size` may be, which two scripts have.
+Functions check shares, and `--vocab_size`, which two scripts have.
 """
 
 from __future__ import annotations

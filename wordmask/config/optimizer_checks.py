@@ -42,7 +42,7 @@ def choose_optimizer(asked: str | None, default: str) -> str:
 
 
 def check_optimizer(args: RunArguments) -> None:
-    """Raise an `InputError` for a wrong setting or a missing package. What else it lacks is known with the model."""
+    """Raise an `InputError` for a wrong setting or a missing package. Other mistakes show with the model."""
     from transformers import Trainer
 
     settings = _settings(args)

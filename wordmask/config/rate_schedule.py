@@ -119,7 +119,7 @@ class RateSchedule:
         return self.of_keys(hash64(self.seed, epochs, indices) if self.draws else np.zeros(1, np.uint64), progress)
 
     def of_keys(self, keys: Keys, progress: FloatArray) -> FloatArray:
-        """(sequences,) The same, by the keys of their masks."""
+        """(sequences,) The rates of sequences at these moments, given the keys of their masks."""
         # With shares 0.7 and 0.3, bounds are 0.0 0.7. A progress of 0.85 is in phase 1, and half way through it.
         several = len(self.phases) > 1
         number = np.searchsorted(self._bounds[1:], progress, side="right") if several else np.intp(0)

@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.plan import EVALUATION, Draw, Layout, Piece, Plan, Progress, Stage, examples_in
 from wordmask.utils.arrays import Integers
+from wordmask.utils.batches import divided
 
 
 class Batches(Plan):
@@ -220,6 +221,5 @@ class EvaluationBatches(Sampler[list[Draw]]):
         return -(-len(self.order) // self.layout.step_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for start in range(0, len(self.order), self.layout.step_size):
-            step = self.order[start : start + self.layout.step_size].tolist()
-            yield _batch(self.layout, [Draw(index, EVALUATION, self.rate) for index in step], 0, self.fill)
+        for step in divided(self.order, self.layout.step_size):
+            yield _batch(self.layout, [Draw(index, EVALUATION, self.rate) for index in step.tolist()], 0, self.fill)

@@ -224,5 +224,7 @@ def _counted(
     most = np.argsort(-tokens, kind="stable")[:KEPT]
     spans = zip(starts[new[most]].tolist(), stops[new[most]].tolist(), strict=True)
     words = [characters.text[start:stop] for start, stop in spans]
-    of_words = (Counter(dict(zip(words, values[most].tolist(), strict=True))) for values in (counts, tokens))
-    return next(of_words), next(of_words)
+    of_words, tokens_of_words = (
+        Counter(dict(zip(words, values[most].tolist(), strict=True))) for values in (counts, tokens)
+    )
+    return of_words, tokens_of_words

@@ -16,6 +16,7 @@ from wordmask.masking import IGNORED
 from wordmask.models.forward import Forward
 from wordmask.models.probing import hooked, some_ids
 from wordmask.models.sparse_prediction import last_hidden_state
+from wordmask.utils.batches import divided
 from wordmask.utils.progress import tracked
 
 Batch = dict[str, torch.Tensor]
@@ -104,11 +105,10 @@ class Embedder:
         """
         lengths = np.array([len(row) for row in self.ids])
         order = np.argsort(-lengths, kind="stable")  # texts of similar length share a batch
-        batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+        batches = divided(order, batch_size)
         processes, process = accelerator.num_processes, accelerator.process_index
         embeddings: torch.Tensor | None = None
-        rounds = [batches[begin : begin + processes] for begin in range(0, len(batches), processes)]
-        for round_ in tracked(rounds, "embedding the labelled texts", "batches", len(batches)):
+        for round_ in tracked(divided(batches, processes), "embedding the labelled texts", "batches", len(batches)):
             # In the last round, a process without a batch runs the last one, too, and its result is dropped below.
             chosen = round_[min(process, len(round_) - 1)]
             batch = self._batch(chosen, batch_size)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import tokenizers
     from transformers import PreTrainedTokenizerBase
 
-    from wordmask.utils.arrays import IntArray  # imports Numba, and `wordmask report` does without
+    from wordmask.utils.arrays import IntArray
 
 
 class Backend:

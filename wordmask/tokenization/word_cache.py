@@ -25,6 +25,7 @@ from wordmask.tokenization.per_tokenizer import PerTokenizer
 from wordmask.tokenization.recipes import Components, Divider, divider_of
 from wordmask.tokenization.words import CHINESE, LETTER, SYMBOL, Characters, CodePointTable, character_class
 from wordmask.utils.arrays import BoolArray, IntArray, places_of, starts_of
+from wordmask.utils.batches import divided
 
 if TYPE_CHECKING:
     import tokenizers
@@ -81,7 +82,7 @@ class WordCache(ABC):
 
     def _group(self, pre_tokens: Sequence[str]) -> list[list[str]]:
         """The same pre-tokens in groups. We join each group with spaces and encode it as one text."""
-        return _in_groups(pre_tokens, _TOGETHER)
+        return divided(pre_tokens, _TOGETHER)
 
     def _recall(self, tokenizer: Tokenizer, pre_tokens: Sequence[str], starts: IntArray) -> _Tokens:
         """The tokens of pre-tokens that begin at these characters."""
@@ -136,10 +137,6 @@ def _split(characters: Characters, divides: BoolArray) -> tuple[list[str], IntAr
     kept = np.where(divides, np.uint32(ord(_SEPARATOR)), characters.code_points)[inside | after_inside]
     pre_tokens = kept.tobytes().decode("utf-32-le", "surrogatepass").split(_SEPARATOR)[:-1]
     return pre_tokens, np.flatnonzero(inside & ~after_inside)
-
-
-def _in_groups(pre_tokens: Sequence[str], size: int) -> list[list[str]]:
-    return [[*pre_tokens[start : start + size]] for start in range(0, len(pre_tokens), size)]
 
 
 class ChineseApart(WordCache):
@@ -225,7 +222,7 @@ class SpacesBefore(WordCache):
                 line_ends.append([self.filler, pre_token])
             else:
                 others.append(pre_token)
-        return line_starts + line_ends + [[self.filler, *group] for group in _in_groups(others, self.together)]
+        return line_starts + line_ends + [[self.filler, *group] for group in divided(others, self.together)]
 
 
 def _effect_on(character: str, normalize: Callable[[str], str]) -> int:

@@ -14,6 +14,7 @@ from wordmask.data.plan import Draw
 from wordmask.data.sequences import StreamedSequences
 from wordmask.models.micro_batches import micro_batch_shapes
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
+from wordmask.utils.batches import divided
 
 BATCHES = 100  # the first batches of training tell the share of padding
 
@@ -73,8 +74,7 @@ def padding_share(trainer: MlmTrainer) -> float | None:
         size = trainer.args.train_batch_size
         first = sequences.first_lengths[: BATCHES * size]
         lengths = Lengths(trainer, first, np.full(len(first), sequences.length))
-        batches = [range(len(first))[at : at + size] for at in range(0, len(first), size)]
-        tokens, positions = int(first.sum()), sum(map(lengths.computed, batches))
+        tokens, positions = int(first.sum()), sum(map(lengths.computed, divided(range(len(first)), size)))
     else:
         lengths = Lengths.of_stages(trainer, sequences.stages)
         tokens, positions = lengths.of(list(islice(iter(trainer.plan or ()), BATCHES))).tolist()

@@ -124,19 +124,14 @@ def _leftmost(text: str, known: Sequence[str | None]) -> list[int] | None:
     """(known + 1,) The borders if each known surface stands as far to the left as it can; the last one at the end."""
     borders = [0]
     for number, surface in enumerate(known):
-        position = borders[-1]
         if surface is None:
             continue  # its border is set by what follows it
-        after_unknown = number > 0
-        if number == len(known) - 1:
-            start = len(text) - len(surface) if text.endswith(surface) else -1
-        else:
-            start = text.find(surface, position + after_unknown)
-        if start < position + after_unknown or (start > position and not after_unknown):
+        least = borders[-1] + (number > 0)  # an unknown piece before it covers something
+        is_last = number == len(known) - 1
+        start = len(text) - len(surface) if is_last else text.find(surface, least) if number else 0
+        if start < least or not text.startswith(surface, start):
             return None
-        if after_unknown:
-            borders.append(start)
-        borders.append(start + len(surface))
+        borders += [start, start + len(surface)] if number else [len(surface)]
     if known and known[-1] is None:
         if borders[-1] == len(text):
             return None  # an unknown piece covers something

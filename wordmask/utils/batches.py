@@ -52,6 +52,6 @@ def rebatched(tables: Iterable[pa.Table], size: int = BATCH) -> Iterator[pa.Tabl
         yield pa.concat_tables(held)
 
 
-def divided(numbers: range, size: int) -> list[range]:
-    """Ranges of `size` numbers, the last one shorter: 0 to 4 in ranges of 2 are 0-1, 2-3 and 4."""
-    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
+def divided(items: Any, size: int) -> list[Any]:
+    """Slices of a sequence, or of an array, of `size` items, the last one shorter: `abcde` by 2 is `ab`, `cd`, `e`."""
+    return [items[first : first + size] for first in range(0, len(items), size)]

@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has ended the run. It is a `KeyboardInterrupt`, so that what cleans up after Ctrl-C cleans up.
+    """A signal has ended the run. It is a `KeyboardInterrupt`, so that code that handles Ctrl-C handles it, too.
 
     Attributes:
         number: the signal.

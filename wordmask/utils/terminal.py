@@ -3,7 +3,7 @@
     terminal().doing("reading text")
     terminal().show(Message("going on from out/checkpoint-20"))
 
-An *event* says itself in two ways: `line()` is one plain line, and `__rich__()` is what a person sees.
+An *event* has two forms: `line()` is one plain line, and `__rich__()` is what a person sees.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from wordmask.training.dry_run.forecast import steps_from
 from wordmask.training.memory_errors import batch_sizes, free_memory, lacks_memory, need_less
 from wordmask.training.padding import Lengths
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
+from wordmask.utils.batches import divided
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import children_memory
 from wordmask.utils.quantities import counted
@@ -91,14 +92,15 @@ class Rehearsal:
         """Try the largest step of each stage. If memory is short, raise an `InputError` with the size that fits."""
         trainer, free, batch = self.trainer, free_memory(self.args.device), self.trainer._train_batch_size
         tokens, longest, accumulated = self._micro_batch, self.longest, self.args.gradient_accumulation_steps
-        flag, tried = ("--tokens_per_pass", tokens) if tokens else ("--per_device_train_batch_size", batch)
         if in_step := self.args.tokens_per_step:
             batch = -(-in_step // (accumulated * self.args.world_size * longest))  # of the longest sequences
-        sizes = batch_sizes(batch, batch * accumulated)
         if tokens:
+            flag, tried = "--tokens_per_pass", tokens
             sizes = _halves(min(tokens, batch * longest), min(longest, tokens))
-        if in_step and not tokens:
+        elif in_step:
             flag, tried, sizes = "--tokens_per_step", in_step, [batch]
+        else:
+            flag, tried, sizes = "--per_device_train_batch_size", batch, batch_sizes(batch, batch * accumulated)
 
         def attempt(number: int) -> None:
             if tokens:
@@ -179,7 +181,7 @@ class Rehearsal:
             draws = [
                 Draw(stage.offset + number, 0, trainer.rates.highest) for number in (own if len(own) else order[:1])
             ]
-            batches = [draws[at : at + layout.batch_size] for at in range(0, len(draws), layout.batch_size)]
+            batches = divided(draws, layout.batch_size)
             if trainer.forward.fixed:
                 batches[-1] += [draws[0]._replace(rate=0.0)] * (layout.batch_size - len(batches[-1]))
             yield [collator(sequences.__getitems__(batch)) for batch in batches]
@@ -225,8 +227,7 @@ class Rehearsal:
             raise InputError(
                 f"--per_device_eval_batch_size {sizes[0]}: the largest batch does not fit into {free}; {advice}"
             )
-        step = args.eval_batch_size * args.world_size
-        batches = [order[start : start + step] for start in range(0, len(order), step)]
+        batches = divided(order, args.eval_batch_size * args.world_size)
         chosen = np.unique(np.linspace(0, len(batches) - 1, BATCHES).astype(int))
         some = [batches[number] for number in chosen.tolist()]
         metrics = trainer.evaluate(sequences.subset(np.concatenate(some)))

@@ -63,8 +63,9 @@ class MaskedWords(NamedTuple):
         """Each different word once, with its sums, in the order of their first occurrences; the first `limit` ones."""
         keys = hash64(*self.tokens.T)
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-        sums = (np.bincount(group, counts, len(first)).astype(np.int64) for counts in (self.masked, self.right))
-        masked, right = sums
+        masked, right = (
+            np.bincount(group, counts, len(first)).astype(np.int64) for counts in (self.masked, self.right)
+        )
         order = np.argsort(first)[:limit]
         return MaskedWords(self.tokens[first[order]], masked[order], right[order])
 

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from wordmask.config.optimizer_checks import muon_settings
 from wordmask.config.run_arguments import RunArguments
+from wordmask.utils.batches import divided
 from wordmask.utils.errors import InputError, kind_of
 from wordmask.utils.launch import tpu_package
 
@@ -119,8 +120,8 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault((weight.shape, weight.device, weight.dtype), []).append(weight)
             for weights in by_shape.values():
                 most = max(1, _TOGETHER // weights[0].numel())
-                for start in range(0, len(weights), most):
-                    self._update(weights[start : start + most], group)
+                for together in divided(weights, most):
+                    self._update(together, group)
         return loss
 
     def _update(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:

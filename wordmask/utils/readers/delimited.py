@@ -10,6 +10,7 @@ from itertools import chain
 from typing import IO
 
 from wordmask.utils.errors import InputError
+from wordmask.utils.quantities import counted
 from wordmask.utils.readers.columns import REFERENCES, Column, Keys, Kind, looks_like_text, names_of
 from wordmask.utils.readers.open_file import ONLY_RETURNS, OpenFile, lines, lines_with_ends
 
@@ -84,9 +85,8 @@ class DelimitedFile:
                         if self.comma
                         else "rename the file to .csv if its fields are quoted"
                     )
-                    fields = "field" if len(row) == 1 else "fields"
                     raise self.file.mistake(
-                        f"has {len(row)} {fields} where the header has {width}; {advice}",
+                        f"has {counted(len(row), 'field')} where the header has {width}; {advice}",
                         self.file.line_of_parser() - "".join(row).count("\n"),  # the first line of the row
                     )
                 elif width == 1:

@@ -182,7 +182,7 @@ def as_positions(reference: Any, mistake: Callable[[str], InputError]) -> list[i
 def summary(texts: int | None, blank: int, files: int, column: Column | None) -> str:
     """What was read, in one line: `12 texts from column text of 4 files (and 3 blank ones)`."""
     what = "a stream of texts" if texts is None else counted(texts, "text")
-    source = f"{files} {'file' if files == 1 else 'files'}"
+    source = counted(files, "file")
     from_column = f"column {column} of " if column else ""
     skipped = f" (and {counted(blank, 'blank one')})" if blank else ""
     return f"{what} from {from_column}{source}{skipped}"
