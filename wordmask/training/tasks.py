@@ -109,19 +109,19 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
         The results; none if the run was stopped or killed before it had saved them.
     """
     [results] = broadcast_object_list([_results(trainer, "train")])  # so that all processes decide the same
+    if not results:
+        return {}
     done, asked = trainer.done.step, trainer.planned_steps
     fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}" if done > asked else ""
     logger.warning(
-        "%s holds the end of this run%s%s; give --overwrite_output_dir to train it again",
+        "%s holds the end of this run%s; its results stay; give --overwrite_output_dir to train it again",
         checkpoint,
         fewer,
-        "; its results stay" if results else "",
     )
-    if results:
-        trainer.state = _final_state(str(trainer.args.output_dir), checkpoint)
-        if not _load_saved(trainer):
-            trainer._load_from_checkpoint(checkpoint)
-            _save_model(trainer)
+    trainer.state = _final_state(str(trainer.args.output_dir), checkpoint)
+    if not _load_saved(trainer):
+        trainer._load_from_checkpoint(checkpoint)
+        _save_model(trainer)
     return results
 
 
@@ -176,6 +176,7 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
         )
     if not trainer.args.do_train:
         metrics.pop("epoch", None)  # 0, beside the epochs of the training
+    metrics.pop("eval_model_preparation_time", None)  # which an evaluation after a training has not
     metrics["eval_samples"] = len(trainer.eval_sequences or ())
     metrics |= trainer.probe.baselines if trainer.probe else {}
     for metric in METRICS.values():
