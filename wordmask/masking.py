@@ -2,7 +2,8 @@
 
 This module knows nothing about words or text. It sees one bit for each token, `continues`: whether the token continues
 the word of the token before it. What a word is, tokenization/words.py decides: go there to mask other units, such as
-syllables, or to join certain words (such as frequent n-grams). To join words by their numbers, add a `Strategy` here.
+syllables, or certain words together, such as frequent n-grams. A `Strategy` joins words without knowing which they
+are: add one here to join other numbers of them.
 
 All are pure, compiled functions of arrays. Their time grows in proportion to batch × length.
 

@@ -629,3 +629,12 @@ def test_a_drawn_rate_is_that_of_the_example_alone(bert):
     assert drawn.min() < 0.3 and drawn.max() > 0.7
     alone = collator([examples[7]])["labels"]
     np.testing.assert_array_equal(alone[0], collator(examples)["labels"][7])
+
+
+def test_truth_values_are_no_ids_but_may_be_a_mask(bert):
+    collator = wordmask.WholeWordMaskCollator(bert)
+    with pytest.raises(wordmask.InputError, match=r"^input_ids is not a list of whole numbers, but a list, \[True, F"):
+        collator([[True, False]])
+    masks = [[True, True, True, False], [1, 1, 1, 0]]
+    batches = [collator([{"input_ids": [2, 9, 3, 0], "attention_mask": mask}]) for mask in masks]
+    assert torch.equal(batches[0]["attention_mask"], batches[1]["attention_mask"])

@@ -15,6 +15,15 @@ RECORD = "wordmask_prepared.json"
 ADVICE = "tokenize the text again into a new directory with --prepare_only"
 
 
+# How we call what tokens were made with, where that has another name in `TextTokenizer.identity`.
+_NAMES = {
+    "separator": "--line_by_line",
+    "mixed_references": "kind of references",
+    "deciding_references": "kind of references",
+    "classic_references": "kind of references",
+}
+
+
 class Part(NamedTuple):
     """Some texts of a split. Their tokens are one file.
 
@@ -83,9 +92,11 @@ class PreparedRecord:
         if self._content != earlier._content:
             different.append("text")
         return different + [
-            "--line_by_line" if name == "separator" else name
-            for name in sorted(names)
-            if any(made.get(name) != earlier.made_with[split].get(name) for split, made in self.made_with.items())
+            *dict.fromkeys(
+                _NAMES.get(name, name)
+                for name in sorted(names)
+                if any(made.get(name) != earlier.made_with[split].get(name) for split, made in self.made_with.items())
+            )
         ]
 
 

@@ -88,7 +88,8 @@ def _array(name: str, values: Any) -> NDArray[np.int64]:
         if array.dtype.kind == "f":  # numpy and pandas make floats of numbers with None, and of an empty list
             array = np.nan_to_num(array, nan=NO_WORD)
         numbers = array.astype(np.int64)
-        are_whole = array.dtype.kind in "biuf" and (array == numbers).all()
+        kinds = "iuf" if name == "input_ids" else "biuf"  # a mask may be of booleans
+        are_whole = array.dtype.kind in kinds and (array == numbers).all()
     except (TypeError, ValueError):
         are_whole = False
     if not are_whole:

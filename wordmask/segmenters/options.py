@@ -68,13 +68,13 @@ def converted(parameters: Mapping[str, inspect.Parameter], options: Mapping[str,
     result = dict(options)
     for name, value in options.items():
         types = _types(parameters[name]) if name in parameters else ()
-        if not isinstance(value, str) or str in types:
+        kind = next((kind for kind in _TYPES if kind in types), None)
+        if kind is None or not isinstance(value, str) or str in types:
             continue
-        for kind in [kind for kind in _TYPES if kind in types][:1]:
-            try:
-                result[name] = _TRUTH[value.lower()] if kind is bool else kind(value)
-            except (KeyError, ValueError):
-                raise InputError(f"{FLAG}: {name}={value} is {_TYPES[kind]}") from None
+        try:
+            result[name] = _TRUTH[value.lower()] if kind is bool else kind(value)
+        except (KeyError, ValueError):
+            raise InputError(f"{FLAG}: {name}={value} is {_TYPES[kind]}") from None
     return result
 
 

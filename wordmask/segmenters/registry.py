@@ -75,7 +75,7 @@ def load_segmenter(name: str, /, tokenizer: Any = None, **options: Any) -> Segme
         InputError: (a `ValueError`) as `make_segmenter` does.
     """
     if not isinstance(name, str):
-        raise InputError(f"name: {kind_of(name)} is no name of a segmenter; give one of {available()}")
+        raise InputError(f"name: {kind_of(name)} is no name of a segmenter; give {', '.join(available())}")
     with naming_parameters(segmenter="load_segmenter:", segmenter_options="options", ltp="model", no_hmm="hmm"):
         return make_segmenter(name, tokenizer, **options)
 
