@@ -78,8 +78,8 @@ def _no_position(found: SplitFindings) -> list[str]:
     if not found.reference_flag or found.reference_flag == "--prepared_dir" or found.findings.positions:
         return []
     return [
-        f"{found.reference_flag}: no position in the references, so they join no tokens and change no mask; make them "
-        "again with run_chinese_ref.py and a segmenter for this language"
+        f"{found.reference_flag}: no position in the references, so they join no tokens; unless each word is one "
+        "token, make them again with run_chinese_ref.py and a segmenter for this language"
     ]
 
 

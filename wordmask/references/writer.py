@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 Batch: TypeAlias = tuple[int, list[str]]  # the number of the first line in the text, and lines
 NO_POSITION = (
-    "--save_path: no token in %s continues a word, so it changes no mask; either the words of %s are no words of this "
+    "--save_path: no token in %s continues a word, so it joins no tokens; either the words of %s are no words of this "
     "language (docs/languages.md names a segmenter for each), or the tokenizer has one token, such as [UNK], for each"
 )
 # What parts are made from: the keys of their record, and how we call each.
