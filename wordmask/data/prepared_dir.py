@@ -107,7 +107,7 @@ def prepare(
         split: SplitFindings(
             total(_read_parts(directory.path, parts, split, findings_in)),
             one.flag,
-            one.reference_flag if one.references else "",
+            one.reference_flag,
             tokenizers[split].words_from,
         )
         for split, one in texts.items()

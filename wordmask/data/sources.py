@@ -102,7 +102,7 @@ class Texts(Generic[AnySource]):
     Attributes:
         source: a `Source`, or a `Stream` if the text is streamed.
         flag: the flag that names the text, for error messages.
-        reference_flag: the flag that names the references.
+        reference_flag: the flag that names the references; empty if there are none.
         references: the files with the references. The column `file` of a table is an index of this list.
         corpora: the parts of the text, one for each entry of the flag; empty for streams and datasets.
         segmented_by: where a segmenter's words come from; known when the text was tokenized.
@@ -226,9 +226,10 @@ def _from_files(arguments: DataArguments, cache_dir: str | None) -> dict[str, Te
             sentence = summary(len(source), source.blank_count, len(given.paths), given.column)
         logger.warning("%s: %s", given.flag, sentence)
         in_tables = given.column and given.column.references and not given.references
-        references = (given.flag, given.paths) if in_tables else (given.reference_flag, given.references)
+        files_of_words = given.paths if in_tables else given.references
+        flag_of_words = given.flag if in_tables else given.reference_flag if files_of_words else ""
         corpora = source.corpora if isinstance(source, FileSource) else []
-        texts[split] = Texts(source, given.flag, *references, corpora=corpora)
+        texts[split] = Texts(source, given.flag, flag_of_words, files_of_words, corpora)
     return texts
 
 
@@ -273,7 +274,7 @@ def _from_dataset(
                     continue
                 raise InputError(f"{flag}: {name} holds no text in the split {split}; give one with texts")
         logger.warning("%s: %s from column %s of the split %s of %s", flag, count, column, split, name)
-        texts[split] = Texts(source, flag, flag, [name] if column.references else [])
+        texts[split] = Texts(source, flag, *((flag, [name]) if column.references else ()))
     if not texts:
         raise InputError(f"--dataset_name: {name} has no split named train or validation, but {', '.join(splits)}")
     return texts

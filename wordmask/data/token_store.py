@@ -129,7 +129,7 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
             made_once(path, write, lambda path: False)
             found = findings_in(path)
     texts.segmented_by = tokenizer.words_from
-    findings = SplitFindings(found, texts.flag, texts.reference_flag if texts.references else "", texts.segmented_by)
+    findings = SplitFindings(found, texts.flag, texts.reference_flag, texts.segmented_by)
     return StoredTokens(datasets.Dataset.from_file(str(path)), tokenization.separator is not None, findings)
 
 

@@ -46,9 +46,9 @@ class LegacyModel:
 
     def segment(self, lines: Sequence[str]) -> list[list[str]]:
         """For each line its words, see `Segmenter.segment`."""
-        copies = [*map(replace_surrogates, lines)]
+        copies = [replace_surrogates(line) for line in lines]
         words = self._model.batch_predict(copies, True)  # without the white space at the start of a line
-        return [*map(restore, lines, copies, words)]
+        return [restore(*one) for one in zip(lines, copies, words, strict=True)]
 
 
 def _is_whole(content: bytes) -> bool:

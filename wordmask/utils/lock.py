@@ -82,8 +82,8 @@ def _held(path: Path, what: str, patience: float = 0) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            # Removed before the release: one who waits for this file sees that it is gone. On a full disk
-            # both files may stay; without this process, they lock nothing.
+            # Removed before the release: one who waits for this file sees that it is gone. On a full disk both files
+            # may stay; without this process, they lock nothing.
             for file in (holder, path):
                 with contextlib.suppress(OSError):
                     file.unlink()
