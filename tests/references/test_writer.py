@@ -924,6 +924,14 @@ def test_a_table_made_with_another_tokenizer_is_refused(kind, spaced, tmp_path, 
     assert ("--dataset_name" if kind.endswith("/") else "--train_file") in line
 
 
+def test_a_directory_of_references_is_named_with_its_slash(spaced, tmp_path, capsys):
+    (folder, model), save = spaced, str(tmp_path / "tables")
+    make(folder, f"{save}/", "--segmenter", "whitespace")
+    argv = ["--file_name", str(folder / "text.txt"), "--segmenter", "whitespace", "--bert", model, "--overwrite"]
+    sentence = refusal(capsys, run_chinese_ref.main, *argv, "--save_path", save)
+    assert sentence == f"--save_path: {save} is a directory of references; give {save}/ for such a directory"
+
+
 def test_a_table_with_references_and_a_segmenter_is_refused(spaced, tmp_path, capsys):
     """Both define the words; before, those of the table were checked, and then dropped without a word."""
     (folder, model), table = spaced, str(tmp_path / "table.jsonl")

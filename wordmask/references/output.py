@@ -134,10 +134,10 @@ def check_output(path: str, overwrite: bool) -> None:
     if Path(path).is_dir():
         names = os.listdir(path)
         others = [name for name in names if not fnmatch(name, "part-*-of-*.parquet")]
-        if names and not others and not path.endswith("/"):
-            raise InputError(f"--save_path: {path} is a directory of references; give {path}/ for such a directory")
-        if others or not path.endswith("/"):
+        if others or not names and not path.endswith("/"):
             raise InputError(f"--save_path: {path} is a directory with other files; give another name")
+        if not path.endswith("/"):
+            raise InputError(f"--save_path: {path} is a directory of references; give {path}/ for such a directory")
     existing = [file for file in (path, str(sidecar(path))) if Path(file).exists()]
     if existing and not overwrite:
         raise InputError(f"--save_path: {existing[0]} exists; give another name, or --overwrite to replace it")
