@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SchedulerType
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, TrainingArguments
 
 import run_mlm
 from conftest import refusal
@@ -234,6 +234,14 @@ def test_the_fused_optimizer_is_refused_where_it_would_crash(monkeypatch):
     monkeypatch.setattr(optimizer_checks, "tpu_package", lambda: "torch_xla")
     sentence = refused("--optim", "adamw_torch_fused")
     assert "--optim adamw_torch_fused" in sentence and "adamw_torch," in sentence
+
+
+def test_processes_do_not_search_a_batch_size(monkeypatch):
+    """If one ran out of memory, the others waited for it without end."""
+    assert parse("--auto_find_batch_size").auto_find_batch_size
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    sentence = refused("--auto_find_batch_size")
+    assert sentence.startswith("--auto_find_batch_size: 2 processes ") and "--per_device_train_batch_size" in sentence
 
 
 def test_xla_has_no_fused_optimizer():

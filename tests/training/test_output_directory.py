@@ -202,6 +202,8 @@ def test_an_earlier_model_is_replaced_when_all_of_the_new_one_is_written(command
 
         patch.setattr(MlmTrainer, "save_model", fails)
         more = refusal(capsys, run_mlm_wwm.main, *argv, "--max_steps", "6")
-    assert more.startswith(f"--output_dir: {out} cannot be written (No space left on device), and earlier")
+    assert more.startswith(
+        f"--output_dir: {out} cannot be written (No space left on device); make room, and run again"
+    )
     assert (out / "model.safetensors").read_bytes() == before
     assert json.loads((out / "train_results.json").read_text())["train_loss"] > 0

@@ -1,10 +1,14 @@
-"""How a process leaves the group of its run."""
+"""How processes wait for each other, and how one leaves the group of its run."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import free_port
 from wordmask.utils.launch import leave
 
 THREADS = Path("/proc/self/task")
@@ -13,6 +17,29 @@ THREADS = Path("/proc/self/task")
 def gloo_threads() -> set[str]:
     """The ids of the threads that gloo runs in this process."""
     return {thread.name for thread in THREADS.iterdir() if "gloo" in (thread / "comm").read_text()}
+
+
+BUSY = """
+import time, torch, wordmask
+from wordmask.utils.launch import waits_reported
+from wordmask.utils.script import one_line_endings
+
+args = wordmask.RunArguments("out", use_cpu=True, ddp_timeout=2)
+with one_line_endings(), waits_reported(args.ddp_timeout):
+    time.sleep(0 if args.process_index else 15)
+    torch.distributed.barrier()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_on_cpus_waits_no_longer_than_it_is_told(tmp_path):
+    """transformers passes --ddp_timeout on for GPUs only, so processes on CPUs waited for half an hour."""
+    script = tmp_path / "busy.py"
+    script.write_text(BUSY)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, str(script)], env=os.environ | paths, capture_output=True, text=True, timeout=300)
+    assert "error: rank 1: --ddp_timeout 2: a process waited so many seconds for another one" in done.stderr
 
 
 @pytest.mark.skipif(not THREADS.exists(), reason="only Linux lists the threads of a process in /proc")

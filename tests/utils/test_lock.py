@@ -44,6 +44,12 @@ def test_the_second_run_is_told_who_holds_it_and_since_when(tmp_path):
     assert not list(tmp_path.iterdir()), "nothing is left, not even the directory"
 
 
+def test_a_link_to_nothing_is_called_so(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    sentence = "--output_dir: out is a link to something that is not there; give another name"
+    assert refused(tmp_path / "link" / ".wordmask") == sentence
+
+
 def test_a_directory_that_was_there_stays_with_what_was_written(tmp_path):
     (tmp_path / "old").mkdir()
     with locked(tmp_path / "old" / ".wordmask", "x"):

@@ -46,7 +46,7 @@ def check_environment(use_cpu: bool, backend: str | None) -> None:
     _number("MASTER_PORT", 0)
     if not 0 <= rank < size:
         raise InputError(f"the environment has RANK={rank} and WORLD_SIZE={size}; ranks count from 0 to {size - 1}")
-    if _on_cpu(use_cpu):
+    if on_cpu(use_cpu):
         if backend not in (None, "gloo", "mpi"):
             raise InputError(f"--ddp_backend {backend} does not connect CPUs; give gloo, or drop the flag")
         return
@@ -92,7 +92,7 @@ def check_sharding(fsdp: object, fsdp_config: object, deepspeed: object, use_cpu
     flag = "--fsdp" if fsdp else "--deepspeed"
     if deepspeed and not is_deepspeed_available():
         raise InputError("--deepspeed needs the package deepspeed: pip install deepspeed")
-    if _on_cpu(use_cpu):
+    if on_cpu(use_cpu):
         raise InputError(f"{flag} divides a model over GPUs, and CPUs train without it; drop it or --use_cpu")
     if not is_launched() and tpu_package() is None:
         raise InputError(
@@ -106,7 +106,8 @@ def is_launched() -> bool:
     return _number("LOCAL_RANK", -1) >= 0 or _number("WORLD_SIZE", 1) > 1
 
 
-def _on_cpu(use_cpu: bool) -> bool:
+def on_cpu(use_cpu: bool) -> bool:
+    """Whether a run with this value of --use_cpu is on CPUs."""
     return use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
+from accelerate import PartialState
 from transformers import TrainingArguments
 
 from wordmask.config.added_arguments import AddedArguments, UsedArguments
-from wordmask.config.launch_checks import check_environment, check_sharding
+from wordmask.config.launch_checks import check_environment, check_sharding, is_launched, on_cpu
 from wordmask.config.metric_table import METRICS
 from wordmask.config.optimizer_checks import MUON, choose_optimizer
 from wordmask.config.parser import argument
@@ -82,6 +84,10 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
             logger.warning("--enable_jit_checkpoint does nothing: SIGTERM always ends a run with a checkpoint")
             self.enable_jit_checkpoint = False
         try:
+            if on_cpu(self.use_cpu) and is_launched():
+                # Else the processes would wait for torch's own time. A work-around; no thread known. It can go when
+                # transformers passes --ddp_timeout on for CPUs, too.
+                PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
             TrainingArguments.__post_init__(self)
         except torch.distributed.DistError as error:
             raise InputError(

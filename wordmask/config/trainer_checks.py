@@ -71,6 +71,12 @@ def check_after(args: RunArguments) -> None:
     """Raise an `InputError` if what the flags, resolved by now, ask for cannot be made."""
     check_schedule(args)
     check_optimizer(args)
+    if args.auto_find_batch_size and args.world_size > 1:  # the others would wait forever for one that has failed
+        raise InputError(
+            f"--auto_find_batch_size: {args.world_size} processes do not run out of memory together, so they cannot "
+            "go on with smaller batches; drop it, and give a --per_device_train_batch_size that fits (--dry_run "
+            "finds it)"
+        )
     _check_chunked_head(args)
     if not (args.residual_in_fp32 or args.bf16):  # sums may be above 65,504, where float16 ends
         raise InputError("--no_residual_in_fp32 needs --bf16; give it, too, or drop the flag")
@@ -226,5 +232,6 @@ def _check_json(name: str, value: str) -> None:
     except (OSError, ValueError):
         is_object = False
     if not is_object:
-        problem = "holds no JSON object" if is_file else "is neither a file nor a JSON object"
+        place = f"a file in {os.getcwd()}" if value.endswith(".json") else "a file"
+        problem = "holds no JSON object" if is_file else f"is neither {place} nor a JSON object"
         raise InputError(f"--{name}: {value} {problem}; give {JSON_FLAGS[name]}")

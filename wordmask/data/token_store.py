@@ -119,7 +119,8 @@ def tokenized(texts: Texts[Source], tokenization: Tokenization) -> StoredTokens:
     tokenizer, arguments = tokenization.of(texts), tokenization.arguments
     key = hashed(texts.fingerprint, tokenizer.identity(), COUNTS)  # tokens without counts are made again
     path = cache_directory(tokenization.cache_dir) / f"tokens-{key}.arrow"
-    with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", "run again"):
+    go_on = "run again, or give another --cache_dir"
+    with output_of_workers("--cache_dir", path.parent, "--preprocessing_num_workers", go_on):
         write = partial(_write, path, texts, tokenizer, arguments.preprocessing_num_workers or 1)
         made_once(path, write, lambda path: _is_whole(path) and not arguments.overwrite_cache)
         try:

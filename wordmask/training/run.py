@@ -45,6 +45,7 @@ from wordmask.training.setup import make_collator, make_probe, make_trainer
 from wordmask.training.tasks import evaluate, leave_text_out, publish, show_data_report, show_results, train
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.hub import check_push
+from wordmask.utils.launch import waits_reported
 from wordmask.utils.terminal import Fact, terminal
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def run(script: str, argv: Sequence[str] | None, **defaults: Any) -> dict[str, f
     """
     arguments = parse_arguments(argv, **defaults)
     set_up_output(arguments.training)
-    with memory_errors_reported(arguments):
+    with memory_errors_reported(arguments), waits_reported(arguments.training.ddp_timeout):
         if arguments.data.prepare_only:
             return prepare_only(arguments)
         _check_start(arguments, script)

@@ -1,11 +1,15 @@
-"""Whether a run is on a TPU, and how a process leaves the group of its run."""
+"""Whether a run is on a TPU, and how its processes wait for each other and leave their group."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Iterator
 
 import torch
 from transformers.utils import is_torch_tpu_available, is_torch_xla_available
+
+from wordmask.utils.errors import InputError
 
 
 def tpu_package() -> str | None:
@@ -13,6 +17,27 @@ def tpu_package() -> str | None:
     if is_torch_xla_available():
         return "torch_xla"
     return "torch_tpu" if is_torch_tpu_available() else None
+
+
+@contextlib.contextmanager
+def waits_reported(seconds: int) -> Iterator[None]:
+    """Say in one sentence that a process waited too long for another one, on CPUs. (NCCL ends the process itself.)
+
+    Args:
+        seconds: the value of --ddp_timeout.
+
+    Raises:
+        InputError: if it waited for so many seconds.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not ("gloo" in str(error) and "Timed out" in str(error)):
+            raise
+        raise InputError(
+            f"--ddp_timeout {seconds}: a process waited so many seconds for another one; give more, or look at what "
+            "keeps the other one busy"
+        ) from error
 
 
 def leave() -> None:

@@ -116,8 +116,9 @@ def _described(holder: Path) -> str:
 @contextlib.contextmanager
 def _made(directory: Path, what: str) -> Iterator[None]:
     """Make a directory. What was made and stays empty is removed."""
-    if os.path.exists(directory) and not directory.is_dir():
-        raise InputError(f"{what} is a file; give another name")
+    if os.path.lexists(directory) and not os.path.isdir(directory):
+        kind = "a file" if os.path.exists(directory) else "a link to something that is not there"
+        raise InputError(f"{what} is {kind}; give another name")
     missing = [path for path in (directory, *directory.parents) if not os.path.lexists(path)]
     try:
         try:

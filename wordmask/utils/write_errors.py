@@ -54,8 +54,12 @@ def why_not_written(error: BaseException, numbers: Container[int] = FULL) -> str
     if isinstance(error, InputError):
         return None
     if isinstance(error, OSError):
-        return os.strerror(error.errno) if error.errno and error.errno in numbers else None
-    if number := _OS_ERROR.search(str(error)):
-        return os.strerror(int(number[1])) if int(number[1]) in numbers else None
-    is_of_torch = isinstance(error, RuntimeError) and _TORCH_CANNOT_WRITE.search(str(error))
-    return "no room is left, or files may not be so large" if is_of_torch else None
+        number = error.errno
+    elif named := _OS_ERROR.search(str(error)):
+        number = int(named[1])
+    else:
+        is_of_torch = isinstance(error, RuntimeError) and _TORCH_CANNOT_WRITE.search(str(error))
+        return "no room is left, or files may not be so large" if is_of_torch else None
+    if number is None or number not in numbers:
+        return None
+    return os.strerror(number) + (": see ulimit -f" if number == errno.EFBIG else "")

@@ -179,15 +179,52 @@ def test_the_best_model_is_found_if_the_last_evaluation_is_made_by_a_resume(best
         assert figures["eval_loss"] == read_evaluations(moved, 2)[0].metrics["loss"]
 
 
-def test_another_model_is_the_best_one_if_the_checkpoint_of_the_best_one_is_gone(
-    evaluating, tmp_path, monkeypatch, capsys
+def zero_the_middle(path: Path) -> None:
+    """Damage a file so that it keeps its size, and can be read."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(1000) + content[middle + 1000 :])
+
+
+DAMAGES = {
+    "it is not there": lambda weights: shutil.rmtree(weights.parent),
+    "model.safetensors is missing": Path.unlink,
+    "model.safetensors has 1 bytes instead of": lambda weights: weights.write_bytes(b"x"),
+    "model.safetensors is not what was written": zero_the_middle,
+}
+
+
+@pytest.mark.parametrize("problem", DAMAGES)
+def test_another_model_is_the_best_one_if_the_checkpoint_of_the_best_one_is_damaged(
+    problem, evaluating, tmp_path, monkeypatch, capsys
 ):
+    """Its damaged weights were saved, and called those of the best step."""
     tell_losses(monkeypatch, {2: 1.0, 4: 3.0, 6: 2.0, 8: 4.0})
     run_mlm_wwm.main([*evaluating, "--max_steps", "4"])
-    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    DAMAGES[problem](tmp_path / "out" / "checkpoint-2" / "model.safetensors")
     run_mlm_wwm.main([*evaluating, "--max_steps", "8"])
-    assert "checkpoint-2, the best checkpoint so far, is not there" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert f"checkpoint-2, the best checkpoint so far, is not used: {problem}" in printed
+    assert "the best step is one from step 4 on" in printed
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2", ignore_errors=True)
     assert saved_steps(tmp_path / "out") == [6]
+
+
+def test_the_last_model_is_saved_if_the_best_one_was_damaged_since(evaluating, tmp_path, monkeypatch, capsys):
+    tell_losses(monkeypatch, {2: 1.0, 4: 3.0})
+    weights = tmp_path / "out" / "checkpoint-2" / "model.safetensors"
+    finalize = MlmTrainer._finalize_training
+
+    def damaged_first(self, *args, **kwargs):
+        zero_the_middle(weights)
+        return finalize(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlmTrainer, "_finalize_training", damaged_first)
+    run_mlm_wwm.main([*evaluating, "--max_steps", "4"])
+    assert "is not used: model.safetensors is not what was written; the model of step 4" in capsys.readouterr().err
+    assert saved_steps(tmp_path / "out") == [4]
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert (state["best_global_step"], state["best_model_checkpoint"]) == (None, None)
 
 
 def test_a_finished_run_is_evaluated_at_the_step_of_its_model(evaluating, tmp_path):

@@ -93,8 +93,8 @@ def written(path: str | Path) -> Iterator[None]:
         if reason is None:
             raise
         raise InputError(
-            f"--output_dir: {path} cannot be written ({reason}), and earlier checkpoints are whole; make room, and "
-            "run again to go on from the last one"
+            f"--output_dir: {path} cannot be written ({reason}); make room, and run again: earlier checkpoints, if "
+            "there are any, are whole"
         ) from error
 
 

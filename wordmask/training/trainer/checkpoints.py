@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from transformers import Trainer
 
 from wordmask.config.run_arguments import RunArguments
-from wordmask.training.records.manifest import checkpoint_step, checkpoints_in, remove_checkpoint, write_manifest
+from wordmask.training.records.manifest import (
+    checkpoint_step,
+    checkpoints_in,
+    find_damage,
+    remove_checkpoint,
+    write_manifest,
+)
 from wordmask.training.records.output_dir import written
 from wordmask.utils.errors import InputError, reported
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointingTrainer(Trainer):
@@ -128,8 +138,27 @@ class CheckpointingTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
-        with _loaded(self.state.best_model_checkpoint):
-            super()._load_best_model()
+        self.forget_damaged_best(f"the model of step {self.state.global_step} is saved")
+        if self.state.best_model_checkpoint is not None:
+            with _loaded(self.state.best_model_checkpoint):
+                super()._load_best_model()
+
+    def forget_damaged_best(self, instead: str) -> None:
+        """Forget the best checkpoint if it is not whole, and say why. All processes do as the first one finds.
+
+        Args:
+            instead: what becomes of the run without it, as the end of a sentence.
+        """
+        state = self.state
+        path = state.best_model_checkpoint
+        problem = None
+        if self.is_world_process_zero():
+            problem = find_damage(path) if path and os.path.isdir(path) else "it is not there"
+        [problem] = broadcast_object_list([problem])
+        if problem:
+            name = f"checkpoint-{state.best_global_step}"
+            logger.warning("%s, the best checkpoint so far, is not used: %s; %s", path or name, problem, instead)
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
 
 def _loaded(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractContextManager[None]:

@@ -200,13 +200,7 @@ class EvaluatingTrainer(ResumableTrainer):
             best = Path(checkpoint).with_name(f"checkpoint-{state.best_global_step}")
             if best.is_dir():
                 state.best_model_checkpoint = str(best)
-            elif Path(state.best_model_checkpoint or "").name != best.name:
-                logger.warning(
-                    "%s, the best checkpoint so far, is not there; the best step is one from step %s on",
-                    best,
-                    state.global_step,
-                )
-                state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+            self.forget_damaged_best(f"the best step is one from step {state.global_step} on")
         return place
 
     def _choose_best_again(self, directory: Path) -> None:
