@@ -12,7 +12,7 @@ from transformers import BertTokenizer
 import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, sample_tokenizer, save_model
-from wordmask.data import advice, text_counts
+from wordmask.data import advice, text_counts, token_store
 from wordmask.data.text_counts import spread
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -394,3 +394,13 @@ def test_many_duplicates_are_named(model, write, prepared, copies, said):
 def test_nothing_is_advised_about_a_good_text(english_model, write, prepared):
     report, _ = prepared(english_model, write("text", sample_lines("english", 150)))
     assert report["advice"] == []
+
+
+def test_tokens_whose_counts_an_older_version_made_are_made_again(model, write, trained, monkeypatch):
+    text, flags = write("text", ENGLISH), ["--line_by_line", "--validation_split_percentage", "0"]
+    with monkeypatch.context() as earlier:
+        for module in (text_counts, token_store):
+            earlier.setattr(module, "COUNTS", 1)
+        trained(model, "--train_file", text, *flags)
+    report, _ = trained(model, "--train_file", text, *flags)
+    assert report is not None and report["train"]["words"] == 15

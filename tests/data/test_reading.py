@@ -604,13 +604,18 @@ def test_a_link_to_a_parent_directory_shows_no_file_twice(write, tmp_path):
     assert texts_of(tmp_path / "tree") == texts_of(tmp_path / "tree" / "**" / "*.txt") == ["one"]
 
 
-def test_a_text_of_the_same_size_and_time_is_read_again(write):
+def test_a_text_of_the_same_size_and_time_is_read_again(write, tmp_path):
+    def fingerprint() -> str:
+        return load_texts(DataArguments(train_file=[str(path)]), str(tmp_path), None, False)["train"].fingerprint
+
     path = Path(write("text.txt", "alpha\n"))
     times = path.stat()
     assert texts_of(path) == ["alpha"]
+    first = fingerprint()
     path.write_text("omega\n")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert texts_of(path) == ["omega"]
+    assert fingerprint() != first, "tokens in the cache are known by it"
 
 
 def test_a_list_behind_many_texts_is_not_taken_without_being_asked(write):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import run_mlm_wwm
-from conftest import refusal, save_model
+from conftest import refusal, sample_tokenizer, save_model
+from wordmask.config.data_arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.sources import Texts
+from wordmask.data.text_counts import REPORTED, TextCounts
 from wordmask.data.text_tokenizer import TextTokenizer
+from wordmask.data.token_store import Tokenization
 from wordmask.references.provenance import Provenance, TextDigest, write_provenance
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
@@ -153,3 +158,48 @@ def test_tokens_that_another_version_prepared_are_refused(english_model, english
         )
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
     assert not (tmp_path / "out").exists()
+
+
+def identity_of(tokenizer: PreTrainedTokenizerFast) -> dict:
+    return TextTokenizer(tokenizer, Texts(None, "--train_file"), None, SegmentationArguments()).identity()
+
+
+def counts_of(tokenizer: PreTrainedTokenizerFast, text: str) -> TextCounts:
+    """What the data report counts in a text of one line."""
+    tokenize = TextTokenizer(tokenizer, Texts(None, "--train_file"), None, SegmentationArguments())
+    return tokenize(pa.table({"text": [text], REPORTED: [True]})).findings.counts
+
+
+def test_tokens_are_made_again_for_another_number_of_special_tokens():
+    """References count them, and the digest of a tokenizer leaves them out."""
+    first = sample_tokenizer("bert")
+    other = copy.deepcopy(first)
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$0 [SEP]", special_tokens=[("[SEP]", other.sep_token_id)]
+    )
+    assert tokenizer_digest(first) == tokenizer_digest(other)
+    assert identity_of(first) != identity_of(other)
+
+
+@pytest.fixture
+def ends_only() -> PreTrainedTokenizerFast:
+    """A tokenizer with an end of text, which is its unknown token, too, as in GPT-2, and no separator."""
+    backend = Tokenizer(models.WordLevel({"<end>": 0, "<mask>": 1, "a": 2}, "<end>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="<end>", mask_token="<mask>")
+
+
+def test_blocks_are_separated_by_the_end_of_text_where_there_is_no_separator(ends_only):
+    blocks, lines = (DataArguments(train_file=["a.txt"], line_by_line=by_line) for by_line in (False, True))
+    assert Tokenization(ends_only, blocks).separator == ends_only.eos_token_id
+    assert Tokenization(ends_only, lines).separator is None
+
+
+def test_an_end_of_text_in_the_text_is_no_unknown_word(ends_only):
+    counts = counts_of(ends_only, "a <end> a")
+    assert (counts.unknown, dict(counts.special)) == (0, {"0": 1})
+
+
+def test_a_special_token_inside_a_word_makes_two_words_of_it_in_the_report():
+    counts = counts_of(letters_of("grafts", AddedToken("XYZ", special=True)), "grXYZafts")
+    assert (counts.words, dict(counts.split)) == (2, {"gr": 1, "afts": 1})

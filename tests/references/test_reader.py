@@ -638,3 +638,9 @@ def test_a_file_with_provenance_that_joins_over_gaps_ends_the_run(write, tokeniz
     argv += ["--validation_split_percentage", "0"]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv)
     assert f"position 2 of the reference for line 1 of the text ({path}) is not joined" in sentence
+
+
+@pytest.mark.parametrize("reference, position", [([2, 4, 3], 3), ([2, 2], 2)])
+def test_positions_that_do_not_rise_are_refused(tokenizer, reference, position):
+    with pytest.raises(InputError, match=f"position {position} of .* line 2 .* not above the position before it"):
+        continues(tokenizer, ["我喜欢你", "研究生命"], [[3], reference])

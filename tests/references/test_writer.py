@@ -1112,3 +1112,22 @@ def test_a_part_alone_and_a_table_that_was_changed_on_purpose_can_be_trained_on(
     assert f"or remove {sidecar(table)} if the change is right" in refused_training(argv, capsys)
     sidecar(table).unlink()
     run_mlm_wwm.main(argv)
+
+
+def test_a_complete_file_without_mixed_words_is_not_one_with_them(files, pairs, tmp_path, capsys):
+    make(files, tmp_path / "ref")
+    sentence = refused(capsys, command(files, tmp_path / "ref", "--resume", "--mixed_words"))
+    assert "with mixed words; give --overwrite to make it again" in sentence
+
+
+def test_parts_of_another_kind_of_output_are_not_gone_on_with(files, pairs, tmp_path, capsys):
+    """A file of lines and a directory of tables keep their parts under the same name."""
+    stop_in_the_middle(files, f"{tmp_path}/ref", pairs, capsys)
+    assert "another kind of output" in refused(capsys, command(files, f"{tmp_path}/ref/", "--resume"))
+
+
+def test_a_shard_that_fails_leaves_the_directory_that_others_work_in(files, pairs, tmp_path, capsys):
+    pairs.told("lose")
+    shard = ["--part_lines", "1000", "--num_shards", "2", "--shard_index", "0"]
+    assert "--segmenter" in refused(capsys, command(files, tmp_path / "ref", *shard))
+    assert Path(tmp_path, "ref.parts", "made_from.json").exists()

@@ -41,6 +41,12 @@ def test_figures_by_hand():
     assert metric.compute() == {}, "the sums begin anew"
 
 
+def test_masks_that_show_other_tokens_are_other_masks():
+    """Evaluations are compared by this digest: a token that is kept is easier than one behind the mask token."""
+    ids = np.array([7, 8])
+    assert mask_digest(ids, np.array([3, 3])) != mask_digest(ids, ids)
+
+
 def test_a_corpus_without_a_masked_token_has_no_loss():
     """Such as a corpus of one empty batch: its loss is none, and no division by zero."""
     metric = MaskedLMMetric()
