@@ -183,6 +183,10 @@ def test_much_text_behind_few_unknown_tokens_is_said(model, write, trained):
     lines = ["the cat walks."] * 9 + lines
     report, said = trained(model, "--train_file", write("text", lines), "--line_by_line", "--do_train")
     assert "28.7% of the characters stand behind [UNK] (1 token), and the model cannot learn them" in said
+    assert "WordPiece makes one [UNK] of over 100 characters without a space; take a tokenizer" in said
+    lines = ["the cat walks."] * 15 + ["ก" * 15]  # a word of such a length could be a token
+    report, said = trained(model, "--train_file", write("text", lines), "--line_by_line", "--do_train")
+    assert "6.7% of the characters stand behind [UNK]" in said and "add such words with --add_words, or take" in said
 
 
 def test_a_few_long_lines_that_lose_much_text_are_said(model, write, trained):
@@ -195,7 +199,8 @@ def test_a_few_long_lines_that_lose_much_text_are_said(model, write, trained):
 
 def test_a_text_without_letters_is_said(model, write, trained):
     sentence = "--train_file: the text has no letters; if it is a column of numbers, choose another --text_column_name"
-    for lines, is_said in (([f"{number}.5" for number in range(9)], True), ([*"123456789", "the cat"], False)):
+    numbers = [f"{number}.5" for number in range(300)]
+    for lines, is_said in ((numbers, True), ([*numbers[:7], "the cat", *numbers], False)):
         _, said = trained(model, "--train_file", write("text", lines), "--do_train", "--line_by_line")
         assert (sentence in said) == is_said
 

@@ -119,6 +119,7 @@ def test_a_tenth_of_the_characters_is_a_substantial_share(characters, single, sa
         ({"Khmer": 1000}, ".* Khmer .* --segmenter icu, or "),
         ({"Myanmar": 1000}, ".* Burmese .* --segmenter icu, or "),
         ({"Tibetan": 1000}, ".* Tibetan .* so single syllables are masked; give --segmenter package.module:Class, "),
+        ({"Tibetan": 500, "Thai": 500}, ".* Thai .*; give --segmenter package.module:Class, "),
         (
             {"Han": 200, "Thai": 300, "Lao": 500},
             "50% of the characters are Lao (500), 30% of the characters are Thai (300), 20% of the characters are "

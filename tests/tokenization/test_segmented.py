@@ -112,6 +112,7 @@ def test_words_are_those_of_the_segmenter(words, kind):
         ("He|walk|ing|กิน|ๆ", "Hewalking|กิน|ๆ", "Hewalking|กิน|ๆ"),
         ("T恤|は", "T|恤|は", "T恤|は"),
         ("กิน|๒๓|จาน", "กิน|๒๓|จาน", "กิน|๒๓|จาน"),  # Thai digits are of the script
+        ("བཀྲ་ཤིས2|བདེ", "བཀྲ་ཤིས|2|བདེ", "བཀྲ་ཤིས2|བདེ"),  # and so is the Tibetan tsheg
         # Chinese is the only such script: characters of CHINESE_BLOCKS only, and others with --mixed_words only.
         ("T恤|二〇〇八年|人々", "T|恤|二|〇〇|八|年|人|々", "T恤|二〇〇八年|人々"),
         ("3D打印|的", "3D|打|印|的", "3D打印|的"),
@@ -133,6 +134,15 @@ def test_what_mixes_scripts_is_divided_unless_words_may_mix(words, plain, mixed)
 )
 def test_white_space_and_zero_width_spaces_divide_words_of_such_scripts(words, expected):
     assert shown(words) == expected
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes"])
+@pytest.mark.parametrize("end", ["  ", "\u200b", "\u3000 \u200b"])
+def test_white_space_at_the_end_of_a_line_belongs_to_the_last_word(end, kind):
+    """As it does without a segmenter; it was a word of its own, and was masked as such."""
+    for words in (["กิน", f"ข้าว{end}"], ["กิน", "ข้าว", end]):
+        assert joined(words, kind)[-len(end) :] == [True] * len(end)
+        assert joined(words, kind)[3] is False, "the border between the words stays"
 
 
 @pytest.mark.parametrize(

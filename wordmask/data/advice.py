@@ -11,7 +11,7 @@ import numpy as np
 
 from wordmask.data.findings import Findings, SplitFindings, SplitText
 from wordmask.data.segmenter_advice import without_words
-from wordmask.data.text_counts import TextCounts
+from wordmask.data.text_counts import LONGEST, TextCounts
 from wordmask.tokenization.words import is_chinese
 from wordmask.utils.quantities import counted, number, percent, share
 
@@ -43,7 +43,7 @@ def advice_on(
     if masks_words:
         unsegmented = (without_words(one.findings, one.flag, one.segmented_by) for one in found.values())
         advice += [*chain.from_iterable(unsegmented)][:1]
-    unknown = [_unknown_tokens(report, split, found[split].flag) for split, report in reports.items()]
+    unknown = [_unknown_tokens(report, split, found[split]) for split, report in reports.items()]
     letterless = [_no_letters(one) for one in found.values()]
     written = [_special_tokens(report, found[split].flag) for split, report in reports.items()]
     cut = [_cut_lines(text, split) for split, text in texts.items()]
@@ -83,13 +83,17 @@ def _no_position(found: SplitFindings) -> list[str]:
     ]
 
 
-def _unknown_tokens(report: SplitReport, split: str, flag: str) -> list[str]:
+def _unknown_tokens(report: SplitReport, split: str, found: SplitFindings) -> list[str]:
     """Advice if many tokens are unknown, or if much text stands behind few of them."""
+    flag, behind = found.flag, report.unknown_text_share * found.findings.counts.characters
     if report.unknown_share < UNKNOWN <= report.unknown_text_share:
+        remedy = "add such words with --add_words, or take"
+        if behind > LONGEST * report.unknown_tokens:
+            remedy = "WordPiece makes one [UNK] of over 100 characters without a space; take"
         return [
             f"{flag}: in the {split} text, {percent(report.unknown_text_share)} of the characters stand behind [UNK] "
-            f"({counted(report.unknown_tokens, 'token')}), and the model cannot learn them; add such words with "
-            "--add_words, or take a tokenizer that knows parts of any word, such as byte-level BPE or Unigram"
+            f"({counted(report.unknown_tokens, 'token')}), and the model cannot learn them; {remedy} a tokenizer that "
+            "knows parts of any word, such as byte-level BPE or Unigram"
         ]
     if report.unknown_share < UNKNOWN:
         return []

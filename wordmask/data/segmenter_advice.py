@@ -36,7 +36,7 @@ LANGUAGES = {
     "Burmese": Language(["Myanmar"], _PHRASES, "icu"),
     "Tibetan": Language(["Tibetan"], "single syllables are masked", "package.module:Class, a class of your own"),
 }
-SEVERAL = "icu"  # finds words in several languages
+SEVERAL = "icu"  # finds words in all of them but Tibetan
 KANA = 0.1  # a text with this share of kana among kana and Chinese characters counts as Japanese, not as Chinese
 
 
@@ -70,7 +70,8 @@ def without_words(findings: Findings, flag: str, given: str = "") -> list[str]:
     ]
     # With much other text, the segmenter for one language would not be made for the rest.
     is_one = len(found) == 1 and (not given or sum(found.values()) >= findings.characters / 2)
-    segmenter = LANGUAGES[next(iter(found))].segmenter if is_one else SEVERAL
+    one = "Tibetan" if "Tibetan" in found else next(iter(found)) if is_one else None
+    segmenter = LANGUAGES[one].segmenter if one else SEVERAL
     remedy = f"give --segmenter {segmenter}"
     if flag == "--prepared_dir":
         remedy = f"prepare the text again with --segmenter {segmenter} or --train_ref_file"

@@ -20,7 +20,7 @@ from wordmask.tokenization.words import CHINESE, Characters
 from wordmask.utils.arrays import BoolArray, IntArray, places_of
 from wordmask.utils.batches import BATCH
 
-COUNTS = 4  # the version of these counts
+COUNTS = 5  # the version of these counts
 REPORTED = "reported"  # the column of a table of texts that says which of them are counted
 STRETCH = BATCH  # examples that are counted together, so that most batches are counted as a whole or not at all
 SHARE = 20  # one of so many stretches of a split is counted: to count all would take 4 to 19 % of the time,
@@ -29,7 +29,7 @@ KEPT = 500  # different words of a batch that are kept
 LONGEST = 40  # characters; what is longer is hardly a word, but text without spaces, or an address
 _SUMS = ("examples", "characters", "tokens", "words", "unknown", "unknown_length")
 _COUNTERS = ("split", "split_tokens", "unknown_words", "special", "letters")
-SAMPLED, BEGINNING = 20, 200  # texts of a batch, and characters of such a text, whose scripts are counted
+SAMPLED, BEGINNING = 50, 200  # texts of a batch, spread evenly, and characters of each, whose scripts are counted
 
 
 def spread(first: int, count: int, total: int) -> BoolArray:
@@ -132,17 +132,22 @@ def counts_of_texts(
 
 
 def letters_in(texts: Sequence[str]) -> Counter[str]:
-    """How many letters of the first texts are in each script, by its name in Unicode, such as `LATIN`.
+    """How many letters of some texts, spread evenly, are in each script, by its name in Unicode, such as `LATIN`.
 
-    Chinese characters are `CJK`, and `KANJI` in a text that has kana, too, and so is Japanese.
+    Chinese characters are `CJK`, and `KANJI` in a text that has kana, too, and so is Japanese. There is none only if
+    no text has a letter.
     """
     counts: Counter[str] = Counter()
-    for text in texts[:SAMPLED]:
-        found = Counter(map(_script_of, filter(str.isalpha, text[:BEGINNING])))
-        if found["HIRAGANA"] or found["KATAKANA"]:
-            found["KANJI"] = found.pop("CJK", 0)
-        counts.update(found)
-    return +counts
+    for text in texts[:: -(-len(texts) // SAMPLED) or 1]:
+        counts.update(_scripts_in(text[:BEGINNING]))
+    return counts or next(filter(None, map(_scripts_in, texts)), counts)
+
+
+def _scripts_in(text: str) -> Counter[str]:
+    found = Counter(map(_script_of, filter(str.isalpha, text)))
+    if found["HIRAGANA"] or found["KATAKANA"]:
+        found["KANJI"] = found.pop("CJK", 0)
+    return +found
 
 
 @cache

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from wordmask.data.sources import Texts
 
-VERSION = 7  # of the rule for words and of the form on disk; tokens of another version are made again or refused
+VERSION = 8  # of the rule for words and of the form on disk; tokens of another version are made again or refused
 
 
 class TextTokenizer:

@@ -20,6 +20,8 @@ class ICUSegmenter(LineSegmenter):
         InputError: if PyICU is missing, or ICU does not know `locale`.
     """
 
+    scripts = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
+
     def __init__(self, locale: str = "") -> None:
         icu = import_package(
             "icu", segmenter="icu", distribution="PyICU", before="apt-get install libicu-dev pkg-config g++"

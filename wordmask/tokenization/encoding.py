@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.tokenization.backend import Tokenizer, untruncated
-from wordmask.tokenization.words import Characters
+from wordmask.tokenization.words import SPACE, Characters
 from wordmask.utils.arrays import BoolArray, IntArray, starts_of
 
 
@@ -88,6 +88,8 @@ class Encodings:
         """
         replaced = decided[self.first]
         replaced[1:] |= decided[self.last[:-1]]
+        # White space at the end of a line belongs to the word before it. Its token has the line end.
+        replaced &= self.characters.classes[self.first] != SPACE
         return joined | (self.continues & ~replaced)
 
 

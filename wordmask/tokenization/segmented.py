@@ -102,7 +102,7 @@ def _counting(characters: Characters, word_ids: NDArray[np.int32], mixed: bool, 
         return without
 
     if mixed:
-        counts = words_without((classes == SYMBOL) | (classes == FLAG) | characters.white_space)
+        counts = words_without((classes == SYMBOL) & ~decided | (classes == FLAG) | characters.white_space)
         counts &= ~words_without(own)
     else:
         counts = words_without(characters.foreign & ~decided)

@@ -97,8 +97,8 @@ def _found(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts:
     words = list(json.loads(path.read_text(encoding="utf-8")))
     if not words:
         raise InputError(
-            f"--add_words {count}: the training text has no word that is frequent and split; drop the flag, or give a "
-            "file with words"
+            f"--add_words {count}: the training text has no word that is frequent and split (scripts without spaces "
+            "do not count); drop the flag, or give a file with words"
         )
     if len(words) < count:
         found = counted(len(words), "word is", "words are")

@@ -96,7 +96,7 @@ def test_a_pipe_gets_exactly_these_lines(capsys, flags, english_model, english_f
         rf"step 4 of 6, epoch 0\.80: {loss}, {SPEED}, {TIME} left",
         rf"step 6 of 6, epoch 1\.20: {loss}, {SPEED}",
         rf"evaluation after step 6: loss {FIGURE} {DIFFERENCE}, perplexity {FIGURE} {DIFFERENCE}, {words}",
-        rf"trained 6 steps in {TIME}, mean loss {FIGURE}, {SPEED}, {FIGURE}% of the time for batches",
+        rf"trained 6 steps in {TIME} with evaluations, mean loss {FIGURE}, {SPEED}, {FIGURE}% of the time for batches",
         re.escape("saving the model ..."),
         re.escape(f"model and results: {tmp_path / 'out'}"),
         re.escape(f"report: {tmp_path / 'out' / 'report.html'}"),

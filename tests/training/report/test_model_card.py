@@ -176,6 +176,7 @@ def test_what_is_plain_stays_readable():
         (["การ", "研究", "研究する"], ["ja", "th", "zh"]),
         ([], []),
         (["the", "of", "and the", "研"], []),
+        ([*["the"] * 60, *["การ"] * 40], ["th"]),  # in any order of files
     ],
 )
 def test_a_language_is_named_only_where_the_script_tells_it(texts, expected):

@@ -21,7 +21,7 @@ from wordmask.training.display.utilisation import Utilisation
 from wordmask.training.records.progress_record import saved_step
 from wordmask.training.records.speed_record import TokenCount
 from wordmask.utils.progress import Bar
-from wordmask.utils.quantities import changed, counted, duration, loss, number, percent
+from wordmask.utils.quantities import changed, counted, duration, loss, number, percent, plain
 from wordmask.utils.terminal import labelled, terminal
 
 REFRESHES = 2  # of the bar in a second; each takes some milliseconds from the training on a CPU
@@ -177,7 +177,8 @@ class LiveOutput(TrainerCallback):
         if "train_loss" in logs:
             self._end_bar()
             steps = self.speed.done if self.speed else state.global_step
-            figures = [f"{counted(steps, 'step')} in {duration(logs['train_runtime'])}"]
+            included = " with evaluations" if args.eval_on_start or plain(args.eval_strategy) != "no" else ""
+            figures = [f"{counted(steps, 'step')} in {duration(logs['train_runtime'])}{included}"]
             of_all = "" if steps == state.global_step else f" of all {counted(state.global_step, 'step')}"
             figures.append(f"mean loss{of_all} {loss(logs['train_loss'])}")
             if rate := logs.get("train_tokens_per_second"):

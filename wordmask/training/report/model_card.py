@@ -47,7 +47,9 @@ def write_card(directory: str | Path) -> None:
         pipeline_tag="fill-mask",
         tags=["masked-lm", *strategies],
     )
-    unused = set() if given.get("segmenter") else {flag.name for flag in fields(SegmentationArguments)}
+    segmenter = given.get("segmenter")
+    unused = set() if segmenter else {flag.name for flag in fields(SegmentationArguments)}
+    unused |= set() if segmenter == "jieba" else {"hmm"}
     loss = run.measures.get("loss")
     if loss:
         write_page(directory / CURVE, render("curve.svg.jinja", chart=loss.charts[0]))

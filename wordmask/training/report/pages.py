@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 
 from wordmask import __version__
 from wordmask.training.records.file_names import MARK, is_ours
@@ -33,8 +35,14 @@ def _environment(shown: Callable[[str], str], markup: bool) -> Environment:
         keep_trailing_newline=True,
     )
     functions = (quantities.counted, quantities.duration, quantities.loss, quantities.number, quantities.percent)
-    environment.globals |= {"version": __version__, "mark": MARK} | {one.__name__: one for one in functions}
+    environment.globals |= {"version": __version__, "mark": MARK, "flags_whole": flags_whole}
+    environment.globals |= {one.__name__: one for one in functions}
     return environment
+
+
+def flags_whole(sentence: str) -> Markup:
+    """A sentence for HTML, in which no line ends inside a flag such as `--long_lines`."""
+    return Markup(re.sub(r"--\w+", r'<span class="flag">\g<0></span>', str(escape(clean(sentence)))))
 
 
 def render(template: str, shown: Callable[[str], str] = clean, **values: Any) -> str:
