@@ -39,6 +39,7 @@ with while_importing(__name__):
     from wordmask.utils.readers import Column, TextReader, check_column_name, choose_column
     from wordmask.utils.readers.paths import NAMED, find_text_files
     from wordmask.utils.terminal import clean, terminal, use
+    from wordmask.utils.write_errors import write_reported
 
 logger = logging.getLogger(__name__)
 
@@ -185,11 +186,8 @@ def _train_tokenizer(files: Sequence[str], column: Column | None, vocab_size: in
 
     texts = tracked_lines(TextReader(files, "--file_name", column), "training a tokenizer")
     tokenizer = train_tokenizer("bert", texts, vocab_size)
-    try:
-        with make_directory_atomically(directory) as whole:
-            tokenizer.save_pretrained(whole)
-    except OSError as error:
-        raise InputError(f"--bert: {directory} cannot be written ({error.strerror}); give another name") from None
+    with write_reported(f"--bert: {directory}", "give another name"), make_directory_atomically(directory) as whole:
+        tokenizer.save_pretrained(whole)
 
 
 def _continues(arguments: ReferenceArguments) -> bool:

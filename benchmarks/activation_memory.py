@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModel
 from wordmask.config.model_arguments import VARLEN
 from wordmask.models import varlen_attention
 from wordmask.models.compilation import compile_layers, repeated_layers
-from wordmask.models.half_residual import HalfResidual
+from wordmask.models.half_residual import halve_residual
 
 BACKEND = "aot_eager_decomp_partition"  # makes graphs and divides them as inductor does
 # Enough that the activations of a layer take more memory than its weights. 511 = 7 × 73 divides the size of no weight.
@@ -66,7 +66,7 @@ def kept_by_layer(model_type: str, budget: float, in_fp32: bool) -> float:
     config = AutoConfig.for_model(model_type, vocab_size=100, num_hidden_layers=2, **SPECIAL, **SETTINGS[model_type])
     model = AutoModel.from_config(config, attn_implementation=VARLEN).train()
     if not in_fp32:
-        HalfResidual(model)
+        halve_residual(model)
     compile_layers(model, None, BACKEND, None, budget)
     tokens = DOCUMENTS * LENGTH
     bounds = torch.arange(0, tokens + 1, LENGTH, dtype=torch.int32)

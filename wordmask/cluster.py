@@ -31,6 +31,7 @@ with while_importing(__name__):
     from wordmask.config.parser import Parser, argument, build
     from wordmask.utils.errors import InputError
     from wordmask.utils.terminal import clean, use
+    from wordmask.utils.write_errors import write_reported
 
 DESCRIPTION = (
     "Run the shards of a script on several processes or machines: of run_chinese_ref.py, or of run_mlm.py and "
@@ -158,12 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     use(None)
     check_command(command)
     logs = Path(arguments.logging_dir or _logs_in_cache(command))
-    try:
+    with write_reported(f"--logging_dir: {logs}", "give another directory"):
         logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--logging_dir: {logs} cannot be written ({error.strerror}); give another directory"
-        ) from None
     print(clean(f"logs of the tasks: {logs}"))
     shards = executor(arguments, partial(run_shard, command), arguments.tasks, logs / "shards")
     if arguments.executor == "slurm":

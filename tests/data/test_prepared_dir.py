@@ -21,7 +21,7 @@ import run_mlm_wwm
 from conftest import PEAK, character_tokenizer, refusal, sample_lines, sample_tokenizer, save_model, slow_after
 from wordmask.config.arguments import RunArguments
 from wordmask.data import prepared_dir
-from wordmask.data.data_report import FILE as REPORT
+from wordmask.data.data_report import DATA_REPORT
 from wordmask.data.file_source import count_texts
 from wordmask.data.split_files import SplitFiles
 from wordmask.utils import parts
@@ -228,14 +228,14 @@ def test_shards_copy_no_text_and_make_the_same_parts(chinese_model, tmp_path, mo
 
     alone = prepare(run_mlm_wwm, text, tmp_path / "alone", *flags)
     stems = [name.removesuffix(".arrow") for name in alone if name.endswith(".arrow")]
-    files = [name for name in alone if name not in (prepared_dir.RECORD, REPORT)]  # these name the flags
+    files = [name for name in alone if name not in (prepared_dir.RECORD, DATA_REPORT)]  # these name the flags
     assert [alone[name] for name in files] == [expected[name] for name in files] and alone.keys() == expected.keys()
     there = {prepared_dir.RECORD}
     for shard in (2, 0, 1):
         shards = ["--num_shards", "3", "--shard_index", str(shard)]
         together = prepare(run_mlm_wwm, text, tmp_path / "together", *flags, *shards)
         added = {part + end for part in stems[shard::3] for end in (".arrow", ".json")}
-        assert together.keys() - there == (added | {REPORT} if shard == 1 else added)  # the last one to end
+        assert together.keys() - there == (added | {DATA_REPORT} if shard == 1 else added)  # the last one to end
         there = together.keys()
     assert together == alone
     assert {path.name for path in set(tmp_path.iterdir()) - before} == {"alone", "together", "cache"}

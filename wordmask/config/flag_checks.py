@@ -194,13 +194,8 @@ def _say_what_has_no_effect(arguments: Arguments) -> None:
     for what in ("eval", "save"):
         strategy = getattr(arguments.training, f"{what}_strategy")
         if f"{what}_steps" in arguments.named and strategy != IntervalStrategy.STEPS:
-            logger.warning(
-                "--%s_steps has no effect with --%s_strategy %s; add --%s_strategy steps",
-                what,
-                what,
-                plain(strategy),
-                what,
-            )
+            flag = f"--{what}_strategy"
+            logger.warning("--%s_steps has no effect with %s %s; add %s steps", what, flag, plain(strategy), flag)
 
 
 def _check_token_steps(arguments: Arguments) -> None:

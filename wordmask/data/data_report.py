@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE = "data_report.json"
+DATA_REPORT = "data_report.json"
 LISTED, SHOWN = 100, 5  # words and characters in the file, and in the table
 
 

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from wordmask.config.arguments import DataArguments
+from wordmask.config.data_arguments import DataArguments
 from wordmask.utils.batches import BATCH, divided, rebatched
 from wordmask.utils.errors import InputError, one_line, reported
 from wordmask.utils.files import is_blank

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.config.arguments import DataArguments
+from wordmask.config.data_arguments import DataArguments
 from wordmask.data.findings import LongLines
 from wordmask.data.packing import Packs, pack
 from wordmask.utils.arrays import starts_of

@@ -7,7 +7,6 @@ returns exactly these. It depends on seed, epoch and step size alone, so that al
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
@@ -172,28 +171,7 @@ def grouped_by_tokens(
     return np.concatenate([kept, *groups, order[bounds[-1] :]])
 
 
-class Order(ABC):
-    """The order of sequences in an epoch, and in the steps of an epoch; by default, the size of steps does not matter.
-
-    Attributes:
-        is_mixed: whether all methods give visits instead of sequences, see `mixed`.
-    """
-
-    is_mixed = False
-
-    @abstractmethod
-    def of_epoch(self, epoch: int) -> Integers:
-        """(sequences,) The sequences in the order of an epoch. The epochs of a stage count from 0."""
-
-    def in_steps(self, order: Integers, size: int, epoch: int, carried: int | None = None) -> Integers:
-        """(sequences,) The sequences of an epoch, or those that are left of it, in steps of this size.
-
-        The size counts sequences, or tokens if `carried` is a number: those that the first step has already.
-        """
-        return order
-
-
-class EpochOrder(Order):
+class EpochOrder:
     """The order of sequences in an epoch, and in the steps of an epoch, by `--train_sampling_strategy`.
 
     Args:
@@ -201,6 +179,9 @@ class EpochOrder(Order):
         seed: of all random orders.
         sequences: what is put in order.
         quotas: how many sequences each of several corpora has in an epoch; none if they are not mixed.
+
+    Attributes:
+        is_mixed: whether all methods give visits instead of sequences, see `mixed`.
     """
 
     def __init__(self, strategy: str, seed: int, sequences: Any, quotas: Sequence[int] = ()):
@@ -208,6 +189,7 @@ class EpochOrder(Order):
         self.is_mixed = bool(quotas)
 
     def of_epoch(self, epoch: int) -> Integers:
+        """(sequences,) The sequences in the order of an epoch. The epochs of a stage count from 0."""
         if self.quotas:
             return mixed(epoch, self.sequences.bounds, self.quotas, self._order_of_pass)
         return self._order_of_pass(0, epoch, len(self.sequences))
@@ -218,6 +200,10 @@ class EpochOrder(Order):
         return shuffled(self.seed, corpus << 32 | number, size)
 
     def in_steps(self, order: Integers, size: int, epoch: int, carried: int | None = None) -> Integers:
+        """(sequences,) The sequences of an epoch, or those that are left of it, in steps of this size.
+
+        The size counts sequences, or tokens if `carried` is a number: those that the first step has already.
+        """
         if self.strategy != "group_by_length":
             return order
         shuffle = partial(shuffled, self.seed, epoch)

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from wordmask.config.rate_schedule import RateSchedule
-from wordmask.data.order import Order
+from wordmask.data.order import EpochOrder
 from wordmask.utils.arrays import IntArray, Integers
 
 EVALUATION = 2**32 - 1  # the epoch of evaluation: its masks are the same every time
@@ -110,7 +110,7 @@ class Stage:
     """
 
     sequence_count: int
-    order: Order
+    order: EpochOrder
     layout: Layout
     share: float = 1.0
     offset: int = 0

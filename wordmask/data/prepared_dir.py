@@ -18,10 +18,10 @@ from typing import Any, TypeAlias, TypeVar
 import datasets
 import pyarrow as pa
 
-from wordmask.config.arguments import DataArguments
+from wordmask.config.data_arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.corpora import Corpus
-from wordmask.data.data_report import FILE, DataReport
+from wordmask.data.data_report import DATA_REPORT, DataReport
 from wordmask.data.file_source import ContentDigest
 from wordmask.data.findings import SplitFindings, SplitText, findings_in, total
 from wordmask.data.prepared_record import ADVICE, RECORD, Part, PreparedRecord, checked
@@ -116,7 +116,7 @@ def prepare(
     report = DataReport.of(reported, tokenization.tokenizer, tokenization.segmentation is not None, rate, shows_text)
     if is_complete:
         with writing():
-            write_json(directory.path / FILE, report.to_json())
+            write_json(directory.path / DATA_REPORT, report.to_json())
         report.show()
     else:
         report.warn()

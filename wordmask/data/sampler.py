@@ -124,7 +124,9 @@ class Batches(Plan):
         for (number, stage_epoch), located in groupby(map(self._locate, steps), key=itemgetter(0)):
             stage, order = self.stages[number], self._order(number, stage_epoch)
             for _, step in located:
-                yield from self._deal(stage.layout, self._draws(number, stage_epoch, order, step))
+                draws = self._draws(number, stage_epoch, order, step)
+                for batch in range(stage.layout.accumulation):
+                    yield _batch(stage.layout, draws, batch, self.fill)
 
     def _locate(self, step: int) -> tuple[tuple[int, int], int]:
         """The stage of a step of this epoch, the epoch of that stage, and the number of the step in that epoch."""
@@ -153,18 +155,13 @@ class Batches(Plan):
         rates = self.rates.at(share, epochs, indices)
         return list(map(Draw, indices.tolist(), epochs.tolist(), rates.tolist()))
 
-    def _deal(self, layout: Layout, draws: list[Draw]) -> Iterator[list[Draw]]:
-        """The batches of this process in a step.
-
-        With batches of 2, two processes and two accumulated batches, the first process gets the draws 0 1 and 4 5, the
-        second process gets 2 3 and 6 7.
-        """
-        for number in range(layout.accumulation):
-            yield _batch(layout, draws, number, self.fill)
-
 
 def _batch(layout: Layout, draws: list[Draw], number: int, fill: bool) -> list[Draw]:
-    """A batch of this process in a step, see `Batches`, given the draws of the step and the number of the batch."""
+    """A batch of this process in a step, see `Batches`, given the draws of the step and the number of the batch.
+
+    With batches of 2, two processes and two accumulated batches, the first process gets the draws 0 1 and 4 5, the
+    second process gets 2 3 and 6 7.
+    """
     start = (number * layout.processes + layout.process) * layout.batch_size
     batch = draws[start : start + layout.batch_size]
     missing = layout.batch_size - len(batch) if fill else int(not batch)

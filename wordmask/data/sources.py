@@ -14,8 +14,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from wordmask.config.arguments import DataArguments
-from wordmask.config.data_arguments import LONGEST
+from wordmask.config.data_arguments import LONGEST, DataArguments
 from wordmask.data.corpora import Corpus, corpus_names, within
 from wordmask.data.dataset_source import (
     FLAG,

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from wordmask.config.arguments import DataArguments
+from wordmask.config.data_arguments import DataArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.data.findings import SplitFindings, TokenBatch, findings_in
 from wordmask.data.sources import Source, Texts

@@ -157,11 +157,10 @@ def _try_flat(training: RunArguments, model: PreTrainedModel) -> FlatAttention |
 
 
 def _halve_residual(model: PreTrainedModel) -> None:
-    found = halve_residual(model)
-    if isinstance(found, Exception):
+    if (reason := halve_residual(model)) is not None:
         raise InputError(
             f"--no_residual_in_fp32: {kind_of(model)} cannot have its sums between layers in half precision "
-            f"({named(found)}); drop the flag"
+            f"({named(reason)}); drop the flag"
         )
 
 

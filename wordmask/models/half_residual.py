@@ -13,11 +13,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from wordmask.models.autocast import autocast_dtype
 from wordmask.models.compilation import repeated_layers
-from wordmask.models.probing import Unfit, hooked, some_ids
+from wordmask.models.probing import Unfit, some_ids, why_not
 
 
 def _rounded(states: Any) -> Any:
@@ -41,43 +42,31 @@ def _round_states(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ..
     return (*map(_rounded, arguments[:1]), *arguments[1:])
 
 
-class HalfResidual:
-    """Rounds the results of a model's norms, and what its layers get: some embeddings have no norm (ESM, EuroBERT).
-
-    Nothing changes outside of autocast.
-
-    Args:
-        model: gets hooks, in place of those that it has from an earlier call.
-    """
-
-    def __init__(self, model: PreTrainedModel):
-        restore_residual(model)
-        self.handles = [norm.register_forward_hook(_round_result) for norm in _norms(model)]
-        self.handles += [layer.register_forward_pre_hook(_round_states) for layer in repeated_layers(model, least=1)]
-        _halved[model] = self
-
-    def remove(self) -> None:
-        """Take the hooks away again."""
-        for handle in self.handles:
-            handle.remove()
-
-
-_halved: WeakKeyDictionary[nn.Module, HalfResidual] = WeakKeyDictionary()
+_handles: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()  # of the hooks of each model
 
 
 def restore_residual(model: PreTrainedModel) -> None:
     """Take the hooks of a model away again, if it has any."""
-    if (halved := _halved.pop(model, None)) is not None:
-        halved.remove()
+    for handle in _handles.pop(model, []):
+        handle.remove()
 
 
-def halve_residual(model: PreTrainedModel) -> HalfResidual | Exception:
-    """Give a model its residual stream in half precision, wherever autocast is on; else say why it cannot have it.
+def halve_residual(model: PreTrainedModel) -> Exception | None:
+    """Give a model its residual stream in half precision, wherever autocast is on; if it cannot have it, say why.
+
+    Hooks round the results of its norms, and what its layers get: some embeddings have no norm (ESM, EuroBERT).
 
     Args:
         model: a masked language model, in any mode.
     """
-    return hooked(model, HalfResidual(model), lambda: _is_halved(model))
+    restore_residual(model)
+    handles = [norm.register_forward_hook(_round_result) for norm in _norms(model)]
+    handles += [layer.register_forward_pre_hook(_round_states) for layer in repeated_layers(model, least=1)]
+    _handles[model] = handles
+    reason = why_not(model, lambda: _is_halved(model))
+    if reason is not None:
+        restore_residual(model)
+    return reason
 
 
 def _is_halved(model: PreTrainedModel) -> bool:

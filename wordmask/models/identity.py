@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedModel
 
-from wordmask.config.arguments import ModelArguments
+from wordmask.config.model_arguments import ModelArguments
 from wordmask.utils.cache import cache_directory, content_digest
 
 SCRATCH = "from scratch"

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wordmask.masking import IGNORED
-from wordmask.models.probing import Hook, close, hooked, named, or_none, some_ids
+from wordmask.models.probing import close, hooked, named, or_none, some_ids
 from wordmask.utils.errors import InputError, kind_of
 
 logger = logging.getLogger(__name__)
@@ -123,12 +123,12 @@ def sparse_prediction(model: PreTrainedModel) -> Iterator[None]:
             f"({named(sparse)}); use the model without it"
         )
 
-    hooks: list[Hook] = [sparse, _AtLabels(inner, sparse)]
+    at_labels = _AtLabels(inner, sparse)
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        sparse.remove()
+        at_labels.remove()
 
 
 class _AtLabels:

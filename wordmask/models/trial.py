@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import PreTrainedModel
 
-from wordmask.config.arguments import Arguments, RunArguments
+from wordmask.config.arguments import Arguments
+from wordmask.config.run_arguments import RunArguments
 from wordmask.masking import IGNORED
 from wordmask.models.choose_forward import choose_forward
 from wordmask.models.configuration import origin

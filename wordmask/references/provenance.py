@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError
-from wordmask.utils.files import COMPRESSED, is_blank, write_json
+from wordmask.utils.files import COMPRESSED, is_blank, read_json, write_json
 from wordmask.utils.readers.paths import SIDECAR
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def read_provenance(path: str | Path, flag: str) -> Provenance | None:
         InputError: if its sidecar cannot be read, or the file decides other words than this version can read.
     """
     try:
-        values = dict(json.loads(sidecar(path).read_text(encoding="utf-8")))
+        values = dict(read_json(sidecar(path)))
         known = {each.name for each in fields(Provenance)}
         if not known & values.keys():
             raise ValueError("it says nothing of what we know")

@@ -133,24 +133,22 @@ class Recipe(NamedTuple):
     """A kind of tokenizer that never looks beyond a divider.
 
     Attributes:
-        example: a model that has such a tokenizer.
         divider: the divider.
         splits_by: the names of the pre-tokenizer's steps.
         rules: the other conditions.
     """
 
-    example: str
     divider: Divider
     splits_by: list[str]
     rules: Rules
 
 
 RECIPES = [
-    Recipe("bert-base-chinese", Divider.CHINESE, ["BertPreTokenizer"], OF_BERT),
-    Recipe("roberta-base", Divider.SPACE, ["ByteLevel"], OF_BYTES),
-    Recipe("a byte-level BPE with single digits", Divider.SPACE, ["Digits", "ByteLevel"], OF_SINGLE_DIGITS),
-    Recipe("albert-base-v2", Divider.SPACE, ["Metaspace"], OF_METASPACE),
-    Recipe("xlm-roberta-base", Divider.SPACE, ["WhitespaceSplit", "Metaspace"], OF_METASPACE),
+    Recipe(Divider.CHINESE, ["BertPreTokenizer"], OF_BERT),  # bert-base-chinese
+    Recipe(Divider.SPACE, ["ByteLevel"], OF_BYTES),  # roberta-base
+    Recipe(Divider.SPACE, ["Digits", "ByteLevel"], OF_SINGLE_DIGITS),  # a byte-level BPE with single digits
+    Recipe(Divider.SPACE, ["Metaspace"], OF_METASPACE),  # albert-base-v2
+    Recipe(Divider.SPACE, ["WhitespaceSplit", "Metaspace"], OF_METASPACE),  # xlm-roberta-base
 ]
 
 

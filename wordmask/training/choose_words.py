@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -14,7 +13,7 @@ from wordmask.tokenization.added_words import add_words, addable_words, decoded_
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import InputError, kind_of
-from wordmask.utils.files import write_json
+from wordmask.utils.files import read_json, write_json
 from wordmask.utils.quantities import counted
 from wordmask.utils.readers import read_words
 
@@ -94,7 +93,7 @@ def _found(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, texts:
     key = hashed("added words", tokenizer_digest(tokenizer), text.fingerprint, count)
     path = cache_directory(arguments.cache_dir) / f"words-{key}.json"
     made_once(path, lambda: write_json(path, find_words(tokenizer, text.lines("looking for words"), count)))
-    words = list(json.loads(path.read_text(encoding="utf-8")))
+    words = list(read_json(path))
     if not words:
         raise InputError(
             f"--add_words {count}: the training text has no word that is frequent and split (scripts without spaces "

@@ -25,6 +25,7 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
 from wordmask.utils.quantities import percent
 from wordmask.utils.terminal import clean
+from wordmask.utils.write_errors import write_reported
 
 # Brackets say the same as colours, for pipes and for colour-blind readers.
 KINDS = {
@@ -184,8 +185,5 @@ def write_examples(examples: list[MaskedExample], path: str, masking: str) -> No
         InputError: if the file cannot be written.
     """
     page = render("preview.html.jinja", examples=examples, masking=masking, brackets=_have_brackets(examples))
-    try:
-        with write_atomically(Path(path)) as file:
-            file.write(page)
-    except OSError as error:
-        raise InputError(f"--preview_file: {path} cannot be written ({error.strerror}); give another") from None
+    with write_reported(f"--preview_file: {path}", "give another"), write_atomically(Path(path)) as file:
+        file.write(page)

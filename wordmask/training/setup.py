@@ -9,7 +9,8 @@ from itertools import pairwise
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wordmask.config.arguments import Arguments, DataArguments
+from wordmask.config.arguments import Arguments
+from wordmask.config.data_arguments import DataArguments
 from wordmask.config.run_arguments import LOGGING_STEPS
 from wordmask.data.collator import MaskingCollator
 from wordmask.data.labelled_examples import LabelledExamples

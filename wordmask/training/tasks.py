@@ -16,8 +16,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerState
 
 from wordmask.config.metric_table import METRICS
-from wordmask.data.data_report import FILE as DATA_REPORT
-from wordmask.data.data_report import DataReport, SplitReport
+from wordmask.data.data_report import DATA_REPORT, DataReport, SplitReport
 from wordmask.data.sequences import StagedSequences, no_tokens
 from wordmask.training.evaluation.before_after import ImprovedWords, Results
 from wordmask.training.evaluation.probe_display import ProbeResults
@@ -30,7 +29,7 @@ from wordmask.training.report.html_report import write_report
 from wordmask.training.report.pages import only_warned
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
-from wordmask.utils.files import damage_is_warned, write_json
+from wordmask.utils.files import damage_is_warned, read_json, write_json
 from wordmask.utils.hub import pushing
 from wordmask.utils.signals import deferred
 from wordmask.utils.terminal import Fact, terminal
@@ -53,7 +52,7 @@ def leave_text_out(directory: str | Path) -> None:
     path = Path(directory, DATA_REPORT)
     if path.exists():
         with damage_is_warned(path, "it is written again"):
-            splits = json.loads(path.read_text(encoding="utf-8"))
+            splits = read_json(path)
             del splits["advice"]  # it may name characters
             without = {split: asdict(SplitReport.read(report).without_text()) for split, report in splits.items()}
             write_json(path, without | {"advice": []})

@@ -14,10 +14,10 @@ from typing import Any
 
 import datasets
 
-from wordmask.utils.errors import InputError
-from wordmask.utils.files import write_atomically
+from wordmask.utils.files import read_json, write_atomically
 from wordmask.utils.lock import waiting
 from wordmask.utils.progress import tracked
+from wordmask.utils.write_errors import write_reported
 
 
 def cache_directory(cache_dir: str | None) -> Path:
@@ -31,10 +31,8 @@ def cache_directory(cache_dir: str | None) -> Path:
     """
     directory = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "wordmask")
     if cache_dir:
-        try:
+        with write_reported(f"--cache_dir: {cache_dir}", "give another"):
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--cache_dir: {cache_dir} cannot be written ({error.strerror}); give another") from None
     return directory
 
 
@@ -79,7 +77,7 @@ def found_once(cache: Path, what: str, files: Sequence[str], find: Callable[[], 
     remembered = cache / f"{what}-{hashed(stamps(files))}.json"
     if not again:
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(remembered.read_text(encoding="utf-8"))
+            return read_json(remembered)
     result = find()
     with contextlib.suppress(OSError), write_atomically(remembered) as target:
         json.dump(result, target)

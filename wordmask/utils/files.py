@@ -78,6 +78,11 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write("\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file in UTF-8."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_json_entries(path: str | Path, name: str, entries: Iterable[Any]) -> None:
     """Write `{name: entries}` as JSON with one entry to a line, so that people can read and compare entries."""
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)

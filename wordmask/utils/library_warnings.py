@@ -45,25 +45,18 @@ MESSAGES = (
 _THREADS_AFTER_FORK = ("TOKENIZERS_PARALLELISM", "LTP_EXTENSION_PARALLELISM")
 
 
-class _Needless(logging.Filter):
-    """Keeps a message of a logger away; equal filters are added once."""
-
-    def __init__(self, pattern: str):
-        super().__init__()
-        self.pattern = pattern
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not re.match(self.pattern, record.getMessage())
+def _is_needed(pattern: str, record: logging.LogRecord) -> bool:
+    return not re.match(pattern, record.getMessage())
 
 
-_FILTERS = [(name, _Needless(pattern)) for name, pattern, _ in MESSAGES]
+_FILTERS = [(name, functools.partial(_is_needed, pattern)) for name, pattern, _ in MESSAGES]
 
 
 @contextlib.contextmanager
 def filtered_warnings() -> Iterator[None]:
     """Filter the warnings of libraries, and show those that are left as sentences."""
-    for name, needless in _FILTERS:
-        logging.getLogger(name).addFilter(needless)
+    for name, is_needed in _FILTERS:
+        logging.getLogger(name).addFilter(is_needed)
     _say_no_threads_after_fork()
     try:
         with warnings.catch_warnings():
@@ -72,8 +65,8 @@ def filtered_warnings() -> Iterator[None]:
             warnings.showwarning = _show
             yield
     finally:
-        for name, needless in _FILTERS:
-            logging.getLogger(name).removeFilter(needless)
+        for name, is_needed in _FILTERS:
+            logging.getLogger(name).removeFilter(is_needed)
 
 
 @functools.cache  # Python calls these functions as often as they are registered

@@ -9,7 +9,6 @@ on shards, or on interruptions.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.files import file_xxh3, write_atomically, write_json
+from wordmask.utils.files import file_xxh3, read_json, write_atomically, write_json
 from wordmask.utils.workers import check_workers, parallel_map
 
 logger = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ class PartsDirectory:
         """
         path = self.path / self.record
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(read_json(path))
         except FileNotFoundError:
             raise
         except (ValueError, TypeError, OSError) as error:
@@ -206,7 +205,7 @@ class PartsDirectory:
     def _read_stamp(self, file: str) -> dict[str, Any]:
         """The stamp of a part; empty if there is none that can be read."""
         try:
-            return dict(json.loads(self._stamp(file).read_text(encoding="utf-8")))
+            return dict(read_json(self._stamp(file)))
         except (FileNotFoundError, ValueError, TypeError):
             return {}
 

@@ -44,6 +44,15 @@ def output_of_workers(flag: str, path: object, workers_flag: str, go_on: str) ->
         raise InputError(f"{flag}: {path} cannot be written ({reason}); repair this, and {go_on}") from None
 
 
+@contextlib.contextmanager
+def write_reported(what: str, advice: str) -> Iterator[None]:
+    """Turn what keeps a file or a directory from being written into one sentence that begins with `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} cannot be written ({error.strerror}); {advice}") from None
+
+
 def why_not_written(error: BaseException, numbers: Container[int] = FULL) -> str | None:
     """Why a library could not write a file, such as `No space left on device`; `None` for errors of other kinds.
 

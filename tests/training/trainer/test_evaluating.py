@@ -194,7 +194,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("problem", DAMAGES)
+@pytest.mark.parametrize("problem", slow_after(2, reversed(DAMAGES)))
 def test_another_model_is_the_best_one_if_the_checkpoint_of_the_best_one_is_damaged(
     problem, evaluating, tmp_path, monkeypatch, capsys
 ):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wordmask.training.records.file_names import EVALUATIONS
-from wordmask.utils.files import damage_is_warned, write_json_entries
+from wordmask.utils.files import damage_is_warned, read_json, write_json_entries
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def read_evaluations(directory: str | Path, last_step: int) -> list[Evaluation]:
     """
     path = Path(directory) / EVALUATIONS
     with damage_is_warned(path, "earlier evaluations are not shown"):
-        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+        entries = read_json(path)["evaluations"]
         evaluations = [_evaluation(**entry) for entry in entries]
         return sorted((one for one in evaluations if one.step <= last_step), key=lambda one: one.step)
     return []

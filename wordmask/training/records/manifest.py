@@ -6,18 +6,16 @@ have none, so of these we check what can be read.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from wordmask.training.records.file_names import MANIFEST, PROGRESS, STATE
 from wordmask.utils.errors import one_line
-from wordmask.utils.files import file_xxh3, write_json
+from wordmask.utils.files import file_xxh3, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ def find_damage(checkpoint: str | Path) -> str | None:
             logger.warning("%s has no manifest: we checked only that its files can be read", checkpoint)
         return problem
     try:
-        entries = _read(checkpoint / MANIFEST)["files"].items()
+        entries = read_json(checkpoint / MANIFEST)["files"].items()
         for name, entry in entries:
             path, size, digest = checkpoint / name, int(entry["size"]), str(entry["xxh3_128"])
             if not path.is_file():
@@ -73,10 +71,6 @@ def find_damage(checkpoint: str | Path) -> str | None:
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
 def _find_unreadable(checkpoint: Path) -> str | None:
     """What cannot be read of a checkpoint without a manifest. It does not tell all that may be wrong."""
     if not (checkpoint / STATE).exists():
@@ -86,9 +80,9 @@ def _find_unreadable(checkpoint: Path) -> str | None:
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         try:
             if path.name == STATE:
-                _read(path)
+                dict(read_json(path))
             elif path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
+                read_json(path)
             elif path.suffix == ".safetensors":
                 with safe_open(path, "numpy"):
                     pass

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wordmask.config.arguments import Arguments, RunArguments
-from wordmask.data.data_report import FILE as DATA_REPORT
+from wordmask.config.arguments import Arguments
+from wordmask.config.run_arguments import RunArguments
+from wordmask.data.data_report import DATA_REPORT
 from wordmask.training.records.file_names import CURVE, EVALUATIONS, REPORT, RUN, SPEED, STATE, is_ours
 from wordmask.training.records.manifest import checkpoints_in, find_damage, remove_checkpoint
 from wordmask.training.records.run_record import Identity, RunRecord, evaluates_a_training, read_run
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import write_atomically
 from wordmask.utils.lock import locked
-from wordmask.utils.write_errors import why_not_written
+from wordmask.utils.write_errors import why_not_written, write_reported
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +66,10 @@ def claimed(arguments: Arguments) -> Iterator[None]:
         return
     with locked(directory / ".wordmask", f"--output_dir: {directory}"):
         trial = directory / ".wordmask.trial"
-        try:
+        with write_reported(f"--output_dir: {directory}", "give another directory"):
             with write_atomically(trial, binary=True) as file:
                 file.write(bytes(4096))
             trial.unlink()
-        except OSError as error:
-            raise InputError(
-                f"--output_dir: {directory} cannot be written ({error.strerror}); give another directory"
-            ) from None
         yield
 
 

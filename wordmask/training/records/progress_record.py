@@ -7,7 +7,6 @@ training/trainer/resuming.py, `_write_checkpoint` makes the record, and `continu
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from wordmask.config.run_arguments import RunArguments
 from wordmask.data.plan import Piece, Progress, StepSize
 from wordmask.training.records.file_names import PROGRESS, STATE
 from wordmask.training.records.run_record import RunRecord
-from wordmask.utils.files import write_json
+from wordmask.utils.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None,
     path = Path(checkpoint, PROGRESS)
     if not path.exists():
         return _assumed(checkpoint, default, run, examples)
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     pieces = tuple(
         Piece(piece["step_size"], piece["steps"], piece["examples"], piece["carried"]) for piece in values["seen"]
     )
@@ -135,7 +134,7 @@ def read_progress(checkpoint: str, default: StepSettings, run: RunRecord | None,
 def optimizer_in(checkpoint: str) -> str | None:
     """The class of the optimizer whose state is in a checkpoint; `None` if there is no record of it."""
     path = Path(checkpoint, PROGRESS)
-    kinds = json.loads(path.read_text(encoding="utf-8"))["optimizer"] if path.exists() else None
+    kinds = read_json(path)["optimizer"] if path.exists() else None
     return kinds and kinds.split(",")[0]
 
 

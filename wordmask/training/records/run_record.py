@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from wordmask.models.identity import SCRATCH, architecture, base_model
 from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.training.records.file_names import RUN
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.files import write_json
+from wordmask.utils.files import read_json, write_json
 from wordmask.utils.quantities import as_written, plain
 
 LEFT_OUT = ("token", "hub_token", "overwrite_output_dir")  # secrets, and a flag that is meant for one run
@@ -160,7 +159,7 @@ def read_run(directory: str | Path) -> RunRecord | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         arguments, identity = dict(record["arguments"]), dict(record["identity"])
         resumes, device = record.get("resumes", []), dict(record.get("described", {})).get(DEVICE, "")
         return RunRecord(arguments, record["processes"], record["trains"], identity, resumes, device)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from wordmask.training.records.file_names import SPEED
-from wordmask.utils.files import damage_is_warned, write_json_entries
+from wordmask.utils.files import damage_is_warned, read_json, write_json_entries
 
 if TYPE_CHECKING:  # `wordmask report` reads the file without torch
     import torch
@@ -104,6 +103,6 @@ def read_speed(directory: str | Path) -> list[Moment]:
     """The moments in a run's directory; without a file, or with a broken one, there are none."""
     path = Path(directory) / SPEED
     with damage_is_warned(path, "the time of earlier steps is not known"):
-        moments = json.loads(path.read_text(encoding="utf-8"))["moments"]
+        moments = read_json(path)["moments"]
         return [Moment(int(one["step"]), *(one[name] + 0 for name in Moment._fields[1:])) for one in moments]
     return []

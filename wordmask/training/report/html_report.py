@@ -12,7 +12,7 @@ from wordmask.config.metric_table import metrics_in
 from wordmask.training.evaluation.probe_display import ProbeResults
 from wordmask.training.records.file_names import REPORT, RUN
 from wordmask.training.report.pages import render, write_page
-from wordmask.training.report.run_files import MOST_POINTS, RunFiles, read_json
+from wordmask.training.report.run_files import MOST_POINTS, RunFiles, read_or_empty
 from wordmask.utils.errors import InputError, reported
 from wordmask.utils.terminal import clean, use
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     if not (directory / RUN).is_file():
         what = f"has no {RUN}" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
         raise InputError(f"wordmask report: {directory} {what}; give the output directory of a run")
-    if not isinstance(read_json(directory / RUN).get("arguments"), dict):
+    if not isinstance(read_or_empty(directory / RUN).get("arguments"), dict):
         raise InputError(f"wordmask report: {directory / RUN} is not the record of a run; give another directory")
     use(None)
     with reported(f"wordmask report: the files in {directory} make no report"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from wordmask.config.metric_table import METRICS, metrics_in
-from wordmask.data.data_report import FILE as DATA_REPORT
-from wordmask.data.data_report import SplitReport
+from wordmask.data.data_report import DATA_REPORT, SplitReport
 from wordmask.training.evaluation.before_after import most_improved
 from wordmask.training.records.evaluation_record import Evaluation, read_evaluations
 from wordmask.training.records.file_names import RUN, STATE
 from wordmask.training.records.manifest import checkpoints_in
 from wordmask.training.records.speed_record import read_speed
 from wordmask.training.report.charts import LOSS, SHARE, SPEED, Measure, Scale, Values
-from wordmask.utils.files import damage_is_warned
+from wordmask.utils.files import damage_is_warned, read_json
 
 MOST_POINTS, COLUMNS = 200, 4  # of a curve, and evaluations whose predictions are shown
 
@@ -44,15 +42,15 @@ class RunFiles:
     """
 
     def __init__(self, directory: Path):
-        self.directory, self.record = directory, read_json(directory / RUN)
-        self.results = read_json(directory / "all_results.json") or read_json(directory / "eval_results.json")
-        data = read_json(directory / DATA_REPORT)
+        self.directory, self.record = directory, read_or_empty(directory / RUN)
+        self.results = read_or_empty(directory / "all_results.json") or read_or_empty(directory / "eval_results.json")
+        data = read_or_empty(directory / DATA_REPORT)
         self.advice: list[str] = data.pop("advice", [])
         self.data = {split: SplitReport.read(report) for split, report in data.items()}
         evaluations, self.moments = read_evaluations(directory, sys.maxsize), read_speed(directory)
         self.evaluations = [one for one in evaluations if one.masks == evaluations[-1].masks]
         self.before = next((one for one in self.evaluations if self.record.get("trains") and not one.step), None)
-        last = map(read_json, [directory / STATE, *(path / STATE for path in checkpoints_in(directory)[-1:])])
+        last = map(read_or_empty, [directory / STATE, *(path / STATE for path in checkpoints_in(directory)[-1:])])
         self.state = max(last, key=lambda state: state.get("global_step", -1))
         others = [one for one in self.evaluations if one is not self.before]
         keeps_best = self.record.get("arguments", {}).get("load_best_model_at_end")
@@ -154,8 +152,8 @@ def thinned(items: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
     return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_or_empty(path: Path) -> dict[str, Any]:
     """The content of a JSON file; nothing if there is none, or, with a warning, if it is damaged."""
     with damage_is_warned(path, "the report does without"):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     return {}
