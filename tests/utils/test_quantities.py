@@ -6,7 +6,18 @@ import math
 
 import pytest
 
-from wordmask.utils.quantities import changed, counted, duration, loss, number, percent, share, short, size
+from wordmask.utils.quantities import (
+    changed,
+    counted,
+    duration,
+    first_of_many,
+    loss,
+    number,
+    percent,
+    share,
+    short,
+    size,
+)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +112,8 @@ def test_counts_and_shares_have_their_noun_and_sign():
     assert counted(1, "sequence") == "1 sequence" and counted(12_300, "token") == "12,300 tokens"
     assert counted(2, "process", "processes") == "2 processes"
     assert percent(0.2204) == "22.0%"
+
+
+def test_of_many_names_the_first_ones_are_given():
+    shown = [first_of_many([*"abcd"][:count], 2) for count in range(5)]
+    assert shown == ["", "a", "a, b", "a, b and 1 other", "a, b and 2 others"]

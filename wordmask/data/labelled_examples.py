@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
-from wordmask.utils.quantities import counted
+from wordmask.utils.quantities import counted, first_of_many
 from wordmask.utils.readers import read_columns
 from wordmask.utils.readers.paths import find_text_files
 
@@ -94,7 +94,7 @@ def _learned_and_held_out(arguments: ProbeArguments, seed: int) -> LabelledExamp
     held_out_texts, held_out_labels = _read(arguments.probe_validation_file, other)
     _check(held_out_labels, arguments.probe_validation_file, other, FEWEST[other])
     if unknown := sorted({*held_out_labels.tolist()} - {*labels.tolist()}):
-        shown = ", ".join(map(repr, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        shown = first_of_many([*map(repr, unknown)], 3)
         raise InputError(
             f"{other}: {arguments.probe_validation_file} has the label {shown}, which {arguments.probe_file} lacks; "
             "give examples of it there, or remove it here"

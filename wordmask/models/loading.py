@@ -23,7 +23,7 @@ from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import InputError, kind_of, reported
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading
-from wordmask.utils.quantities import counted
+from wordmask.utils.quantities import counted, first_of_many
 
 logger = logging.getLogger(__name__)
 
@@ -212,8 +212,8 @@ def _check_weights(arguments: ModelArguments, model: PreTrainedModel, info: Mapp
     lost = sorted(key for key in absent if key.startswith(prefix))
     if lost:
         logger.warning(
-            "--model_name_or_path: %s lacks %s of its encoder: %s%s; what it lacks is new",
-            *(name, counted(len(lost), "weight"), ", ".join(lost[:3]), ", …" if len(lost) > 3 else ""),
+            "--model_name_or_path: %s lacks %s of its encoder: %s; what it lacks is new",
+            *(name, counted(len(lost), "weight"), first_of_many(lost, 3)),
         )
     if len(lost) < len(absent):
         logger.warning(

@@ -15,6 +15,7 @@ from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import COMPRESSED, is_blank, read_json, write_json
+from wordmask.utils.quantities import first_of_many
 from wordmask.utils.readers.paths import SIDECAR
 
 if TYPE_CHECKING:
@@ -185,10 +186,7 @@ def warn_of_other_words(files: Iterable[tuple[str, str, Provenance]]) -> None:
         flags[flag] = None
         paths.setdefault(provenance.words, []).append(path)
     if len(paths) > 1:
-        places = [
-            f"{words} in {names[0]}" + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
-            for words, names in paths.items()
-        ]
+        places = [f"{words} in {first_of_many(names, 1)}" for words, names in paths.items()]
         logger.warning(
             "%s: the words come from %d segmenters (%s); make these references again with one of them, unless the "
             "texts are in several languages",

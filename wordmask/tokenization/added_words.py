@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from wordmask.tokenization.encoding import encode_lines
 from wordmask.tokenization.words import Characters, script_of
 from wordmask.utils.errors import InputError
-from wordmask.utils.quantities import counted
+from wordmask.utils.quantities import first_of_many
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +128,9 @@ def addable_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> l
         ),
     ):
         if wrong:
-            raise InputError(f"--add_words: {_listed(wrong)}: {reason}")
+            raise InputError(f"--add_words: {first_of_many(wrong, SHOWN)}: {reason}")
     if changed := [f"{word} as {form}" for word, form in forms.items() if word != form]:
-        logger.warning("--add_words: the tokenizer's normalizer writes %s", _listed(changed))
+        logger.warning("--add_words: the tokenizer's normalizer writes %s", first_of_many(changed, SHOWN))
     new, vocabulary, unknown = list(dict.fromkeys(forms.values())), tokenizer.get_vocab(), tokenizer.unk_token_id
     known = [
         word
@@ -138,17 +138,11 @@ def addable_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> l
         if word in vocabulary or len(pieces) < 2 and pieces != [unknown]
     ]
     if known:
-        logger.warning("--add_words: left out, since the vocabulary has them already: %s", _listed(known))
+        logger.warning("--add_words: left out, since the vocabulary has them already: %s", first_of_many(known, SHOWN))
     if len(known) == len(new):
         raise InputError("--add_words: the vocabulary has all of these words already; drop the flag")
     left_out = {*known}
     return [word for word in new if word not in left_out]
-
-
-def _listed(words: Sequence[str]) -> str:
-    """The first words, and how many others there are."""
-    more = f" and {counted(len(words) - SHOWN, 'other')}" if len(words) > SHOWN else ""
-    return f"{', '.join(words[:SHOWN])}{more}"
 
 
 def add_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[int, list[int]]:

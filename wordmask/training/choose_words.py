@@ -14,7 +14,7 @@ from wordmask.tokenization.backend import tokenizer_digest
 from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import InputError, kind_of
 from wordmask.utils.files import read_json, write_json
-from wordmask.utils.quantities import counted
+from wordmask.utils.quantities import counted, first_of_many
 from wordmask.utils.readers import read_words
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def add_chosen_words(
     pieces = add_words(tokenizer, words)
     before = sum(map(len, pieces.values())) / len(pieces)
     logger.warning(
-        "--add_words: %s; %.1f pieces each before: %s%s",
-        *(counted(len(words), "new token"), before, ", ".join(words[:5]), ", …" if len(words) > 5 else ""),
+        "--add_words: %s; %.1f pieces each before: %s",
+        *(counted(len(words), "new token"), before, first_of_many(words, 5)),
     )
     if wrong := decoded_wrongly(tokenizer, words):
         logger.warning(

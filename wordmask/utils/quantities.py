@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -13,6 +14,12 @@ _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
 def counted(number: int, what: str, plural: str | None = None) -> str:
     """A number with its noun: `counted(1, "step")` is `1 step`, and `counted(12300, "token")` is `12,300 tokens`."""
     return f"{number:,} {what if number == 1 else plural or what + 's'}"
+
+
+def first_of_many(names: Sequence[str], most: int) -> str:
+    """Names for a sentence, at most so many of them: `a, b and 3 others`."""
+    others = f" and {counted(len(names) - most, 'other')}" if len(names) > most else ""
+    return ", ".join(names[:most]) + others
 
 
 def as_written(value: object) -> str:

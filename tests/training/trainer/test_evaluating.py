@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm_wwm
 import wordmask
-from conftest import run_until, sample_lines, trajectory
+from conftest import run_until, sample_lines, slow_after, trajectory
 from wordmask.data.tokenized_dataset import TokenizedDataset
 from wordmask.training.records.evaluation_record import read_evaluations
 from wordmask.training.trainer.evaluating import _FlatBatch

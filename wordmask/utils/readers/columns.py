@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from wordmask.utils.errors import InputError
+from wordmask.utils.quantities import first_of_many
 
 Keys = tuple[str, ...]  # the way to a column, from outside to inside: ("review", "body")
 
@@ -170,9 +171,7 @@ def _only_text(tables: Sequence[TableColumns], flag: str) -> Keys:
 
 def names_of(columns: Iterable[Keys]) -> str:
     """The names of columns, for a sentence; the first ones of many."""
-    names = [".".join(keys) or "(a column without a name)" for keys in columns]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return first_of_many([".".join(keys) or "(a column without a name)" for keys in columns], SHOWN)
 
 
 def listed(kinds: Mapping[Keys, str], but: Keys | None = None) -> str:
