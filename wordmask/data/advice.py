@@ -99,8 +99,8 @@ def _unknown_tokens(report: SplitReport, split: str, found: SplitFindings) -> li
         return []
     characters = report.unknown_characters
     which = f", most often for {' '.join([*characters][:SHOWN])}" if characters else ""
-    share = f"{percent(report.unknown_share)} of the tokens are [UNK]{which}"
-    said = f"{flag}: in the {split} text, {share}, and the model cannot learn them"
+    said = f"{flag}: in the {split} text, {percent(report.unknown_share)} of the tokens are [UNK]{which}"
+    said += ", and the model cannot learn them"
     chinese = sum(count for one, count in characters.items() if is_chinese(one))
     capitals = sum(count for one, count in characters.items() if one != one.lower())
     if 2 * chinese > sum(characters.values()):

@@ -23,8 +23,9 @@ from wordmask.utils.batches import BATCH
 COUNTS = 5  # the version of these counts
 REPORTED = "reported"  # the column of a table of texts that says which of them are counted
 STRETCH = BATCH  # examples that are counted together, so that most batches are counted as a whole or not at all
-SHARE = 20  # one of so many stretches of a split is counted: to count all would take 4 to 19 % of the time,
-LEAST, MOST = 5, 100  # but not fewer or more stretches than these; benchmarks/prepare.py measures the time
+# One of so many stretches of a split is counted: to count all would take 4 to 19 % of the time, as
+# benchmarks/prepare.py measures. But not fewer or more stretches than these.
+SHARE, LEAST, MOST = 20, 5, 100
 KEPT = 500  # different words of a batch that are kept
 LONGEST = 40  # characters; what is longer is hardly a word, but text without spaces, or an address
 _SUMS = ("examples", "characters", "tokens", "words", "unknown", "unknown_length")
