@@ -58,7 +58,7 @@ SEED ?=
 soak: install  ## train and make references under kills, concurrent starts and full disks; MINUTES=60
 	$(BIN)/python tests/faults/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-# Benchmarks run in two minutes on bundled text. For real figures give real data, with sizes to match, for example
+# Benchmarks run in a few minutes on bundled text. For real figures give real data, with sizes to match, for example
 # make bench TOKENIZER=bert-base-uncased TEXT=wiki.txt PREPARATION="--times 1" TRAINING="--steps 20"
 MASKING ?= --repeats 3
 PREPARATION ?= --times 40 --repeats 1

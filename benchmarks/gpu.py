@@ -10,9 +10,10 @@ small models on a CPU, where its figures mean nothing.
 
 Each side has a process of its own and starts from the same random weights. Tokens per second are those without
 padding, after the warm-up. Utilisation is the share of what matrix products alone reach on this card (8192 × 8192 in
-bfloat16, random numbers). The operations of a real token are the same for all sides: 6 for each weight of the layers,
-6 for each weight of the output embeddings at 15 % of the tokens, and 12 × hidden size for each token that it attends
-to, in each layer. The loss is that of 15 % masked tokens of other documents, after the same text.
+bfloat16, random numbers). The operations of a real token are the same for all sides: 6 for each weight of the layers
+and of the dense layer before the output, 6 for each weight of the output embeddings at 15 % of the tokens, and 12 ×
+hidden size for each token that it attends to, in each layer. The loss is that of 15 % masked tokens of other
+documents, after the same text.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from gpu_results import Results, markdown
 from gpu_sides import SIDES, GpuTraining
 from gpu_text import operations, write_model, write_text
 from gpu_trials import TRIALS, Trial
+from kept import digest
 from meter import matrix_rate
 from sides import Process
 from wordmask.utils.errors import InputError
@@ -142,6 +144,7 @@ PARTS = [
     Part("modernbert", 1024, trials=("budget", "residual")),
     Part("modernbert", 1024, trials=("residual", "flash4")),
     Part("modernbert", 1024, trials=("budget", "residual", "flash4")),
+    Part("bert", 512, trials=("graphs",)),
     Part("bert", 512, trials=("residual",)),
     Part("bert", 512, trials=("residual", "flash4")),
     Part("bert", 512, trials=("residual", "flash4", "double")),
@@ -249,6 +252,7 @@ def prepare(part: Part, options: argparse.Namespace, rate: float, sides: Sides) 
         full=part.full,
         warmup=sizes.warmup,
         turn=sides.turn,
+        tokens=int(text.lengths.clip(max=sizes.length).sum()),
         flops=operations(AutoConfig.from_pretrained(model), text.lengths, sizes.length),
         rate=rate,
         trials=part.trials,
@@ -310,6 +314,7 @@ def facts(options: argparse.Namespace, sides: Sides) -> dict[str, Any]:
         "driver": driver or None,
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
         "text": sha256(Path(options.text).read_bytes()).hexdigest()[:12],
+        "code": digest(str(ROOT / "wordmask"), str(ROOT / "configs/gpu.yaml"), options.tokenizer)[:12],
         "tiny": options.tiny,
     }
     path = Path(options.output_dir, "gpu.json")

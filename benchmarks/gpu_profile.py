@@ -31,7 +31,7 @@ from transformers.trainer import DEFAULT_CALLBACKS
 from bundled import given_or_bundled
 from gpu import PARTS, Sides, parse, prepare
 from gpu_sides import GpuTraining, run_ours_gpu
-from meter import now
+from meter import matrix_rate, now
 
 PROFILED = 3  # steps, the last ones
 KINDS = {  # of kernels, by their names; the first that matches
@@ -49,7 +49,7 @@ class Profiler(TrainerCallback):
     def __init__(self, warmup: int, functions: bool):
         self.warmup = warmup
         self.python = cProfile.Profile() if functions else None
-        self.milliseconds = 0.0  # of a step, without the profiler
+        self.milliseconds = 0.0  # of a step, without the profiler; 0 if all timed steps are profiled
         on_gpu = torch.cuda.is_available()
         on_cpu = [ProfilerActivity.CPU] if functions or not on_gpu else []
         self.profile = profile(activities=[*on_cpu, *([ProfilerActivity.CUDA] if on_gpu else [])])
@@ -60,7 +60,8 @@ class Profiler(TrainerCallback):
         if state.global_step == first:
             self.began = now()
         if state.global_step == state.max_steps - PROFILED:
-            self.milliseconds = (now() - self.began) / max(1, state.global_step - first) * 1e3
+            if state.global_step > first:
+                self.milliseconds = (now() - self.began) / (state.global_step - first) * 1e3
             self.profile.start()
             if self.python:
                 self.python.enable()
@@ -137,26 +138,36 @@ def show(part: str, profiler: Profiler, kernels: int, functions: int) -> Counter
 def main(argv: Sequence[str] | None = None) -> dict[str, Counter[str]]:
     """Print the tables, and return the milliseconds of each kind in a step of each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {part.name: part for part in PARTS}
+    parts = {part.name: part for part in PARTS if "ours_gpu" in part.sides}
     parser.add_argument("--parts", nargs="+", choices=parts, default=[PARTS[0].name])
     parser.add_argument("--kernels", type=int, default=0, help="show so many single kernels, too")
     parser.add_argument("--functions", type=int, default=0, help="show so many functions of Python, too")
     options = parse(parser, argv)
-    found = {}
+    found, failed = {}, False
     with given_or_bundled(options, "english") as filled, Sides() as sides:
         for name in options.parts:
+            if reason := parts[name].lacks():
+                print(f"{name}: {reason}", flush=True)
+                continue
             try:
-                case = prepare(parts[name], filled, rate=1.0, sides=sides)
+                case = prepare(parts[name], filled, rate=matrix_rate(), sides=sides)
                 profiler, figures = profiled(case, options.functions > 0)
             except Exception:  # minutes on a GPU are dear: the next part may do
                 traceback.print_exc()
+                failed = True
                 continue
             found[name] = show(name, profiler, options.kernels, options.functions)
-            real = figures["timed_tokens"] / figures["timed_steps"] / profiler.milliseconds * 1e3
-            print(f"{real:,.0f} real tokens/s without the profiler, loss {figures['loss']:.3f}\n", flush=True)
+            if profiler.milliseconds:
+                real = figures["timed_tokens"] / figures["timed_steps"] / profiler.milliseconds * 1e3
+                share = f"utilisation {real * case.flops / case.rate:.1%}"
+                print(f"{real:,.0f} real tokens/s without the profiler, {share}", flush=True)
+            print(f"loss {figures['loss']:.3f}\n", flush=True)
+    if failed:
+        raise SystemExit(1)
     return found
 
 
 if __name__ == "__main__":
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # as in gpu.py
     main()

@@ -36,10 +36,10 @@ class Results:
         facts: about the machine and the text.
 
     Raises:
-        InputError: if the directory holds the results of another machine or text.
+        InputError: if the directory holds the results of another machine, text, code or tokenizer.
     """
 
-    SAME = ("card", "versions", "text", "tiny")
+    SAME = ("card", "versions", "text", "code", "tiny")
 
     def __init__(self, directory: str, facts: dict[str, Any]):
         self.directory, self.found, self.adding = Path(directory), facts, threading.Lock()

@@ -58,6 +58,7 @@ class GpuTraining(Case):
         full: whether all documents have the full length.
         warmup: the steps that are not timed.
         turn: a file that a side locks from its first step to its end, and the next one while it imports.
+        tokens: those of the text.
         flops: the operations that one real token takes.
         rate: the operations per second of matrix products alone.
         trials: the names of what is tried.
@@ -67,6 +68,7 @@ class GpuTraining(Case):
     full: bool
     warmup: int
     turn: str
+    tokens: int
     flops: float
     rate: float
     trials: tuple[str, ...]
@@ -80,7 +82,7 @@ class GpuTraining(Case):
             with tempfile.TemporaryDirectory() as folder, meter.attached():
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder, "compiled"))  # nothing of an earlier side
                 train(folder, tokenizer)
-            figures = meter.figures(self.flops, self.rate)
+            figures = meter.figures(self.flops, self.rate, self.tokens)
             return figures | {"loss": evaluate(self, meter.model, tokenizer)}
 
 
@@ -90,6 +92,7 @@ def run_plain(case: GpuTraining) -> dict[str, float]:
     workers = next((trial.workers for trial in trials if trial.workers is not None), 0 if case.on_cpu else WORKERS)
     settings: dict[str, Any] = {name: value for trial in trials for name, value in trial.settings}
     compiles = all(trial.compiles for trial in trials)
+    mode = next((trial.mode for trial in trials if trial.mode), None)
     if not case.full:  # else graphs for the first length are compiled, and then again for all lengths
         os.environ["ACCELERATE_DYNAMO_USE_DYNAMIC"] = "true"
 
@@ -103,6 +106,7 @@ def run_plain(case: GpuTraining) -> dict[str, float]:
             per_device_train_batch_size=case.batch,
             optim="adamw_torch_fused",
             torch_compile=compiles,
+            torch_compile_mode=mode,
             train_sampling_strategy="group_by_length",
             dataloader_num_workers=workers,
             remove_unused_columns=False,

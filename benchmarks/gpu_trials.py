@@ -33,6 +33,7 @@ class Trial:
         side: what is changed.
         workers: of plain's data loader; `None` as without the trial.
         compiles: whether plain has `torch_compile`.
+        mode: of plain's `torch_compile`.
         settings: of the configuration of plain's model.
     """
 
@@ -47,6 +48,7 @@ class Trial:
     side: str = "ours_gpu"
     workers: int | None = None
     compiles: bool = True
+    mode: str | None = None
     settings: tuple[tuple[str, bool], ...] = ()
 
     def lacks(self) -> str | None:
@@ -81,6 +83,7 @@ TRIALS = {
     "flash4": Trial(change=_flash_attention_4, module="flash_attn.cute", only_gpu=True),
     "launched": Trial(("--torch_compile_mode", "default"), only_gpu=True),
     "uncompiled": Trial(side="plain", compiles=False),
+    "graphs": Trial(side="plain", mode="reduce-overhead", only_gpu=True),  # as configs/gpu.yaml has it
     "workerless": Trial(side="plain", workers=0),
     "sparse": Trial(side="plain", settings=(("sparse_prediction", True),)),  # only ModernBERT has this setting
 }

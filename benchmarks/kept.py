@@ -10,13 +10,15 @@ from typing import Any
 import xxhash
 
 
-def digest(path: str) -> str:
-    """A digest of a file, or of all files in a directory with their names: what is measured depends on the content."""
-    files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+def digest(*paths: str) -> str:
+    """A digest of files, and of all files in directories with their names: what is measured depends on the content."""
     found = xxhash.xxh3_64()
-    for file in filter(Path.is_file, files):
-        found.update(f"{file.relative_to(path)} ".encode())
-        found.update(file.read_bytes())
+    for path in paths:
+        files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+        for file in filter(Path.is_file, files):
+            if file.suffix not in (".pyc", ".nbc", ".nbi"):  # what Python and Numba compile
+                found.update(f"{file.relative_to(path)} ".encode())
+                found.update(file.read_bytes())
     return found.hexdigest()
 
 

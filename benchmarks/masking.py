@@ -37,6 +37,7 @@ from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
 
 PEERS = ("v5 token", "v5 whole word", "classic whole word")
+ANY_LOOP = "whole word, any loop"
 SHAPES = ((128, 32), (128, 256), (512, 32), (512, 64), (512, 256))
 
 
@@ -66,14 +67,14 @@ def _only(results: dict[str, Figures], figure: str) -> Figures:
 
 
 def print_table(title: str, shapes: Sequence[str], rows: Sequence[Figures], digits: int) -> None:
-    """One figure of each side, and of peers how many times it is that of our whole words."""
+    """One figure of each side; of peers, and of ours that finds words, too, how many times that of our whole words."""
     table = Table(title=f"{title} (times ours)")
     for column in ("length × batch", *rows[0]):
         table.add_column(column, justify="left" if table.columns == [] else "right")
     for shape, row in zip(shapes, rows, strict=True):
         ours = row["whole word"]
         cells = [
-            f"{value:.1f} ({value / ours:.0f}×)" if name in PEERS and ours else f"{value:.{digits}f}"
+            f"{value:.1f} ({value / ours:.0f}×)" if name in (*PEERS, ANY_LOOP) and ours else f"{value:.{digits}f}"
             for name, value in row.items()
         ]
         table.add_row(shape, *cells)
@@ -126,7 +127,7 @@ def contestants(tokenizer, peer_rows: datasets.Dataset, rows: Sequences) -> dict
     peers = (peer(token, "offset_mapping"), peer(words), peer(classic, "offset_mapping"))
     found = {strategy.value.replace("_", " "): ours(strategy) for strategy in Strategy}
     # That of the Python API finds words in each batch; that of the scripts gets them with the tokens.
-    found["whole word, any loop"] = peer(WholeWordMaskCollator(tokenizer), "offset_mapping")
+    found[ANY_LOOP] = peer(WholeWordMaskCollator(tokenizer), "offset_mapping")
     return found | dict(zip(PEERS, peers, strict=True))
 
 

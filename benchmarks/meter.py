@@ -76,7 +76,8 @@ class Meter(TrainerCallback):
         self.warmup, self.pad, self.turn = warmup, pad, turn
         self.began = time.perf_counter()
         self.times: dict[int, float] = {}  # seconds at the end of a step
-        self.counts: list[torch.Tensor] = []  # (real tokens, labels) of each batch
+        self.counts: list[torch.Tensor] = []  # (real tokens, labels) of each batch after the warm-up
+        self.seen: list[torch.Tensor] = []  # real tokens of each batch
         self.positions = 0
         self.waited = 0.0
         self.compiled = 0
@@ -111,12 +112,13 @@ class Meter(TrainerCallback):
         return self.warmup in self.times
 
     def _count(self, batch: dict[str, torch.Tensor]) -> None:
-        if not self.timed:
-            return
         ids, labelled = batch["input_ids"], batch["labels"].ne(IGNORED)
         real = ids.ne(self.pad)
         if labelled.shape == real.shape:  # a masked token may have become padding
             real = real | labelled
+        self.seen.append(real.sum())
+        if not self.timed:
+            return
         self.counts.append(torch.stack([real.sum(), labelled.sum()]))
         self.positions += real.numel()
 
@@ -147,14 +149,16 @@ class Meter(TrainerCallback):
             self.memory = torch.cuda.max_memory_reserved() / 2**20 if on_gpu else peak_megabytes() - self.memory
             self.allocated = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else self.memory
 
-    def figures(self, flops: float, rate: float) -> dict[str, float]:
+    def figures(self, flops: float, rate: float, tokens: int) -> dict[str, float]:
         """What was measured after the warm-up.
 
         Args:
             flops: the operations that one real token takes.
             rate: the operations per second of matrix products alone.
+            tokens: those of the text, which is seen once. What is more are copies that fill up the last batch.
         """
         real, labels = torch.stack(self.counts).sum(0).tolist()
+        real -= max(0, int(torch.stack(self.seen).sum()) - tokens)
         seconds = self.times[self.last] - self.times[self.warmup]
         speed = real / seconds
         return {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ Segment = Callable[[Sequence[str]], list[list[str]]]
 def main(argv: Sequence[str] | None = None) -> dict[str, Figures]:
     """Print the table and return the medians of each side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", help="a directory; by default one trained on the text")
+    parser.add_argument("--tokenizer", help="by default one trained on the text")
     parser.add_argument("--text", help="by default a bundled sample")
     parser.add_argument("--ltp", help="the directory of a neural model")
     parser.add_argument("--lines", type=int, help="no more than the first so many lines")
@@ -65,12 +64,11 @@ def make_model(directory: Path, tokenizer: str, layers: int) -> Path:
     from ltp.nerual import LTP
     from transformers import AutoTokenizer
 
-    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
-        if Path(tokenizer, name).exists():
-            shutil.copyfile(Path(tokenizer, name), directory / name)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    words.save_pretrained(directory)
     size = {"hidden_size": 256, "embedding_size": 128, "num_attention_heads": 4, "intermediate_size": 1024}
     backbone = {"model_type": "electra", "num_hidden_layers": layers, **size}
-    backbone["vocab_size"] = len(AutoTokenizer.from_pretrained(tokenizer))
+    backbone["vocab_size"] = len(words)
     parts = {
         "_ltp_target_": "ltp_core.models.ltp_model.LTPModule",
         "backbone": {"_ltp_target_": "ltp_core.models.utils.transformer.load_transformers", "config": backbone},

@@ -272,7 +272,8 @@ def show(options: argparse.Namespace, found: dict[str, list[Figures]], by_freque
         ratios = [plain["seconds"] / run["seconds"] for plain, run in zip(found[PLAIN], runs, strict=True)]
         shown = (f"{means[key]:,.1f}" for key in ("seconds", "wall"))
         more = (f"{means[key]:,.0f}" for key in ("steps", "tokens"))
-        spread = f"{statistics.mean(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+        ratio = statistics.mean(run["seconds"] for run in found[PLAIN]) / means["seconds"]
+        spread = f"{ratio:.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
         table.add_row(name, f"{means['loss']:.3f}", f"{means['rate']:g}", *shown, *more, spread)
     Console(width=WIDTH).print(table)
 

@@ -49,6 +49,7 @@ from wordmask.models.configuration import load_config
 from wordmask.models.loading import load_model
 from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
+from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
 from wordmask.utils.readers import read_lines
 
@@ -82,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--device_flags", nargs=argparse.REMAINDER, default=["--use_cpu"])
     with given_or_bundled(parser.parse_args(argv), "english") as options, tempfile.TemporaryDirectory() as folder:
         options.text, options.evaluated = write_lines(options, Path(folder))
+        rates = [matrix_rate()]
         results = run_in_turn({name: partial(SIDES[name], options) for name in options.sides}, options.repeats)
+        rates.append(matrix_rate())
+    results = {side: found | {"mfu": found["operations"] / max(rates)} for side, found in results.items()}
     if len({found["lines"] for found in results.values()}) > 1:
         raise RuntimeError("the sides saw different lines")
     table = Table(title=f"{options.layers} × {options.hidden}, batch {options.batch}, {options.steps} steps")
@@ -105,11 +109,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 
 def write_lines(options: argparse.Namespace, folder: Path) -> tuple[str, str]:
     """Files of the lines to train on and of those to evaluate on; a short text is repeated."""
-    lines = cycle([line for line in read_lines(options.text, "--text") if not is_blank(line)])
-    evaluated, trained = folder / "evaluated.txt", folder / "trained.txt"
-    for path, number in ((evaluated, EVALUATED), (trained, options.steps * options.batch)):
-        path.write_text("".join(f"{line}\n" for line in islice(lines, number)), encoding="utf-8")
-    return str(trained), str(evaluated)
+    lines = [line for line in read_lines(options.text, "--text") if not is_blank(line)]
+    if len(lines) <= EVALUATED:
+        raise InputError(f"--text: {options.text} has {len(lines)} lines; give more than {EVALUATED}")
+    trained = islice(cycle(lines[EVALUATED:]), options.steps * options.batch)
+    paths = folder / "trained.txt", folder / "evaluated.txt"
+    for path, chosen in zip(paths, (trained, lines[:EVALUATED]), strict=True):
+        path.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
+    return str(paths[0]), str(paths[1])
 
 
 class Counted:
@@ -213,7 +220,7 @@ class Setting:
             "speed": real / seconds,
             "padding": 1 - sum(counted.real) / passed,
             "memory": added,
-            "mfu": self._operations(real, sum(counted.labels[warmup:steps])) / seconds / matrix_rate(),
+            "operations": self._operations(real, sum(counted.labels[warmup:steps])) / seconds,
             "loss": self.evaluate(),
             "lines": float(counted.lines),
         }

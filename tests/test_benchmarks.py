@@ -11,7 +11,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import datasets
 import pytest
@@ -165,6 +165,14 @@ def test_all_sides_of_train_see_the_same_lines_and_reach_the_same_loss(program, 
     assert "from the first one's: none" in " ".join(printed.split())
 
 
+def test_train_evaluates_on_lines_that_it_does_not_train_on(program, tmp_path):
+    train, text = program("train"), tmp_path / "text.txt"
+    text.write_text("".join(f"line {number}\n" for number in range(230)), encoding="utf-8")
+    options = SimpleNamespace(text=str(text), steps=5, batch=8)
+    trained, evaluated = (Path(path).read_text().splitlines() for path in train.write_lines(options, tmp_path))
+    assert (len(trained), len({*trained}), len(evaluated)) == (40, 30, 200) and not {*trained} & {*evaluated}
+
+
 def test_train_tells_lines_apart_and_losses_that_are_not_the_same(program, monkeypatch, capsys):
     train = program("train")
 
@@ -180,7 +188,7 @@ def test_train_tells_lines_apart_and_losses_that_are_not_the_same(program, monke
     assert counted([7, 8, 9], [5, 6, 7]) == (counted([7, 8, 9]) + counted([5, 6, 7])) % 2**48  # in two batches
     assert len({counted([7, 8, 9]), counted([7, 9, 9]), counted([7, 8, 9], [7, 8, 9]), counted([8, 8, 9])}) == 4
 
-    same = {"speed": 1.0, "padding": 0.0, "memory": 1.0, "mfu": 0.0, "loss": 5.0, "lines": 1.0}
+    same = {"speed": 1.0, "padding": 0.0, "memory": 1.0, "operations": 0.0, "loss": 5.0, "lines": 1.0}
     sides = {"plain Trainer": same, "ours, random": same | {"loss": 5.04}, "ours, packed": same | {"loss": 5.06}}
     monkeypatch.setattr(train, "SIDES", {name: lambda options, found=found: found for name, found in sides.items()})
     train.main(["--sides", *sides])

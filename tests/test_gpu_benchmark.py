@@ -58,6 +58,8 @@ def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missin
             assert all(figures["tokens_per_second"] > 0 for figures in sides.values()), sides
             losses = [figures["loss"] for figures in sides.values()]
             assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
+            padded = [sides[side]["padding"] for side in ("ours", "ours_gpu") if part.full]
+            assert padded == pytest.approx([0.0] * len(padded), abs=0.004), "a random token may be that of padding"
     assert results["tests"]["ended"] and not results["tests"]["failed"]
     assert "| modernbert-1024 | ours_gpu |" in (tmp_path / "gpu.md").read_text()
     lost = results["bert-128"].pop("ours")
@@ -74,6 +76,11 @@ def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missin
 def test_a_profile_of_a_step_has_the_products_of_matrices(capsys):
     import gpu_profile
 
+    with pytest.raises(SystemExit):
+        gpu_profile.main(["--tiny", "--parts", "bert-512-lines-uncompiled"])
+    assert "invalid choice" in capsys.readouterr().err, "that is plain's"
+    assert gpu_profile.main(["--tiny", "--parts", "modernbert-1024-flash4"]) == {}
+    assert "modernbert-1024-flash4: it needs " in capsys.readouterr().out
     names = ["bert-512", "modernbert-512"]
     found = gpu_profile.main(["--tiny", "--parts", *names, "--kernels", "3", "--functions", "2"])
     printed = capsys.readouterr().out
@@ -169,7 +176,8 @@ def test_the_meter_counts_real_tokens_after_the_warm_up(tmp_path):
     meter = Meter(2, pad)
     with meter.attached():
         Trainer(model, arguments, train_dataset=rows).train()
-    figures = meter.figures(flops=10.0, rate=1000.0)
+    figures = meter.figures(flops=10.0, rate=1000.0, tokens=5 * 4 * 6)
+    assert meter.figures(10.0, 1000.0, tokens=5 * 4 * 6 - 2)["timed_tokens"] == 3 * 4 * 6 - 2, "two are copies"
     assert figures["timed_steps"] == 3 and figures["timed_tokens"] == 3 * 4 * 6
     assert figures["padding"] == pytest.approx(0.4) and figures["labelled"] == pytest.approx(1 / 6)
     assert figures["utilisation"] == pytest.approx(figures["tokens_per_second"] / 100)
@@ -200,7 +208,7 @@ def test_nothing_is_timed_while_another_process_has_its_turn(tmp_path):
 def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
     from gpu_results import Results
 
-    facts = {"card": "a card", "driver": "1", "versions": {"torch": "2.11.0"}, "text": "t", "tiny": False}
+    facts = {"card": "a card", "driver": "1", "versions": {"torch": "2.11.0"}, "text": "t", "code": "c", "tiny": False}
     facts["matrix_rate"] = 785e12
     results = Results(str(tmp_path), dict(facts))
     results.add("bert-512", "ours", {"tokens_per_second": 300.0, "loss": 5.0})

@@ -274,6 +274,9 @@ def test_a_digest_is_of_names_and_content(tmp_path):
     (tmp_path / "b" / "x").rename(tmp_path / "b" / "y")
     found = digest(str(tmp_path / "a")), digest(str(tmp_path / "a" / "x")), digest(str(tmp_path / "b"))
     assert len({*before, *found}) == 5
+    both = digest(str(tmp_path / "a"), str(tmp_path / "b"))
+    (tmp_path / "b" / "y.pyc").write_text("compiled", encoding="utf-8")
+    assert digest(str(tmp_path / "a"), str(tmp_path / "b")) == both not in found
 
 
 def test_downstream_goes_on_where_it_ended(tmp_path, monkeypatch):
