@@ -288,3 +288,7 @@ def test_steps_of_tokens_keep_the_shares_of_corpora_where_lengths_are_grouped():
     expected = grouped_by_tokens(visits, LENGTHS, 40, 0, shuffle, corpora=corpora)
     assert ORDER.in_steps(visits, 40, 0, 0).tolist() == expected.tolist()
     assert expected.tolist() != grouped_by_tokens(visits, LENGTHS, 40, 0, shuffle).tolist()
+
+
+def test_a_name_begins_and_ends_with_a_letter_or_digit():
+    assert corpus_names(["(news).txt", "a/[wiki].txt"]) == ["news", "wiki"]

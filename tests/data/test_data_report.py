@@ -13,7 +13,7 @@ import run_mlm
 import run_mlm_wwm
 from conftest import character_tokenizer, sample_lines, sample_tokenizer, save_model
 from wordmask.data import advice, text_counts, token_store
-from wordmask.data.text_counts import spread
+from wordmask.data.text_counts import letters_in, spread
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # With the vocabulary below: the cat walk ##ed . / the cat walk ##s . / the cat walk ##ed . / the [UNK] cat
@@ -409,3 +409,9 @@ def test_tokens_whose_counts_an_older_version_made_are_made_again(model, write, 
         trained(model, "--train_file", text, *flags)
     report, _ = trained(model, "--train_file", text, *flags)
     assert report is not None and report["train"]["words"] == 15
+
+
+def test_letters_are_found_where_the_texts_that_are_counted_have_none():
+    """Of 100 texts, each second one is counted."""
+    assert letters_in(["1", "a", *["2"] * 98]) == {"LATIN": 1}
+    assert [*letters_in(["かな"])] == ["HIRAGANA"], "no script without a letter"

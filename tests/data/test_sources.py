@@ -8,8 +8,10 @@ import json
 import lzma
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -22,6 +24,7 @@ from conftest import refusal, sample_lines, slow_after
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import Phase, RateSchedule
 from wordmask.data.collator import MaskingCollator
+from wordmask.data.division import divide, long_lines
 from wordmask.data.plan import Draw
 from wordmask.data.sequences import Sequences, StreamedSequences
 from wordmask.data.sources import load_texts
@@ -486,3 +489,15 @@ def test_different_files_get_no_warning(tmp_path, caplog):
     files = DataArguments(train_file=[str(tmp_path / "one.txt")], validation_file=[str(tmp_path / "other.txt")])
     load_texts(files, None, None, True)
     assert "times" not in caplog.text and "too" not in caplog.text
+
+
+AS_LINES = SimpleNamespace(line_by_line=True, long_lines="truncate")
+
+
+def test_a_line_without_a_token_is_no_sequence():
+    division = divide(np.array([3, 0, 2], np.int32), False, 2, 10, AS_LINES, False)
+    assert division.documents(range(len(division))) == [[(0, 3)], [(3, 5)]]
+
+
+def test_a_line_that_just_fits_is_not_cut():
+    assert long_lines(np.array([4, 5, 6, 8]), 5, AS_LINES) == (2, 5, 4, "cut")

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -271,3 +272,12 @@ def test_a_stream_that_goes_on_over_another_text_says_so(english_model, tmp_path
     values["identity"]["text"] = None  # as earlier versions wrote it
     record.write_text(json.dumps(values), encoding="utf-8")
     assert f"--train_file: {text} -> {tmp_path / 'other.txt'}" in said(tmp_path / "other.txt", lines, 6)
+
+
+def test_a_worker_without_a_share_in_one_epoch_goes_on_with_the_next_one(monkeypatch):
+    """Shares rotate, so of one batch for two workers each has it in every second epoch."""
+    monkeypatch.setattr(StreamedSequences, "_workers", lambda self: (2, 1))
+    monkeypatch.setattr(StreamedSequences, "one_epoch", lambda self, epoch: iter([epoch] * (epoch % 2)))
+    assert [*islice(StreamedSequences.__new__(StreamedSequences), 3)] == [1, 3, 5]
+    monkeypatch.setattr(StreamedSequences, "one_epoch", lambda self, epoch: iter(()))
+    assert [*StreamedSequences.__new__(StreamedSequences)] == []

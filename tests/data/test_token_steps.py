@@ -325,3 +325,12 @@ def test_a_step_shorter_than_a_sequence_is_refused():
         InputError, match="--tokens_per_step: 11 is less than the longest sequence, of 12 tokens; give 12"
     ):
         Training([3, 12], 11, groups=False).plan()
+
+
+def test_a_finished_training_that_goes_on_in_the_same_process_shows_the_rest_only():
+    """The last step of half an epoch was cut short, so the rest of the epoch is cut into steps anew."""
+    half = Training([4] * 10, 12, False).plan(epochs=0.5)
+    shown = [draw.index for batch in batches(half) for draw in batch]
+    longer = TokenBatches(half.cuts, WHOLE, LINE, done=half.progress(half.planned_steps))
+    rest = [draw.index for batch in batches(longer) for draw in batch]
+    assert len(shown) == 5 and sorted(shown + rest) == [*range(10)]

@@ -638,3 +638,8 @@ def test_truth_values_are_no_ids_but_may_be_a_mask(bert):
     masks = [[True, True, True, False], [1, 1, 1, 0]]
     batches = [collator([{"input_ids": [2, 9, 3, 0], "attention_mask": mask}]) for mask in masks]
     assert torch.equal(batches[0]["attention_mask"], batches[1]["attention_mask"])
+
+
+def test_a_number_of_the_example_alone_is_a_column_like_any_other():
+    collator = wordmask.WholeWordMaskCollator(sample_tokenizer("bert"))
+    assert len(collator([{"input_ids": [5, 6, 7], "example_id": "a1"}])["labels"]) == 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from test_sparse_prediction import gradients, tiny
+from transformers import AutoModelForMaskedLM, BertConfig
 
+from conftest import SMALL
 from wordmask.models.forward import Forward
 from wordmask.models.padding_mask import PaddingMask, padding_mask
 from wordmask.models.probing import Unfit
@@ -63,3 +65,8 @@ def test_a_model_that_needs_its_mask_where_nothing_is_padded_is_noticed():
 
     model.forward = without_the_last
     assert isinstance(padding_mask(model), Unfit)
+
+
+def test_a_batch_without_padding_gets_no_mask():
+    model = AutoModelForMaskedLM.from_config(BertConfig(vocab_size=50, **SMALL))
+    assert padding_mask(model).inputs(torch.ones(2, 8), is_padded=False) == {"attention_mask": None}

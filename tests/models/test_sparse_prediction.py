@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
+from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, BertConfig
 from transformers.modeling_outputs import MaskedLMOutput
 
 import run_mlm_wwm
@@ -376,3 +376,13 @@ def test_label_smoothing_predicts_at_labelled_positions_too_and_trains_alike(com
         assert bool(kept) == (switch == "true")
     for pair, other in zip(*map(trajectory, outputs), strict=True):
         assert pair == pytest.approx(other, rel=1e-5)
+
+
+def test_a_batch_that_fails_changes_no_later_prediction():
+    """Such as one that does not fit into memory, in a loop that goes on with the next batch."""
+    model = AutoModelForMaskedLM.from_config(BertConfig(vocab_size=50, **SMALL)).eval()
+    ids = torch.arange(16).view(2, 8)
+    with sparse_prediction(model):
+        with pytest.raises(IndexError):
+            model(input_ids=ids + 100, labels=ids)
+        assert model(input_ids=ids).logits.shape == (2, 8, 50)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from conftest import SPECIAL, BertTokenizer, sample_tokenizer, slow_after
@@ -196,3 +197,11 @@ def test_the_word_cache_forgets_what_a_word_was_before_it_was_added(model_type):
     [graft] = add_words(tokenizer, ["graft"])
     after = tokenize(tokenizer, ["a graft x"])
     assert graft in after.ids.tolist() and len(after.ids) < len(before.ids)
+
+
+def test_a_mark_that_the_normalizer_puts_before_a_text_is_no_part_of_a_word():
+    """Tokenizers that are made from sentencepiece models put `▁` there, and in place of each space."""
+    tokenizer = sample_tokenizer("xlm-roberta", 300)
+    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    assert addable_words(tokenizer, ["ossifluence"]) == ["ossifluence"]

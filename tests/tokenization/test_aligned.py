@@ -336,3 +336,21 @@ def test_another_version_of_the_analyser_is_another_tokenizer(tmp_path, monkeypa
     assert {"fugashi", "unidic_lite"} < identity.keys() and identity["name"] == "tokenizer"
     monkeypatch.setattr("wordmask.segmenters.tokenizer.version", lambda package: "0.0.1")
     assert tokenizer_digest(tokenizer) != before and TokenizerSegmenter(tokenizer).identity != identity
+
+
+def test_a_line_break_inside_a_text_is_text_like_any_other():
+    """A row of a table may hold several lines."""
+    tokenizer = PerceiverTokenizer()
+    encodings = tokenize(tokenizer, ["ab\ncd"])
+    assert encodings.ids.tolist() == tokenizer("ab\ncd", add_special_tokens=False)["input_ids"]
+    assert encodings.lengths.tolist() == [5]
+
+
+def test_a_memory_that_was_full_keeps_what_comes_after(tmp_path, monkeypatch):
+    monkeypatch.setattr("wordmask.tokenization.aligned._MOST", 40)
+    tokenizer, asked = phobert(tmp_path), []
+    plain = tokenizer.tokenize
+    tokenizer.tokenize = lambda text: asked.append(text) or plain(text)
+    tokenize(tokenizer, [f"làm{number}" for number in range(9)])
+    tokenize(tokenizer, ["ở", "x", "ở", "x"])
+    assert asked[9:] == ["ở", "x"], "each is asked for once"

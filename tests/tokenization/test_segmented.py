@@ -231,3 +231,17 @@ def test_of_mixed_words_only_those_with_chinese_letters_and_digits_count():
     ]
     assert [len({*of_word}) == 1 and of_word[0] > 0 for of_word in counts] == [True, True, False, False, True]
     assert counts[2] == [0] * 5 and counts[3] == [0] * 3
+
+
+def test_words_of_a_segmenter_do_not_depend_on_the_lines_beside_them():
+    """Clusters are kept whole where a segmenter divides. A mark parts no Chinese word from the next one elsewhere."""
+    words = ["中", "\ufe0f国"]
+    alone = segmented(Characters(["中\ufe0f国"]), [words])
+    beside = segmented(Characters(["中\ufe0f国", "กิน"]), [words, ["กิน"]])
+    assert np.array_equal(alone, beside[:4]) and alone[0] != alone[2]
+
+
+def test_a_zero_width_space_parts_words_in_any_script_but_no_chinese_ones():
+    ids = segmented(Characters(["làm\u200bviệc"]), [["làm\u200bviệc"]], any_script=True)
+    assert 0 < ids[0] == ids[2] < ids[4] == ids[-2]
+    assert len({*segmented(Characters(["T\u200b恤"]), [["T\u200b恤"]], mixed=True)[:3]} - {0}) == 1

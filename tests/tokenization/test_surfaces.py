@@ -175,3 +175,12 @@ def test_the_characters_of_all_tokens_are_those_of_the_text(model_type):
     assert tokenizer.unk_token_id not in ids and characters[ids].sum() == len("".join(text.split()))
     assert characters[tokenizer.convert_tokens_to_ids("graft")] == 5
     assert (characters[tokenizer.all_special_ids] == 1).all()
+
+
+def test_an_added_token_of_bytes_may_have_any_characters():
+    """`研` and a space are no letters that a byte-level vocabulary writes bytes with."""
+    tokenizer = sample_tokenizer("roberta", 270)
+    tokenizer.add_tokens(["研究", "New York"])
+    ids = tokenizer("a研究b New York", add_special_tokens=False)["input_ids"]
+    encodings = surfaces(tokenizer).encodings(np.array(ids), np.array([len(ids)]))
+    assert encodings.characters.lines == ["a研究b New York"]

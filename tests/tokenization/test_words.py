@@ -27,7 +27,17 @@ from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.special_tokens import special_affixes
 from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.vocabulary import Vocabulary
-from wordmask.tokenization.words import EXTEND, FLAG, LETTER, SPACE, SYMBOL, Characters, character_class, is_chinese
+from wordmask.tokenization.words import (
+    EXTEND,
+    FLAG,
+    LETTER,
+    SPACE,
+    SYMBOL,
+    Characters,
+    character_class,
+    is_chinese,
+    script_of,
+)
 from wordmask.utils.errors import InputError
 
 SENTENCE = "He walked, unbelievably don't 2004 3.14"
@@ -739,3 +749,13 @@ def test_chinese_characters_are_those_of_berts_blocks_to_their_ends(first, last)
     before, behind = chr(ord(first) - 1), chr(ord(last) + 1)
     assert not is_chinese(before) or before == "\U0002b73f" or before == "\U0002b81f", "blocks that touch"
     assert not is_chinese(behind) or behind == "\U0002b740" or behind == "\U0002b820"
+
+
+def test_a_flag_is_two_of_the_indicators_from_a_to_z():
+    classes = [character_class(point) for point in range(0x1F1E5, 0x1F201)]
+    assert [one == FLAG for one in classes] == [False, *[True] * 26, False]
+
+
+def test_a_mark_has_no_script_so_a_line_with_one_alone_is_not_of_that_script():
+    """Unicode calls the Thai vowel ำ and the half-width ﾞ letters."""
+    assert not any(map(script_of, map(ord, "ำຳﾞﾟ"))) and not Characters(["中ﾞ"]).divides.any()

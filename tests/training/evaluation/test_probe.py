@@ -13,10 +13,12 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -29,9 +31,9 @@ import run_mlm
 import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines, slow_after
 from wordmask.config.probe_arguments import ProbeArguments
-from wordmask.data.labelled_examples import read_labelled
+from wordmask.data.labelled_examples import LabelledExamples, read_labelled
 from wordmask.models.text_embedding import Embedder
-from wordmask.training.evaluation.probe import scores
+from wordmask.training.evaluation.probe import Probe, scores, standardized
 from wordmask.training.evaluation.probe_display import ProbeResults
 
 ROOT = Path(__file__).parents[3]
@@ -351,3 +353,20 @@ def test_a_model_without_hidden_states_of_tokens_is_refused(command, tmp_path, c
     argv[:2] = ["--model_type", "perceiver", "--tokenizer_name", argv[1], "--config_overrides", overrides]
     sentence = refusal(capsys, run_mlm_wwm.main, *argv)
     assert sentence.startswith("--probe_file: the encoder of a PerceiverForMaskedLM (--config_overrides ")
+
+
+def test_figures_without_a_model_are_computed_once_from_what_is_learned_alone(monkeypatch):
+    """Of all labels b is the most frequent, and of those to learn from it is a."""
+    labels = np.array(["a"] * 3 + ["b"] * 2 + ["b"] * 4)
+    examples = LabelledExamples([f"{label} {number}" for number, label in enumerate(labels)], labels, 5)
+    embedder = SimpleNamespace(embed=lambda *_: np.arange(18, dtype=np.float32).reshape(9, 2))
+    probe = Probe(examples, embedder, 2)
+    assert "probe_accuracy" in probe.measure(None, Accelerator(cpu=True))
+    assert probe.baselines["probe_majority_accuracy"] == 0
+    monkeypatch.setattr(Probe, "_baselines", None)
+    probe.measure(None, Accelerator(cpu=True))
+
+
+def test_dimensions_are_standardized_by_what_is_learned_and_one_that_is_constant_is_0():
+    found = standardized(np.array([[1, 5, 2], [3, 5, 4], [9, 5, 5]], np.float32), 2)
+    np.testing.assert_allclose(found * 3**0.5, [[-1, 0, -1], [1, 0, 1], [7, 0, 2]])
