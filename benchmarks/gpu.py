@@ -57,6 +57,7 @@ from wordmask.utils.readers import read_lines
 from wordmask.utils.script import reports_input_errors
 
 ROOT = Path(__file__).parent.parent
+CODE = [ROOT / "wordmask", ROOT / "configs/gpu.yaml", *sorted((ROOT / "benchmarks").glob("*.py"))]
 MODULE = "wordmask.training.run"  # what each side imports, and what takes longest
 SECONDS, TEST_SECONDS = 480, 420  # that one side may take, and the tests
 # What a side takes at least on an H100. It does not begin where less is left: its time would be lost.
@@ -314,7 +315,7 @@ def facts(options: argparse.Namespace, sides: Sides) -> dict[str, Any]:
         "driver": driver or None,
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
         "text": sha256(Path(options.text).read_bytes()).hexdigest()[:12],
-        "code": digest(str(ROOT / "wordmask"), str(ROOT / "configs/gpu.yaml"), options.tokenizer)[:12],
+        "code": digest(*map(str, CODE), options.tokenizer)[:12],
         "tiny": options.tiny,
     }
     path = Path(options.output_dir, "gpu.json")

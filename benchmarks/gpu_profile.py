@@ -119,7 +119,12 @@ def show(part: str, profiler: Profiler, kernels: int, functions: int) -> Counter
     found, kinds = profiler.kernels(), Counter[str]()
     for kernel, milliseconds in found.items():
         kinds[kind_of(kernel)] += milliseconds
-    table = Table("kernels", "ms", title=f"{part}: {profiler.milliseconds:.1f} ms a step without the profiler")
+    step = (
+        f"{profiler.milliseconds:.1f} ms a step without the profiler"
+        if profiler.milliseconds
+        else "all steps profiled"
+    )
+    table = Table("kernels", "ms", title=f"{part}: {step}")
     for name, milliseconds in [*kinds.most_common(), *found.most_common(kernels), ("all", found.total())]:
         table.add_row(name, f"{milliseconds:.2f}")
     tables = [table]

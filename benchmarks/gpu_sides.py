@@ -87,7 +87,7 @@ class GpuTraining(Case):
 
 
 def run_plain(case: GpuTraining) -> dict[str, float]:
-    """transformers' Trainer and collator, with each flag that makes them faster, and what it tries."""
+    """transformers' Trainer and collator, with flags that make them faster, and what it tries."""
     trials = [TRIALS[name] for name in case.trials]
     workers = next((trial.workers for trial in trials if trial.workers is not None), 0 if case.on_cpu else WORKERS)
     settings: dict[str, Any] = {name: value for trial in trials for name, value in trial.settings}

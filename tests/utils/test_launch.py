@@ -20,13 +20,18 @@ def gloo_threads() -> set[str]:
 
 
 BUSY = """
-import time, torch, wordmask
+import os, sys, time, torch, wordmask
+from pathlib import Path
 from wordmask.utils.launch import waits_reported
 from wordmask.utils.script import one_line_endings
 
-args = wordmask.RunArguments("out", use_cpu=True, ddp_timeout=2)
+rank = int(os.environ["RANK"])
+Path(sys.argv[1], str(rank)).touch()
+while not Path(sys.argv[1], str(1 - rank)).exists():  # until the other one has imported all this
+    time.sleep(0.1)
+args = wordmask.RunArguments("out", use_cpu=True, ddp_timeout=5)
 with one_line_endings(), waits_reported(args.ddp_timeout):
-    time.sleep(0 if args.process_index else 15)
+    time.sleep(0 if rank else 20)
     torch.distributed.barrier()
 """
 
@@ -38,8 +43,10 @@ def test_a_process_on_cpus_waits_no_longer_than_it_is_told(tmp_path):
     script.write_text(BUSY)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, str(script)], env=os.environ | paths, capture_output=True, text=True, timeout=300)
-    assert "error: rank 1: --ddp_timeout 2: a process waited so many seconds for another one" in done.stderr
+    done = subprocess.run(
+        [*launch, str(script), str(tmp_path)], env=os.environ | paths, capture_output=True, text=True, timeout=300
+    )
+    assert "error: rank 1: --ddp_timeout 5: a process waited so many seconds for another one" in done.stderr
 
 
 @pytest.mark.skipif(not THREADS.exists(), reason="only Linux lists the threads of a process in /proc")

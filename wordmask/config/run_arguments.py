@@ -92,7 +92,8 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         except torch.distributed.DistError as error:
             raise InputError(
                 f"MASTER_ADDR={os.environ.get('MASTER_ADDR')}, MASTER_PORT={os.environ.get('MASTER_PORT')}: the "
-                f"processes cannot meet there ({one_line(error)})"
+                f"processes cannot meet there ({one_line(error)}); if one of them starts late, give a longer "
+                "--ddp_timeout"
             ) from None
         except (ValueError, ImportError, OSError, TypeError) as error:
             raise InputError(name_flags(one_line(error), vars(self))) from None

@@ -232,6 +232,7 @@ def _check_json(name: str, value: str) -> None:
     except (OSError, ValueError):
         is_object = False
     if not is_object:
-        place = f"a file in {os.getcwd()}" if value.endswith(".json") else "a file"
+        looked_for = value.endswith(".json") and not os.path.isabs(value)
+        place = f"a file in {os.getcwd()}" if looked_for else "a file"
         problem = "holds no JSON object" if is_file else f"is neither {place} nor a JSON object"
         raise InputError(f"--{name}: {value} {problem}; give {JSON_FLAGS[name]}")

@@ -89,7 +89,7 @@ def _unknown_tokens(report: SplitReport, split: str, found: SplitFindings) -> li
     if report.unknown_share < UNKNOWN <= report.unknown_text_share:
         remedy = "add such words with --add_words, or take"
         if behind > LONGEST * report.unknown_tokens:
-            remedy = "WordPiece makes one [UNK] of over 100 characters without a space; take"
+            remedy = "long text without a space becomes one [UNK] (in WordPiece, over 100 characters); take"
         return [
             f"{flag}: in the {split} text, {percent(report.unknown_text_share)} of the characters stand behind [UNK] "
             f"({counted(report.unknown_tokens, 'token')}), and the model cannot learn them; {remedy} a tokenizer that "

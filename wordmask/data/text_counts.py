@@ -135,8 +135,8 @@ def counts_of_texts(
 def letters_in(texts: Sequence[str]) -> Counter[str]:
     """How many letters of some texts, spread evenly, are in each script, by its name in Unicode, such as `LATIN`.
 
-    Chinese characters are `CJK`, and `KANJI` in a text that has kana, too, and so is Japanese. There is none only if
-    no text has a letter.
+    Chinese characters are `CJK`, and `KANJI` in a text that has kana, too, and so is Japanese. It is empty only if no
+    text has a letter.
     """
     counts: Counter[str] = Counter()
     for text in texts[:: -(-len(texts) // SAMPLED) or 1]:

@@ -46,7 +46,15 @@ def output_of_workers(flag: str, path: object, workers_flag: str, go_on: str) ->
 
 @contextlib.contextmanager
 def write_reported(what: str, advice: str) -> Iterator[None]:
-    """Turn what keeps a file or a directory from being written into one sentence that begins with `what`."""
+    """Turn what keeps a file or a directory from being written into one sentence.
+
+    Args:
+        what: the flag and its value, with which the sentence begins.
+        advice: its end.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
     try:
         yield
     except OSError as error:

@@ -128,6 +128,7 @@ def test_the_data_report_is_that_of_its_file(out, page):
     data = read_json(out / "data_report.json")
     advice = data.pop("advice")
     assert advice and all(sentence in page.text for sentence in advice)
+    assert '<span class="flag">--train_file</span>' in page.source, "no line ends inside a flag"
     for split in ("train", "validation"):
         report = SplitReport(**data[split])
         rows = [[label, re.sub("\x1b", r"\\x1b", value)] for label, value in report.rows()]

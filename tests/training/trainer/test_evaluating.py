@@ -210,6 +210,28 @@ def test_another_model_is_the_best_one_if_the_checkpoint_of_the_best_one_is_dama
     assert saved_steps(tmp_path / "out") == [6]
 
 
+def test_the_best_model_is_saved_without_the_optimizer_of_its_checkpoint(evaluating, tmp_path, monkeypatch, capsys):
+    """Who makes room on the disk may remove that."""
+    tell_losses(monkeypatch, {2: 1.0, 4: 3.0, 6: 2.0})
+    run_mlm_wwm.main([*evaluating, "--max_steps", "4"])
+    (tmp_path / "out" / "checkpoint-2" / "optimizer.pt").unlink()
+    run_mlm_wwm.main([*evaluating, "--max_steps", "6"])
+    assert "is not used" not in capsys.readouterr().err
+    assert saved_steps(tmp_path / "out") == [2]
+
+
+def test_the_checkpoint_of_another_step_is_not_taken_for_that_of_the_best_one(
+    evaluating, tmp_path, monkeypatch, capsys
+):
+    """A run that loads no best model notes a best step without a checkpoint, beside the best checkpoint."""
+    tell_losses(monkeypatch, {2: 5.0, 4: 3.0, 6: 1.0, 8: 4.0, 10: 7.0, 12: 6.0})
+    argv = [*evaluating, "--save_steps", "4", "--metric_for_best_model", "loss"]
+    run_mlm_wwm.main([*argv, "--load_best_model_at_end", "false", "--max_steps", "8"])
+    run_mlm_wwm.main([*argv, "--max_steps", "12"])
+    assert "checkpoint-6, the best checkpoint so far, is not used: it is not there" in capsys.readouterr().err
+    assert saved_steps(tmp_path / "out") == [12]
+
+
 def test_the_last_model_is_saved_if_the_best_one_was_damaged_since(evaluating, tmp_path, monkeypatch, capsys):
     tell_losses(monkeypatch, {2: 1.0, 4: 3.0})
     weights = tmp_path / "out" / "checkpoint-2" / "model.safetensors"

@@ -19,6 +19,8 @@ from wordmask.utils.files import file_xxh3, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
+_OF_TRAINING = ("optimizer", "scheduler", "scaler", "rng_state")  # files that only a resume needs
+
 
 def checkpoint_step(path: Path) -> int:
     """The step of a checkpoint by its name; -1 if it is none."""
@@ -47,8 +49,13 @@ def write_manifest(checkpoint: Path) -> None:
     write_json(checkpoint / MANIFEST, {"files": entries})
 
 
-def find_damage(checkpoint: str | Path) -> str | None:
-    """Why a checkpoint cannot be used, such as `optimizer.pt is missing`; `None` if it can."""
+def find_damage(checkpoint: str | Path, of_weights: bool = False) -> str | None:
+    """Why a checkpoint cannot be used, such as `optimizer.pt is missing`; `None` if it can.
+
+    Args:
+        checkpoint: the directory.
+        of_weights: whether its weights are all that is needed.
+    """
     checkpoint = Path(checkpoint)
     if not (checkpoint / MANIFEST).exists():
         is_ours = (checkpoint / PROGRESS).exists()
@@ -59,6 +66,8 @@ def find_damage(checkpoint: str | Path) -> str | None:
     try:
         entries = read_json(checkpoint / MANIFEST)["files"].items()
         for name, entry in entries:
+            if of_weights and name.startswith(_OF_TRAINING):
+                continue
             path, size, digest = checkpoint / name, int(entry["size"]), str(entry["xxh3_128"])
             if not path.is_file():
                 return f"{name} is missing"

@@ -92,6 +92,7 @@ class CheckpointingTrainer(Trainer):
 
         With a limit of one, the Trainer would remove it if another one is the best.
         """
+        self.forget_damaged_best(f"the model of step {self.state.global_step} is saved")
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             return super()._finalize_training(*args, **kwargs)
@@ -138,26 +139,28 @@ class CheckpointingTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
-        self.forget_damaged_best(f"the model of step {self.state.global_step} is saved")
-        if self.state.best_model_checkpoint is not None:
-            with _loaded(self.state.best_model_checkpoint):
-                super()._load_best_model()
+        with _loaded(self.state.best_model_checkpoint):
+            super()._load_best_model()
 
     def forget_damaged_best(self, instead: str) -> None:
-        """Forget the best checkpoint if it is not whole, and say why. All processes do as the first one finds.
+        """If the best model is to be loaded, but its weights are not whole, forget it, and say why.
+
+        All processes do as the first one finds. So all must call this.
 
         Args:
             instead: what becomes of the run without it, as the end of a sentence.
         """
         state = self.state
-        path = state.best_model_checkpoint
-        problem = None
+        if not (self.args.load_best_model_at_end and state.best_global_step):
+            return
+        path, problem = state.best_model_checkpoint, None
         if self.is_world_process_zero():
-            problem = find_damage(path) if path and os.path.isdir(path) else "it is not there"
-        [problem] = broadcast_object_list([problem])
+            whole = path is not None and os.path.isdir(path)
+            problem = find_damage(path, of_weights=True) if path and whole else "it is not there"
+        problem, state.best_model_checkpoint = broadcast_object_list([problem, path])
         if problem:
-            name = f"checkpoint-{state.best_global_step}"
-            logger.warning("%s, the best checkpoint so far, is not used: %s; %s", path or name, problem, instead)
+            name = path or f"checkpoint-{state.best_global_step}"
+            logger.warning("%s, the best checkpoint so far, is not used: %s; %s", name, problem, instead)
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
 

@@ -200,6 +200,8 @@ class EvaluatingTrainer(ResumableTrainer):
             best = Path(checkpoint).with_name(f"checkpoint-{state.best_global_step}")
             if best.is_dir():
                 state.best_model_checkpoint = str(best)
+            elif Path(state.best_model_checkpoint or "").name != best.name:
+                state.best_model_checkpoint = None  # that of another step
             self.forget_damaged_best(f"the best step is one from step {state.global_step} on")
         return place
 

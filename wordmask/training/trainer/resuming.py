@@ -274,8 +274,6 @@ class ResumableTrainer(OptimizerResumingTrainer):
         """Wrap the model, make optimizer and schedule, and set them to the step to continue from."""
         old_schedule: Any = self.lr_scheduler if self._continued_in_memory else None
         prepared = super()._prepare_for_training(*args, **kwargs)
-        if not self._continued_in_memory:
-            self.speed.begin(self.done.step)
         if old_schedule is not None:
             schedule: Any = self.lr_scheduler
             schedule.load_state_dict(old_schedule.state_dict())

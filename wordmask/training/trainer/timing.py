@@ -22,6 +22,13 @@ class TimedTrainer(StoppableTrainer):
         super().__init__(*args, **options)
         self.tokens, self.speed = TokenCount(), SpeedRecord()
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Make what a training needs, then begin the clock, but not again where smaller batches are tried."""
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if not self.tokens.earlier:
+            self.speed.begin(self.state.global_step)
+        return prepared
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and record the speed. The last log gets the tokens in a second of the last attempt."""
         if "eval_runtime" in logs:
