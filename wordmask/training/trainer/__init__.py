@@ -17,7 +17,7 @@ override one, each calls that of the class before it:
     train                            stopping, resuming
     _inner_training_loop             finite, resuming
     _init_training_state             resuming, evaluating
-    _prepare_for_training            optimizer_resuming, resuming, mlm_trainer
+    _prepare_for_training            timing, optimizer_resuming, resuming, mlm_trainer
     _run_epoch                       stopping, resuming
     training_step                    finite, mlm_trainer
     _maybe_log_save_evaluate         finite, stopping, resuming
