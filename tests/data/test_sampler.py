@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM
 
-from conftest import character_tokenizer, save_model
+from conftest import character_tokenizer, save_model, slow_after
 from wordmask.config.arguments import DataArguments, RunArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Example, MaskingCollator
@@ -63,7 +63,7 @@ def peak_of_planning(count: int, **more) -> int:
     return peak
 
 
-@pytest.mark.parametrize("more", [{}, {"long_lines": "split"}, {"pack_sequences": True}])
+@pytest.mark.parametrize("more", slow_after(1, [{}, {"long_lines": "split"}, {"pack_sequences": True}]))
 def test_bytes_for_each_line_of_a_training(more):
     """docs/adapt.md has the figure, of numbers of 32 bits for most that a line needs."""
     peak_of_planning(100, **more)  # what is imported and compiled for the first time does not count

@@ -341,6 +341,7 @@ def test_another_validation_text_with_the_same_masks_is_another_text(command, fo
     assert "(" not in shown
 
 
+@pytest.mark.slow
 def test_the_masks_of_evaluations_are_the_same_for_each_seed(command, tmp_path):
     """But not for each `--data_seed`, and not in training."""
     masks, losses = {}, {}

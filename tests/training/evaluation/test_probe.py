@@ -136,6 +136,7 @@ def test_the_figures_are_those_of_scikit_learn_by_hand(command, folder, tmp_path
     assert "| probe macro-F1 |" in (out / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_intervals_are_wilsons_and_a_bootstraps():
     random = np.random.default_rng(0)
     labels = random.choice(["a", "b", "c"], 200, p=[0.6, 0.3, 0.1])
@@ -153,6 +154,7 @@ def test_the_intervals_are_wilsons_and_a_bootstraps():
     assert perfect["accuracy_high"] == perfect["f1_low"] == 1 and perfect["accuracy_low"] < 0.99
 
 
+@pytest.mark.slow
 def test_a_training_that_has_diverged_ends_with_its_figures(command, tmp_path):
     """scikit-learn refuses embeddings that are not numbers, at the end of what may have taken days."""
     metrics = run_mlm_wwm.main(
@@ -241,6 +243,7 @@ def test_the_training_is_the_same_with_a_probe(command, folder, tmp_path):
     assert not any("probe" in name for name in without)
 
 
+@pytest.mark.slow
 def test_a_probe_evaluates_although_only_training_is_asked_for(command, tmp_path):
     metrics = run_mlm.main(command(tmp_path / "out", "--do_train"))
     assert {"eval_probe_f1", "eval_probe_f1_before", "eval_loss"} <= metrics.keys()
