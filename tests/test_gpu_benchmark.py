@@ -58,8 +58,6 @@ def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missin
             assert all(figures["tokens_per_second"] > 0 for figures in sides.values()), sides
             losses = [figures["loss"] for figures in sides.values()]
             assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
-            padded = [sides[side]["padding"] for side in ("ours", "ours_gpu") if part.full]
-            assert padded == pytest.approx([0.0] * len(padded), abs=0.004), "a random token may be that of padding"
     assert results["tests"]["ended"] and not results["tests"]["failed"]
     assert "| modernbert-1024 | ours_gpu |" in (tmp_path / "gpu.md").read_text()
     lost = results["bert-128"].pop("ours")
