@@ -155,8 +155,7 @@ class CheckpointingTrainer(Trainer):
             return
         path, problem = state.best_model_checkpoint, None
         if self.is_world_process_zero():
-            whole = path is not None and os.path.isdir(path)
-            problem = find_damage(path, of_weights=True) if path and whole else "it is not there"
+            problem = find_damage(path, of_weights=True) if path and os.path.isdir(path) else "it is not there"
         problem, state.best_model_checkpoint = broadcast_object_list([problem, path])
         if problem:
             name = path or f"checkpoint-{state.best_global_step}"
