@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal
+from conftest import refusal, run_until
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.own_flags import parse_own_flags, training_parser
 from wordmask.config.parser import TRAINER_LISTS
@@ -319,6 +320,18 @@ def test_a_run_that_has_not_begun_to_overwrite_is_started_again_with_that_flag(h
         run_mlm.main([*argv, "--overwrite_output_dir"])
     [sentence] = re.findall("^interrupted.*", capsys.readouterr().err, re.MULTILINE)
     assert sentence.startswith("interrupted; to start again: ") and "--overwrite_output_dir" in sentence
+
+
+def test_a_run_that_has_overwritten_is_resumed_whatever_time_a_file_server_has(here, capsys, monkeypatch):
+    """Files had times before the start, so the command overwrote the new checkpoints."""
+    argv = ["bert", "train.txt", *TINY, "--output_dir", "out"]
+    run_mlm.main([*argv, "--max_steps", "1", "--save_steps", "1"])
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    run_until(2, [*argv, "--max_steps", "4", "--overwrite_output_dir"])
+    [sentence] = re.findall("^interrupted.*", capsys.readouterr().err, re.MULTILINE)
+    assert sentence.startswith("interrupted; to resume from the last checkpoint: ")
+    assert "--overwrite_output_dir" not in sentence
 
 
 @pytest.mark.parametrize("name", (*TRAINER_LISTS, "report_to"))

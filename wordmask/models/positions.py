@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -15,12 +17,12 @@ from wordmask.utils.errors import InputError
 # sinusoids, numbers of positions, relative positions. So it compares the sizes with those of a model with one more.
 
 
-def position_embeddings(model: PreTrainedModel) -> list[nn.Embedding]:
-    """The absolute position embeddings of a model."""
+def position_embeddings(model: PreTrainedModel) -> list[nn.Module]:
+    """The absolute position embeddings of a model: `nn.Embedding`, or what is like it (I-BERT's `QuantEmbedding`)."""
     return [
         module
         for name, module in model.base_model.named_modules()
-        if isinstance(module, nn.Embedding) and name.split(".")[-1] in ("position_embeddings", "embed_positions")
+        if name.split(".")[-1] in ("position_embeddings", "embed_positions") and hasattr(module, "padding_idx")
     ]
 
 
@@ -38,16 +40,17 @@ def first_position(padding: int | None, entries: int, positions: int) -> int:
     return max(entries - positions, 0) if padding is None else padding + 1
 
 
-def _first_positions(model: PreTrainedModel) -> list[tuple[nn.Embedding, int]]:
-    """The position embeddings of a model, each with the first position of a text."""
+def _first_positions(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """The entries of each table of positions of a model, and the first position of a text in it."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    tables = [(table, table.num_embeddings) for table in position_embeddings(model)]
-    return [(table, first_position(table.padding_idx, size, positions or size)) for table, size in tables]
+    tables: list[Any] = [*position_embeddings(model)]
+    sizes = [(len(table.weight), table.padding_idx) for table in tables]
+    return [(size, first_position(padding, size, positions or size)) for size, padding in sizes]
 
 
 def position_limits(model: PreTrainedModel) -> list[int]:
     """The most tokens that each of a model's position embeddings has positions for."""
-    return [table.num_embeddings - first for table, first in _first_positions(model)]
+    return [entries - first for entries, first in _first_positions(model)]
 
 
 def beyond_window(model: PreTrainedModel, longest: int | None = None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,14 +30,13 @@ def resumable(
     Raises:
         SystemExit: after Ctrl-C or SIGTERM, with status 130 or 143.
     """
-    started = time.time()
+    record = directory / RUN
+    earlier = _version(record)
     try:
         yield
     except KeyboardInterrupt as error:
         leave_mark()
-        record = directory / RUN
-        has_begun = record.exists() and record.stat().st_mtime >= started
-        start_over = own.overwrite_output_dir and not has_begun  # the older run is still there
+        start_over = own.overwrite_output_dir and _version(record) == earlier  # the older run is still there
         trains = not (own.preview_masking or own.prepare_only or own.dry_run)
         resumes = trains and not start_over and any(directory.glob(f"checkpoint-*/{STATE}"))
         what = "resume from the last checkpoint" if resumes else "start again"
@@ -48,3 +46,12 @@ def resumable(
         for path in (chosen, os.path.dirname(chosen)) if chosen and not own.dry_run else ():
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(path)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew; `None` without it. Its time alone would not do: clocks differ."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -225,10 +225,10 @@ def show_results(metrics: dict[str, float], trainer: MlmTrainer) -> None:
     if any(name.endswith("_before") for name in metrics):  # else the last evaluation has shown all figures
         others = [(label, f"{int(metrics[name]):,}") for name, label in OTHERS.items() if name in metrics]
         terminal().show(Results(metrics, others))
-    if round(metrics.get("eval_loss", 0) - metrics.get("eval_loss_before", math.inf), 3) > 0:
+    if not round(metrics.get("eval_loss", 0) - metrics.get("eval_loss_before", math.inf), 3) <= 0:  # also NaN
         logger.warning(
-            "the evaluation loss is higher than before training, so the saved model predicts this text worse than the "
-            'one it started from: see docs/adapt.md, "The loss stays high"'
+            "the evaluation loss is higher than before training, or no number, so the saved model predicts this text "
+            'worse than the one it started from: see docs/adapt.md, "The loss stays high"'
         )
     if trainer.probe and "eval_probe_f1" in metrics:
         terminal().show(ProbeResults(metrics, str(trainer.probe.examples)))

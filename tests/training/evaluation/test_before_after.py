@@ -122,6 +122,11 @@ def test_a_model_that_became_worse_is_said_to_be(rate, is_worse, command, tmp_pa
     assert ("higher than before training" in caplog.text) is is_worse
 
 
+def test_a_loss_that_is_no_number_is_no_better_one(command, tmp_path, caplog):
+    metrics = run_mlm_wwm.main(command(tmp_path / "out", "--learning_rate", "1e30", "--allow_nan"))
+    assert math.isnan(metrics["eval_loss"]) and "or no number" in caplog.text
+
+
 @pytest.mark.parametrize(
     "more",
     slow_after(1, [[], ["--label_smoothing_factor", "0.2"], ["--pad_to_max_length"], ["--masking_strategy", "token"]]),

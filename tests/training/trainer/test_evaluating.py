@@ -303,6 +303,36 @@ def test_another_metric_chooses_the_best_model_among_the_earlier_ones_too(name, 
     assert saved_steps(tmp_path / "out") == [best]
 
 
+def best_in(out: Path) -> tuple[int, float, dict[int, float]]:
+    """The best step of a run, its metric, and the losses of all its evaluations by step."""
+    state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
+    found = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+    return state["best_global_step"], state["best_metric"], found
+
+
+def test_a_metric_is_not_compared_with_another_one_from_before_a_run_without_any(evaluating, tmp_path, capsys):
+    """The accuracy of step 2 stayed the best loss, below all others."""
+    argv = [*evaluating, "--learning_rate", "1e-2"]
+    run_mlm_wwm.main([*argv, "--max_steps", "4", "--metric_for_best_model", "accuracy"])
+    run_mlm_wwm.main([*argv, "--max_steps", "6", "--load_best_model_at_end", "false"])
+    run_mlm_wwm.main([*argv, "--max_steps", "8"])
+    assert "chosen by eval_accuracy, more, and is by eval_loss, less now: step " in capsys.readouterr().err
+    step, metric, found = best_in(tmp_path / "out")
+    assert (step, metric) == (min(found, key=found.__getitem__), min(found.values())) and len(found) == 4
+
+
+def test_another_metric_chooses_among_evaluations_of_the_same_text(evaluating, english_file, tmp_path, capsys):
+    """Losses fall, so the highest one with the second text is that of step 6, and of all that of step 2."""
+    (tmp_path / "other.txt").write_text("\n".join(sample_lines("english", 40)[20:]), encoding="utf-8")
+    argv = [*evaluating, "--learning_rate", "1e-2", "--validation_file"]
+    run_mlm_wwm.main([*argv, english_file, "--max_steps", "4"])
+    run_mlm_wwm.main([*argv, str(tmp_path / "other.txt"), "--max_steps", "8"])
+    run_mlm_wwm.main([*argv, str(tmp_path / "other.txt"), "--max_steps", "10", "--greater_is_better", "true"])
+    assert "and is by eval_loss, more now: step 6 so far" in capsys.readouterr().err
+    step, metric, found = best_in(tmp_path / "out")
+    assert (step, metric) == (6, found[6]) and found[6] == max(found[6], found[8], found[10])
+
+
 def groups_in(checkpoint: Path) -> list[dict]:
     """The settings of the optimizer in a checkpoint."""
     return torch.load(checkpoint / "optimizer.pt", weights_only=True)["param_groups"]

@@ -14,7 +14,7 @@ from transformers.models.bert.modeling_bert import BertModel
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines, sequences_in, training_steps
+from conftest import refusal, run_until, sample_lines, sequences_in, training_steps
 from wordmask.training.records.manifest import write_manifest
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
@@ -302,10 +302,11 @@ def test_another_optimizer_begins_with_a_state_of_its_own(spy, command, tmp_path
     assert training_steps(tmp_path / "out")[3]["learning_rate"] == pytest.approx(0.05)
 
 
-def test_a_checkpoint_without_an_optimizer_keeps_its_place_in_the_schedule(spy, command, tmp_path):
+def test_a_checkpoint_without_an_optimizer_keeps_its_place_in_the_schedule(spy, command, tmp_path, caplog):
     spy.run(command(4, 1, "--save_only_model", "--learning_rate", "1e-3"), 3)
     spy.run(command(4, 1, "--save_only_model", "--learning_rate", "1e-3"))
     assert training_steps(tmp_path / "out")[3]["learning_rate"] == pytest.approx(0.5e-3)
+    assert "holds the model alone (--save_only_model), so the optimizer and the random numbers" in caplog.text
 
 
 def test_a_plain_checkpoint_had_steps_of_the_size_that_the_run_was_started_with(spy, command, tmp_path):
@@ -357,14 +358,16 @@ def test_a_stream_may_be_read_from_its_beginning_again(spy, command, text, tmp_p
 
 
 def test_a_length_schedule_refuses_steps_of_another_size(spy, command, tmp_path, capsys):
-    def argv(batch: int) -> list[str]:
-        given = command(batch, 2, "--length_schedule", "16:0.5,48:0.5")
+    def argv(batch: int, schedule: str = "16:0.5,48:0.5") -> list[str]:
+        given = command(batch, 2, "--length_schedule", schedule)
         at = given.index("--max_seq_length")
         return given[:at] + given[at + 2 :]
 
     spy.run(argv(2), 3, run_mlm)
     sentence = refusal(capsys, run_mlm.main, *argv(3))
     assert sentence.startswith("--length_schedule: ") and "--per_device_train_batch_size 2" in sentence
+    other = refusal(capsys, run_mlm.main, *argv(2, "24:0.5,48:0.5"))
+    assert "was trained with --length_schedule 16:0.5,48:0.5, and a schedule continues only with the same" in other
 
 
 # --auto_find_batch_size
@@ -395,6 +398,27 @@ def test_a_batch_size_that_was_found_is_that_of_the_resumed_run(spy, command, sm
     assert "holds the end" not in caplog.text and "run out of memory" not in caplog.text
     assert state(tmp_path)["global_step"] == 12
     assert [set(epoch.values()) for epoch in spy.epochs(LINES)] == [{1}, {1}]
+
+
+def test_a_search_does_not_begin_with_another_size_than_that_of_the_checkpoint(
+    spy, command, small_gpu, tmp_path, capsys
+):
+    """The Trainer takes the size of the checkpoint, and the record said that the new one was used."""
+    search = ("--auto_find_batch_size", "--tokens_per_pass", "0")
+    spy.run(command(5, 2, *search), 5)  # with batches of 4
+    for size in (2, 6):
+        sentence = refusal(capsys, run_mlm_wwm.main, *command(size, 2, *search))
+        assert "was trained with batches of 4, and the search goes on from there; drop the flag" in sentence
+        assert f"--per_device_train_batch_size {size}" in sentence
+    spy.run(command(4, 2, *search), 8)
+    spy.run(command(2, 2, "--tokens_per_pass", "0"))
+    assert [set(epoch.values()) for epoch in spy.epochs(LINES)] == [{1}, {1}]
+
+
+def test_a_run_that_is_stopped_in_its_last_step_has_no_epoch_more(command, tmp_path):
+    run_until(12, command(4, 2))
+    run_mlm_wwm.main(command(4, 2))
+    assert state(tmp_path)["num_train_epochs"] == 2
 
 
 def test_the_search_goes_on_where_a_library_says_otherwise_that_memory_is_short(spy, command, small_gpu, caplog):

@@ -110,12 +110,17 @@ class EvaluationHistory:
     def compares_with(self, step: int | None) -> bool:
         """Whether the latest evaluation has the text, masks and probe of the one at a step, as far as is known."""
         latest, earlier = self.latest, next((one for one in self.record.evaluations if one.step == step), None)
-        return latest is None or earlier is None or latest.compares_with(earlier) and latest.probe == earlier.probe
+        return latest is None or earlier is None or latest.competes_with(earlier)
 
     def compares_with_last(self) -> bool:
         """The same as `compares_with`, for the last evaluation in the record."""
         last = self.record.evaluations[-1] if self.record.evaluations else None
         return self.compares_with(last.step if last else None)
+
+    def others_than_last(self) -> set[int]:
+        """The steps of the evaluations with another text, other masks or another probe than the last in the record."""
+        earlier = self.record.evaluations
+        return {one.step for one in earlier if not earlier[-1].competes_with(one)}
 
     def previous_metrics(self) -> dict[str, float]:
         """The figures of the evaluation before the latest one, as the Trainer names them; none with another text."""

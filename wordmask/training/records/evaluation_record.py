@@ -48,6 +48,10 @@ class Evaluation:
         """Whether figures can be compared with those of an earlier evaluation: both have the same text and masks."""
         return self.masks == earlier.masks and earlier.is_of(self.text)
 
+    def competes_with(self, earlier: Evaluation) -> bool:
+        """Whether one of the two can be the better one by any metric: the probe is the same, too."""
+        return self.compares_with(earlier) and self.probe == earlier.probe
+
 
 class EvaluationRecord:
     """The evaluations of a run, in the order of their steps.

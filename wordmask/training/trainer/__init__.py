@@ -27,6 +27,6 @@ override one, each calls that of the class before it:
     _load_optimizer_and_scheduler    checkpoints, optimizer_resuming
     _finalize_training               checkpoints, finite, stopping, resuming
 
-parameters, fsdp and muon are no classes of this chain: what a program may not give, how FSDP divides a model, and an
-optimizer.
+parameters, same_steps, fsdp and muon are no classes of this chain: what a program may not give, in which steps a
+checkpoint cannot go on, how FSDP divides a model, and an optimizer.
 """

@@ -116,7 +116,6 @@ class EvaluatingTrainer(ResumableTrainer):
     _reported = False  # whether `history` gets the evaluation that comes, or is in progress
     _running: _Running  # while there is one
     _begun_from: str | None = None  # the checkpoint that the training goes on from
-    _best_done_by: str | None = None  # by what its best step was chosen
     _latest: tuple[int, dict[str, float]] = (-1, {})  # the step and the metrics of the latest evaluation
 
     def __init__(
@@ -206,10 +205,16 @@ class EvaluatingTrainer(ResumableTrainer):
         return place
 
     def _choose_best_again(self, directory: Path) -> None:
-        """Choose the best step by today's `--metric_for_best_model`, among the evaluations before a resume."""
+        """Choose the best step by today's `--metric_for_best_model`, among the evaluations before a resume.
+
+        Those of another text, with other masks or another probe than the last one do not count.
+        """
         state, args, chosen_by = self.state, self.args, str(best_by(self.args))
         name = chosen_by.split(", ")[0]
         found = {int(entry["step"]): entry[name] for entry in state.log_history if name in entry and entry["step"]}
+        if self.history is not None:
+            others = self.history.others_than_last()
+            found = {step: value for step, value in found.items() if step not in others}
         if args.load_best_model_at_end:
             found = {step: value for step, value in found.items() if (directory / f"checkpoint-{step}").is_dir()}
         best = (max if args.greater_is_better else min)(found, key=found.__getitem__, default=None)

@@ -81,6 +81,11 @@ class OptimizerResumingTrainer(TimedTrainer):
             logger.warning("--optim or --lr_scheduler_type has changed, so the optimizer starts without its old state")
         if not schedule.last_epoch:  # a checkpoint of --save_only_model has no states
             schedule.last_epoch = self.done.step
+            if self._optimizer_done in (None, self._optimizer_kind):
+                logger.warning(
+                    "%s holds the model alone (--save_only_model), so the optimizer and the random numbers start anew",
+                    checkpoint,
+                )
         _set(optimizer, settings)
         if rates is not None:
             schedule.base_lrs = rates

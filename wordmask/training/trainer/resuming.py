@@ -27,6 +27,7 @@ from wordmask.training.records.progress_record import (
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.records.speed_record import read_speed
 from wordmask.training.trainer.optimizer_resuming import OptimizerResumingTrainer
+from wordmask.training.trainer.same_steps import check_found, check_stages, check_stream
 from wordmask.utils.errors import InputError, naming_parameters
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
@@ -54,6 +55,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
     keeps_order = False
     stand_in: Callable[[int, Any, str | None], None] | None = None
     _loss_done = 0.0  # the sum of the losses of the steps that are done
+    _best_done_by: str | None = None  # by what the best step of the checkpoint was chosen
     _loss_at_step = 0.0  # the part of it from steps since the last log
     _random_state: str | None = None  # a checkpoint whose random state is to be restored after the first batch
     _continued_from: str | None = None  # the checkpoint whose progress the next call of `train` begins with
@@ -101,6 +103,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
         self._continued_from = checkpoint
         if self.args.auto_find_batch_size:
             self._train_batch_size = read_state(checkpoint).train_batch_size or self._train_batch_size
+            check_found(self.args, self._train_batch_size, checkpoint, run)
         sequences = self.train_sequences
         examples = len(sequences.stages[-1]) if isinstance(sequences, StagedSequences) else 0
         record = read_progress(checkpoint, self.step_settings, run, examples)
@@ -116,28 +119,16 @@ class ResumableTrainer(OptimizerResumingTrainer):
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip is for streams; without a stream, nothing is read again")
         self.make_plan()
-        if len(self._sizes) > 1 and self._sizes[-len(record.sizes) :] != list(record.sizes):
-            raise InputError(
-                f"--length_schedule: {checkpoint} was trained with {record.settings}, and a schedule continues only "
-                "in steps of the same size; give these again, or --overwrite_output_dir to start over"
-            )
+        check_stages(record, self._sizes, self.step_settings, checkpoint, run)
         return self._change(record)
 
     def _check_stream(self, old: StepSettings, checkpoint: str) -> None:
-        """Raise an `InputError` if a stream is divided in another way, so that its place cannot be found."""
+        """Raise an `InputError` if the place in a stream cannot be found, and say what finding it takes."""
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip: the stream is read from its beginning again")
             return
-
-        def sizes(settings: StepSettings) -> tuple[int, ...]:
-            workers = max(settings.workers, 1)
-            return settings.step_size, settings.processes, workers, settings.batch_size if workers > 1 else 0
-
-        if sizes(old) != sizes(self.step_settings) and not self.is_finished():
-            raise InputError(
-                f"--streaming: {checkpoint} was trained with {old}, and a stream continues only with the same; give "
-                "these again, or --ignore_data_skip to read the stream from its beginning"
-            )
+        if not self.is_finished():
+            check_stream(old, self.step_settings, checkpoint)
         if self.args.max_steps > self.done.step:
             logger.warning(
                 "--streaming: the text of all steps that are done is read and tokenized again; a run with "
@@ -196,7 +187,8 @@ class ResumableTrainer(OptimizerResumingTrainer):
             if resume_from_checkpoint != self._continued_from:
                 self.continue_from(resume_from_checkpoint)
         else:
-            self.done, self._loss_done, self._optimizer_done, self.owes_evaluation = Progress(), 0.0, None, False
+            self.done, self._loss_done, self.owes_evaluation = Progress(), 0.0, False
+            self._optimizer_done = self._best_done_by = None
         self._continued_from = None
         with contextlib.closing(terminal()):
             return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -325,8 +317,9 @@ class ResumableTrainer(OptimizerResumingTrainer):
         loss = self._total_loss_scalar + float(self.accelerator.reduce(self._tr_loss.clone(), "mean"))
         progress = self.plan.progress(step) if self.plan else Progress(step)
         if self.args.should_save:
-            flags = self.args.train_sampling_strategy, self.args.learning_rate, best_by(self.args)
-            more = self._optimizer_kind, self.owes_evaluation, *flags
+            flags = self.args.train_sampling_strategy, self.args.learning_rate
+            chosen_by = best_by(self.args) or self._best_done_by  # a run without a metric keeps the best step
+            more = self._optimizer_kind, self.owes_evaluation, *flags, chosen_by
             write_progress(path, ProgressRecord(progress, self.step_settings, self._sizes, loss, *more))
         super()._write_checkpoint(path, model, trial)
 
