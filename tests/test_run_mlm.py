@@ -149,6 +149,7 @@ def test_a_model_is_trained_from_scratch_with_a_tokenizer_of_its_own(two_splits,
             ("bert", "max_position_embeddings=70", 70),
             ("roberta", "max_position_embeddings=70", 69),
             ("nystromformer", "max_position_embeddings=70", 70),
+            ("ibert", "max_position_embeddings=70", 69),
             ("modernbert", "", 8192),
         ],
     ),
@@ -158,7 +159,8 @@ def test_a_trained_tokenizer_knows_the_longest_sequence_of_its_model(
 ):
     """Before, it was 1e30, and other programs passed longer texts to the model.
 
-    RoBERTa's positions begin after the id of its padding token, which is 0 here. Nyströmformer's begin at 2 of 72.
+    RoBERTa's positions begin after the id of its padding token, which is 0 here, and so do I-BERT's, in a class of its
+    own. Nyströmformer's begin at 2 of 72.
     """
     small = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32," + overrides
     argv = ["--model_type", model_type, "--vocab_size", "500", "--config_overrides", small.rstrip(","), *two_splits]

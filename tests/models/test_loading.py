@@ -93,6 +93,17 @@ def test_a_tokenizer_that_is_not_the_models_is_told_of(train, tmp_path):
     assert any("have another id there, or none, so its embeddings mean other tokens" in one for one in sentences)
 
 
+def test_what_a_tokenizer_gives_beside_ids_and_mask_is_told_of_if_it_changes_predictions(train, tmp_path):
+    """XLM takes a token type for a word, whose embedding it adds. BERT's own types are as none."""
+    assert train("--model_name_or_path", save_model(tmp_path / "bert", sample_tokenizer("bert"))) == []
+    source = save_model(tmp_path / "xlm", sample_tokenizer("bert"), "xlm", emb_dim=16, n_layers=1, n_heads=2)
+    weights = load_file(Path(source, "model.safetensors"))
+    weights["transformer.embeddings.weight"][0] = torch.arange(16)  # the token 0, which is padding here, so 0
+    save_file(weights, Path(source, "model.safetensors"), {"format": "pt"})
+    [sentence] = train("--model_name_or_path", source)
+    assert sentence.startswith("--model_name_or_path: ") and "also gives token_type_ids, which change its" in sentence
+
+
 def test_weights_that_are_tied_or_left_over_are_no_reason_for_a_word(train, english_model, tmp_path):
     """Many checkpoints store the tied decoder and its bias once, and carry a pooler and a second head."""
     weights = load_file(Path(english_model, "model.safetensors"))

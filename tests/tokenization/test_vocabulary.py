@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertTokenizer, EsmTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, EsmTokenizer, PreTrainedTokenizerFast
 
 import run_mlm_wwm
 from conftest import refusal, sample_tokenizer, save_model
@@ -137,6 +137,19 @@ def test_a_spelling_with_another_role_is_no_mistake():
     vocabulary = {token: index for index, token in enumerate(["[UNK]", "[CLS]", "[SEP]", "<mask>", "<s>", "</s>"])}
     tokenizer = word_level(vocabulary, mask_token="<mask>", bos_token="<s>", eos_token="</s>", cls_token="[CLS]")
     assert undeclared_roles(tokenizer) == {"sep": "[SEP]"}
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "xlm", "tapas"])
+def test_the_tokenizer_of_a_type_without_its_own_gives_what_the_model_is_trained_on(model_type, tmp_path):
+    """DeBERTa's token types made XLM add the embedding of a word, and TAPAS fail."""
+    training.train_tokenizer(model_type, ["one two three"] * 20, 300).save_pretrained(tmp_path)
+    assert {*AutoTokenizer.from_pretrained(tmp_path)("one two")} == {"input_ids", "attention_mask"}
+
+
+def test_a_type_whose_tokenizer_cannot_be_trained_is_refused():
+    """Tokenizers raises a plain `Exception` for RoFormer's."""
+    with pytest.raises(InputError, match="^--vocab_size: cannot train a tokenizer of 300 entries for roformer "):
+        training.train_tokenizer("roformer", ["one two three"] * 20, 300)
 
 
 def test_a_trained_tokenizer_keeps_the_marks_of_letters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -16,7 +17,7 @@ from wordmask.config.model_arguments import VARLEN, ModelArguments
 from wordmask.data.sources import Texts
 from wordmask.models.configuration import hub_options, make_config, making, origin, with_dropout
 from wordmask.models.positions import position_limits
-from wordmask.models.probing import embedded_ids
+from wordmask.models.probing import Unfit, close, embedded_ids, why_not
 from wordmask.tokenization.special_tokens import vocabulary_size
 from wordmask.tokenization.train_tokenizer import train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed, made_once
@@ -163,7 +164,31 @@ def load_model(
             f"--tokenizer_name: its ids go up to {size - 1}, the model has embeddings for {embedded} tokens, and no "
             "more can be added; give the tokenizer of this model"
         )
+    _compare_inputs(origin(arguments)[0], model, tokenizer)
     return model, head_is_new
+
+
+def _compare_inputs(flag: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn if what a tokenizer gives beside ids and mask, which are all that we train on, changes the predictions.
+
+    RoCBert takes the shape and the sound of each character, and XLM adds the embedding of a word for each token type.
+    """
+    taken = inspect.signature(model.forward).parameters
+
+    def agree() -> bool:
+        given = {column: value.to(model.device) for column, value in tokenizer("a 一", return_tensors="pt").items()}
+        given = {column: value for column, value in given.items() if column in taken}
+        others.extend(given.keys() - {"input_ids", "attention_mask"})
+        ids = {column: value for column, value in given.items() if column not in others}
+        return not others or close(model(**given).logits, model(**ids).logits)
+
+    others: list[str] = []
+    if isinstance(why_not(model, agree), Unfit):
+        logger.warning(
+            "%s: %s is trained on input_ids and attention_mask alone, and its tokenizer also gives %s, which change "
+            "its predictions; when you use the trained model, leave them out",
+            *(flag, kind_of(model), ", ".join(sorted(others))),
+        )
 
 
 @contextlib.contextmanager
