@@ -49,7 +49,7 @@ from gpu_sides import SIDES, GpuTraining
 from gpu_text import operations, write_model, write_text
 from gpu_trials import TRIALS, Trial
 from kept import digest
-from meter import matrix_rate
+from meter import gpu_facts, matrix_rate
 from sides import Process
 from wordmask.utils.errors import InputError
 from wordmask.utils.files import is_blank
@@ -98,8 +98,8 @@ class Part:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """What is measured."""
-        return tuple({TRIALS[name].side: None for name in self.trials} or SIDES)
+        """What is measured, in this order: of lines, plain comes last, since it compiles them for minutes."""
+        return tuple({TRIALS[name].side: None for name in self.trials} or (SIDES if self.full else reversed(SIDES)))
 
     @property
     def packs(self) -> bool:
@@ -116,7 +116,8 @@ class Part:
         length = max(32, self.length // 8) if tiny else self.length
         batch = (max(2, 512 // length) if tiny else TOKENS // length) if self.full else (8 if tiny else LINES)
         evaluated = max(4, 512 // length) if tiny else max(4, EVALUATED_TOKENS // length)
-        return Sizes(length, batch, 2 if tiny else 10, 3 if tiny else 60, evaluated)
+        warmup = 10 if self.full else 30  # lines have several shapes, and CUDA graphs of the usual ones come first
+        return Sizes(length, batch, 2 if tiny else warmup, 3 if tiny else 60, evaluated)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class Sizes:
     evaluated: int
 
 
-OF_LINES = ("unpacked", "uncompiled", "launched")  # what is tried with lines alone
+OF_LINES = ("unpacked", "uncompiled", "launched", "bounds")  # what is tried with lines alone
+OF_FEW = ("unpacked", "uncompiled", "bounds", "double")
 # The most telling first.
 PARTS = [
     Part("modernbert", 1024),
@@ -141,7 +143,7 @@ PARTS = [
     Part("modernbert", 512),
     Part("bert", 128),
     *(Part("bert", 512, full=False, trials=(name,)) for name in OF_LINES),
-    *(Part("modernbert", 1024, trials=(name,)) for name in TRIALS if name not in ("unpacked", "uncompiled", "double")),
+    *(Part("modernbert", 1024, trials=(name,)) for name in TRIALS if name not in OF_FEW),
     Part("modernbert", 1024, trials=("budget", "residual")),
     Part("modernbert", 1024, trials=("residual", "flash4")),
     Part("modernbert", 1024, trials=("budget", "residual", "flash4")),
@@ -169,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     kept = Path(options.output_dir, "tokenizer")  # a second training on the same text would give another one
     if options.tokenizer is None and kept.exists():
         options.tokenizer = str(kept)
-    ahead = 1 if options.at_once == 1 else 3 * options.at_once  # nothing is timed while a process imports
+    ahead = 3 * options.at_once  # the card, a model and a side come before the first one that waits for its turn
     parts_by_name = {part.name: part for part in PARTS}
     wanted = options.only or [*parts_by_name, TESTS]
     with given_or_bundled(options, "english") as filled, Sides(ahead) as sides:
@@ -210,7 +212,7 @@ def measure(part: Part, options: argparse.Namespace, results: Results, sides: Si
     """Measure those sides of a part that gpu.json lacks. What failed is tried again where --only names the part."""
     done, case = results.found.get(part.name, {}), None
     enough = {"loss"} if options.only else {"loss", "error"}
-    for side in (side for side in options.sides if side in part.sides and not enough & {*done.get(side, {})}):
+    for side in (side for side in part.sides if side in options.sides and not enough & {*done.get(side, {})}):
         if reason := part.lacks():
             results.add(part.name, side, {"skipped": reason})
             continue
@@ -322,15 +324,10 @@ def facts(options: argparse.Namespace, sides: Sides) -> dict[str, Any]:
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if known.items() <= earlier.items():  # an earlier call has measured the rate
         return known | {"matrix_rate": earlier["matrix_rate"]}
-    found = sides.run(device) if on_gpu else {"matrix_rate": matrix_rate()}
+    found = sides.run(gpu_facts) if on_gpu else {"matrix_rate": matrix_rate()}
     if "error" in found:
         raise InputError(f"the GPU cannot be used ({found['error']}); check the driver, and PyTorch's CUDA version")
     return known | found
-
-
-def device() -> dict[str, Any]:
-    """The name of the GPU and its rate, in a process that ends, since each process holds memory of the GPU."""
-    return {"card": torch.cuda.get_device_name(), "matrix_rate": matrix_rate()}
 
 
 def run_tests(deadline: float) -> dict[str, Any]:

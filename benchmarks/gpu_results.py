@@ -21,6 +21,7 @@ COLUMNS = {
     "memory_of_plain": ("of plain's", "{:.0%}"),
     "seconds_to_first_step": ("first step, s", "{:.1f}"),
     "compilations_after_warmup": ("compiled after warm-up", "{:.0f}"),
+    "captures_after_warmup": ("graphs captured after it", "{:.0f}"),
     "padding": ("padding", "{:.1%}"),
     "waiting_for_data": ("waits for data", "{:.1%}"),
     "loss": ("loss", "{:.3f}"),
@@ -66,21 +67,27 @@ class Results:
             self.write()
 
     def _compare(self) -> None:
-        """Give each side its shares of what plain reaches: with a trial, in the part without it."""
+        """Give each side its shares of what the fastest plain with these documents reaches, be it one of a trial."""
         parts = {name: sides for name, sides in measured(self.found).items() if name != "tests"}
         for name, sides in parts.items():
-            without_trials = "-".join(takewhile(lambda word: word not in TRIALS, name.split("-")))
-            plain = parts.get(without_trials, {}).get("plain", {})
-            for found in sides.values():
-                for share, of in SHARES.items():
-                    if plain.get(of) and of in found:
-                        found[share] = found[of] / plain[of]
+            alike = [other for other in parts if without_trials(other) == without_trials(name)]
+            plains = {other: parts[other]["plain"] for other in alike if "loss" in parts[other].get("plain", {})}
+            if plains:
+                fastest = max(plains, key=lambda other: plains[other]["tokens_per_second"])
+                for found in sides.values():
+                    shares = {share: found[of] / plains[fastest][of] for share, of in SHARES.items() if of in found}
+                    found.update(shares, plain_of=fastest)
 
     def write(self) -> None:
         """Write both files."""
         write_json(self.directory / "gpu.json", self.found)
         with write_atomically(self.directory / "gpu.md") as file:
             file.write(markdown(self.found))
+
+
+def without_trials(part: str) -> str:
+    """The name of a part without those of its trials."""
+    return "-".join(takewhile(lambda word: word not in TRIALS, part.split("-")))
 
 
 def measured(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -107,6 +114,8 @@ def markdown(results: dict[str, Any]) -> str:
         else:
             lines += [line for side, figures in sides.items() for line in _row(part, side, *_cells(figures))]
             remarks += [f"{part}, {side}: {_why(found)}." for side, found in sides.items() if _why(found)]
+            others = {found["plain_of"] for found in sides.values() if "plain_of" in found} - {without_trials(part)}
+            remarks += [f"{part} is compared with plain of {other}." for other in others]
     return "\n".join([*lines, *([""] if remarks else []), *(f"- {remark}" for remark in remarks), ""])
 
 

@@ -16,6 +16,7 @@ from gpu_sides import RATE, SEED
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.models.configuration import make_config
 from wordmask.training.display.utilisation import flops_per_token
+from wordmask.utils.errors import InputError
 
 SPECIALS = 2  # [CLS] and [SEP] around each document
 
@@ -76,6 +77,9 @@ def write_text(
         counts: how many documents to evaluate on, and to train on.
         folder: where they go.
         full: whether documents have this length; if not, each line of at most this length is a document.
+
+    Raises:
+        InputError: if no line is that short.
     """
     sizes = word_sizes(lines, tokenizer)
 
@@ -83,6 +87,8 @@ def write_text(
         return sum(map(sizes.__getitem__, document.split())) + SPECIALS
 
     short = [line for line in lines if full or size(line) <= length]
+    if not short:
+        raise InputError(f"--text: no line has at most {length} tokens; give another text")
     documents = full_documents(lines, sizes, length) if full else shuffled_for_ever(short)
     paths = [folder / "evaluated.txt", folder / "train.txt"]
     for path, count in zip(paths, counts, strict=True):

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from packaging.version import Version
 
+from wordmask.data import collator
 from wordmask.models import varlen_attention
 
 
@@ -71,6 +73,11 @@ def _flash_attention_4() -> Iterator[None]:
         yield
 
 
+def _few_shapes() -> AbstractContextManager[Any]:
+    """Fewer numbers of bounds, so that fewer CUDA graphs are captured, for more empty documents."""
+    return patch.object(collator, "BOUNDS", 256)
+
+
 TRIALS = {
     "unpacked": Trial(
         ("--no_pack_sequences", "--no_pad_to_max_length", "--torch_compile_mode", "default"), packs=False
@@ -81,6 +88,7 @@ TRIALS = {
     "double": Trial(times=2),
     "residual": Trial(("--no_residual_in_fp32",)),
     "flash4": Trial(change=_flash_attention_4, module="flash_attn.cute", only_gpu=True),
+    "bounds": Trial(change=_few_shapes),
     "launched": Trial(("--torch_compile_mode", "default"), only_gpu=True),
     "uncompiled": Trial(side="plain", compiles=False),
     "graphs": Trial(side="plain", mode="reduce-overhead", only_gpu=True),  # as configs/gpu.yaml has it

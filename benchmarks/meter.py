@@ -39,9 +39,33 @@ def matrix_rate() -> float:
     return 20 * 2 * size**3 / (now() - start)
 
 
+def gpu_facts() -> dict[str, Any]:
+    """The name of the GPU and its rate. Run it in a process that ends, since each process holds memory of the GPU."""
+    return {"card": torch.cuda.get_device_name(), "matrix_rate": matrix_rate()}
+
+
 def compilations() -> int:
     """The graphs that torch.compile has made in this process."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@contextmanager
+def counted_captures() -> Iterator[list[int]]:
+    """The CUDA graphs that torch.compile captures meanwhile, in a list that grows by one for each."""
+    captures: list[int] = []
+    if not torch.cuda.is_available():
+        yield captures
+        return
+    from torch._inductor.cudagraph_trees import CUDAGraphTreeManager
+
+    record = CUDAGraphTreeManager.record_function
+
+    def counting(manager: Any, *arguments: Any, **options: Any) -> Any:
+        captures.append(1)
+        return record(manager, *arguments, **options)
+
+    with patch.object(CUDAGraphTreeManager, "record_function", counting):
+        yield captures
 
 
 @contextmanager
@@ -74,13 +98,14 @@ class Meter(TrainerCallback):
 
     def __init__(self, warmup: int, pad: int, turn: str | None = None):
         self.warmup, self.pad, self.turn = warmup, pad, turn
-        self.began = time.perf_counter()
+        self.began = 0.0
         self.times: dict[int, float] = {}  # seconds at the end of a step
         self.counts: list[torch.Tensor] = []  # (real tokens, labels) of each batch after the warm-up
         self.seen: list[torch.Tensor] = []  # real tokens of each batch
         self.positions = 0
         self.waited = 0.0
-        self.compiled = 0
+        self.compiled = self.captured = 0
+        self.captures: list[int] = []
         self.last = 0
         self.model: Any = None
         self.locked: IO[str] | None = None
@@ -103,7 +128,9 @@ class Meter(TrainerCallback):
             self.waited += time.perf_counter() - begin if self.timed else 0.0
             return batch
 
-        with watching(self, self._count), patch.object(_BaseDataLoaderIter, "__next__", waiting):
+        loader = patch.object(_BaseDataLoaderIter, "__next__", waiting)
+        with watching(self, self._count), loader, counted_captures() as self.captures:
+            self.began = time.perf_counter()
             yield
 
     @property
@@ -132,19 +159,19 @@ class Meter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """Take the time after those steps that matter."""
-        if state.global_step in (1, self.warmup, self.last):
-            self.times[state.global_step] = now()
-        if state.global_step == 1 and self.turn:
+        step, on_gpu = state.global_step, torch.cuda.is_available()
+        if step in (1, self.warmup, self.last):
+            self.times[step] = now()
+        if step == 1 and self.turn:
             self.locked = open(self.turn, "w")  # noqa: SIM115 - for its turn
             fcntl.flock(self.locked, fcntl.LOCK_EX)
-        if state.global_step == self.warmup:
-            self.compiled = compilations()
-            if torch.cuda.is_available():  # what checks and compilation took does not count
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-        if state.global_step == self.last:
-            self.compiled = compilations() - self.compiled
-            on_gpu = torch.cuda.is_available()
+        if step == self.warmup - 1 and on_gpu:  # what checks and compilation took does not count
+            torch.cuda.empty_cache()  # before the last step of the warm-up, which asks the card for memory again
+            torch.cuda.reset_peak_memory_stats()
+        if step == self.warmup:
+            self.compiled, self.captured = compilations(), len(self.captures)
+        if step == self.last:
+            self.compiled, self.captured = compilations() - self.compiled, len(self.captures) - self.captured
             # Memory of CUDA graphs is reserved, and never allocated.
             self.memory = torch.cuda.max_memory_reserved() / 2**20 if on_gpu else peak_megabytes() - self.memory
             self.allocated = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else self.memory
@@ -168,6 +195,7 @@ class Meter(TrainerCallback):
             "allocated_memory_mb": self.allocated,
             "seconds_to_first_step": self.times[1] - self.began,
             "compilations_after_warmup": self.compiled,
+            "captures_after_warmup": self.captured,
             "padding": 1 - real / self.positions,
             "labelled": labels / real,
             "waiting_for_data": self.waited / seconds,

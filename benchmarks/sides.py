@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import statistics
+import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from wordmask.utils.memory import peak_memory, process_size
 
@@ -61,7 +63,7 @@ class Process:
     """A process that has already imported a module when its work comes; start the next one while one works.
 
     Args:
-        module: takes long to import.
+        module: takes long to import. The work must be of a module, and not of the program itself.
         method: how the process starts. `forkserver` imports once for all, which GPUs do not allow in general.
         turn: a file that it holds while it imports, together with others, so that nothing is timed then.
     """
@@ -72,7 +74,9 @@ class Process:
             context.set_forkserver_preload([module])
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, module, turn), daemon=False)
-        self.process.start()
+        # Else the new process first imports the program that starts it, with torch, and outside of the turn.
+        with patch.object(sys.modules["__main__"], "__file__", None, create=True):
+            self.process.start()
         other.close()
 
     def run(self, work: Callable[[], Any], seconds: float) -> Any:

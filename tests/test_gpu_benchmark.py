@@ -54,7 +54,7 @@ def test_tiny_measures_every_part_on_a_cpu_and_a_second_call_adds_what_is_missin
         if part.trials:
             assert list(sides) == list(part.sides) and all({"loss", "skipped"} & {*found} for found in sides.values())
         else:
-            assert list(sides) == list(SIDES) == ["plain", "ours", "ours_gpu"]
+            assert list(sides) == list(part.sides) and {*sides} == {*SIDES} == {"plain", "ours", "ours_gpu"}
             assert all(figures["tokens_per_second"] > 0 for figures in sides.values()), sides
             losses = [figures["loss"] for figures in sides.values()]
             assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
@@ -117,6 +117,14 @@ def test_kernels_that_a_gpu_runs_have_their_kind(kernel, kind):
     from gpu_profile import kind_of
 
     assert kind_of(kernel) == kind
+
+
+def test_a_text_without_a_line_that_fits_is_refused(tmp_path):
+    """It hung without end."""
+    from gpu_text import write_text
+
+    with pytest.raises(InputError, match="^--text: no line has at most 8 tokens"):
+        write_text(["one two three four five six seven"], sample_tokenizer("bert"), 8, (1, 1), tmp_path, full=False)
 
 
 def test_full_documents_hold_all_words_in_the_length(monkeypatch):
@@ -221,6 +229,11 @@ def test_results_compare_with_the_plain_side_and_say_what_is_missing(tmp_path):
     table = (tmp_path / "gpu.md").read_text()
     assert "785 TFLOP/s" in table and "| bert-512 | ours | 300 | 1.50 |" in table
     assert "- bert-512, ours_gpu: out of memory." in table and "- other, ours_gpu: it needs PyTorch 2.13" in table
+    assert "compared with" not in table
+    results.add("bert-512-graphs", "plain", {"tokens_per_second": 250.0, "loss": 5.1, "peak_memory_mb": 80.0})
+    assert results.found["bert-512"]["ours"]["times_plain"] == 1.2, "plain is as fast as it was measured to be"
+    assert results.found["bert-512-budget-residual"]["ours_gpu"]["memory_of_plain"] == 0.5
+    assert "- bert-512 is compared with plain of bert-512-graphs." in (tmp_path / "gpu.md").read_text()
     with pytest.raises(InputError, match="results of another card .*give another directory"):
         Results(str(tmp_path), facts | {"card": "another"})
 
@@ -359,6 +372,17 @@ def test_make_bench_gpu_needs_no_environment_of_its_own(tmp_path):
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     words = shown.replace("\\\n", " ").split()
     assert words[1:] == "bare benchmarks/gpu.py --output_dir gpu_results --text t.txt --only tests".split()
+
+
+@pytest.mark.slow
+def test_a_process_does_not_import_the_program_that_starts_it(tmp_path):
+    """It imported torch so, while another process was timed."""
+    program = tmp_path / "program.py"
+    body = "if __name__ == '__main__':\n    print(Process('json').run(partial(dict, a=1), 60))"
+    program.write_text(f"print('imported')\nfrom functools import partial\nfrom sides import Process\n{body}\n")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "imported\n{'a': 1}\n"
 
 
 @pytest.mark.slow
