@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +323,11 @@ def test_the_trainer_refuses_what_it_cannot_use(english_model, tokenizer, datase
             wordmask.InputError, match=f"^{name}: its tokenizer has other tokens than processing_class"
         ):
             wordmask.MlmTrainer(model, args, dataset, dataset, processing_class=tokenizer, **{name: others})
+    masks_otherwise = deepcopy(tokenizer)
+    masks_otherwise.mask_token = masks_otherwise.unk_token
+    collator = wordmask.WholeWordMaskCollator(masks_otherwise)
+    with pytest.raises(wordmask.InputError, match="^data_collator: its tokenizer has other tokens"):
+        wordmask.MlmTrainer(model, args, dataset, data_collator=collator, processing_class=tokenizer)
     with pytest.raises(wordmask.InputError, match=r"^tokenizer: its ids go up to 1999, .* for 600; .*\(2000\)"):
         wordmask.MlmTrainer(model, args, dataset, processing_class=sample_tokenizer("roberta", 2000))
     for wrong, sentence in {

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import normalizers
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from conftest import SPECIAL, BertTokenizer, sample_tokenizer, slow_after
 from wordmask.tokenization import added_words
@@ -95,6 +95,21 @@ def test_a_saved_tokenizer_gives_the_same_tokens(model_type, tmp_path):
     assert loaded.convert_tokens_to_ids(["lupus", "graft"]) == [len(loaded) - 2, len(loaded) - 1]
 
 
+@pytest.mark.parametrize(
+    "normalizer, pre_tokenizer",
+    [(None, None), (normalizers.Replace(" ", "▁"), pre_tokenizers.Split(" ", "merged_with_previous"))],
+    ids=["none", "Gemma"],
+)
+def test_a_space_belongs_to_the_word_behind_it_unless_the_tokenizer_divides_there(normalizer, pre_tokenizer):
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    if normalizer:
+        backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    add_words(tokenizer, ["graft"])
+    assert tokenizer.added_tokens_decoder[1].lstrip
+    assert decoded_wrongly(tokenizer, ["graft"]) == [], "it has no decoder"
+
+
 # The search
 
 
@@ -109,6 +124,12 @@ def test_the_search_forgets_rare_words_alone_and_keeps_few(monkeypatch):
     """`graft` comes once in each of 60 batches, between 100 words that come in no other."""
     monkeypatch.setattr(added_words, "_MOST", 300)
     texts = [["graft " + " ".join(f"w{batch}x{number}" for number in range(100))] for batch in range(60)]
+    assert find_words(word_pieces(), texts, 5) == ["graft"]
+
+
+def test_of_too_many_words_the_rarer_half_is_forgotten(monkeypatch):
+    monkeypatch.setattr(added_words, "_MOST", 2)
+    texts = [["graft " * 9 + "lupus " * 4 + "x"], ["lupus"]]
     assert find_words(word_pieces(), texts, 5) == ["graft"]
 
 

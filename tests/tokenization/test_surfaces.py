@@ -12,7 +12,7 @@ from transformers import CanineTokenizer, PerceiverTokenizer, PreTrainedTokenize
 from conftest import sample_lines, sample_tokenizer, slow_after
 from wordmask.tokenization.added_words import add_words
 from wordmask.tokenization.special_tokens import special_ids
-from wordmask.tokenization.surfaces import Surfaces
+from wordmask.tokenization.surfaces import CHARACTERS, Surfaces, mark_of
 from wordmask.tokenization.tokenize import tokenize
 
 AWKWARD = [
@@ -104,6 +104,7 @@ def with_tokens(*tokens: str, decoder=None) -> PreTrainedTokenizerFast:
         (["un@@", "seen", "thing@@", "s", ",", "good"], None),
         (["un", "seen</w>", "thing", "s</w>", ",</w>", "good</w>"], None),
         (["un", "seen</w>", "thing", "s</w>", ",</w>", "good</w>"], decoders.BPEDecoder("</w>")),
+        (["un", "seenX", "thing", "sX", ",X", "goodX"], decoders.BPEDecoder("X")),
     ],
     ids=str,
 )
@@ -131,8 +132,34 @@ def test_tokens_of_one_byte_or_character_are_the_text_as_it_is(tokenizer_class, 
     assert np.flatnonzero(~encodings.continues).tolist() == firsts.tolist()
 
 
-def test_tokens_without_a_mark_are_words():
-    tokenizer = with_tokens("unseen", "things")
+@pytest.mark.parametrize("decoder", [decoders.Metaspace(), decoders.Replace("\u2581", " ")], ids=["own", "replace"])
+def test_what_the_decoder_says_counts_more_than_how_often_a_mark_is_there(decoder):
+    """Maltese words begin with `Ġ`."""
+    tokenizer = with_tokens("\u2581un", "seen", "\u0120enna", "\u0120or\u0121", decoder=decoder)
+    assert mark_of(tokenizer) == ("space", "\u2581")
+
+
+@pytest.mark.parametrize("letters", [["a", "\xff"], [*map(chr, range(0x4E00, 0x4E00 + 255))]], ids=["few", "256"])
+def test_only_a_vocabulary_of_all_bytes_is_one_of_bytes(letters):
+    assert mark_of(with_tokens(" ", *letters)) == CHARACTERS
+    assert mark_of(with_tokens(*letters)) is None, "without a space, they may be words of one letter"
+
+
+def test_an_added_token_of_characters_has_no_white_space_before_it():
+    tokenizer = with_tokens(" ", "a", "b")
+    tokenizer.add_tokens(["cd"])
+    assert surfaces(tokenizer).encodings(np.array([3, 5]), np.array([2])).characters.lines == ["acd"]
+
+
+def test_a_token_of_a_mark_alone_is_a_word_by_itself():
+    tokenizer = with_tokens("un", "##seen", "##")
+    found = surfaces(tokenizer).encodings(np.array([2, 3, 4, 2]), np.array([4])).continues
+    assert found.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("decoder", [None, decoders.WordPiece("")], ids=["none", "empty"])
+def test_tokens_without_a_mark_are_words(decoder):
+    tokenizer = with_tokens("unseen", "things", decoder=decoder)
     assert surfaces(tokenizer).encodings(np.array([2, 3, 2]), np.array([3])).continues.tolist() == [False] * 3
 
 

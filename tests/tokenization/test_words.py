@@ -31,6 +31,7 @@ from wordmask.tokenization.words import (
     EXTEND,
     FLAG,
     LETTER,
+    SCRIPTS,
     SPACE,
     SYMBOL,
     Characters,
@@ -239,6 +240,17 @@ def test_a_zero_width_space_parts_words_unless_a_token_spans_it(name):
 
 def test_wide_letters_and_kana_are_words_of_their_own_script():
     assert surfaces(family("xlm-roberta"), "ＡＢ１２，カラオケ。") == ["ＡＢ１２", "，", "カラオケ", "。"]
+
+
+def test_a_byte_that_is_no_character_is_a_letter():
+    """Half of one, at an edge of a sequence that is given as ids, becomes a surrogate."""
+    assert Characters(["a\udcc3b c"]).word_ids.tolist() == [1, 1, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("code_point, script", [(0x2B81F, "Han"), (0x0F0B, "Tibetan"), (0x0F0C, "Tibetan")])
+def test_what_has_a_script_though_it_is_no_letter_of_it(code_point, script):
+    """Not assigned in a block of Chinese characters, and the two kinds of tsheg."""
+    assert script_of(code_point) == 1 + SCRIPTS.index(script)
 
 
 def test_a_merged_apostrophe_stays_one_token_and_begins_a_word():

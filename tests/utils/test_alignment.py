@@ -22,6 +22,9 @@ MIXED = st.text(st.sampled_from("aBcÉßİ 中文食べるｶﾞ㌔Ａ１①が�
         ("中a", [*map(chr, "中a".encode())], [(0, 1)] * 3 + [(1, 2)]),
         ("亮，", [*map(chr, "亮".encode()), ","], [(0, 1)] * 3 + [(1, 2)]),
         ("กิน\x00", ["ก", "ิ", "น"], [(0, 1), (1, 2), (2, 3)]),
+        ("ℋ", ["h"], [(0, 1)]),  # it has no small letter of its own: it becomes H first
+        ("a\tb", ["a", " ", "b"], [(0, 1), (1, 2), (2, 3)]),
+        ("中\x0cb", [*map(chr, "中".encode()), "b"], [(0, 1)] * 3 + [(2, 3)]),
         ("a b", ["a", " ", "b"], [(0, 1), (1, 2), (2, 3)]),
         ("axyb", ["a", None, None, "b"], [(0, 1), (1, 2), (2, 3), (3, 4)]),
         ("axyzb", ["a", None, None, "b"], [(0, 1), (1, 4), (1, 4), (4, 5)]),
@@ -41,6 +44,9 @@ def test_the_characters_of_normalized_pieces(text, pieces, spans):
         ("ab", ["a", "b", "c"]),
         ("a link", ["a", "HTTPURL"]),
         ("xbybz", [None, "b", None]),  # b is at 1 or at 3
+        ("x  y", [None, " ", None]),  # so is the space that is a piece, at 1 or at 2
+        ("aba", ["ab", None, "ba"]),  # they would share the b
+        ("", [None]),
         ("a", ["a", None]),
         ("a", []),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -10,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import logging as hub_logging
 
 import run_mlm_wwm
 from conftest import refusal, slow_after
@@ -150,6 +153,26 @@ def test_a_dictionary_that_is_not_downloaded_comes_with_the_line_that_does_it():
         loading("--bert", "me/tiny", "a tokenizer", is_model=False),
     ):
         raise RuntimeError("The unidic dictionary itself is not found. See https://github.com")
+
+
+def test_the_retries_of_the_hubs_library_are_not_shown_and_then_it_says_as_much_as_before():
+    found = [hub_logging.get_verbosity()]
+    with pytest.raises(InputError), loading("--bert", "me/tiny", "a tokenizer", is_model=False):
+        found.append(hub_logging.get_verbosity())
+        raise OSError
+    assert [*found, hub_logging.get_verbosity()] == [logging.WARNING, logging.ERROR, logging.WARNING]
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError("x"), OfflineModeIsEnabled("x"), ConnectionError("x")])
+def test_why_the_hub_gave_nothing_is_found_behind_the_errors_that_it_led_to(error, link, monkeypatch):
+    use_hub(monkeypatch, "http://hub")
+    last, between = OSError("no file"), ValueError("no answer")
+    setattr(last, link, between)
+    setattr(between, link, error)
+    sentence = "--bert: me/tiny is neither a directory nor in the cache, and http://hub cannot be reached; give a"
+    with pytest.raises(InputError, match=sentence), loading("--bert", "me/tiny", "a tokenizer", is_model=False):
+        raise last
 
 
 def test_a_hub_that_cannot_be_reached(refuse, monkeypatch):

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import filelock
@@ -50,9 +51,29 @@ def test_a_link_to_nothing_is_called_so(tmp_path):
     assert refused(tmp_path / "link" / ".wordmask") == sentence
 
 
+@pytest.mark.parametrize("holder", [None, "", "[]", "{}"])
+def test_one_that_has_not_said_yet_who_it_is_has_just_begun(holder, tmp_path):
+    """It writes that down when the lock is its own."""
+    with filelock.FileLock(tmp_path / ".wordmask.lock"):
+        if holder is not None:
+            (tmp_path / ".wordmask.holder").write_text(holder)
+        assert "is in use by another run, which has just begun; " in refused(tmp_path / ".wordmask")
+
+
+def test_one_that_only_looks_whether_others_run_is_waited_for(tmp_path):
+    """It holds their locks for a moment. A run that began just then was refused, and nobody held anything."""
+    looks = filelock.FileLock(tmp_path / ".wordmask-0.lock", thread_local=False)
+    looks.acquire()
+    threading.Timer(0.2, looks.release).start()
+    with locked(tmp_path / ".wordmask", "x"):
+        assert not looks.is_locked
+
+
 def test_a_directory_that_was_there_stays_with_what_was_written(tmp_path):
     (tmp_path / "old").mkdir()
     with locked(tmp_path / "old" / ".wordmask", "x"):
+        pass
+    with locked(tmp_path / "deep" / "new" / ".wordmask", "x"):
         pass
     with locked(tmp_path / "new" / ".wordmask", "x"):
         (tmp_path / "new" / "file").write_text("kept")
@@ -113,8 +134,8 @@ def test_where_nothing_can_be_locked_there_is_a_warning(number, tmp_path, monkey
     monkeypatch.setattr("fcntl.flock", flock)
     with locked(tmp_path / ".wordmask", "x"):
         (tmp_path / "file").write_text("written")
-    with waiting(tmp_path / "other.lock"):
-        pass
+    with waiting(tmp_path / "other.lock") as is_alone:
+        assert not is_alone
     assert caplog.text.count("the file system cannot lock") == 2
     assert not isinstance(filelock.FileLock(tmp_path / "x"), filelock.SoftFileLock)
 
@@ -124,6 +145,11 @@ def test_where_nothing_can_be_written_is_a_sentence(name, tmp_path):
     sentence = refused(tmp_path / name / ".wordmask")
     assert re.fullmatch(r"--output_dir: out cannot be written \(.*\); give another name", sentence)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stem", ["/proc/.wordmask", "a\0b"])
+def test_where_no_lock_file_can_be_made_is_a_sentence_too(stem, tmp_path):
+    assert "--output_dir: out cannot be written (" in refused(tmp_path / stem)
 
 
 def test_one_waits_for_the_other(tmp_path):

@@ -31,7 +31,7 @@ def _forgetting(categories: str) -> Fold:
     """
 
     def fold(character: str) -> str:
-        text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
+        text = unicodedata.normalize("NFKD", character).casefold()
         spaced = (" " if one.isspace() else one for one in text)
         kept = [one for one in spaced if unicodedata.category(one)[0] not in categories]
         if "M" in categories:
@@ -164,7 +164,5 @@ def _in_text(span: Span, piece: str | None, comes_from: Sequence[int], length: i
         return comes_from[start], comes_from[end - 1] + 1
     if start and piece and piece.strip():  # nothing is left of an accent, say: it belongs to what is before it
         return comes_from[start - 1], comes_from[start - 1] + 1
-    if 0 < start < len(comes_from) and comes_from[start - 1] == comes_from[start]:
-        return comes_from[start], comes_from[start] + 1  # a space inside of what one character became, as in ﷺ
     place = comes_from[start] if start < len(comes_from) else length
     return place, place

@@ -17,7 +17,6 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -117,7 +116,7 @@ def _advice(error: BaseException, flag: str, what: str, reason: str) -> str:
     for error_type, advice in _ADVICE.items():
         if any(isinstance(cause, error_type) for cause in causes):
             return advice
-    if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError) for cause in causes):
+    if any(isinstance(cause, LocalEntryNotFoundError | ConnectionError) for cause in causes):
         if constants.is_offline_mode():
             revision = "" if flag == "--bert" else ", with this --model_revision,"  # which run_chinese_ref.py has not
             return (

@@ -96,8 +96,8 @@ def _acquired(path: Path, timeout: float) -> FileLock | None:
     try:
         lock.acquire(timeout=timeout)
         return lock
-    except (OSError, NotImplementedError) as error:  # `Timeout` is an OSError without a number
-        if getattr(error, "errno", errno.ENOSYS) not in _CANNOT:
+    except OSError as error:  # also a `Timeout`, without a number
+        if error.errno not in _CANNOT:
             raise
         reason = one_line(error)
     logger.warning("%s: the file system cannot lock (%s), so make sure that no other run writes here", path, reason)

@@ -103,6 +103,13 @@ def test_the_one_before_a_broken_checkpoint_is_used(name, out, finished, resume,
     assert is_as_finished(out, finished) and [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-6"]
 
 
+@pytest.mark.parametrize("limit, kept", [("4", [2, 3, 4]), ("2", [2, 3])])
+def test_a_damaged_checkpoint_of_a_later_step_goes_first_and_none_where_fewer_may_stay(limit, kept, out, resume):
+    cut(out / "checkpoint-4" / "optimizer.pt")
+    resume("--save_total_limit", limit, "--save_steps", "1", "--max_steps", "3")
+    assert sorted(int(path.name.partition("-")[2]) for path in out.glob("checkpoint-*")) == kept
+
+
 @pytest.mark.parametrize("more", [["--save_total_limit", "1"], ["--overwrite_output_dir", "--save_strategy", "no"]])
 def test_of_a_checkpoint_that_was_moved_to_another_disk_only_the_link_is_removed(more, out, resume, tmp_path):
     moved = [tmp_path / "disk" / f"checkpoint-{step}" for step in (2, 4)]

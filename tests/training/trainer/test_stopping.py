@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,22 @@ def test_a_run_that_was_stopped_once_is_not_trained_again_when_it_is_over(comman
     weights = (tmp_path / "out" / "model.safetensors").read_bytes()
     run_mlm_wwm.main(command("--learning_rate", "1e-2"))
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_that_saves_nothing_and_goes_on_from_another_directory_saves_nothing(command, tmp_path):
+    run_mlm_wwm.main(command("--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1", out="first"))
+    checkpoint = str(tmp_path / "first" / "checkpoint-1")
+    run_mlm_wwm.main(command("--max_steps", "2", "--resume_from_checkpoint", checkpoint))
+    assert (tmp_path / "out" / "model.safetensors").exists() and not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_a_second_training_of_the_same_trainer_saves_its_checkpoints_too(english_model, tmp_path):
+    args = wordmask.RunArguments(output_dir=str(tmp_path), max_steps=1, save_steps=1, use_cpu=True, report_to="none")
+    model, tokenizer = (one.from_pretrained(english_model) for one in (AutoModelForMaskedLM, AutoTokenizer))
+    trainer = wordmask.MlmTrainer(model, args, [{"input_ids": [2, 40, 41, 3]}] * 8, processing_class=tokenizer)
+    for _ in range(2):
+        trainer.train()
+        shutil.rmtree(tmp_path / "checkpoint-1")
 
 
 def final_state(out: Path) -> dict[str, object]:

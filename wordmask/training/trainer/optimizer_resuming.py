@@ -133,7 +133,7 @@ class OptimizerResumingTrainer(TimedTrainer):
 
 def _settings_of(schedule: Any) -> dict[str, Any]:
     """The settings that a schedule was made with, by the names that they have in its state."""
-    names = {_KEPT_AS.get(name, name) for name in inspect.signature(type(schedule)).parameters} - {"optimizer"}
+    names = {_KEPT_AS.get(name, name) for name in inspect.signature(type(schedule)).parameters}
     return {name: value for name, value in vars(schedule).items() if name in names}
 
 
