@@ -83,7 +83,7 @@ def test_help_is_short_and_shows_the_short_form(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["run_mlm_wwm.py"])  # not the paths that pytest was given
     text = printed_help(capsys, run_mlm_wwm.main, "--help")
     lines = text.splitlines()
-    assert len(lines) <= 150 and max(map(len, lines)) <= 80
+    assert len(lines) <= 150 and max(map(len, lines)) <= 80, "see CONTRIBUTING.md, Add a flag"
     assert "[ARGUMENT_FILE] [MODEL train.txt [dev.txt]] [--flag ...]" in lines[0] and lines[1] == ""
     used = [field.name for field in dataclasses.fields(UsedArguments)]
     assert flags(text)[2:4] == ["output_dir", "learning_rate"] and flags(text)[2 + len(used)] == "model_name_or_path"

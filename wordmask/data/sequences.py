@@ -79,8 +79,9 @@ class Sequences(torch.utils.data.Dataset):
         self.long_lines, self.corpora = long_lines(lengths, room, arguments), list(corpora)
         texts = np.cumsum([0, *(corpus.texts for corpus in corpora or [Corpus("", len(lengths))])]).tolist()
         options = stream.separated, special_count, length, arguments, packed, limit
-        parts = [divide(lengths[start:stop], *options) for start, stop in itertools.pairwise(texts)]
-        offsets = [int(lengths[:start].sum()) for start in texts[:-1]]
+        of_corpora = [lengths[start:stop] for start, stop in itertools.pairwise(texts)]
+        parts = [divide(one, *options) for one in of_corpora]
+        offsets = [*itertools.accumulate((int(one.sum()) for one in of_corpora), initial=0)][:-1]
         self.division, self.bounds = joined(parts, offsets), np.cumsum([0, *map(len, parts)]).tolist()
         self.stream, self.special_count, self.length = stream, special_count, length
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from transformers.trainer_callback import DefaultFlowCallback, TrainerControl
 from transformers.trainer_utils import SaveStrategy
 
+from wordmask.config.optimizer_checks import MUON
 from wordmask.data.plan import Draw
 from wordmask.data.sequences import StagedSequences
 from wordmask.training.padding import Lengths
@@ -132,7 +133,7 @@ def checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
 
 def expected_checkpoint_size(trainer: MlmTrainer, model: int, logs: int) -> int:
     """The bytes of a checkpoint before any step: at least, since the optimizer's state is known after one."""
-    moments = {"adamw_torch": 2, "adamw_torch_fused": 2, "muon": 1}.get(plain(trainer.args.optim), 0)
+    moments = {"adamw_torch": 2, "adamw_torch_fused": 2, MUON: 1}.get(plain(trainer.args.optim), 0)
     weights: Any = [] if trainer.model is None or trainer.args.save_only_model else trainer.model.parameters()
     state = sum(weight.numel() * weight.element_size() for weight in weights if weight.requires_grad)
     return model + moments * state + LOG * logs
