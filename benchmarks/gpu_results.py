@@ -75,7 +75,8 @@ class Results:
             if plains:
                 fastest = max(plains, key=lambda other: plains[other]["tokens_per_second"])
                 for found in sides.values():
-                    shares = {share: found[of] / plains[fastest][of] for share, of in SHARES.items() if of in found}
+                    known = {share: of for share, of in SHARES.items() if of in found and plains[fastest][of]}
+                    shares = {share: found[of] / plains[fastest][of] for share, of in known.items()}
                     found.update(shares, plain_of=fastest)
 
     def write(self) -> None:
@@ -114,7 +115,8 @@ def markdown(results: dict[str, Any]) -> str:
         else:
             lines += [line for side, figures in sides.items() for line in _row(part, side, *_cells(figures))]
             remarks += [f"{part}, {side}: {_why(found)}." for side, found in sides.items() if _why(found)]
-            others = {found["plain_of"] for found in sides.values() if "plain_of" in found} - {without_trials(part)}
+            others = {found["plain_of"] for found in sides.values() if "plain_of" in found}
+            others -= {part, without_trials(part)}
             remarks += [f"{part} is compared with plain of {other}." for other in others]
     return "\n".join([*lines, *([""] if remarks else []), *(f"- {remark}" for remark in remarks), ""])
 

@@ -104,6 +104,13 @@ def test_what_a_tokenizer_gives_beside_ids_and_mask_is_told_of_if_it_changes_pre
     assert sentence.startswith("--model_name_or_path: ") and "also gives token_type_ids, which change its" in sentence
 
 
+def test_numbers_that_are_not_finite_tell_nothing_of_what_a_tokenizer_gives(tmp_path, caplog):
+    model = AutoModelForMaskedLM.from_pretrained(save_model(tmp_path, sample_tokenizer("bert")))
+    model.get_parameter("cls.predictions.bias").data[0] = -torch.inf
+    loading._compare_inputs("--model_name_or_path", model, sample_tokenizer("bert"))
+    assert not caplog.text
+
+
 def test_weights_that_are_tied_or_left_over_are_no_reason_for_a_word(train, english_model, tmp_path):
     """Many checkpoints store the tied decoder and its bias once, and carry a pooler and a second head."""
     weights = load_file(Path(english_model, "model.safetensors"))

@@ -152,6 +152,17 @@ def test_a_type_whose_tokenizer_cannot_be_trained_is_refused():
         training.train_tokenizer("roformer", ["one two three"] * 20, 300)
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), InputError("a text")])
+def test_a_tokenizer_that_a_full_disk_stops_is_not_called_one_that_cannot_be_trained(error, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(BertTokenizer, "train_new_from_iterator", fail)
+    with pytest.raises(type(error)) as caught:
+        training.train_tokenizer("bert", ["one two three"], 300)
+    assert caught.value is error
+
+
 def test_a_trained_tokenizer_keeps_the_marks_of_letters():
     """BERT's own would take them off: Japanese が would be か, and で would be て."""
     tokenizer = training.train_tokenizer("bert", ["Café Über です が"] * 50, 60)

@@ -95,8 +95,8 @@ class Batches(Plan):
 
     @property
     def planned_epochs(self) -> int:
-        if self.planned_steps <= self.base:  # all are done, with the epoch before the first one
-            return self.first_epoch
+        if self.planned_steps <= self.base:  # all are done; of the first epoch some, or none
+            return self.first_epoch + bool(self.shown)
         later_steps = self.planned_steps - self.base - self._first_steps
         return self.first_epoch + 1 + max(0, math.ceil(later_steps / max(self.steps_in_epoch, 1)))
 

@@ -32,7 +32,7 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
         untrained = DebertaTokenizer(model_input_names=["input_ids", "attention_mask"])
     try:
         trained = untrained.train_new_from_iterator(texts, vocab_size, show_progress=False)
-    except InputError:  # of the text
+    except (InputError, OSError, MemoryError):  # of the text, or of the machine
         raise
     except Exception as error:  # of any kind: tokenizers raises plain ones
         raise InputError(

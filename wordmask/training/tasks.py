@@ -225,7 +225,8 @@ def show_results(metrics: dict[str, float], trainer: MlmTrainer) -> None:
     if any(name.endswith("_before") for name in metrics):  # else the last evaluation has shown all figures
         others = [(label, f"{int(metrics[name]):,}") for name, label in OTHERS.items() if name in metrics]
         terminal().show(Results(metrics, others))
-    if not round(metrics.get("eval_loss", 0) - metrics.get("eval_loss_before", math.inf), 3) <= 0:  # also NaN
+    before = metrics.get("eval_loss_before", math.nan)
+    if not math.isnan(before) and not round(metrics["eval_loss"] - before, 3) <= 0:  # also where it is NaN now
         logger.warning(
             "the evaluation loss is higher than before training, or no number, so the saved model predicts this text "
             'worse than the one it started from: see docs/adapt.md, "The loss stays high"'

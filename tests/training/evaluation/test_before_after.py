@@ -125,6 +125,9 @@ def test_a_model_that_became_worse_is_said_to_be(rate, is_worse, command, tmp_pa
 def test_a_loss_that_is_no_number_is_no_better_one(command, tmp_path, caplog):
     metrics = run_mlm_wwm.main(command(tmp_path / "out", "--learning_rate", "1e30", "--allow_nan"))
     assert math.isnan(metrics["eval_loss"]) and "or no number" in caplog.text
+    caplog.clear()
+    metrics = run_mlm_wwm.main(command(tmp_path / "again", "--do_eval", model=str(tmp_path / "out")))
+    assert math.isnan(metrics["eval_loss"]) and "or no number" not in caplog.text, "nothing is compared"
 
 
 @pytest.mark.parametrize(

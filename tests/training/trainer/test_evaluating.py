@@ -351,6 +351,15 @@ def test_schedules_that_follow_evaluations_resume_with_the_settings_of_today(sch
     assert before == first / 2 and after == pytest.approx([before / 100] * len(after))
 
 
+def test_a_schedule_that_has_seen_no_evaluation_is_no_lost_one(evaluating, tmp_path, capsys):
+    """It counts evaluations, so it is at 0, like the schedule of a checkpoint without any."""
+    argv = [*evaluating, "--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_steps", "4", "--save_steps", "4"]
+    run_until(2, [*argv, "--max_steps", "8"])
+    run_mlm_wwm.main([*argv, "--max_steps", "8"])
+    printed = capsys.readouterr().err
+    assert "going on from" in printed and "--save_only_model" not in printed
+
+
 def test_all_settings_of_optim_args_are_those_of_today(evaluating, tmp_path):
     argv = [*evaluating, "--optim", "rmsprop", "--max_steps"]
     run_mlm_wwm.main([*argv, "2", "--optim_args", "alpha=0.9"])

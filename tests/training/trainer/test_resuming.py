@@ -413,12 +413,25 @@ def test_a_search_does_not_begin_with_another_size_than_that_of_the_checkpoint(
     spy.run(command(4, 2, *search), 8)
     spy.run(command(2, 2, "--tokens_per_pass", "0"))
     assert [set(epoch.values()) for epoch in spy.epochs(LINES)] == [{1}, {1}]
+    run_mlm_wwm.main(command(3, 2, *search))  # of a training that is over, nothing is searched
+
+
+def test_without_a_record_a_search_says_with_which_size_it_begins(spy, command, tmp_path, caplog):
+    spy.run(command(4, 1), 3)
+    (tmp_path / "out" / "wordmask_run.json").unlink()
+    more = ["--auto_find_batch_size", "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-3")]
+    spy.run([*command(6, 1, *more), "--output_dir", str(tmp_path / "other")])
+    assert "checkpoint-3 was trained with batches of 4, and the search goes on from there" in caplog.text
+    assert Counter(step for step, _ in spy.rows) == dict.fromkeys(range(6), 4)
 
 
 def test_a_run_that_is_stopped_in_its_last_step_has_no_epoch_more(command, tmp_path):
     run_until(12, command(4, 2))
     run_mlm_wwm.main(command(4, 2))
     assert state(tmp_path)["num_train_epochs"] == 2
+    run_until(4, command(4, 1, "--max_steps", "4", "--overwrite_output_dir"))
+    run_mlm_wwm.main(command(2, 1, "--max_steps", "4"))
+    assert state(tmp_path)["num_train_epochs"] == 1
 
 
 def test_the_search_goes_on_where_a_library_says_otherwise_that_memory_is_short(spy, command, small_gpu, caplog):

@@ -6,6 +6,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,7 +71,9 @@ class OptimizerResumingTrainer(TimedTrainer):
         names = {*_SETTINGS, *settings_given(self.args)}
         settings = [{name: group[name] for name in names if name in group} for group in optimizer.param_groups]
         rates, of_schedule = getattr(schedule, "base_lrs", None), _settings_of(schedule)
-        if self._optimizer_done in (None, self._optimizer_kind):
+        if self._optimizer_done not in (None, self._optimizer_kind):
+            logger.warning("--optim or --lr_scheduler_type has changed, so the optimizer starts without its old state")
+        elif any(Path(checkpoint).glob("optimizer*")):
             super()._load_optimizer_and_scheduler(checkpoint)
             if rates is None:  # it changes the rates of the optimizer by what it sees, so they have no formula
                 vars(schedule).update(of_schedule)
@@ -78,14 +81,12 @@ class OptimizerResumingTrainer(TimedTrainer):
                 for group in optimizer.param_groups:
                     group["lr"] *= change
         else:
-            logger.warning("--optim or --lr_scheduler_type has changed, so the optimizer starts without its old state")
-        if not schedule.last_epoch:  # a checkpoint of --save_only_model has no states
+            logger.warning(
+                "%s holds the model alone (--save_only_model), so the optimizer and the random numbers start anew",
+                checkpoint,
+            )
+        if not schedule.last_epoch and rates is not None:  # it had no state, and its rates follow from the step
             schedule.last_epoch = self.done.step
-            if self._optimizer_done in (None, self._optimizer_kind):
-                logger.warning(
-                    "%s holds the model alone (--save_only_model), so the optimizer and the random numbers start anew",
-                    checkpoint,
-                )
         _set(optimizer, settings)
         if rates is not None:
             schedule.base_lrs = rates

@@ -103,7 +103,6 @@ class ResumableTrainer(OptimizerResumingTrainer):
         self._continued_from = checkpoint
         if self.args.auto_find_batch_size:
             self._train_batch_size = read_state(checkpoint).train_batch_size or self._train_batch_size
-            check_found(self.args, self._train_batch_size, checkpoint, run)
         sequences = self.train_sequences
         examples = len(sequences.stages[-1]) if isinstance(sequences, StagedSequences) else 0
         record = read_progress(checkpoint, self.step_settings, run, examples)
@@ -115,11 +114,13 @@ class ResumableTrainer(OptimizerResumingTrainer):
             self.args.train_sampling_strategy = record.order
         if not isinstance(sequences, StagedSequences):
             self._check_stream(record.settings, checkpoint)
+            self._check_found(checkpoint, run)
             return ""
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip is for streams; without a stream, nothing is read again")
         self.make_plan()
         check_stages(record, self._sizes, self.step_settings, checkpoint, run)
+        self._check_found(checkpoint, run)
         return self._change(record)
 
     def _check_stream(self, old: StepSettings, checkpoint: str) -> None:
@@ -134,6 +135,10 @@ class ResumableTrainer(OptimizerResumingTrainer):
                 "--streaming: the text of all steps that are done is read and tokenized again; a run with "
                 "--prepared_dir instead goes on at once"
             )
+
+    def _check_found(self, checkpoint: str, run: RunRecord | None) -> None:
+        if self.args.auto_find_batch_size and not self.is_finished():
+            check_found(self.args, self._train_batch_size, checkpoint, run)
 
     def _change(self, record: ProgressRecord) -> str:
         """What another step size changes, as the end of a sentence."""

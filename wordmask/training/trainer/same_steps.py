@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from wordmask.config.run_arguments import RunArguments
 from wordmask.training.records.progress_record import ProgressRecord, StepSettings
 from wordmask.training.records.run_record import RunRecord
 from wordmask.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def check_stream(old: StepSettings, new: StepSettings, checkpoint: str) -> None:
@@ -51,6 +54,8 @@ def check_stages(
 def check_found(args: RunArguments, found: int, checkpoint: str, run: RunRecord | None) -> None:
     """Raise an `InputError` for another batch size than that of a checkpoint, with which the Trainer's search begins.
 
+    Without a record, nobody knows whether an earlier search from this size has found that one, so we only warn.
+
     Args:
         args: those of this run, which searches a batch size.
         found: the batch size of the checkpoint.
@@ -60,8 +65,13 @@ def check_found(args: RunArguments, found: int, checkpoint: str, run: RunRecord 
     asked = args.per_device_train_batch_size
     old = run.arguments if run else {}
     was_found = old.get("auto_find_batch_size") and old.get("per_device_train_batch_size") == asked
-    if run and found != asked and not was_found:
-        raise InputError(
-            f"--auto_find_batch_size: {checkpoint} was trained with batches of {found}, and the search goes on from "
-            f"there; drop the flag to train with --per_device_train_batch_size {asked}"
-        )
+    if found == asked or was_found:
+        return
+    sentence = (
+        f"--auto_find_batch_size: {checkpoint} was trained with batches of {found}, and the search goes on from "
+        f"there; drop the flag to train with --per_device_train_batch_size {asked}"
+    )
+    if run is None:
+        logger.warning("%s", sentence)
+    else:
+        raise InputError(sentence)
