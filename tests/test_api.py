@@ -145,6 +145,24 @@ def train(model_path, tokenizer, dataset, output_dir, resume=None, **settings):
     return trainer
 
 
+def test_a_trainer_with_a_loader_of_its_own_is_not_resumed(english_model, tokenizer, dataset, tmp_path):
+    """It began the epoch again."""
+
+    class OwnLoader(wordmask.MlmTrainer):
+        def get_train_dataloader(self):
+            return DataLoader(dataset, 5, collate_fn=wordmask.WholeWordMaskCollator(tokenizer))
+
+    args = wordmask.RunArguments(
+        str(tmp_path), use_cpu=True, report_to="none", max_steps=2, save_steps=1, per_device_train_batch_size=5
+    )
+    model = AutoModelForMaskedLM.from_pretrained(english_model)
+    trainer = OwnLoader(model, args, dataset, processing_class=tokenizer)
+    assert trainer.train().global_step == 2
+    args.max_steps = 4
+    with pytest.raises(wordmask.InputError, match="^resume_from_checkpoint: OwnLoader has a get_train_dataloader of"):
+        OwnLoader(model, args, dataset, processing_class=tokenizer).train(resume_from_checkpoint=True)
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_the_trainer_resumes_from_whole_checkpoints_only(english_model, tokenizer, dataset, tmp_path, damaged):
     """transformers would take a damaged one, and begin the optimizer and the epoch anew."""

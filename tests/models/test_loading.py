@@ -244,6 +244,17 @@ def test_of_two_runs_that_train_a_tokenizer_one_waits_for_the_other(english_file
     assert len(trained) == 1 and one == other
 
 
+def test_a_cache_that_cannot_hold_a_trained_tokenizer_is_named(english_file, tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(loading, "make_directory_atomically", refused)
+    texts = load_texts(DataArguments(train_file=[english_file]), str(tmp_path), None, False, False)["train"]
+    arguments = ModelArguments(model_type="bert", vocab_size=300, cache_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"^--cache_dir: .* cannot be written \(Permission denied\); give another"):
+        loading.load_tokenizer(arguments, None, texts)
+
+
 # Dropout
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForMaskedLM
 import run_mlm
 import run_mlm_wwm
 from conftest import free_port, refusal, sample_lines, sample_tokenizer, save_model, slow_after, uneven_text
+from wordmask.data.plan import Stage
 from wordmask.training.dry_run import forecast
 from wordmask.training.dry_run.rehearsal import Rehearsal
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -87,6 +88,19 @@ def test_steps_tokens_and_padding_are_those_of_the_run(flags, tmp_path, computed
     assert plan["steps"] == steps_of(tmp_path / "out")
     assert plan["tokens"] == tokens and plan["padding"] == pytest.approx(1 - tokens / positions, abs=1e-12)
     assert 0 < plan["seconds"] < 600 and 50 * MEGABYTE < plan["peak_memory"] < 1.1 * peak_memory()
+
+
+def test_an_epoch_is_ordered_once_for_all_steps_that_are_timed(flags, monkeypatch):
+    """It was ordered again for each step, which took minutes for millions of lines."""
+    remaining, calls = Stage.remaining, []
+
+    def counted(*args, **kwargs):
+        calls.append(args[1])
+        return remaining(*args, **kwargs)
+
+    monkeypatch.setattr(Stage, "remaining", counted)
+    plan = run_mlm_wwm.main([*flags, "--num_train_epochs", "2", "--dry_run"])
+    assert plan["steps"] >= 8 and len(calls) <= 8, calls
 
 
 @pytest.mark.slow

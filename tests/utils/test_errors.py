@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import torch
 
 import run_mlm
 from conftest import free_port
+from wordmask.training.records.output_dir import written
 from wordmask.utils import said_once
 from wordmask.utils.errors import InputError, naming_parameters, with_article
 from wordmask.utils.script import reports_input_errors
@@ -175,6 +177,20 @@ def test_under_torchrun_a_line_that_one_process_reads_is_said_with_its_rank(tmp_
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and lines[0].startswith(f"error: rank 1: --train_file: {path}, line 1501: byte 0xe9"), lines
     assert "RuntimeError" not in done.stderr, "of the process that was left alone"
+
+
+def test_a_full_disk_of_others_is_not_called_the_output_directory(tmp_path):
+    for name, what in ((f"{tmp_path}/cache/x", f"{tmp_path}/cache/x"), (f"{tmp_path}/out/x", "--output_dir: .*/out")):
+        with pytest.raises(InputError, match=rf"^{what} cannot be written \(No space left"), written(tmp_path / "out"):
+            raise OSError(28, "No space left on device", name)
+
+
+def test_stdout_writes_what_its_encoding_lacks(monkeypatch):
+    """A preview, or the path of a report, ended with a traceback."""
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    reports_input_errors(print)("中 · é")
+    assert stdout.buffer.getvalue() == b"\\u4e2d \\xb7 \\xe9\n" and stdout.errors == "strict"
 
 
 def test_ctrl_c_ends_a_script_with_one_line(capsys):

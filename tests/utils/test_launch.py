@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from conftest import free_port
-from wordmask.utils.launch import leave
+from wordmask.utils.errors import InputError
+from wordmask.utils.launch import leave, waits_reported
 
 THREADS = Path("/proc/self/task")
 
@@ -47,6 +48,14 @@ def test_a_process_on_cpus_waits_no_longer_than_it_is_told(tmp_path):
         [*launch, str(script), str(tmp_path)], env=os.environ | paths, capture_output=True, text=True, timeout=300
     )
     assert "error: rank 1: --ddp_timeout 5: a process waited so many seconds for another one" in done.stderr
+
+
+def test_a_process_that_is_gone_is_one_sentence():
+    """The others showed a traceback of gloo."""
+    with pytest.raises(InputError, match="^another process of this launch has ended; .* run again"), waits_reported(5):
+        raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:1] Connection closed by peer [127.0.0.1]")
+    with pytest.raises(RuntimeError, match="of peers"), waits_reported(5):
+        raise RuntimeError("of peers")
 
 
 @pytest.mark.skipif(not THREADS.exists(), reason="only Linux lists the threads of a process in /proc")

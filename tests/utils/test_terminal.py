@@ -69,6 +69,17 @@ def test_a_pipe_gets_one_plain_line_for_each_event(capsys):
     assert capsys.readouterr() == ("", "reading text ...\nloss 6.5\n")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("mode", ["plain", "rich"])
+def test_a_run_goes_on_where_the_disk_of_its_log_is_full(mode):
+    """It ended without a checkpoint, as after a `tee` that was killed."""
+    code = "import sys; from wordmask.utils.terminal import *; shown = use(sys.argv[1]); shown.doing('reading')\n"
+    code += "shown.show(Message('read')); shown.close(); print('error', file=sys.stderr, flush=True); print('went on')"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code, mode], stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+
+
 def test_a_pipe_stays_plain_where_colours_are_forced(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     terminal().show(Loss(6.5))

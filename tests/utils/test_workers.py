@@ -64,6 +64,28 @@ def test_a_worker_that_ends_before_it_begins_is_not_forked_again(monkeypatch):
     assert time.monotonic() - begin < forking._LONGEST_START
 
 
+class CannotBeSent:
+    """As a batch for which /dev/shm has no room."""
+
+    def __reduce__(self):
+        raise OSError("unable to allocate shared memory")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is forked")
+def test_a_worker_that_cannot_send_its_batch_ends_the_run_with_a_sentence():
+    """It only said so, and the run waited for ever."""
+    loader = DataLoader(
+        [1],
+        collate_fn=lambda rows: CannotBeSent(),
+        num_workers=1,
+        multiprocessing_context="fork",
+        worker_init_fn=workers.prepare_loader_worker,
+        timeout=60,
+    )
+    with pytest.raises(InputError, match="a worker process died, perhaps .* or room in /dev/shm"), loader_workers(1):
+        next(iter(loader))
+
+
 def test_workers_start_as_the_user_chose(monkeypatch):
     monkeypatch.setattr(workers, "FORK_CAN_HANG", False)
     assert [loader_context(chosen) for chosen in ("spawn", "forkserver", "fork")] == ["spawn", "forkserver", "fork"]
@@ -92,7 +114,7 @@ def test_processes_share_the_cores_and_get_a_few_items_at_a_time(cores, threads,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process is forked")
 def test_after_an_error_processes_end_at_once_and_others_live_on():
-    """They leave Ctrl-C to their parent, and take SIGTERM."""
+    """They leave Ctrl-C and a terminal that closes to their parent, and take SIGTERM."""
     own = get_context("fork").Process(target=time.sleep, args=(60,))
     own.start()
     others = {*active_children()}  # an earlier test may have left some, too
@@ -100,7 +122,7 @@ def test_after_an_error_processes_end_at_once_and_others_live_on():
     begin = time.monotonic()
     with pytest.raises(ZeroDivisionError), parallel_map(operator.call, 2) as run:
         results = run([*asked, partial(time.sleep, 60), partial(time.sleep, 60), partial(time.sleep, 60)])
-        assert [next(results), next(results)] == [signal.SIG_IGN, {signal.SIGINT}]
+        assert [next(results), next(results)] == [signal.SIG_IGN, {signal.SIGINT, signal.SIGHUP}]
         processes = {*active_children()} - others
         raise ZeroDivisionError
     for process in processes:

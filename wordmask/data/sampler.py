@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, groupby
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -51,6 +52,7 @@ class Batches(Plan):
     ):
         self.stages, self.layout, self.rates, self.drop_last = stages, stages[-1].layout, rates, drop_last
         self.fill, self.epoch = fill or drop_last, 0
+        self._orders: dict[tuple[Any, ...], Integers] = {}  # the last one, also for the copies that `after` makes
         self.steps_in_epoch = stages[-1].steps(drop_last)
         self._begin(done or Progress())
         self.planned_steps = steps or self._steps_for(epochs)
@@ -137,7 +139,11 @@ class Batches(Plan):
     def _order(self, number: int, epoch: int) -> Integers:
         """(sequences,) The sequences of an epoch of a stage, without those that steps of other sizes have shown."""
         stage, shown = self.stages[number], self.shown if epoch == self.first_epoch else ()
-        return stage.remaining(epoch, shown)[: stage.used(self.drop_last, examples_in(shown))]
+        key = number, epoch, shown
+        if key not in self._orders:
+            self._orders.clear()  # first, since two may take much memory
+            self._orders[key] = stage.remaining(epoch, shown)
+        return self._orders[key][: stage.used(self.drop_last, examples_in(shown))]
 
     def _draws(self, number: int, epoch: int, order: Integers, step: int) -> list[Draw]:
         """The sequences of a step, with the epoch and the rate of each mask. A whole epoch would take much memory."""

@@ -25,6 +25,7 @@ from wordmask.utils.errors import InputError, kind_of, reported
 from wordmask.utils.files import make_directory_atomically
 from wordmask.utils.hub import load_pretrained_tokenizer, loading
 from wordmask.utils.quantities import counted, first_of_many
+from wordmask.utils.write_errors import write_reported
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | Non
         with make_directory_atomically(directory) as whole:
             tokenizer.save_pretrained(whole)
 
-    made_once(directory, train)
+    with write_reported(f"--cache_dir: {directory.parent}", "give another"):
+        made_once(directory, train)
     return str(directory)
 
 

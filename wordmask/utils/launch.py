@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 from collections.abc import Iterator
 
 import torch
 from transformers.utils import is_torch_tpu_available, is_torch_xla_available
 
 from wordmask.utils.errors import InputError
+from wordmask.utils.said_once import others_said_something
+
+_GONE = re.compile("gloo.*Connection (closed|reset) by peer", re.DOTALL)
 
 
 def tpu_package() -> str | None:
@@ -21,17 +25,22 @@ def tpu_package() -> str | None:
 
 @contextlib.contextmanager
 def waits_reported(seconds: int) -> Iterator[None]:
-    """Say in one sentence that a process waited too long for another one, on CPUs. (NCCL ends the process itself.)
+    """Say in one sentence that another process has ended, or was waited for too long, on CPUs. (NCCL ends it itself.)
 
     Args:
         seconds: the value of --ddp_timeout.
 
     Raises:
-        InputError: if it waited for so many seconds.
+        InputError: if it waited for so many seconds, or if the other one is gone and has not said why.
     """
     try:
         yield
     except RuntimeError as error:
+        if _GONE.search(str(error)) and not others_said_something():
+            raise InputError(
+                "another process of this launch has ended; look at what it says, and run again to go on from the last "
+                "checkpoint"
+            ) from error
         if not ("gloo" in str(error) and "Timed out" in str(error)):
             raise
         raise InputError(

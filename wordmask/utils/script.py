@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -46,11 +47,11 @@ def one_line_endings() -> Iterator[None]:
     If several processes of a launch meet the same mistake on one machine, only one of them prints it. This is the
     first process, if it meets the mistake too. If only another process meets it, the line begins with its rank.
 
-    Ctrl-C and SIGTERM end it with one line, too, and exit status 130 or 143.
+    Ctrl-C, SIGTERM and SIGHUP end it with one line, too, and exit status 130, 143 or 129.
 
     Any other exception is a bug of ours and keeps its traceback.
     """
-    with handled():
+    with handled(), _any_text_printed():
         try:
             yield
         except (KeyboardInterrupt, Exception) as error:
@@ -68,6 +69,22 @@ def one_line_endings() -> Iterator[None]:
                 rank = f"rank {os.environ['RANK']}: " if local_rank() else ""
                 print(clean(f"error: {rank}{mistake}"), file=sys.stderr, flush=True)
             raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _any_text_printed() -> Iterator[None]:
+    """Let stdout write what its encoding lacks as `\\u4e2d`, as stderr does, and not raise."""
+    stdout = sys.stdout
+    if not isinstance(stdout, io.TextIOWrapper):
+        yield
+        return
+    errors = stdout.errors
+    stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, OSError):  # the program has closed it, or it takes no more
+            stdout.reconfigure(errors=errors)
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

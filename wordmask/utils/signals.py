@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM raise an exception, or ask a training to stop after its step. A second Ctrl-C leaves at once.
+"""Ctrl-C, SIGTERM and SIGHUP raise an exception, or ask a training to stop after its step.
+
+A second Ctrl-C leaves at once. SIGHUP comes where a terminal closes, or a connection to it ends.
 
     with handled():  # a script
         with deferred():  # a training, which looks at `received()` after each step
@@ -26,7 +28,7 @@ from typing import Any
 from wordmask.utils.processes import local_rank
 from wordmask.utils.terminal import terminal
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME = 1.0  # seconds: torchrun passes a Ctrl-C on to processes that got it from the terminal already
 _NOTICE = b"\ninterrupted: the step in progress is finished and saved first; Ctrl-C again leaves at once\n"
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -45,12 +47,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_status(error: KeyboardInterrupt) -> int:
-    """The exit status that belongs to a signal: 130 after Ctrl-C, 143 after SIGTERM."""
+    """The exit status that belongs to a signal: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
     return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
 def interruption_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The Ctrl-C or SIGTERM that an exception is or comes from; `None` if there is none.
+    """The interruption that an exception is or comes from; `None` if there is none.
 
     Up to 3.11, Python raises a `RuntimeError` instead if it comes while a class is made, as during an import.
     """
@@ -95,14 +97,14 @@ _handler: _Handler | None = None
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise `Interrupted`. A signal that the process ignores, as under nohup, stays ignored."""
+    """Let `SIGNALS` raise `Interrupted`. A signal that the process ignores, as under nohup, stays ignored."""
     global _handler
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     outer, _handler, hook = _handler, _Handler(), sys.unraisablehook
     sys.unraisablehook = partial(_raise_again, hook)
-    replaced = {number: signal.getsignal(number) for number in _SIGNALS}
+    replaced = {number: signal.getsignal(number) for number in SIGNALS}
     for number, earlier in replaced.items():
         if earlier not in (signal.SIG_IGN, None):
             signal.signal(number, _handler)
@@ -130,7 +132,7 @@ def _raise_again(hook: Callable[[Any], Any], unraisable: Any) -> None:
 @cache
 def _ignore_at_exit() -> None:
     """While the process ends, which may take a second, Python would give signals their default effect, which kills."""
-    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in _SIGNALS])
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in SIGNALS])
 
 
 def _late(earlier: Any, since: float, number: int, frame: FrameType | None) -> None:
@@ -195,7 +197,7 @@ def held_back() -> Iterator[None]:
 
     A process that starts inside calls `take_terminations` when it is ready.
     """
-    handler, earlier = _handler, signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    handler, earlier = _handler, signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if handler is not None:  # since a signal for this process may come to a thread that does not block it
         handler.is_held = True
     try:

@@ -9,12 +9,13 @@ An *event* has two forms: `line()` is one plain line, and `__rich__()` is what a
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -163,11 +164,22 @@ class Terminal:
         """Show an event, above what is live."""
         if self.hidden and not (is_error and is_first_process()):
             return
-        if self.mode == "rich":
-            soft_wrap = getattr(event, "soft_wrap", False)
-            self.console.print(event, soft_wrap=soft_wrap)
-        else:
-            print(clean(event.line()), file=sys.stderr, flush=True)
+        with self._not_needed():
+            if self.mode == "rich":
+                soft_wrap = getattr(event, "soft_wrap", False)
+                self.console.print(event, soft_wrap=soft_wrap)
+            else:
+                print(clean(event.line()), file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def _not_needed(self) -> Iterator[None]:
+        """Let a run go on where stderr takes no more: its reader has gone, or the disk of a log is full."""
+        try:
+            yield
+        except OSError:
+            self.hidden = True
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
 
     def doing(self, what: str) -> None:
         """Say what begins now: a line, or at a terminal a spinner until the next thing begins."""
@@ -194,14 +206,16 @@ class Terminal:
                 redirect_stdout=sys.stdout.isatty(),  # what others print goes above; what is piped stays in the pipe
                 redirect_stderr=True,
             )
-            self._live.start()
-            self.console.show_cursor()  # rich hides it, and a run that is killed would leave it hidden
+            with self._not_needed():
+                self._live.start()
+                self.console.show_cursor()  # rich hides it, and a run that is killed would leave it hidden
 
     def close(self) -> None:
         """Remove what is live, and show the cursor again."""
         live, self._live = self._live, None
         if live is not None:
-            live.stop()
+            with self._not_needed():
+                live.stop()
 
 
 class _Handler(logging.Handler):

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.context import BaseContext
+from multiprocessing.queues import Queue
 from typing import Any
 
 from wordmask.utils.errors import InputError, from_worker
 from wordmask.utils.forking import WatchedForkContext
-from wordmask.utils.signals import held_back, leave_to_parent, take_terminations
+from wordmask.utils.signals import SIGNALS, held_back, leave_to_parent, take_terminations
 
 # What torch says of a worker that is gone. The parent may also meet the end of a pipe, or a socket that is gone.
 _DEATH = re.compile(r"DataLoader worker \(pid|in pin memory thread|Pin memory thread exited")
@@ -82,7 +83,7 @@ _function: Callable[[Any], Any]
 def _set_up(threads: int, function: Callable[[Any], Any]) -> None:
     """Prepare a worker process."""
     global _function
-    leave_to_parent(signal.SIGINT)
+    leave_to_parent(signal.SIGINT, signal.SIGHUP)
     take_terminations()  # the pool sends them to its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
@@ -102,8 +103,14 @@ def _call(item: Any) -> Any:
 
 def prepare_loader_worker(number: int) -> None:
     """Prepare a worker process of a `DataLoader`."""
-    leave_to_parent(signal.SIGINT, signal.SIGTERM)
+    leave_to_parent(*SIGNALS)
     sys.excepthook = partial(_unless_parent_ends, sys.excepthook)
+    Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
+
+
+def _give_up(error: BaseException, batch: object) -> None:
+    """End a worker that cannot send its batch. By default it only says so, and its parent waits for it for ever."""
+    os._exit(1)
 
 
 def _unless_parent_ends(hook: Callable[..., Any], *error: Any) -> None:
@@ -169,6 +176,6 @@ def loader_workers(count: int, reads: bool = True) -> Iterator[None]:
             raise
         _let_them_die()
         raise InputError(
-            "--dataloader_num_workers: a worker process died, perhaps because memory ran out; give fewer workers, and "
-            "run again to go on from the last checkpoint"
+            "--dataloader_num_workers: a worker process died, perhaps because memory ran out, or room in /dev/shm; "
+            "give fewer workers, or 0, and run again to go on from the last checkpoint"
         ) from error

@@ -197,6 +197,13 @@ def test_an_evaluation_alone_shows_one_line_of_figures(capsys, english_model, en
     assert of_others(lines) == [] and not any(line.startswith("steps: ") for line in lines)
 
 
+def test_a_long_evaluation_says_in_a_log_how_far_it_is(capsys, english_model, english_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("wordmask.utils.progress.LOGGED", 0.0)
+    argv = ["--model_name_or_path", english_model, "--validation_file", english_file, "--report_to", "none"]
+    lines = lines_of(capsys, run_mlm_wwm.main, *argv, "--do_eval", "--output_dir", str(tmp_path / "out"))
+    assert any(re.match(r"evaluating: \d+ batches, .* left, [\d,.]+ batches/s", line) for line in lines)
+
+
 def test_names_with_terminal_escapes_are_shown_as_text(capsys, flags, tmp_path):
     lines = lines_of(capsys, run_mlm_wwm.main, *flags[:-1], str(tmp_path / "out\x1b[31m"))
     shown = rf"{tmp_path / 'out'}\x1b[31m"

@@ -320,6 +320,17 @@ def test_a_plain_checkpoint_had_steps_of_the_size_that_the_run_was_started_with(
     assert result["train_loss"] == pytest.approx(sum(step["loss"] for step in steps) / 8, rel=1e-6)
 
 
+@pytest.mark.parametrize("batch, accumulation", [(4, 1), (2, 2), (2, 1), (3, 2)])
+def test_a_plain_checkpoint_alone_tells_by_its_epochs_what_it_has_seen(batch, accumulation, spy, command, tmp_path):
+    """The accumulation of the new run was taken for that of the old one: examples were shown twice, or never."""
+    spy.run(command(4, 2), 3)
+    for path in [*(tmp_path / "out").glob("wordmask_*"), *(tmp_path / "out").glob("checkpoint-*/wordmask_*")]:
+        path.unlink()
+    more = ["--gradient_accumulation_steps", str(accumulation), "--output_dir", str(tmp_path / "other")]
+    spy.run([*command(batch, 2), *more, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-3")])
+    assert [set(epoch.values()) for epoch in spy.epochs(LINES)] == [{1}, {1}] and len(spy.rows) == 2 * LINES
+
+
 # Streams and schedules
 
 

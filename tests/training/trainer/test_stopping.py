@@ -183,9 +183,11 @@ def test_a_run_that_is_killed_after_its_last_step_has_its_results_when_it_goes_o
     assert final_state(tmp_path / "out") == final_state(tmp_path / "whole")
 
 
-def test_sigterm_ends_with_its_own_status(command, tmp_path, monkeypatch, capsys):
-    assert send_at(monkeypatch, "training_step", signal.SIGTERM, 1) == []
-    stopped(command(), 143)
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_with_its_own_status(number, status, command, tmp_path, monkeypatch, capsys):
+    """A terminal that closed ended a run without a checkpoint."""
+    assert send_at(monkeypatch, "training_step", number, 1) == []
+    stopped(command(), status)
     assert (tmp_path / "out" / "checkpoint-2" / MANIFEST).exists()
     assert "interrupted; to resume from the last checkpoint: " in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ The Trainer shows its own bars and dictionaries instead, unless `RunArguments.lo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from wordmask.training.display.speed import Speed
 from wordmask.training.display.utilisation import Utilisation
 from wordmask.training.records.progress_record import saved_step
 from wordmask.training.records.speed_record import TokenCount
-from wordmask.utils.progress import Bar
+from wordmask.utils.progress import Bar, Update, bar
 from wordmask.utils.quantities import changed, counted, duration, loss, number, percent, plain
 from wordmask.utils.terminal import labelled, terminal
 
@@ -145,7 +146,8 @@ class LiveOutput(TrainerCallback):
         self.speed: Speed | None = None
         self.use: Utilisation | None = None
         self.training_bar: Bar | None = None
-        self.evaluation_bar: Bar | None = None
+        self.evaluation, self.evaluated = contextlib.ExitStack(), 0  # the bar of an evaluation, and its batches
+        self.move_evaluation: Update | None = None
 
     # Training
 
@@ -230,19 +232,18 @@ class LiveOutput(TrainerCallback):
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
         """Move the bar of an evaluation."""
-        if self.evaluation_bar is None:
-            self.evaluation_bar = bar = Bar("evaluating", lambda: [f"{bar.completed:,.0f}/{bar.total:,.0f} batches"])
-            bar.total = len(eval_dataloader) if has_length(eval_dataloader) else 0.0
-            terminal().put(bar)
-        self.evaluation_bar.completed += 1
+        if self.move_evaluation is None:
+            self.move_evaluation, self.evaluated = self.evaluation.enter_context(bar("evaluating", "batches")), 0
+        self.evaluated += 1
+        total = len(eval_dataloader) if has_length(eval_dataloader) else None
+        self.move_evaluation(self.evaluated, self.evaluated, total)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
         """Show what an evaluation has found, unless it repeats the last one. Only the same text is compared."""
-        if self.evaluation_bar is not None:
-            self.evaluation_bar = None
-            terminal().close()
+        self.evaluation.close()
+        self.move_evaluation = None
         metrics = metrics or {}
         prefix = next((name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")), "eval")
         if self.speed is not None:

@@ -195,8 +195,9 @@ class Rehearsal:
         positions, seconds, accumulation = [0] * len(chosen), [], self.args.gradient_accumulation_steps
         loader = trainer.get_train_dataloader()
         if isinstance(sequences, StagedSequences):
-            chosen = np.random.default_rng(0).permutation(chosen)  # so that fewer steps are of all stages, too
-            batches = [next(steps_from(trainer, step)) for step in chosen.tolist()]
+            made = [next(steps_from(trainer, step)) for step in chosen.tolist()]  # in their order, which is quick
+            order = np.random.default_rng(0).permutation(len(made))  # so that fewer steps are of all stages, too
+            batches = [made[number] for number in order.tolist()]
             positions = [int(Lengths.of_stages(trainer, sequences.stages).of(step)[1]) for step in batches]
             loader = trainer._loader(sequences, trainer.collator, batch_sampler=[*itertools.chain(*batches)])
         iterator = iter(loader)

@@ -89,9 +89,12 @@ def written(path: str | Path) -> Iterator[None]:
         reason = why_not_written(error)
         if reason is None:
             raise
+        named = getattr(error, "filename", None)  # of the cache, say, or of a directory for temporary files
+        is_other = isinstance(named, str) and not Path(named).resolve().is_relative_to(Path(path).resolve())
+        what = named if is_other else f"--output_dir: {path}"
         raise InputError(
-            f"--output_dir: {path} cannot be written ({reason}); make room, and run again: earlier checkpoints, if "
-            "there are any, are whole"
+            f"{what} cannot be written ({reason}); make room, and run again: earlier checkpoints, if there are any, "
+            "are whole"
         ) from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from transformers import TrainerState
@@ -163,6 +163,11 @@ def _assumed(checkpoint: str, default: StepSettings, run: RunRecord | None, exam
         run.processes if run else default.processes,
         given.get("dataloader_num_workers", default.workers),
     )
+    if run is None and examples and state.epoch and state.global_step:
+        # No flags are known, but the epochs done: 6 steps that show 0.4 of 120 examples have 8, in batches of 4 two.
+        batches = round(state.epoch * examples / state.global_step / settings.batch_size) or 1
+        if settings.step_size != batches * settings.batch_size:
+            settings = replace(settings, accumulation=batches, processes=1)
     progress = Progress(state.global_step)
     if examples and state.global_step:
         epoch, steps = divmod(state.global_step - 1, -(-examples // settings.step_size))

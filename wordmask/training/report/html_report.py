@@ -47,4 +47,5 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"wordmask report: {directory / RUN} is not the record of a run; give another directory")
     use(None)
     with reported(f"wordmask report: the files in {directory} make no report"):
-        print(clean(str(write_report(directory))))
+        page = write_report(directory)
+    print(clean(str(page)))

@@ -27,7 +27,7 @@ from wordmask.training.records.progress_record import (
 from wordmask.training.records.run_record import RunRecord
 from wordmask.training.records.speed_record import read_speed
 from wordmask.training.trainer.optimizer_resuming import OptimizerResumingTrainer
-from wordmask.training.trainer.same_steps import check_found, check_stages, check_stream
+from wordmask.training.trainer.same_steps import check_found, check_loader, check_stages, check_stream
 from wordmask.utils.errors import InputError, naming_parameters
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
@@ -54,6 +54,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
     plan: Plan | None = None
     keeps_order = False
     stand_in: Callable[[int, Any, str | None], None] | None = None
+    _first_plan: Plan | None = None  # that of the checkpoint
     _loss_done = 0.0  # the sum of the losses of the steps that are done
     _best_done_by: str | None = None  # by what the best step of the checkpoint was chosen
     _loss_at_step = 0.0  # the part of it from steps since the last log
@@ -119,6 +120,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
         if self.args.ignore_data_skip:
             logger.warning("--ignore_data_skip is for streams; without a stream, nothing is read again")
         self.make_plan()
+        self._first_plan = self.plan
         check_stages(record, self._sizes, self.step_settings, checkpoint, run)
         self._check_found(checkpoint, run)
         return self._change(record)
@@ -243,6 +245,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
             args, dataloader
         )
         if self.plan is not None:
+            check_loader(self.plan is not self._first_plan, self)  # our loader has made it anew
             epochs, steps, planned = self.plan.planned_epochs, self.plan.steps_in_epoch, self.plan.planned_steps
             batches = steps * args.gradient_accumulation_steps
             if len(self.plan.stages) == 1:

@@ -51,6 +51,15 @@ def check_stages(
     )
 
 
+def check_loader(is_own: bool, trainer: object) -> None:
+    """Raise an `InputError` if a subclass makes its own batches: a checkpoint does not say which it has seen."""
+    if not is_own:
+        raise InputError(
+            f"resume_from_checkpoint: {type(trainer).__name__} has a get_train_dataloader of its own, whose place in "
+            "the data no checkpoint records; begin anew, or do without that method"
+        )
+
+
 def check_found(args: RunArguments, found: int, checkpoint: str, run: RunRecord | None) -> None:
     """Raise an `InputError` for another batch size than that of a checkpoint, with which the Trainer's search begins.
 

@@ -20,6 +20,7 @@ from wordmask.utils.readers.columns import REFERENCES, Column, Keys, values_at
 from wordmask.utils.readers.open_file import OpenFile
 
 ROWS = 1000  # that are read at once
+BUFFER = 2**20  # bytes of a column that are read at once
 
 
 class ParquetFile:
@@ -69,7 +70,8 @@ class ParquetFile:
                     source = stack.enter_context(tempfile.TemporaryFile())
                     with self.file.open() as content:
                         shutil.copyfileobj(content, source)
-                yield stack.enter_context(pq.ParquetFile(source))
+                # By default, the column of a whole row group is read at once: a million documents, say.
+                yield stack.enter_context(pq.ParquetFile(source, buffer_size=BUFFER, pre_buffer=False))
         except InputError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:  # bytes that are not UTF-8 are a ValueError, too
