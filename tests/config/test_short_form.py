@@ -357,6 +357,7 @@ def test_a_stray_word_is_found_before_torch_is_imported(here):
     )
 
 
+@pytest.mark.slow
 def test_a_model_that_is_nowhere_is_refused_quickly_before_torch_and_the_command_to_resume(here):
     program = "import sys, run_mlm\ntry: run_mlm.main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
     environment = {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(here)}

@@ -125,6 +125,7 @@ def test_words_of_references_and_of_a_segmenter_are_prepared_too(chinese, tmp_pa
         assert trained(run_mlm_wwm, without_text(chinese), tmp_path / f"{name}_out", *directory) == expected
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_tokens_of_its_text_and_is_told_of_other_words(chinese, tmp_path, caplog):
     """It was told that the text had changed, and lost its figures before training; of other words it was not told."""
     plain = [word for word in chinese if not word.endswith(".ref") and not word.endswith("_ref_file")]

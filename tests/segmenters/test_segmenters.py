@@ -408,6 +408,7 @@ def test_an_identity_of_ones_own_has_strings_and_a_name():
     assert identity_of(Versioned()) == {"name": f"{__name__}:Versioned", "version": "3", "parts": "[1, 2]"}
 
 
+@pytest.mark.slow
 def test_a_class_that_is_derived_from_one_of_ours_has_an_identity_of_its_own():
     """Else its words would be those of ours, from the cache."""
     ours, derived = (identity_of(make_segmenter(name)) for name in ("jieba", f"{__name__}:OneByOne"))

@@ -266,6 +266,7 @@ def shown(results: ProbeResults) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_the_table_says_what_was_measured_and_how(command, folder, tmp_path):
     metrics = run_mlm_wwm.main(command(tmp_path / "out", *held_out(folder)))
     found = ProbeResults(metrics, read_labelled(ProbeArguments(*(str(folder / name) for name in FILES)), 42))
