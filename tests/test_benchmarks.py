@@ -173,6 +173,7 @@ def test_train_evaluates_on_lines_that_it_does_not_train_on(program, tmp_path):
     assert (len(trained), len({*trained}), len(evaluated)) == (40, 30, 200) and not {*trained} & {*evaluated}
 
 
+@pytest.mark.slow
 def test_train_tells_lines_apart_and_losses_that_are_not_the_same(program, monkeypatch, capsys):
     train = program("train")
 

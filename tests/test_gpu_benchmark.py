@@ -257,6 +257,7 @@ def test_a_part_names_the_pytorch_that_it_needs(monkeypatch):
     assert both.lacks() == "it needs the module flash_attn.cute"
 
 
+@pytest.mark.slow
 def test_the_operations_around_flash_attention_4_give_the_gradients_of_each_document(monkeypatch):
     """With other kernels, whose functions return as many values as those of the package."""
     import flash_attention_4

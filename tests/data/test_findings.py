@@ -144,6 +144,7 @@ def test_a_segmenter_for_several_languages_is_advised_where_one_knows_only_a_par
     assert prepared.endswith("prepare the text again with --segmenter pythainlp (or icu) or --train_ref_file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line, language, count, segmenter",
     [

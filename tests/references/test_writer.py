@@ -297,6 +297,7 @@ def test_several_files_are_refused_for_one_reference_file(files, pairs, tmp_path
     assert "--file_name" in line and ".jsonl" in line and not (tmp_path / "ref").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_starts_without_torch_and_gives_the_same_references(files):
     """transformers' tokenizers bring torch with them: seconds for every worker, and hundreds of megabytes."""
     load = partial(load_pretrained_tokenizer, "--bert", str(files / "tokenizer"))

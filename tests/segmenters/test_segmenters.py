@@ -601,6 +601,7 @@ def test_jieba_with_hmm_never_uses_the_build_that_differs(loaded):
     assert loaded["jieba"].segment(["1-6天"]) == [["1", "-", "6", "天"]]
 
 
+@pytest.mark.slow
 def test_a_user_dictionary_is_its_segmenters_own(tmp_path, loaded):
     """jieba keeps dictionaries, and words of frequency 0, for the whole process."""
     import jieba

@@ -29,7 +29,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, refusal, sample_lines, slow_after
+from conftest import free_port, refusal, sample_lines
 from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.data.labelled_examples import LabelledExamples, read_labelled
 from wordmask.models.text_embedding import Embedder
@@ -173,7 +173,8 @@ def test_a_label_that_only_the_prediction_has_counts_as_in_scikit_learn():
     assert found["f1_low"] <= found["f1"] <= found["f1_high"]
 
 
-@pytest.mark.parametrize("more", slow_after(1, [[], ["--no_text_in_results"]]), ids=["", "without text"])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--no_text_in_results"]], ids=["", "without text"])
 def test_the_best_checkpoint_is_chosen_by_the_probe(more, command, folder, tmp_path, capsys):
     """Here the lowest macro-F1 counts as the best. Which step has it differs between machines."""
     out = tmp_path / "out"
