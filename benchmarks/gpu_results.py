@@ -75,9 +75,10 @@ class Results:
             if plains:
                 fastest = max(plains, key=lambda other: plains[other]["tokens_per_second"])
                 for found in sides.values():
-                    known = {share: of for share, of in SHARES.items() if of in found and plains[fastest][of]}
-                    shares = {share: found[of] / plains[fastest][of] for share, of in known.items()}
-                    found.update(shares, plain_of=fastest)
+                    found["plain_of"] = fastest
+                    for share, of in SHARES.items():
+                        if plains[fastest].get(of) and of in found:
+                            found[share] = found[of] / plains[fastest][of]
 
     def write(self) -> None:
         """Write both files."""

@@ -1,4 +1,4 @@
-"""After Ctrl-C or SIGTERM, say how to go on: with the command that resumes the run, or starts it again."""
+"""After a signal, such as Ctrl-C, say how to go on: with the command that resumes the run, or starts it again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def resumable(
         directory: the output directory, chosen by the short form or by the user.
 
     Raises:
-        SystemExit: after Ctrl-C or SIGTERM, with status 130 or 143.
+        SystemExit: after a signal, with its status, see `exit_status`.
     """
     record = directory / RUN
     earlier = _version(record)
@@ -49,7 +49,10 @@ def resumable(
 
 
 def _version(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is written anew; `None` without it. Its time alone would not do: clocks differ."""
+    """What changes when a file is written anew; `None` without it.
+
+    The start of the run does not tell it: the file has the time of its server, whose clock may be late.
+    """
     try:
         status = path.stat()
     except OSError:

@@ -179,8 +179,8 @@ def _leave_at_once(number: int) -> None:
 def leave_to_parent(*numbers: int) -> None:
     """Let a worker process ignore signals. It ends when its parent says so, or is gone.
 
-    Ctrl-C and a scheduler's SIGTERM go to all processes. A worker that ended by itself would take the next batch with
-    it.
+    Ctrl-C, a scheduler's SIGTERM and a terminal's SIGHUP go to all processes. A worker that ended by itself would take
+    the next batch with it.
 
     Args:
         numbers: the signals.

@@ -245,7 +245,7 @@ class ResumableTrainer(OptimizerResumingTrainer):
             args, dataloader
         )
         if self.plan is not None:
-            check_loader(self.plan is not self._first_plan, self)  # our loader has made it anew
+            check_loader(self.plan, self._first_plan, self)
             epochs, steps, planned = self.plan.planned_epochs, self.plan.steps_in_epoch, self.plan.planned_steps
             batches = steps * args.gradient_accumulation_steps
             if len(self.plan.stages) == 1:

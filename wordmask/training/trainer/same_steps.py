@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from wordmask.config.run_arguments import RunArguments
+from wordmask.data.plan import Plan
 from wordmask.training.records.progress_record import ProgressRecord, StepSettings
 from wordmask.training.records.run_record import RunRecord
 from wordmask.utils.errors import InputError
@@ -51,9 +52,15 @@ def check_stages(
     )
 
 
-def check_loader(is_own: bool, trainer: object) -> None:
-    """Raise an `InputError` if a subclass makes its own batches: a checkpoint does not say which it has seen."""
-    if not is_own:
+def check_loader(plan: Plan, of_checkpoint: Plan | None, trainer: object) -> None:
+    """Raise an `InputError` if a subclass makes its own batches: a checkpoint does not say which it has seen.
+
+    Args:
+        plan: that of the training. Our `get_train_dataloader` has made it anew.
+        of_checkpoint: the one that was made to find the place of a checkpoint, if there is one.
+        trainer: for the sentence.
+    """
+    if plan is of_checkpoint:
         raise InputError(
             f"resume_from_checkpoint: {type(trainer).__name__} has a get_train_dataloader of its own, whose place in "
             "the data no checkpoint records; begin anew, or do without that method"

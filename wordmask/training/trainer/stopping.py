@@ -1,4 +1,4 @@
-"""A Trainer that ends after the step in which Ctrl-C or SIGTERM came, with a checkpoint to go on from."""
+"""A Trainer that ends after the step in which a signal came, such as Ctrl-C, with a checkpoint to go on from."""
 
 from __future__ import annotations
 
