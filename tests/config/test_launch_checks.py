@@ -17,6 +17,7 @@ import run_mlm_wwm
 from conftest import refusal
 from wordmask.config import launch_checks
 from wordmask.config.arguments import parse_arguments
+from wordmask.config.run_arguments import RunArguments
 from wordmask.utils.errors import InputError
 from wordmask.utils.launch import tpu_package
 
@@ -192,6 +193,32 @@ def test_two_ways_to_divide_a_model(refuse, deepspeed_file):
 
 def test_settings_of_fsdp_without_fsdp(refuse):
     assert "--fsdp_config" in refuse("--use_cpu", "--fsdp_config", '{"version": 2}')
+
+
+def test_settings_of_fsdp_that_save_no_whole_model(monkeypatch):
+    monkeypatch.setattr("wordmask.config.run_arguments.check_sharding", lambda *flags: None)
+    given = {"output_dir": "out", "use_cpu": True, "fsdp": True}
+    for whole in ({"version": 2}, {"version": 2, "state_dict_type": "FULL_STATE_DICT"}):
+        RunArguments(**given, fsdp_config=whole)
+    with pytest.raises(InputError, match="with state_dict_type SHARDED_STATE_DICT, no file holds the whole model"):
+        RunArguments(**given, fsdp_config={"version": 2, "state_dict_type": "SHARDED_STATE_DICT"})
+
+
+def test_an_evaluation_that_fsdp_cannot_divide(refuse, monkeypatch):
+    monkeypatch.setattr("wordmask.config.run_arguments.check_sharding", lambda *flags: None)
+    assert refuse("--use_cpu", "--fsdp", "--do_eval").startswith("--fsdp divides a model to train it")
+
+
+def test_a_precision_of_the_launcher_that_no_flag_names(refuse):
+    sentence = refuse("--use_cpu", ACCELERATE_MIXED_PRECISION="bf16")
+    assert "ACCELERATE_MIXED_PRECISION=bf16" in sentence and "add --bf16, or give accelerate launch" in sentence
+    sentence = refuse("--use_cpu", ACCELERATE_MIXED_PRECISION="fp8")
+    assert "ACCELERATE_MIXED_PRECISION=fp8" in sentence and "add" not in sentence
+
+
+def test_a_precision_of_the_launcher_that_a_flag_names(environment):
+    put(environment, {"ACCELERATE_MIXED_PRECISION": "bf16"})
+    assert RunArguments(output_dir="out", use_cpu=True, bf16=True).bf16
 
 
 @pytest.mark.parametrize("flag", ["fsdp_config", "deepspeed", "accelerator_config"])

@@ -94,6 +94,8 @@ def check_flags(arguments: Arguments) -> None:
         raise InputError(f"--keep_optimizer: {dividing} divides this state over processes; drop one of them")
     if arguments.model.keep_optimizer and arguments.only_evaluates:
         raise InputError("--keep_optimizer has no effect in an evaluation; drop it, or add --do_train")
+    if arguments.training.fsdp and arguments.only_evaluates:  # FSDP2 divides a model together with its optimizer
+        raise InputError("--fsdp divides a model to train it, and an evaluation does not; drop it, or add --do_train")
     if arguments.data.pack_sequences and arguments.model.attn_implementation == "flex_attention":
         raise InputError(
             "--pack_sequences with --attn_implementation flex_attention trains on few devices, and without dropout "

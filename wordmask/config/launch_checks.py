@@ -101,6 +101,24 @@ def check_sharding(fsdp: object, fsdp_config: object, deepspeed: object, use_cpu
         )
 
 
+def check_launched_precision(is_asked: bool) -> None:
+    """Check that `accelerate launch` sets no precision that no flag names: header and record would not have it.
+
+    Args:
+        is_asked: whether a flag names the precision.
+
+    Raises:
+        InputError: with the flag to add.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
+    if precision != "no" and not is_asked:
+        add = f"add --{precision}, or " if precision in ("bf16", "fp16") else ""
+        raise InputError(
+            f"the environment has ACCELERATE_MIXED_PRECISION={precision}, maybe from accelerate's own configuration, "
+            f"and no flag asks for it; {add}give accelerate launch --mixed_precision no"
+        )
+
+
 def is_launched() -> bool:
     """Whether a launcher started this process, maybe as the only one of its group."""
     return _number("LOCAL_RANK", -1) >= 0 or _number("WORLD_SIZE", 1) > 1

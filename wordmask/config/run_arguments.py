@@ -12,7 +12,13 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from wordmask.config.added_arguments import AddedArguments, UsedArguments
-from wordmask.config.launch_checks import check_environment, check_sharding, is_launched, on_cpu
+from wordmask.config.launch_checks import (
+    check_environment,
+    check_launched_precision,
+    check_sharding,
+    is_launched,
+    on_cpu,
+)
 from wordmask.config.metric_table import METRICS
 from wordmask.config.optimizer_checks import MUON, choose_optimizer
 from wordmask.config.parser import argument
@@ -72,6 +78,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         AddedArguments.__post_init__(self)
         check_before(self)
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
+        check_launched_precision(bool(self.bf16 or self.fp16 or self.deepspeed))
         if self.metric_for_best_model and self.greater_is_better is None:  # else less perplexity would be worse
             metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
             self.greater_is_better = metric is not None and metric.more_is_better  # else it is the loss of a corpus

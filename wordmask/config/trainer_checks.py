@@ -77,6 +77,12 @@ def check_after(args: RunArguments) -> None:
             "go on with smaller batches; drop it, and give a --per_device_train_batch_size that fits (--dry_run "
             "finds it)"
         )
+    saved = (args.fsdp_plugin_args or {}).get("state_dict_type", "FULL_STATE_DICT")
+    if saved != "FULL_STATE_DICT":  # the Trainer would save no model at the end
+        raise InputError(
+            f"--fsdp_config: with state_dict_type {saved}, no file holds the whole model at the end; give "
+            "FULL_STATE_DICT, or drop it"
+        )
     _check_chunked_head(args)
     if not (args.residual_in_fp32 or args.bf16):  # sums may be above 65,504, where float16 ends
         raise InputError("--no_residual_in_fp32 needs --bf16; give it, too, or drop the flag")

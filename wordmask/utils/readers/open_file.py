@@ -97,10 +97,13 @@ def lines(content: IO[bytes], file: OpenFile) -> Iterator[str]:
         InputError: if all line ends are `\\r`, as old programs write them: the file would be one line. Also for a line
             with a NUL in every third place or more: in UTF-16, Latin letters have one beside each.
     """
-    for file.number, line in enumerate(lines_with_ends(content), 1):
-        if file.number == 1 and "\r" in line.rstrip("\r\n") and not line.endswith("\n"):
-            raise file.mistake(ONLY_RETURNS)
-        if "\0" in line and 3 * line.count("\0") > len(line):
-            kind = "UTF-16BE" if line.startswith("\0") else "UTF-16LE"
-            raise file.mistake(f"has NULs between its characters, as in UTF-16; convert it: iconv -f {kind} -t UTF-8")
-        yield line.removesuffix("\n").removesuffix("\r")
+    with lines_with_ends(content) as text:
+        for file.number, line in enumerate(text, 1):
+            if file.number == 1 and "\r" in line.rstrip("\r\n") and not line.endswith("\n"):
+                raise file.mistake(ONLY_RETURNS)
+            if "\0" in line and 3 * line.count("\0") > len(line):
+                kind = "UTF-16BE" if line.startswith("\0") else "UTF-16LE"
+                raise file.mistake(
+                    f"has NULs between its characters, as in UTF-16; convert it: iconv -f {kind} -t UTF-8"
+                )
+            yield line.removesuffix("\n").removesuffix("\r")
