@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import subprocess
 import sys
 from copy import deepcopy
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from transformers import (
@@ -209,6 +211,30 @@ def test_each_call_of_train_is_a_training_of_its_own(english_model, tokenizer, d
         assert trainer.state.global_step == 8
     assert counts == [8, 4, 8, 0, 4]
     assert all(0 <= share <= 1 for share in shares)
+
+
+def test_a_second_training_has_the_learning_rates_of_the_first_one(english_model, tokenizer, dataset, tmp_path):
+    """Its schedule begins anew, and not where the first one ended."""
+    trainer = train(english_model, tokenizer, dataset, tmp_path, logging_steps=1, save_strategy="no")
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([5e-5 * (1 - step / 8) for step in range(8)])
+
+
+def test_a_training_leaves_the_verbosity_that_a_program_has_chosen(
+    english_model, tokenizer, dataset, tmp_path, monkeypatch
+):
+    """It is quieter for a moment, while the Trainer would warn of settings that we have logged."""
+    before, said = transformers.utils.logging.get_verbosity(), []
+    monkeypatch.setattr(logging.StreamHandler, "emit", lambda self, record: said.append(record.getMessage()))
+    transformers.utils.logging.set_verbosity_info()
+    try:
+        train(english_model, tokenizer, dataset, tmp_path, save_strategy="epoch")
+        train(english_model, tokenizer, dataset, tmp_path, tmp_path / "checkpoint-4", logging_steps=1)
+        assert transformers.utils.logging.get_verbosity() == logging.INFO
+    finally:
+        transformers.utils.logging.set_verbosity(before)
+    assert said and not any("do not match" in message for message in said)
 
 
 class Stream(torch.utils.data.IterableDataset):

@@ -179,7 +179,7 @@ def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_mo
     assert [pytest.approx(step, rel=1e-5) for step in whole] == resumed
 
 
-def test_a_resumed_stream_goes_on_where_it_stopped(english_model, tmp_path):
+def test_a_resumed_stream_goes_on_where_it_stopped(english_model, tmp_path, caplog):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(sample_lines("english", 13)))
     argv = ["--model_name_or_path", english_model, "--train_file", str(text), "--streaming", "--max_steps", "12"]
@@ -188,7 +188,9 @@ def test_a_resumed_stream_goes_on_where_it_stopped(english_model, tmp_path):
     whole = run_mlm_wwm.main([*argv, str(tmp_path / "whole")])
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoint-12")
+    assert "is read and tokenized again" not in caplog.text
     run_mlm_wwm.main([*argv, str(tmp_path / "resumed")])
+    assert "the text of all steps that are done is read and tokenized again" in caplog.text
     assert whole["train_loss"] > 0
 
     def steps(name: str) -> list[tuple[float, float]]:

@@ -309,6 +309,8 @@ def test_the_trainer_sees_no_steps_outside_of_its_epochs():
     plan = Training([4, 4, 4], 6, groups=False).plan(epochs=2)
     assert [plan.steps_left(epoch) for epoch in (0, 1, 2)] == [2, 1, 0]
     assert plan.after(2).steps_left(0) == 0, "it begins in epoch 1"
+    plan.set_epoch(2)
+    assert list(plan) == [], "batches of an epoch behind the last one"
     assert plan.steps_in_epoch == 2 and Training([4], 100, groups=False).plan().steps_in_epoch == 1
 
 

@@ -28,7 +28,7 @@ from wordmask.config.data_arguments import DataArguments
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.data.sources import load_texts
 from wordmask.models import loading
-from wordmask.models.configuration import with_dropout
+from wordmask.models.configuration import make_config, with_dropout
 from wordmask.utils.errors import InputError
 
 NEW_HEAD = "no masked-LM head"
@@ -130,11 +130,25 @@ def test_weights_of_the_encoder_that_are_missing_are_counted(train, tmp_path):
     assert "bert.encoder.layer.1.attention.output" in logged[0] and NEW_HEAD not in logged[0]
 
 
-def test_weights_of_another_architecture_are_refused(english_model, english_file, tmp_path, capsys):
-    directory = save_model(tmp_path / "model", sample_tokenizer("bert"))
+def test_a_type_alone_gives_its_own_settings_and_the_ids_of_the_tokenizer():
+    tokenizer = sample_tokenizer("roberta")
+    config = make_config(ModelArguments(model_type="bert"), None, tokenizer)
+    changed = {name: value for name, value in config.to_dict().items() if value != BertConfig().to_dict().get(name)}
+    assert changed == {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+@pytest.mark.parametrize("model_type, name", [("bert", "BertForMaskedLM"), ("fnet", "FNetForMaskedLM")])
+def test_weights_of_another_architecture_are_refused(model_type, name, english_file, tmp_path, capsys):
+    """FNet's encoder has a pooler, which no checkpoint needs to have."""
+    directory = save_model(tmp_path / "model", sample_tokenizer("bert"), model_type)
     save_file({"other.weight": torch.zeros(2, 2)}, Path(directory, "model.safetensors"), {"format": "pt"})
     sentence = refuse(capsys, english_file, tmp_path, "--model_name_or_path", directory)
-    assert sentence.startswith(f"--model_name_or_path: {directory} holds no weight of a BertForMaskedLM")
+    assert sentence.startswith(f"--model_name_or_path: {directory} holds no weight of")
+    assert name in sentence
 
 
 @pytest.mark.parametrize("by_name", [True, False])

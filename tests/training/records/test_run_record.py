@@ -180,6 +180,14 @@ def test_an_evaluation_never_overwrites_a_training(command, out, capsys):
     assert "another base model" in sentence and contents(out) == before
 
 
+def test_a_training_of_what_was_trained_in_its_own_directory_is_refused(command, out, capsys):
+    """Only an evaluation may be of that model; a training would go on from its checkpoint, and not from the model."""
+    before = contents(out)
+    sentence = refusal(capsys, run_mlm_wwm.main, *command(str(out), out, "--do_train"))
+    assert "another base model" in sentence and contents(out) == before
+    assert sentence.endswith("; give another --output_dir, or --overwrite_output_dir to start over")
+
+
 def test_other_settings_are_told_line_by_line_and_the_run_goes_on(command, folder, out, tmp_path, caplog):
     text = tmp_path / "longer.txt"
     text.write_text((folder / "text.txt").read_text(encoding="utf-8") + "\nOne line more.\n", encoding="utf-8")

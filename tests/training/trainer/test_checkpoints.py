@@ -173,6 +173,12 @@ def test_the_directory_of_a_run_is_no_checkpoint(finished, english_model, tmp_pa
     )
 
 
+def test_overwriting_from_a_checkpoint_leaves_none_that_a_later_start_would_go_on_from(out, resume):
+    from_second = ("--overwrite_output_dir", "--resume_from_checkpoint", str(out / "checkpoint-2"))
+    resume(*from_second, "--max_steps", "3", "--save_strategy", "no")
+    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+
+
 def test_a_training_of_the_plain_trainer_goes_on(english_model, finished, tmp_path, caplog):
     tokenizer = AutoTokenizer.from_pretrained(english_model)
     lines = (finished / "text.txt").read_text().splitlines()

@@ -461,6 +461,29 @@ def test_the_speed_is_that_of_the_last_attempt(spy, command, small_gpu):
     assert result["train_tokens_per_second"] * result["train_runtime"] == pytest.approx(tokens, rel=0.01)
 
 
+SEARCH = ("--auto_find_batch_size", "--tokens_per_pass", "0")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--streaming", "--max_steps", "6"), ("--length_schedule", "24:0.5,48:0.5", "--no_line_by_line")]
+)
+def test_memory_that_runs_out_after_some_steps_is_one_sentence_where_they_cannot_be_divided_anew(
+    flags, command, small_gpu, capsys
+):
+    small_gpu["calls"] = 3  # the first one is the trial of the model
+    argv = command(5, 2, *SEARCH, *flags)
+    if "--length_schedule" in flags:
+        at = argv.index("--max_seq_length")
+        del argv[at : at + 2]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv)
+    assert f"run out of memory after step 2, and {flags[0]} continues only in steps of the same size" in sentence
+
+
+def test_memory_that_runs_out_in_the_first_step_of_a_stream_is_only_a_smaller_batch(spy, command, small_gpu):
+    spy.run(command(5, 1, *SEARCH, "--streaming", "--max_steps", "6"))
+    assert Counter(step for step, _ in spy.rows) == dict.fromkeys(range(6), 4)
+
+
 def test_a_finished_run_that_is_started_again_keeps_its_data_report(spy, command, tmp_path):
     spy.run(command(4, 1))
     before = (tmp_path / "out" / "data_report.json").read_bytes()

@@ -207,6 +207,33 @@ def test_a_signal_before_the_first_step_ends_the_evaluation_there(command, text,
     assert "interrupted; to start again: " in capsys.readouterr().err
 
 
+def test_an_evaluation_is_left_at_the_batch_in_which_a_signal_comes(command, text, monkeypatch, tmp_path):
+    """What is left of it would take longer than a scheduler waits."""
+    batches, original = [], MlmTrainer.prediction_step
+
+    def counted(self, *args, **kwargs):
+        batches.append(self.state.global_step)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlmTrainer, "prediction_step", counted)
+    sent = send_at(monkeypatch, "prediction_step", signal.SIGTERM, 4, 2)
+    more = ("--do_eval", "--validation_file", text, "--per_device_eval_batch_size", "4", "--eval_on_start", "False")
+    stopped(command(*more, "--eval_strategy", "steps", "--eval_steps", "4"), 143)
+    assert sent == [4] and batches == [4, 4]
+    assert json.loads((tmp_path / "out" / "checkpoint-4" / "wordmask_progress.json").read_text())["owes_evaluation"]
+
+
+def test_a_run_that_is_stopped_within_an_epoch_saves_once_and_logs_no_end_of_the_epoch(command, monkeypatch):
+    """To save a step again removes its checkpoint first, and a scheduler may kill the run then."""
+    saved, logged = [], []
+    write, log = MlmTrainer._write_checkpoint, MlmTrainer.log
+    monkeypatch.setattr(MlmTrainer, "_write_checkpoint", lambda self, *args: saved.append(1) or write(self, *args))
+    monkeypatch.setattr(MlmTrainer, "log", lambda self, logs, *more: logged.append(logs) or log(self, logs, *more))
+    send_at(monkeypatch, "training_step", signal.SIGTERM, 3)
+    stopped(command("--logging_strategy", "epoch"), 143)
+    assert saved == [1] and logged == []
+
+
 def test_a_signal_after_training_ends_the_run_at_once(command, text, tmp_path, monkeypatch, capsys):
     """The evaluation at the end is made by the next run."""
     argv = command("--do_eval", "--validation_file", text, "--eval_on_start", "False", *SAVED)
