@@ -78,7 +78,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         AddedArguments.__post_init__(self)
         check_before(self)
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
-        check_launched_precision(bool(self.bf16 or self.fp16 or self.deepspeed))
+        check_launched_precision(bool(self.bf16 or self.fp16 or self.deepspeed))  # DeepSpeed's own file names it
         if self.metric_for_best_model and self.greater_is_better is None:  # else less perplexity would be worse
             metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
             self.greater_is_better = metric is not None and metric.more_is_better  # else it is the loss of a corpus

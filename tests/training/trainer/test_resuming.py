@@ -383,6 +383,8 @@ def test_a_length_schedule_refuses_steps_of_another_size(spy, command, tmp_path,
 
 # --auto_find_batch_size
 
+SEARCH = ("--auto_find_batch_size", "--tokens_per_pass", "0")
+
 
 @pytest.fixture
 def small_gpu(monkeypatch):
@@ -400,7 +402,7 @@ def small_gpu(monkeypatch):
 
 
 def test_a_batch_size_that_was_found_is_that_of_the_resumed_run(spy, command, small_gpu, tmp_path, caplog):
-    argv = command(5, 2, "--auto_find_batch_size", "--tokens_per_pass", "0")
+    argv = command(5, 2, *SEARCH)
     spy.run(argv, 5)
     assert Counter(step for step, _ in spy.rows) == dict.fromkeys(range(5), 4)
     caplog.clear()
@@ -415,16 +417,15 @@ def test_a_search_does_not_begin_with_another_size_than_that_of_the_checkpoint(
     spy, command, small_gpu, tmp_path, capsys
 ):
     """The Trainer takes the size of the checkpoint, and the record said that the new one was used."""
-    search = ("--auto_find_batch_size", "--tokens_per_pass", "0")
-    spy.run(command(5, 2, *search), 5)  # with batches of 4
+    spy.run(command(5, 2, *SEARCH), 5)  # with batches of 4
     for size in (2, 6):
-        sentence = refusal(capsys, run_mlm_wwm.main, *command(size, 2, *search))
+        sentence = refusal(capsys, run_mlm_wwm.main, *command(size, 2, *SEARCH))
         assert "was trained with batches of 4, and the search goes on from there; drop the flag" in sentence
         assert f"--per_device_train_batch_size {size}" in sentence
-    spy.run(command(4, 2, *search), 8)
+    spy.run(command(4, 2, *SEARCH), 8)
     spy.run(command(2, 2, "--tokens_per_pass", "0"))
     assert [set(epoch.values()) for epoch in spy.epochs(LINES)] == [{1}, {1}]
-    run_mlm_wwm.main(command(3, 2, *search))  # of a training that is over, nothing is searched
+    run_mlm_wwm.main(command(3, 2, *SEARCH))  # of a training that is over, nothing is searched
 
 
 def test_without_a_record_a_search_says_with_which_size_it_begins(spy, command, tmp_path, caplog):
@@ -448,7 +449,7 @@ def test_a_run_that_is_stopped_in_its_last_step_has_no_epoch_more(command, tmp_p
 def test_the_search_goes_on_where_a_library_says_otherwise_that_memory_is_short(spy, command, small_gpu, caplog):
     """As oneDNN does on a CPU, in words that accelerate does not know."""
     small_gpu["says"] = "could not create a primitive"
-    spy.run(command(5, 1, "--auto_find_batch_size", "--tokens_per_pass", "0"))
+    spy.run(command(5, 1, *SEARCH))
     assert "run out of memory after step 0, trying 4" in caplog.text
     assert spy.epochs(LINES) == [Counter({row: 1 for _, row in spy.rows})]
 
@@ -456,12 +457,9 @@ def test_the_search_goes_on_where_a_library_says_otherwise_that_memory_is_short(
 def test_the_speed_is_that_of_the_last_attempt(spy, command, small_gpu):
     """Two steps of 5 come before it: neither their tokens count, nor their time."""
     small_gpu["calls"] = 3  # the first one is the trial of the model
-    result = spy.run(command(5, 2, "--auto_find_batch_size", "--tokens_per_pass", "0"))
+    result = spy.run(command(5, 2, *SEARCH))
     tokens = sum(len(row) for step, row in spy.rows if step >= 2)
     assert result["train_tokens_per_second"] * result["train_runtime"] == pytest.approx(tokens, rel=0.01)
-
-
-SEARCH = ("--auto_find_batch_size", "--tokens_per_pass", "0")
 
 
 @pytest.mark.parametrize(
@@ -494,7 +492,7 @@ def test_a_finished_run_that_is_started_again_keeps_its_data_report(spy, command
 def test_memory_that_runs_out_after_some_steps_repeats_none_of_them(spy, command, small_gpu, tmp_path, caplog):
     """transformers begins again at step 0, with the weights of the steps that it has done."""
     small_gpu["calls"] = 3  # the first one is the trial of the model
-    argv = command(5, 2, "--auto_find_batch_size", "--tokens_per_pass", "0", "--learning_rate", "1e-3")
+    argv = command(5, 2, *SEARCH, "--learning_rate", "1e-3")
     result = spy.run(argv)
     assert "batches of 5 run out of memory after step 2, trying 4" in caplog.text
     assert [set(epoch.values()) for epoch in spy.epochs(LINES)] == [{1}, {1}]
