@@ -217,6 +217,17 @@ def test_a_checkpoint_without_weights_or_state_is_none(out):
         assert problem in str(find_damage(out / f"checkpoint-{step}"))
 
 
+def test_a_plain_checkpoint_must_name_its_batch_size(out):
+    """A traceback of transformers, which divides this number."""
+    make_plain(out / "checkpoint-4")
+    path = out / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    del state["train_batch_size"]
+    path.write_text(json.dumps(state))
+    problem = "trainer_state.json does not name the batch size (train_batch_size)"
+    assert find_damage(out / "checkpoint-4") == problem
+
+
 def test_a_checkpoint_of_another_size_is_refused(out, english_model, finished, tmp_path, capsys):
     """Without the record of its run, only its weights tell."""
     other = save_model(tmp_path / "other", sample_tokenizer("bert"), hidden_size=32)

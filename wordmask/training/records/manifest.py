@@ -89,7 +89,8 @@ def _find_unreadable(checkpoint: Path) -> str | None:
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         try:
             if path.name == STATE:
-                dict(read_json(path))
+                if dict(read_json(path)).get("train_batch_size") is None:  # transformers cannot do without, either
+                    return f"{STATE} does not name the batch size (train_batch_size)"
             elif path.suffix == ".json":
                 read_json(path)
             elif path.suffix == ".safetensors":
