@@ -136,7 +136,7 @@ def find_checkpoint(arguments: Arguments) -> str | None:
             f"--resume_from_checkpoint: {named} is not the last checkpoint of the run in {directory}, which is "
             f"{checkpoint}; drop the flag, give another --output_dir, or --overwrite_output_dir to remove that run"
         )
-    if requested and str(requested).lower() == "true" and checkpoint is None:
+    if str(requested).lower() == "true" and checkpoint is None:
         raise InputError(f"--resume_from_checkpoint: {directory} holds no checkpoint; give the path of one")
     trains = training.do_train or arguments.no_task_given
     if trains and checkpoint is None and _matching(directory, ["train_results.json"]):
