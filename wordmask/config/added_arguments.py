@@ -55,7 +55,7 @@ class AddedArguments:
     tokens_per_pass: int | None = argument(
         "Split batches of more tokens: same gradients, less memory; 0: never; by default 2048 on a CPU.", default=None
     )
-    eval_on_start: bool | None = argument("Evaluate before training. Default: as at its end.", default=None)
+    eval_on_start: bool | None = argument("Evaluate before training; default: if after it, too.", default=None)
     optim: str | None = argument("muon, or another; default adamw_torch_fused.", default=None)
 
     logging_steps: float | None = argument(

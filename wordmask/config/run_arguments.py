@@ -59,10 +59,32 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
 
     _argument_group_name = "training"
 
+    # Flags of transformers that do something else here, or nothing
+    save_only_model: bool = argument(
+        "Save no optimizer with a checkpoint; a run that goes on from it begins with a new one.", default=False
+    )
+    resume_from_checkpoint: str | None = argument(
+        "The checkpoint to go on from; without it, a run goes on from the last one in --output_dir.", default=None
+    )
+    ignore_data_skip: bool = argument(
+        "A run that goes on reads its stream (--streaming) from the beginning again.", default=False
+    )
+    data_seed: int | None = argument(
+        "Of order and masks; by default --seed in training, and 42 in evaluations.", default=None
+    )
+    dataloader_drop_last: bool = argument(
+        "Leave out the sequences at the end of an epoch that do not fill an optimizer step.", default=False
+    )
+    enable_jit_checkpoint: bool = argument("Not needed: SIGTERM ends a run with a checkpoint.", default=False)
+    do_predict: bool = argument("Refused: masked language modelling has no test data.", default=False)
+    length_column_name: str = argument("Not used: lengths are counted.", default="length")
+    include_for_metrics: list[str] = argument("Not used: metrics need no more.", default_factory=list)
     logging_nan_inf_filter: bool = argument(
         "Leave losses that are no numbers out of the logged mean; this waits for the device in each step.",
         default=False,
     )
+
+    # Added by this suite, for a GPU
     chunked_head: bool = argument(
         "On a GPU, compute the loss in chunks, without the logits of a batch in memory (torch 2.13).", default=False
     )
