@@ -25,7 +25,7 @@ class UsedArguments:
     max_steps: int = argument("Optimizer steps, instead of epochs.", default=-1)
     per_device_train_batch_size: int = argument("Sequences in a batch of one device.", default=8)
     gradient_accumulation_steps: int = argument("Batches in an optimizer step.", default=1)
-    warmup_steps: float = argument("Steps to the highest rate; below 1: a share.", default=0)
+    warmup_steps: float = argument("Warm-up steps; below 1: a share of all.", default=0)
     eval_strategy: str = argument("Evaluate in training: no, steps, epoch.", default="no")
     eval_steps: float | None = argument("The steps between; below 1: a share of all.", default=None)
     save_steps: float = argument("Checkpoint every N; below 1: a share.", default=500)

@@ -20,6 +20,7 @@ from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import Value, apply_defaults, is_short_form
+from wordmask.config.unused_flags import UNUSED
 
 # The classes of all flags, with those of transformers.
 CONCERNS: tuple[type, ...] = tuple(RunArguments if concern is AddedArguments else concern for concern in OWN[1:])
@@ -88,6 +89,8 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments
     parser = training_parser(CONCERNS)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp
+    for name, reason in UNUSED.items():
+        parser.flags[name].help = f"Not used: {reason}."
     parser.set_defaults(**defaults)
     argv = sys.argv[1:] if argv is None else argv
     namespace = parser.parse(argv)

@@ -51,7 +51,7 @@ class DataArguments:
     prepare_only: bool = argument("Tokenize the text into --prepared_dir and exit.", default=False)
     part_lines: int = argument("--prepare_only: examples in a part.", default=100_000)
     num_shards: int = argument("--prepare_only: divide into N runs.", default=1)
-    shard_index: int = argument("--prepare_only: which of the N runs this is, from 0.", default=0)
+    shard_index: int = argument("--prepare_only: the number of this run.", default=0)
 
     def __post_init__(self) -> None:
         self._check_preparation()

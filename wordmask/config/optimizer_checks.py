@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from typing import TYPE_CHECKING
@@ -60,6 +61,10 @@ def check_optimizer(args: RunArguments) -> None:
             f"--warmup_steps {args.warmup_steps:g}: {optimizer} warms up by itself, and knows no share of the steps; "
             "give a whole number of them"
         )
+    if unread := [name for name in names if not _is_read(name, args)]:
+        has_flags = optimizer.startswith("adamw")
+        advice = "use --adam_beta1, --adam_beta2 and --adam_epsilon" if has_flags else "drop it"
+        raise InputError(f"--optim_args: {unread[0]} is no setting of --optim {optimizer}; {advice}")
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, ValueError) as error:
@@ -68,6 +73,20 @@ def check_optimizer(args: RunArguments) -> None:
             raise InputError(
                 f"--optim {optimizer}: its package is missing ({sentence}); install it, or give another optimizer"
             ) from None
+
+
+def _is_read(name: str, args: RunArguments) -> bool:
+    """Whether the optimizer reads a setting: other values change its arguments, or fail."""
+    from transformers import Trainer
+
+    other, arguments = copy.copy(args), []
+    for value in ("0.25", "1"):
+        other.optim_args = f"{name}={value}"
+        try:
+            arguments.append(Trainer.get_optimizer_cls_and_kwargs(other)[1])
+        except Exception:  # of any kind: 0.25 is no whole number, for example; or a package is missing
+            return True
+    return arguments[0] != arguments[1]
 
 
 def _settings(args: RunArguments) -> list[str]:

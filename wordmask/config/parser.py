@@ -295,7 +295,7 @@ class HelpFormatter(argparse.HelpFormatter):
         default, text = action.default, action.help or ""
         if default is True and is_switch(action):
             return f"{text} Default: on; --no_{action.dest} turns it off."
-        if default in (None, False, "", argparse.SUPPRESS) or "default" in text.lower():
+        if default is False or default in (None, "", [], argparse.SUPPRESS) or "default" in text.lower():  # 0 == False
             return text
         return f"{text} Default: {str(default).replace('%', '%%')}."
 

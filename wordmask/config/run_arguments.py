@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
+from transformers.debug_utils import DebugOption
 
 from wordmask.config.added_arguments import AddedArguments, UsedArguments
 from wordmask.config.launch_checks import (
@@ -24,6 +25,7 @@ from wordmask.config.optimizer_checks import MUON, choose_optimizer
 from wordmask.config.parser import argument
 from wordmask.config.trainer_checks import check_after, check_before, name_flags
 from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.launch import tpu_package
 from wordmask.utils.signals import are_handled
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
 
     _argument_group_name = "training"
 
-    # Flags of transformers that do something else here, or nothing
+    # Flags of transformers that do something else here (unused_flags.py has those that do nothing)
     save_only_model: bool = argument(
         "Save no optimizer with a checkpoint; a run that goes on from it begins with a new one.", default=False
     )
@@ -77,8 +79,6 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
     )
     enable_jit_checkpoint: bool = argument("Not needed: SIGTERM ends a run with a checkpoint.", default=False)
     do_predict: bool = argument("Refused: masked language modelling has no test data.", default=False)
-    length_column_name: str = argument("Not used: lengths are counted.", default="length")
-    include_for_metrics: list[str] = argument("Not used: metrics need no more.", default_factory=list)
     logging_nan_inf_filter: bool = argument(
         "Leave losses that are no numbers out of the logged mean; this waits for the device in each step.",
         default=False,
@@ -126,6 +126,9 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
             ) from None
         except (ValueError, ImportError, OSError, TypeError) as error:
             raise InputError(name_flags(one_line(error), vars(self))) from None
+        if DebugOption.TPU_METRICS_DEBUG in self.debug and tpu_package() != "torch_xla":  # the Trainer would fail
+            logger.warning("--debug tpu_metrics_debug has no effect: there is no TPU with torch_xla here")
+            self.debug = [option for option in self.debug if option != DebugOption.TPU_METRICS_DEBUG]  # type: ignore[misc]
         if optimizer == MUON:  # which transformers would refuse
             self.optim = MUON
         check_after(self)

@@ -83,6 +83,9 @@ def check_after(args: RunArguments) -> None:
             f"--fsdp_config: with state_dict_type {saved}, no file holds the whole model at the end; give "
             "FULL_STATE_DICT, or drop it"
         )
+    accumulation = getattr(args.accelerator_config, "gradient_accumulation_kwargs", None)
+    if "num_steps" in (accumulation or {}):
+        raise InputError("--accelerator_config: num_steps is --gradient_accumulation_steps here; give that flag")
     _check_chunked_head(args)
     if not (args.residual_in_fp32 or args.bf16):  # sums may be above 65,504, where float16 ends
         raise InputError("--no_residual_in_fp32 needs --bf16; give it, too, or drop the flag")

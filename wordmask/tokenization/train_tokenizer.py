@@ -13,6 +13,9 @@ from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
+# BERT's and ALBERT's tokenizers take marks off letters, which makes other letters of them: Japanese が would be か.
+KEEPING_MARKS = {"strip_accents": False, "keep_accents": True}
+
 
 def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """Train the kind of tokenizer that belongs to a model type. BERT's makes each Chinese character a token.
@@ -25,9 +28,9 @@ def train_tokenizer(model_type: str, texts: Iterable[str], vocab_size: int) -> P
     """
     try:
         tokenizer_class: Any = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]
-        has_accents = "strip_accents" in inspect.signature(tokenizer_class.__init__).parameters
-        # BERT's takes marks off letters, which makes other letters of them: Japanese が would be か.
-        untrained: Any = tokenizer_class(strip_accents=False) if has_accents else tokenizer_class()
+        parameters = inspect.signature(tokenizer_class.__init__).parameters
+        options = {name: value for name, value in KEEPING_MARKS.items() if name in parameters}
+        untrained: Any = tokenizer_class(**options)
     except (KeyError, ValueError, TypeError):
         untrained = DebertaTokenizer(model_input_names=["input_ids", "attention_mask"])
     try:
