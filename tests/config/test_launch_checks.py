@@ -30,6 +30,7 @@ TORCHRUN = {
     "MASTER_PORT": "29500",
 }
 FROM_OUTSIDE = (*TORCHRUN, *launch_checks.MPI, "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU")
+FROM_OUTSIDE += (*launch_checks.LAUNCHED_SETTINGS,)
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +220,37 @@ def test_a_precision_of_the_launcher_that_no_flag_names(refuse):
 def test_a_precision_of_the_launcher_that_a_flag_names(environment):
     put(environment, {"ACCELERATE_MIXED_PRECISION": "bf16"})
     assert RunArguments(output_dir="out", use_cpu=True, bf16=True).bf16
+
+
+@pytest.mark.parametrize(
+    "variable, value, advice",
+    [
+        ("ACCELERATE_DYNAMO_BACKEND", "EAGER", "add --torch_compile, or change that configuration"),
+        ("ACCELERATE_USE_FSDP", "true", "add --fsdp, or change"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "add --deepspeed, or change"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "asks for it; change that configuration, or start with torchrun"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "asks for it; change that configuration"),
+    ],
+)
+def test_a_setting_of_the_launcher_that_no_flag_names(refuse, variable, value, advice):
+    """A run was compiled, or a model divided, and neither header nor record had it."""
+    sentence = refuse("--use_cpu", **{variable: value})
+    assert f"the environment has {variable}={value}, maybe from accelerate's own" in sentence and advice in sentence
+
+
+def test_settings_of_the_launcher_that_are_off_or_that_a_flag_names(environment):
+    off = dict.fromkeys(launch_checks.LAUNCHED_SETTINGS, "false") | {"ACCELERATE_DYNAMO_BACKEND": "NO"}
+    put(environment, off)
+    RunArguments(output_dir="out", use_cpu=True)
+    put(environment, {"ACCELERATE_DYNAMO_BACKEND": "EAGER"})
+    assert RunArguments(output_dir="out", use_cpu=True, torch_compile_backend="eager").torch_compile
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "1"}])
+def test_a_rank_alone_starts_no_process_of_several(refuse, variables):
+    """It trained in silence, since only the first process says where it writes."""
+    sentence = refuse("--use_cpu", **variables)
+    assert "the environment has RANK=1, and no other process; start with torchrun, or unset it" in sentence
 
 
 @pytest.mark.parametrize("flag", ["fsdp_config", "deepspeed", "accelerator_config"])

@@ -30,7 +30,7 @@ GIVEN = {
 
 def test_a_run_is_the_same_with_all_of_them(needed_flags, tmp_path, caplog):
     assert GIVEN.keys() == UNUSED.keys()
-    more = "--max_steps 3 --logging_steps 1 --do_train --do_eval --per_device_train_batch_size 4 --dataloader_num_workers 1"
+    more = "--max_steps 3 --logging_steps 1 --do_train --do_eval --dataloader_num_workers 1"
     flags = [*needed_flags, *more.split()]
     figures = run_mlm.main(flags)
     assert "has no effect" not in caplog.text

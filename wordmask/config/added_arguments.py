@@ -49,7 +49,7 @@ class AddedArguments:
     overwrite_output_dir: bool = argument("Start over in an --output_dir that holds a run.", default=False)
     dry_run: bool = argument("Try some steps, print the plan, and exit.", default=False)
     train_sampling_strategy: str | None = argument(
-        "random, sequential or group_by_length; default: the last for lines with padding, else random.", default=None
+        "random, sequential, group_by_length; default: by length for lines with padding, else random.", default=None
     )
     tokens_per_step: int | None = argument("End a step at N tokens, not at a batch size.", default=None)
     tokens_per_pass: int | None = argument(

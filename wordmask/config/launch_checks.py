@@ -6,6 +6,7 @@ flag_checks.py says where else flags are checked.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import torch
 from transformers.integrations import is_deepspeed_available
@@ -14,6 +15,14 @@ from wordmask.utils.errors import InputError
 from wordmask.utils.launch import tpu_package
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets for each process
+# What `accelerate launch` sets where its own configuration asks for more, and the flag that asks for it here.
+LAUNCHED_SETTINGS = {
+    "ACCELERATE_DYNAMO_BACKEND": "--torch_compile",
+    "ACCELERATE_USE_FSDP": "--fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "--deepspeed",
+    "ACCELERATE_USE_MEGATRON_LM": "",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "",
+}
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -29,6 +38,11 @@ def check_environment(use_cpu: bool, backend: str | None) -> None:
     """
     size, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
     if not is_launched():
+        if rank:
+            raise InputError(
+                f"the environment has RANK={rank}, and no other process; start with torchrun, or unset it to train in "
+                "one process"
+            )
         simple = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
         if simple and not any(name in os.environ for name in MPI) and tpu_package() is None:
             raise InputError(
@@ -116,6 +130,26 @@ def check_launched_precision(is_asked: bool) -> None:
         raise InputError(
             f"the environment has ACCELERATE_MIXED_PRECISION={precision}, maybe from accelerate's own configuration, "
             f"and no flag asks for it; {add}give accelerate launch --mixed_precision no"
+        )
+
+
+def check_launched_settings(asked: Mapping[str, bool]) -> None:
+    """Check that `accelerate launch` asks for nothing that no flag names: header, checks and record would not have it.
+
+    Args:
+        asked: whether each of the flags in `LAUNCHED_SETTINGS` is given.
+
+    Raises:
+        InputError: with the flag to add.
+    """
+    for variable, flag in LAUNCHED_SETTINGS.items():
+        value = os.environ.get(variable) or "no"
+        if value.lower() in ("no", "false", "0") or asked.get(flag):
+            continue
+        add = f"add {flag}, or " if flag else ""
+        raise InputError(
+            f"the environment has {variable}={value}, maybe from accelerate's own configuration, and no flag asks for "
+            f"it; {add}change that configuration, or start with torchrun"
         )
 
 

@@ -16,6 +16,7 @@ from wordmask.config.added_arguments import AddedArguments, UsedArguments
 from wordmask.config.launch_checks import (
     check_environment,
     check_launched_precision,
+    check_launched_settings,
     check_sharding,
     is_launched,
     on_cpu,
@@ -84,6 +85,10 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         default=False,
     )
 
+    eval_delay: float = argument(
+        "Epochs or steps (as in --eval_strategy) before the first evaluation in training.", default=0
+    )
+
     # Added by this suite, for a GPU
     chunked_head: bool = argument(
         "On a GPU, compute the loss in chunks, without the logits of a batch in memory (torch 2.13).", default=False
@@ -101,6 +106,9 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         check_before(self)
         check_sharding(self.fsdp, self.fsdp_config, self.deepspeed, self.use_cpu)
         check_launched_precision(bool(self.bf16 or self.fp16 or self.deepspeed))  # DeepSpeed's own file names it
+        compiles = bool(self.torch_compile or self.torch_compile_backend or self.torch_compile_mode)
+        divides = {"--fsdp": bool(self.fsdp), "--deepspeed": bool(self.deepspeed)}
+        check_launched_settings({"--torch_compile": compiles} | divides)
         if self.metric_for_best_model and self.greater_is_better is None:  # else less perplexity would be worse
             metric = METRICS.get(self.metric_for_best_model.removeprefix("eval_"))
             self.greater_is_better = metric is not None and metric.more_is_better  # else it is the loss of a corpus

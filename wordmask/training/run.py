@@ -40,7 +40,14 @@ from wordmask.training.records.output_dir import (
     remove_older_run,
     written,
 )
-from wordmask.training.records.run_record import DEVICE, Identity, read_run, resumes_with, write_run
+from wordmask.training.records.run_record import (
+    DEVICE,
+    Identity,
+    check_processes_agree,
+    read_run,
+    resumes_with,
+    write_run,
+)
 from wordmask.training.setup import make_collator, make_probe, make_trainer
 from wordmask.training.tasks import evaluate, leave_text_out, publish, show_data_report, show_results, train
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
@@ -100,6 +107,7 @@ def _run(script: str, arguments: Arguments) -> dict[str, float]:
         return _preview(arguments, sequences, vocabulary, tokenizer, describe_masking(arguments, texts))
 
     identity = Identity.of(arguments, model, tokenizer, texts)
+    check_processes_agree(arguments, identity, checkpoint)
     changed_settings = check_owner(arguments, identity, checkpoint)
     lengths = sequence_lengths(arguments, model, tokenizer)
     forward = place_and_try(arguments, model, len(vocabulary.maskable), max(lengths))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,10 +16,11 @@ from transformers import AutoModelForMaskedLM, TrainingArguments
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, sample_lines, sample_tokenizer, save_model
+from conftest import free_port, refusal, run_until, sample_lines, sample_tokenizer, save_model
 from wordmask.config.arguments import CONCERNS
 from wordmask.training.records.run_record import _TEXT, SETTINGS, STEP
 
+ROOT = Path(__file__).parent.parent.parent.parent
 RECORD, EVALUATIONS = "wordmask_run.json", "wordmask_evaluations.json"
 
 
@@ -354,3 +358,53 @@ def test_an_evaluation_of_a_checkpoint_that_training_would_take_is_refused(comma
     more = ["--do_eval", "--resume_from_checkpoint", str(out / "checkpoint-1")]
     sentence = refusal(capsys, run_mlm_wwm.main, *command("one", tmp_path / "new", *more))
     assert sentence == "--resume_from_checkpoint is for training; to evaluate it, give it as --model_name_or_path"
+
+
+# Processes of one launch that are not the same
+
+OF_RANK = """
+import os, sys
+import run_mlm_wwm
+run_mlm_wwm.main([word.replace("{rank}", os.environ["RANK"]) for word in sys.argv[1:]])
+"""
+
+
+def launch(*argv: str) -> str:
+    """What two processes print; `{rank}` in the command line is the number of each. They must fail."""
+    started = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+        + ["--no_python", sys.executable, "-c", OF_RANK, *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert started.returncode != 0
+    return started.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more, different",
+    [
+        (["--seed", "4{rank}"], "--seed: 40 -> 41"),
+        (["--learning_rate", "1e-{rank}"], "--learning_rate: 1.0 -> 0.1"),
+        (["--train_file", "{folder}/text{rank}.txt"], "training text, or its references: digest "),
+        (["--model_name_or_path", "{folder}/model{rank}"], "base model ("),
+        (["--output_dir", "{folder}/out{rank}"], "checkpoint to go on from: checkpoint-2 -> none"),
+    ],
+)
+def test_processes_that_are_not_the_same_do_not_train(folder, tmp_path, more, different):
+    """They trained on, with weights that drift apart; or one of them waited for the other until --ddp_timeout."""
+    shutil.copytree(folder / "one", tmp_path / "model0")
+    shutil.copytree(folder / "other", tmp_path / "model1")
+    for rank in range(2):
+        (tmp_path / f"text{rank}.txt").write_text("\n".join(sample_lines("english", 24 - rank)), encoding="utf-8")
+    argv = ["--train_file", str(tmp_path / "text0.txt"), "--model_name_or_path", str(tmp_path / "model0"), "--use_cpu"]
+    argv += ["--do_train", "--max_steps", "4", "--max_seq_length", "32", "--output_dir", str(tmp_path / "out0")]
+    if "--output_dir" in more:
+        run_until(2, argv)
+    printed = launch(*argv, *(word.replace("{folder}", str(tmp_path)) for word in more))
+    assert f"process 1 is not as the first one: {different}" in printed, printed
+    assert "give all processes the same flags and files, and an --output_dir that all machines share" in printed
+    assert "[rank0]: Traceback" not in printed and "[rank1]: Traceback" not in printed, printed

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 import wordmask
 from wordmask.config.arguments import CONCERNS, Arguments
 from wordmask.config.run_arguments import RunArguments
@@ -173,6 +175,35 @@ def evaluates_a_training(training: RunArguments) -> bool:
     """Whether a run evaluates in the directory of a training, whose record, history and report stay."""
     run = read_run(training.output_dir)
     return run is not None and run.trains and not training.do_train
+
+
+def check_processes_agree(arguments: Arguments, identity: Identity, checkpoint: str | None) -> None:
+    """Check that each process of a launch has the flags, the text, the model and the checkpoint of the first one.
+
+    Processes that differ would train on, and their weights or their order of sequences would not be the same.
+
+    Args:
+        arguments, identity: of the run, as this process has them.
+        checkpoint: from which it continues, if it does.
+
+    Raises:
+        InputError: in a process that differs, with what is different.
+    """
+    training = arguments.training
+    if training.world_size == 1:
+        return
+    given = {name: plain(value) for name, value in arguments.given.items()}
+    own = RunRecord(given, training.world_size, training.do_train, asdict(identity))
+    step = Path(checkpoint).name if checkpoint else "none"
+    [(first, first_step)] = broadcast_object_list([(own, step)])
+    different = [*first.differences(identity, given), *first.changes(identity, given, training.world_size)]
+    if step != first_step:
+        different.append(f"checkpoint to go on from: {first_step} -> {step}")
+    if different:
+        raise InputError(
+            f"process {training.process_index} is not as the first one: {'; '.join(different)}; give all processes "
+            "the same flags and files, and an --output_dir that all machines share"
+        )
 
 
 def resumes_with(run: RunRecord | None, step: int, changes: Sequence[str]) -> list[dict[str, Any]]:
