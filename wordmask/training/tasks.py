@@ -106,10 +106,18 @@ def _take_over(trainer: MlmTrainer, checkpoint: str) -> dict[str, float]:
 
     Returns:
         The results; none if the run was stopped or killed before it had saved them.
+
+    Raises:
+        InputError: with --fsdp.
     """
     [results] = broadcast_object_list([_results(trainer, "train")])  # so that all processes decide the same
     if not results:
         return {}
+    if trainer.is_fsdp_enabled:  # FSDP2 takes no model without an optimizer
+        raise InputError(
+            f"--fsdp: {checkpoint} holds the end of this run, and --fsdp cannot divide a model that is not trained; "
+            "drop --fsdp and start with plain python to evaluate it, or give --overwrite_output_dir to train it again"
+        )
     done, asked = trainer.done.step, trainer.planned_steps
     fewer = f" and more: {done:,} steps, of which this command asks for {asked:,}" if done > asked else ""
     logger.warning(

@@ -21,6 +21,8 @@ import run_mlm_wwm
 from conftest import refusal, sample_tokenizer, save_model
 from wordmask.training.records.file_names import MANIFEST, PROGRESS
 from wordmask.training.records.manifest import find_damage
+from wordmask.training.trainer.checkpoints import check_saved_with
+from wordmask.utils.errors import InputError
 
 SETTINGS = "--use_cpu --do_train --max_steps 6 --save_steps 2 --max_seq_length 32 --per_device_train_batch_size 4"
 
@@ -215,6 +217,17 @@ def test_a_checkpoint_without_weights_or_state_is_none(out):
         make_plain(out / f"checkpoint-{step}")
         (out / f"checkpoint-{step}" / name).unlink()
         assert problem in str(find_damage(out / f"checkpoint-{step}"))
+
+
+def test_a_checkpoint_of_fsdp_is_not_one_of_another_run(resume, out, capsys):
+    """The sentence advised to remove it, and a good checkpoint with it."""
+    (out / "checkpoint-4" / "pytorch_model_fsdp.bin").touch()
+    sentence = refusal(capsys, lambda argv: resume(*argv))
+    assert f"{out / 'checkpoint-4'} was saved with --fsdp, so a run without it cannot go on" in sentence
+    assert sentence.endswith("give --fsdp, too") and (out / "checkpoint-4").exists()
+    check_saved_with(str(out / "checkpoint-4"), fsdp=True)
+    with pytest.raises(InputError, match="checkpoint-2 was saved without --fsdp, so a run with it .*; drop --fsdp$"):
+        check_saved_with(str(out / "checkpoint-2"), fsdp=True)
 
 
 def test_a_plain_checkpoint_must_name_its_batch_size(out):

@@ -114,6 +114,7 @@ class CheckpointingTrainer(Trainer):
                         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        check_saved_with(resume_from_checkpoint, self.is_fsdp_enabled)
         with _loaded(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -161,6 +162,16 @@ class CheckpointingTrainer(Trainer):
             name = path or f"checkpoint-{state.best_global_step}"
             logger.warning("%s, the best checkpoint so far, is not used: %s; %s", name, problem, instead)
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+
+
+def check_saved_with(checkpoint: str, fsdp: bool) -> None:
+    """Raise an `InputError` if a checkpoint was saved with --fsdp and this run is without it, or the other way."""
+    saved = next(Path(checkpoint).glob("pytorch_model_fsdp*"), None) is not None
+    if saved != fsdp:
+        raise InputError(
+            f"--resume_from_checkpoint: {checkpoint} was saved with{'' if saved else 'out'} --fsdp, so a run with"
+            f"{'' if fsdp else 'out'} it cannot go on from there; {'drop --fsdp' if fsdp else 'give --fsdp, too'}"
+        )
 
 
 def _loaded(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractContextManager[None]:
