@@ -1,6 +1,7 @@
 """How processes wait for each other, and how one leaves the group of its run."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,30 @@ def test_a_process_on_cpus_waits_no_longer_than_it_is_told(tmp_path):
         [*launch, str(script), str(tmp_path)], env=os.environ | paths, capture_output=True, text=True, timeout=300
     )
     assert "error: rank 1: --ddp_timeout 5: a process waited so many seconds for another one" in done.stderr
+
+
+def test_a_process_that_waits_for_others_says_so_and_ends_by_a_signal(tmp_path):
+    """It waited in silence for half an hour, and only SIGKILL ended it."""
+    program = "import wordmask.utils.launch as launch, run_mlm\nlaunch.LONG_WAIT = 0.1\nrun_mlm.main()\n"
+    argv = ["--model_type", "bert", "--vocab_size", "100", "--train_file", __file__, "--use_cpu"]
+    others = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *argv, "--output_dir", str(tmp_path)],
+        env=os.environ | others | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr:
+            if "waiting for the other processes of this launch (RANK=0, WORLD_SIZE=2, MASTER_ADDR=127.0.0.1" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def test_a_process_that_is_gone_is_one_sentence():

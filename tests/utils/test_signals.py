@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from wordmask.utils import script
+from wordmask.utils.errors import InputError
 from wordmask.utils.signals import Interrupted, are_handled, exit_status, handled, held_back, interruption_behind
 
 
@@ -61,3 +63,16 @@ def test_a_signal_that_another_thread_gets_is_held_back_too_and_the_first_one_co
             reached.append("the end")
         reached.append("what follows")
     assert reached == ["the end"]
+
+
+def test_a_signal_while_a_mistake_is_said_leaves_no_traceback(monkeypatch, capsys):
+    """As torchrun's SIGTERM, which comes to all processes when one has ended."""
+
+    def first_to_say(sentence: str) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(script, "first_to_say", first_to_say)
+    with pytest.raises(SystemExit) as end, script.one_line_endings():
+        raise InputError("--seed: wrong")
+    assert end.value.code == 2 and capsys.readouterr().err == "error: --seed: wrong\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from wordmask.config.optimizer_checks import MUON, choose_optimizer
 from wordmask.config.parser import argument
 from wordmask.config.trainer_checks import check_after, check_before, name_flags
 from wordmask.utils.errors import InputError, one_line
-from wordmask.utils.launch import tpu_package
+from wordmask.utils.launch import meeting, tpu_package
 from wordmask.utils.signals import are_handled
 
 logger = logging.getLogger(__name__)
@@ -121,11 +122,12 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
             logger.warning("--enable_jit_checkpoint does nothing: SIGTERM always ends a run with a checkpoint")
             self.enable_jit_checkpoint = False
         try:
-            if on_cpu(self.use_cpu) and is_launched():
-                # Else the processes would wait for torch's own time. A work-around; no thread known. It can go when
-                # transformers passes --ddp_timeout on for CPUs, too.
-                PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
-            TrainingArguments.__post_init__(self)
+            with meeting() if is_launched() else contextlib.nullcontext():
+                if on_cpu(self.use_cpu) and is_launched():
+                    # Else the processes would wait for torch's own time. A work-around; no thread known. It can go
+                    # when transformers passes --ddp_timeout on for CPUs, too.
+                    PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
+                TrainingArguments.__post_init__(self)
         except torch.distributed.DistError as error:
             raise InputError(
                 f"MASTER_ADDR={os.environ.get('MASTER_ADDR')}, MASTER_PORT={os.environ.get('MASTER_PORT')}: the "

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
+import os
 import re
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -12,7 +15,11 @@ from transformers.utils import is_torch_tpu_available, is_torch_xla_available
 
 from wordmask.utils.errors import InputError
 from wordmask.utils.said_once import others_said_something
+from wordmask.utils.signals import end_at_once
 
+logger = logging.getLogger(__name__)
+
+LONG_WAIT = 10.0  # seconds
 _GONE = re.compile("gloo.*Connection (closed|reset) by peer", re.DOTALL)
 
 
@@ -47,6 +54,22 @@ def waits_reported(seconds: int) -> Iterator[None]:
             f"--ddp_timeout {seconds}: a process waited so many seconds for another one; give more, or look at what "
             "keeps the other one busy"
         ) from error
+
+
+@contextlib.contextmanager
+def meeting() -> Iterator[None]:
+    """While the processes of a launch meet: a signal ends this one at once, and a long wait is said."""
+    variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    found = ", ".join(f"{name}={os.environ.get(name)}" for name in variables)
+    sentence = "waiting for the other processes of this launch (%s); unset these variables to train in one process"
+    timer = threading.Timer(LONG_WAIT, logger.warning, [sentence, found])
+    timer.daemon = True
+    timer.start()
+    try:
+        with end_at_once():
+            yield
+    finally:
+        timer.cancel()
 
 
 def leave() -> None:

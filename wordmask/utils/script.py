@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from wordmask.utils.errors import InputError, from_worker
 from wordmask.utils.processes import local_rank
 from wordmask.utils.said_once import first_to_say, leave_mark, others_said_something
-from wordmask.utils.signals import exit_status, handled, interruption_behind
+from wordmask.utils.signals import exit_status, handled, interruption_behind, raise_no_more
 from wordmask.utils.terminal import clean
 
 P = ParamSpec("P")
@@ -55,6 +55,7 @@ def one_line_endings() -> Iterator[None]:
         try:
             yield
         except (KeyboardInterrupt, Exception) as error:
+            raise_no_more()  # torchrun ends the others as soon as one has ended
             if interruption := interruption_behind(error):
                 leave_mark()
                 if local_rank() == 0:

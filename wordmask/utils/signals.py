@@ -211,6 +211,27 @@ def held_back() -> Iterator[None]:
             handler(number, None)
 
 
+@contextlib.contextmanager
+def end_at_once() -> Iterator[None]:
+    """Let a signal end the process in here, where code in C waits, and Python could not handle the signal before."""
+    handler, replaced = _handler, []
+    for number in SIGNALS if handler is not None else ():
+        if signal.getsignal(number) is handler:
+            signal.signal(number, signal.SIG_DFL)
+            replaced.append(number)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, handler)
+
+
+def raise_no_more() -> None:
+    """Let signals raise nothing from here on, since the program is about to end, and says why."""
+    if _handler is not None:
+        _handler.is_held = True
+
+
 def take_terminations() -> None:
     """Let a process that has started in `held_back` take SIGTERM, also one that came earlier."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
