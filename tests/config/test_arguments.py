@@ -191,6 +191,39 @@ def test_a_number_that_yaml_takes_for_a_word_is_a_number(tmp_path):
     assert parse_file(tmp_path / "run.yaml", needed + "learning_rate: 1e-4\n").training.learning_rate == 1e-4
 
 
+@pytest.mark.parametrize(
+    "name, written",
+    [("output_dir", "2026_11_29"), ("output_dir", "1.10"), ("output_dir", "0012"), ("run_name", "12:30:00")]
+    + [("run_name", "2026-11-29"), ("model_revision", "1.10"), ("length_schedule", "64:1")],
+)
+def test_a_name_that_yaml_takes_for_a_number_is_as_it_is_written(name, written, tmp_path):
+    """A run could have gone on in the directory of version 1.1."""
+    values = {**NEEDED, name: written}
+    found = parse_file(tmp_path / "run.yaml", "".join(f"{name}: {value}\n" for name, value in values.items()))
+    assert found.given[name] == written
+
+
+def test_numbers_of_yaml_are_those_of_a_command_line(tmp_path):
+    needed = "".join(f"{name}: {value}\n" for name, value in NEEDED.items())
+    settings = "lr_scheduler_type: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 2}\n"
+    numbers = "seed: 010\nmax_grad_norm: 2.50\nmax_steps: 1_000\n"
+    found = parse_file(tmp_path / "run.yaml", needed + settings + numbers)
+    assert (found.training.seed, found.training.max_grad_norm, found.training.max_steps) == (10, 2.5, 1000)
+    assert found.training.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({**NEEDED, "seed": 5}), encoding="utf-8-sig")
+    assert parse_arguments([str(tmp_path / "run.json")]).training.seed == 5
+
+
+def test_a_flag_beside_the_arguments_of_a_record_is_refused(tmp_path):
+    """It was not read, without a word."""
+    (tmp_path / "run.json").write_text(json.dumps({"seed": 7, "script": "run_mlm.py", "arguments": NEEDED}))
+    with pytest.raises(InputError, match="run.json: seed is not read beside arguments; move it in there"):
+        parse_arguments([str(tmp_path / "run.json")])
+
+
 @pytest.mark.parametrize("value", ["yes", "no", "true", "false"])
 def test_a_boolean_of_a_file_is_a_boolean(tmp_path, value):
     needed = "".join(f"{name}: {value}\n" for name, value in NEEDED.items())

@@ -228,6 +228,7 @@ def test_a_precision_of_the_launcher_that_a_flag_names(environment):
         ("ACCELERATE_DYNAMO_BACKEND", "EAGER", "add --torch_compile, or change that configuration"),
         ("ACCELERATE_USE_FSDP", "true", "add --fsdp, or change"),
         ("ACCELERATE_USE_DEEPSPEED", "true", "add --deepspeed, or change"),
+        ("ACCELERATE_FP8_BACKEND", "TE", "asks for it; change that configuration"),
         ("ACCELERATE_USE_MEGATRON_LM", "true", "asks for it; change that configuration, or start with torchrun"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "asks for it; change that configuration"),
     ],

@@ -102,6 +102,25 @@ def test_bytes_that_are_not_utf_8_are_refused(flag, joined, command, capsys):
     assert sentence == f"{flag}: out\\udcff has bytes that are not UTF-8; rename it"
 
 
+def test_a_name_that_the_locale_cannot_read_is_not_called_wrong(command, capsys):
+    """As with LC_ALL=C and PYTHONUTF8=0."""
+    value = "中.txt".encode().decode("ascii", "surrogateescape")
+    sentence = refusal(capsys, run_mlm_wwm.main, *command, "--train_file", value)
+    assert sentence.startswith("--train_file: the locale cannot read ") and sentence.endswith("; set PYTHONUTF8=1")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_weights_may_be_read_by_whoever_may_read_the_other_files(umask, command, tmp_path):
+    earlier = os.umask(umask)
+    try:
+        run_mlm_wwm.main([*command, "--output_dir", str(tmp_path / "out"), "--save_steps", "1", "--max_steps", "1"])
+    finally:
+        os.umask(earlier)
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-1"):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()}
+        assert "model.safetensors" in modes and {*modes.values()} == {0o666 & ~umask}, modes
+
+
 def test_a_directory_that_takes_no_file_is_refused_before_training(command, tmp_path, monkeypatch, capsys):
     """Not by permissions, which do not hold for root."""
     untouched(monkeypatch)

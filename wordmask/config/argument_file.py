@@ -20,6 +20,13 @@ def is_switch(action: argparse.Action | None) -> bool:
     return action is not None and action.type is string_to_bool
 
 
+# What the record of a run holds beside its arguments.
+IN_RECORD = (
+    *("script", "versions", "processes", "trains", "described", "resumes"),
+    *("identity", "changed_arguments", "arguments"),
+)
+
+
 class _Loader(yaml.SafeLoader):
     """Reads YAML, and refuses a name that comes twice. YAML and JSON would take the last value without a word."""
 
@@ -27,6 +34,29 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.MappingNode):  # anything else is refused there
             _once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
         return super().construct_mapping(node, deep)
+
+
+class _Written(str):
+    """A number or a date in YAML, as it is written, since a name may look like one.
+
+    `output_dir: 1.10` and `output_dir: 2026_11_29` would be 1.1 and 20261129, and `seed: 010` would be 8.
+
+    Attributes:
+        value: what YAML makes of it.
+    """
+
+    value: Any
+
+    @classmethod
+    def construct(cls, loader: _Loader, node: yaml.ScalarNode) -> _Written:
+        """Make it of what stands in a file."""
+        written = cls(node.value)
+        written.value = getattr(loader, f"construct_yaml_{node.tag.rpartition(':')[2]}")(node)
+        return written
+
+
+for _kind in ("int", "float", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Written.construct)
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -51,7 +81,7 @@ def read_argument_file(path: str, flags: Mapping[str, argparse.Action]) -> dict[
         InputError: if it cannot be read, or holds something else.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a byte order mark
         values = json.loads(text, object_pairs_hook=_object) if path.endswith(".json") else yaml.load(text, _Loader)
     except FileNotFoundError:
         raise InputError(f"the argument file {path} does not exist") from None
@@ -60,10 +90,21 @@ def read_argument_file(path: str, flags: Mapping[str, argparse.Action]) -> dict[
     except yaml.YAMLError as error:
         raise InputError(f"the argument file {path} is not YAML: {one_line(error)}") from None
     if isinstance(values, dict) and isinstance(values.get("arguments"), dict):
+        if beside := [name for name in values if name not in IN_RECORD]:
+            raise InputError(f"the argument file {path}: {beside[0]} is not read beside arguments; move it in there")
         values = values["arguments"]
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"the argument file {path} does not hold names with values, such as learning_rate: 1e-4")
     return dict(_positive(name, value, flags) for name, value in values.items())
+
+
+def _with_numbers(value: Any) -> Any:
+    """Settings such as `{num_decay_steps: 10}` with the numbers that YAML finds in them."""
+    if isinstance(value, dict):
+        return {name: _with_numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(one) for one in value]
+    return value.value if isinstance(value, _Written) else value
 
 
 def _positive(name: str, value: object, flags: Mapping[str, argparse.Action]) -> tuple[str, object]:
@@ -91,7 +132,7 @@ def as_words(values: Mapping[str, object], flags: Mapping[str, argparse.Action])
         if isinstance(value, bool) and name in flags and not is_switch(flags[name]):
             value = "yes" if value else "no"  # YAML reads `eval_strategy: no` as false
         if isinstance(value, dict):
-            value = json.dumps(value)
+            value = json.dumps(_with_numbers(value))
         elif isinstance(value, list):
             if name in flags and flags[name].nargs not in ("+", "*"):
                 raise InputError(f"--{name}: {value} in the argument file is a list; give one value")

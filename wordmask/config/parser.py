@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import re
 import shutil
 import sys
@@ -323,7 +324,12 @@ def _check_encoding(argv: Sequence[str]) -> None:
     for word in argv:
         flag = word.partition("=")[0] if _is_flag(word) else flag
         if re.search("[\ud800-\udfff]", word):
-            raise InputError(f"{flag}: {word.removeprefix(f'{flag}=')} has bytes that are not UTF-8; rename it")
+            value = word.removeprefix(f"{flag}=")
+            try:
+                os.fsencode(word).decode()
+            except UnicodeError:
+                raise InputError(f"{flag}: {value} has bytes that are not UTF-8; rename it") from None
+            raise InputError(f"{flag}: the locale cannot read {value}, which is UTF-8; set PYTHONUTF8=1")
 
 
 def _is_flag(word: str) -> bool:

@@ -113,6 +113,17 @@ class CheckpointingTrainer(Trainer):
                             f"model has {shapes[name]}; give a checkpoint of this model"
                         )
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save the model, so that whoever may read its other files may read its weights.
+
+        safetensors writes files that only their owner may read, whatever the umask. A work-around; no thread known.
+        """
+        super()._save(output_dir, state_dict)
+        directory = Path(output_dir or str(self.args.output_dir))
+        mode = (directory / "training_args.bin").stat().st_mode
+        for path in directory.glob("*.safetensors"):
+            path.chmod(mode)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         check_saved_with(resume_from_checkpoint, self.is_fsdp_enabled)
         with _loaded(resume_from_checkpoint):
