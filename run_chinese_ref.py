@@ -59,6 +59,7 @@ class ReferenceArguments:
     save_path: str = argument(
         "The reference file to write. If its name ends in .jsonl, .parquet or /, it has the text, too."
     )
+    trust_remote_code: bool = argument("Run code that comes with the tokenizer.", default=False)
     text_column_name: str | None = argument(
         "The column with the text, for example review.body. Without it: text, or the only column.", default=None
     )
@@ -128,7 +129,9 @@ def _make(
     _check_names(arguments, segmentation)
     column = choose_column(files, "--file_name", arguments.text_column_name)
     check_column_name([column], arguments.text_column_name, files[0])
-    load_tokenizer = partial(load_pretrained_tokenizer, "--bert", arguments.bert)
+    load_tokenizer = partial(
+        load_pretrained_tokenizer, "--bert", arguments.bert, trust_remote_code=arguments.trust_remote_code
+    )
     annotator = Annotator(load_tokenizer, segmentation.load, segmentation.mixed_words)
     if arguments.vocab_size:
         _ = annotator.segmenter  # shows a mistake in its flags before we read the whole text

@@ -93,6 +93,9 @@ TEXTS = {
         "class Needy(Segmenter):\n    def __init__(self, words='missing.words'):\n        open(words).close()\n"
         "    def segment(self, lines):\n        return [[line] for line in lines]\n"
         "class Abstract(Segmenter):\n    pass\n"
+        "class Leaves(Segmenter):\n    def segment(self, lines):\n        raise SystemExit\n"
+        "class Emptied(Segmenter):\n    def segment(self, lines):\n        lines.clear()\n        return [[], []]\n"
+        "class Unmade(Leaves):\n    def __init__(self):\n        raise SystemExit(3)\n"
         "class Nameless(Changes):\n    identity = {'name': {1, 2}}\n"
     ),
     "not_python.py": "from wordmask.segmenters import Segmenter\nclass Cut(Segmenter)\n",
@@ -165,6 +168,7 @@ def _make_bytes(folder: Path) -> None:
     (folder / "returns.txt").write_bytes(b"a b\rc d\r")
     (folder / "returns.csv").write_bytes(b"text\ra b\rc d\r")
     (folder / "zeros.txt").write_bytes(bytes(1000))
+    (folder / "zeros_below.txt").write_bytes(b"some text\n\0\0\nand more\n")
     (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00")
 
 

@@ -25,6 +25,7 @@ import wordmask
 from conftest import character_tokenizer, sample_lines, sample_tokenizer
 from wordmask.data.collator import Example, MaskingCollator
 from wordmask.masking import Strategy
+from wordmask.tokenization.backend import has_own_code, is_backend_alone
 from wordmask.tokenization.tokenize import tokenize
 from wordmask.tokenization.vocabulary import Vocabulary
 
@@ -40,6 +41,32 @@ def bert():
 @pytest.fixture(scope="module")
 def chinese():
     return character_tokenizer(CHINESE)
+
+
+class Shorter(BertTokenizer):
+    """Leaves a character out in Python, before its backend sees the text."""
+
+    def _encode_plus(self, text, *args, **options):
+        shorter = text.replace("的", "") if isinstance(text, str) else [one.replace("的", "") for one in text]
+        return super()._encode_plus(shorter, *args, **options)
+
+
+class Same(BertTokenizer):
+    """Has code of its own that changes nothing."""
+
+    def _encode_plus(self, *args, **options):
+        return super()._encode_plus(*args, **options)
+
+
+def test_python_code_that_makes_other_tokens_than_the_backend_is_refused(chinese):
+    """Its words were those of other characters, without a word."""
+    vocab = chinese.get_vocab()
+    with pytest.raises(wordmask.InputError, match="the Python code of Shorter gives other tokens than its backend"):
+        wordmask.make_references(CHINESE, Shorter(vocab=vocab), "jieba")
+    same = Same(vocab=vocab)
+    assert has_own_code(same) and not has_own_code(chinese)
+    assert not is_backend_alone(same) and is_backend_alone(chinese)
+    assert wordmask.make_references(CHINESE, same, "jieba") == wordmask.make_references(CHINESE, chinese, "jieba")
 
 
 def continues(collator, examples) -> list[list[bool]]:

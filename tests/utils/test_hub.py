@@ -15,9 +15,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import logging as hub_logging
 
 import run_mlm_wwm
-from conftest import refusal, slow_after
+from conftest import refusal, sample_tokenizer, slow_after
 from wordmask.utils.errors import InputError
-from wordmask.utils.hub import loading
+from wordmask.utils.hub import load_pretrained_tokenizer, loading
 
 # What a hub answers about a repository: status and X-Error-Code.
 REPOSITORIES = {
@@ -229,3 +229,49 @@ def test_a_tracker_without_its_package_is_refused_before_anything_is_read(refuse
     monkeypatch.setattr("wordmask.config.tracker_checks.importlib.util.find_spec", lambda name: None)
     sentence = refuse(*PUSH[:4], "--report_to", tracker)
     assert sentence.startswith(f"--report_to {tracker} needs its package: pip install ")
+
+
+# Tokenizers that are Python code
+
+CODE = """
+from transformers import BertTokenizer
+
+class LetterTokenizer(BertTokenizer):
+    pass
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    """A directory with a tokenizer of a class of its own."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))  # and taken away after the test
+    folder = tmp_path / "own"
+    sample_tokenizer("bert").save_pretrained(folder)
+    (folder / "letters.py").write_text(CODE)
+    path = folder / "tokenizer_config.json"
+    classes = {"AutoTokenizer": [None, "letters.LetterTokenizer"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": classes}))
+    return folder
+
+
+def test_a_tokenizer_whose_code_may_not_run_is_told(own_code, caplog):
+    tokenizer = load_pretrained_tokenizer("--bert", str(own_code))
+    assert type(tokenizer).__name__ != "LetterTokenizer"
+    sentence = f"--bert: {own_code} has Python code for its tokenizer (letters.LetterTokenizer)"
+    assert f"{sentence}; --trust_remote_code runs it" in caplog.text
+    caplog.clear()
+    trusted = load_pretrained_tokenizer("--bert", str(own_code), trust_remote_code=True)
+    assert type(trusted).__name__ == "LetterTokenizer" and not caplog.text
+
+
+def test_a_tokenizer_that_is_nothing_without_its_code_names_the_flag(own_code):
+    """It was called a directory without a tokenizer."""
+    for path in own_code.iterdir():
+        if path.name not in ("letters.py", "tokenizer_config.json"):
+            path.unlink()
+    config = own_code / "tokenizer_config.json"
+    values = json.loads(config.read_text()) | {"tokenizer_class": "LetterTokenizer"}
+    config.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"is Python code \(letters.LetterTokenizer\); add --trust_remote_code$"):
+        load_pretrained_tokenizer("--bert", str(own_code))

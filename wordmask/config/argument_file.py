@@ -93,7 +93,7 @@ def read_argument_file(path: str, flags: Mapping[str, argparse.Action]) -> dict[
         if beside := [name for name in values if name not in IN_RECORD]:
             raise InputError(f"the argument file {path}: {beside[0]} is not read beside arguments; move it in there")
         values = values["arguments"]
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+    if not isinstance(values, dict) or not all(type(name) is str for name in values):
         raise InputError(f"the argument file {path} does not hold names with values, such as learning_rate: 1e-4")
     return dict(_positive(name, value, flags) for name, value in values.items())
 
@@ -135,7 +135,7 @@ def as_words(values: Mapping[str, object], flags: Mapping[str, argparse.Action])
             value = json.dumps(_with_numbers(value))
         elif isinstance(value, list):
             if name in flags and flags[name].nargs not in ("+", "*"):
-                raise InputError(f"--{name}: {value} in the argument file is a list; give one value")
+                raise InputError(f"--{name}: {_with_numbers(value)} in the argument file is a list; give one value")
             arguments += [f"--{name}", *map(str, value)]
             continue
         # As one word, since a value may begin with a dash.

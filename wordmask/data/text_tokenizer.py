@@ -25,7 +25,7 @@ from wordmask.data.text_counts import REPORTED, count_words, counts_of_texts
 from wordmask.references.positions import LineReferences, continuations
 from wordmask.references.provenance import Provenance, check_tokenizer
 from wordmask.segmenters import Segmenter, identity_of, words_of
-from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
+from wordmask.tokenization.backend import Backend, is_backend_alone, tokenizer_digest
 from wordmask.tokenization.encoding import Encodings, set_apart
 from wordmask.tokenization.segmented import segmented
 from wordmask.tokenization.special_tokens import special_affixes, special_ids, vocabulary_size
@@ -116,9 +116,9 @@ class TextTokenizer:
         return Provenance(segmenter=identity_of(self.segmenter), mixed_words=self.segmentation.mixed_words).words
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: no segmenter, and of a fast tokenizer only the backend."""
+        """What another process needs: no segmenter, and of most tokenizers only the backend."""
         state = {name: value for name, value in vars(self).items() if name != "segmenter"}
-        if self.tokenizer.is_fast and serialized(self.tokenizer.backend_tokenizer) is not None:
+        if is_backend_alone(self.tokenizer):
             state["tokenizer"] = Backend(self.tokenizer, self.special_ids)
         return state
 

@@ -19,7 +19,7 @@ from wordmask.models.configuration import hub_options, make_config, making, orig
 from wordmask.models.positions import position_limits
 from wordmask.models.probing import Unfit, close, embedded_ids, why_not
 from wordmask.tokenization.special_tokens import vocabulary_size
-from wordmask.tokenization.train_tokenizer import train_tokenizer
+from wordmask.tokenization.train_tokenizer import VERSION, train_tokenizer
 from wordmask.utils.cache import cache_directory, hashed, made_once
 from wordmask.utils.errors import InputError, kind_of, reported
 from wordmask.utils.files import make_directory_atomically
@@ -95,7 +95,7 @@ def _trained_tokenizer(arguments: ModelArguments, config: PreTrainedConfig | Non
             "--tokenizer_name"
         )
     model_type = arguments.model_type or config.model_type  # type: ignore[union-attr]
-    key = hashed(model_type, arguments.vocab_size, texts.fingerprint)
+    key = hashed(model_type, arguments.vocab_size, texts.fingerprint, VERSION)
     directory = cache_directory(arguments.cache_dir) / f"tokenizer-{key}"
 
     def train() -> None:

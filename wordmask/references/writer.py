@@ -28,7 +28,7 @@ from wordmask.references.provenance import (
     write_provenance,
 )
 from wordmask.segmenters import Segmenter, identity_of
-from wordmask.tokenization.backend import Backend, serialized, tokenizer_digest
+from wordmask.tokenization.backend import Backend, is_backend_alone, tokenizer_digest
 from wordmask.tokenization.special_tokens import special_ids
 from wordmask.tokenization.words import SCRIPTS
 from wordmask.utils.batches import batches
@@ -89,7 +89,7 @@ class Annotator:
         """What a worker needs: of the tokenizer only the backend, so the worker starts in a second, without
         transformers. If the tokenizer, or a part of it, is Python code, it cannot be sent, and the worker loads it."""
         state = {"_load_segmenter": self._load_segmenter, "mixed": self.mixed}
-        if not self.tokenizer.is_fast or serialized(self.tokenizer.backend_tokenizer) is None:
+        if not is_backend_alone(self.tokenizer):
             return state | {"_load_tokenizer": self._load_tokenizer}
         return state | {"tokenizer": Backend(self.tokenizer, special_ids(self.tokenizer))}
 

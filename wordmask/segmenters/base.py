@@ -119,7 +119,7 @@ def words_of(segmenter: Segmenter, lines: Sequence[str]) -> list[list[str]]:
         lambda: f"--segmenter: {_name_of(segmenter)} cannot segment {_failing(segmenter, lines)}",
         "; repair its method segment",
     ):
-        words = segmenter.segment(lines)
+        words = segmenter.segment([*lines])  # a list of its own, which it may change
     if _is_no_list(words):
         wrong = f"{kind_of(words)}, not a list"
     elif bad := [*filter(_is_no_list, {type(one): one for one in words}.values())]:  # one of each class is enough
@@ -168,6 +168,6 @@ def _failing(segmenter: Segmenter, lines: Sequence[str]) -> str:
     for line in lines:
         try:
             segmenter.segment([line])
-        except Exception:
+        except (Exception, SystemExit):
             return repr(line if len(line) <= 40 else f"{line[:40]}…")
     return f"{len(lines)} lines at once"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from wordmask.utils.errors import reported
 
@@ -17,7 +17,8 @@ def called(module: str, sentence: str | Callable[[], str], advice: str) -> conte
     return explained(module, sentence, advice)
 
 
-def explained(module: str, sentence: str | Callable[[], str], advice: str) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def explained(module: str, sentence: str | Callable[[], str], advice: str) -> Iterator[None]:
     """Turn an error in a module into an `InputError` that says in which line of the module it was raised.
 
     Args:
@@ -32,7 +33,12 @@ def explained(module: str, sentence: str | Callable[[], str], advice: str) -> co
         start = sentence if isinstance(sentence, str) else sentence()
         return f"{start} ({cause}{_place(error, module)}){advice}"
 
-    return reported(explain)
+    with reported(explain):
+        try:
+            yield
+        except SystemExit as error:  # some libraries end the program if a file is missing
+            ended = RuntimeError(f"it ended the program, sys.exit({'' if error.code is None else error.code})")
+            raise ended.with_traceback(error.__traceback__) from None
 
 
 def _place(error: BaseException, module: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -56,6 +56,43 @@ def serialized(component: Any) -> dict[str, Any] | None:
         if "serialized" not in str(error):
             raise
         return None
+
+
+def has_own_code(tokenizer: Tokenizer) -> bool:
+    """Whether a class that is not of transformers has a part in how a fast tokenizer encodes a text."""
+    names = ("__call__", "encode", "tokenize", "_encode_plus", "_batch_encode_plus", "_tokenize")
+    owners = (next((cls for cls in type(tokenizer).__mro__ if name in vars(cls)), None) for name in names)
+    return not isinstance(tokenizer, Backend) and any(
+        owner is not None and owner.__module__.partition(".")[0] != "transformers" for owner in owners
+    )
+
+
+def is_backend_alone(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer is its backend and no more, so that a worker process can get this alone."""
+    return tokenizer.is_fast and serialized(tokenizer.backend_tokenizer) is not None and not has_own_code(tokenizer)
+
+
+def check_own_code(tokenizer: Tokenizer, lines: Sequence[str], flag: str) -> None:
+    """Check that a fast tokenizer gives the tokens of its backend, whose offsets we need.
+
+    Args:
+        tokenizer: a tokenizer with code of its own, see `has_own_code`.
+        lines: lines to try, of which the first 100 are taken.
+        flag: the flag that names it.
+
+    Raises:
+        InputError: if its code makes other tokens, for example of a text that it has changed.
+    """
+    if not (few := [*lines[:100]]):
+        return
+    theirs = tokenizer(few, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]  # type: ignore[operator]
+    with untruncated(tokenizer.backend_tokenizer):
+        ours = [one.ids for one in tokenizer.backend_tokenizer.encode_batch(few, add_special_tokens=False)]
+    if theirs != ours:
+        raise InputError(
+            f"{flag}: the Python code of {type(tokenizer).__name__} gives other tokens than its backend, which finds "
+            "the words; let the backend do what the code does, for example by a normalizer"
+        )
 
 
 def python_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

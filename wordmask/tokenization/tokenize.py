@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from wordmask.tokenization.backend import Tokenizer
+from wordmask.tokenization.backend import Tokenizer, check_own_code, has_own_code
 from wordmask.tokenization.encoding import Encodings, encode_lines
 from wordmask.tokenization.word_cache import word_cache_of
 from wordmask.tokenization.words import Characters
@@ -25,13 +25,15 @@ def tokenize(tokenizer: Tokenizer, lines: Sequence[str], flag: str = "--tokenize
         flag: the flag that names the tokenizer.
 
     Raises:
-        InputError: if the tokenizer gives no offsets, and we cannot find them.
+        InputError: if the tokenizer gives no offsets, and we cannot find them, or other tokens than its backend.
     """
     if not tokenizer.is_fast:
         # Imported here, since workers with a `Backend` need no transformers.
         from wordmask.tokenization.aligned import aligner_of
 
         return aligner_of(tokenizer)(tokenizer, lines, flag)  # type: ignore[arg-type]  # a Backend is fast
+    if has_own_code(tokenizer):
+        check_own_code(tokenizer, lines, flag)
     characters = Characters(lines)
     cache = None if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false") else word_cache_of(tokenizer)
     return cache(tokenizer, characters) if cache else encode_lines(tokenizer, characters)

@@ -13,6 +13,7 @@ from wordmask.utils.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
+VERSION = 2  # goes up when the same text gives another tokenizer
 # BERT's and ALBERT's tokenizers take marks off letters, which makes other letters of them: Japanese が would be か.
 KEEPING_MARKS = {"strip_accents": False, "keep_accents": True}
 

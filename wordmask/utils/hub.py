@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import re
 import shlex
@@ -27,6 +29,8 @@ from wordmask.utils.errors import InputError, reported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 10  # seconds that we wait for the answer of the hub
 
@@ -208,9 +212,28 @@ def load_pretrained_tokenizer(flag: str, name: str, **options: Any) -> PreTraine
         options: what `AutoTokenizer.from_pretrained` takes.
 
     Raises:
-        InputError: if there is no tokenizer of this name.
+        InputError: if there is no tokenizer of this name, or if it needs code that may not run.
     """
     from transformers import AutoTokenizer  # imports torch, and a check of names needs none
 
-    with loading(flag, name, "a tokenizer", is_model=False):
-        return AutoTokenizer.from_pretrained(name, **options)
+    code = None if options.get("trust_remote_code") else _own_code(name)
+    try:
+        with loading(flag, name, "a tokenizer", is_model=False):
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except InputError:
+        if code is None:
+            raise
+        raise InputError(f"{flag}: the tokenizer of {name} is Python code ({code}); add --trust_remote_code") from None
+    if code is not None:
+        logger.warning("%s: %s has Python code for its tokenizer (%s); --trust_remote_code runs it", flag, name, code)
+    return tokenizer
+
+
+def _own_code(directory: str) -> str | None:
+    """The class of a tokenizer's own code in a directory, such as `my_tokenizer.MyTokenizer`; `None` without one."""
+    try:
+        with open(os.path.join(directory, "tokenizer_config.json"), encoding="utf-8") as file:
+            classes = json.load(file)["auto_map"]["AutoTokenizer"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return next(filter(None, [classes] if isinstance(classes, str) else reversed(classes)), None)  # slow, and fast

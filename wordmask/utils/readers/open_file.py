@@ -101,6 +101,8 @@ def lines(content: IO[bytes], file: OpenFile) -> Iterator[str]:
         for file.number, line in enumerate(text, 1):
             if file.number == 1 and "\r" in line.rstrip("\r\n") and not line.endswith("\n"):
                 raise file.mistake(ONLY_RETURNS)
+            if "\0" in line and file.number > 1 and not line.strip("\0\r\n"):
+                raise file.mistake("holds nothing but NUL; remove it: tr -d '\\0'")
             if "\0" in line and 3 * line.count("\0") > len(line):
                 kind = "UTF-16BE" if line.startswith("\0") else "UTF-16LE"
                 raise file.mistake(
