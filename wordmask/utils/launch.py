@@ -43,7 +43,7 @@ def waits_reported(seconds: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if _GONE.search(str(error)) and not others_said_something():
+        if is_of_lost_process(error) and not others_said_something():
             raise InputError(
                 "another process of this launch has ended; look at what it says, and run again to go on from the last "
                 "checkpoint"
@@ -70,6 +70,11 @@ def meeting() -> Iterator[None]:
             yield
     finally:
         timer.cancel()
+
+
+def is_of_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process of this launch, on CPUs, has ended."""
+    return _GONE.search(str(error)) is not None
 
 
 def leave() -> None:

@@ -230,6 +230,16 @@ def test_a_checkpoint_of_fsdp_is_not_one_of_another_run(resume, out, capsys):
         check_saved_with(str(out / "checkpoint-2"), fsdp=True)
 
 
+def test_a_checkpoint_is_not_blamed_for_a_process_that_has_ended(resume, monkeypatch, capsys):
+    """The sentence advised to remove it."""
+
+    def lost(*_: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer [127.0.0.1]")
+
+    monkeypatch.setattr(Trainer, "_load_from_checkpoint", lost)
+    assert refusal(capsys, lambda argv: resume(*argv)).startswith("another process of this launch has ended; ")
+
+
 def test_a_plain_checkpoint_must_name_its_batch_size(out):
     """A traceback of transformers, which divides this number."""
     make_plain(out / "checkpoint-4")

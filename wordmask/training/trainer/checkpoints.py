@@ -23,6 +23,7 @@ from wordmask.training.records.manifest import (
 )
 from wordmask.training.records.output_dir import written
 from wordmask.utils.errors import InputError, reported
+from wordmask.utils.launch import is_of_lost_process
 
 logger = logging.getLogger(__name__)
 
@@ -186,11 +187,15 @@ def check_saved_with(checkpoint: str, fsdp: bool) -> None:
 
 
 def _loaded(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractContextManager[None]:
-    """Report in one sentence that a checkpoint cannot be loaded."""
-    return reported(
-        f"--resume_from_checkpoint: {checkpoint} cannot be loaded",
-        "; give one of this model, or remove it to go on from the one before",
-    )
+    """Report in one sentence that a checkpoint cannot be loaded, but not that another process has ended."""
+
+    def explain(error: Exception, cause: str) -> str:
+        if is_of_lost_process(error):
+            raise error
+        advice = "give one of this model, or remove it to go on from the one before"
+        return f"--resume_from_checkpoint: {checkpoint} cannot be loaded ({cause}); {advice}"
+
+    return reported(explain)
 
 
 def _rotate(checkpoints: list[Path], limit: int, step: int, best: int | None) -> None:
