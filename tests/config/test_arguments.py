@@ -194,7 +194,12 @@ def test_a_number_that_yaml_takes_for_a_word_is_a_number(tmp_path):
 @pytest.mark.parametrize(
     "name, written",
     [("output_dir", "2026_11_29"), ("output_dir", "1.10"), ("output_dir", "0012"), ("run_name", "12:30:00")]
-    + [("run_name", "2026-11-29"), ("model_revision", "1.10"), ("length_schedule", "64:1")],
+    + [
+        ("run_name", "2026-11-29"),
+        ("run_name", "2026-13-45"),
+        ("model_revision", "1.10"),
+        ("length_schedule", "64:1"),
+    ],
 )
 def test_a_name_that_yaml_takes_for_a_number_is_as_it_is_written(name, written, tmp_path):
     """A run could have gone on in the directory of version 1.1."""

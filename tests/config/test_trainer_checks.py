@@ -316,3 +316,25 @@ def test_cuda_graphs_are_refused_with_fsdp():
         expected = "not tried with --fsdp; drop one of them" if fsdp else "give --pad_to_max_length"
         with pytest.raises(InputError, match=f"^--torch_compile_mode max-autotune .*{expected}"):
             flag_checks._check_graphs(given)
+
+
+@pytest.mark.parametrize(
+    "read, is_read",
+    [
+        (lambda value: {"beta": float(value or 0.9)}, True),
+        (lambda value: {"kahan_sum": bool(value)}, True),  # as transformers reads "0.25" and "1": both are true
+        (lambda value: {"rank": int(value or 128)}, True),  # 0.25 is none
+        (lambda value: {}, False),
+    ],
+)
+def test_a_setting_that_an_optimizer_does_not_read_is_refused(read, is_read, monkeypatch):
+    def arguments(args):
+        return None, read(args.optim_args and args.optim_args.partition("=")[2])
+
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", arguments)
+    given = {"output_dir": "out", "use_cpu": True, "optim": "sgd", "optim_args": "one=2"}
+    if is_read:
+        RunArguments(**given)
+    else:
+        with pytest.raises(InputError, match="^--optim_args: one is no setting of --optim sgd; drop it$"):
+            RunArguments(**given)

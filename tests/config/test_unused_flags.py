@@ -12,7 +12,6 @@ from wordmask.config.unused_flags import UNUSED
 
 # For each such flag, a value that is not its default.
 GIVEN = {
-    "accelerator_config": '{"split_batches": true}',
     "average_tokens_across_devices": "false",
     "batch_eval_metrics": "true",
     "dataloader_in_order": "false",
@@ -45,7 +44,14 @@ def test_a_run_is_the_same_with_all_of_them(needed_flags, tmp_path, caplog):
 
 def test_a_default_value_asks_for_nothing(needed_flags, caplog):
     """As in a file of old arguments that has all flags."""
-    values = ["--no_use_cache", "--length_column_name", "length", "--dataloader_in_order", "--no_batch_eval_metrics"]
+    values = [
+        "--no_disable_tqdm",
+        "--no_use_cache",
+        "--length_column_name",
+        "length",
+        "--dataloader_in_order",
+        "--no_batch_eval_metrics",
+    ]
     run_mlm.main([*needed_flags, "--max_steps", "1", "--do_train", *values])
     assert "has no effect" not in caplog.text
 

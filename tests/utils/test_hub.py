@@ -273,5 +273,8 @@ def test_a_tokenizer_that_is_nothing_without_its_code_names_the_flag(own_code):
     config = own_code / "tokenizer_config.json"
     values = json.loads(config.read_text()) | {"tokenizer_class": "LetterTokenizer"}
     config.write_text(json.dumps(values))
-    with pytest.raises(InputError, match=r"is Python code \(letters.LetterTokenizer\); add --trust_remote_code$"):
-        load_pretrained_tokenizer("--bert", str(own_code))
+    with pytest.raises(InputError, match=r"; check its files, or add --trust_remote_code to run .* \(letters.Letter"):
+        load_pretrained_tokenizer("--bert", str(own_code), trust_remote_code=False)
+    config.write_text(json.dumps(values | {"auto_map": {"AutoTokenizer": None}}))
+    with pytest.raises(InputError, match="; check its files$"):
+        load_pretrained_tokenizer("--bert", str(own_code), trust_remote_code=False)

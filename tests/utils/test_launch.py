@@ -55,6 +55,7 @@ def test_a_process_that_waits_for_others_says_so_and_ends_by_a_signal(tmp_path):
     """It waited in silence for half an hour, and only SIGKILL ended it."""
     program = "import wordmask.utils.launch as launch, run_mlm\nlaunch.LONG_WAIT = 0.1\nrun_mlm.main()\n"
     argv = ["--model_type", "bert", "--vocab_size", "100", "--train_file", __file__, "--use_cpu"]
+    argv += ["--ddp_timeout", "60"]
     others = {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -69,10 +70,13 @@ def test_a_process_that_waits_for_others_says_so_and_ends_by_a_signal(tmp_path):
         text=True,
     ) as process:
         for line in process.stderr:
-            if "waiting for the other processes of this launch (RANK=0, WORLD_SIZE=2, MASTER_ADDR=127.0.0.1" in line:
+            if "waiting for the other processes (RANK=0, WORLD_SIZE=2, MASTER_ADDR=127.0.0.1" in line:
                 process.send_signal(signal.SIGTERM)
                 break
-        assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        try:
+            assert process.wait(20) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        finally:
+            process.kill()
 
 
 def test_a_process_that_is_gone_is_one_sentence():

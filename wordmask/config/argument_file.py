@@ -36,27 +36,24 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Written(str):
-    """A number or a date in YAML, as it is written, since a name may look like one.
+class _Number(str):
+    """A number in YAML, as it is written, since a name may look like one.
 
     `output_dir: 1.10` and `output_dir: 2026_11_29` would be 1.1 and 20261129, and `seed: 010` would be 8.
-
-    Attributes:
-        value: what YAML makes of it.
     """
 
-    value: Any
 
-    @classmethod
-    def construct(cls, loader: _Loader, node: yaml.ScalarNode) -> _Written:
-        """Make it of what stands in a file."""
-        written = cls(node.value)
-        written.value = getattr(loader, f"construct_yaml_{node.tag.rpartition(':')[2]}")(node)
-        return written
+def _as_text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
 
 
-for _kind in ("int", "float", "timestamp"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Written.construct)
+def _as_number(loader: _Loader, node: yaml.ScalarNode) -> _Number:
+    return _Number(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _as_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _as_number)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -104,7 +101,7 @@ def _with_numbers(value: Any) -> Any:
         return {name: _with_numbers(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_with_numbers(one) for one in value]
-    return value.value if isinstance(value, _Written) else value
+    return yaml.safe_load(value) if isinstance(value, _Number) else value
 
 
 def _positive(name: str, value: object, flags: Mapping[str, argparse.Action]) -> tuple[str, object]:

@@ -76,17 +76,17 @@ def check_optimizer(args: RunArguments) -> None:
 
 
 def _is_read(name: str, args: RunArguments) -> bool:
-    """Whether the optimizer reads a setting: other values change its arguments, or fail."""
+    """Whether the optimizer reads a setting: some value changes its arguments, or fails."""
     from transformers import Trainer
 
     other, arguments = copy.copy(args), []
-    for value in ("0.25", "1"):
-        other.optim_args = f"{name}={value}"
+    for setting in (None, f"{name}=0.25", f"{name}=1"):
+        other.optim_args = setting
         try:
             arguments.append(Trainer.get_optimizer_cls_and_kwargs(other)[1])
         except Exception:  # of any kind: 0.25 is no whole number, for example; or a package is missing
             return True
-    return arguments[0] != arguments[1]
+    return not arguments[0] == arguments[1] == arguments[2]
 
 
 def _settings(args: RunArguments) -> list[str]:

@@ -63,7 +63,7 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
 
     _argument_group_name = "training"
 
-    # Flags of transformers that do something else here (unused_flags.py has those that do nothing)
+    # Flags of transformers whose own help is not true here (unused_flags.py has those that do nothing)
     save_only_model: bool = argument(
         "Save no optimizer with a checkpoint; a run that goes on from it begins with a new one.", default=False
     )
@@ -80,6 +80,10 @@ class RunArguments(UsedArguments, AddedArguments, TrainingArguments):  # type: i
         "Leave out the sequences at the end of an epoch that do not fill an optimizer step.", default=False
     )
     enable_jit_checkpoint: bool = argument("Not needed: SIGTERM ends a run with a checkpoint.", default=False)
+    accelerator_config: dict | str | None = argument(
+        "Settings of accelerate. Those of batches do nothing, since each process makes its own.",
+        default=None,
+    )
     do_predict: bool = argument("Refused: masked language modelling has no test data.", default=False)
     logging_nan_inf_filter: bool = argument(
         "Leave losses that are no numbers out of the logged mean; this waits for the device in each step.",

@@ -8,11 +8,12 @@ from dataclasses import MISSING, Field, fields
 
 from transformers import TrainingArguments
 
+from wordmask.utils.processes import local_rank
+
 logger = logging.getLogger(__name__)
 
 # Old command lines have them, so they are no mistakes. Why each is not needed.
 UNUSED = {
-    "accelerator_config": "each process makes its own batches",
     "average_tokens_across_devices": "the loss is always the mean over the labels of all devices",
     "batch_eval_metrics": "metrics are always counted batch by batch",
     "dataloader_in_order": "batches always come in order",
@@ -37,7 +38,8 @@ def say_what_is_unused(values: Mapping[str, object], named: Collection[str]) -> 
     """
     defaults = {field.name: _default(field) for field in fields(TrainingArguments)}
     for name, reason in UNUSED.items():
-        if {name, f"no_{name}"} & {*named} and values.get(name) != defaults[name]:
+        asked = values.get(name) or None  # disable_tqdm is `None` by default, and off
+        if {name, f"no_{name}"} & {*named} and asked != (defaults[name] or None) and local_rank() == 0:
             logger.warning("--%s has no effect here: %s", name, reason)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wordmask.segmenters.tokenizer import word_identity
-from wordmask.utils.errors import InputError, kind_of
+from wordmask.utils.errors import InputError, kind_of, reported
 
 if TYPE_CHECKING:
     import tokenizers
@@ -77,17 +77,19 @@ def check_own_code(tokenizer: Tokenizer, lines: Sequence[str], flag: str) -> Non
 
     Args:
         tokenizer: a tokenizer with code of its own, see `has_own_code`.
-        lines: lines to try, of which the first 100 are taken.
+        lines: the lines.
         flag: the flag that names it.
 
     Raises:
         InputError: if its code makes other tokens, for example of a text that it has changed.
     """
-    if not (few := [*lines[:100]]):
+    if not lines:
         return
-    theirs = tokenizer(few, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]  # type: ignore[operator]
+    call: Any = tokenizer
+    with reported(f"{flag}: the Python code of {type(tokenizer).__name__} does not take a list of texts"):
+        theirs = call([*lines], add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     with untruncated(tokenizer.backend_tokenizer):
-        ours = [one.ids for one in tokenizer.backend_tokenizer.encode_batch(few, add_special_tokens=False)]
+        ours = [one.ids for one in tokenizer.backend_tokenizer.encode_batch([*lines], add_special_tokens=False)]
     if theirs != ours:
         raise InputError(
             f"{flag}: the Python code of {type(tokenizer).__name__} gives other tokens than its backend, which finds "

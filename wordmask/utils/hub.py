@@ -220,10 +220,10 @@ def load_pretrained_tokenizer(flag: str, name: str, **options: Any) -> PreTraine
     try:
         with loading(flag, name, "a tokenizer", is_model=False):
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except InputError:
+    except InputError as error:
         if code is None:
             raise
-        raise InputError(f"{flag}: the tokenizer of {name} is Python code ({code}); add --trust_remote_code") from None
+        raise InputError(f"{error}, or add --trust_remote_code to run the tokenizer's Python code ({code})") from None
     if code is not None:
         logger.warning("%s: %s has Python code for its tokenizer (%s); --trust_remote_code runs it", flag, name, code)
     return tokenizer
@@ -234,6 +234,6 @@ def _own_code(directory: str) -> str | None:
     try:
         with open(os.path.join(directory, "tokenizer_config.json"), encoding="utf-8") as file:
             classes = json.load(file)["auto_map"]["AutoTokenizer"]
+        return next(filter(None, [classes] if isinstance(classes, str) else reversed(classes)), None)  # slow, and fast
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return next(filter(None, [classes] if isinstance(classes, str) else reversed(classes)), None)  # slow, and fast

@@ -14,12 +14,13 @@ import torch
 from transformers.utils import is_torch_tpu_available, is_torch_xla_available
 
 from wordmask.utils.errors import InputError
+from wordmask.utils.processes import local_rank
 from wordmask.utils.said_once import others_said_something
 from wordmask.utils.signals import end_at_once
 
 logger = logging.getLogger(__name__)
 
-LONG_WAIT = 10.0  # seconds
+LONG_WAIT = 30.0  # seconds
 _GONE = re.compile("gloo.*Connection (closed|reset) by peer", re.DOTALL)
 
 
@@ -58,13 +59,14 @@ def waits_reported(seconds: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def meeting() -> Iterator[None]:
-    """While the processes of a launch meet: a signal ends this one at once, and a long wait is said."""
+    """While the processes of a launch meet: a signal ends this one at once, and the first one says a long wait."""
     variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     found = ", ".join(f"{name}={os.environ.get(name)}" for name in variables)
-    sentence = "waiting for the other processes of this launch (%s); unset these variables to train in one process"
+    sentence = "waiting for the other processes (%s); start them all, or unset these variables to train in one process"
     timer = threading.Timer(LONG_WAIT, logger.warning, [sentence, found])
     timer.daemon = True
-    timer.start()
+    if local_rank() == 0 and os.environ.get("WORLD_SIZE") not in (None, "", "1"):
+        timer.start()
     try:
         with end_at_once():
             yield

@@ -387,24 +387,24 @@ def launch(*argv: str) -> str:
 @pytest.mark.parametrize(
     "more, different",
     [
-        (["--seed", "4{rank}"], "--seed: 40 -> 41"),
-        (["--learning_rate", "1e-{rank}"], "--learning_rate: 1.0 -> 0.1"),
-        (["--train_file", "{folder}/text{rank}.txt"], "training text, or its references: digest "),
-        (["--model_name_or_path", "{folder}/model{rank}"], "base model ("),
-        (["--output_dir", "{folder}/out{rank}"], "checkpoint to go on from: checkpoint-2 -> none"),
+        (["--seed", "4{rank}"], "--seed (40 -> 41)"),
+        (["--gradient_accumulation_steps", "{rank}1"], "--gradient_accumulation_steps (1 -> 11)"),
+        (["--train_file", "{folder}/text{rank}.txt"], "the training text, or its references"),
+        (["--model_name_or_path", "{folder}/model{rank}"], "the model"),
+        (["--output_dir", "{folder}/out{rank}"], "the checkpoint to go on from (checkpoint-2 -> none)"),
     ],
 )
 def test_processes_that_are_not_the_same_do_not_train(folder, tmp_path, more, different):
     """They trained on, with weights that drift apart; or one of them waited for the other until --ddp_timeout."""
     shutil.copytree(folder / "one", tmp_path / "model0")
     shutil.copytree(folder / "other", tmp_path / "model1")
-    for rank in range(2):
+    for rank in range(2):  # {rank}1 is 01 and 11
         (tmp_path / f"text{rank}.txt").write_text("\n".join(sample_lines("english", 24 - rank)), encoding="utf-8")
     argv = ["--train_file", str(tmp_path / "text0.txt"), "--model_name_or_path", str(tmp_path / "model0"), "--use_cpu"]
     argv += ["--do_train", "--max_steps", "4", "--max_seq_length", "32", "--output_dir", str(tmp_path / "out0")]
     if "--output_dir" in more:
         run_until(2, argv)
     printed = launch(*argv, *(word.replace("{folder}", str(tmp_path)) for word in more))
-    assert f"process 1 is not as the first one: {different}" in printed, printed
+    assert f"error: rank 1: this process differs from the first one of its launch: {different}; " in printed, printed
     assert "give all processes the same flags and files, and an --output_dir that all machines share" in printed
     assert "[rank0]: Traceback" not in printed and "[rank1]: Traceback" not in printed, printed

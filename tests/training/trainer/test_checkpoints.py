@@ -19,9 +19,11 @@ from transformers import (
 
 import run_mlm_wwm
 from conftest import refusal, sample_tokenizer, save_model
+from wordmask.config.run_arguments import RunArguments
 from wordmask.training.records.file_names import MANIFEST, PROGRESS
 from wordmask.training.records.manifest import find_damage
 from wordmask.training.trainer.checkpoints import check_saved_with
+from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.errors import InputError
 
 SETTINGS = "--use_cpu --do_train --max_steps 6 --save_steps 2 --max_seq_length 32 --per_device_train_batch_size 4"
@@ -223,11 +225,33 @@ def test_a_checkpoint_of_fsdp_is_not_one_of_another_run(resume, out, capsys):
     """The sentence advised to remove it, and a good checkpoint with it."""
     (out / "checkpoint-4" / "pytorch_model_fsdp.bin").touch()
     sentence = refusal(capsys, lambda argv: resume(*argv))
-    assert f"{out / 'checkpoint-4'} was saved with --fsdp, so a run without it cannot go on" in sentence
+    assert f"{out / 'checkpoint-4'} holds a state of --fsdp, so a run without it cannot go on" in sentence
     assert sentence.endswith("give --fsdp, too") and (out / "checkpoint-4").exists()
     check_saved_with(str(out / "checkpoint-4"), fsdp=True)
-    with pytest.raises(InputError, match="checkpoint-2 was saved without --fsdp, so a run with it .*; drop --fsdp$"):
+    with pytest.raises(InputError, match="checkpoint-2 holds no state of --fsdp, so a run with it .*; drop --fsdp$"):
         check_saved_with(str(out / "checkpoint-2"), fsdp=True)
+
+
+def test_a_process_that_writes_nothing_looks_at_no_file(english_model, tmp_path, monkeypatch):
+    """The others of a launch, which looked for files that the first one had not written yet."""
+    args = RunArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
+    trainer = MlmTrainer(
+        AutoModelForMaskedLM.from_pretrained(english_model),
+        args,
+        processing_class=AutoTokenizer.from_pretrained(english_model),
+    )
+    monkeypatch.setattr(RunArguments, "should_save", False)
+    trainer._save(str(tmp_path / "out"))
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_a_disk_without_modes_takes_a_model(resume, out, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    resume()
+    assert (out / "model.safetensors").exists()
 
 
 def test_a_checkpoint_is_not_blamed_for_a_process_that_has_ended(resume, monkeypatch, capsys):

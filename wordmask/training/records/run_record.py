@@ -41,6 +41,11 @@ SETTINGS = (
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
 )
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
+# Flags that may differ between the machines of a launch, beside files and directories: what they name is compared.
+OF_MACHINE = (
+    *("model_name_or_path", "tokenizer_name", "config_name", "ltp", "user_dict", "deepspeed", "fsdp_config"),
+    *("resume_from_checkpoint", "local_rank", "token", "hub_token", "log_level", "log_level_replica"),
+)
 _TEXT = ("dataset_name", "dataset_config_name", "train_file", "train_ref_file")  # where a text has no digest
 
 
@@ -189,19 +194,29 @@ def check_processes_agree(arguments: Arguments, identity: Identity, checkpoint: 
     Raises:
         InputError: in a process that differs, with what is different.
     """
-    training = arguments.training
-    if training.world_size == 1:
+    if arguments.training.world_size == 1:
         return
-    given = {name: plain(value) for name, value in arguments.given.items()}
-    own = RunRecord(given, training.world_size, training.do_train, asdict(identity))
-    step = Path(checkpoint).name if checkpoint else "none"
-    [(first, first_step)] = broadcast_object_list([(own, step)])
-    different = [*first.differences(identity, given), *first.changes(identity, given, training.world_size)]
-    if step != first_step:
-        different.append(f"checkpoint to go on from: {first_step} -> {step}")
+    flags = {
+        f"--{name}": as_written(plain(value))
+        for name, value in arguments.given.items()
+        if name not in OF_MACHINE and not name.endswith(("_file", "_dir"))
+    }
+    flags["the checkpoint to go on from"] = Path(checkpoint).name if checkpoint else "none"
+    [(first, first_identity)] = broadcast_object_list([(flags, identity)])
+    different = [
+        f"{name} ({first.get(name)} -> {flags.get(name)})"
+        for name in sorted({*first, *flags})
+        if first.get(name) != flags.get(name)
+    ]
+    parts = {"base_model": "model", "text": "training text, or its references", "validation": "validation text"}
+    different += [
+        f"the {parts.get(name, name)}"
+        for name, value in asdict(identity).items()
+        if value != getattr(first_identity, name)
+    ]
     if different:
         raise InputError(
-            f"process {training.process_index} is not as the first one: {'; '.join(different)}; give all processes "
+            f"this process differs from the first one of its launch: {', '.join(different)}; give all processes "
             "the same flags and files, and an --output_dir that all machines share"
         )
 

@@ -120,10 +120,13 @@ class CheckpointingTrainer(Trainer):
         safetensors writes files that only their owner may read, whatever the umask. A work-around; no thread known.
         """
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # the Trainer calls this in each process
+            return
         directory = Path(output_dir or str(self.args.output_dir))
-        mode = (directory / "training_args.bin").stat().st_mode
-        for path in directory.glob("*.safetensors"):
-            path.chmod(mode)
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            mode = (directory / "training_args.bin").stat().st_mode
+            for path in directory.glob("*.safetensors"):
+                path.chmod(mode)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         check_saved_with(resume_from_checkpoint, self.is_fsdp_enabled)
@@ -181,7 +184,7 @@ def check_saved_with(checkpoint: str, fsdp: bool) -> None:
     saved = next(Path(checkpoint).glob("pytorch_model_fsdp*"), None) is not None
     if saved != fsdp:
         raise InputError(
-            f"--resume_from_checkpoint: {checkpoint} was saved with{'' if saved else 'out'} --fsdp, so a run with"
+            f"--resume_from_checkpoint: {checkpoint} holds {'a' if saved else 'no'} state of --fsdp, so a run with"
             f"{'' if fsdp else 'out'} it cannot go on from there; {'drop --fsdp' if fsdp else 'give --fsdp, too'}"
         )
 
