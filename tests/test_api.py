@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import logging
 import subprocess
 import sys
@@ -266,6 +267,8 @@ def test_a_text_that_is_longer_than_the_model_is_one_sentence(name, last, worker
                 wordmask.InputError, match=f"^input_ids: a text of {length} tokens, .* positions for {last}; .*{last}$"
             ):
                 use()
+    del trainer, use
+    gc.collect()  # ends the worker here, where that takes a moment
 
 
 def test_an_evaluation_has_the_rate_and_the_strategy_of_its_own_collator(english_model, tokenizer, dataset, tmp_path):

@@ -51,6 +51,7 @@ def test_a_process_on_cpus_waits_no_longer_than_it_is_told(tmp_path):
     assert "error: rank 1: --ddp_timeout 5: a process waited so many seconds for another one" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_others_says_so_and_ends_by_a_signal(tmp_path):
     """It waited in silence for half an hour, and only SIGKILL ended it."""
     program = "import wordmask.utils.launch as launch, run_mlm\nlaunch.LONG_WAIT = 0.1\nrun_mlm.main()\n"
