@@ -20,7 +20,7 @@ from wordmask.config.probe_arguments import ProbeArguments
 from wordmask.config.run_arguments import RunArguments
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.config.short_form import Value, apply_defaults, is_short_form
-from wordmask.config.unused_flags import UNUSED
+from wordmask.config.unused_flags import UNUSED, say_what_is_unused
 
 # The classes of all flags, with those of transformers.
 CONCERNS: tuple[type, ...] = tuple(RunArguments if concern is AddedArguments else concern for concern in OWN[1:])
@@ -94,6 +94,7 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments
     parser.set_defaults(**defaults)
     argv = sys.argv[1:] if argv is None else argv
     namespace = parser.parse(argv)
+    say_what_is_unused(parser, namespace)
     is_short = is_short_form(argv)
     short_form = apply_defaults(namespace, parser.given) if is_short else {}
     given = {name: value for name, value in vars(namespace).items() if value is not None}

@@ -25,7 +25,6 @@ from wordmask.config.attention_checks import check_attention, check_flash
 from wordmask.config.metric_table import METRICS
 from wordmask.config.model_arguments import ModelArguments
 from wordmask.config.trainer_checks import lacks_bf16
-from wordmask.config.unused_flags import say_what_is_unused
 from wordmask.utils.errors import InputError, first_of, suggest
 from wordmask.utils.quantities import plain
 
@@ -193,8 +192,7 @@ def _check_streaming(arguments: Arguments) -> None:
 
 
 def _say_what_has_no_effect(arguments: Arguments) -> None:
-    """Warn of flags that nothing reads, and of numbers of steps that another flag turns off."""
-    say_what_is_unused(arguments.given, arguments.named)
+    """Warn of numbers of steps that another flag turns off."""
     for what in ("eval", "save"):
         strategy = getattr(arguments.training, f"{what}_strategy")
         if f"{what}_steps" in arguments.named and strategy != IntervalStrategy.STEPS:

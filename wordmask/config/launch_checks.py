@@ -128,10 +128,7 @@ def check_launched_precision(is_asked: bool) -> None:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
     if precision != "no" and not is_asked:
         add = f"add --{precision}, or " if precision in ("bf16", "fp16") else ""
-        raise InputError(
-            f"the environment has ACCELERATE_MIXED_PRECISION={precision}, maybe from accelerate's own configuration, "
-            f"and no flag asks for it; {add}give accelerate launch --mixed_precision no"
-        )
+        raise _not_asked("ACCELERATE_MIXED_PRECISION", precision, f"{add}give accelerate launch --mixed_precision no")
 
 
 def check_launched_settings(asked: Mapping[str, bool]) -> None:
@@ -148,10 +145,15 @@ def check_launched_settings(asked: Mapping[str, bool]) -> None:
         if value.lower() in ("no", "false", "0") or asked.get(flag):
             continue
         add = f"add {flag}, or " if flag else ""
-        raise InputError(
-            f"the environment has {variable}={value}, maybe from accelerate's own configuration, and no flag asks for "
-            f"it; {add}change that configuration, or start with torchrun"
-        )
+        raise _not_asked(variable, value, f"{add}change that configuration, or start with torchrun")
+
+
+def _not_asked(variable: str, value: str, advice: str) -> InputError:
+    """The error for what `accelerate launch` sets and no flag asks for."""
+    return InputError(
+        f"the environment has {variable}={value}, maybe from accelerate's own configuration, and no flag asks for it; "
+        f"{advice}"
+    )
 
 
 def is_launched() -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, Field, fields
+from argparse import Namespace
 
-from transformers import TrainingArguments
-
+from wordmask.config.parser import Parser
 from wordmask.utils.processes import local_rank
 
 logger = logging.getLogger(__name__)
@@ -29,19 +27,14 @@ UNUSED = {
 }
 
 
-def say_what_is_unused(values: Mapping[str, object], named: Collection[str]) -> None:
-    """Warn of flags without effect.
+def say_what_is_unused(parser: Parser, namespace: Namespace) -> None:
+    """Warn of flags without effect. One that has its default value asks for nothing.
 
     Args:
-        values: the values of the flags, by their names.
-        named: the names of the flags that the user gives. One with its default value asks for nothing.
+        parser: the parser of all flags.
+        namespace: what it has parsed.
     """
-    defaults = {field.name: _default(field) for field in fields(TrainingArguments)}
-    for name, reason in UNUSED.items():
-        asked = values.get(name) or None  # disable_tqdm is `None` by default, and off
-        if {name, f"no_{name}"} & {*named} and asked != (defaults[name] or None) and local_rank() == 0:
+    for name, reason in UNUSED.items() if local_rank() == 0 else ():
+        asked, default = (value or None for value in (getattr(namespace, name), parser.get_default(name)))
+        if asked != default:  # disable_tqdm is `None` by default, and off
             logger.warning("--%s has no effect here: %s", name, reason)
-
-
-def _default(field: Field) -> object:
-    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -231,9 +230,10 @@ def load_pretrained_tokenizer(flag: str, name: str, **options: Any) -> PreTraine
 
 def _own_code(directory: str) -> str | None:
     """The class of a tokenizer's own code in a directory, such as `my_tokenizer.MyTokenizer`; `None` without one."""
+    from wordmask.utils.files import read_json  # imports pyarrow, and a check of names needs none
+
     try:
-        with open(os.path.join(directory, "tokenizer_config.json"), encoding="utf-8") as file:
-            classes = json.load(file)["auto_map"]["AutoTokenizer"]
+        classes = read_json(os.path.join(directory, "tokenizer_config.json"))["auto_map"]["AutoTokenizer"]
         return next(filter(None, [classes] if isinstance(classes, str) else reversed(classes)), None)  # slow, and fast
     except (OSError, ValueError, KeyError, TypeError):
         return None

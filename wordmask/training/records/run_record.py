@@ -41,7 +41,8 @@ SETTINGS = (
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
 )
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
-# Flags that may differ between the machines of a launch, beside files and directories: what they name is compared.
+# Flags that may differ between the machines of a launch, beside those of files and directories: paths, and secrets. Of
+# models, tokenizers and texts, the content is compared.
 OF_MACHINE = (
     *("model_name_or_path", "tokenizer_name", "config_name", "ltp", "user_dict", "deepspeed", "fsdp_config"),
     *("resume_from_checkpoint", "local_rank", "token", "hub_token", "log_level", "log_level_replica"),
