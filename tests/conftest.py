@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import signal
 import socket
@@ -19,6 +20,10 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZE
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+from tokenizers.models import WordPiece  # noqa: E402
+from tokenizers.pre_tokenizers import BertPreTokenizer  # noqa: E402
+from tokenizers.trainers import WordPieceTrainer  # noqa: E402
 from transformers import (  # noqa: E402
     CONFIG_MAPPING,
     TOKENIZER_MAPPING,
@@ -189,9 +194,31 @@ def check_a_resume_learns_the_same(argv: list[str], folder: Path) -> None:
 
 
 def sample_tokenizer(model_type: str, vocab_size: int = 600, language: str = "english"):
-    """A tokenizer of the kind that goes with a model type: WordPiece, byte-level BPE, Unigram or Metaspace."""
-    tokenizer = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]()
-    return tokenizer.train_new_from_iterator(sample_lines(language), vocab_size)
+    """A tokenizer of the kind that goes with a model type: WordPiece, byte-level BPE, Unigram or Metaspace.
+
+    It is always the same one, so that a test that fails fails again. The library gives the continuations of WordPiece
+    (`##a`) their ids in a random order, and ids decide between equal counts. Of Unigram, the last digits of scores are
+    random, and so are the scores of rare characters, which it adds in a random order.
+    """
+    lines = sample_lines(language)
+    trained = TOKENIZER_MAPPING[CONFIG_MAPPING[model_type]]().train_new_from_iterator(lines, vocab_size)
+    state = json.loads(trained.backend_tokenizer.to_str())
+    special = [token["content"] for token in sorted(state["added_tokens"], key=lambda token: token["id"])]
+    if state["model"]["type"] == "WordPiece":
+        again = Tokenizer(WordPiece(unk_token=state["model"]["unk_token"]))
+        again.normalizer, again.pre_tokenizer = trained.backend_tokenizer.normalizer, BertPreTokenizer()
+        characters = sorted({*"".join(again.normalizer.normalize_str(line) for line in lines)} - {" "})
+        first = [*special, *(f"##{character}" for character in characters)]  # these get their ids in this order
+        again.train_from_iterator(lines, WordPieceTrainer(vocab_size=vocab_size, special_tokens=first))
+        state["model"]["vocab"] = again.get_vocab()
+    elif state["model"]["type"] == "Unigram":
+        first, pieces = state["model"]["vocab"][: len(special)], state["model"]["vocab"][len(special) :]
+        text = "▁".join(lines).replace(" ", "▁")
+        shares = {piece: (1 + text.count(piece)) / len(text) for piece, _ in pieces}
+        pieces = [(piece, math.log(shares[piece]) if len(piece) == 1 else round(score, 9)) for piece, score in pieces]
+        state["model"]["vocab"] = [*first, *sorted(pieces, key=lambda scored: (-scored[1], scored[0]))]
+    trained._tokenizer = Tokenizer.from_str(json.dumps(state))
+    return trained
 
 
 def character_tokenizer(texts: list[str]) -> BertTokenizer:

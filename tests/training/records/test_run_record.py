@@ -408,3 +408,14 @@ def test_processes_that_are_not_the_same_do_not_train(folder, tmp_path, more, di
     assert f"error: rank 1: this process differs from the first one of its launch: {different}; " in printed, printed
     assert "give all processes the same flags and files, and an --output_dir that all machines share" in printed
     assert "[rank0]: Traceback" not in printed and "[rank1]: Traceback" not in printed, printed
+
+
+@pytest.mark.slow
+def test_machines_that_each_train_a_tokenizer_need_one_cache(tmp_path):
+    """The same flags and files give them different tokenizers."""
+    (tmp_path / "text.txt").write_text("\n".join(sample_lines("english", 24)), encoding="utf-8")
+    argv = ["--train_file", str(tmp_path / "text.txt"), "--cache_dir", str(tmp_path / "cache{rank}"), "--use_cpu"]
+    argv += ["--model_type", "bert", "--vocab_size", "300", "--output_dir", str(tmp_path / "out")]
+    printed = launch(*argv, "--max_steps", "1", "--max_seq_length", "32")
+    assert "the tokenizer; give" in printed, printed
+    assert "files, and an --output_dir and a --cache_dir that all machines share" in printed, printed

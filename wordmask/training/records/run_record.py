@@ -216,9 +216,11 @@ def check_processes_agree(arguments: Arguments, identity: Identity, checkpoint: 
         if value != getattr(first_identity, name)
     ]
     if different:
+        made_here = arguments.model.vocab_size and identity.tokenizer != first_identity.tokenizer
+        shared = "an --output_dir and a --cache_dir" if made_here else "an --output_dir"
         raise InputError(
             f"this process differs from the first one of its launch: {', '.join(different)}; give all processes "
-            "the same flags and files, and an --output_dir that all machines share"
+            f"the same flags and files, and {shared} that all machines share"
         )
 
 
