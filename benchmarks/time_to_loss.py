@@ -35,7 +35,6 @@ from trained import (
     Side,
     Training,
     apart,
-    has_bfloat16,
     loss_by_frequency,
     new_model,
     split_text,
@@ -44,6 +43,7 @@ from trained import (
     use_threads,
     write_evaluation,
 )
+from wordmask.training.trainer.muon import cpu_has_bfloat16
 
 CONFIG = str(Path(__file__).parent.parent / "configs/cpu.yaml")
 STEP = 1.4  # the lengths of two trainings, one next to the other
@@ -51,13 +51,13 @@ LONGEST = 4.0  # times the plain Trainer's steps, after which a side has not rea
 WIDTH = 118  # of the tables, also in a file
 CALIBRATION = 6  # steps that say how long a step of the plain Trainer takes
 RATES = (0.5, 1.0, 2.0)
-BFLOAT16 = ("--bf16",) if has_bfloat16() else ()
+BFLOAT16 = ("--bf16",) if cpu_has_bfloat16() else ()
 PLAIN = "plain Trainer"
 KNOWING = "plain, a knowing user's"
 SIDES = {
     PLAIN: Side(True, tries_rates=True),
     KNOWING: Side(
-        True, ("train_sampling_strategy=group_by_length", "warmup_steps=0.1", f"bf16={has_bfloat16()}"), True
+        True, ("train_sampling_strategy=group_by_length", "warmup_steps=0.1", f"bf16={cpu_has_bfloat16()}"), True
     ),
     "ours, defaults": Side(False),
     "ours, random order": Side(False, ("--train_sampling_strategy", "random")),

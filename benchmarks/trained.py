@@ -105,12 +105,6 @@ class Stopwatch(TrainerCallback):
         return {"seconds": seconds, "wall": wall, "steps": float(self.steps), "tokens": tokens}
 
 
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16; others are slower in it."""
-    processor = Path("/proc/cpuinfo")  # of Linux
-    return processor.exists() and "avx512_bf16" in processor.read_text()
-
-
 def use_threads(threads: int) -> None:
     """Have this process, and what it starts, compute with so many threads each."""
     os.environ |= {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

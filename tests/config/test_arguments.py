@@ -217,6 +217,15 @@ def test_numbers_of_yaml_are_those_of_a_command_line(tmp_path):
     assert found.training.lr_scheduler_kwargs == {"num_cycles": 2}
 
 
+@pytest.mark.parametrize("written", ["1e-6", "1E-6", "1.e-6", "1.0e-6", "+1e-6", "0.000001"])
+def test_a_number_with_an_exponent_is_one_in_a_mapping_too(tmp_path, written):
+    """YAML 1.1 makes text of 1e-6, and the schedule divided by it."""
+    needed = "".join(f"{name}: {value}\n" for name, value in NEEDED.items())
+    settings = f"lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {{min_lr: {written}}}\n"
+    found = parse_file(tmp_path / "run.yaml", f"{needed}learning_rate: {written}\n{settings}")
+    assert found.training.lr_scheduler_kwargs == {"min_lr": 1e-6} and found.training.learning_rate == 1e-6
+
+
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({**NEEDED, "seed": 5}), encoding="utf-8-sig")
     assert parse_arguments([str(tmp_path / "run.json")]).training.seed == 5

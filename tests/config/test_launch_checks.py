@@ -150,6 +150,8 @@ def test_accelerate_launch_still_does_that(environment, tmp_path):
         {**TORCHRUN, "WORLD_SIZE": "1"},
         TORCHRUN,
         {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "node1", "OMPI_COMM_WORLD_SIZE": "2"},
+        # accelerate launch in a job of one worker, as Kubeflow starts it
+        {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "node1", "RANK": "0", "WORLD_SIZE": "1"},
     ],
 )
 def test_environments_that_work_are_let_pass(environment, variables):

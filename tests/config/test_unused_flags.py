@@ -42,6 +42,11 @@ def test_a_run_is_the_same_with_all_of_them(needed_flags, tmp_path, caplog):
         assert f"--{name} has no effect here: {reason}" in caplog.text
 
 
+def test_a_flag_that_a_newer_transformers_has_dropped_is_left_out(needed_flags, monkeypatch):
+    monkeypatch.setitem(UNUSED, "a_dropped_flag", "nobody reads it")
+    assert run_mlm.main([*needed_flags, "--max_steps", "1", "--do_train"])["train_samples"] > 0
+
+
 def test_a_default_value_asks_for_nothing(needed_flags, caplog):
     """As in a file of old arguments that has all flags."""
     values = [

@@ -9,6 +9,7 @@ import json
 import logging
 import lzma
 import os
+import sys
 from pathlib import Path
 
 import datasets
@@ -357,12 +358,21 @@ def test_bytes_are_text_only_where_they_are_named(tmp_path):
     assert "row 2 holds bytes that are not UTF-8" in refused(path, text_column_name="raw")
 
 
-def test_other_columns_may_be_anything(write):
+@pytest.fixture(params=[sys.int_info.default_max_str_digits, sys.int_info.str_digits_check_threshold])
+def most_digits(request):
+    """How many digits Python turns into an integer, which a user may lower."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(request.param)
+    yield
+    sys.set_int_max_str_digits(before)
+
+
+def test_other_columns_may_be_anything(write, most_digits):
     """Another type in each file and block, other columns, numbers first, more digits than Python reads, NaN."""
     first = write("1.jsonl", '{"text": "a", "source": "x"}\n')
-    second = write(
-        "2.jsonl", '{"score": 0.5, "text": "b"}\n{"text": "c", "score": ["y"], "n": NaN, "m": 1%s}\n' % ("0" * 5000)
-    )
+    long = ", ".join("1" + "0" * digits for digits in (700, 5000))
+    rows = '{"score": 0.5, "text": "b"}', '{"text": "c", "score": ["y"], "n": NaN, "m": [' + long + "]}"
+    second = write("2.jsonl", "\n".join(rows))
     third = write("3.jsonl", '{"text": 100}\n{"text": null}\n{"text": "d"}\n')
     for streaming in (False, True):
         assert texts_of(first, second, third, streaming=streaming) == ["a", "b", "c", "100", "d"]

@@ -124,6 +124,14 @@ def test_an_evaluation_keeps_no_optimizer(folder, tmp_path, capsys):
     assert refusal(capsys, run_mlm_wwm.main, *argv).startswith("--keep_optimizer has no effect in an evaluation")
 
 
+def test_the_working_directory_is_no_model(folder, tmp_path, capsys, monkeypatch):
+    """From scratch, the files of a checkpoint there counted, and the flag did nothing."""
+    monkeypatch.chdir(folder / "stable/checkpoint-3")
+    argv = ["--model_type", "bert", "--vocab_size", "300", "--train_file", str(folder / "text.txt"), "--use_cpu"]
+    sentence = refusal(capsys, run_mlm_wwm.main, *argv, "--keep_optimizer", "--output_dir", str(tmp_path / "out"))
+    assert sentence.startswith("--keep_optimizer: there is no state of an optimizer in a model from scratch; give")
+
+
 @pytest.mark.parametrize("stable, decay", [(2, 3), (8, 8), (0.4, 0.2)])
 def test_phases_that_leave_a_gap_are_refused(stable, decay, folder, tmp_path, capsys):
     """Else the rate would be 0 for the last steps, or never fall to 0. Of 10 steps, 1 is for the warm-up."""

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from wordmask.training.records.output_dir import written
 from wordmask.utils import said_once
 from wordmask.utils.errors import InputError, naming_parameters, with_article
 from wordmask.utils.script import reports_input_errors
-from wordmask.utils.write_errors import why_not_written
+from wordmask.utils.write_errors import why_not_written, write_reported
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -96,6 +97,32 @@ def test_a_mark_of_long_ago_silences_nobody(launched, capsys, tmp_path):
     os.utime(mark, (0, 0))
     said(capsys, "--other")
     assert len([*tmp_path.iterdir()]) == 1, "old marks are removed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process began")
+def test_a_launcher_with_the_process_id_of_an_earlier_one_is_another(launched, capsys, monkeypatch):
+    """A container that is started again: torchrun is process 1. A RuntimeError ended its run without a word."""
+    children = [subprocess.Popen(["sleep", "60"])]
+    time.sleep(0.03)  # the beginning is counted in hundredths of a second
+    children.append(subprocess.Popen(["sleep", "60"]))
+    try:
+        stat = {str(number): Path(f"/proc/{child.pid}/stat").read_text() for number, child in enumerate(children)}
+        original = Path.read_text
+        for number in stat:
+            monkeypatch.setattr("os.getppid", lambda: 1)
+            monkeypatch.setattr(
+                Path, "read_text", lambda self, number=number: stat[number] if self.name == "stat" else original(self)
+            )
+            launched(0)
+            with pytest.raises(RuntimeError):
+                fail()
+            assert said(capsys, "line 5") == "error: line 5\n"
+            launched(1)
+            assert said(capsys, "line 5") == ""
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 def test_without_a_place_for_marks_nothing_is_silenced(launched, capsys, monkeypatch, tmp_path):
@@ -191,6 +218,40 @@ def test_stdout_writes_what_its_encoding_lacks(monkeypatch):
     monkeypatch.setattr(sys, "stdout", stdout)
     reports_input_errors(print)("中 · é")
     assert stdout.buffer.getvalue() == b"\\u4e2d \\xb7 \\xe9\n" and stdout.errors == "strict"
+
+
+def test_a_process_that_a_mistake_of_another_ends_says_nothing(launched, capsys):
+    """It said "interrupted", and the training how to resume: torchrun sends SIGTERM after a mistake."""
+
+    @reports_input_errors
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def printed() -> str:
+        launched(0)
+        with pytest.raises(SystemExit) as status:
+            interrupted()
+        assert status.value.code == 130
+        return capsys.readouterr().err
+
+    assert printed() == printed() == "\ninterrupted\n", "its own mark is no mistake"
+    launched(1)
+    said(capsys, "line 5")
+    assert printed() == ""
+
+
+def test_what_tokenizers_raises_on_a_full_disk_is_known():
+    """Rust raises a plain exception. An error without a number says what it can."""
+    for error, reason in (
+        (Exception("No space left on device (os error 28)"), "No space left on device"),
+        (OSError("the quota"), "the quota"),
+        (PermissionError(13, "Permission denied", "x"), "Permission denied"),
+    ):
+        with pytest.raises(InputError) as found, write_reported("--bert: x", "give another"):
+            raise error
+        assert str(found.value) == f"--bert: x cannot be written ({reason}); give another"
+    with pytest.raises(KeyError), write_reported("--bert: x", "give another"):
+        raise KeyError("a bug")
 
 
 def test_ctrl_c_ends_a_script_with_one_line(capsys):

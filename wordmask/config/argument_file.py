@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,9 @@ def _as_number(loader: _Loader, node: yaml.ScalarNode) -> _Number:
 _Loader.add_constructor("tag:yaml.org,2002:int", _as_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _as_number)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
+# YAML 1.1 wants a dot in a number with an exponent. Without one, as in 1e-6, it would be text.
+_WITH_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+0123456789"))
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -101,7 +105,9 @@ def _with_numbers(value: Any) -> Any:
         return {name: _with_numbers(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_with_numbers(one) for one in value]
-    return yaml.safe_load(value) if isinstance(value, _Number) else value
+    if isinstance(value, _Number):
+        return float(value) if _WITH_EXPONENT.match(value) else yaml.safe_load(value)
+    return value
 
 
 def _positive(name: str, value: object, flags: Mapping[str, argparse.Action]) -> tuple[str, object]:

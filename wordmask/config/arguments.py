@@ -89,8 +89,8 @@ def parse_arguments(argv: Sequence[str] | None, **defaults: object) -> Arguments
     parser = training_parser(CONCERNS)
     parser.flags["include_num_input_tokens_seen"].type = _tokens_seen
     parser.flags["fsdp"].type = _fsdp
-    for name, reason in UNUSED.items():
-        parser.flags[name].help = f"Not used: {reason}."
+    for name in UNUSED.keys() & parser.flags.keys():  # a newer transformers may have dropped some
+        parser.flags[name].help = f"Not used: {UNUSED[name]}."
     parser.set_defaults(**defaults)
     argv = sys.argv[1:] if argv is None else argv
     namespace = parser.parse(argv)

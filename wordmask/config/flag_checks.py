@@ -106,7 +106,7 @@ def check_flags(arguments: Arguments) -> None:
 def _choose_other_task(arguments: Arguments) -> None:
     """If one of the tasks is turned off, turn the other one on; raise an `InputError` if both are turned off."""
     tasks = ("do_train", "do_eval")
-    off = [name for name in tasks if {name, f"no_{name}"} & {*arguments.named} and not arguments.given[name]]
+    off = [name for name in tasks if name in arguments.named and not arguments.given[name]]
     if len(off) == 2:
         raise InputError("--do_train and --do_eval are both false, so there is nothing to do; drop one of them")
     for name in tasks if off else ():

@@ -76,7 +76,9 @@ class ModelArguments:
     def _check_optimizer(self) -> None:
         """Raise an `InputError` if --keep_optimizer finds no state of an optimizer, or none of all weights."""
         name = self.model_name_or_path or ""
-        if not all(glob.glob(os.path.join(glob.escape(name), file)) for file in ("optimizer*", "scheduler.pt")):
+        if not name or not all(
+            glob.glob(os.path.join(glob.escape(name), file)) for file in ("optimizer*", "scheduler.pt")
+        ):
             raise InputError(
                 f"--keep_optimizer: there is no state of an optimizer in {name or 'a model from scratch'}; give a "
                 "directory such as out/checkpoint-500 as --model_name_or_path, of a run without --save_only_model"

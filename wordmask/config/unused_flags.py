@@ -35,6 +35,8 @@ def say_what_is_unused(parser: Parser, namespace: Namespace) -> None:
         namespace: what it has parsed.
     """
     for name, reason in UNUSED.items() if local_rank() == 0 else ():
+        if name not in parser.flags:
+            continue
         asked, default = (value or None for value in (getattr(namespace, name), parser.get_default(name)))
         if asked != default:  # disable_tqdm is `None` by default, and off
             logger.warning("--%s has no effect here: %s", name, reason)

@@ -134,7 +134,7 @@ class DatasetStream:
     def tables(self, shard: int, size: int) -> Iterator[pa.Table]:
         shards = len(self.shard_sizes)
         dataset = self.dataset.shard(shards, shard) if shards > 1 else self.dataset
-        return rebatched(_tables(dataset.iter(batch_size=size), self.name))
+        return rebatched(_tables(dataset.iter(batch_size=size), self.name), size)
 
 
 def loaded_dataset(arguments: DataArguments, name: str, cache_dir: str | None, token: str | None) -> Any:

@@ -20,7 +20,8 @@ H = TypeVar("H", bound="Hook")
 class Hook(Protocol):
     """Something that is added to a model, and can be taken away again."""
 
-    def remove(self) -> object: ...
+    def remove(self) -> object:
+        """Take it away."""
 
 
 @contextlib.contextmanager

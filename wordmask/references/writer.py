@@ -79,10 +79,12 @@ class Annotator:
 
     @cached_property
     def tokenizer(self) -> Any:
+        """The model's tokenizer, loaded at its first use in this process."""
         return self._load_tokenizer()
 
     @cached_property
     def segmenter(self) -> Segmenter:
+        """What finds the words, loaded at its first use in this process."""
         return self._load_segmenter(lambda: self.tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wordmask.training.records.file_names import RUN, STATE
 from wordmask.utils.command_line import resume_command
-from wordmask.utils.said_once import leave_mark
+from wordmask.utils.said_once import leave_mark, others_made_a_mistake
 from wordmask.utils.signals import exit_status
 from wordmask.utils.terminal import Command, terminal
 
@@ -40,7 +40,8 @@ def resumable(
         trains = not (own.preview_masking or own.prepare_only or own.dry_run)
         resumes = trains and not start_over and any(directory.glob(f"checkpoint-*/{STATE}"))
         what = "resume from the last checkpoint" if resumes else "start again"
-        terminal().show(Command(f"interrupted; to {what}", resume_command(script, argv, chosen, start_over)))
+        if not others_made_a_mistake():  # torchrun ends all processes after it, and the command would make it again
+            terminal().show(Command(f"interrupted; to {what}", resume_command(script, argv, chosen, start_over)))
         raise SystemExit(exit_status(error)) from None
     finally:
         for path in (chosen, os.path.dirname(chosen)) if chosen and not own.dry_run else ():

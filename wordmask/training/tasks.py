@@ -202,9 +202,10 @@ def evaluate(trainer: MlmTrainer, combined: bool) -> dict[str, float]:
 def _results(trainer: MlmTrainer, split: str) -> dict[str, float]:
     """Earlier results of `train`, `eval` or `all`; none without a file. One that cannot be read is removed."""
     path = Path(str(trainer.args.output_dir), f"{split}_results.json")
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:  # also if another process has just removed it
         return {}
-    content = path.read_bytes()
     with damage_is_warned(path, "earlier results are lost"):
         return dict(json.loads(content))
     path.unlink(missing_ok=True)

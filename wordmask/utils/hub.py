@@ -25,6 +25,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from huggingface_hub.utils import logging as hub_logging
 
 from wordmask.utils.errors import InputError, reported
+from wordmask.utils.library_warnings import errors_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,12 +38,8 @@ TIMEOUT = 10  # seconds that we wait for the answer of the hub
 @contextlib.contextmanager
 def quiet_hub() -> Iterator[None]:
     """Do not show each retry of the hub's library. If it fails in the end, one sentence says so."""
-    verbosity = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()
-    try:
+    with errors_only(hub_logging):
         yield
-    finally:
-        hub_logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

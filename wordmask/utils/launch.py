@@ -14,7 +14,7 @@ import torch
 from transformers.utils import is_torch_tpu_available, is_torch_xla_available
 
 from wordmask.utils.errors import InputError
-from wordmask.utils.processes import local_rank
+from wordmask.utils.processes import local_rank, world_size
 from wordmask.utils.said_once import others_said_something
 from wordmask.utils.signals import end_at_once
 
@@ -65,7 +65,7 @@ def meeting() -> Iterator[None]:
     sentence = "waiting for the other processes (%s); start them all, or unset these variables to train in one process"
     timer = threading.Timer(LONG_WAIT, logger.warning, [sentence, found])
     timer.daemon = True
-    if local_rank() == 0 and os.environ.get("WORLD_SIZE") not in (None, "", "1"):
+    if local_rank() == 0 and world_size() > 1:
         timer.start()
     try:
         with end_at_once():

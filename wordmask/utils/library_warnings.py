@@ -69,6 +69,21 @@ def filtered_warnings() -> Iterator[None]:
             logging.getLogger(name).removeFilter(is_needed)
 
 
+@contextlib.contextmanager
+def errors_only(library: Any) -> Iterator[None]:
+    """Let a library log only errors.
+
+    Args:
+        library: its module for logging, such as `transformers.utils.logging`.
+    """
+    verbosity = library.get_verbosity()
+    library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+
+
 @functools.cache  # Python calls these functions as often as they are registered
 def _say_no_threads_after_fork() -> None:
     """Let forked processes know that these libraries start no threads there, which they would find out themselves."""

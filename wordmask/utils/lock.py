@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from wordmask.utils.errors import InputError, one_line
+from wordmask.utils.write_errors import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -133,5 +134,4 @@ def _made(directory: Path, what: str) -> Iterator[None]:
 
 
 def _not_writable(what: str, error: Exception) -> InputError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
-    return InputError(f"{what} cannot be written ({reason}); give another name")
+    return InputError(f"{what} cannot be written ({reason_of(error)}); give another name")

@@ -52,8 +52,17 @@ def leave_mark() -> None:
 
 def others_said_something() -> bool:
     """Whether a process of this launch, on this machine, has said anything."""
+    return bool(_marks())
+
+
+def others_made_a_mistake() -> bool:
+    """Whether a process of this launch, on this machine, has said more than that it was interrupted."""
+    return bool(_marks() - {_mark("interrupted")})
+
+
+def _marks() -> set[Path]:
     marks = _marks_of_launch()
-    return is_of_torchrun() and any(marks.parent.glob(f"{marks.name}*"))
+    return {*marks.parent.glob(f"{marks.name}*")} if is_of_torchrun() else set()
 
 
 def _mark(sentence: str) -> Path:
@@ -63,10 +72,15 @@ def _mark(sentence: str) -> Path:
 def _marks_of_launch() -> Path:
     """How the names of the files of this launch begin.
 
-    A launch is known by the process that started it, by its restarts, and by where its processes meet.
+    A launch is known by the process that started it, by its restarts, and by where its processes meet. In a container
+    that is started again, torchrun has the same process id, and marks of its earlier life may be there.
     """
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-    launch = repr([os.getppid(), *(os.environ.get(name) for name in names)])
+    launcher = os.getppid()
+    began = None
+    with contextlib.suppress(OSError):  # only Linux tells it: field 22, and the name in field 2 may hold spaces
+        began = Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[19]
+    launch = repr([launcher, began, *(os.environ.get(name) for name in names)])
     return Path(tempfile.gettempdir(), f"wordmask-said-{_digest(launch)}-")
 
 

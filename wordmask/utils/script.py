@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from wordmask.utils.errors import InputError, from_worker
 from wordmask.utils.processes import local_rank
-from wordmask.utils.said_once import first_to_say, leave_mark, others_said_something
+from wordmask.utils.said_once import first_to_say, leave_mark, others_made_a_mistake, others_said_something
 from wordmask.utils.signals import exit_status, handled, interruption_behind, raise_no_more
 from wordmask.utils.terminal import clean
 
@@ -58,7 +58,7 @@ def one_line_endings() -> Iterator[None]:
             raise_no_more()  # torchrun ends the others as soon as one has ended
             if interruption := interruption_behind(error):
                 leave_mark()
-                if local_rank() == 0:
+                if local_rank() == 0 and not others_made_a_mistake():  # torchrun ends this one after a mistake
                     print("\ninterrupted", file=sys.stderr, flush=True)
                 raise SystemExit(exit_status(interruption)) from None
             mistake = find_input_error(error)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Container, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
-from wordmask.utils.errors import InputError
+from wordmask.utils.errors import InputError, one_line
 
 # Of a file system that takes no more. The others can also be a mistake in what we ask of it.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -57,8 +57,16 @@ def write_reported(what: str, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise InputError(f"{what} cannot be written ({error.strerror}); {advice}") from None
+    except Exception as error:
+        reason = reason_of(error) if isinstance(error, OSError) else why_not_written(error, OUTPUT_ERRORS)
+        if reason is None:
+            raise
+        raise InputError(f"{what} cannot be written ({reason}); {advice}") from None
+
+
+def reason_of(error: Exception) -> str:
+    """What an exception says, without the number and the file name of an `OSError`."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
 def why_not_written(error: BaseException, numbers: Container[int] = FULL) -> str | None:

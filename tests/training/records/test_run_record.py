@@ -408,6 +408,7 @@ def test_processes_that_are_not_the_same_do_not_train(folder, tmp_path, more, di
     assert f"error: rank 1: this process differs from the first one of its launch: {different}; " in printed, printed
     assert "give all processes the same flags and files, and an --output_dir that all machines share" in printed
     assert "[rank0]: Traceback" not in printed and "[rank1]: Traceback" not in printed, printed
+    assert "interrupted; to " not in printed, "this command would make the same mistake again"
 
 
 @pytest.mark.slow

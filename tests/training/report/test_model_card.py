@@ -161,6 +161,12 @@ def test_what_is_plain_stays_readable():
     assert escaped("up to 64 tokens: 80% become [MASK]") == "up to 64 tokens: 80% become [MASK]"
     assert code("bert-base_uncased") == "`bert-base_uncased`" and code("/data/mine/train.txt") == "`train.txt`"
     assert code(["a.txt", "/b/c.txt"]) == "`a.txt c.txt`" and code(0.1) == "`0.1`"
+    assert code("hidden_size=64,ratio=1/2") == "`hidden_size=64,ratio=1/2`"
+
+
+def test_a_setting_shows_no_directory_either():
+    for value in ("dictionary=/home/me/acme/words,mode=C", ["dictionary=/home/me/acme/words,mode=C"]):
+        assert code(value) == "`dictionary=words,mode=C`"
 
 
 @pytest.mark.parametrize(

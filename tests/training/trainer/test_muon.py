@@ -42,7 +42,7 @@ def with_gradients(model: torch.nn.Module) -> torch.nn.Module:
 @pytest.fixture
 def exact(monkeypatch):
     """Matrices are multiplied in single precision, on any CPU."""
-    monkeypatch.setattr(muon, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(muon, "cpu_has_bfloat16", lambda: False)
 
 
 def steps(optimizer: torch.optim.Optimizer, count: int = 3) -> None:

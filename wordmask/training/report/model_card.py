@@ -85,7 +85,11 @@ def code(value: Any) -> Markup:
     """A value as code. Names of directories are shortened to their last part, since a card is public."""
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     paths = [isinstance(one, str) and (os.path.isabs(one) or os.path.exists(one)) for one in values]
-    names = [Path(one).name if is_path else str(one) for one, is_path in zip(values, paths, strict=True)]
+    # Also in a setting: of dictionary=/home/me/words,mode=C, the card has dictionary=words,mode=C.
+    names = [
+        Path(one).name if is_path else re.sub(r"(?<=[=,])/([^/\s,]+/)+", "", str(one))
+        for one, is_path in zip(values, paths, strict=True)
+    ]
     text = " ".join(names)
     return Markup(f"`{text}`" if _PLAIN.fullmatch(text) else f"<code>{escaped(text)}</code>")
 

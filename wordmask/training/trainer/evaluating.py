@@ -294,7 +294,11 @@ class EvaluatingTrainer(ResumableTrainer):
         return self.probe.measure(predict, self.accelerator) if self.probe else {}
 
     def prediction_step(
-        self, model, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[None, None, None]:
         """Add a batch to the sums of the evaluation; nothing else of it is kept."""
         running = self._running

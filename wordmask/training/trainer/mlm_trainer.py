@@ -292,7 +292,10 @@ class MlmTrainer(EvaluatingTrainer):
         return self.accelerator.reduce(count.to(device, non_blocking=True), "sum")
 
     def training_step(
-        self, model, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Forward and backward through a batch, one micro-batch after the other."""
         if not self.forward.micro_batch_tokens:
@@ -316,7 +319,7 @@ class MlmTrainer(EvaluatingTrainer):
 
     def compute_loss(
         self,
-        model,
+        model: torch.nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,

@@ -173,7 +173,7 @@ def _divided(
 
 def _whole(update: torch.Tensor) -> torch.Tensor:
     """A whole matrix, which FSDP2 divides among processes, in the type in which this device multiplies fast."""
-    is_fast = update.device.type != "cpu" or _cpu_has_bfloat16()
+    is_fast = update.device.type != "cpu" or cpu_has_bfloat16()
     update = update.to(torch.bfloat16 if is_fast else torch.float32)
     return update.full_tensor() if isinstance(update, DTensor) else update
 
@@ -187,7 +187,7 @@ def _divided_as(update: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return whole.redistribute(mesh, weight.placements)
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16; torch below 2.13 does not say so."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(has for name, has in capabilities.items() if name.endswith("bf16"))

@@ -29,6 +29,7 @@ from wordmask.training.records.speed_record import read_speed
 from wordmask.training.trainer.optimizer_resuming import OptimizerResumingTrainer
 from wordmask.training.trainer.same_steps import check_found, check_loader, check_stages, check_stream
 from wordmask.utils.errors import InputError, naming_parameters
+from wordmask.utils.library_warnings import errors_only
 from wordmask.utils.terminal import terminal
 from wordmask.utils.workers import loader_workers
 
@@ -260,10 +261,8 @@ class ResumableTrainer(OptimizerResumingTrainer):
             epoch_and_steps = self.plan.first_epoch if self.plan else 0, 0
             self.state.init_training_references(self, max_steps, epochs, trial)
         else:
-            verbosity = transformers.utils.logging.get_verbosity()
-            transformers.utils.logging.set_verbosity_error()  # changed settings are logged already
-            epoch_and_steps = super()._init_training_state(max_steps, steps, epochs, checkpoint, trial)
-            transformers.utils.logging.set_verbosity(verbosity)
+            with errors_only(transformers.utils.logging):  # changed settings are logged already
+                epoch_and_steps = super()._init_training_state(max_steps, steps, epochs, checkpoint, trial)
         self.state.train_batch_size = self._train_batch_size
         self.state.compute_steps(self.args, max_steps)
         if 0 < self.state.global_step >= max_steps:

@@ -34,8 +34,8 @@ TOO_LONG = object()  # stands for an object of more than CHUNK characters
 
 
 def _number(digits: str) -> int | float:
-    """A whole number of any length. Python makes an integer of at most 4,300 digits."""
-    return int(digits) if len(digits) < 4000 else float(digits)
+    """A whole number of any length. Python makes an integer of at most 4,300 digits, or of 640 if it is told so."""
+    return int(digits) if len(digits) <= 640 else float(digits)
 
 
 DECODER, DECODER_OF_LONG_NUMBERS = json.JSONDecoder(), json.JSONDecoder(parse_int=_number)
