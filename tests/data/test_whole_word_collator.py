@@ -182,6 +182,22 @@ class _Given(wordmask.Segmenter):
         return self.words
 
 
+def test_chinese_without_references_is_said_once_to_be_masked_by_character(chinese, bert, caplog):
+    def said(tokenizer, text: str, strategy: str = "whole_word", **columns: list[int]) -> list[str]:
+        caplog.clear()
+        collator = wordmask.WholeWordMaskCollator(tokenizer, strategy=strategy)
+        for _ in range(2):
+            collator([{"input_ids": tokenizer(text)["input_ids"], **columns}])
+        return caplog.messages
+
+    text = "我喜欢研究生命的起源"
+    assert said(chinese, text) == [
+        "the examples are Chinese and have no chinese_ref, so single characters are masked; give it, as "
+        "make_references makes it"
+    ]
+    assert said(chinese, text, chinese_ref=[3]) == said(chinese, text, "token") == said(bert, "She walks.") == []
+
+
 @pytest.mark.parametrize("length", [7, 8])
 def test_references_of_a_text_that_was_cut_end_where_it_ends(chinese, length):
     """Also in a pair: the second text begins where positions of the first one go on."""

@@ -25,7 +25,7 @@ class SegmentationArguments:
     )
     segmenter_options: str | None = argument("Such as mode=C for sudachi; see docs/languages.md.", default=None)
     ltp: str | None = argument("ltp: a directory or a hub id, for example LTP/small.", default=None)
-    user_dict: str | None = argument("More words, a file; not for ltp, icu, whitespace.", default=None)
+    user_dict: str | None = argument("More words, a file; most segmenters take one.", default=None)
     hmm: bool = argument("jieba: find words that are not in the dictionary.", default=True)
     mixed_words: bool = argument("Words may join Chinese and letters, for example T恤.", default=False)
 

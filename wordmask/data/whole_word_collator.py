@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import compress
@@ -17,13 +18,18 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from wordmask.config.masking_arguments import MaskingArguments, parse_strategy
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.collator import Masker, lay_out, round_up
+from wordmask.data.findings import Findings
+from wordmask.data.segmenter_advice import LANGUAGES, languages_without_words
 from wordmask.data.tokenized_example import TokenizedExample, continues_by_offsets, continues_by_word_ids
 from wordmask.masking import Mix, Strategy, hash64
 from wordmask.tokenization.backend import check_is_tokenizer
 from wordmask.tokenization.surfaces import Surfaces
 from wordmask.tokenization.vocabulary import Vocabulary
+from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError, kind_of, naming_parameters
+
+logger = logging.getLogger(__name__)
 
 
 class WholeWordMaskCollator(Masker):
@@ -120,6 +126,7 @@ class WholeWordMaskCollator(Masker):
         self.padding = None if tokenizer.pad_token_id in others else tokenizer.pad_token_id
         self.type_padding = getattr(tokenizer, "pad_token_type_id", 0)
         self.pads_left = tokenizer.padding_side == "left"
+        self._is_first_batch = True
 
     @property
     def rates(self) -> RateSchedule:
@@ -230,9 +237,23 @@ class WholeWordMaskCollator(Masker):
         _, first, lengths = np.unique(ends[inside], return_index=True, return_counts=True)
         referenced = np.array([example.reference is not None for example in examples])[number[inside][first]]
         encodings = self.surfaces.encodings(ids[inside], lengths)
+        if self._is_first_batch and not referenced.any():
+            self._warn_of_characters(encodings.characters)
+        self._is_first_batch = False
         continues = np.zeros(len(ids), bool)
         continues[inside] = encodings.with_words(joined[inside], encodings.characters.decided_on(referenced))
         return continues
+
+    def _warn_of_characters(self, characters: Characters) -> None:
+        """Warn if much of a text is in scripts that are written without spaces, and nothing says its words."""
+        worker = torch.utils.data.get_worker_info()
+        found = languages_without_words(Findings.of(characters))
+        if found and self.strategy is not Strategy.TOKEN and (worker is None or worker.id == 0):
+            masked = dict.fromkeys(LANGUAGES[name].masked for name in found)
+            logger.warning(
+                "the examples are %s and have no chinese_ref, so %s; give it, as make_references makes it",
+                *(", ".join(found), ", and ".join(masked)),
+            )
 
     def _keys(
         self, examples: Sequence[Mapping[str, Any]], input_ids: NDArray[np.int64], inside: NDArray[np.bool_]
