@@ -46,7 +46,6 @@ TRAINING = {
     "save_strategy": "no",
     "logging_strategy": "no",
     "report_to": "none",
-    "disable_tqdm": True,
 }
 
 
@@ -113,6 +112,7 @@ def run_plain(case: GpuTraining) -> dict[str, float]:
             tf32=None if case.on_cpu else True,
             use_cpu=case.on_cpu,
             torch_compile_backend="eager" if case.on_cpu and compiles else None,
+            disable_tqdm=True,
             **TRAINING,
         )
         settings.update(attn_implementation="sdpa", dtype=torch.float32)

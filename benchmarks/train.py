@@ -165,10 +165,11 @@ class Setting:
         run = ["--num_train_epochs", 1, "--per_device_train_batch_size", options.batch, "--learning_rate", 5e-4]
         text = ["--train_file", options.text, "--validation_file", options.evaluated]
         text += ["--max_seq_length", options.length, "--output_dir", folder]
-        quiet = ["--disable_tqdm", "--report_to", "none", "--save_strategy", "no", "--logging_strategy", "no"]
+        quiet = ["--report_to", "none", "--save_strategy", "no", "--logging_strategy", "no"]
         argv = [*model, size, *run, *text, *quiet, *options.device_flags, *flags]
         self.options, self.folder = options, folder
         self.arguments = parse_arguments(list(map(str, argv)), line_by_line=True)
+        self.arguments.training.disable_tqdm = True
         self.tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
         set_seed(42)
         self.model, _ = load_model(self.arguments.model, load_config(self.arguments.model), self.tokenizer)
