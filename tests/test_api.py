@@ -148,6 +148,15 @@ def train(model_path, tokenizer, dataset, output_dir, resume=None, **settings):
     return trainer
 
 
+def test_chinese_without_references_is_said_once_for_a_training(chinese_model, tmp_path, caplog):
+    """Each worker of each epoch, and of each evaluation, has a collator of its own."""
+    chinese = AutoTokenizer.from_pretrained(chinese_model)
+    rows = [{"input_ids": ids} for ids in chinese(sample_lines("chinese", 10))["input_ids"]]
+    train(chinese_model, chinese, rows, tmp_path, dataloader_num_workers=1, eval_strategy="epoch")
+    [sentence] = [message for message in caplog.messages if "chinese_ref" in message]
+    assert sentence.startswith("much of the text is Chinese") and "single characters are masked" in sentence
+
+
 def test_a_trainer_with_a_loader_of_its_own_is_not_resumed(english_model, tokenizer, dataset, tmp_path):
     """It began the epoch again."""
 

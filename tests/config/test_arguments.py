@@ -217,7 +217,7 @@ def test_numbers_of_yaml_are_those_of_a_command_line(tmp_path):
     assert found.training.lr_scheduler_kwargs == {"num_cycles": 2}
 
 
-@pytest.mark.parametrize("written", ["1e-6", "1E-6", "1.e-6", "1.0e-6", "+1e-6", "0.000001"])
+@pytest.mark.parametrize("written", ["1e-6", "1E-6", "1.e-6", "1.0e-6", "+1e-6", ".1e-5", "0.000001"])
 def test_a_number_with_an_exponent_is_one_in_a_mapping_too(tmp_path, written):
     """YAML 1.1 makes text of 1e-6, and the schedule divided by it."""
     needed = "".join(f"{name}: {value}\n" for name, value in NEEDED.items())

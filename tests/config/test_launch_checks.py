@@ -110,7 +110,8 @@ def test_processes_that_would_train_apart(refuse, environment, accelerator):
 
 
 @pytest.mark.parametrize("use_cpu", ["True", "False"])
-def test_accelerate_launch_that_started_one_process(refuse, use_cpu):
+@pytest.mark.parametrize("more", [{}, {"RANK": "0", "WORLD_SIZE": "1"}], ids=["", "in a job of one worker"])
+def test_accelerate_launch_that_started_one_process(refuse, use_cpu, more):
     # What prepare_simple_launcher_cmd_env sets where --num_processes is above 1.
     sentence = refuse(
         *(["--use_cpu"] if use_cpu == "True" else []),
@@ -118,6 +119,7 @@ def test_accelerate_launch_that_started_one_process(refuse, use_cpu):
         ACCELERATE_MIXED_PRECISION="no",
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT="29500",
+        **more,
     )
     assert "accelerate launch started one process" in sentence and "torchrun" in sentence
 

@@ -192,8 +192,8 @@ def test_chinese_without_references_is_said_once_to_be_masked_by_character(chine
 
     text = "我喜欢研究生命的起源"
     assert said(chinese, text) == [
-        "the examples are Chinese and have no chinese_ref, so single characters are masked; give it, as "
-        "make_references makes it"
+        "much of the text is Chinese, and it has no column chinese_ref, so single characters are masked; make this "
+        "column with wordmask.make_references"
     ]
     assert said(chinese, text, chinese_ref=[3]) == said(chinese, text, "token") == said(bert, "She walks.") == []
 

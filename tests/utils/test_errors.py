@@ -32,7 +32,13 @@ def launched(monkeypatch, tmp_path):
     monkeypatch.setattr(said_once, "PATIENCE", 0.2)
 
     def launch(rank: int, **environment: str) -> None:
-        values = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": "29500", **environment}
+        values = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "11",
+            "MASTER_PORT": "29500",
+            **environment,
+        }
         for name, value in values.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("os.getpid", lambda: 1000 + rank)
@@ -106,13 +112,10 @@ def test_a_launcher_with_the_process_id_of_an_earlier_one_is_another(launched, c
     time.sleep(0.03)  # the beginning is counted in hundredths of a second
     children.append(subprocess.Popen(["sleep", "60"]))
     try:
-        stat = {str(number): Path(f"/proc/{child.pid}/stat").read_text() for number, child in enumerate(children)}
-        original = Path.read_text
-        for number in stat:
-            monkeypatch.setattr("os.getppid", lambda: 1)
-            monkeypatch.setattr(
-                Path, "read_text", lambda self, number=number: stat[number] if self.name == "stat" else original(self)
-            )
+        stats = [Path(f"/proc/{child.pid}/stat").read_bytes().replace(b"sleep", b"\xe8) \xae") for child in children]
+        monkeypatch.setattr("os.getppid", lambda: 1)
+        for stat in stats:
+            monkeypatch.setattr(Path, "read_bytes", lambda self, stat=stat: stat)
             launched(0)
             with pytest.raises(RuntimeError):
                 fail()
@@ -123,6 +126,34 @@ def test_a_launcher_with_the_process_id_of_an_earlier_one_is_another(launched, c
         for child in children:
             child.kill()
             child.wait()
+
+
+def test_a_process_without_others_says_all_each_time(launched, capsys):
+    """A job of one worker, started again from one shell: its second mistake, and each Ctrl-C, came without a word."""
+
+    @reports_input_errors
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    launched(0, WORLD_SIZE="1")
+    assert said(capsys, "line 5") == "error: line 5\n"
+    launched(0, WORLD_SIZE="1", LOCAL_RANK="7")  # of another process id
+    assert said(capsys, "line 5") != ""
+    with pytest.raises(SystemExit):
+        interrupted()
+    with pytest.raises(RuntimeError):
+        fail()
+
+
+def test_marks_from_before_this_process_began_do_not_count(launched, capsys, tmp_path, monkeypatch):
+    """Processes on several machines, each started by hand, have a shell as their launcher, which lives on."""
+    launched(1)
+    said(capsys, "line 5")
+    monkeypatch.setattr(said_once, "BEGAN", time.time() + 1)
+    launched(0)
+    with pytest.raises(RuntimeError):
+        fail()
+    assert said(capsys, "line 5") == "error: line 5\n"
 
 
 def test_without_a_place_for_marks_nothing_is_silenced(launched, capsys, monkeypatch, tmp_path):

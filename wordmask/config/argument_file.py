@@ -55,9 +55,9 @@ def _as_number(loader: _Loader, node: yaml.ScalarNode) -> _Number:
 _Loader.add_constructor("tag:yaml.org,2002:int", _as_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _as_number)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
-# YAML 1.1 wants a dot in a number with an exponent. Without one, as in 1e-6, it would be text.
-_WITH_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+0123456789"))
+# YAML 1.1 wants a dot and a sign in a number with an exponent. Without them, as in 1e-6 or 1.5e3, it would be text.
+_WITH_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+.0123456789"))
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from wordmask.utils.quantities import counted
 from wordmask.utils.readers.paths import NAMED
 from wordmask.utils.workers import check_workers
 
-LONGEST = 1024  # tokens in a sequence, if the user sets no length and the model takes as many or more
+LONGEST = 1024  # tokens in a sequence, if the user sets no length and the model takes more
 
 
 @dataclass

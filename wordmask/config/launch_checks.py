@@ -44,8 +44,10 @@ def check_environment(use_cpu: bool, backend: str | None) -> None:
                 f"the environment has RANK={rank}, and no other process; start with torchrun, or unset it to train in "
                 "one process"
             )
-        # accelerate sets no WORLD_SIZE then. Clusters that start one process with all variables set it.
-        simple = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= {*os.environ} and "WORLD_SIZE" not in os.environ
+        # What accelerate sets for several processes. Clusters that start one process name a host and a WORLD_SIZE.
+        host = os.environ.get("MASTER_ADDR")
+        is_of_accelerate = host == "127.0.0.1" or (host and "WORLD_SIZE" not in os.environ)
+        simple = "ACCELERATE_MIXED_PRECISION" in os.environ and is_of_accelerate
         if simple and not any(name in os.environ for name in MPI) and tpu_package() is None:
             raise InputError(
                 "accelerate launch started one process, whatever its --num_processes, as it does without several "

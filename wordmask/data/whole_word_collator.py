@@ -28,8 +28,11 @@ from wordmask.tokenization.vocabulary import Vocabulary
 from wordmask.tokenization.words import Characters
 from wordmask.utils.arrays import starts_of
 from wordmask.utils.errors import InputError, kind_of, naming_parameters
+from wordmask.utils.processes import local_rank
 
 logger = logging.getLogger(__name__)
+
+FIRST_EXAMPLES = 32  # of a dataset, which show whether something says its words
 
 
 class WholeWordMaskCollator(Masker):
@@ -91,6 +94,8 @@ class WholeWordMaskCollator(Masker):
         InputError: (a `ValueError`) for a parameter or an example that cannot be used.
     """
 
+    _is_first_batch = True  # of an object whose masks are made here, or in a worker of a loader
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -126,7 +131,6 @@ class WholeWordMaskCollator(Masker):
         self.padding = None if tokenizer.pad_token_id in others else tokenizer.pad_token_id
         self.type_padding = getattr(tokenizer, "pad_token_type_id", 0)
         self.pads_left = tokenizer.padding_side == "left"
-        self._is_first_batch = True
 
     @property
     def rates(self) -> RateSchedule:
@@ -152,7 +156,7 @@ class WholeWordMaskCollator(Masker):
     def for_evaluation(self, seed: int) -> WholeWordMaskCollator:
         """A copy with this seed that also returns `word_ids`."""
         other = copy.copy(self)
-        other.seed, other.word_ids = seed, True
+        other.seed, other.word_ids, other._is_first_batch = seed, True, False
         return other
 
     def __call__(
@@ -172,8 +176,7 @@ class WholeWordMaskCollator(Masker):
         if return_tensors != "pt":
             raise InputError(f"return_tensors: {return_tensors} is not possible; give pt, for tensors of PyTorch")
         columns = _as_columns(examples)
-        tokenized = [TokenizedExample.of(example, self.padding, self.vocabulary.maskable) for example in columns]
-        sizes = np.array([len(example.ids) for example in tokenized])
+        tokenized, sizes = self._tokenized(columns)
         codes = np.concatenate([example.ids for example in tokenized]) << 1 | self._continues(tokenized, sizes)
         length, vocabulary = round_up(max(1, int(sizes.max())), self.pad_to_multiple_of), self.vocabulary
         padding = np.full((len(tokenized), length), vocabulary.pad_token_id, np.int64)
@@ -207,6 +210,21 @@ class WholeWordMaskCollator(Masker):
             places = (np.arange(length) + sizes[:, None]) % length
             batch = {name: np.take_along_axis(array, places, 1) for name, array in batch.items()}
         return BatchEncoding({name: torch.from_numpy(array) for name, array in batch.items()})
+
+    def look_for_words(self, dataset: Any) -> None:
+        """Warn if a dataset has Chinese or the like, and nothing says its words. Then no batch warns later.
+
+        Args:
+            dataset: with a length and an index; `None` without one.
+        """
+        if dataset is not None and len(dataset):
+            examples = [dataset[number] for number in range(min(len(dataset), FIRST_EXAMPLES))]
+            self._continues(*self._tokenized(_as_columns(examples)))
+
+    def _tokenized(self, columns: Sequence[Mapping[str, Any]]) -> tuple[list[TokenizedExample], NDArray[np.int64]]:
+        """The examples, and the number of tokens of each, (examples,)."""
+        tokenized = [TokenizedExample.of(example, self.padding, self.vocabulary.maskable) for example in columns]
+        return tokenized, np.array([len(example.ids) for example in tokenized])
 
     def _continues(self, examples: Sequence[TokenizedExample], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(tokens,) Whether each token continues the word of the token before it; sizes (examples,) count tokens."""
@@ -248,10 +266,12 @@ class WholeWordMaskCollator(Masker):
         """Warn if much of a text is in scripts that are written without spaces, and nothing says its words."""
         worker = torch.utils.data.get_worker_info()
         found = languages_without_words(Findings.of(characters))
-        if found and self.strategy is not Strategy.TOKEN and (worker is None or worker.id == 0):
+        is_first = local_rank() == 0 and (worker is None or worker.id == 0)
+        if found and is_first and self.strategy is not Strategy.TOKEN:
             masked = dict.fromkeys(LANGUAGES[name].masked for name in found)
             logger.warning(
-                "the examples are %s and have no chinese_ref, so %s; give it, as make_references makes it",
+                "much of the text is %s, and it has no column chinese_ref, so %s; make this column with "
+                "wordmask.make_references",
                 *(", ".join(found), ", and ".join(masked)),
             )
 

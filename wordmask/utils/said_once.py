@@ -13,20 +13,25 @@ import tempfile
 import time
 from pathlib import Path
 
-from wordmask.utils.processes import is_of_torchrun, local_rank
+import psutil
+
+from wordmask.utils.processes import local_rank, world_size
 
 PATIENCE = 3.0  # seconds that other processes wait for the first one. If all meet a mistake, it is said without a rank
-FORGOTTEN = 300.0  # seconds; an older file belongs to an earlier launch, whose process ids may come again
+FORGOTTEN = 300.0  # seconds; an older file is removed
+# An older mark is of an earlier launch: the processes of one begin within seconds of each other.
+BEGAN = psutil.Process().create_time() - 10
 
 
 def first_to_say(sentence: str) -> bool:
     """Whether no other process of this launch, on this machine, has said this sentence. Then this process says it."""
-    if not is_of_torchrun():
+    if world_size() == 1:
         return True
-    mark = _mark(sentence)
+    mark, launch = _mark(sentence), _marks_of_launch()
     for old_mark in mark.parent.glob("wordmask-said-*"):
         with contextlib.suppress(OSError):  # another process has just removed it, or another user made it
-            if time.time() - old_mark.stat().st_mtime > FORGOTTEN:
+            last = BEGAN if old_mark.name.startswith(launch.name) else time.time() - FORGOTTEN
+            if old_mark.stat().st_mtime < last:
                 old_mark.unlink()
     end = time.monotonic() + (PATIENCE if local_rank() else 0)
     while time.monotonic() < end and not mark.exists():
@@ -45,7 +50,7 @@ def first_to_say(sentence: str) -> bool:
 
 def leave_mark() -> None:
     """Let the other processes of this launch know that this one ends, since it was interrupted."""
-    if is_of_torchrun():
+    if world_size() > 1:
         with contextlib.suppress(OSError):
             _mark("interrupted").touch()
 
@@ -61,8 +66,12 @@ def others_made_a_mistake() -> bool:
 
 
 def _marks() -> set[Path]:
-    marks = _marks_of_launch()
-    return {*marks.parent.glob(f"{marks.name}*")} if is_of_torchrun() else set()
+    launch, found = _marks_of_launch(), set[Path]()
+    for mark in launch.parent.glob(f"{launch.name}*") if world_size() > 1 else ():
+        with contextlib.suppress(OSError):  # another process has just removed it
+            if mark.stat().st_mtime >= BEGAN:
+                found.add(mark)
+    return found
 
 
 def _mark(sentence: str) -> Path:
@@ -78,8 +87,8 @@ def _marks_of_launch() -> Path:
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
     launcher = os.getppid()
     began = None
-    with contextlib.suppress(OSError):  # only Linux tells it: field 22, and the name in field 2 may hold spaces
-        began = Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[19]
+    with contextlib.suppress(OSError):  # only Linux tells it: field 22, and the name in field 2 may hold anything
+        began = Path(f"/proc/{launcher}/stat").read_bytes().rpartition(b")")[2].split()[19]
     launch = repr([launcher, began, *(os.environ.get(name) for name in names)])
     return Path(tempfile.gettempdir(), f"wordmask-said-{_digest(launch)}-")
 

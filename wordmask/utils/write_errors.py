@@ -58,9 +58,10 @@ def write_reported(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = reason_of(error) if isinstance(error, OSError) else why_not_written(error, OUTPUT_ERRORS)
-        if reason is None:
+        reason = why_not_written(error, OUTPUT_ERRORS)
+        if reason is None and not isinstance(error, OSError):
             raise
+        reason = reason or reason_of(error)
         raise InputError(f"{what} cannot be written ({reason}); {advice}") from None
 
 

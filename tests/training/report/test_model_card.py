@@ -167,6 +167,9 @@ def test_what_is_plain_stays_readable():
 def test_a_setting_shows_no_directory_either():
     for value in ("dictionary=/home/me/acme/words,mode=C", ["dictionary=/home/me/acme/words,mode=C"]):
         assert code(value) == "`dictionary=words,mode=C`"
+    assert code("dictionary=/home/me/my words/,mode=C") == "`dictionary=my words,mode=C`"
+    assert code("dictionary=~/acme/words") == "`dictionary=words`"
+    assert code("https://a.b/c=d") == "`https://a.b/c=d`" and code("hidden_size=64") == "`hidden_size=64`"
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,15 @@ def code(value: Any) -> Markup:
     """A value as code. Names of directories are shortened to their last part, since a card is public."""
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     paths = [isinstance(one, str) and (os.path.isabs(one) or os.path.exists(one)) for one in values]
-    # Also in a setting: of dictionary=/home/me/words,mode=C, the card has dictionary=words,mode=C.
-    names = [
-        Path(one).name if is_path else re.sub(r"(?<=[=,])/([^/\s,]+/)+", "", str(one))
-        for one, is_path in zip(values, paths, strict=True)
-    ]
+    names = [Path(one).name if is_path else _shortened(str(one)) for one, is_path in zip(values, paths, strict=True)]
     text = " ".join(names)
     return Markup(f"`{text}`" if _PLAIN.fullmatch(text) else f"<code>{escaped(text)}</code>")
+
+
+def _shortened(settings: str) -> str:
+    """Settings without the directories in them: `dictionary=/home/me/words,mode=C` is `dictionary=words,mode=C`."""
+    parts = re.split("([=,])", settings)
+    return "".join(Path(part).name if part.startswith(("/", "~")) else part for part in parts)
 
 
 def languages(scripts: Mapping[str, float]) -> list[str]:

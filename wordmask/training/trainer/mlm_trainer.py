@@ -127,6 +127,7 @@ class MlmTrainer(EvaluatingTrainer):
             own_rates, eval_collator = eval_collator.rates, eval_collator.for_evaluation(eval_collator.seed)
         if isinstance(collator, WholeWordMaskCollator):
             check_program(args, model, collator.vocabulary.highest_used)
+            collator.look_for_words(eval_dataset if train_dataset is None else train_dataset)
             rates = collator.rates if rates is None else rates
             eval_collator = eval_collator or collator.for_evaluation(args.evaluation_seed)
         check_collator(eval_collator, "eval_collator")
@@ -151,13 +152,8 @@ class MlmTrainer(EvaluatingTrainer):
             self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
             self.remove_callback(PrinterCallback)
             self.add_callback(LiveOutput(self.tokens, rates.final if self.forward.sparse else 1.0, self._recorded))
-        if args.torch_compile and compile_layers(
-            model,
-            self.forward.head,
-            args.torch_compile_backend,
-            args.torch_compile_mode,
-            args.activation_memory_budget,
-        ):
+        compiling = args.torch_compile_backend, args.torch_compile_mode, args.activation_memory_budget
+        if args.torch_compile and compile_layers(model, self.forward.head, *compiling):
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # it would compile the whole model again
         if args.device.type == "cpu":
             keep_freed_memory()
