@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -311,12 +312,25 @@ def test_outcomes_of_tests_that_were_stopped_are_kept(monkeypatch, tmp_path):
     import gpu
 
     (tmp_path / "tests/gpu").mkdir(parents=True)
-    code = "import time\n\ndef test_fails():\n    assert 0\n\ndef test_takes_long():\n    time.sleep(300)\n"
+    code = "import time\n\ndef test_fails():\n    assert 0\n\n"
+    code += "def test_takes_long():\n    open('begun', 'w').close()\n    time.sleep(300)\n"
     (tmp_path / "tests/gpu/test_slow.py").write_text(code)
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)  # one process
-    argv = ["--tiny", "--output_dir", str(tmp_path / "results"), "--only", "tests", "--minutes"]
-    found = gpu.main([*argv, "0.4"])["tests"]
+
+    class Timer(threading.Timer):
+        """Begins when the second test does, however long that takes."""
+
+        def run(self):
+            while not (tmp_path / "begun").exists() and not self.finished.wait(0.05):
+                pass
+            super().run()
+
+    run_tests = gpu.run_tests
+    monkeypatch.setattr(gpu.threading, "Timer", Timer)
+    monkeypatch.setattr(gpu, "run_tests", lambda deadline: run_tests(time.monotonic() + 1))
+    argv = ["--tiny", "--output_dir", str(tmp_path / "results"), "--only", "tests", "--minutes", "60"]
+    found = gpu.main(argv)["tests"]
     assert found["counts"]["failed"] == 1 and not found["ended"]
     assert found["failed"] == ["tests/gpu/test_slow.py::test_fails"]
     assert "and then they were stopped" in (tmp_path / "results/gpu.md").read_text()

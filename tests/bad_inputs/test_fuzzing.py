@@ -33,7 +33,8 @@ from wordmask.utils.errors import InputError
 LINES = ["我喜欢你", "T恤很好看", "他们 在图书馆"]
 TOKENIZER = character_tokenizer([*LINES, "abc"])
 settings.register_profile("reader", max_examples=40, deadline=None, derandomize=True)
-QUICK = settings(settings.get_profile("reader"), suppress_health_check=[HealthCheck.function_scoped_fixture])
+CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+QUICK = settings(settings.get_profile("reader"), suppress_health_check=CHECKS)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

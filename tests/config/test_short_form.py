@@ -17,7 +17,7 @@ import pytest
 
 import run_mlm
 import run_mlm_wwm
-from conftest import refusal, run_until
+from conftest import HANGS, refusal, run_until
 from wordmask.config.arguments import parse_arguments
 from wordmask.config.own_flags import parse_own_flags, training_parser
 from wordmask.config.parser import TRAINER_LISTS
@@ -366,7 +366,7 @@ def test_a_model_that_is_nowhere_is_refused_quickly_before_torch_and_the_command
         (["--model_name_or_path", "nomodel", "--train_file", "train.txt"], "--model_name_or_path: nomodel"),
     ):
         argv = [sys.executable, "-c", program, *words]
-        ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=20)
+        ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=HANGS)
         assert (ended.returncode, ended.stdout) == (2, "False\n")
         assert ended.stderr.splitlines()[-1] == (
             f"error: {start} is neither a directory nor in the cache, and http://127.0.0.1:9 cannot be reached; give "

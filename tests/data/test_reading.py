@@ -144,7 +144,9 @@ def content_of(name: str, texts: list[str]) -> tuple[bytes, list[str]]:
 
 
 @pytest.mark.parametrize("name", slow_after(5, FORMATS))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(texts=TEXTS, compression=st.sampled_from(list(COMPRESS)), streaming=st.booleans())
 def test_texts_come_back_exactly(tmp_path, name, texts, compression, streaming):
     content, expected = content_of(name, texts)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, sample_lines, sample_tokenizer, training_steps, trajectory
+from conftest import HANGS, free_port, sample_lines, sample_tokenizer, training_steps, trajectory
 from wordmask.config.arguments import DataArguments
 from wordmask.config.rate_schedule import RateSchedule
 from wordmask.data.file_source import FileStream
@@ -172,7 +172,7 @@ def test_two_processes_train_on_a_stream_and_go_on_where_they_stopped(english_mo
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=HANGS,
     )
     whole, resumed = (trajectory(tmp_path / name) for name in ("whole", "resumed"))
     assert len(whole) == 6

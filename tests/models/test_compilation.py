@@ -181,7 +181,7 @@ def test_the_halves_of_a_gradient_are_computed_once(monkeypatch):
     from torch._inductor.utils import run_and_get_code
 
     monkeypatch.setattr(lowering, "pointwise_cat", inspect.unwrap(lowering.pointwise_cat))  # as PyTorch has it
-    states = torch.randn(8, 16, requires_grad=True)
+    states = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
     def gradient(function) -> torch.Tensor:
         return torch.autograd.grad(function(states).square().sum(), states)[0]
@@ -191,7 +191,8 @@ def test_the_halves_of_a_gradient_are_computed_once(monkeypatch):
     with config.patch(force_pointwise_cat=True, force_disable_caches=True):
         for _ in range(2):
             found, code = run_and_get_code(gradient, torch.compile(gated))
-            torch.testing.assert_close(found, gradient(gated), rtol=1e-4, atol=1e-4)
+            expected = gradient(gated)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
             counts.append(code[-1].count("erf("))
             torch._dynamo.reset()
             _write_parts_in_place.__wrapped__()

@@ -29,7 +29,7 @@ from transformers import RoFormerTokenizer, Wav2Vec2CTCTokenizer
 import run_chinese_ref
 import run_mlm
 import run_mlm_wwm
-from conftest import PEAK, character_tokenizer, pair_with_text, refusal, sample_lines, save_model, slow_after
+from conftest import HANGS, PEAK, character_tokenizer, pair_with_text, refusal, sample_lines, save_model, slow_after
 from wordmask.config.segmenter_arguments import SegmentationArguments
 from wordmask.references.provenance import read_provenance, sidecar
 from wordmask.references.writer import Annotator
@@ -405,10 +405,10 @@ def test_a_second_run_is_refused_and_a_signal_ends_the_first_with_its_finished_p
             assert sentence.startswith(f"error: --save_path: {save} is in use by process {process.pid} on "), sentence
     finally:
         os.killpg(process.pid, number)
-        printed = process.communicate(timeout=60)[1]
+        printed = process.communicate(timeout=HANGS)[1]
     assert process.returncode == status and "Traceback" not in printed and printed.endswith("interrupted\n"), printed
     assert "to go on with what is done, run the same command with --resume" in printed
-    until = time.monotonic() + 5  # multiprocessing's own helper ends a moment later
+    until = time.monotonic() + 60  # multiprocessing's own helper ends a moment later
     while (left := in_group(process.pid)) and time.monotonic() < until:
         time.sleep(0.02)
     assert not left, "workers are left"
@@ -440,7 +440,7 @@ def test_a_signal_while_workers_start_ends_the_run_with_one_line(workers, number
         env={**os.environ, "PYTHONPATH": path, "SIGNAL_AT_START": str(int(number)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
     )
     assert run.returncode == status and not run.stdout
     assert run.stderr.splitlines()[-1] == "interrupted" and "Traceback" not in run.stderr, run.stderr
@@ -476,7 +476,7 @@ def test_workers_end_with_the_run_that_is_killed(files, pairs, tmp_path):
         process.kill()
         process.wait()
         pairs.told(None)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while (
             left := {worker for worker in workers if Path(f"/proc/{worker}").exists()}
         ) and time.monotonic() < until:

@@ -257,7 +257,7 @@ TEXTS = st.lists(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(TEXTS)
 @pytest.mark.parametrize("kind", slow_after(2, ["mecab", "phobert", "sudachi", "basic", "none", "bertweet"]))
 def test_any_text_has_spans_in_order_within_it(made, kind, lines):

@@ -14,7 +14,7 @@ import pytest
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, refusal, sample_tokenizer, save_model, uneven_text
+from conftest import HANGS, free_port, refusal, sample_tokenizer, save_model, uneven_text
 
 ROOT = Path(__file__).parent.parent.parent
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -48,7 +48,7 @@ def test_the_loss_that_two_processes_report_is_that_of_one(command, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=HANGS,
     )
     found = json.loads((together / "train_results.json").read_text())
     assert found["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)

@@ -35,9 +35,11 @@ QUICK = ("whole word", "packed")  # what `make test` runs
 def machine() -> dict[str, str]:
     """What exact losses depend on: the processor, the instructions that PyTorch uses on it, and the version."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+        fields = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+        values = {name.strip(): value.strip() for name, _, value in fields}  # of the last core
+        # A virtual machine may say AMD EPYC for several generations.
+        processor = " ".join(values[name] for name in ("model name", "cpu family", "model", "stepping"))
+    except (OSError, KeyError):
         processor = platform.processor()
     capability = torch.backends.cpu.get_cpu_capability()
     return {"processor": processor, "instructions": capability, "torch": torch.__version__}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import run_mlm_wwm
-from conftest import sample_tokenizer, save_model, slow_after, uneven_text
+from conftest import HANGS, sample_tokenizer, save_model, slow_after, uneven_text
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -146,7 +146,7 @@ def test_xla_compiles_no_more_programs_in_more_steps(models, tmp_path, more):
             check=True,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=HANGS,
         )
         compiled.append(int(run.stdout.split("compiled")[-1]))
     assert 0 < compiled[1] == compiled[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import free_port
+from conftest import HANGS, free_port
 from wordmask.utils.errors import InputError
 from wordmask.utils.launch import leave, waits_reported
 
@@ -27,11 +27,11 @@ from pathlib import Path
 from wordmask.utils.launch import waits_reported
 from wordmask.utils.script import one_line_endings
 
-rank = int(os.environ["RANK"])
+rank, RunArguments = int(os.environ["RANK"]), wordmask.RunArguments  # it imports transformers
 Path(sys.argv[1], str(rank)).touch()
 while not Path(sys.argv[1], str(1 - rank)).exists():  # until the other one has imported all this
     time.sleep(0.1)
-args = wordmask.RunArguments("out", use_cpu=True, ddp_timeout=5)
+args = RunArguments("out", use_cpu=True, ddp_timeout=5)
 with one_line_endings(), waits_reported(args.ddp_timeout):
     time.sleep(0 if rank else 20)
     torch.distributed.barrier()
@@ -46,7 +46,7 @@ def test_a_process_on_cpus_waits_no_longer_than_it_is_told(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launch, str(script), str(tmp_path)], env=os.environ | paths, capture_output=True, text=True, timeout=300
+        [*launch, str(script), str(tmp_path)], env=os.environ | paths, capture_output=True, text=True, timeout=HANGS
     )
     assert "error: rank 1: --ddp_timeout 5: a process waited so many seconds for another one" in done.stderr
 

@@ -60,8 +60,9 @@ def test_one_that_has_not_said_yet_who_it_is_has_just_begun(holder, tmp_path):
         assert "is in use by another run, which has just begun; " in refused(tmp_path / ".wordmask")
 
 
-def test_one_that_only_looks_whether_others_run_is_waited_for(tmp_path):
+def test_one_that_only_looks_whether_others_run_is_waited_for(tmp_path, monkeypatch):
     """It holds their locks for a moment. A run that began just then was refused, and nobody held anything."""
+    monkeypatch.setattr("wordmask.utils.lock._PATIENCE", 60.0)  # on a busy machine, a moment may be long
     looks = filelock.FileLock(tmp_path / ".wordmask-0.lock", thread_local=False)
     looks.acquire()
     threading.Timer(0.2, looks.release).start()

@@ -45,13 +45,15 @@ def test_in_a_thread_signals_do_what_they_did():
 
 
 def test_a_signal_that_another_thread_gets_is_held_back_too_and_the_first_one_counts():
-    begins, ends, reached = threading.Event(), threading.Event(), []
+    begins, ends, turns, reached = threading.Event(), threading.Event(), [], []
 
     def sends() -> None:
         begins.wait()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.pthread_kill(threading.get_ident(), number)
-            time.sleep(0.05)
+            seen = len(turns)
+            while len(turns) < seen + 2:  # of two signals at once, Python would handle the one with the lower number
+                time.sleep(0.001)
         ends.set()
 
     threading.Thread(target=sends).start()
@@ -59,7 +61,7 @@ def test_a_signal_that_another_thread_gets_is_held_back_too_and_the_first_one_co
         with held_back():
             begins.set()
             while not ends.is_set():  # it runs handlers as it goes on
-                time.sleep(0.01)
+                turns.append(time.sleep(0.01))
             reached.append("the end")
         reached.append("what follows")
     assert reached == ["the end"]

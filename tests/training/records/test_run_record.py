@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, TrainingArguments
 
 import run_mlm
 import run_mlm_wwm
-from conftest import free_port, refusal, run_until, sample_lines, sample_tokenizer, save_model
+from conftest import HANGS, free_port, refusal, run_until, sample_lines, sample_tokenizer, save_model
 from wordmask.config.arguments import CONCERNS
 from wordmask.training.records.run_record import _TEXT, SETTINGS, STEP
 
@@ -377,7 +377,7 @@ def launch(*argv: str) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=HANGS,
     )
     assert started.returncode != 0
     return started.stderr

@@ -204,8 +204,11 @@ def assert_same_run(found: Path, expected: Path, what: object) -> None:
     for pair, other in zip(trajectory(found), trajectory(expected), strict=True):
         assert pair == pytest.approx(other, rel=1e-5), what
     results, wanted = (read_json(output / "eval_results.json") for output in (found, expected))
-    for name in ("eval_loss", "perplexity", "eval_accuracy", "eval_whole_word_accuracy", "eval_samples"):
+    for name in ("eval_loss", "perplexity", "eval_samples"):
         assert results[name] == pytest.approx(wanted[name], rel=1e-5), (what, name)
+    for name, count in (("eval_accuracy", "eval_masked_tokens"), ("eval_whole_word_accuracy", "eval_masked_words")):
+        # A rounding may decide which of two tokens is the likelier one.
+        assert results[name] == pytest.approx(wanted[name], abs=1.01 / wanted[count]), (what, name)
 
 
 @pytest.mark.parametrize("model", MODELS)

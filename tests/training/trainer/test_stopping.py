@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing import active_children, get_context
 from multiprocessing.context import ForkServerProcess, _default_context
@@ -21,7 +21,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, TrainerCa
 
 import run_mlm_wwm
 import wordmask
-from conftest import free_port, refusal, slow_after
+from conftest import HANGS, free_port, refusal, slow_after
 from wordmask.training.records.file_names import MANIFEST
 from wordmask.training.trainer.mlm_trainer import MlmTrainer
 from wordmask.utils.lock import locked
@@ -295,20 +295,30 @@ def wait_for_steps(process: subprocess.Popen[str]) -> str:
 LONG = ("--num_train_epochs", "5000", "--logging_steps", "1")
 
 
+@pytest.fixture
+def with_workers(tmp_path) -> tuple[str, ...]:
+    """Flags of a run whose two workers live through one long epoch, as those of short epochs do not."""
+    text = tmp_path / "long.txt"
+    text.write_text("".join(f"line {number} of a text\n" for number in range(100_000)), encoding="utf-8")
+    return *("--train_file", str(text), "--num_train_epochs", "1"), *("--logging_steps", "1", *TWO_WORKERS)
+
+
+TWO_WORKERS = ("--dataloader_num_workers", "2")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_is_left_behind(number, command, tmp_path):
-    process = start(command("--dataloader_num_workers", "2", *LONG))
+def test_no_worker_is_left_behind(number, command, with_workers, tmp_path):
+    process = start(command(*with_workers))
     wait_for_steps(process)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
     for worker in workers:  # a scheduler signals all processes
         worker.send_signal(number if number == signal.SIGTERM else signal.SIGINT)
     process.send_signal(number)
-    printed = process.communicate(timeout=60)[1]
+    printed = process.communicate(timeout=HANGS)[1]
     assert process.returncode == (143 if number == signal.SIGTERM else -9), printed
-    gone, left = psutil.wait_procs(workers, timeout=3)
-    assert not left
+    assert not psutil.wait_procs(workers, timeout=60)[1]
     with locked(tmp_path / "out" / ".wordmask", "x"):
         pass  # workers that live on would hold it
     if number == signal.SIGTERM:
@@ -333,16 +343,16 @@ def test_workers_have_no_process_beside_them_that_a_signal_to_all_processes_woul
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_does_not_keep_the_run_from_ending(command):
+def test_a_worker_that_is_killed_does_not_keep_the_run_from_ending(command, with_workers):
     """Python waits at the end for the workers that live on, and these ignore the SIGTERM that it sends."""
-    process = start(command("--dataloader_num_workers", "2", *LONG))
+    process = start(command(*with_workers))
     printed = wait_for_steps(process)
     workers = psutil.Process(process.pid).children(recursive=True)
     workers[-1].kill()
-    printed += process.communicate(timeout=60)[1]
+    printed += process.communicate(timeout=HANGS)[1]
     assert process.returncode == 2 and "--dataloader_num_workers: a worker process died" in printed, printed
     assert "Traceback" not in printed
-    assert not psutil.wait_procs(workers, timeout=5)[1]
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 @pytest.mark.slow
@@ -354,10 +364,10 @@ def test_two_processes_stop_in_the_same_step(command, tmp_path):
     ranks = [
         child for child in psutil.Process(process.pid).children() if "run_mlm_wwm.py" in " ".join(child.cmdline())
     ]
-    for _ in range(2):
+    ranks[1].send_signal(signal.SIGINT)
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may be gone already
         ranks[1].send_signal(signal.SIGINT)
-        time.sleep(0.1)
-    printed = process.communicate(timeout=100)[1]
+    printed = process.communicate(timeout=HANGS)[1]
     [checkpoint] = (tmp_path / "out").glob(f"checkpoint-*/{MANIFEST}")
     files = {path.name for path in checkpoint.parent.iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors"} <= files
@@ -380,12 +390,14 @@ print("left")
 
 
 def test_a_forked_process_ends_when_its_parent_says_so_and_not_by_ctrl_c():
-    done = subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
 
 
 DROPPED = """
-import ctypes, os, signal, time
+import ctypes, os, signal, threading, time
+Timer = threading.Timer
+threading.Timer = lambda seconds, *rest: Timer(1.0, *rest)  # the signal comes again later than here
 from wordmask.utils.signals import Interrupted, handled
 def compiled():  # as when numba loads a function
     os.kill(os.getpid(), signal.SIGTERM)
@@ -402,7 +414,7 @@ except Interrupted as error:
 
 def test_a_signal_in_a_callback_from_c_is_not_lost_and_prints_nothing():
     """Python drops an exception there, after it has printed it."""
-    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\nSIGTERM\n", "")
 
 
@@ -423,7 +435,7 @@ if __name__ == "__main__":
     context.Process(target=work, args=(reader, writer)).start()
     sys.stdin.readline()
     writer.close()  # as the kernel does first when it kills a process
-    time.sleep(0.3)
+    time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -433,7 +445,7 @@ def test_a_worker_that_loses_its_parent_prints_nothing():
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", LOSES_ITS_PARENT], cwd=ROOT, **options) as process:
         assert process.stdout.readline() == "ready\n"
-        assert process.communicate("\n", timeout=30) == ("", "")
+        assert process.communicate("\n", timeout=HANGS) == ("", "")
     assert process.returncode == -signal.SIGKILL
 
 

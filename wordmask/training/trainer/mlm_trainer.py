@@ -50,6 +50,7 @@ from wordmask.training.trainer.parameters import (
     check_program,
     check_same_tokenizer,
     longest_text,
+    look_for_words,
 )
 from wordmask.utils.errors import InputError
 from wordmask.utils.memory import keep_freed_memory
@@ -127,7 +128,7 @@ class MlmTrainer(EvaluatingTrainer):
             own_rates, eval_collator = eval_collator.rates, eval_collator.for_evaluation(eval_collator.seed)
         if isinstance(collator, WholeWordMaskCollator):
             check_program(args, model, collator.vocabulary.highest_used)
-            collator.look_for_words(eval_dataset if train_dataset is None else train_dataset)
+            look_for_words(collator, train_dataset, eval_dataset)
             rates = collator.rates if rates is None else rates
             eval_collator = eval_collator or collator.for_evaluation(args.evaluation_seed)
         check_collator(eval_collator, "eval_collator")

@@ -146,6 +146,13 @@ def check_program(args: RunArguments, model: Any, highest: int) -> None:
         )
 
 
+def look_for_words(collator: WholeWordMaskCollator, *datasets: Any) -> None:
+    """Let a collator warn if nothing says the words of a program's data. Of the scripts' own data, they say it."""
+    ours = Sequences | StagedSequences | StreamedSequences | TokenizedDataset
+    given = (dataset for dataset in datasets if dataset is not None and not isinstance(dataset, ours))
+    collator.look_for_words(next(given, None))
+
+
 def longest_text(model: Any) -> int | None:
     """The most tokens that a model has positions for; `None` without a limit, and for a model of one's own."""
     return min(position_limits(model), default=None) if isinstance(model, PreTrainedModel) else None
