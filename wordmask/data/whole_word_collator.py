@@ -94,7 +94,7 @@ class WholeWordMaskCollator(Masker):
         InputError: (a `ValueError`) for a parameter or an example that cannot be used.
     """
 
-    _is_first_batch = True  # of an object whose masks are made here, or in a worker of a loader
+    _is_first_batch = True  # whether the next batch is the first one, which may cause a warning
 
     def __init__(
         self,

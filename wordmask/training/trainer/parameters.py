@@ -147,7 +147,7 @@ def check_program(args: RunArguments, model: Any, highest: int) -> None:
 
 
 def look_for_words(collator: WholeWordMaskCollator, *datasets: Any) -> None:
-    """Let a collator warn if nothing says the words of a program's data. Of the scripts' own data, they say it."""
+    """Let a collator warn if nothing says the words of a program's data. The scripts check their own text."""
     ours = Sequences | StagedSequences | StreamedSequences | TokenizedDataset
     given = (dataset for dataset in datasets if dataset is not None and not isinstance(dataset, ours))
     collator.look_for_words(next(given, None))
