@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from pathlib import Path
 
 import pytest
@@ -30,19 +29,6 @@ RUNS = {
 }
 
 QUICK = ("whole word", "packed")  # what `make test` runs
-
-
-def machine() -> dict[str, str]:
-    """What exact losses depend on: the processor, the instructions that PyTorch uses on it, and the version."""
-    try:
-        fields = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
-        values = {name.strip(): value.strip() for name, _, value in fields}  # of the last core
-        # A virtual machine may say AMD EPYC for several generations.
-        processor = " ".join(values[name] for name in ("model name", "cpu family", "model", "stepping"))
-    except (OSError, KeyError):
-        processor = platform.processor()
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {"processor": processor, "instructions": capability, "torch": torch.__version__}
 
 
 def losses(name: str, folder: Path) -> list[float]:
@@ -73,11 +59,10 @@ def test_the_losses_are_those_of_the_file(name, tmp_path):
     found = losses(name, tmp_path)
     golden = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     if WRITES:
-        written = {"machine": machine(), "losses": golden.get("losses", {}) | {name: found}}
+        written = {"torch": torch.__version__, "losses": golden.get("losses", {}) | {name: found}}
         FILE.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         return
     expected = golden["losses"][name]
     assert len(found) == len(expected) == 50
-    assert found == pytest.approx(expected, rel=1e-3)
-    if golden["machine"] == machine():
-        assert found == expected
+    # The last digits differ between processors, and even between two runs on one.
+    assert found == pytest.approx(expected, rel=1e-4 if golden["torch"] == torch.__version__ else 1e-3)
