@@ -229,7 +229,8 @@ def test_a_checkpoint_of_fsdp_is_not_one_of_another_run(resume, out, capsys):
     assert sentence.endswith("give --fsdp, too") and (out / "checkpoint-4").exists()
     check_saved_with(str(out / "checkpoint-4"), fsdp=True)
     with pytest.raises(
-        InputError, match="checkpoint-2 holds no state of --fsdp, so a run with it .*; drop --fsdp, or give it as "
+        InputError,
+        match="checkpoint-2 holds no state of --fsdp, so a run with it .*; drop --fsdp, or give the checkpoint as ",
     ):
         check_saved_with(str(out / "checkpoint-2"), fsdp=True)
 

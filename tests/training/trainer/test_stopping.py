@@ -300,10 +300,7 @@ def with_workers(tmp_path) -> tuple[str, ...]:
     """Flags of a run whose two workers live through one long epoch, as those of short epochs do not."""
     text = tmp_path / "long.txt"
     text.write_text("".join(f"line {number} of a text\n" for number in range(100_000)), encoding="utf-8")
-    return *("--train_file", str(text), "--num_train_epochs", "1"), *("--logging_steps", "1", *TWO_WORKERS)
-
-
-TWO_WORKERS = ("--dataloader_num_workers", "2")
+    return "--train_file", str(text), *"--num_train_epochs 1 --logging_steps 1 --dataloader_num_workers 2".split()
 
 
 @pytest.mark.slow

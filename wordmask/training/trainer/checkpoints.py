@@ -183,7 +183,7 @@ def check_saved_with(checkpoint: str, fsdp: bool) -> None:
     """Raise an `InputError` if a checkpoint was saved with --fsdp and this run is without it, or the other way."""
     saved = next(Path(checkpoint).glob("pytorch_model_fsdp*"), None) is not None
     if saved != fsdp:
-        advice = "drop --fsdp, or give it as --model_name_or_path" if fsdp else "give --fsdp, too"
+        advice = "drop --fsdp, or give the checkpoint as --model_name_or_path" if fsdp else "give --fsdp, too"
         raise InputError(
             f"--resume_from_checkpoint: {checkpoint} holds {'a' if saved else 'no'} state of --fsdp, so a run with"
             f"{'' if fsdp else 'out'} it cannot go on from there; {advice}"
